@@ -192,7 +192,7 @@ chaos-apply: environment  ## 100 changed views applied under load, with kills: n
 
 chaos-log: environment  ## the event log on NATS: publishers, consumer and server killed at 200 random moments
 	@scripts/servers
-	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/test_nats_cluster.py
+	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/streaming/test_nats_cluster.py
 	@$(BIN)/python -m benchmarks.log_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)

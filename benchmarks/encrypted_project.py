@@ -407,7 +407,7 @@ def _process(module: str, root: Path) -> None:
 def _crash(root: Path, seed: str) -> None:
     """Leave every kind of file half-written, and end as by a power cut."""
     from antiphon.app.features import FeaturePlatform
-    from antiphon.features.online.sealed import SealedWriter
+    from antiphon.features.online.lmdb.sealed import SealedWriter
     from antiphon.learning.evaluation.journal import journal
     from antiphon.training import examples
     from antiphon.training.folder_seal import folder_seal
@@ -443,8 +443,8 @@ def _crash(root: Path, seed: str) -> None:
 def _spill(root: Path, path: str) -> None:
     from antiphon.app.features import FeaturePlatform
     from antiphon.definitions import project as definitions
-    from antiphon.features.compute import ComputeLimits
-    from antiphon.features.materialize import Materialisation, materialize
+    from antiphon.features.offline.compute import ComputeLimits
+    from antiphon.features.offline.materialize import Materialisation, materialize
 
     text = (root / "definitions.py").read_text(encoding="utf-8")
     large = root.parent / "large_definitions.py"

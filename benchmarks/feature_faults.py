@@ -40,10 +40,10 @@ from antiphon.durable.registry import Registry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.online.store import OnlineStore
-from antiphon.features.publish import Publisher
-from antiphon.features.refresh import WORKFLOW, Refresher
+from antiphon.features.offline.refresh import WORKFLOW, Refresher
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.publication.publish import Publisher
 
 SCOPE = Scope()
 HISTORY = 9

@@ -45,8 +45,8 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.publish import Publisher
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.publication.publish import Publisher
 
 RESULTS = Path(__file__).parent / "results"
 SCOPE = Scope()

@@ -42,12 +42,12 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.redis_store import RedisStore
-from antiphon.features.online.store import OnlineStore
-from antiphon.features.publish import Publisher
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.redis.store import RedisStore
+from antiphon.features.publication.publish import Publisher
 from antiphon.governance.policy import Decider
 from antiphon.governance.policy_document import default_document
 from antiphon.governance.policy_request import Column, Resource

@@ -31,7 +31,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.index import NeighbourIndex, build
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialisation, materialize
 
 if TYPE_CHECKING:
     import numpy

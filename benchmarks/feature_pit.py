@@ -135,8 +135,8 @@ def view(folder: Path, kind: str) -> Any:
 
 def our_join(folder: Path, spec: Any, threads: int) -> Any:
     from antiphon.core.scope import Scope
-    from antiphon.features.compute import ComputeLimits
-    from antiphon.features.point_in_time.join import point_in_time
+    from antiphon.features.offline.compute import ComputeLimits
+    from antiphon.features.offline.point_in_time.join import point_in_time
 
     return point_in_time(folder / "frame.parquet", [spec], scope=Scope(), limits=ComputeLimits(threads=threads))
 
@@ -149,7 +149,7 @@ def child(which: str, folder: Path, kind: str, threads: int) -> dict[str, Any]:
 
     duckdb.connect().execute("SELECT 1").fetchall()
     if which == "ours":
-        from antiphon.features.point_in_time import event_columns, join, view_columns  # noqa: F401
+        from antiphon.features.offline.point_in_time import event_columns, join, view_columns  # noqa: F401
 
         spec = view(folder, kind)
         started = time.perf_counter()

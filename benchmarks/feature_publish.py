@@ -110,14 +110,14 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     from antiphon.catalog.snapshots import Snapshots
     from antiphon.core.clock import SystemClock
     from antiphon.core.scope import Scope
-    from antiphon.features.compute import ComputeLimits
     from antiphon.features.lake.local import LocalLake
-    from antiphon.features.materialize import Materialisation, materialize
-    from antiphon.features.online.redis_server import RedisServer
-    from antiphon.features.online.redis_store import RedisStore
-    from antiphon.features.online.store import OnlineStore
-    from antiphon.features.publish import Publisher
-    from antiphon.features.quality.gate import gate
+    from antiphon.features.monitoring.quality.gate import gate
+    from antiphon.features.offline.compute import ComputeLimits
+    from antiphon.features.offline.materialize import Materialisation, materialize
+    from antiphon.features.online.lmdb.store import OnlineStore
+    from antiphon.features.online.redis.server import RedisServer
+    from antiphon.features.online.redis.store import RedisStore
+    from antiphon.features.publication.publish import Publisher
 
     # pyarrow loads pandas, where it is, with the first array that it takes from NumPy.
     assert pyarrow.array(numpy.zeros(1)).to_numpy().size

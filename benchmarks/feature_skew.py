@@ -29,11 +29,11 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.online.store import OnlineStore
-from antiphon.features.publish import Publisher
-from antiphon.features.skew.measure import Skew
+from antiphon.features.monitoring.skew.measure import Skew
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.publication.publish import Publisher
 
 SEED = 9
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@
 ``servers``   the event log on NATS JetStream, the online store in Redis, both on this machine.
 
 As in production the consumer is a process of its own: the loop of ``orchestration/streams.py`` with the worker's
-defaults (a look every 50 ms, 2,000 events at most, a budget of 250 ms) over ``features/stream.py``. Two views follow
-the stream: count, sum and last over two hours, and a count over seven days.
+defaults (a look every 50 ms, 2,000 events at most, a budget of 250 ms) over ``features/streaming/consumer.py``. Two
+views follow the stream: count, sum and last over two hours, and a count over seven days.
 
 Freshness. A process appends events of 200 entities at a declared rate, in a batch every 20 ms. Beside it a prober takes
 one entity after the other that nobody else writes: it reads the clock, appends one event with a value never used
@@ -92,14 +92,14 @@ class Opened:
         from antiphon.catalog.database import Database
         from antiphon.catalog.events import EventLog, StreamHomes
         from antiphon.core.scope import Scope
-        from antiphon.features.log.nats_log import NatsEventLog
-        from antiphon.features.log.nats_server import NatsServer
-        from antiphon.features.online.overlay import Overlay
-        from antiphon.features.online.redis_overlay import RedisOverlay
-        from antiphon.features.online.redis_server import RedisServer
-        from antiphon.features.online.redis_store import RedisStore
-        from antiphon.features.online.store import OnlineStore
+        from antiphon.features.online.lmdb.overlay import Overlay
+        from antiphon.features.online.lmdb.store import OnlineStore
+        from antiphon.features.online.redis.overlay import RedisOverlay
+        from antiphon.features.online.redis.server import RedisServer
+        from antiphon.features.online.redis.store import RedisStore
         from antiphon.features.ports import OnlineSnapshots, SourceLog, StreamedOverlay
+        from antiphon.features.streaming.nats_log import NatsEventLog
+        from antiphon.features.streaming.nats_server import NatsServer
 
         self.scope = Scope()
         self.specs = specs()
@@ -124,7 +124,7 @@ class Opened:
             self._close += [self.online, keeper]
 
     def consumer(self) -> Any:
-        from antiphon.features.stream import StreamConsumer
+        from antiphon.features.streaming.consumer import StreamConsumer
 
         return StreamConsumer(self.scope, log=self.log, overlay=self.overlay, online=self.online, views=self.specs)
 
@@ -134,8 +134,8 @@ class Opened:
         from antiphon.catalog.publications import Publications
         from antiphon.catalog.snapshots import Snapshots
         from antiphon.features.lake.local import LocalLake
-        from antiphon.features.materialize import Materialisation, materialize
-        from antiphon.features.publish import Publisher
+        from antiphon.features.offline.materialize import Materialisation, materialize
+        from antiphon.features.publication.publish import Publisher
 
         lake, clock = LocalLake(self.folder / "lake"), self.database.clock
         publisher = Publisher(
@@ -155,7 +155,7 @@ class Opened:
 
     def reader(self) -> Any:
         from antiphon.catalog.publications import Publications
-        from antiphon.features.lookup import FeatureReader
+        from antiphon.features.online.lookup import FeatureReader
 
         return FeatureReader(
             self.scope,

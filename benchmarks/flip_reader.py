@@ -32,10 +32,10 @@ from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
-from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.redis_store import RedisStore
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.redis.store import RedisStore
 
 VIEWS = ("left", "right")
 KEY = b"k" * 32

@@ -38,18 +38,18 @@ from antiphon.catalog.publications import Publication
 from antiphon.core.clock import ManualClock, from_microseconds
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
-from antiphon.features.evaluate import EntityRow
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.online.finished import NO_TIME
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.point_in_time.join import point_in_time
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.online.snapshots.finished import NO_TIME
 from antiphon.features.plan import plan_of
-from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOverlay
-from antiphon.features.stream import StreamConsumer
+from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.features.tiles.evaluate import EntityRow
 
 RESULTS = Path(__file__).parent / "results" / "read_paths.jsonl"
 SCOPE = Scope()
@@ -191,9 +191,9 @@ def lmdb_stores(folder: Path) -> Iterator[Stores]:
 
 @contextmanager
 def redis_stores(url: str) -> Iterator[Stores]:
-    from antiphon.features.online.redis_overlay import RedisOverlay
-    from antiphon.features.online.redis_server import RedisServer
-    from antiphon.features.online.redis_store import RedisStore
+    from antiphon.features.online.redis.overlay import RedisOverlay
+    from antiphon.features.online.redis.server import RedisServer
+    from antiphon.features.online.redis.store import RedisStore
 
     server = RedisServer(url)
     server.client.flushall()

@@ -20,8 +20,8 @@ from tests.integration.features.world import NOON, World, event, minutes
 from antiphon import Entity, Source, count, feature_view
 from antiphon.app.feature_health import notices
 from antiphon.core.errors import AntiphonError, UnavailableError
-from antiphon.features.healing import Healer, SnapshotHealth
-from antiphon.features.online.seals import seal_path
+from antiphon.features.online.lmdb.seals import seal_path
+from antiphon.features.publication.healing import Healer, SnapshotHealth
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
 SHOPS = [f"shop-{number}" for number in range(300)]
@@ -279,7 +279,7 @@ def test_two_healers_build_once(desk: Desk, tmp_path: Path) -> None:
 _READER = """
 import os, sys
 from pathlib import Path
-from antiphon.features.online.sealed import SealedSnapshot
+from antiphon.features.online.lmdb.sealed import SealedSnapshot
 
 file, damage, mode = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 opened = SealedSnapshot(file, file.stem)

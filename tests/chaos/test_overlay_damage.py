@@ -21,13 +21,13 @@ from antiphon import Entity, Source, count, feature_view
 from antiphon.core.errors import AntiphonError, CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.evaluate import StreamedEvent
-from antiphon.features.healing import Healer, SnapshotHealth
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.overlay_file import _OverlayEnvironment
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.overlay_file import _OverlayEnvironment
 from antiphon.features.online.streamed import OverlayEvent, view_prefix
-from antiphon.features.publish import included_offsets
-from antiphon.features.stream import StreamConsumer
+from antiphon.features.publication.healing import Healer, SnapshotHealth
+from antiphon.features.publication.publish import included_offsets
+from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.features.tiles.evaluate import StreamedEvent
 from antiphon.governance.sealing import AesGcmCodec
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
@@ -331,7 +331,7 @@ _READER = """
 import os, sys
 from pathlib import Path
 from antiphon.core.scope import Scope
-from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import Overlay
 
 root, mode = Path(sys.argv[1]), sys.argv[2]
 overlay = Overlay(root, Scope())

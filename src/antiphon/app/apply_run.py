@@ -28,7 +28,7 @@ from antiphon.core.ids import canonical
 from antiphon.definitions.project import ProjectSpec
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
-from antiphon.features.refresh import Refreshed, Refresher
+from antiphon.features.offline.refresh import Refreshed, Refresher
 
 _LOOK_SECONDS = 1.0
 """The interval at which an embargo is looked at that an apply waits for."""

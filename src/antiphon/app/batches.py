@@ -20,7 +20,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.features.bucket import S3Place
+from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines

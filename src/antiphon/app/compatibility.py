@@ -11,7 +11,7 @@ from antiphon.app.store import Store
 from antiphon.core.errors import AntiphonError, ConflictError
 from antiphon.definitions.compatibility import compare
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.readable import require_readable
+from antiphon.features.sources.readable import require_readable
 
 
 class Pin(msgspec.Struct, frozen=True):

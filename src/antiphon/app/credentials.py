@@ -8,7 +8,7 @@ from pathlib import Path
 from antiphon.core.errors import SetupError
 from antiphon.core.settings import FeaturesSettings
 from antiphon.core.tls import ClientTls
-from antiphon.features.log.nats_access import Access
+from antiphon.features.streaming.nats_access import Access
 
 
 def secret(variable: str | None, field: str, section: str = "features") -> str | None:

@@ -23,8 +23,8 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.features.online.redis_store import RedisStore
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.redis.store import RedisStore
 from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
 from antiphon.training import folder_seal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from antiphon.app.store import Store
 from antiphon.catalog.events import EventLog, StreamHomes
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
-from antiphon.features.log.nats_log import NatsEventLog
+from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.operations.processes import is_running, read_records
 
 

@@ -13,7 +13,7 @@ from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.features.lineage import Lineage
+from antiphon.features.offline.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.serving.ports import EmbeddingEngine
 from antiphon.serving.replay import replay as make_again

@@ -14,7 +14,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.project import ProjectSpec
 from antiphon.features.feast.reader import SNAPSHOT, FeastReader
 from antiphon.features.feast.server import FeastServer
-from antiphon.features.lookup import FeatureReader
+from antiphon.features.online.lookup import FeatureReader
 
 
 def server(store: Store) -> FeastServer | None:

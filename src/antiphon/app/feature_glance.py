@@ -17,7 +17,7 @@ from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.stream import StreamPosition
+from antiphon.features.streaming.consumer import StreamPosition
 from antiphon.gateway.ports import ViewFreshness, ViewGlance
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.core.errors import CorruptionError
-from antiphon.features.healing import Damage, Healer, SnapshotHealth
-from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import Overlay
 from antiphon.features.ports import StreamedOverlay
+from antiphon.features.publication.healing import Damage, Healer, SnapshotHealth
 
 _REPLAYING = "The overlay of streamed events was damaged or lost, and is being read again from the log."
 

@@ -17,9 +17,9 @@ from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
-from antiphon.features.compute import ComputeLimits
-from antiphon.features.lineage import Lineage, judged, trace
-from antiphon.features.skew.on_demand import on_demand_values
+from antiphon.features.monitoring.skew.on_demand import on_demand_values
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.lineage import Lineage, judged, trace
 
 ROWS = 20
 """Source rows that are shown of each feature; how many there are in all is always said."""

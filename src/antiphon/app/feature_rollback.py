@@ -9,7 +9,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds, Hold
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.features.rollback import Rollback, ViewRollback
+from antiphon.features.publication.rollback import Rollback, ViewRollback
 
 
 class FeatureRollback:
@@ -34,7 +34,7 @@ class FeatureRollback:
         """Take one view back, or with ``None`` every view to publication ``to``.
 
         Raises:
-            As :meth:`antiphon.features.rollback.Rollback.view`.
+            As :meth:`antiphon.features.publication.rollback.Rollback.view`.
         """
         rollback = self._of(scope, view)
         if view is None:

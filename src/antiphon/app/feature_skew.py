@@ -26,11 +26,11 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.skew.measure import SAMPLE, SECONDS, Progress, Skew
-from antiphon.features.skew.schedule import OFF, WORKFLOW, due
-from antiphon.features.skew.served import Served
-from antiphon.features.skew.vectors import SkewVectors
+from antiphon.features.monitoring.skew.measure import SAMPLE, SECONDS, Progress, Skew
+from antiphon.features.monitoring.skew.schedule import OFF, WORKFLOW, due
+from antiphon.features.monitoring.skew.served import Served
+from antiphon.features.monitoring.skew.vectors import SkewVectors
+from antiphon.features.online.lookup import FeatureReader
 
 _log = logging.getLogger("antiphon.features")
 

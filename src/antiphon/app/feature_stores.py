@@ -12,16 +12,16 @@ from antiphon.core import settings
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import ObjectStore
-from antiphon.features.bucket import S3Place
-from antiphon.features.compute import ComputeLimits
+from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.features.online.overlay import FILE_NAME as OVERLAY
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.redis_overlay import RedisOverlay
-from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.redis_store import RedisStore
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.online.lmdb.overlay import FILE_NAME as OVERLAY
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.redis.overlay import RedisOverlay
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StreamedOverlay
 
 

@@ -26,23 +26,23 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
 from antiphon.features.embedding.neighbours import NeighbourLookup
 from antiphon.features.embedding.reading import VectorReader
 from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
-from antiphon.features.history import ViewHistory
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.online.redis_store import RedisStore
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.history import ViewHistory
+from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StreamedOverlay
-from antiphon.features.prune import Pruned, Pruner
-from antiphon.features.publish import Publisher, included_offsets
-from antiphon.features.refresh import WORKFLOW, Refresher, made_by
-from antiphon.features.stream import StreamConsumer
+from antiphon.features.publication.prune import Pruned, Pruner
+from antiphon.features.publication.publish import Publisher, included_offsets
+from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.gateway.ports import ViewFreshness
 from antiphon.orchestration.refreshing import RefreshSlot
 

@@ -29,8 +29,8 @@ from antiphon.features.embedding.reading import TextVector
 from antiphon.features.exports.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
 from antiphon.features.expressions.on_demand import computed_of
 from antiphon.features.freshness import SourceQuality
-from antiphon.features.lookup import FeatureValue
-from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.offline.point_in_time.join import point_in_time
+from antiphon.features.online.lookup import FeatureValue
 from antiphon.learning.datasets.reader import read_table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from antiphon.catalog.events import StreamHomes
 from antiphon.catalog.sealed_columns import Problem
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
-from antiphon.features.log.nats_log import NatsEventLog
+from antiphon.features.streaming.nats_log import NatsEventLog
 
 _PAGE = 200
 """Events in memory at once; a message of a server is 1 MiB at most unless it was told otherwise."""

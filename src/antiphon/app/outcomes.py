@@ -14,7 +14,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.features.compute import ComputeLimits
+from antiphon.features.offline.compute import ComputeLimits
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.outcomes.intake import OutcomeJoiner, Taken
 from antiphon.learning.outcomes.monitoring import DriftReport, Monitor, Performance

@@ -20,7 +20,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.operations.processes import statuses
 
 _LOOK_SECONDS = 0.05

@@ -11,9 +11,9 @@ from antiphon.app.store import Store
 from antiphon.core.clock import microseconds, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
-from antiphon.features.compute import ComputeLimits
 from antiphon.features.freshness import rule_of
-from antiphon.features.remedies import Asked, Recomputing, Remedied, previous
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.online.remedies import Asked, Recomputing, Remedied, previous
 
 
 class ProjectRemedies:

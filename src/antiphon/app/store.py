@@ -28,8 +28,8 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
-from antiphon.features.log.nats_log import NatsEventLog
-from antiphon.features.log.nats_server import NatsServer
+from antiphon.features.streaming.nats_log import NatsEventLog
+from antiphon.features.streaming.nats_server import NatsServer
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.live_policies import LivePolicies

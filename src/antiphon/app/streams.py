@@ -13,7 +13,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.features.stream import StreamConsumer, StreamPosition
+from antiphon.features.streaming.consumer import StreamConsumer, StreamPosition
 from antiphon.gateway.ports import IncomingEvent, StreamedView, StreamStatus
 
 LOOK_SECONDS = 0.25

@@ -17,7 +17,7 @@ from antiphon.cli.pruned import pruned
 
 if TYPE_CHECKING:
     from antiphon.core.scope import Scope
-    from antiphon.features.history import VersionLine, ViewDescription, ViewDifference, ViewHistory
+    from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference, ViewHistory
 
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
 app.command("import-feast")(feast.import_feast)

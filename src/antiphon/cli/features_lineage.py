@@ -14,7 +14,7 @@ from antiphon.cli.project import at_terminal, refusals_on_record, stores
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.features.lineage import Lineage, SourceRow, Trace
+    from antiphon.features.offline.lineage import Lineage, SourceRow, Trace
 
 DIFFERENT = 1
 """The exit code when the rows make another value than the one that was served."""

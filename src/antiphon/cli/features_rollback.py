@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app.feature_rollback import FeatureRollback
     from antiphon.app.features import FeaturePlatform
     from antiphon.app.store import Store
-    from antiphon.features.rollback import ViewRollback
+    from antiphon.features.publication.rollback import ViewRollback
 
 View = Annotated[str, typer.Argument(help="The view's name.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from antiphon.cli.output import table
 
 if TYPE_CHECKING:
-    from antiphon.features.prune import Pruned, SnapshotLine
+    from antiphon.features.publication.prune import Pruned, SnapshotLine
 
 _KEPT_LINES = 20
 

@@ -201,7 +201,7 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
 def _busy(store: Store) -> bool:
     """Whether a run is under way that publishes features."""
     from antiphon.app.workflows import APPLY
-    from antiphon.features.refresh import WORKFLOW
+    from antiphon.features.offline.refresh import WORKFLOW
 
     open_runs = (
         store.runs.list(store.scope, 1, workflow=workflow, status=status)

@@ -17,10 +17,10 @@ from antiphon.catalog.verdicts import Staged, Verdict
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.evaluate import EntityRow, Evaluator
-from antiphon.features.online.encoding import SnapshotMeta
+from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, OverlayReading, Progress
 from antiphon.features.tiles.entity_state import EntityState
+from antiphon.features.tiles.evaluate import EntityRow, Evaluator
 
 
 class LakeDraft(Protocol):

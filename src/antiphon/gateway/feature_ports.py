@@ -11,8 +11,8 @@ from antiphon.catalog.holds import Hold
 from antiphon.catalog.skew_reports import SkewReport, ViewSkew
 from antiphon.core.scope import Scope
 from antiphon.features.embedding.neighbours import Neighbours, Question
-from antiphon.features.lineage import Lineage
-from antiphon.features.rollback import ViewRollback
+from antiphon.features.offline.lineage import Lineage
+from antiphon.features.publication.rollback import ViewRollback
 from antiphon.governance.principal import Principal
 from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
 

@@ -25,7 +25,7 @@ from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import MetricsAccess, PriceSettings
 from antiphon.engine.api.messages import EngineDescription, Tokenization, TokenizationRequest
-from antiphon.features.history import ViewHistory
+from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.batch_ports import FileStore, RequestBatches
 from antiphon.gateway.feature_ports import FeatureWatch, Lookups

@@ -35,7 +35,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
-from antiphon.features.remedies import Remedied
+from antiphon.features.online.remedies import Remedied
 from antiphon.serving.answering import generation, prompts, reuse
 from antiphon.serving.answering.arrival import Arrival, arrive, as_requested, cache_namespace
 from antiphon.serving.answering.committing import Committer, StandingIn

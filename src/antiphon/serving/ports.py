@@ -21,7 +21,7 @@ from antiphon.engine.api.messages import (
     TextEmbeddingRequest,
     TextEmbeddings,
 )
-from antiphon.features.remedies import Remedied
+from antiphon.features.online.remedies import Remedied
 
 T = TypeVar("T")
 

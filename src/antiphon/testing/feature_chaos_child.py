@@ -34,10 +34,10 @@ from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.online import redis_building
-from antiphon.features.online.redis_store import RedisStore
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline.refresh import WORKFLOW
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.online.redis import building as redis_building
+from antiphon.features.online.redis.store import RedisStore
 from antiphon.testing import feature_chaos_broken
 from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 

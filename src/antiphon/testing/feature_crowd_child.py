@@ -38,9 +38,9 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
-from antiphon.features.lookup import FeatureReader
+from antiphon.features.offline.refresh import WORKFLOW
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.streamed import view_prefix
-from antiphon.features.refresh import WORKFLOW
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.serving.request import AnswerRequest
@@ -380,6 +380,7 @@ def live(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for late in ("cedarpy", "jsonschema", "pandas", "pyarrow.compute", "antiphon.features.point_in_time.view_columns"):
+    joins = "antiphon.features.offline.point_in_time.view_columns"
+    for late in ("cedarpy", "jsonschema", "pandas", "pyarrow.compute", joins):
         import_module(late)  # Before the forks, so that a life's first answer and dataset take no second.
     zygote(live)

@@ -22,7 +22,7 @@ from antiphon.catalog.releases import Release
 from antiphon.catalog.verdicts import Staged
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.durable.run import Run
-from antiphon.features.refresh import WORKFLOW as REFRESH
+from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 
 SETTINGS = '[project]\nname = "harbor"\n[engine]\nkind = "simulated"\nmodels = ["base"]\n'
 DEFINITIONS = """

@@ -25,7 +25,7 @@ from antiphon.catalog.events import Event
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline.refresh import WORKFLOW
 
 DEFINITIONS = """
 from antiphon import Entity, Quality, Source, col, count, expect, feature_view, last, mean

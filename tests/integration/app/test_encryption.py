@@ -20,7 +20,7 @@ from antiphon.catalog import sealed_columns
 from antiphon.catalog.batches import Batches, LineError
 from antiphon.catalog.events import Event
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
-from antiphon.features.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.governance import keyring
 from antiphon.governance.audit_check import verify
 from antiphon.governance.audit_query import AuditFilter

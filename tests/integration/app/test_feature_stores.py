@@ -23,7 +23,7 @@ from antiphon.app.store import Store
 from antiphon.cli.main import assemble
 from antiphon.core.errors import SetupError
 from antiphon.definitions.objects import ObjectStore
-from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.governance import keyring
 from antiphon.testing.chaos_project import write_project
 

@@ -14,7 +14,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.refreshing import refresh_now
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
 
 DAILY = ("source=orders)", 'source=orders, refresh="1d")')

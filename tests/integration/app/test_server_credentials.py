@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.integration.features.nats_world import Accounts
+from tests.integration.features.streaming.nats_world import Accounts
 from tests.integration.features.test_server_tls import Authority, RedisOverTls
 from tests.servers import NatsProcess
 from typer.testing import CliRunner

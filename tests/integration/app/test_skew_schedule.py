@@ -21,7 +21,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
-from antiphon.features.skew.schedule import WORKFLOW, due
+from antiphon.features.monitoring.skew.schedule import WORKFLOW, due
 
 DAY = timedelta(days=1)
 

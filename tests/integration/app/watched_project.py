@@ -28,7 +28,7 @@ from antiphon.core.ids import content_hash, new_id
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.tiles.tile import Tile
 from antiphon.gateway.application import create_app
 from antiphon.governance.keys import Keys

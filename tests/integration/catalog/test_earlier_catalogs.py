@@ -32,8 +32,8 @@ from antiphon.core.errors import AntiphonError, CorruptionError, SetupError
 from antiphon.definitions.source import local_paths
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.features import compute
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline import compute
+from antiphon.features.offline.refresh import WORKFLOW
 
 EARLIER = Path(__file__).parent / "earlier"
 ARCHIVES = sorted(path.name.removesuffix(".tar.xz") for path in EARLIER.glob("*.tar.xz"))

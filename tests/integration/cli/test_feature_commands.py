@@ -15,7 +15,7 @@ from antiphon.app.store import Store
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
-from antiphon.features.refresh import WORKFLOW
+from antiphon.features.offline.refresh import WORKFLOW
 
 DEFINITIONS = """
 from antiphon import Entity, Quality, Source, col, count, expect, feature_view, last

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
-from antiphon.features.online.encoding import (
+from antiphon.features.online.lmdb.sealed import SealedSnapshot, SealedWriter
+from antiphon.features.online.lmdb.seals import read_seal
+from antiphon.features.online.snapshots.encoding import (
     BASE,
     META,
     block_key,
@@ -15,8 +17,6 @@ from antiphon.features.online.encoding import (
     encode_block,
     encode_tiles,
 )
-from antiphon.features.online.sealed import SealedSnapshot, SealedWriter
-from antiphon.features.online.seals import read_seal
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.tile import Tile

@@ -155,7 +155,7 @@ def test_a_table_without_rows_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_batch_and_online_are_compared_at_the_version_that_the_snapshot_read(tmp_path: Path) -> None:
-    from antiphon.features.skew.measure import Skew
+    from antiphon.features.monitoring.skew.measure import Skew
 
     deltalake.write_deltalake(str(tmp_path / "table"), batch(0, 20))
     orders = spec(tmp_path / "table")

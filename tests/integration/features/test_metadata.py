@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.integration.features.desk import flight, history, write
-from tests.integration.features.test_lookup import EWR
-from tests.integration.features.test_refresh import run_refresh
+from tests.integration.features.offline.test_refresh import run_refresh
+from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.quality import Quality
-from antiphon.features.quality.inspection import Inspection
-from antiphon.features.refresh import Refreshed
+from antiphon.features.monitoring.quality.inspection import Inspection
+from antiphon.features.offline.refresh import Refreshed
 
 
 async def refreshed(world: World, view: str, at: float = 0.0) -> SnapshotManifest:

@@ -17,10 +17,10 @@ from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.core.tls import ClientTls
-from antiphon.features.log.nats_access import Access
-from antiphon.features.log.nats_log import NatsEventLog
-from antiphon.features.log.nats_server import NatsServer
-from antiphon.features.online.redis_server import RedisServer
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.streaming.nats_access import Access
+from antiphon.features.streaming.nats_log import NatsEventLog
+from antiphon.features.streaming.nats_server import NatsServer
 
 KINDS = ("nats", "redis", "valkey")
 

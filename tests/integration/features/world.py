@@ -18,14 +18,14 @@ from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader, FeatureVector
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.refresh import Refresher
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader, FeatureVector
 from antiphon.features.ports import SourceLog
-from antiphon.features.publish import Publisher
-from antiphon.features.refresh import Refresher
-from antiphon.features.stream import StreamConsumer
+from antiphon.features.publication.publish import Publisher
+from antiphon.features.streaming.consumer import StreamConsumer
 
 NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 from tests.integration.features.desk import flight, history
-from tests.integration.features.test_quality import Airport
+from tests.integration.features.monitoring.test_quality import Airport
 from tests.integration.features.world import NOON
 from tests.integration.gateway.signing_in import sign_in
 
@@ -19,7 +19,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.verdicts import Verdict
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions import expect
-from antiphon.features.history import ViewHistory
+from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.application import create_app
 from antiphon.gateway.ports import GatewayServices, ViewFreshness
 from antiphon.governance.keys import Keys

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 from sqlalchemy import text as sql
 from tests.integration.features.desk import flight, history, write
-from tests.integration.features.test_lookup import departure
+from tests.integration.features.online.test_lookup import departure
 from tests.integration.features.world import NOON
 from tests.integration.learning.flown import WINDOW, Flown, asked, questions, write_questions
 
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.definitions.learning import TrainingWindow
-from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.offline.point_in_time.join import point_in_time
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -231,7 +231,7 @@ def test_erased_receipts_are_missed_by_a_rebuild(flown: Flown) -> None:
 
 
 def test_garbage_collection_spares_the_files_of_datasets(flown: Flown) -> None:
-    from antiphon.features.publish import Publisher
+    from antiphon.features.publication.publish import Publisher
 
     world = flown.world
     dataset = flown.builder.build(flown.builder.plan(flown.application, cutoff=NOON))

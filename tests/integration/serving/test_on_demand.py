@@ -24,12 +24,12 @@ from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.store import OnlineStore
-from antiphon.features.point_in_time.join import point_in_time
-from antiphon.features.stream import StreamConsumer
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.point_in_time.join import point_in_time
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
 from antiphon.learning.datasets.rows import RowMaker
 from antiphon.testing.scripted_engine import ScriptedEngine, echo

@@ -39,18 +39,18 @@ from antiphon.core.clock import ManualClock, from_microseconds, microseconds
 from antiphon.core.codec import PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.batch_values import values_at
-from antiphon.features.compute import ComputeLimits, compute
-from antiphon.features.evaluate import EVER
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lookup import FeatureReader
-from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.offline.batch_values import values_at
+from antiphon.features.offline.compute import ComputeLimits, compute
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.point_in_time.join import point_in_time
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.plan import plan_of
-from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.sources.source_rows import load_rows
-from antiphon.features.stream import StreamConsumer
+from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.features.tiles.evaluate import EVER
 from antiphon.governance.sealing import AesGcmCodec
 
 SCOPE = Scope()

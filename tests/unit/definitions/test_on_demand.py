@@ -18,8 +18,8 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.expression import FeatureName, Term
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, Literal, RequestInput
 from antiphon.definitions.on_demand import checked_input, input_of_text
-from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.expressions.on_demand import payload, values, with_on_demand
+from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.serving.features.on_demand import checked_inputs
 
 TEXT = """

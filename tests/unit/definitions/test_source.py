@@ -8,7 +8,7 @@ import pytest
 
 from antiphon import Entity, Source, col, count, feature_view, mean
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import ComputeLimits, compute, files_of, relation_of
+from antiphon.features.offline.compute import ComputeLimits, compute, files_of, relation_of
 
 
 def version(source: Source) -> str:

@@ -17,9 +17,8 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.ports import VectorSource
-from antiphon.features.evaluate import EntityRow, Evaluator
-from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
-from antiphon.features.online.encoding import SnapshotMeta
+from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
+from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.ports import (
     Lake,
     OnlineSnapshots,
@@ -29,6 +28,7 @@ from antiphon.features.ports import (
     StreamedOverlay,
 )
 from antiphon.features.tiles.entity_state import EntityState
+from antiphon.features.tiles.evaluate import EntityRow, Evaluator
 
 
 class TextVector(msgspec.Struct, frozen=True):

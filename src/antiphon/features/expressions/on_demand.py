@@ -14,9 +14,9 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, FeatureValue, Value, outside
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
-from antiphon.features.compute import ComputeLimits, compute, types_of
 from antiphon.features.expressions.expression_python import NOW, Evaluate, compile_expression, request_place
 from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted
+from antiphon.features.offline.compute import ComputeLimits, compute, types_of
 
 if TYPE_CHECKING:
     import duckdb

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.errors import AntiphonError, SetupError
-from antiphon.features.compute import ComputeLimits, compute, files_of, one_row, relation_of, types_of
 from antiphon.features.expressions.compile_sql import quoted
+from antiphon.features.offline.compute import ComputeLimits, compute, files_of, one_row, relation_of, types_of
 
 _KINDS = {
     "VARCHAR": "STRING", "BOOLEAN": "BOOL", "DOUBLE": "DOUBLE", "FLOAT": "FLOAT", "BIGINT": "INT64",

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from antiphon.core.codec import Codec
 from antiphon.core.disk import room_needed
 from antiphon.core.scope import Scope
-from antiphon.features.bucket import Bucket, Role, S3Place
+from antiphon.features.lake.bucket import Bucket, Role, S3Place
 from antiphon.features.lake.content import ContentLake, LakeDraft, changed, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
 

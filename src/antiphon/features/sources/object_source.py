@@ -23,8 +23,8 @@ from antiphon.core.disk import room_needed
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import SPOOL, one_row, relation_of, together
 from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.offline.compute import SPOOL, one_row, relation_of, together
 from antiphon.features.sources.stored_objects import StoredObject, fetch, listed
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
-from antiphon.features.compute import one_row, types_of
 from antiphon.features.expressions.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.expressions.compile_sql import rows_sql
+from antiphon.features.monitoring.quality.row_rules import admitted_relation
+from antiphon.features.offline.compute import one_row, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
-from antiphon.features.quality.row_rules import admitted_relation
 from antiphon.features.sources.opened import OpenedSource, opened
 from antiphon.features.sources.taking_over import EVENTS, TakenOver
 from antiphon.features.tiles.row_batches import NO_SEQUENCE

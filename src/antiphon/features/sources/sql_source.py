@@ -14,9 +14,9 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 from antiphon.definitions.sql_query import require_query
-from antiphon.features.compute import files_of, one_row, relation_of, types_of
 from antiphon.features.expressions.compile_sql import instant_sql
 from antiphon.features.expressions.expression_sql import ExpressionSql, quoted
+from antiphon.features.offline.compute import files_of, one_row, relation_of, types_of
 from antiphon.features.sources.object_source import object_source
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import msgspec
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.definitions.objects import ObjectPath, ObjectStore
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.bucket import Bucket, Role, S3Place
+from antiphon.features.lake.bucket import Bucket, Role, S3Place
 
 AT_ONCE = 4
 """So many objects are fetched at once: a request waits longer for the store than for us."""

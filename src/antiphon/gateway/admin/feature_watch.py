@@ -11,8 +11,8 @@ from antiphon.catalog.holds import Hold
 from antiphon.catalog.skew_reports import SkewReport, ViewSkew
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.features.lineage import Lineage
-from antiphon.features.rollback import ViewRollback
+from antiphon.features.offline.lineage import Lineage
+from antiphon.features.publication.rollback import ViewRollback
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices

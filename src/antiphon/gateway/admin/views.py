@@ -11,7 +11,7 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import Finding, Verdict
 from antiphon.core.scope import Scope
-from antiphon.features.history import VersionLine, ViewDescription, ViewDifference
+from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices, ViewFreshness
 from antiphon.governance.principal import Principal

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.features.history import StatisticsDifference
+from antiphon.features.offline.history import StatisticsDifference
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.admin.publications import glances

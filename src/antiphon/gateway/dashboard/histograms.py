@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.features.history import StatisticsDifference, VersionLine
+from antiphon.features.offline.history import StatisticsDifference, VersionLine
 from antiphon.gateway.dashboard.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Mark, Plot
 
 _TICKS = 8

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.scope import Scope
-from antiphon.features.lineage import Lineage
+from antiphon.features.offline.lineage import Lineage
 from antiphon.gateway.admin.feature_watch import lineage_of_prediction
 from antiphon.gateway.dashboard.pages import Pages
 from antiphon.governance.principal import Principal

@@ -20,7 +20,7 @@ from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
-from antiphon.features.compute import ComputeLimits
+from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.ports import Lake, LogReader
 from antiphon.learning.datasets import plan as dataset_plan
 from antiphon.learning.datasets.rows import Made, RowMaker, Survey

@@ -21,7 +21,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Call, Column, Expression, Kind
 from antiphon.definitions.on_demand import InputType, InputValue
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.source_rows import ROWS, load_rows

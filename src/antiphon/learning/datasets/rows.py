@@ -22,8 +22,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import InputType
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import ComputeLimits
-from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import version_of
 from antiphon.learning.datasets.candidates import Candidate, Chosen, choose, inputs_of

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from antiphon.core.clock import microseconds
-from antiphon.features.entity_rows import SnapshotRows
-from antiphon.features.evaluate import EVER, EntityRow
 from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.freshness import ContractOutcome, rule_of
-from antiphon.features.remedies import Remedied
+from antiphon.features.online.entity_rows import SnapshotRows
+from antiphon.features.online.remedies import Remedied
+from antiphon.features.tiles.evaluate import EVER, EntityRow
 from antiphon.serving.features.lookup_values import LookedUp, LookupPlan, LookupValue
 
 _MET = ("fresh", "absent")

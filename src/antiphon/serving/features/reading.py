@@ -13,7 +13,7 @@ from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import ApplicationSpec, Freshness
 from antiphon.definitions.on_demand import InputValue
 from antiphon.features.freshness import rule_of
-from antiphon.features.remedies import Remedied
+from antiphon.features.online.remedies import Remedied
 from antiphon.serving.features import on_demand
 from antiphon.serving.features.printing import Value, print_all
 from antiphon.serving.ports import FeatureValue, FeatureVector

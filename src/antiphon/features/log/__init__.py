@@ -1,1 +1,0 @@
-"""Event logs beside the catalog's own."""

@@ -1,0 +1,1 @@
+"""Quality of sources and snapshots, and skew between batch and online."""

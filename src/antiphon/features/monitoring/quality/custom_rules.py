@@ -1,0 +1,127 @@
+"""Rules in SQL over feature values and in Python: what the project says itself about an Arrow table.
+
+A function is the project's own code, with the worker's rights. It runs only if it is still what was applied: a function
+that changed since, or raises, has checked nothing, and its rule fails rather than holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from antiphon.catalog.snapshot_facts import RuleCheck
+from antiphon.core.errors import SetupError
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.quality import Between, NotNull, Python, Sql, digest_of
+from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.monitoring.quality.snapshot_values import VALUES, SnapshotValues
+from antiphon.features.monitoring.quality.source_quality import SOURCE
+from antiphon.features.offline.compute import first_line
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow
+
+Functions = Callable[[str], Mapping[str, Any]]
+"""A view's name to its rules' functions and schemas by the rule's name, as the project declares them now."""
+
+MOST_ROWS = 1_000_000
+"""A function over the source gets at most so many rows, those that are known latest."""
+
+_MOST_REASONS = 5
+
+
+def needs_values(spec: FeatureViewSpec) -> bool:
+    """Whether a rule looks at all feature values together."""
+    rules = spec.quality.rules if spec.quality is not None else ()
+    return any(
+        isinstance(rule, Python) or (isinstance(rule, (Sql, NotNull, Between)) and rule.over == "features")
+        for rule in rules
+    )
+
+
+def check_values(
+    connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec, values: SnapshotValues, functions: Functions | None
+) -> Iterator[RuleCheck]:
+    """What rules over features, and functions, find; ``values`` are the snapshot's, opened on the connection."""
+    found: Mapping[str, Any] | None = None
+    for rule in spec.quality.rules if spec.quality is not None else ():
+        if isinstance(rule, Sql) and rule.over == "features":
+            yield _counted(connection, rule.name, rule.select, values)
+        elif isinstance(rule, (NotNull, Between)) and rule.over == "features":
+            yield _counted(connection, rule.name, f"SELECT 1 FROM {VALUES} WHERE {_offends(rule)}", values)
+        elif isinstance(rule, Python):
+            try:
+                if found is None:
+                    found = functions(spec.name) if functions is not None else {}
+                table = values.table if rule.over == "features" else _source(connection, spec)
+                yield RuleCheck(rule.name, of=len(table), reasons=_called(rule, found.get(rule.name), table))
+            except Exception as error:  # whatever the project's code raises
+                yield RuleCheck(rule.name, error=f"{type(error).__name__}: {error}")
+
+
+def _offends(rule: NotNull | Between) -> str:
+    if isinstance(rule, NotNull):
+        return " OR ".join(f"{quoted(name)} IS NULL" for name in rule.of)
+    number, low, high = f"CAST({quoted(rule.of)} AS DOUBLE)", text(repr(rule.low)), text(repr(rule.high))
+    return f"{number} IS NOT NULL AND NOT ({number} BETWEEN {low}::DOUBLE AND {high}::DOUBLE)"
+
+
+def _called(rule: Python, function: Any, table: pyarrow.Table) -> tuple[str, ...]:
+    if function is None:
+        raise SetupError(f"definitions.py has no function for the rule {rule.name!r}.", next_step="`antiphon apply`.")
+    if digest_of(function) != rule.digest:
+        raise SetupError("The function changed since it was applied.", next_step="`antiphon apply`.")
+    said = schema_failures(function, table) if hasattr(function, "validate") else function(table)
+    if said is None or said is True:
+        return ()
+    if said is False:
+        return ("it does not hold",)
+    reasons = (said,) if isinstance(said, str) else tuple(map(str, said))
+    return tuple(reason for reason in reasons if reason)[:_MOST_REASONS]
+
+
+def schema_failures(schema: Any, table: pyarrow.Table) -> list[str]:
+    """What a pandera schema (of Polars or of pandas) finds wrong with a table, a sentence each.
+
+    Raises:
+        SetupError: pandera, or the frames that the schema is for, are not installed.
+    """
+    try:
+        import pandera.errors
+    except ImportError as error:
+        raise SetupError(
+            "pandera is not installed.", where="quality", next_step="Install antiphon with the extra quality."
+        ) from error
+    home = " ".join(kind.__module__ for kind in (schema.__mro__ if isinstance(schema, type) else type(schema).__mro__))
+    if "polars" in home:
+        import polars
+
+        frame: Any = polars.from_arrow(table)
+    else:
+        frame = table.to_pandas()
+    try:
+        schema.validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        cases = error.failure_cases
+        rows = cases.to_dicts() if hasattr(cases, "to_dicts") else cases.to_dict("records")
+        counted: dict[tuple[str, str], int] = {}
+        for row in rows:
+            place = (str(row.get("column") or row.get("schema_context")), str(row.get("check")))
+            counted[place] = counted.get(place, 0) + 1
+        return [f"{column}: {count} fail {check}" for (column, check), count in counted.items()]
+    return []
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, rule: str, select: str, values: SnapshotValues) -> RuleCheck:
+    try:
+        ((found,),) = connection.execute(f"SELECT count(*) FROM ({select})").fetchall()
+    except Exception as error:  # DuckDB's own
+        return RuleCheck(rule, error=f"{type(error).__name__}: {first_line(error)}")
+    return RuleCheck(rule, offenders=found, of=values.rows)
+
+
+def _source(connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec) -> pyarrow.Table:
+    latest = spec.source.available_at or spec.source.event_time
+    quoted = '"' + latest.replace('"', '""') + '"'
+    return connection.sql(f"SELECT * FROM {SOURCE} ORDER BY {quoted} DESC LIMIT {MOST_ROWS}").to_arrow_table()

@@ -1,0 +1,179 @@
+"""The look at a source that goes with a materialisation: its quality, its rules, and the rows that are kept aside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
+from antiphon.catalog.snapshots import Quarantined, SnapshotFile, SnapshotManifest
+from antiphon.core.errors import InvalidInputError, UnavailableError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.quality import QualitySpec, Typed
+from antiphon.features.monitoring.quality.source_quality import (
+    Raw,
+    check_rows,
+    open_source,
+    profile,
+    quarantine_sql,
+)
+from antiphon.features.monitoring.quality.text_names import TextNames
+from antiphon.features.offline.compute import write_parquet
+from antiphon.features.ports import Lake, LogReader
+from antiphon.features.sources.opened import marks_of
+from antiphon.features.sources.taking_over import TakenOver, merged_check, merged_quality
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class Inspection:
+    """What is found out about one source while one snapshot is made of it, and how long that took."""
+
+    quality: SourceQuality | None = None
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        spec: FeatureViewSpec,
+        *,
+        scope: Scope,
+        previous: SnapshotManifest | None,
+        names: TextNames,
+    ) -> None:
+        self.rules = spec.quality or QualitySpec()
+        self.seconds = 0.0
+        self.kept_aside = 0
+        self.bytes_read = 0
+        self._connection = connection
+        self._spec = spec
+        self._scope = scope
+        self._previous = previous
+        self._names = names
+        self._checks: dict[str, RuleCheck] = {}
+        self._quarantined: Quarantined | None = None
+        self._raw = Raw({}, ())
+
+    def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
+        """Open the source and look at all of its rows but for those that are taken over; ``now`` in microseconds.
+
+        Raises:
+            SetupError: its file is missing. InvalidInputError: it cannot be read.
+        """
+        with self.timed():
+            after = self._previous.stream_offset if self._previous is not None else None
+            known = before.files if before is not None else frozenset()
+            self._raw = open_source(
+                self._connection, self._spec, scope=self._scope, log=log, after=after or 0, through=through, known=known
+            )
+            self.bytes_read = sum(file.size for file in self._raw.marks if file.name not in known)
+            self.quality, found = profile(
+                self._connection, self._spec, self._raw, now=now, previous=self._previous, names=self._names
+            )
+            if before is not None:
+                checked = {check.rule: check for check in before.snapshot.checks}
+                self.quality = merged_quality(before.snapshot.source_quality, self.quality)
+                found = {name: merged_check(checked.get(name), check) for name, check in found.items()}
+            self._checks.update(found)
+            self.add(check_rows(self._connection, self._spec, self._raw, self.quality.rows))
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count what the block takes as time spent on quality."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """An error of reading the rows, told with what the declared types say about the columns; a file that is gone
+        all of a sudden, as a source that changed."""
+        try:
+            yield
+        except OSError as error:
+            raise self._changed() from error
+        except InvalidInputError as error:
+            kinds = self.quality.kinds if self.quality is not None else {}
+            said = [told for rule in self.rules.rules if isinstance(rule, Typed) for told in typed_reasons(rule, kinds)]
+            if not said:
+                raise
+            raise InvalidInputError(
+                f"{' '.join(said)} {error.what}", where=error.where, next_step=error.next_step
+            ) from error
+
+    def require_unchanged(self) -> None:
+        """Refuse a source that was not the same files from the first look to the last row. Objects of a store are: each
+        is fetched once, as it was listed.
+
+        Raises:
+            UnavailableError: it changed.
+        """
+        if marks_of(self._spec.source, self._connection) != self._raw.marks:
+            raise self._changed()
+
+    def _changed(self) -> UnavailableError:
+        return UnavailableError(
+            "The source changed while it was read.",
+            where=f"source {self._spec.source.name}",
+            next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",
+        )
+
+    def keep_aside(self, lake: Lake) -> Quarantined | None:
+        """Write the rows that rules keep out to the lake, with their reasons; ``None`` when there are none."""
+        with self.timed():
+            sql = quarantine_sql(self._spec, self._raw)
+            if sql is None:
+                return None
+            reasons: dict[str, int] = dict(
+                self._connection.execute(
+                    f"SELECT antiphon_reason, count(*) FROM ({sql}) GROUP BY ALL ORDER BY ALL"
+                ).fetchall()
+            )
+            if not reasons:
+                return None
+            columns = ", ".join('"' + name.replace('"', '""') + '"' for name in self._raw.types)
+            rows = f"SELECT {columns}, antiphon_reason FROM ({sql}) ORDER BY ALL"
+            # A row that offends two rules stands there twice, and is one row kept out.
+            ((self.kept_aside,),) = self._connection.execute(
+                f"SELECT sum(n) FROM (SELECT max(n) AS n FROM (SELECT {columns}, antiphon_reason, count(*) AS n "
+                f"FROM ({sql}) GROUP BY ALL) GROUP BY {columns})"
+            ).fetchall()
+            self.kept_aside = int(self.kept_aside)
+            with lake.writing(self._scope, ".parquet") as draft:
+                written = write_parquet(self._connection, rows, draft)
+            self._quarantined = Quarantined(
+                SnapshotFile(draft.path, draft.sha256, written, draft.size), self.kept_aside, reasons
+            )
+            return self._quarantined
+
+    def add(self, checks: Iterable[RuleCheck]) -> None:
+        """Take what rules found."""
+        self._checks.update({check.rule: check for check in checks})
+
+    def checks(self) -> tuple[RuleCheck, ...]:
+        """What every rule over rows found, in the order in which they are declared."""
+        return tuple(self._checks[rule.name] for rule in self.rules.rules if rule.name in self._checks)
+
+    def rejections(self, unusable: int) -> dict[str, int]:
+        """Why rows were left out: reason to rows; a row may stand under several rules."""
+        found = {"without usable keys or times": unusable} if unusable else {}
+        return {**found, **(self._quarantined.reasons if self._quarantined is not None else {})}
+
+
+def typed_reasons(rule: Typed, kinds: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with a source's columns, a sentence each."""
+    for column, wanted in rule.columns.items():
+        found = kinds.get(column)
+        if found is None:
+            yield f"The column {column} is missing."
+        elif found == "empty":
+            yield f"The column {column} has no value in any row."
+        elif found != wanted:
+            yield f"The column {column} is {found}, not {wanted}."
+    if rule.closed and (others := sorted(kinds.keys() - rule.columns.keys())):
+        yield f"There are columns that are not declared: {', '.join(others)}."

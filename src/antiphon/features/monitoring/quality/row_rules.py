@@ -1,0 +1,131 @@
+"""Rules over single rows of a source, as SQL: which rows offend, and what is left when they are kept out.
+
+Invariant: what a rule quarantines is left out wherever the source is read, by batch, point in time and lineage alike,
+and exactly those rows are listed with the rule's name. Rules that look at one row by itself go first; ``unique``,
+``exists_in`` and ``sql`` see what these left, one after the other, in the order in which they are declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from antiphon.core.errors import InvalidInputError
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.quality import Between, ExistsIn, NotNull, OneOf, Rule, Sql, Unique, admitted, conditions
+from antiphon.features.expressions.compile_sql import column_kind, condition_sql, quoted, text
+from antiphon.features.offline.compute import files_of, relation_of
+
+_SINGLE = (NotNull, Between, OneOf)
+
+
+class Stage(NamedTuple):
+    """A quarantining rule: a SELECT of the rows it keeps out, and one of the rows after it."""
+
+    rule: Rule
+    offenders: str
+    left: str
+
+
+def stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterator[Stage]:
+    """What each quarantining rule does to ``rows`` (a SELECT of the source's rows), in order.
+
+    Raises:
+        InvalidInputError: a rule names a column that is missing or of another kind.
+        SetupError: the file that a rule looks into is missing.
+    """
+    rules = spec.quality.quarantining if spec.quality is not None else ()
+    where = f"source {spec.source.name}"
+    left = rows
+    singles = [rule for rule in rules if isinstance(rule, _SINGLE)]
+    for single in singles:
+        holds = " AND ".join(condition_sql(condition, types, where) for condition in conditions(single))
+        offenders = f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({holds})"
+        left = f"SELECT * FROM ({left}) AS this_row WHERE {holds}"
+        yield Stage(single, offenders, left)
+    for rule in (rule for rule in rules if not isinstance(rule, _SINGLE)):
+        offenders = relational(rule, left, types)
+        left = _without(rule, left, types, offenders)
+        yield Stage(rule, offenders, left)
+
+
+def admitted_relation(spec: FeatureViewSpec, relation: str, types: Mapping[str, str]) -> str:
+    """A FROM clause without the rows that rules over several rows quarantine; ``relation`` itself where there are none.
+
+    Rules over single rows are in the plan's ``where`` already, which streams obey as well.
+    """
+    rules = spec.quality.quarantining if spec.quality is not None else ()
+    if all(isinstance(rule, _SINGLE) for rule in rules):
+        return relation
+    source = admitted(spec.source, spec.quality)
+    left = f"SELECT * FROM {relation} AS this_row"
+    if source.where is not None:
+        left += f" WHERE {condition_sql(source.where, types, f'source {source.name}')}"
+    for rule in (rule for rule in rules if not isinstance(rule, _SINGLE)):
+        left = _without(rule, left, types, relational(rule, left, types))
+    return f"({left})"
+
+
+def offends(rule: Rule, types: Mapping[str, str]) -> str | None:
+    """A condition on ``this_row`` that an offending row meets; ``None`` for a rule that needs to see other rows."""
+    match rule:
+        case NotNull(over="source", of=columns):
+            require(columns, types)
+            return " OR ".join(f"this_row.{quoted(column)} IS NULL" for column in columns)
+        case Between(over="source", of=column, low=low, high=high):
+            require((column,), types)
+            if column_kind(types[column]) != "number":
+                raise InvalidInputError(f"The column {column!r} is {types[column]}, not a number.", where="quality")
+            number = f"CAST(this_row.{quoted(column)} AS DOUBLE)"
+            inside = f"{number} BETWEEN {text(repr(low))}::DOUBLE AND {text(repr(high))}::DOUBLE"
+            return f"({number} IS NOT NULL AND NOT ({inside}))"
+        case OneOf(of=column, values=values):
+            require((column,), types)
+            return f"(CAST(this_row.{quoted(column)} AS VARCHAR) NOT IN ({', '.join(map(text, values))}))"
+    return None
+
+
+def relational(rule: Rule, rows: str, types: Mapping[str, str]) -> str:
+    """A SELECT of the rows of ``rows`` that offend a rule which looks at other rows as well."""
+    match rule:
+        case Unique(of=columns):
+            require(columns, types)
+            return f"SELECT * FROM ({rows}) AS this_row QUALIFY NOT ({_first(columns)})"
+        case ExistsIn(of=columns):
+            require(columns, types)
+            return f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({_found(rule)})"
+        case Sql(select=select):
+            return f"SELECT * FROM (WITH source AS ({rows}) {select}) AS offending"
+    raise InvalidInputError(f"{rule.name} is no rule over rows.", where="quality")
+
+
+def _without(rule: Rule, rows: str, types: Mapping[str, str], offenders: str) -> str:
+    match rule:
+        case Unique(of=columns):
+            return f"SELECT * FROM ({rows}) AS this_row QUALIFY {_first(columns)}"
+        case ExistsIn():
+            return f"SELECT * FROM ({rows}) AS this_row WHERE {_found(rule)}"
+    return f"SELECT * FROM ({rows}) AS this_row EXCEPT ALL {offenders}"
+
+
+def _first(columns: Sequence[str]) -> str:
+    named = ", ".join(f"this_row.{quoted(column)}" for column in columns)
+    missing = " OR ".join(f"this_row.{quoted(column)} IS NULL" for column in columns)
+    order = "sha256(CAST(this_row AS VARCHAR))"  # any order will do that is the same tomorrow
+    return f"(({missing}) OR row_number() OVER (PARTITION BY {named} ORDER BY {order}) = 1)"
+
+
+def _found(rule: ExistsIn) -> str:
+    there = relation_of(files_of(rule.reference.path or ""))
+    own = ", ".join(f"CAST(this_row.{quoted(column)} AS VARCHAR)" for column in rule.of)
+    theirs = ", ".join(f"CAST({quoted(column)} AS VARCHAR)" for column in rule.columns)
+    known = " AND ".join(f"{quoted(column)} IS NOT NULL" for column in rule.columns)
+    missing = " OR ".join(f"this_row.{quoted(column)} IS NULL" for column in rule.of)
+    return f"(({missing}) OR ({own}) IN (SELECT {theirs} FROM {there} WHERE {known}))"
+
+
+def require(columns: Sequence[str], types: Mapping[str, str]) -> None:
+    """Raise :class:`InvalidInputError` for a column that is not there."""
+    for column in columns:
+        if column not in types:
+            raise InvalidInputError(f"There is no column {column!r}; there are {', '.join(types)}.", where="quality")

@@ -1,0 +1,267 @@
+"""The batch side of a comparison: a view's source read once, and its values at many moments of what was known then.
+
+Invariants: nothing here was written by the online path: rows come from the source, or from the lake as batch wrote
+them, and from the log; sealed files and the overlay are not looked at. Whatever the rows are read from, they are those
+that the snapshot read, and the log's after it: where that cannot be had, :attr:`BatchSide.basis` is ``None``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from antiphon.catalog.skew_reports import Basis
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import Clock, microseconds
+from antiphon.core.errors import AntiphonError, CorruptionError
+from antiphon.core.scope import Scope
+from antiphon.definitions.objects import is_objects
+from antiphon.definitions.quality import ExistsIn
+from antiphon.features.monitoring.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
+from antiphon.features.monitoring.skew.old_events import with_base
+from antiphon.features.offline.batch_values import Computed, values_at
+from antiphon.features.offline.compute import digests_of, files_of, relation_of
+from antiphon.features.plan import Plan, midnight_before
+from antiphon.features.ports import Lake, LogReader
+from antiphon.features.sources.opened import FileSource, OpenedSource, opened
+from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
+
+if TYPE_CHECKING:
+    import duckdb
+
+T = TypeVar("T")
+
+
+class Deadline:
+    """When work has to end: asked between two pieces of it, and a query under way is interrupted."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._end = clock.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self._clock.monotonic() >= self._end
+
+    def while_left(self, items: Iterable[T]) -> Iterator[T]:
+        """The items one after the other, until the time is up."""
+        for item in items:
+            if self.over:
+                return
+            yield item
+
+    @contextmanager
+    def interrupting(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Interrupt the connection's queries when the time is up."""
+        timer = threading.Timer(max(0.0, self._end - self._clock.monotonic()), connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is asked of a snapshot's source.
+
+    Attributes:
+        through: the last log offset that any reading knew.
+        entities: those that will be asked about.
+    """
+
+    scope: Scope
+    plan: Plan
+    manifest: SnapshotManifest
+    through: int | None
+    entities: Collection[Entity]
+
+    @property
+    def among(self) -> Collection[Entity] | None:
+        """Whose rows are read: an encoding is set against all entities together."""
+        return None if self.plan.fitted_windows else self.entities
+
+
+class BatchSide:
+    """The rows that one snapshot and the log after it could know, of some entities.
+
+    Attributes:
+        basis: what the rows were read from; ``None``: from a source that is not what the snapshot read.
+        lost: why, then.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        wanted: Wanted,
+        basis: Basis | None,
+        *,
+        kept: KeptTiles | None = None,
+        lost: str = "",
+    ) -> None:
+        self._connection = connection
+        self._plan = wanted.plan
+        self._known_by = microseconds(wanted.manifest.as_of)
+        self._kept = kept
+        self.basis = basis
+        self.lost = lost
+
+    def values(
+        self, entities: Sequence[Entity], as_of: int, through: int | None
+    ) -> dict[Entity, dict[str, Computed | str]]:
+        """Every feature of these entities as of a moment (microseconds), from events with ``offset <= through``; in
+        words why there is none."""
+        import pyarrow
+
+        keys = [f"k{index}" for index in range(len(self._plan.keys))]
+        asked_for = dict.fromkeys(entities)
+        self._connection.register(
+            "asked_entities",
+            pyarrow.table(
+                {
+                    key: pyarrow.array([one[index] for one in asked_for], pyarrow.string())
+                    for index, key in enumerate(keys)
+                }
+            ),
+        )
+        known = [] if through is None else [f"(log_offset IS NULL OR log_offset <= {through})"]
+        if not self._plan.fitted_windows:
+            these = " AND ".join(f"asked.{key} = every.{key}" for key in keys)
+            known.append(f"EXISTS (SELECT 1 FROM asked_entities AS asked WHERE {these})")
+        filtered = f" WHERE {' AND '.join(known)}" if known else ""
+        rows = one_of_each(self._plan, f"(SELECT * FROM {ROWS} AS every{filtered})")
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE known_rows AS {rows}")
+        same = " AND ".join(f"asked.{key} = known.{key}" for key in keys)
+        picked = ", ".join(f"asked.{key}" for key in keys)
+        asked = (
+            f"(SELECT {picked}, known.* EXCLUDE ({', '.join(keys)}) FROM asked_entities AS asked "
+            f"LEFT JOIN known_rows AS known ON {same})"
+        )
+        fitted_at = midnight_before(min(as_of, self._known_by))
+        found: dict[Entity, dict[str, Computed | str]] = {
+            entity: dict(computed)
+            for entity, computed in values_at(
+                self._connection, self._plan, as_of, fitted_at=fitted_at, rows=asked, together="known_rows"
+            )
+        }
+        try:
+            if self._kept is not None:
+                with_base(self._connection, self._plan, self._kept, found, as_of, fitted_at, "known_rows")
+            return found
+        finally:
+            self._connection.unregister("asked_entities")
+
+
+def batch_side(
+    connection: duckdb.DuckDBPyConnection, wanted: Wanted, *, lake: Lake, log: LogReader | None
+) -> BatchSide:
+    """Read the source as the snapshot saw it: the source itself while it is that, else the files that it was made from
+    while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now.
+
+    Raises:
+        SetupError, UnavailableError, InvalidInputError, CorruptionError: nothing of that can be read; says why of the
+            source.
+    """
+    failed: AntiphonError | None = None
+    loaded: LoadedRows | None = None
+    if not _looks_elsewhere(wanted.plan):
+        try:
+            if (own := _own_files(wanted)) is not None:
+                basis = _from_files(connection, wanted, log, own)
+                if basis is not None:
+                    return BatchSide(connection, wanted, basis)
+            else:
+                loaded = _loaded(connection, wanted, log)
+                if loaded.source_hash == wanted.manifest.source_hash:
+                    return BatchSide(connection, wanted, "source")
+        except AntiphonError as error:
+            failed = error
+    try:
+        before = kept_events(connection, wanted.plan, wanted.manifest, lake, wanted.among)
+        kept = None
+        if wanted.plan.unbounded:
+            kept = kept_tiles(connection, wanted.plan, wanted.manifest, lake, wanted.among)
+        load_rows(
+            connection, wanted.plan, scope=wanted.scope, log=log, through=wanted.through, entities=wanted.among,
+            merged=False, before=before,
+        )  # fmt: skip
+        return BatchSide(connection, wanted, "lake", kept=kept)
+    except CorruptionError as error:
+        lost = "the snapshot's files are gone from the lake" if "has no file" in error.what else error.what
+    except AntiphonError as error:
+        lost = error.what
+    if failed is not None:
+        raise failed
+    if loaded is None:
+        _loaded(connection, wanted, log)
+    return BatchSide(connection, wanted, None, lost=lost)
+
+
+def _own_files(wanted: Wanted) -> list[Path] | None:
+    """The very files that the snapshot was made from; ``None`` when its source is no files, or nobody knows which."""
+    source, files = wanted.plan.spec.source, wanted.manifest.read.files
+    return [Path(path) for path, _ in files] if source.path is not None and source.sql is None and files else None
+
+
+def _from_files(
+    connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None, paths: list[Path]
+) -> Basis | None:
+    """Load the files that the snapshot was made from; ``None``: one of them changed or is gone.
+
+    They are hashed before they are read, which spares reading what changed, and after it, so that a change meanwhile is
+    seen.
+    """
+    source, were = wanted.plan.spec.source, wanted.manifest.read.files
+    if is_objects(source.path):
+        return _from_objects(connection, wanted, log)
+    for path, sha256 in were:
+        if not Path(path).is_file() or digests_of([Path(path)]) != [sha256]:
+            return None
+    if _loaded(connection, wanted, log, FileSource(relation_of(paths), "", tuple(map(str, paths)))).files != were:
+        return None
+    try:
+        return "source" if files_of(source.path or "") == paths else "files"
+    except AntiphonError:
+        return "files"
+
+
+def _from_objects(connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None) -> Basis | None:
+    """The same of objects: their store is asked once for the connection, so that nothing changes meanwhile."""
+    rows = opened(connection, wanted.plan.spec.source)
+    if rows is None:
+        return None
+    rows, were = rows.hashed(), dict(wanted.manifest.read.files)
+    now = dict(zip(rows.files, rows.contents(), strict=True))
+    if any(now.get(name) != sha256 for name, sha256 in were.items()):
+        return None
+    added = [name for name in rows.files if name not in were]
+    _loaded(connection, wanted, log, rows.without(added))
+    return "files" if added else "source"
+
+
+def _loaded(
+    connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None, rows: OpenedSource | None = None
+) -> LoadedRows:
+    return load_rows(
+        connection,
+        wanted.plan,
+        scope=wanted.scope,
+        log=log,
+        known_by=microseconds(wanted.manifest.as_of),
+        through=wanted.through,
+        entities=wanted.among,
+        merged=False,
+        rows=rows,
+    )
+
+
+def _looks_elsewhere(plan: Plan) -> bool:
+    """Whether rows are kept out by what stands in another file, of which no hash is kept."""
+    rules = plan.spec.quality.quarantining if plan.spec.quality is not None else ()
+    return any(isinstance(rule, ExistsIn) for rule in rules)

@@ -1,0 +1,111 @@
+"""What a snapshot keeps of its source in the lake: events that readings look at one by one, and tiles of older ones.
+
+Both were written by batch as it read the source, before anything was sealed for the online store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.errors import UnavailableError
+from antiphon.features.offline.compute import parquet_reader
+from antiphon.features.plan import Plan
+from antiphon.features.ports import Lake
+from antiphon.features.sources.taking_over import EVENTS, TakenOver
+from antiphon.features.tiles.tile import Tile
+from antiphon.features.tiles.tile_files import tiles_in
+
+if TYPE_CHECKING:
+    import duckdb
+
+Entity = tuple[str, ...]
+
+
+class KeptTiles(msgspec.Struct, frozen=True):
+    """A tile a measure.
+
+    Attributes:
+        base: of each entity, everything that is older than the events that are kept.
+        together: of all entities, by the index of a window and a midnight (``plan.fitted_index``).
+    """
+
+    base: dict[Entity, list[Tile]]
+    together: dict[int, list[Tile]]
+
+
+def kept_events(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    manifest: SnapshotManifest,
+    lake: Lake,
+    entities: Collection[Entity] | None,
+) -> TakenOver:
+    """Fill the table ``EVENTS`` with what the snapshot keeps of these entities, or of all.
+
+    Raises:
+        UnavailableError: it is from an earlier version, which did not say of which kind its columns are.
+        CorruptionError: its file is gone or was changed.
+    """
+    if not manifest.read.kinds:
+        raise UnavailableError("an earlier version made the snapshot", where=manifest.id)
+    file = manifest.files[0]
+    lake.verify(file.path, file.sha256)
+    _fill(connection, plan, lake, file.path, EVENTS, entities)
+    return TakenOver(manifest, frozenset(), manifest.stream_offset or 0, alone=True)
+
+
+def kept_tiles(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    manifest: SnapshotManifest,
+    lake: Lake,
+    entities: Collection[Entity] | None,
+) -> KeptTiles:
+    """The tiles of these entities, or of all, and those of all together.
+
+    Raises:
+        CorruptionError: the file is gone or was changed.
+    """
+    file = manifest.files[1]
+    lake.verify(file.path, file.sha256)
+    _fill(connection, plan, lake, file.path, "kept_tiles", entities)
+    keys, base, together = len(plan.keys), dict[Entity, list[Tile]](), dict[int, list[Tile]]()
+    for rows in connection.sql("SELECT * FROM kept_tiles").to_arrow_table().to_batches():
+        named = zip(*(rows.column(index).to_pylist() for index in range(keys)), strict=True)
+        indexes = rows.column("tile").to_pylist()
+        for entity, index, tiles in zip(named, indexes, tiles_in(rows, plan), strict=True):
+            if index is None:
+                base[entity] = tiles
+            else:
+                together[index] = tiles
+    return KeptTiles(base, together)
+
+
+def _fill(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    lake: Lake,
+    path: str,
+    table: str,
+    entities: Collection[Entity] | None,
+) -> None:
+    import pyarrow
+
+    wanted = ""
+    if entities is not None:
+        columns = {
+            f"w{index}": pyarrow.array([one[index] for one in entities], pyarrow.string())
+            for index in range(len(plan.keys))
+        }
+        connection.register("kept_of", pyarrow.table(columns))
+        same = " AND ".join(f"w{index} = k{index}" for index in range(len(plan.keys)))
+        # Of all entities together the keys are null.
+        wanted = f" WHERE k0 IS NULL OR EXISTS (SELECT 1 FROM kept_of WHERE {same})"
+    with lake.open(path) as stream:
+        connection.register("kept_file", parquet_reader(stream))
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM kept_file{wanted}")
+        connection.unregister("kept_file")

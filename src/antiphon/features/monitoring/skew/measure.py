@@ -1,0 +1,362 @@
+"""Skew: whether what is read online is what batch computes, measured on live data.
+
+Invariant: a value counts as different only where both sides knew the same: the source as the snapshot saw it, the log
+as far as the reading went. What cannot be brought to that is not compared, and it is said why. So a difference is a
+defect of the online path (a sealed value, a dropped event, another definition), never the age of a snapshot.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.skew_reports import Difference, Path, SkewReport
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import Clock, from_microseconds, microseconds
+from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.sensitivity import Tags
+from antiphon.features.embedding.reading import TextVector
+from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.monitoring.skew.batch import BatchSide, Deadline, Wanted, batch_side
+from antiphon.features.monitoring.skew.kept import Entity
+from antiphon.features.monitoring.skew.report import Tally, same, shown_value
+from antiphon.features.monitoring.skew.sample import sample_entities
+from antiphon.features.monitoring.skew.served import Served, compare_on_demand, unusable
+from antiphon.features.monitoring.skew.vectors import SkewVectors, Vector, shown
+from antiphon.features.offline.batch_values import Computed
+from antiphon.features.offline.compute import ComputeLimits, compute
+from antiphon.features.online.lookup import FeatureReader, FeatureValue
+from antiphon.features.online.streamed import view_prefix
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
+
+SAMPLE = 100
+"""Entities of each view, and predictions, by default."""
+SECONDS = 60.0
+"""How long a comparison takes at most, by default."""
+EXAMPLES = 3
+"""Differences that are shown of each feature."""
+
+CHANGED = "its source changed since the snapshot, and"
+"""And why what the snapshot saw cannot be had any more."""
+GONE = "its snapshot is gone"
+FOREIGN = "it is read from Feast, which keeps no history"
+LATE = "the time was over"
+BETWEEN = "another publication came in between"
+
+Progress = Callable[[int, int, str], None]
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """Values of one view, entity and moment, as the online path gave them; ``through`` is what it knew of the log."""
+
+    keys: Entity
+    as_of: int
+    through: int | None
+    values: Mapping[str, tuple[MeasureValue | Vector, datetime | None]]
+    prediction: str | None = None
+
+
+class Skew:
+    """Compares batch and online in one scope. One comparison at a time: it is batch work beside what is served.
+
+    Args:
+        overlay: streamed events; ``None`` where there are none.
+        vectors: both sides of vectors; without them vectors are not compared.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        definitions: DefinitionReader,
+        snapshots: SnapshotStore,
+        reader: FeatureReader,
+        lake: Lake,
+        log: LogReader,
+        clock: Clock,
+        overlay: StreamedOverlay | None = None,
+        limits: ComputeLimits | None = None,
+        vectors: SkewVectors | None = None,
+    ) -> None:
+        self._scope = scope
+        self._vectors = vectors
+        self._definitions = definitions
+        self._snapshots = snapshots
+        self._reader = reader
+        self._lake = lake
+        self._log = log
+        self._clock = clock
+        self._overlay = overlay
+        self._limits = limits or ComputeLimits()
+        self._busy = threading.Lock()
+
+    def measure(
+        self,
+        views: Sequence[FeatureViewSpec],
+        served: Iterable[Served] = (),
+        *,
+        on_demand: Collection[str] | None = None,
+        as_of: datetime | None = None,
+        sample: int = SAMPLE,
+        seed: int = 0,
+        seconds: float = SECONDS,
+        progress: Progress = lambda done, total, note: None,
+    ) -> SkewReport:
+        """Compare a sample of what is published, and what predictions used.
+
+        Args:
+            views: those that are read online and of which predictions are looked at.
+            served: predictions, latest first.
+            on_demand: names of views computed from requests that are looked at; all by default.
+            as_of: the moment of the online readings; now by default.
+            sample: entities of each view. ``seed`` tells which.
+            seconds: how long it may take; what is left by then counts as not comparable.
+
+        Raises:
+            WriteConflictError: a comparison is under way.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise WriteConflictError(
+                "Batch and online are being compared already.", where="skew", next_step="Try again when it is done."
+            )
+        try:
+            started = self._clock.monotonic()
+            deadline = Deadline(self._clock, seconds)
+            tally = Tally(EXAMPLES)
+            moment = as_of or self._clock.now()
+            groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, tally)
+            total = len(views) + len(groups)
+            for done, spec in enumerate(views):
+                progress(done, total, f"online {spec.name}")
+                self._online(spec, moment, sample, seed, tally, deadline)
+            for done, ((key, snapshot), asked) in enumerate(groups.items(), start=len(views)):
+                progress(done, total, f"served {key.partition('@')[0]}")
+                self._served(key, snapshot, asked, tally, deadline)
+            progress(total, total, "compared")
+            features = tally.features()
+            publication = self._reader.publication()
+            return SkewReport(
+                publication=None if publication is None else publication.number,
+                as_of=moment,
+                sample=sample,
+                predictions=predictions,
+                seconds=self._clock.monotonic() - started,
+                complete=not any(LATE in one.not_comparable for one in features),
+                compared=sum(one.compared for one in features),
+                different=sum(one.different for one in features),
+                features=features,
+                seed=seed,
+            )
+        finally:
+            if self._vectors is not None:
+                self._vectors.forget()
+            self._busy.release()
+
+    def _online(
+        self, spec: FeatureViewSpec, moment: datetime, sample: int, seed: int, tally: Tally, deadline: Deadline
+    ) -> None:
+        def passed_over(reason: str) -> None:
+            for feature in spec.features:
+                tally.passed_over(spec.name, spec.definition_version, feature, "online", reason)
+
+        if spec.source.kind == "feast":
+            return passed_over(FOREIGN)
+        if deadline.over:
+            return passed_over(LATE)
+        publication = self._reader.publication()
+        identity = publication.snapshots.get(spec.key) if publication is not None else None
+        if identity is None:
+            return passed_over("it is not published")
+        plan = plan_of(spec)
+        try:
+            manifest = self._snapshots.get(self._scope, identity)
+            consumed = self._consumed(spec)
+            if consumed is not None and consumed > self._log.end(self._scope, spec.source.name):
+                return passed_over("the overlay is ahead of the log")
+            known = None if manifest.stream_offset is None else max(manifest.stream_offset, consumed or 0)
+            entities = sample_entities(
+                plan, manifest, lake=self._lake, log=self._log, scope=self._scope, through=known, size=sample, seed=seed
+            )
+            if not entities:
+                return passed_over("it has no entities")
+            keys = [dict(zip(plan.keys, entity, strict=True)) for entity in entities]
+            rows = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
+            vectors = self._read_vectors(spec, keys, moment, tally)
+            asked: list[_Asked] = []
+            for entity, row, near in zip(entities, rows, vectors, strict=True):
+                by_offset: dict[int | None, dict[str, tuple[MeasureValue | Vector, datetime | None]]] = {}
+                found: dict[str, FeatureValue | TextVector] = {**row.values, **near}
+                for name, value in found.items():
+                    feature = name.partition(".")[2]
+                    if name in near and value.snapshot != manifest.id:
+                        tally.passed_over(spec.name, spec.definition_version, feature, "online", BETWEEN)
+                        continue
+                    if value.snapshot != manifest.id:
+                        # A publication came in between, or the current one could not be read.
+                        manifest = self._snapshots.get(self._scope, value.snapshot)
+                    # What arrived meanwhile is in it as far as its own latest event.
+                    through = None if known is None else max(known, value.stream_offset or 0)
+                    by_offset.setdefault(through, {})[feature] = (value.value, value.event_time)
+                asked += [_Asked(entity, microseconds(moment), *one) for one in by_offset.items()]
+        except AntiphonError as error:
+            return passed_over(error.what)
+        self._compare(spec, manifest, asked, "online", tally, deadline)
+
+    def _read_vectors(
+        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime, tally: Tally
+    ) -> list[dict[str, TextVector]]:
+        if not spec.models:
+            return [{} for _ in keys]
+        reason = "vectors are not compared here"
+        if self._vectors is not None:
+            try:
+                return self._vectors.online(spec, keys, moment)
+            except AntiphonError as error:
+                reason = error.what
+        for feature in spec.models:
+            tally.passed_over(spec.name, spec.definition_version, feature, "online", reason, len(keys))
+        return [{} for _ in keys]
+
+    def _consumed(self, spec: FeatureViewSpec) -> int | None:
+        """How far the view's stream was consumed before anything is read."""
+        if spec.source.kind != "stream" or self._overlay is None:
+            return None
+        prefix = view_prefix(spec.key)
+        return self._overlay.read([prefix]).offsets[prefix]
+
+    def _grouped(
+        self, served: Iterable[Served], names: set[str], on_demand: Collection[str] | None, tally: Tally
+    ) -> tuple[dict[tuple[str, str], list[_Asked]], int]:
+        """What predictions used, by view and snapshot. On-demand features are compared on the way."""
+        groups: dict[tuple[str, str], list[_Asked]] = {}
+        looked_at = 0
+        for one in served:
+            looked_at += 1
+            by_snapshot: dict[tuple[str, str], list[FeatureReceipt]] = {}
+            compare_on_demand(one, on_demand, self._limits, tally)
+            made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
+            for feature in one.features:
+                view, _, name = feature.name.partition(".")
+                if view not in names or feature.name in made:
+                    continue
+                if reason := unusable(one, feature):
+                    tally.passed_over(view, feature.definition_version, name, "served", reason)
+                    continue
+                assert feature.snapshot is not None
+                by_snapshot.setdefault((f"{view}@{feature.definition_version}", feature.snapshot), []).append(feature)
+            for (key, snapshot), features in by_snapshot.items():
+                groups.setdefault((key, snapshot), []).extend(self._asked(key, one, features))
+        return groups, looked_at
+
+    def _asked(self, key: str, one: Served, features: Sequence[FeatureReceipt]) -> Iterable[_Asked]:
+        """Each feature went as far into the log as its own latest event: what came later is not in it."""
+        view, _, version = key.partition("@")
+        spec = self._definitions.get(self._scope, view, version)
+        keys = tuple(str((one.keys or {}).get(name, "")) for name in spec.entity.keys)
+        by_offset: dict[int | None, dict[str, tuple[MeasureValue, datetime | None]]] = {}
+        for feature in features:
+            values = by_offset.setdefault(feature.stream_offset, {})
+            values[feature.name.partition(".")[2]] = (feature.value, feature.event_time)
+        for offset, values in by_offset.items():
+            yield _Asked(keys, microseconds(one.as_of), offset, values, one.prediction)
+
+    def _served(self, key: str, snapshot: str, asked: Sequence[_Asked], tally: Tally, deadline: Deadline) -> None:
+        view, _, version = key.partition("@")
+        spec = self._definitions.get(self._scope, view, version)
+        if spec.source.kind == "feast":
+            return _pass_over(asked, view, version, "served", FOREIGN, tally)
+        try:
+            manifest = self._snapshots.get(self._scope, snapshot)
+        except NotFoundError:
+            return _pass_over(asked, view, version, "served", GONE, tally)
+        if manifest.stream_offset is not None:
+            least = manifest.stream_offset
+            asked = [msgspec.structs.replace(one, through=max(least, one.through or 0)) for one in asked]
+        self._compare(spec, manifest, asked, "served", tally, deadline)
+
+    def _compare(
+        self,
+        spec: FeatureViewSpec,
+        manifest: SnapshotManifest,
+        asked: Sequence[_Asked],
+        path: Path,
+        tally: Tally,
+        deadline: Deadline,
+    ) -> None:
+        left = list(asked)
+        offsets = [one.through for one in asked if one.through is not None]
+        try:
+            with compute(self._limits) as connection, deadline.interrupting(connection):
+                entities = {one.keys for one in asked}
+                wanted = Wanted(self._scope, plan_of(spec), manifest, max(offsets, default=None), entities)
+                batch = batch_side(connection, wanted, lake=self._lake, log=self._log)
+                groups: dict[tuple[int, int | None], list[_Asked]] = {}
+                for one in asked:
+                    groups.setdefault((one.as_of, one.through), []).append(one)
+                for (moment, through), together in groups.items():
+                    if deadline.over:
+                        break
+                    computed = batch.values([one.keys for one in together], moment, through)
+                    for one in deadline.while_left(together):
+                        self._judge(spec, manifest, one, computed[one.keys], batch, path, tally)
+                        left.remove(one)
+            reason = LATE
+        except AntiphonError as error:
+            reason = LATE if deadline.over else error.what
+        _pass_over(left, spec.name, spec.definition_version, path, reason, tally)
+
+    def _judge(
+        self,
+        spec: FeatureViewSpec,
+        manifest: SnapshotManifest,
+        one: _Asked,
+        computed: Mapping[str, Computed | str],
+        batch: BatchSide,
+        path: Path,
+        tally: Tally,
+    ) -> None:
+        for feature, (value, time) in one.values.items():
+            found = computed.get(feature)
+            if found is None:
+                tally.passed_over(spec.name, spec.definition_version, feature, path, "its definition has it no more")
+                continue
+            if isinstance(found, str):
+                tally.passed_over(spec.name, spec.definition_version, feature, path, found)
+                continue
+            batch_time = None if found.event_time is None else from_microseconds(found.event_time)
+            expected: MeasureValue | Vector = found.value
+            if feature in spec.models:
+                assert self._vectors is not None
+                made = self._vectors.batch(manifest.id, feature, spec.models[feature], found.value)
+                if isinstance(made, str):
+                    tally.passed_over(spec.name, spec.definition_version, feature, path, made)
+                    continue
+                expected = made
+            equal = same(value, expected) and time == batch_time
+            if not equal and batch.basis is None:
+                tally.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
+                continue
+            tags = spec.tags.get(feature, Tags())
+            difference = Difference(
+                dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), _shown(value, tags),
+                _shown(expected, tags), time, batch_time, manifest.id, one.through, one.prediction,
+            )  # fmt: skip
+            basis = batch.basis or "now"
+            tally.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
+
+
+def _shown(value: MeasureValue | Vector, tags: Tags) -> MeasureValue:
+    return shown(value) if isinstance(value, tuple) else shown_value(value, tags)
+
+
+def _pass_over(asked: Iterable[_Asked], view: str, version: str, path: Path, reason: str, tally: Tally) -> None:
+    for one in asked:
+        for feature in one.values:
+            tally.passed_over(view, version, feature, path, reason)

@@ -1,0 +1,86 @@
+"""What predictions used: which of their values say something about the online path, and on-demand features anew."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.skew_reports import Difference
+from antiphon.core.errors import AntiphonError
+from antiphon.definitions.on_demand import InputValue, OnDemandSpec
+from antiphon.definitions.sensitivity import Tags
+from antiphon.features.monitoring.skew.on_demand import on_demand_values
+from antiphon.features.monitoring.skew.report import Tally, same, shown_value
+from antiphon.features.offline.compute import ComputeLimits
+
+REPLACED = {
+    "defaulted": "its freshness contract gave a default",
+    "previous": "its freshness contract gave an earlier value",
+    "recomputed": "its freshness contract had batch compute it",
+}
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What one prediction used.
+
+    Attributes:
+        keys: the entity's; ``None`` when they were erased.
+        inputs: what the request said; ``None`` when that was erased.
+        on_demand: views computed from the request, as its release pins them.
+    """
+
+    prediction: str
+    keys: dict[str, str] | None
+    as_of: datetime
+    features: tuple[FeatureReceipt, ...]
+    inputs: dict[str, InputValue] | None = None
+    on_demand: tuple[OnDemandSpec, ...] = ()
+
+
+def unusable(one: Served, feature: FeatureReceipt) -> str:
+    """Why a value of a receipt says nothing about the online path; empty when it does."""
+    if feature.contract == "masked":
+        return "policy hid it"
+    if feature.contract in REPLACED:
+        return REPLACED[feature.contract]
+    if not feature.snapshot:
+        return "it was read from a dataset"
+    if one.keys is None:
+        return "its entity was erased"
+    return ""
+
+
+def compare_on_demand(one: Served, names: Collection[str] | None, limits: ComputeLimits, tally: Tally) -> None:
+    """Compare what a prediction's on-demand features were with what SQL makes of the same inputs."""
+    values = {feature.name: feature for feature in one.features}
+    for view in one.on_demand:
+        if names is not None and view.name not in names:
+            continue
+        held = {name: values[f"{view.name}.{name}"] for name in view.features if f"{view.name}.{name}" in values}
+        reason, computed = "", dict[str, Any]()
+        if one.inputs is None or one.keys is None:
+            reason = "what the request said was erased"
+        else:
+            try:
+                read = {name: values[name].value for name in view.reads() if name in values}
+                computed = on_demand_values(view, one.inputs, one.keys, read, one.as_of, limits)
+            except AntiphonError as error:
+                reason = error.what
+        for name, feature in held.items():
+            why = reason or ("policy hid it" if feature.contract == "masked" else "")
+            if why:
+                tally.passed_over(view.name, feature.definition_version, name, "served", why)
+                continue
+            value = computed[name]
+            tally.compared(
+                view.name, feature.definition_version, name, "served",
+                None if same(feature.value, value) else Difference(
+                    one.keys, one.as_of, shown_value(feature.value, Tags()), shown_value(value, Tags()),
+                    feature.event_time, feature.event_time, None, prediction=one.prediction,
+                ),
+                "request",
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Batch computation of feature views: materialization, refresh, history, lineage and point-in-time joins."""

@@ -1,0 +1,307 @@
+"""What became of a view: its versions with what they are made of, what the gates said, and how two of them differ.
+
+Everything is read from the catalog, but for quarantined rows, which lie in the lake.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from antiphon.catalog.definitions import DefinitionVersions
+from antiphon.catalog.publications import Publications
+from antiphon.catalog.snapshot_facts import Statistics
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.verdicts import Finding, StagedSnapshots, Verdict, Verdicts
+from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.compatibility import ViewChange, compare
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.quality import QualitySpec, Rule
+from antiphon.features.monitoring.quality.distances import distance
+from antiphon.features.monitoring.quality.quarantine import QuarantinedRow, quarantined_rows
+from antiphon.features.ports import Lake
+
+
+class RuleLine(msgspec.Struct, frozen=True):
+    """A declared rule."""
+
+    name: str
+    kind: str
+    action: str
+
+
+class ViewDescription(msgspec.Struct, frozen=True):
+    """A view as it is declared and as it is served.
+
+    Attributes:
+        current: what is published of this definition version; ``None`` before the first publication.
+        latest: what the gates said last, which may be about something that is not published.
+        staged_until: until when a snapshot waits for the end of an embargo.
+        versions: every definition version that was ever applied, latest first.
+        rows_expired_at: when the rows that ``current`` kept aside were given up.
+    """
+
+    definition: FeatureViewSpec
+    rules: tuple[RuleLine, ...]
+    current: SnapshotManifest | None
+    latest: Verdict | None
+    staged_until: datetime | None
+    versions: tuple[str, ...]
+    rows_expired_at: datetime | None = None
+
+
+class VersionLine(msgspec.Struct, frozen=True):
+    """One attempt to make a view anew. ``current``: it is what is published now; ``kept``: what stayed instead."""
+
+    id: str
+    definition_version: str
+    snapshot: str | None
+    outcome: Literal["passed", "warned", "blocked"]
+    current: bool
+    created_at: datetime
+    as_of: datetime | None
+    rows_in: int | None
+    rows_out: int | None
+    rows_rejected: int | None
+    source_quality: float | None
+    seconds: float | None
+    cpu_seconds: float | None
+    principal: str
+    reason: str
+    run: str | None
+    findings: tuple[Finding, ...]
+    kept: str | None
+
+
+class StatisticsDifference(msgspec.Struct, frozen=True):
+    """One feature or column in two versions; ``None`` where it is not in one. The distances are known where both have
+    enough values."""
+
+    name: str
+    before: Statistics | None
+    after: Statistics | None
+    psi: float | None = None
+    test: str | None = None
+    effect: float | None = None
+    p_value: float | None = None
+
+
+class ViewDifference(msgspec.Struct, frozen=True):
+    """Two versions of a view: what differs in the definition, in the source, and in the values."""
+
+    view: str
+    before: VersionLine
+    after: VersionLine
+    definition: ViewChange
+    features: tuple[StatisticsDifference, ...]
+    columns: tuple[StatisticsDifference, ...]
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """Rows that one version kept aside: how many each rule, and the first of them; none once they ``expired_at``."""
+
+    view: str
+    verdict: str
+    created_at: datetime
+    total: int
+    reasons: dict[str, int]
+    rows: tuple[QuarantinedRow, ...]
+    expired_at: datetime | None = None
+
+
+class ViewHistory:
+    """Reads the history of a scope's views."""
+
+    def __init__(
+        self,
+        *,
+        definitions: DefinitionVersions,
+        snapshots: Snapshots,
+        publications: Publications,
+        verdicts: Verdicts,
+        staged: StagedSnapshots,
+        lake: Lake,
+    ) -> None:
+        self._definitions = definitions
+        self._snapshots = snapshots
+        self._publications = publications
+        self._verdicts = verdicts
+        self._staged = staged
+        self._lake = lake
+
+    def describe(self, scope: Scope, view: str, version: str | None = None) -> ViewDescription:
+        """A view in its latest definition version, or in the one that is named.
+
+        Raises:
+            NotFoundError: it was never applied here.
+        """
+        known = self._known(scope, view)
+        spec = known[0] if version is None else self._definitions.get(scope, view, version)
+        publication = self._publications.current(scope)
+        snapshot = publication.snapshots.get(spec.key) if publication is not None else None
+        rules = (spec.quality or QualitySpec()).rules
+        waiting = [
+            one.publish_at
+            for one in self._staged.list(scope)
+            if (one.view, one.definition_version) == (view, spec.definition_version)
+        ]
+        current = None if snapshot is None else self._snapshots.get(scope, snapshot)
+        return ViewDescription(
+            definition=spec,
+            rules=tuple(RuleLine(rule.name, _kind(rule), rule.action) for rule in rules),
+            current=current,
+            latest=self._verdicts.latest(scope, view, spec.definition_version),
+            staged_until=waiting[-1] if waiting else None,
+            versions=tuple(one.definition_version for one in known),
+            rows_expired_at=self._rows_expired_at(scope, current),
+        )
+
+    def history(self, scope: Scope, view: str, limit: int = 20) -> tuple[VersionLine, ...]:
+        """What was made of a view, published or not, latest first.
+
+        Raises:
+            NotFoundError: it was never applied here.
+        """
+        self._known(scope, view)
+        published = self._published(scope)
+        return tuple(_line(verdict, published) for verdict in self._verdicts.list(scope, view, limit=limit))
+
+    def difference(self, scope: Scope, before: str, after: str) -> ViewDifference:
+        """Two versions of one view, each named by a snapshot or a verdict.
+
+        Raises:
+            NotFoundError: there is no such version.
+            InvalidInputError: they are of different views, or one could not be made.
+        """
+        first, second = self._version(scope, before), self._version(scope, after)
+        if first.view != second.view:
+            raise InvalidInputError(
+                f"{before} is of {first.view} and {after} of {second.view}.", where="diff", next_step="Name one view's."
+            )
+        one, other = _made(first), _made(second)
+        old = self._definitions.get(scope, first.view, first.definition_version)
+        new = self._definitions.get(scope, second.view, second.definition_version)
+        published = self._published(scope)
+        return ViewDifference(
+            view=first.view,
+            before=_line(first, published),
+            after=_line(second, published),
+            definition=compare(old, new),
+            features=_differences(one.statistics, other.statistics),
+            columns=_differences(_columns(one), _columns(other)),
+        )
+
+    def quarantine(self, scope: Scope, view: str, version: str | None = None, limit: int = 100) -> Quarantine | None:
+        """Rows that the latest version with any kept aside, or the one that is named; ``None`` when there are none.
+
+        Raises:
+            NotFoundError: there is no such view or version.
+        """
+        self._known(scope, view)
+        if version is not None:
+            wanted = [self._version(scope, version)]
+        else:
+            wanted = [one for one in self._verdicts.list(scope, view, limit=1_000) if one.kept_aside is not None][:1]
+        for one in wanted:
+            if one.view == view and one.manifest is not None and one.manifest.quarantined is not None:
+                kept = one.manifest.quarantined
+                expired = self._verdicts.expired_at(scope, one.id)
+                rows = () if expired is not None else tuple(quarantined_rows(one.manifest, self._lake, limit))
+                return Quarantine(view, one.id, one.created_at, kept.rows, kept.reasons, rows, expired)
+        return None
+
+    def _rows_expired_at(self, scope: Scope, manifest: SnapshotManifest | None) -> datetime | None:
+        if manifest is None or manifest.quarantined is None:
+            return None
+        try:
+            return self._verdicts.expired_at(scope, self._version(scope, manifest.id).id)
+        except NotFoundError:
+            return None
+
+    def _published(self, scope: Scope) -> frozenset[str]:
+        publication = self._publications.current(scope)
+        return frozenset(publication.snapshots.values()) if publication is not None else frozenset()
+
+    def _known(self, scope: Scope, view: str) -> list[FeatureViewSpec]:
+        known = self._definitions.list(scope, view)
+        if not known:
+            raise NotFoundError(
+                f"There is no view {view!r}.",
+                where=str(scope),
+                next_step=nearest(
+                    view,
+                    {spec.name for spec in self._definitions.list(scope)},
+                    "`antiphon features list` shows the views.",
+                ),
+            )
+        return known
+
+    def _version(self, scope: Scope, name: str) -> Verdict:
+        if name.startswith("verd_"):
+            return self._verdicts.get(scope, name)
+        view = self._snapshots.get(scope, name).view
+        made = [one for one in self._verdicts.list(scope, view, limit=10_000) if one.snapshot == name]
+        if not made:
+            raise NotFoundError(
+                f"Nothing is known of how {name!r} was made.", where=str(scope), next_step="Refresh the view."
+            )
+        return made[-1]
+
+
+def _made(verdict: Verdict) -> SnapshotManifest:
+    if verdict.manifest is None:
+        raise InvalidInputError(
+            f"{verdict.id} could not be made: there is nothing to compare.", where="diff",
+            next_step="Name another version; the view's history says what was found.",
+        )  # fmt: skip
+    return verdict.manifest
+
+
+def _line(verdict: Verdict, published: frozenset[str]) -> VersionLine:
+    made = verdict.manifest
+    quality = made.source_quality if made is not None else None
+    return VersionLine(
+        id=verdict.id,
+        definition_version=verdict.definition_version,
+        snapshot=verdict.snapshot,
+        outcome=verdict.outcome,
+        current=verdict.outcome != "blocked" and verdict.snapshot in published,
+        created_at=verdict.created_at,
+        as_of=made.as_of if made is not None else None,
+        rows_in=made.rows_in if made is not None else None,
+        rows_out=made.rows_out if made is not None else None,
+        rows_rejected=made.rows_rejected if made is not None else None,
+        source_quality=quality.score if quality is not None else None,
+        seconds=made.duration_seconds if made is not None else None,
+        cpu_seconds=made.cost.cpu_seconds if made is not None else None,
+        principal=verdict.principal,
+        reason=verdict.reason,
+        run=verdict.run,
+        findings=verdict.findings,
+        kept=verdict.kept,
+    )
+
+
+def _columns(manifest: SnapshotManifest) -> dict[str, Statistics]:
+    return manifest.source_quality.columns if manifest.source_quality is not None else {}
+
+
+def _differences(before: dict[str, Statistics], after: dict[str, Statistics]) -> tuple[StatisticsDifference, ...]:
+    """Every name of either, the most different first."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        gap = distance(name, one, other) if one is not None and other is not None else None
+        if gap is None:
+            found.append(StatisticsDifference(name, one, other))
+        else:
+            found.append(StatisticsDifference(name, one, other, gap.psi, gap.test, gap.effect, gap.p_value))
+    return tuple(sorted(found, key=lambda one: -(one.effect or 0.0)))
+
+
+def _kind(rule: Rule) -> str:
+    return str(rule.__struct_config__.tag).replace("_", " ")

@@ -1,0 +1,300 @@
+"""Materialise: a view's source as of a moment → an immutable snapshot in the lake, and its manifest.
+
+A snapshot holds per entity what any later reading needs: the measured events back to the longest window and a
+slack, one base tile of everything older when a feature looks at all time, and the values as of the moment. All of it
+comes from one pass over the rows in the order of entities, a batch of whole entities at a time: no step grows with how
+many there are. Invariant: a reading at any ``as_of ≥ snapshot − slack`` from it and the events that came later
+through the stream equals the batch query, bit for bit.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from antiphon.catalog.snapshot_facts import Cost, SourceRead, Statistics
+from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.core.clock import Clock, microseconds, utc
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.batch import SnapshotEmbedding
+from antiphon.features.embedding.ports import Embedders
+from antiphon.features.monitoring.quality.custom_rules import Functions, check_values, needs_values
+from antiphon.features.monitoring.quality.inspection import Inspection
+from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
+from antiphon.features.monitoring.quality.statistics import StatisticsBuilder
+from antiphon.features.monitoring.quality.text_names import KeyedHash, TextNames
+from antiphon.features.offline.batch_values import BatchValues, window_condition
+from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
+from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
+from antiphon.features.ports import Lake, LogReader
+from antiphon.features.sources.naming import naming
+from antiphon.features.sources.opened import OpenedSource, hashed_files
+from antiphon.features.sources.source_rows import ROWS, load_rows
+from antiphon.features.sources.taking_over import TakenOver, taken_over
+from antiphon.features.tiles.row_batches import row_batches
+from antiphon.features.tiles.row_digest import RowDigest
+from antiphon.features.tiles.tile import Tile
+from antiphon.features.tiles.tile_files import base_tiles, tile_schema, together_tiles
+from antiphon.features.tiles.tile_sql import tile_columns, tiles_of
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow
+
+SUFFIX = ".parquet"
+"""A manifest lists a snapshot's files in the order events, tiles, values."""
+
+
+class Materialisation(msgspec.Struct, frozen=True):
+    """What to materialise, for whom and why. ``through`` is the last log offset to take; the log's end by default.
+    ``previous`` is the snapshot that it is to replace: what came since then is new, histograms take over its edges, and
+    what need not be read again is taken over from it, unless the ``whole`` source is to be read.
+    """
+
+    scope: Scope
+    spec: FeatureViewSpec
+    as_of: datetime
+    through: int | None = None
+    kind: str = "batch"
+    run: str | None = None
+    previous: SnapshotManifest | None = None
+    principal: str = ""
+    reason: str = ""
+    whole: bool = False
+
+
+def materialize(
+    wanted: Materialisation,
+    *,
+    lake: Lake,
+    log: LogReader | None,
+    clock: Clock,
+    limits: ComputeLimits | None = None,
+    functions: Functions | None = None,
+    embedders: Embedders | None = None,
+    keyed_hash: KeyedHash | None = None,
+) -> SnapshotManifest:
+    """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
+
+    Args:
+        keyed_hash: makes pseudonyms of texts that are not public, for statistics; without it they have no name there.
+
+    Raises:
+        SetupError: the source's file is missing, or the model of a vector.
+        InvalidInputError: the source does not fit the definition.
+        UnavailableError: out of memory or disk; the source changed while it was read.
+    """
+    started, cpu = clock.monotonic(), time.process_time()
+    plan = plan_of(wanted.spec)
+    as_of = microseconds(wanted.as_of)
+    bounds = limits or ComputeLimits()
+    vectors = SnapshotEmbedding(wanted.spec, embedders, lake, wanted.previous)
+    # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
+    folder = None if lake.sealed else lake.scratch()
+    if lake.sealed:
+        bounds = msgspec.structs.replace(bounds, spill=None, scratch=None)
+    elif bounds.spill is None:
+        bounds = msgspec.structs.replace(bounds, spill=str(folder))
+    try:
+        with naming(wanted.spec.source.name), compute(bounds) as connection:
+            rows = hashed_files(connection, wanted.spec.source)
+            before = _before(connection, wanted, plan, rows, lake, as_of)
+            taken = before if isinstance(before, TakenOver) else None
+            names = TextNames(wanted.spec, keyed_hash)
+            inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous, names=names)
+            inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of), taken)
+            with inspection.explaining():
+                loaded = load_rows(
+                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through,
+                    identified=False, before=taken, rows=rows,
+                )  # fmt: skip
+            inspection.require_unchanged()
+            quarantined = inspection.keep_aside(lake)
+            written = _written(connection, wanted, plan, as_of, lake, inspection, vectors, names)
+            with inspection.timed():
+                if needs_values(wanted.spec):
+                    name, allowed = wanted.spec.name, bounds.memory * 2**20
+                    with snapshot_values(
+                        connection, lake, written.values, name, folder=folder, most_bytes=allowed
+                    ) as found:
+                        inspection.add(check_values(connection, wanted.spec, found, functions))
+            embedded = vectors.finished(wanted.scope)
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+    events, tiles, values = written.events, written.tiles, written.values
+    logical = content_hash([plan.spec.key, as_of, list(loaded.kinds), written.digest])
+    identity = content_hash([wanted.spec.key, logical, as_of, loaded.stream_offset, str(wanted.scope)])
+    snapshot = f"snap_{identity[:26]}"
+    return SnapshotManifest(
+        id=snapshot,
+        scope=wanted.scope,
+        view=wanted.spec.name,
+        definition_version=wanted.spec.definition_version,
+        as_of=utc(wanted.as_of),
+        files=(events, tiles, values),
+        logical_hash=logical,
+        rows_in=loaded.rows_in + inspection.kept_aside,
+        rows_out=values.rows,
+        rows_rejected=loaded.rows_rejected + inspection.kept_aside,
+        source=loaded.source,
+        source_hash=loaded.source_hash,
+        created_at=clock.now(),
+        kind=wanted.kind,
+        statistics=written.statistics,
+        online_file=f"{wanted.scope.tenant}/{wanted.scope.environment}/{wanted.spec.name}/{snapshot}.mdb",
+        duration_seconds=clock.monotonic() - started,
+        run=wanted.run,
+        stream_offset=loaded.stream_offset,
+        rejections=inspection.rejections(loaded.rows_rejected),
+        source_quality=inspection.quality,
+        sampling_rate=inspection.rules.sampling_rate,
+        checks=inspection.checks(),
+        quarantined=quarantined,
+        cost=Cost(
+            cpu_seconds=time.process_time() - cpu,
+            bytes_read=inspection.bytes_read,
+            bytes_written=sum(file.bytes for file in (events, tiles, values)),
+            quality_seconds=inspection.seconds,
+        ),
+        principal=wanted.principal,
+        reason=wanted.reason,
+        vectors=embedded,
+        read=SourceRead(
+            rows=loaded.read,
+            taken_over=taken.snapshot.id if taken is not None else None,
+            whole=before if isinstance(before, str) else None,
+            files=loaded.files,
+            kinds=loaded.kinds,
+            columns=loaded.columns,
+            withheld=loaded.withheld,
+        ),
+    )
+
+
+def _before(
+    connection: duckdb.DuckDBPyConnection,
+    wanted: Materialisation,
+    plan: Plan,
+    rows: OpenedSource | None,
+    lake: Lake,
+    as_of: int,
+) -> TakenOver | str:
+    if wanted.whole:
+        return "it was asked for"
+    return taken_over(connection, plan, rows, wanted.previous, lake, as_of=as_of, through=wanted.through)
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """The three files of a snapshot, and what was found out on the way."""
+
+    events: SnapshotFile
+    tiles: SnapshotFile
+    values: SnapshotFile
+    statistics: dict[str, Statistics]
+    digest: list[object]
+
+
+def _written(
+    connection: duckdb.DuckDBPyConnection,
+    wanted: Materialisation,
+    plan: Plan,
+    as_of: int,
+    lake: Lake,
+    inspection: Inspection,
+    vectors: SnapshotEmbedding,
+    names: TextNames,
+) -> _Written:
+    """Events, tiles and values in one pass over the rows in the order of entities."""
+    import pyarrow
+
+    cut = plan.retained_from(as_of)
+    digest, previous = RowDigest(), wanted.previous
+    features = [feature.name for feature in plan.features]
+    statistics = StatisticsBuilder(
+        features, previous.statistics if previous is not None else None, names.of_features(features)
+    )
+    values = BatchValues(connection, plan, as_of)
+    types = [field.type for field in connection.sql(f"SELECT * FROM {ROWS} LIMIT 0").to_arrow_table().schema]
+    schema = tile_schema(plan, types[len(types) - len(plan.measures) :])
+    together = together_tiles(plan, _fitted(connection, plan, as_of), schema)
+    with_texts: list[pyarrow.RecordBatch] = []
+    # Rows that are older than any reading looks back are part of the base of features of all time, or of nothing.
+    batches = row_batches(connection, plan, ROWS if plan.unbounded else f"(FROM {ROWS} WHERE event_time >= {cut})")
+    with (
+        lake.writing(wanted.scope, SUFFIX) as of_events,
+        lake.writing(wanted.scope, SUFFIX) as of_tiles,
+        lake.writing(wanted.scope, SUFFIX) as of_values,
+        ParquetFile(of_events) as events,
+        ParquetFile(of_tiles) as tiles,
+        ParquetFile(of_values) as finished,
+    ):
+        for batch in batches:
+            digest.add(batch.rows)
+            retained = batch.rows
+            if plan.unbounded:
+                old = (batch.times < cut) & (batch.available <= as_of - plan.slack)
+                base = base_tiles(batch, plan, old, schema)
+                if base is not None:
+                    tiles.write(base)
+                if old.any():
+                    retained = batch.rows.filter(pyarrow.array(~old))
+            events.write(retained)
+            found = values.of(batch)
+            if wanted.spec.models:
+                with_texts.append(found)
+                continue
+            finished.write(found)
+            with inspection.timed():
+                statistics.add(found, prefix=f"{plan.spec.name}.")
+        if with_texts:
+            # Each different text is embedded once, so they are wanted together.
+            for found in vectors.replaced(pyarrow.Table.from_batches(with_texts)).to_batches():
+                finished.write(found)
+                with inspection.timed():
+                    statistics.add(found, prefix=f"{plan.spec.name}.")
+        if together.num_rows:
+            tiles.write(together)
+        events.ensure(_event_schema(plan, types))
+        tiles.ensure(schema)
+        finished.ensure(values.schema())
+    with inspection.timed():
+        found_statistics = statistics.finish()
+    return _Written(
+        SnapshotFile(of_events.path, of_events.sha256, events.rows, of_events.size),
+        SnapshotFile(of_tiles.path, of_tiles.sha256, tiles.rows, of_tiles.size),
+        SnapshotFile(of_values.path, of_values.sha256, finished.rows, of_values.size),
+        found_statistics,
+        digest.finish(),
+    )
+
+
+def _event_schema(plan: Plan, types: list[pyarrow.DataType]) -> pyarrow.Schema:
+    import pyarrow
+
+    names = [f"k{index}" for index in range(len(plan.keys))] + ["event_time", "available_at", "seq"]
+    names += [f"m{index}" for index in range(len(plan.measures))]
+    measured = types[len(types) - len(plan.measures) :]
+    kinds = [pyarrow.string()] * len(plan.keys) + [pyarrow.int64(), pyarrow.int64(), pyarrow.string(), *measured]
+    return pyarrow.schema(list(zip(names, kinds, strict=True)))
+
+
+def _fitted(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> dict[int, tuple[int, int, list[Tile]]]:
+    """What encodings are set against: all entities together at each midnight that a reading may go back to."""
+    found: dict[int, tuple[int, int, list[Tile]]] = {}
+    every = range(len(plan.measures))
+    for window in plan.fitted_windows:
+        for fitted_at in range(midnight_before(as_of - SLACK), midnight_before(as_of) + 1, DAY):
+            condition = window_condition(window, fitted_at)
+            columns = [column for index in every for column in tile_columns(plan, index, f"t{index}", condition)]
+            rows, *tiles = one_row(
+                connection, f"SELECT count(*) FILTER (WHERE {condition}), {', '.join(columns)} FROM {ROWS}"
+            )
+            found[plan.fitted_index(window, fitted_at)] = (fitted_at, rows, tiles_of(plan, every, tiles))
+    return found

@@ -1,0 +1,316 @@
+"""Refresh: the durable workflow materialise → gate → publish, for one or several views at once.
+
+A view whose source cannot be read, or whose snapshot its gates block, keeps the snapshot before, with a verdict that
+says why; the other views go on. What is under an embargo is staged instead of published.
+
+Every step is idempotent: a snapshot's id and files follow from its content, and publishing what is current
+changes nothing. So a run that is killed anywhere goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import Finding, Staged, Verdict, verdict_id
+from antiphon.core.clock import Clock, utc
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.durable.context import RunContext
+from antiphon.features.embedding.ports import Embedders
+from antiphon.features.monitoring.quality.custom_rules import Functions
+from antiphon.features.monitoring.quality.gate import EARLIER, Outcome, gate
+from antiphon.features.monitoring.quality.text_names import KeyedHash
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.ports import (
+    DefinitionReader,
+    Lake,
+    LogReader,
+    PublicationReader,
+    SnapshotStore,
+    StagedStore,
+    VerdictStore,
+)
+from antiphon.features.publication.publish import Publisher
+
+WORKFLOW = "refresh"
+"""The workflow's name in the registry."""
+
+_MATERIALISE = "materialise "
+_log = logging.getLogger("antiphon.features")
+
+
+class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to refresh.
+
+    Attributes:
+        views: ``view@definition_version`` each.
+        as_of: the moment; when the run starts by default.
+        reason: why, kept with the publication.
+        principal: who asked.
+        whole: read all of each source, whatever could be taken over from the snapshot before.
+    """
+
+    views: tuple[str, ...]
+    as_of: datetime | None = None
+    reason: str = "refresh"
+    principal: str = "worker"
+    kind: str = "batch"
+    whole: bool = False
+
+
+class Refreshed(msgspec.Struct, frozen=True):
+    """What came of it.
+
+    Attributes:
+        publication: the one current afterwards; ``None``: still nothing is published.
+        snapshots: of each view that passed.
+        blocked: of each view that a gate stopped the reasons; it keeps its previous snapshot.
+        warned: what was found in views that passed all the same.
+        staged: views whose snapshot waits for the end of an embargo, and until when.
+        held: views that somebody holds; their snapshot is recorded and not published.
+    """
+
+    publication: int | None
+    snapshots: dict[str, str]
+    blocked: dict[str, tuple[str, ...]]
+    warned: dict[str, tuple[str, ...]] = {}
+    staged: dict[str, datetime] = {}
+    held: tuple[str, ...] = ()
+
+
+class Refresher:
+    """The workflow with what it needs, for one scope."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        definitions: DefinitionReader,
+        snapshots: SnapshotStore,
+        publications: PublicationReader,
+        publisher: Publisher,
+        lake: Lake,
+        log: LogReader,
+        clock: Clock,
+        limits: ComputeLimits | None = None,
+        functions: Functions | None = None,
+        verdicts: VerdictStore | None = None,
+        staged: StagedStore | None = None,
+        embedders: Embedders | None = None,
+        keyed_hash: KeyedHash | None = None,
+    ) -> None:
+        self._scope = scope
+        self._definitions = definitions
+        self._snapshots = snapshots
+        self._publications = publications
+        self._publisher = publisher
+        self._lake = lake
+        self._log = log
+        self._clock = clock
+        self._limits = limits
+        self._functions = functions
+        self._verdicts = verdicts
+        self._staged = staged
+        self._embedders = embedders
+        self._keyed_hash = keyed_hash
+
+    async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`Refreshed`, as JSON.
+
+        Raises:
+            InvalidInputError: the arguments or a source do not fit.
+            NotFoundError: a definition version is unknown.
+        """
+        try:
+            wanted = msgspec.convert(arguments, RefreshArguments)
+        except msgspec.ValidationError as error:
+            raise InvalidInputError(f"{error}.", where="refresh arguments") from None
+        if not wanted.views:
+            raise InvalidInputError("No view is named.", where="refresh arguments")
+        if run.scope != self._scope:
+            raise InvalidInputError(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
+        start = await run.step("pin", self._pin, wanted)
+        total = len(wanted.views) + 1
+        passed: list[dict[str, Any]] = []
+        found = Refreshed(None, {}, {})
+        unreadable: list[dict[str, str]] = []
+        for done, key in enumerate(wanted.views):
+            run.progress(done, total, f"materialise {key}")
+            made = await run.step(f"{_MATERIALISE}{key}", self._materialise, wanted, start, key, run.id)
+            judged = await run.step(f"gate {key}", self._gate, wanted, key, made, run.id)
+            if "unreadable" in made:
+                unreadable.append(made["unreadable"])
+            elif judged["outcome"] != "blocked":
+                passed.append(made)
+            reasons = tuple(finding["reason"] for finding in judged["findings"])
+            if judged["outcome"] == "blocked":
+                found.blocked[key] = tuple(one["reason"] for one in judged["findings"] if one["action"] == "block")
+            elif reasons:
+                found.warned[key] = reasons
+        if len(unreadable) == len(wanted.views):
+            raise InvalidInputError(
+                unreadable[0]["what"], where=unreadable[0]["where"], next_step=unreadable[0]["next_step"]
+            )
+        run.progress(total - 1, total, "publish")
+        published = await run.step("publish", self._publish, wanted, passed)
+        run.progress(total, total, "published" if passed else "nothing published: every view is blocked")
+        found.snapshots.update({f"{made['view']}@{made['definition_version']}": made["id"] for made in passed})
+        result = msgspec.structs.replace(found, **msgspec.convert(published, dict[str, Any]))
+        builtins: dict[str, Any] = msgspec.to_builtins(result)
+        return builtins
+
+    def _pin(self, wanted: RefreshArguments) -> dict[str, Any]:
+        """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
+        streams = {spec.source.name for spec in map(self._spec, wanted.views) if spec.source.kind == "stream"}
+        as_of = utc(wanted.as_of) if wanted.as_of is not None else self._clock.now()
+        through = {stream: self._log.end(self._scope, stream) for stream in sorted(streams)}
+        return {"as_of": as_of.isoformat(), "through": through}
+
+    def _materialise(self, wanted: RefreshArguments, start: dict[str, Any], key: str, run: str) -> dict[str, Any]:
+        spec = self._spec(key)
+        try:
+            manifest = materialize(
+                Materialisation(
+                    scope=self._scope,
+                    spec=spec,
+                    as_of=datetime.fromisoformat(start["as_of"]),
+                    through=start["through"].get(spec.source.name),
+                    kind=wanted.kind,
+                    run=run,
+                    previous=self._previous(key),
+                    whole=wanted.whole,
+                    principal=wanted.principal,
+                    reason=wanted.reason,
+                ),
+                lake=self._lake,
+                log=self._log,
+                clock=self._clock,
+                limits=self._limits,
+                functions=self._functions,
+                embedders=self._embedders,
+                keyed_hash=self._keyed_hash,
+            )
+        except (InvalidInputError, SetupError, CorruptionError) as error:
+            # What can be tried again (no memory, a file that changed meanwhile) fails the run instead.
+            return {"unreadable": _said(error)}
+        made: dict[str, Any] = msgspec.to_builtins(manifest)
+        return made
+
+    def _gate(self, wanted: RefreshArguments, key: str, made: dict[str, Any], run: str) -> dict[str, Any]:
+        spec, previous = self._spec(key), self._previous(key)
+        manifest: SnapshotManifest | None = None
+        if "unreadable" in made:
+            said = made["unreadable"]
+            findings: tuple[Finding, ...] = (Finding("source", "block", f"{said['where']}: {said['what']}"),)
+            outcome: Outcome = "blocked"
+        else:
+            manifest = msgspec.convert(made, SnapshotManifest)
+            earlier = self._snapshots.list(self._scope, spec.name, spec.definition_version, limit=EARLIER + 1)
+            judged = gate(spec, manifest, previous, earlier)
+            findings, outcome = judged.findings, judged.outcome
+        if self._verdicts is not None:
+            self._verdicts.add(
+                Verdict(
+                    id=verdict_id(run, key),
+                    scope=self._scope,
+                    view=spec.name,
+                    definition_version=spec.definition_version,
+                    outcome=outcome,
+                    findings=findings,
+                    snapshot=manifest.id if manifest is not None else None,
+                    manifest=manifest,
+                    run=run,
+                    principal=wanted.principal,
+                    reason=wanted.reason,
+                    created_at=self._clock.now(),
+                    kept=previous.id if previous is not None and outcome == "blocked" else None,
+                )
+            )
+        return {"outcome": outcome, "findings": msgspec.to_builtins(findings)}
+
+    def _publish(self, wanted: RefreshArguments, passed: list[dict[str, Any]]) -> dict[str, Any]:
+        made = [msgspec.convert(one, SnapshotManifest) for one in passed]
+        snapshots = [(one, self._definitions.get(self._scope, one.view, one.definition_version)) for one in made]
+        staged: dict[str, datetime] = {}
+        for manifest, spec in snapshots if self._staged is not None else ():
+            if spec.embargo is None:
+                continue
+            assert self._staged is not None
+            manifest = self._publisher.prepare(manifest, spec)
+            staged[spec.key] = manifest.created_at + timedelta(microseconds=spec.embargo)
+            self._staged.add(
+                Staged(
+                    self._scope, spec.name, spec.definition_version, manifest.id, staged[spec.key],
+                    wanted.reason, wanted.principal,
+                )
+            )  # fmt: skip
+        now = [(manifest, spec) for manifest, spec in snapshots if spec.key not in staged]
+        publication = self._publisher.publish(now, reason=wanted.reason, principal=wanted.principal)
+        found: dict[str, Any] = msgspec.to_builtins(
+            {
+                "publication": None if publication is None else publication.number,
+                "staged": staged,
+                "held": tuple(spec.key for _, spec in now if self._publisher.held(spec.name)),
+            }
+        )
+        return found
+
+    def release_staged(self, only: Collection[str] | None = None) -> int:
+        """Publish what has waited long enough; how many snapshots. Doing it again, or twice at once, changes
+        nothing.
+
+        Args:
+            only: these views, ``view@definition_version`` each, and a problem with one is raised; with all of them it
+                is logged, and holds no other back.
+        """
+        if self._staged is None:
+            return 0
+        due, released = self._staged.list(self._scope, self._clock.now()), 0
+        for one in due:
+            if only is not None and f"{one.view}@{one.definition_version}" not in only:
+                continue
+            if self._publisher.held(one.view):
+                continue  # It waits on.
+            try:
+                manifest = self._snapshots.get(self._scope, one.snapshot)
+                spec = self._definitions.get(self._scope, one.view, one.definition_version)
+                self._publisher.publish(
+                    [(manifest, spec)], reason=f"{one.reason}, after its embargo", principal=one.principal
+                )
+            except AntiphonError as error:
+                if only is not None:
+                    raise
+                _log.error("%s of %s is not published after its embargo, and is tried again: %s",
+                           one.snapshot, one.view, error)  # fmt: skip
+                continue
+            self._staged.remove(self._scope, one.snapshot)
+            released += 1
+        return released
+
+    def _previous(self, key: str) -> SnapshotManifest | None:
+        current = self._publications.current(self._scope)
+        known = current.snapshots.get(key) if current is not None else None
+        return None if known is None else self._snapshots.get(self._scope, known)
+
+    def _spec(self, key: str) -> FeatureViewSpec:
+        view, _, version = key.partition("@")
+        return self._definitions.get(self._scope, view, version)
+
+
+def made_by(step: str, result: Any) -> tuple[str, ...]:
+    """Files of the lake that a recorded step of the workflow has made; nothing may name them yet."""
+    if not step.startswith(_MATERIALISE) or not isinstance(result, dict) or "unreadable" in result:
+        return ()
+    return msgspec.convert(result, SnapshotManifest).paths
+
+
+def _said(error: AntiphonError) -> dict[str, str]:
+    return {"what": error.what, "where": error.where or "source", "next_step": error.next_step or ""}

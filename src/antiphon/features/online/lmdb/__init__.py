@@ -1,0 +1,1 @@
+"""The online store on this machine: sealed LMDB files and the overlay."""

@@ -1,0 +1,251 @@
+"""The overlay: measured events that came through the stream, one small mutable LMDB per scope.
+
+Invariants: events and the consumer's offset change in one transaction, so redelivery changes nothing and nothing is
+skipped; an event stands under its log offset, so a reading on top of a snapshot that includes the log through O
+takes exactly the events after O, whichever snapshot that is.
+
+Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
+``w`` + view: what was seen of its stream (:class:`Progress`; ``x`` + view, rejected events, is an older form);
+``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
+(``overlay_file``), and ``r`` + view: the offset at which the view is. ``view`` is 8 bytes of the
+hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
+overlay's own, sealed by the codec, and an event is the number of its key followed by the sealed value. A new key is
+begun when the scope's data key is rotated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.scope import Scope
+from antiphon.features.online.lmdb import environments
+from antiphon.features.online.lmdb.overlay_file import REPLAYING, OverlayFile
+from antiphon.features.online.overlay_keys import OverlayKeys
+from antiphon.features.online.streamed import (
+    OverlayCheck,
+    OverlayEvent,
+    OverlayReading,
+    Progress,
+    decode_event,
+    decode_progress,
+    encode_event,
+    encode_progress,
+)
+from antiphon.features.tiles.evaluate import StreamedEvent
+
+FILE_NAME = "overlay.mdb"
+
+
+class Overlay:
+    """The overlay of one scope. One process writes, any number read."""
+
+    def __init__(
+        self,
+        root: Path,
+        scope: Scope,
+        codec: Codec | None = None,
+        *,
+        published: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            published: tells whether features of the scope were published, asked when there is no file: streamed events
+                may have been in the one before, so a new one is filled from the log before it is answered from.
+        """
+        self._keys = OverlayKeys(codec or PlainCodec(), scope)
+        self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME, published)
+
+    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+        """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
+        with self._file.transaction() as transaction:
+            reading = OverlayReading({}, {}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
+            for view in views:
+                reading.offsets[view] = _number(transaction.get(b"o" + view))
+                reading.pruned[view] = _number(transaction.get(b"p" + view))
+                reading.progress[view] = _progress(transaction, view)
+                if reading.replaying and (target := transaction.get(REPLAYING + view)) is not None:
+                    reading.targets[view] = _number(target)
+            cursor, records = transaction.cursor(), LmdbKeyRecords(transaction)
+            for view, entity, after in wanted:
+                reading.events[view, entity] = self._events(cursor, records, b"e" + view + entity, after)
+        return reading
+
+    def _events(self, cursor: Any, records: LmdbKeyRecords, prefix: bytes, after: int) -> list[StreamedEvent]:
+        found: list[StreamedEvent] = []
+        if not cursor.set_range(prefix + (after + 1).to_bytes(8, "big")):
+            return found
+        opened = self._keys.open
+        for key, value in cursor:
+            if not key.startswith(prefix):
+                break
+            found.append(decode_event(opened(records, key, value)))
+        return found
+
+    def apply(
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
+    ) -> None:
+        """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
+        move has seen nothing new.
+
+        Raises:
+            UnavailableError: the overlay or its disk is full.
+        """
+        with self._room_needed(), self._file.transaction(write=True) as transaction:
+            self._put(transaction, events)
+            for view, offset in offsets.items():
+                if offset > _number(transaction.get(b"o" + view)):
+                    transaction.put(b"o" + view, offset.to_bytes(8, "big"))
+                    if view in seen:
+                        together = _progress(transaction, view).and_then(seen[view])
+                        transaction.put(b"w" + view, encode_progress(together))
+
+    def _room_needed(self) -> AbstractContextManager[None]:
+        return environments.room_needed("The overlay of streamed events", "Refresh the views, or free disk space.")
+
+    def prune(self, view: bytes, through: int) -> int:
+        """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.
+
+        Returns:
+            How many were dropped.
+        """
+        dropped = 0
+        with self._file.transaction(write=True) as transaction:
+            prefix = b"e" + view
+            cursor = transaction.cursor()
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                if int.from_bytes(cursor.key()[-8:], "big") <= through:
+                    found = cursor.delete()
+                    dropped += 1
+                else:
+                    found = cursor.next()
+            if through > _number(transaction.get(b"p" + view)):
+                transaction.put(b"p" + view, through.to_bytes(8, "big"))
+        return dropped
+
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
+        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
+        with self._room_needed(), self._file.transaction(write=True) as transaction:
+            now = _number(transaction.get(b"p" + view))
+            if now > pruned:
+                return False
+            self._put(transaction, events)
+            if through < now:
+                transaction.put(b"p" + view, through.to_bytes(8, "big"))
+        return True
+
+    def replay_through(self, targets: Mapping[bytes, int]) -> None:
+        """Record, while the overlay is filled again, the log offsets at which views have what it held before."""
+        with self._file.transaction(write=True) as transaction:
+            if transaction.get(REPLAYING) is not None:
+                for view, offset in targets.items():
+                    transaction.put(REPLAYING + view, offset.to_bytes(8, "big"), overwrite=False)
+
+    def caught_up(self) -> None:
+        """End the replay: everything that a damaged overlay held was read again."""
+        with self._file.transaction(write=True) as transaction, transaction.cursor() as cursor:
+            found = cursor.set_range(REPLAYING)
+            while found and cursor.key().startswith(REPLAYING):
+                found = cursor.delete()
+
+    def renew(self, why: str) -> None:
+        """Set the overlay aside as damaged, and begin an empty one."""
+        self._file.renew(why)
+
+    def reseal(self) -> int:
+        """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
+        now; returns how many events were written."""
+        with self._file.transaction(write=True) as transaction:
+            records = LmdbKeyRecords(transaction)
+            if self._keys.current(records):
+                return 0
+            old = records.places()
+            self._keys.begin(records)
+            resealed = 0
+            cursor = transaction.cursor()
+            found = cursor.set_range(b"e")
+            while found and cursor.key().startswith(b"e"):
+                key = bytes(cursor.key())
+                value = self._keys.open(records, key, cursor.value())
+                transaction.put(key, self._keys.seal(records, key, value))
+                resealed += 1
+                found = cursor.set_range(key + b"\0")
+            for number in old:
+                transaction.delete(number)
+        return resealed
+
+    def check(self) -> OverlayCheck:
+        """Open every event, of one state of the file; what does not open is counted."""
+
+        def stored(transaction: Any) -> Iterator[tuple[bytes, bytes]]:
+            cursor = transaction.cursor()
+            if cursor.set_range(b"e"):
+                for key, value in cursor:
+                    if not key.startswith(b"e"):
+                        return
+                    yield bytes(key), bytes(value)
+
+        with self._file.transaction() as transaction:
+            return self._keys.check(LmdbKeyRecords(transaction), stored(transaction))
+
+    def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
+        records = LmdbKeyRecords(transaction)
+        written: dict[bytes, bytes] = {}
+        for item in events:
+            key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
+            written[key] = self._keys.seal(records, key, encode_event(item.event))
+        if written:
+            # In order of keys, so that a burst of one entity's events touches its page once.
+            with transaction.cursor() as cursor:
+                cursor.putmulti(sorted(written.items()))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _number(stored: bytes | None) -> int:
+    return 0 if stored is None else int.from_bytes(stored, "big")
+
+
+def _progress(transaction: Any, view: bytes) -> Progress:
+    stored = transaction.get(b"w" + view)
+    if stored is None:
+        return Progress(rejected=_number(transaction.get(b"x" + view)))
+    return decode_progress(stored)
+
+
+class LmdbKeyRecords:
+    """The overlay's keys inside a transaction."""
+
+    __slots__ = ("_transaction",)
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+
+    def get(self, place: bytes) -> bytes | None:
+        """The packed envelope at a place."""
+        found: bytes | None = self._transaction.get(place)
+        return found
+
+    def put(self, place: bytes, envelope: bytes) -> None:
+        """Write one."""
+        self._transaction.put(place, envelope)
+
+    def places(self) -> list[bytes]:
+        """Every place, in order."""
+        found = []
+        cursor = self._transaction.cursor()
+        more = cursor.set_range(b"k")
+        while more and cursor.key().startswith(b"k"):
+            found.append(bytes(cursor.key()))
+            more = cursor.next()
+        return found
+
+    def retired(self, place: bytes) -> None:
+        """Keys are replaced inside one transaction here."""

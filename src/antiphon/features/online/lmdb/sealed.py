@@ -1,0 +1,349 @@
+"""Sealed snapshots: one read-only LMDB file each, written once and never changed.
+
+Invariant: a file without a seal that matches its bytes is never read. Order of writing: build under a temporary
+name, fsync, rename, fsync the folder, then the seal by the same steps. A crash leaves garbage, never half a file
+that looks whole. Before every reading the open file is held against its size and time of change as they were when its
+hash was checked: a page of the map that the file no longer has would end the process (SIGBUS). Under a codec that
+seals, every value is sealed under a key of the file's own, which stands sealed in the seal: replacing a seal is
+replacing the key that protects the file.
+
+Keys and values are those of ``encoding``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.codec import Codec, PayloadContext, PlainCodec
+from antiphon.core.codec import pack as codec_pack
+from antiphon.core.codec import unpack as codec_unpack
+from antiphon.core.errors import CorruptionError
+from antiphon.core.scope import Scope
+from antiphon.features.lake.local import fsync_folder
+from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.lmdb import environments
+from antiphon.features.online.lmdb.seals import Seal, is_sealed, one_at_a_time, read_seal, seal_path, write_seal
+from antiphon.features.online.snapshots.encoding import (
+    BASE,
+    FORMAT,
+    META,
+    RecordDecoder,
+    SnapshotMeta,
+    block_key,
+    decode_block,
+    decode_meta,
+    encode_meta,
+    plain_kinds,
+)
+from antiphon.features.online.snapshots.finished import layout_of
+from antiphon.features.online.snapshots.sorting import SortedRecords
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import StateQuestion
+from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
+from antiphon.features.tiles.evaluate import EntityRow, Evaluator
+
+_SCHEMA = "online/1"
+_CACHED_ENTITIES = 4_096
+
+
+class SealedWriter:
+    """Builds one sealed file. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
+
+    joins = True
+
+    def __init__(
+        self, target: Path, meta: SnapshotMeta, records: int, codec: Codec | None = None, scope: Scope | None = None
+    ) -> None:
+        """
+        Args:
+            records: about so many will be written.
+        """
+        self._target = target
+        self._cipher: ValueCipher = PlainValues()
+        self._key: str | None = None
+        if codec is not None and codec.sealing:
+            file_key = new_file_key()
+            self._cipher = SealedValues(file_key)
+            envelope = codec.seal(file_key, key_context(scope or Scope(), target))
+            self._key = base64.b64encode(codec_pack(envelope)).decode()
+        self._meta = meta
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
+        self._temporary.unlink(missing_ok=True)
+        self._sorted = SortedRecords(target.with_name(f".{target.name}.{os.getpid()}.sorting"), records)
+
+    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
+        """Write records, in any order; a key comes once. A row stands before the value, so that one reading finds both.
+        Nothing clear is written under a codec that seals."""
+        if rows is not None:
+            values = list(map(add, rows, values))
+        if self._key is not None:
+            values = list(map(self._cipher.seal, keys, values))
+        self._sorted.add(keys, values)
+
+    def _stored(self) -> None:
+        """All records into the file, in the order of their keys: every page is written once and full."""
+        import lmdb
+
+        self._sorted.finish()
+        # The file grows with what is written; the map is address space only.
+        size = max(2**30, 4 * self._sorted.size + 256 * self._sorted.records)
+        environment = lmdb.open(str(self._temporary), subdir=False, lock=False, sync=False, map_size=size)
+        try:
+            for records in self._sorted:
+                with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+                    cursor.putmulti(records, append=True)
+            with environment.begin(write=True) as transaction:
+                transaction.put(META, self._cipher.seal(META, encode_meta(self._meta)))
+            environment.sync(True)
+        finally:
+            environment.close()
+
+    def seal(self, instead_of: Seal | None = None) -> Seal:
+        """Finish the file and its seal; ``instead_of`` a file of the same content that is there.
+
+        Of two that build one snapshot at once the first stays: a file and its seal are put in place by one at a time.
+        """
+        try:
+            self._stored()
+        except BaseException:
+            self.discard()
+            raise
+        with self._temporary.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())
+        seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format)
+        with one_at_a_time(self._target.parent):
+            if instead_of is not None:
+                before = msgspec.structs.replace(instead_of, otherwise=None)
+                write_seal(self._target, msgspec.structs.replace(seal, otherwise=before))
+            elif is_sealed(self._target, self._meta.snapshot):
+                self.discard()
+                return read_seal(self._target)
+            else:
+                seal_path(self._target).unlink(missing_ok=True)  # What a collection that was cut off left.
+            os.replace(self._temporary, self._target)
+            fsync_folder(self._target.parent)
+            write_seal(self._target, seal)
+        return seal
+
+    def discard(self) -> None:
+        """Drop an unfinished file."""
+        self._sorted.discard()
+        self._temporary.unlink(missing_ok=True)
+
+
+def key_context(scope: Scope, file: Path) -> PayloadContext:
+    """The place that a file's key is sealed for."""
+    return PayloadContext(_SCHEMA, scope, f"{file.parent.name}/{file.stem}")
+
+
+class SealedSnapshot:
+    """A sealed file opened for reading. Safe to share between threads.
+
+    It closes itself when nobody holds it any more, so that a request in flight never loses it.
+    """
+
+    def __init__(self, file: Path, snapshot: str, codec: Codec | None = None, scope: Scope | None = None) -> None:
+        """Open and check.
+
+        Raises:
+            CorruptionError: the seal is missing or does not match the bytes, or the file's key does not open.
+        """
+        self._file = file
+        self._snapshot = snapshot
+        seals = self._seals()
+        # Of the file that was checked, whatever comes to stand under its name.
+        self._stream = self._opened()
+        self._hashing = threading.Lock()
+        try:
+            try:
+                self._stamp, digest = self._hashed()
+            except OSError as error:
+                raise self._broken(f"it cannot be read ({error.strerror})") from error
+            self.seal = self._matching(seals, digest)
+            self._cipher = _cipher_of(self.seal, file, codec, scope or Scope())
+            self._environment = environments.acquire(
+                file, readonly=True, lock=False, readahead=False, map_size=max(2**20, self.seal.bytes)
+            )
+            self._closing = weakref.finalize(self, _let_go, self._environment, self._stream)
+        except BaseException:
+            self._stream.close()
+            raise
+        if not os.path.samestat(file.stat(), os.fstat(self._stream.fileno())):
+            self.close()
+            raise self._broken("it was replaced while it was opened")
+        self._sealing = self.seal.key is not None
+        with self._environment.begin() as transaction:
+            self.meta = decode_meta(self._cipher.open(META, transaction.get(META)))
+        if self.meta.format != FORMAT or self.meta.snapshot != snapshot:
+            self.close()
+            raise self._broken("it is of another format or snapshot")
+        self.plan = plan_of(self.meta.spec)
+        self._decoder = RecordDecoder(self.plan, self.meta.kinds)
+        self.evaluator = Evaluator(self.plan)
+        self.plain = plain_kinds(self.plan, self.meta.kinds)
+        self._rows = layout_of(self.meta, self.evaluator)
+        self._states: OrderedDict[bytes, EntityState] = OrderedDict()
+
+    def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
+        """The finished row of each entity, all of one transaction."""
+        if self._rows is None:
+            return [None] * len(entities)
+        self._require_whole()
+        with self._environment.begin(buffers=True) as transaction:
+            # What is stored is read where it lies, which it does as long as the transaction is open.
+            stored = map(transaction.get, entities)
+            return self._rows.rows(stored if not self._sealing else self._opening(entities, stored))
+
+    def _opening(self, entities: Sequence[bytes], stored: Iterable[Any]) -> Iterator[bytes | None]:
+        opened = self._cipher.open
+        for entity, value in zip(entities, stored, strict=True):
+            yield None if value is None else opened(entity, bytes(value))
+
+    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+        """What the snapshot knows of entities; :data:`NOTHING` of one it never saw. The tiles' events are read when
+        they are needed: a file is near."""
+        return [self.state(question.entity) for question in asked]
+
+    def state(self, hashed: bytes) -> EntityState:
+        """What the snapshot knows of an entity."""
+        found = self._states.get(hashed)
+        if found is not None:
+            return found
+        base = None
+        self._require_whole()
+        with self._environment.begin() as transaction:
+            record = transaction.get(hashed)
+            if self.plan.unbounded:
+                base = transaction.get(hashed + BASE)
+        if record is None and base is None:
+            return NOTHING
+        if self._sealing:
+            record = None if record is None else self._cipher.open(hashed, record)
+            base = None if base is None else self._cipher.open(hashed + BASE, base)
+        if record is not None and self._rows is not None:
+            record = self._rows.after(record) or None
+        state = self._decoder.state(record, base, lambda index: self._block(hashed, index))
+        self._states[hashed] = state
+        if len(self._states) > _CACHED_ENTITIES:
+            self._states.popitem(last=False)
+        return state
+
+    def _block(self, hashed: bytes, index: int) -> Block:
+        key = block_key(hashed, index)
+        self._require_whole()
+        with self._environment.begin() as transaction:
+            stored = transaction.get(key)
+        if stored is None:
+            raise self._broken(f"the events of tile {index} are missing")
+        return decode_block(self._cipher.open(key, stored))
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        with self._environment.begin() as transaction:
+            return int(transaction.stat()["entries"])
+
+    def values(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every LMDB key and clear value, in order, to copy the file."""
+        with self._environment.begin() as transaction:
+            for key, stored in transaction.cursor():
+                yield bytes(key), self._cipher.open(bytes(key), stored)
+
+    def close(self) -> None:
+        """Close the file now; only when no request can be reading it."""
+        self._closing()
+
+    @property
+    def whole(self) -> bool:
+        """The open file still has the bytes that its seal names; all of it is read."""
+        return self._matches(anew=True)
+
+    def _matches(self, *, anew: bool) -> bool:
+        """Read all of the file against its seal; unless ``anew``, a reading of this state of it by another thread
+        counts."""
+        with self._hashing:
+            if not anew and self._state() == self._stamp:
+                return True
+            try:
+                stamp, digest = self._hashed()
+            except OSError:
+                return False  # A disk that does not give the bytes back has lost them.
+            if digest == self.seal.sha256:
+                self._stamp = stamp
+                return True
+            return False
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._stream.fileno())
+        return found.st_size, found.st_mtime_ns
+
+    def _require_whole(self) -> None:
+        found = self._state()
+        if found == self._stamp:
+            return
+        # Its time may change without its bytes: a backup that was put back, or an earlier version that spared it.
+        if found[0] != self.seal.bytes or not self._matches(anew=False):
+            raise self._broken("it was changed while it was open")
+
+    def _seals(self) -> tuple[Seal, ...]:
+        try:
+            return read_seal(self._file).alternatives
+        except (OSError, msgspec.DecodeError) as error:
+            raise self._broken(f"it has no seal ({type(error).__name__})") from error
+
+    def _opened(self) -> BufferedReader:
+        try:
+            return self._file.open("rb")
+        except OSError as error:
+            raise self._broken(f"it cannot be opened ({error.strerror})") from error
+
+    def _hashed(self) -> tuple[tuple[int, int], str]:
+        """Size and time of change from before the bytes were read, and their hash."""
+        found = self._state()
+        self._stream.seek(0)
+        return found, hashlib.file_digest(self._stream, "sha256").hexdigest()
+
+    def _matching(self, seals: Sequence[Seal], digest: str) -> Seal:
+        for seal in seals:
+            if seal.snapshot == self._snapshot and seal.sha256 == digest:
+                return seal
+        raise self._broken("its seal does not match its bytes")
+
+    def _broken(self, why: str) -> CorruptionError:
+        return CorruptionError(
+            f"The online file of {self._snapshot} cannot be used: {why}.",
+            where="online store",
+            next_step="`antiphon up` builds it again from the lake.",
+        )
+
+
+def _let_go(environment: Any, stream: BufferedReader) -> None:
+    environments.release(environment)
+    stream.close()
+
+
+def _cipher_of(seal: Seal, file: Path, codec: Codec | None, scope: Scope) -> ValueCipher:
+    codec = codec or PlainCodec()
+    if seal.key is None:
+        if not codec.accepts_plain:
+            raise CorruptionError(
+                f"The online file of {seal.snapshot} is not sealed, and this project is encrypted.",
+                where="online store",
+                next_step="Delete it; `antiphon up` builds it again from the lake.",
+            )
+        return PlainValues()
+    return SealedValues(codec.open(codec_unpack(base64.b64decode(seal.key)), key_context(scope, file)))

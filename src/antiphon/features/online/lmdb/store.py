@@ -1,0 +1,244 @@
+"""The online store of one root folder: builds sealed files from the lake, opens them, and forgets old ones."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.codec import Codec, PlainCodec, unpack
+from antiphon.core.disk import delete_older
+from antiphon.core.errors import CorruptionError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.online.lmdb import environments
+from antiphon.features.online.lmdb.sealed import SealedSnapshot, SealedWriter
+from antiphon.features.online.lmdb.seals import is_sealed, is_whole, one_at_a_time, read_seal, seal_path
+from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
+from antiphon.features.ports import Lake
+
+
+class OnlineStore:
+    """Sealed snapshots below one root.
+
+    Args:
+        root: the folder; files are ``TENANT/ENVIRONMENT/VIEW/SNAPSHOT.mdb``.
+        key: the store's secret; entities are only known by their hash under it.
+        codec: seals each file's own key, under which its values are sealed.
+    """
+
+    def __init__(self, root: Path, key: bytes, codec: Codec | None = None) -> None:
+        self._root = root
+        self._key = key
+        self._codec: Codec = codec or PlainCodec()
+        self._lock = threading.Lock()
+        self._opened: dict[tuple[Scope, str, str], SealedSnapshot] = {}
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return self._root
+
+    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
+        """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
+        null) it is all entities together."""
+        return entity_hash(self._key, entity, keys)
+
+    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+        """:meth:`entity_hash` of many."""
+        return entity_hashes(self._key, entity, keys)
+
+    def file(self, scope: Scope, view: str, snapshot: str) -> Path:
+        """Where a snapshot's sealed file is."""
+        return self._root / scope.tenant / scope.environment / view / f"{snapshot}.mdb"
+
+    def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Whether the snapshot can be read online."""
+        return is_sealed(self.file(scope, view, snapshot), snapshot)
+
+    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
+        """Build a snapshot's sealed file from its lake files, unless it is there; whether it was built now.
+
+        Raises:
+            CorruptionError: a lake file is gone.
+            UnavailableError: the disk is full.
+        """
+        target = self.file(manifest.scope, manifest.view, manifest.id)
+        if is_sealed(target, manifest.id) and self._kept_longer(target):
+            return False
+        with environments.room_needed(f"The online file of {manifest.id}"):
+            writer = fill(
+                manifest,
+                spec,
+                lake,
+                begin=lambda meta: SealedWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
+                key=self._key,
+            )
+            writer.seal()
+        return True
+
+    @staticmethod
+    def _kept_longer(target: Path) -> bool:
+        """Spare a file that may be old enough to be collected, and is about to be published; whether it is still
+        there."""
+        try:
+            # The seal's time alone: by its own, readers tell that a file was changed.
+            os.utime(seal_path(target))
+        except FileNotFoundError:
+            return False
+        return target.exists()
+
+    def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
+        """Write a file anew under a new key of its own, in the place of the old one; whoever reads the old one goes on.
+
+        Raises:
+            CorruptionError: it is missing, or does not open.
+            UnavailableError: the disk is full.
+        """
+        file = self.file(scope, view, snapshot)
+        before = SealedSnapshot(file, snapshot, self._codec, scope)
+        try:
+            with environments.room_needed(f"The online file of {snapshot}"):
+                writer = SealedWriter(file, before.meta, before.size, self._codec, scope)
+                try:
+                    copy_records(before.values(), writer)
+                except BaseException:
+                    writer.discard()
+                    raise
+                writer.seal(instead_of=before.seal)
+        finally:
+            before.close()
+
+    def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and clear value of a snapshot's file, to check it.
+
+        Raises:
+            CorruptionError: the file is missing, or it or a value does not open.
+        """
+        opened = SealedSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)
+        try:
+            yield from opened.values()
+        finally:
+            opened.close()
+
+    def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
+        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
+
+        Raises:
+            CorruptionError: it has no seal.
+        """
+        try:
+            key = read_seal(self.file(scope, view, snapshot)).key
+        except (OSError, msgspec.DecodeError) as error:
+            raise CorruptionError(f"The online file of {snapshot} has no seal.", where="online store") from error
+        return None if key is None else unpack(base64.b64decode(key)).key_id
+
+    def scopes(self) -> list[Scope]:
+        """Every scope that has a folder here."""
+        folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
+        return [Scope(folder.parent.name, folder.name) for folder in folders]
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Every sealed file of a scope, as (view, snapshot)."""
+        for file in sorted((self._root / scope.tenant / scope.environment).glob("*/*.mdb")):
+            if not file.name.startswith("."):
+                yield file.parent.name, file.stem
+
+    def open(self, scope: Scope, view: str, snapshot: str) -> SealedSnapshot:
+        """The snapshot, opened once per process.
+
+        Raises:
+            CorruptionError: its file is missing, or its seal does not match.
+        """
+        found = self._opened.get((scope, view, snapshot))
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._opened.get((scope, view, snapshot))
+            if found is None:
+                found = self._opened_anew(scope, view, snapshot)
+                self._opened[scope, view, snapshot] = found
+            return found
+
+    def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> SealedSnapshot:
+        file = self.file(scope, view, snapshot)
+        try:
+            return SealedSnapshot(file, snapshot, self._codec, scope)
+        except CorruptionError:
+            # Between its check and its opening the file may have been replaced by one of the same content.
+            return SealedSnapshot(file, snapshot, self._codec, scope)
+
+    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Tell whether the snapshot's file has the bytes that its seal names; all of it is read."""
+        return is_whole(self.file(scope, view, snapshot), snapshot)
+
+    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read."""
+        file = self.file(scope, view, snapshot)
+        with self._lock:
+            opened = self._opened.get((scope, view, snapshot))
+        damaged = opened is not None and not opened.whole
+        # Read without the lock, for which a publisher would wait; what was put in place since is another file.
+        found = _identity(file)
+        if not is_whole(file, snapshot):
+            damaged = True
+            with suppress(FileNotFoundError), one_at_a_time(file.parent):
+                if _identity(file) == found:
+                    seal_path(file).unlink(missing_ok=True)
+        if damaged:
+            with self._lock:
+                if self._opened.get((scope, view, snapshot)) is opened:
+                    self._opened.pop((scope, view, snapshot), None)
+        return damaged
+
+    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
+        """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``; each closes when
+        the last request that reads it is done."""
+        kept = set(keep)
+        with self._lock:
+            for key in [key for key in self._opened if key[0] == scope and key[1:] not in kept]:
+                del self._opened[key]
+
+    def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
+        """Delete sealed files not among (view, snapshot) of ``keep`` and unfinished ones, both only when written
+        before ``older_than`` (seconds since 1970), or spared since. A process that still has one open keeps its
+        pages."""
+        kept = {self.file(scope, view, snapshot) for view, snapshot in keep}
+        kept |= {seal_path(file) for file in kept}
+        gone = []
+        for file in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
+            if file in kept or not file.is_file() or _changed(seal_path(file)) >= older_than:
+                continue
+            if delete_older(file, older_than):
+                gone.append(str(file.relative_to(self._root)))
+        return gone
+
+    def close(self) -> None:
+        """Close every opened snapshot."""
+        with self._lock:
+            for snapshot in self._opened.values():
+                snapshot.close()
+            self._opened.clear()
+
+
+def _identity(file: Path) -> tuple[int, int, int, int] | None:
+    """Which file stands under a name, and in which state: device, inode, size and time of change."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(file: Path) -> float:
+    """The time of a file's last change (seconds since 1970); before all times when there is none."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return float("-inf")

@@ -1,0 +1,186 @@
+"""A sealed snapshot in Redis being built: written in batches that nobody sees, and sealed in one step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from itertools import compress
+
+from antiphon.core.codec import Codec, PayloadContext, pack
+from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.redis.bulk import Scripts, packed_script
+from antiphon.features.online.redis.layout import (
+    BUILDING_MILLISECONDS,
+    LAYOUT,
+    ROWS,
+    SEAL,
+    WRITE,
+    Place,
+    Seal,
+    builds_key,
+    decode_seal,
+    encode_seal,
+)
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.snapshots.encoding import FORMAT, META, ROW, SnapshotMeta, encode_meta, row_key
+
+HASH = 16
+"""Bytes of an entity's hash, with which a record's key begins."""
+_SCHEMA = "online-redis/1"
+_BATCH_BYTES = 1_000_000
+_BATCH_VALUES = 1_000
+_UNDER_WAY = 4
+"""So many batches are sent before the first answer is waited for."""
+
+
+class RedisWriter:
+    """Builds one snapshot. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
+
+    joins = False
+
+    def __init__(self, server: RedisServer, place: Place, meta: SnapshotMeta, codec: Codec) -> None:
+        self._server = server
+        self._place = place
+        self._build = secrets.token_hex(8)
+        self._cipher: ValueCipher = PlainValues()
+        self._key: bytes | None = None
+        if codec.sealing:
+            own = new_file_key()
+            self._cipher = SealedValues(own)
+            self._key = pack(codec.seal(own, key_context(place)))
+        self._meta = meta
+        self._scripts = Scripts(server, _UNDER_WAY)
+        self._digest = Digest()
+        with server.answering():
+            pipeline = server.bulk.pipeline(transaction=True)
+            pipeline.hset(builds_key(place.scope), place.field(self._build), b"")
+            pipeline.set(place.building(self._build), b"", px=BUILDING_MILLISECONDS)
+            pipeline.execute()
+
+    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
+        """Write records, in any order; a key comes once. A row may also come as a record of its own, under
+        ``row_key``."""
+        if rows is not None:
+            finished = [row_key(key) for key in compress(keys, rows)], list(filter(None, rows))
+            records = list(compress(keys, values)), list(filter(None, values))
+        else:
+            is_row = [key[HASH:] == ROW for key in keys]
+            finished = list(compress(keys, is_row)), list(compress(values, is_row))
+            is_record = [bool(value) and not row for value, row in zip(values, is_row, strict=True)]
+            records = list(compress(keys, is_record)), list(compress(values, is_record))
+        self._stored(*records, self._send)
+        self._stored(*finished, self._send_rows)
+
+    def _stored(
+        self, keys: list[bytes], values: list[bytes], send: Callable[[Sequence[bytes], Sequence[bytes]], None]
+    ) -> None:
+        if not keys:
+            return
+        if self._key is not None:
+            values = list(map(self._cipher.seal, keys, values))
+        self._digest.add(keys, values)
+        first = waiting = 0
+        for end, size in enumerate(map(len, values), 1):
+            waiting += size
+            if waiting >= _BATCH_BYTES or end - first >= _BATCH_VALUES:
+                send(keys[first:end], values[first:end])
+                first, waiting = end, 0
+        if first < len(keys):
+            send(keys[first:], values[first:])
+
+    def _send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self._run(WRITE, [], self._place.build(self._build), [key.hex().encode() for key in keys], values)
+
+    def _send_rows(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self._run(ROWS, [self._place.rows(self._build)], "", [key[:HASH] for key in keys], values)
+
+    def _run(self, script: str, keys: list[str], prefix: str, names: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """One script with all of them, on its way while others still are."""
+        named = [key.encode() for key in (self._place.building(self._build), *keys)]
+        request = packed_script(script, named, b"%d" % BUILDING_MILLISECONDS, prefix.encode(), names, values)
+        with self._server.answering():
+            if not self._scripts.send(request):
+                raise self._lost()
+
+    def seal(self, instead_of: bytes = b"") -> bool:
+        """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody
+        else's build came first and is as good.
+
+        Raises:
+            UnavailableError: it took so long that it counts as given up.
+        """
+        with self._server.answering():
+            if not self._scripts.finish():
+                raise self._lost()
+        seal = encode_seal(
+            Seal(
+                format=FORMAT,
+                snapshot=self._place.snapshot,
+                build=self._build,
+                meta=self._cipher.seal(META, encode_meta(self._meta)),
+                values=self._digest.values,
+                size=self._digest.size,
+                digest=self._digest.hex,
+                key=self._key,
+                layout=LAYOUT,
+            )
+        )
+        place = self._place
+        keys = [place.building(self._build), place.seal, builds_key(place.scope), place.rows(self._build)]
+        if instead_of:
+            keys.append(place.rows(decode_seal(instead_of).build))
+        with self._server.answering():
+            outcome = self._server.bulk.eval(SEAL, len(keys), *keys, seal, instead_of, place.field(self._build))
+        if outcome == b"lost":
+            raise self._lost()
+        if outcome == b"taken":
+            self.discard()
+        return bool(outcome == b"sealed")
+
+    def discard(self) -> None:
+        """Give up; the next collection removes what was written. Without the server the mark runs out by itself."""
+        self._scripts.drop()
+        with suppress(AntiphonError), self._server.answering():
+            self._server.bulk.delete(self._place.building(self._build))
+
+    def _lost(self) -> UnavailableError:
+        return UnavailableError(
+            f"The build of {self._place.snapshot} stood still for {BUILDING_MILLISECONDS // 1000} s and was given up, "
+            "or the server lost its memory.",
+            where="online store",
+            next_step="Publish the view again.",
+        )
+
+
+class Digest:
+    """What was stored, whatever order it came in."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self.size = self.values = 0
+
+    def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Take keys and stored values into account."""
+        import numpy
+
+        digests = [
+            sha256(len(key).to_bytes(2, "big") + key + value).digest() for key, value in zip(keys, values, strict=True)
+        ]
+        # Added up in words of 32 bits: 64 hold the sum of more than a batch has.
+        words = numpy.frombuffer(b"".join(digests), ">u4").reshape(len(digests), 8).sum(axis=0, dtype=numpy.uint64)
+        for word, place in zip(words.tolist(), range(224, -1, -32), strict=True):
+            self._sum += word << place
+        self.size += sum(map(len, values))
+        self.values += len(values)
+
+    @property
+    def hex(self) -> str:
+        return f"{self._sum % 2**256:064x}"
+
+
+def key_context(place: Place) -> PayloadContext:
+    """The place that a snapshot's own key is sealed for."""
+    return PayloadContext(_SCHEMA, place.scope, f"{place.view}/{place.snapshot}")

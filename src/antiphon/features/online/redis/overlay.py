@@ -1,0 +1,370 @@
+"""The overlay in Redis or Valkey: measured events that came through the stream, and the consumer's offsets.
+
+Invariants: events and the consumer's offset change in one MULTI; a reading is one MULTI too. An event stands under its
+log offset and counts once, however often it was written. What is pruned is said before it is gone, and goes only while
+that is what is said.
+
+Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes in hex:
+
+- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected``, ``late`` hashes of counts by view;
+  ``watermark``, ``lateness`` hashes of the greatest so far by view (microseconds)
+- ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
+- ``entities:VIEW`` the set of entities that have events, for pruning
+- ``keys`` a hash of the overlay's own keys, sealed by the codec; ``retired`` those that are being replaced: nothing is
+  written under them any more, and what was is still read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.errors import ConflictError, CorruptionError, UnavailableError
+from antiphon.core.scope import Scope
+from antiphon.features.online.overlay_keys import OverlayKeys, key_place
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.streamed import (
+    OverlayCheck,
+    OverlayEvent,
+    OverlayReading,
+    Progress,
+    decode_event,
+    encode_event,
+)
+from antiphon.features.tiles.evaluate import StreamedEvent
+
+_PATIENCE = 10.0
+"""Seconds that a writer starts again for while keys are being replaced. Each time somebody else has got on."""
+_PAGE = 500
+_OFFSET = 8
+
+_ADVANCE = """
+local at = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
+if tonumber(ARGV[2]) <= at then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+if tonumber(ARGV[3]) > 0 then redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[3]) end
+if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', KEYS[3], ARGV[1], ARGV[4]) end
+for n = 4, 5 do
+  local said, known = ARGV[n + 1], redis.call('HGET', KEYS[n], ARGV[1])
+  if said ~= '' and (not known or tonumber(said) > tonumber(known)) then redis.call('HSET', KEYS[n], ARGV[1], said) end
+end
+return 1
+"""
+"""Keys: offsets, rejected, late, watermark, lateness; arguments: view, offset, numbers rejected and late, watermark,
+lateness. Told twice it counts once. Microseconds since 1970 are below 2^53, so comparing doubles compares them."""
+
+_PRUNE = """
+local said = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
+if said < tonumber(ARGV[2]) then return -1 end
+local gone = redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[3]) end
+return gone
+"""
+"""Keys: an entity's events, entities, pruned; arguments: view, offset, entity. How many went; -1 once they were put
+back by somebody else."""
+
+_REPLACE = """
+if redis.call('ZREM', KEYS[1], ARGV[2]) == 0 then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+"""Keys: an entity's events; arguments: offset, member, its replacement. Whether it was still there."""
+
+
+class RedisOverlay:
+    """The overlay of one scope. One process writes, any number read."""
+
+    def __init__(self, server: RedisServer, scope: Scope, codec: Codec | None = None) -> None:
+        self._server = server
+        self._prefix = f"{scope.tenant}:{scope.environment}:@overlay:"
+        self._sealing = (codec or PlainCodec()).sealing
+        self._keys = OverlayKeys(codec or PlainCodec(), scope)
+        self._offsets, self._pruned = self._prefix + "offsets", self._prefix + "pruned"
+        self._seen = [self._prefix + name for name in ("rejected", "late", "watermark", "lateness")]
+        self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
+
+    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+        """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
+        listed, asked = list(dict.fromkeys(views)), list(wanted)
+        try:
+            return self._read(listed, asked)
+        except CorruptionError:
+            if not self._sealing:
+                raise
+            # The keys may have been replaced between the events and the keys.
+            return self._read(listed, asked)
+
+    def _read(self, views: list[bytes], asked: list[tuple[bytes, bytes, int]]) -> OverlayReading:
+        reading = OverlayReading({}, {}, {}, {})
+        if not views:
+            return reading
+        with self._server.answering():
+            pipeline = self._server.client.pipeline(transaction=True)
+            pipeline.zmscore(self._offsets, views)
+            pipeline.zmscore(self._pruned, views)
+            for hash_name in self._seen:
+                pipeline.hmget(hash_name, views)
+            for view, entity, after in asked:
+                pipeline.zrangebyscore(self._events(view, entity), f"({after}", "+inf")
+            offsets, pruned, rejected, late, watermark, lateness, *found = pipeline.execute()
+            for place, view in enumerate(views):
+                reading.offsets[view] = int(offsets[place] or 0)
+                reading.pruned[view] = int(pruned[place] or 0)
+                reading.progress[view] = Progress(
+                    int(rejected[place] or 0),
+                    int(late[place] or 0),
+                    None if watermark[place] is None else int(watermark[place]),
+                    int(lateness[place] or 0),
+                )
+            records = RedisKeyRecords(self._server.client, self._held, self._retired)
+            for (view, entity, _), members in zip(asked, found, strict=True):
+                reading.events[view, entity] = list(self._opened(records, view, entity, members))
+        return reading
+
+    def _opened(
+        self, records: RedisKeyRecords, view: bytes, entity: bytes, members: Sequence[bytes]
+    ) -> Iterator[StreamedEvent]:
+        """The events of members by offset, each offset once: one that was written again may be sealed differently."""
+        last = b""
+        for member in members:
+            offset = member[:_OFFSET]
+            if offset != last:
+                last = offset
+                yield decode_event(self._keys.open(records, _sealed_for(view, entity, offset), member[_OFFSET:]))
+
+    def apply(
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
+    ) -> None:
+        """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
+        move has seen nothing new.
+
+        Raises:
+            UnavailableError: the server went away or is full.
+        """
+        self._server.require_keeping()
+        listed = list(events)
+
+        def write(pipeline: Any) -> None:
+            for view, offset in offsets.items():
+                new = seen.get(view, Progress())
+                watermark = "" if new.watermark is None else new.watermark
+                counts = (new.rejected, new.late, watermark, new.lateness)
+                pipeline.eval(_ADVANCE, 5, self._offsets, *self._seen, view, offset, *counts)
+
+        self._write(listed, write)
+
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
+        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
+
+        def no_more_pruned(pipeline: Any) -> bool:
+            pipeline.watch(self._pruned)
+            return bool((pipeline.zscore(self._pruned, view) or 0) <= pruned)
+
+        def lower(pipeline: Any) -> None:
+            pipeline.zadd(self._pruned, {view: through}, lt=True)
+
+        return self._write(list(events), lower, no_more_pruned)
+
+    def _write(
+        self,
+        events: Sequence[OverlayEvent],
+        also: Callable[[Any], None],
+        provided: Callable[[Any], bool] = lambda pipeline: True,
+    ) -> bool:
+        """Events and ``also`` in one step, or nothing (``False``) unless what is ``provided`` holds until then."""
+        end = monotonic() + _PATIENCE
+        while monotonic() < end:
+            try:
+                with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
+                    records = RedisKeyRecords(self._server.bulk, self._held, self._retired)
+                    by_entity = self._members(records, events)
+                    if self._sealing:
+                        # Whoever replaces the keys takes them away first; what they sealed must not come after.
+                        pipeline.watch(self._held)
+                        if not records.still_there(pipeline):
+                            continue
+                    if not provided(pipeline):
+                        return False
+                    pipeline.multi()
+                    for (view, entity), members in by_entity.items():
+                        pipeline.zadd(self._events(view, entity), members)
+                        pipeline.sadd(self._entities(view), entity.hex())
+                    also(pipeline)
+                    pipeline.execute()
+                    return True
+            except ConflictError:
+                continue
+        raise UnavailableError(
+            "The overlay's keys are being replaced.", where="online store", next_step="Try again in a moment."
+        )
+
+    def _members(
+        self, records: RedisKeyRecords, events: Iterable[OverlayEvent]
+    ) -> dict[tuple[bytes, bytes], dict[bytes, int]]:
+        found: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
+        for item in events:
+            offset = item.event.offset.to_bytes(_OFFSET, "big")
+            stored = self._keys.seal(records, _sealed_for(item.view, item.entity, offset), encode_event(item.event))
+            found.setdefault((item.view, item.entity), {})[offset + stored] = item.event.offset
+        return found
+
+    def prune(self, view: bytes, through: int) -> int:
+        """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.
+
+        Returns:
+            How many were dropped.
+        """
+        client = self._server.bulk
+        dropped: int = 0
+        with self._server.answering():
+            client.zadd(self._pruned, {view: through}, gt=True)
+        for entities in self._pages(view):
+            with self._server.answering():
+                pipeline = client.pipeline(transaction=False)
+                for entity in entities:
+                    keys = (self._events(view, bytes.fromhex(entity)), self._entities(view), self._pruned)
+                    pipeline.eval(_PRUNE, 3, *keys, view, through, entity)
+                gone: list[int] = pipeline.execute()
+            dropped += sum(number for number in gone if number > 0)
+            if -1 in gone:
+                return dropped
+        return dropped
+
+    def replay_through(self, targets: Mapping[bytes, int]) -> None:
+        """As :meth:`caught_up`."""
+
+    def caught_up(self) -> None:
+        """A server holds all of it or nothing; nothing of it is ever set aside."""
+
+    def reseal(self) -> int:
+        """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
+        now; returns how many events were written. Whoever writes meanwhile starts again, under the new key."""
+        client = self._server.bulk
+        resealed = 0
+        with self._server.answering():
+            records = RedisKeyRecords(client, self._held, self._retired)
+            old = [] if self._keys.current(records) else records.places()
+            replacing = not self._keys.current(records)
+            unfinished = bool(client.exists(self._retired))
+            if replacing:
+                self._keys.begin(records)
+        if replacing:
+            resealed += self._pass(leaving=set(records.places()) - set(old))
+        if old:
+            with self._server.answering(), client.pipeline(transaction=True) as pipeline:
+                # From here on nobody can write under an old key: its name is gone from what writers watch.
+                pipeline.hset(self._retired, mapping={place: records.get(place) for place in old})
+                pipeline.hdel(self._held, *old)
+                pipeline.execute()
+        if old or unfinished:
+            # What was written under them while the first pass went on, or left by one that was cut off.
+            with self._server.answering():
+                now = RedisKeyRecords(client, self._held, self._retired).places()
+            resealed += self._pass(leaving=set(now))
+            with self._server.answering():
+                client.delete(self._retired)
+        return resealed
+
+    def _pass(self, leaving: set[bytes]) -> int:
+        """Seal events anew, but for those under the keys at ``leaving``."""
+        with self._server.answering():
+            views = self._server.bulk.zrange(self._offsets, 0, -1)
+        return sum(
+            self._resealed(view, bytes.fromhex(entity), leaving)
+            for view in views
+            for entities in self._pages(view)
+            for entity in entities
+        )
+
+    def _resealed(self, view: bytes, entity: bytes, leaving: set[bytes]) -> int:
+        client, key = self._server.bulk, self._events(view, entity)
+        with self._server.answering():
+            records = RedisKeyRecords(client, self._held, self._retired)
+            pipeline = client.pipeline(transaction=False)
+            for member in client.zrange(key, 0, -1):
+                offset, stored = member[:_OFFSET], member[_OFFSET:]
+                if key_place(stored) in leaving:
+                    continue
+                place = _sealed_for(view, entity, offset)
+                value = self._keys.seal(records, place, self._keys.open(records, place, stored))
+                pipeline.eval(_REPLACE, 1, key, int.from_bytes(offset, "big"), member, offset + value)
+            replaced: list[int] = pipeline.execute()
+            return sum(replaced)
+
+    def check(self) -> OverlayCheck:
+        """Open every event, a page of entities at a time; what does not open is counted."""
+        client = self._server.bulk
+
+        def stored() -> Iterator[tuple[bytes, bytes]]:
+            for view in client.zrange(self._offsets, 0, -1):
+                for entities in self._pages(view):
+                    for entity in map(bytes.fromhex, entities):
+                        for member in client.zrange(self._events(view, entity), 0, -1):
+                            yield _sealed_for(view, entity, member[:_OFFSET]), member[_OFFSET:]
+
+        with self._server.answering():
+            return self._keys.check(RedisKeyRecords(client, self._held, self._retired), stored())
+
+    def _pages(self, view: bytes) -> Iterator[list[str]]:
+        at = 0
+        while True:
+            with self._server.answering():
+                at, found = self._server.bulk.sscan(self._entities(view), at, count=_PAGE)
+            if found:
+                yield [entity.decode() for entity in found]
+            if at == 0:
+                return
+
+    def _events(self, view: bytes, entity: bytes) -> str:
+        return f"{self._prefix}events:{view.hex()}:{entity.hex()}"
+
+    def _entities(self, view: bytes) -> str:
+        return f"{self._prefix}entities:{view.hex()}"
+
+    def close(self) -> None:
+        """Nothing to close: the server's connections are its owner's."""
+
+
+class RedisKeyRecords:
+    """The overlay's keys as they were when one of them was first asked for, and those written since."""
+
+    def __init__(self, client: Any, held: str, retired: str) -> None:
+        self._client = client
+        self._held = held
+        self._retired = retired
+        self._known: dict[bytes, bytes] | None = None
+
+    def get(self, place: bytes) -> bytes | None:
+        """The packed envelope at a place."""
+        return self._all().get(place)
+
+    def put(self, place: bytes, envelope: bytes) -> None:
+        """Write one."""
+        self._client.hset(self._held, place, envelope)
+        self._all()[place] = envelope
+
+    def places(self) -> list[bytes]:
+        """Every place, in order."""
+        return sorted(self._all())
+
+    def retired(self, place: bytes) -> bytes | None:
+        """The envelope of a key that is being replaced."""
+        found: bytes | None = self._client.hget(self._retired, place)
+        return found
+
+    def still_there(self, watching: Any) -> bool:
+        """Whether the server still holds every key, asked over the connection that watches them."""
+        return not self._known or None not in watching.hmget(self._held, list(self._known))
+
+    def _all(self) -> dict[bytes, bytes]:
+        if self._known is None:
+            self._known = dict(self._client.hgetall(self._held))
+        return self._known
+
+
+def _sealed_for(view: bytes, entity: bytes, offset: bytes) -> bytes:
+    """The name a value is sealed under, the same as in the embedded overlay."""
+    return b"e" + view + entity + offset

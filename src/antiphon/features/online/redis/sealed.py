@@ -1,0 +1,299 @@
+"""A sealed snapshot in Redis, of which a whole request is read in one round trip.
+
+Invariants: what has no seal does not exist; every answer of the server comes with the seal as it was at that moment, so
+that a snapshot which was collected, lost with the server's memory or sealed anew is noticed by the read itself, and
+never taken for an entity without values.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+
+import msgspec
+
+from antiphon.core.codec import Codec, unpack
+from antiphon.core.errors import CorruptionError
+from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
+from antiphon.features.online.redis.building import Digest, key_context
+from antiphon.features.online.redis.layout import (
+    LAYOUT,
+    SEALED,
+    Place,
+    Seal,
+    decode_seal,
+)
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.snapshots.encoding import (
+    FORMAT,
+    META,
+    RecordDecoder,
+    base_key,
+    block_key,
+    decode_block,
+    decode_meta,
+    plain_kinds,
+    row_key,
+)
+from antiphon.features.online.snapshots.finished import layout_of
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import StateQuestion
+from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
+from antiphon.features.tiles.evaluate import EntityRow, Evaluator
+from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
+
+_CACHED_ENTITIES = 4_096
+_SCAN = 1_000
+
+
+class _Build(msgspec.Struct, frozen=True):
+    """The build that is the snapshot now: its seal as stored, what its keys begin with, the hash of its rows, and its
+    cipher."""
+
+    stored: bytes
+    seal: Seal
+    prefix: str
+    rows: str
+    cipher: ValueCipher
+
+    def name(self, key: bytes) -> str:
+        """Where a record stands."""
+        return self.prefix + key.hex()
+
+
+class _Known:
+    """An entity that was read, with those of its tiles' events that were."""
+
+    __slots__ = ("blocks", "state")
+
+    def __init__(
+        self, decoder: RecordDecoder, record: bytes | None, base: bytes | None, load: Callable[[int], Block]
+    ) -> None:
+        self.blocks: dict[int, Block] = {}
+        self.state = NOTHING
+        if record is not None or base is not None:
+            self.state = decoder.state(record, base, lambda index: self.blocks.get(index) or load(index))
+
+    def missing(self, tiles: Iterable[int]) -> set[int]:
+        """Of these tiles the ones it has but whose events were not read."""
+        return {index for index in tiles if index in self.state.rows and index not in self.blocks}
+
+
+class RedisSnapshot:
+    """A sealed snapshot opened for reading. Safe to share between threads."""
+
+    def __init__(self, server: RedisServer, place: Place, codec: Codec) -> None:
+        """Open.
+
+        Raises:
+            CorruptionError: the seal is missing or of something else, or its key does not open.
+            UnavailableError: the server does not answer.
+        """
+        self._server = server
+        self._place = place
+        self._codec = codec
+        with server.answering():
+            stored = server.client.get(place.seal)
+        self._build = self._built(stored)
+        try:
+            self.meta = decode_meta(self._build.cipher.open(META, self._build.seal.meta))
+        except msgspec.DecodeError as error:
+            raise self._broken("what it says about itself does not decode") from error
+        if self.meta.format != FORMAT or self.meta.snapshot != place.snapshot:
+            raise self._broken("it is of another format or snapshot")
+        self.plan = plan_of(self.meta.spec)
+        self._decoder = RecordDecoder(self.plan, self.meta.kinds)
+        self.evaluator = Evaluator(self.plan)
+        self.plain = plain_kinds(self.plan, self.meta.kinds)
+        self._rows = layout_of(self.meta, self.evaluator)
+        self._sealing = self._build.seal.key is not None
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def seal(self) -> Seal:
+        """The seal as last read."""
+        return self._build.seal
+
+    @property
+    def stored_seal(self) -> bytes:
+        """Its bytes."""
+        return self._build.stored
+
+    def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
+        """The finished row of each entity; one command tells them and that their build is sealed."""
+        if self._rows is None or not entities:
+            return [None] * len(entities)
+        while True:
+            build = self._build
+            with self._server.answering():
+                sealed, *stored = self._server.client.hmget(build.rows, [SEALED, *entities])
+            if sealed is not None:
+                break
+            with self._server.answering():
+                found = self._server.client.get(self._place.seal)
+            # It was sealed anew meanwhile (with the same content), or it is gone.
+            self._build = self._built(found)
+            if found == build.stored:
+                raise self._broken("its finished rows are missing")
+        if self._sealing:
+            opened = build.cipher.open
+            stored = [
+                None if value is None else opened(row_key(entity), value)
+                for entity, value in zip(entities, stored, strict=True)
+            ]
+        return self._rows.rows(stored)
+
+    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+        """What the snapshot knows of each entity; one round trip for whatever was not read before, and one more when
+        tiles hold events that were not available yet."""
+        edges = {as_of: edge_tiles(self.plan, as_of) for as_of in {question.as_of for question in asked}}
+        needed: dict[bytes, set[int]] = {}
+        for question in asked:
+            tiles = needed.setdefault(question.entity, set())
+            tiles |= edges[question.as_of]
+            tiles.update(question.patched)
+        known = self._loaded({entity: self._known.get(entity) for entity in needed}, needed)
+        hidden: dict[bytes, set[int]] = {}
+        for question in asked:
+            entity = known[question.entity]
+            if entity.state.rows:
+                missing = entity.missing(hidden_tiles(self.plan, entity.state.rows, question.as_of))
+                if missing:
+                    hidden.setdefault(question.entity, set()).update(missing)
+        if hidden:
+            self._loaded({entity: known[entity] for entity in hidden}, hidden)
+        return [known[question.entity].state for question in asked]
+
+    def _loaded(self, known: Mapping[bytes, _Known | None], needed: Mapping[bytes, set[int]]) -> dict[bytes, _Known]:
+        """The entities with their heads and these tiles' events."""
+        wanted: dict[bytes, tuple[bool, list[int]]] = {}
+        for entity, found in known.items():
+            missing = needed[entity] if found is None else found.missing(needed[entity])
+            if found is None or missing:
+                wanted[entity] = (found is None, sorted(missing))
+        loaded = {entity: found for entity, found in known.items() if found is not None}
+        if not wanted:
+            return loaded
+        build, answers = self._fetched(wanted)
+        for (entity, (with_head, tiles)), answer in zip(wanted.items(), answers, strict=True):
+            if with_head:
+                record, base, *answer = answer
+                opened = None if record is None else build.cipher.open(entity, record)
+                opened_base = None if base is None else build.cipher.open(base_key(entity), base)
+                loaded[entity] = self._remember(entity, opened, opened_base)
+            of = loaded[entity]
+            for index, stored in zip(tiles, answer, strict=True):
+                if stored is not None:
+                    of.blocks[index] = decode_block(build.cipher.open(block_key(entity, index), stored))
+                elif index in of.state.rows:
+                    raise self._broken(f"the events of tile {index} are missing")
+        return loaded
+
+    def _fetched(self, wanted: Mapping[bytes, tuple[bool, list[int]]]) -> tuple[_Build, list[list[bytes | None]]]:
+        """The stored values, all of one build that was the snapshot when they were read; and that build."""
+        while True:
+            build = self._build
+            asked = [[build.name(key) for key in _keys(entity, *what)] for entity, what in wanted.items()]
+            with self._server.answering():
+                stored, *found = self._server.client.mget(self._place.seal, *chain.from_iterable(asked))
+            if stored == build.stored:
+                answers = iter(found)
+                return build, [list(islice(answers, len(names))) for names in asked]
+            # It was sealed anew meanwhile (with the same content), or it is gone.
+            self._build = self._built(stored)
+
+    def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> _Known:
+        known = _Known(self._decoder, record, base, lambda index: self._block(entity, index))
+        with self._lock:
+            self._known[entity] = known
+            if len(self._known) > _CACHED_ENTITIES:
+                self._known.popitem(last=False)
+        return known
+
+    def _block(self, entity: bytes, index: int) -> Block:
+        """A tile's events that nobody foresaw."""
+        build, ((stored,),) = self._fetched({entity: (False, [index])})
+        if stored is None:
+            raise self._broken(f"the events of tile {index} are missing")
+        return decode_block(build.cipher.open(block_key(entity, index), stored))
+
+    def values(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and clear value, to check or copy the snapshot.
+
+        Raises:
+            CorruptionError: at the end, when something is missing or was changed.
+        """
+        build, digest = self._build, Digest()
+        yield META, build.cipher.open(META, build.seal.meta)
+        for key, stored in self._records(build):
+            digest.add([key], [stored])
+            yield key, build.cipher.open(key, stored)
+        for hashed, stored in self._finished(build):
+            key = row_key(hashed)
+            digest.add([key], [stored])
+            yield key, build.cipher.open(key, stored)
+        if (digest.hex, digest.size, digest.values) != (build.seal.digest, build.seal.size, build.seal.values):
+            raise self._broken("what is stored does not match its seal")
+
+    def _records(self, build: _Build) -> Iterator[tuple[bytes, bytes]]:
+        client, at, seen = self._server.bulk, 0, {build.rows.encode()}
+        while True:
+            with self._server.answering():
+                at, names = client.scan(at, match=f"{build.prefix}*", count=_SCAN)
+                # A scan may tell a key twice.
+                fresh = [name for name in names if name not in seen]
+                found = client.mget(fresh) if fresh else []
+            seen.update(fresh)
+            for name, stored in zip(fresh, found, strict=True):
+                # One that is gone is missed by who compares the digest.
+                if stored is not None:
+                    yield bytes.fromhex(name[len(build.prefix) :].decode()), stored
+            if at == 0:
+                return
+
+    def _finished(self, build: _Build) -> Iterator[tuple[bytes, bytes]]:
+        """Every finished row as stored."""
+        at, seen = 0, {SEALED}
+        while True:
+            with self._server.answering():
+                at, found = self._server.bulk.hscan(build.rows, at, count=_SCAN)
+            for hashed, stored in found.items():
+                # A scan may tell a field twice.
+                if hashed not in seen:
+                    seen.add(hashed)
+                    yield hashed, stored
+            if at == 0:
+                return
+
+    def _built(self, stored: bytes | None) -> _Build:
+        if stored is None:
+            raise self._broken("it has no seal")
+        try:
+            seal = decode_seal(stored)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._broken("its seal does not decode") from error
+        if seal.snapshot != self._place.snapshot:
+            raise self._broken("its seal is of another snapshot")
+        if seal.layout != LAYOUT:
+            raise self._broken("an earlier version laid it out otherwise")
+        cipher: ValueCipher = PlainValues()
+        if seal.key is not None:
+            cipher = SealedValues(self._codec.open(unpack(seal.key), key_context(self._place)))
+        elif not self._codec.accepts_plain:
+            raise self._broken("it is not sealed with a key, and this project is encrypted")
+        return _Build(stored, seal, self._place.build(seal.build), self._place.rows(seal.build), cipher)
+
+    def _broken(self, why: str) -> CorruptionError:
+        return CorruptionError(
+            f"The online snapshot {self._place.snapshot} cannot be used: {why}.",
+            where=f"online store {self._server.name}",
+            next_step="`antiphon up` builds it again from the lake.",
+        )
+
+
+def _keys(entity: bytes, with_head: bool, tiles: Iterable[int]) -> list[bytes]:
+    head = [entity, base_key(entity)] if with_head else []
+    return head + [block_key(entity, index) for index in tiles]

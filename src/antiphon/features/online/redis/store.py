@@ -1,0 +1,281 @@
+"""The online store in Redis or Valkey: builds snapshots from the lake, opens them, and forgets old ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.codec import Codec, PlainCodec, unpack
+from antiphon.core.errors import CorruptionError, WriteConflictError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.online.redis.building import RedisWriter
+from antiphon.features.online.redis.layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
+from antiphon.features.online.redis.sealed import RedisSnapshot
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
+from antiphon.features.online.snapshots.encoding import FORMAT
+from antiphon.features.ports import Lake
+
+_SCAN = 1_000
+_ANY_TIME = 1e18
+"""Seconds since 1970 that every seal is older than."""
+
+
+class RedisStore:
+    """Sealed snapshots on one server, of any number of scopes. Layout and invariants: ``redis_layout``.
+
+    Args:
+        key: the store's secret; entities are only known by their hash under it.
+        codec: seals each snapshot's own key, under which its values are sealed.
+    """
+
+    def __init__(self, server: RedisServer, key: bytes, codec: Codec | None = None) -> None:
+        self._server = server
+        self._key = key
+        self._codec: Codec = codec or PlainCodec()
+        self._lock = threading.Lock()
+        self._opened: dict[Place, RedisSnapshot] = {}
+
+    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
+        """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
+        return entity_hash(self._key, entity, keys)
+
+    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+        """:meth:`entity_hash` of many."""
+        return entity_hashes(self._key, entity, keys)
+
+    def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Whether the snapshot can be read online."""
+        with self._server.answering():
+            return bool(self._server.client.exists(Place(scope, view, snapshot).seal))
+
+    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
+        """Build a snapshot from its lake files, unless it is there; whether it was built now.
+
+        Raises:
+            CorruptionError: a lake file is gone.
+            UnavailableError: the server went away or is full.
+            SetupError: it may evict what it is given.
+        """
+        self._server.require_keeping()
+        place = Place(manifest.scope, manifest.view, manifest.id)
+        known = self._known(place)
+        if known is not None and known[1].format == FORMAT and self._touched(place, *known):
+            return False
+        other = known[0] if known is not None and known[1].format != FORMAT else b""
+        writer = fill(
+            manifest,
+            spec,
+            lake,
+            begin=lambda meta: RedisWriter(self._server, place, meta, self._codec),
+            key=self._key,
+        )
+        return writer.seal(instead_of=other)
+
+    def _known(self, place: Place) -> tuple[bytes, Seal] | None:
+        """The seal that is there, as stored and as read."""
+        with self._server.answering():
+            stored = self._server.client.get(place.seal)
+        if stored is None:
+            return None
+        try:
+            return stored, decode_seal(stored)
+        except msgspec.DecodeError as error:
+            raise CorruptionError(
+                f"The seal of {place.snapshot} does not decode.",
+                where=f"online store {self._server.name}",
+                next_step=f"Delete the key {place.seal}, and publish the view again.",
+            ) from error
+
+    def _touched(self, place: Place, stored: bytes, seal: Seal) -> bool:
+        """Whether it is still there; if so it counts as written now, for it is about to be published."""
+        keys = (place.seal, builds_key(place.scope))
+        with self._server.answering():
+            return bool(self._server.client.eval(TOUCH, 2, *keys, stored, place.field(seal.build)))
+
+    def open(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
+        """The snapshot, opened once per process.
+
+        Raises:
+            CorruptionError: its seal is missing, or does not open.
+            UnavailableError: the server does not answer.
+        """
+        place = Place(scope, view, snapshot)
+        found = self._opened.get(place)
+        if found is None:
+            self._server.require_keeping()
+            opened = RedisSnapshot(self._server, place, self._codec)
+            with self._lock:
+                found = self._opened.setdefault(place, opened)
+        return found
+
+    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read.
+
+        Raises:
+            UnavailableError: the server does not answer.
+        """
+        place = Place(scope, view, snapshot)
+        with self._server.answering():
+            stored = self._server.client.get(place.seal)
+        if self.whole(scope, view, snapshot):
+            return False
+        if stored is not None:
+            self._unseal(place, stored)
+        with self._lock:
+            self._opened.pop(place, None)
+        return True
+
+    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Tell whether everything that the snapshot's seal names is there as it was; all of it is read.
+
+        Raises:
+            UnavailableError: the server does not answer.
+        """
+        try:
+            for _ in self.values(scope, view, snapshot):
+                continue
+        except (CorruptionError, msgspec.DecodeError):
+            return False
+        return True
+
+    def _unseal(self, place: Place, stored: bytes) -> None:
+        build = _build_of(stored)
+        if build is not None:
+            self._dropped(place, build, stored, _ANY_TIME)
+            return
+        with self._server.answering():
+            self._server.client.delete(place.seal)
+
+    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
+        """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``."""
+        kept = set(keep)
+        with self._lock:
+            for place in [place for place in self._opened if place.scope == scope]:
+                if (place.view, place.snapshot) not in kept:
+                    del self._opened[place]
+
+    def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
+        """Delete snapshots not among (view, snapshot) of ``keep`` that were sealed before ``older_than`` (seconds since
+        1970), and builds that nobody goes on with. A seal goes first and in one step, so that what is half deleted does
+        not exist; whatever a crash leaves, the next collection finds."""
+        kept = set(keep)
+        dead: dict[bytes, str] = {}
+        for place, build, sealed, alive in self._builds(scope):
+            if sealed is not None:
+                if (place.view, place.snapshot) in kept or not self._dropped(place, build, sealed, older_than):
+                    continue
+            elif alive:
+                continue
+            dead[place.build(build).encode()] = place.field(build)
+        if not dead:
+            return []
+        self._delete(scope, dead)
+        with self._server.answering():
+            self._server.bulk.hdel(builds_key(scope), *dead.values())
+        return sorted(field.replace(":", "/") for field in dead.values())
+
+    def _builds(self, scope: Scope) -> Iterator[tuple[Place, str, bytes | None, bool]]:
+        """Every build: its place, its name, its seal if it is the snapshot, and whether somebody still builds it."""
+        with self._server.answering():
+            fields = [field.decode() for field in self._server.bulk.hkeys(builds_key(scope))]
+        for field in fields:
+            view, snapshot, build = field.split(":")
+            place = Place(scope, view, snapshot)
+            with self._server.answering():
+                pipeline = self._server.bulk.pipeline(transaction=True)
+                pipeline.get(place.seal)
+                pipeline.exists(place.building(build))
+                stored, alive = pipeline.execute()
+            yield place, build, stored if stored is not None and _build_of(stored) == build else None, bool(alive)
+
+    def _dropped(self, place: Place, build: str, sealed: bytes, older_than: float) -> bool:
+        keys = (place.seal, builds_key(place.scope), place.rows(build))
+        with self._server.answering():
+            return bool(self._server.bulk.eval(DROP, 3, *keys, sealed, place.field(build), repr(older_than)))
+
+    def _delete(self, scope: Scope, dead: dict[bytes, str]) -> None:
+        """Every key of these builds, in one walk over the server's keys."""
+        client, at = self._server.bulk, 0
+        while True:
+            with self._server.answering():
+                at, keys = client.scan(at, match=f"{scope.tenant}:{scope.environment}:*", count=_SCAN)
+                gone = [key for key in keys if key[: key.rfind(b":") + 1] in dead]
+                if gone:
+                    client.unlink(*gone)
+            if at == 0:
+                return
+
+    def scopes(self) -> list[Scope]:
+        """Every scope that has anything here, found by a walk over the server's keys."""
+        found: set[Scope] = set()
+        at = 0
+        while True:
+            with self._server.answering():
+                at, keys = self._server.bulk.scan(at, match="*:*:@*", count=_SCAN)
+            for key in keys:
+                tenant, environment, _ = key.decode().split(":", 2)
+                found.add(Scope(tenant, environment))
+            if at == 0:
+                return sorted(found)
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Every sealed snapshot of a scope, as (view, snapshot)."""
+        yield from sorted(
+            (place.view, place.snapshot) for place, _, sealed, _ in self._builds(scope) if sealed is not None
+        )
+
+    def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
+        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
+
+        Raises:
+            CorruptionError: it has no seal.
+        """
+        key = self._opened_anew(scope, view, snapshot).seal.key
+        return None if key is None else unpack(key).key_id
+
+    def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and clear value of a snapshot, to check it.
+
+        Raises:
+            CorruptionError: it is missing, or a value does not open, or something does not match its seal.
+        """
+        yield from self._opened_anew(scope, view, snapshot).values()
+
+    def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
+        """Write a snapshot anew under a new key of its own and put it in the place of the old one in one step.
+
+        Raises:
+            CorruptionError: it is missing, or does not open.
+            WriteConflictError: somebody else did the same.
+        """
+        before = self._opened_anew(scope, view, snapshot)
+        place = Place(scope, view, snapshot)
+        writer = RedisWriter(self._server, place, before.meta, self._codec)
+        try:
+            copy_records(before.values(), writer)
+        except BaseException:
+            writer.discard()
+            raise
+        if not writer.seal(instead_of=before.stored_seal):
+            raise WriteConflictError(f"{snapshot} was sealed anew by somebody else.", where="online store")
+
+    def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
+        return RedisSnapshot(self._server, Place(scope, view, snapshot), self._codec)
+
+    def close(self) -> None:
+        """Let go of every opened snapshot; the server's connections are its owner's."""
+        with self._lock:
+            self._opened.clear()
+
+
+def _build_of(stored: bytes) -> str | None:
+    try:
+        seal: Seal = decode_seal(stored)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return seal.build

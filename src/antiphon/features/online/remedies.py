@@ -1,0 +1,222 @@
+"""What a freshness contract may do about a stale value before it falls back: an earlier value, or a new one.
+
+Invariants: an *earlier* value is one that met the contract: of the same moment from the newest earlier snapshot whose
+source was good enough, or as it was when it was last young enough. A *recomputed* value is what the batch path gives
+for the entity as of the same moment, from the source and the log as they are now; it counts only when it meets the
+contract, and when it came within its time. Nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from antiphon.core.clock import Clock, from_microseconds
+from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.freshness import FreshnessRule
+from antiphon.features.monitoring.skew.batch import Deadline
+from antiphon.features.offline.batch_values import values_at
+from antiphon.features.offline.compute import ComputeLimits, compute
+from antiphon.features.online.entity_rows import SnapshotRows
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import LogReader
+from antiphon.features.sources.source_rows import load_rows
+from antiphon.features.tiles.evaluate import EntityRow
+
+if TYPE_CHECKING:
+    import duckdb
+
+AT_ONCE = 2
+"""Recomputations of one process at the same time; others wait within their time."""
+
+_LOOKS_EVERY = 0.02
+
+Keys = Mapping[str, str]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A view's contract that is not met, in numbers.
+
+    Attributes:
+        view: its name; ``definition_version`` that of its definition.
+        as_of: the moment (microseconds).
+        rule: the contract.
+        publication: the number that was read.
+        seconds: how long a recomputation may take.
+    """
+
+    view: str
+    definition_version: str
+    as_of: int
+    rule: FreshnessRule
+    publication: int
+    seconds: float
+
+
+class Remedied(msgspec.Struct, frozen=True):
+    """A value in the place of a stale one, and where it is from; ``snapshot`` is ``None`` for a recomputed one."""
+
+    contract: Literal["previous", "recomputed"]
+    value: MeasureValue
+    event_time: datetime | None
+    snapshot: str | None
+    definition_version: str
+    stream_offset: int | None = None
+    quality: float | None = None
+
+
+class EarlierRows:
+    """The rows of a view in publications up to one, the newest first (``lookup.FeatureReader.earlier``)."""
+
+    def __init__(
+        self, snapshot: SnapshotRows, read: Callable[[Sequence[Keys], Sequence[int]], list[EntityRow]]
+    ) -> None:
+        self.snapshot = snapshot
+        self.read = read
+
+    @property
+    def quality(self) -> float | None:
+        """The share of source rows without a defect; ``None`` when the snapshot does not say."""
+        facts = self.snapshot.opened.meta.facts
+        return None if facts is None else facts.source_quality
+
+
+def previous(earlier: Iterable[EarlierRows], asked: Asked, keys: Sequence[Keys]) -> list[dict[str, Remedied]]:
+    """Of each entity the features that have an earlier value that met the contract, by ``view.feature``."""
+    found: list[dict[str, Remedied]] = [{} for _ in keys]
+    for one in earlier:
+        if not asked.rule.accepts_source(one.quality):
+            continue
+        try:
+            rows = one.read(keys, [asked.as_of] * len(keys))
+            for known, key, row in zip(found, keys, rows, strict=True):
+                _take(one, asked, key, row, known)
+        except AntiphonError:
+            # It is gone, pruned or does not reach back so far: an older one may.
+            continue
+        if all(len(known) == len(one.snapshot.names) for known in found):
+            break
+    return found
+
+
+def _take(one: EarlierRows, asked: Asked, key: Keys, row: EntityRow, known: dict[str, Remedied]) -> None:
+    """The row's values that are young enough; the others as they were at the last moment at which they were."""
+    names = one.snapshot.names
+    late: dict[int, list[int]] = {}
+    for place, (name, value, moment) in enumerate(zip(names, row.values, row.event_times, strict=True)):
+        if name in known or value is None:
+            continue
+        if asked.rule.accepts_age(moment, asked.as_of):
+            known[name] = _earlier(one, row, place)
+        elif moment is not None:
+            late.setdefault(moment + asked.rule.max_age, []).append(place)
+    for moment, places in late.items():
+        if moment < one.snapshot.opened.meta.answers_from:
+            continue
+        (then,) = one.read([key], [moment])
+        for place in places:
+            at = then.event_times[place]
+            if then.values[place] is not None and asked.rule.accepts_age(at, moment):
+                known[names[place]] = _earlier(one, then, place)
+
+
+def _earlier(one: EarlierRows, row: EntityRow, place: int) -> Remedied:
+    moment = row.event_times[place]
+    return Remedied(
+        "previous",
+        row.values[place],
+        None if moment is None else from_microseconds(moment),
+        one.snapshot.snapshot,
+        one.snapshot.definition_version,
+        None if row.offsets is None else row.offsets[place],
+        one.quality,
+    )
+
+
+class Recomputing:
+    """Features of few entities by the batch path, now.
+
+    Args:
+        limits: what one recomputation may use.
+    """
+
+    def __init__(self, scope: Scope, log: LogReader, clock: Clock, limits: ComputeLimits | None = None) -> None:
+        self._scope = scope
+        self._log = log
+        self._clock = clock
+        self._limits = limits or ComputeLimits()
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+
+    def recomputed(self, spec: FeatureViewSpec, asked: Asked, keys: Sequence[Keys]) -> list[dict[str, Remedied]]:
+        """Of each entity the features whose new value meets the contract; none when the time is over or the source
+        cannot be read."""
+        nothing: list[dict[str, Remedied]] = [{} for _ in keys]
+        deadline = Deadline(self._clock, asked.seconds)
+        if not asked.rule.accepts_source(None) or not self._places.acquire(timeout=asked.seconds):
+            # How good the source is now nobody has measured, so a contract that asks for it is not met by it.
+            return nothing
+        try:
+            found = list(self._computed(spec, asked, keys, deadline))
+            return nothing if deadline.over else found
+        except AntiphonError:
+            return nothing
+        finally:
+            self._places.release()
+
+    def _computed(
+        self, spec: FeatureViewSpec, asked: Asked, keys: Sequence[Keys], deadline: Deadline
+    ) -> Iterator[dict[str, Remedied]]:
+        plan = plan_of(spec)
+        entities = [tuple(str(each[key]) for key in plan.keys) for each in keys]
+        with compute(self._limits) as connection, _interrupting(connection, deadline):
+            load_rows(
+                connection,
+                plan,
+                scope=self._scope,
+                log=self._log,
+                # An encoding is set against all entities together.
+                entities=None if plan.fitted_windows else list(dict.fromkeys(entities)),
+            )
+            if deadline.over:
+                yield from ({} for _ in keys)
+                return
+            wanted = set(entities)
+            found = {entity: values for entity, values in values_at(connection, plan, asked.as_of) if entity in wanted}
+        for entity in entities:
+            yield {
+                f"{asked.view}.{name}": Remedied(
+                    "recomputed", one.value, from_microseconds(one.event_time), None, spec.definition_version
+                )
+                for name, one in found.get(entity, {}).items()
+                if one.value is not None
+                and one.event_time is not None
+                and asked.rule.accepts_age(one.event_time, asked.as_of)
+            }
+
+
+@contextmanager
+def _interrupting(connection: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[None]:
+    """Interrupt whatever the connection does once the time is over: a single interruption may fall between two queries
+    and stop neither."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOKS_EVERY):
+            if deadline.over:
+                connection.interrupt()
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()

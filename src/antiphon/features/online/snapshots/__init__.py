@@ -1,0 +1,1 @@
+"""The stored form of an online snapshot and its building, the same for every store."""

@@ -1,0 +1,288 @@
+"""Fill a sealed snapshot from the lake's files: one pass over events with values and one over base tiles, by columns.
+
+Nothing is held but a batch of entities; that records come in the order of their keys is the writer's concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import CorruptionError
+from antiphon.core.ids import keyed_hash, keyed_hashes
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.offline.batch_values import holds_until
+from antiphon.features.offline.compute import parquet_reader
+from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
+from antiphon.features.online.snapshots.finished import PackedRows, RowLayout, ValuesAlong, codes_of
+from antiphon.features.online.snapshots.packing import Records, base_records, event_records, events_are_few
+from antiphon.features.plan import SLACK, Plan, plan_of
+from antiphon.features.ports import Lake
+from antiphon.features.tiles.entity_state import TileRow
+from antiphon.features.tiles.evaluate import EVER
+from antiphon.features.tiles.row_batches import RowBatch, whole_entities
+from antiphon.features.tiles.tile_files import tile_schema, tiles_in
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from antiphon.definitions.expression import Kind
+
+
+_COPIED = 1_000
+_FILES = 3
+"""Events with values, tiles, and finished values."""
+_encode = msgspec.json.Encoder().encode
+
+
+class SnapshotWriter(Protocol):
+    """Something that a snapshot is written into; nobody sees it before it is sealed.
+
+    Attributes:
+        joins: whether a finished row stands before the value, in one record.
+    """
+
+    joins: bool
+
+    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None, /) -> None:
+        """Write records, in any order; a key comes once.
+
+        Args:
+            rows: the finished row of each, empty where there is none. A value beside a row may be empty: the entity
+                has no record then.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        ...
+
+
+Writer = TypeVar("Writer", bound=SnapshotWriter)
+
+
+def fill(
+    manifest: SnapshotManifest,
+    spec: FeatureViewSpec,
+    lake: Lake,
+    *,
+    begin: Callable[[SnapshotMeta], Writer],
+    key: bytes,
+) -> Writer:
+    """Write every entity of a snapshot's lake files into the writer that ``begin`` makes; it is left to be sealed.
+
+    Args:
+        key: the store's secret, under which entities are hashed.
+
+    Raises:
+        CorruptionError: a lake file is gone, or is not what it is to be.
+        UnavailableError: disk or the store ran out or went away.
+    """
+    plan = plan_of(spec)
+    if len(manifest.files) < _FILES:
+        raise CorruptionError(
+            f"The snapshot {manifest.id} has {len(manifest.files)} lake files; this version reads {_FILES}.",
+            where="lake",
+            next_step="Refresh the view: `antiphon features refresh`.",
+        )
+    with (
+        lake.open(manifest.files[0].path) as events,
+        lake.open(manifest.files[1].path) as tiles,
+        lake.open(manifest.files[2].path) as values,
+    ):
+        of_events, of_tiles, of_values = parquet_reader(events), parquet_reader(tiles), parquet_reader(values)
+        kinds, codes = _kinds(of_events.schema, plan), codes_of(of_values.schema, plan)
+        _require(of_tiles.schema, tile_schema(plan, _measured(of_events.schema, plan)))
+        meta = _meta(manifest, plan, kinds, codes)
+        writer = begin(meta)
+        try:
+            batches = (RowBatch(rows, plan) for rows in whole_entities(of_events, len(plan.keys)))
+            if codes is None:
+                for batch in batches:
+                    writer.write(*event_records(batch, plan, _hashes(key, spec, batch.keys)))
+            else:
+                hashes_of = partial(_hashes, key, spec)
+                for records in _with_rows(batches, of_values, plan, codes, meta.as_of, hashes_of, writer.joins):
+                    writer.write(*records)
+            layout = base_layout(plan, kinds)
+            for rows in of_tiles:
+                writer.write(*_tile_records(rows, plan, layout, key, spec))
+                together = _together_records(rows, plan, key, spec)
+                if together is not None:
+                    nothing = None if codes is None else [RowLayout(codes, meta.as_of).nothing]
+                    writer.write(*together, nothing)
+        except BaseException:
+            writer.discard()
+            raise
+        return writer
+
+
+def _with_rows(
+    batches: Iterable[RowBatch],
+    values: Iterable[pyarrow.RecordBatch],
+    plan: Plan,
+    codes: str,
+    as_of: int,
+    hashes_of: Callable[[Sequence[pyarrow.Array]], list[bytes]],
+    joined: bool,
+) -> Iterator[tuple[list[bytes], list[bytes], list[bytes] | None]]:
+    """Keys, values and finished rows. An entity whose events are all part of its base tile has a row alone.
+
+    Args:
+        joined: rows may stand in the values.
+    """
+    import numpy
+
+    width = len(plan.keys)
+    along = ValuesAlong(values, width)
+    for batch in batches:
+        found = along.through(batch.keys)
+        if found is None or found.num_rows < batch.entities:
+            raise _unlike()
+        hashes, until = hashes_of(found.columns[:width]), holds_until(batch, plan, as_of)
+        if found.num_rows == batch.entities:
+            if any(not there.equals(column) for there, column in zip(found.columns, batch.keys, strict=False)):
+                raise _unlike()
+            own = hashes
+        else:
+            own = hashes_of(batch.keys)
+            with_events = set(own)
+            there = numpy.array([hashed in with_events for hashed in hashes])
+            if int(there.sum()) != batch.entities:
+                raise _unlike()
+            every = numpy.full(found.num_rows, EVER)
+            every[there] = until
+            until = every
+        packed = PackedRows(found, until, plan, codes)
+        if joined and own is hashes and not packed.texts and events_are_few(batch):
+            yield *event_records(batch, plan, own, packed), None
+            continue
+        keys, records = event_records(batch, plan, own)
+        rows = packed.rows()
+        if keys is hashes:
+            yield keys, records, rows
+            continue
+        row_of = dict(zip(hashes, rows, strict=True))
+        beside = [row_of.pop(key, b"") for key in keys]
+        yield [*keys, *row_of], [*records, *[b""] * len(row_of)], [*beside, *row_of.values()]
+    for found in along.rest():
+        hashes = hashes_of(found.columns[:width])
+        yield hashes, [b""] * len(hashes), PackedRows(found, numpy.full(found.num_rows, EVER), plan, codes).rows()
+
+
+def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter) -> None:
+    """Write the clear values of another build of the same snapshot, but for its meta record."""
+    while taken := list(islice(records, _COPIED)):
+        kept = [(key, value) for key, value in taken if key != META]
+        writer.write([key for key, _ in kept], [value for _, value in kept])
+
+
+def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
+    """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
+    null) it is all entities together."""
+    return keyed_hash(key, msgspec.json.encode([entity, *keys]).decode())
+
+
+def entity_hashes(key: bytes, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+    """:func:`entity_hash` of many entities."""
+    encode = _encode
+    # JSON of a name and keys is that of the name, which all have in common, and that of the keys.
+    return keyed_hashes(key, [encode(values)[1:] for values in keys], encode([entity])[:-1] + b",")
+
+
+def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) -> list[bytes]:
+    texts = [column.to_numpy(zero_copy_only=False).tolist() for column in keys]
+    return entity_hashes(key, spec.entity.name, zip(*texts, strict=True))
+
+
+def _tile_records(
+    rows: pyarrow.RecordBatch, plan: Plan, layout: str | None, key: bytes, spec: FeatureViewSpec
+) -> Records:
+    """Base tiles."""
+    import pyarrow.compute as pc
+
+    base = rows.filter(pc.is_null(rows.column("tile")))
+    keys = [base_key(hashed) for hashed in _hashes(key, spec, base.columns[: len(plan.keys)])]
+    return keys, base_records(base, plan, layout) if keys else []
+
+
+def _together_records(rows: pyarrow.RecordBatch, plan: Plan, key: bytes, spec: FeatureViewSpec) -> Records | None:
+    """The tiles of all entities together, which stand last, as an entity's."""
+    import pyarrow.compute as pc
+
+    together = rows.filter(pc.is_valid(rows.column("tile")))
+    if not together.num_rows:
+        return None
+    indexes, available = (together.column(name).to_pylist() for name in ("tile", "available_at"))
+    found = {
+        index: TileRow(known, tiles)
+        for index, known, tiles in zip(indexes, available, tiles_in(together, plan), strict=True)
+    }
+    return [entity_hash(key, spec.entity.name, [None] * len(plan.keys))], [encode_tiles(found)]
+
+
+def _unlike() -> CorruptionError:
+    return CorruptionError(
+        "The lake's files of events and of values are not of the same entities.",
+        where="lake",
+        next_step="Materialise the view again.",
+    )
+
+
+def _measured(schema: pyarrow.Schema, plan: Plan) -> list[pyarrow.DataType]:
+    wanted = [f"m{index}" for index in range(len(plan.measures))]
+    if schema.names != [
+        *(f"k{index}" for index in range(len(plan.keys))),
+        "event_time",
+        "available_at",
+        "seq",
+        *wanted,
+    ]:
+        raise _other("events", schema.names)
+    return [schema.field(name).type for name in wanted]
+
+
+def _require(found: pyarrow.Schema, wanted: pyarrow.Schema) -> None:
+    if found.names != wanted.names or found.types != wanted.types:
+        raise _other("tile", found.names)
+
+
+def _other(what: str, names: list[str]) -> CorruptionError:
+    return CorruptionError(
+        f"The lake's {what} file has other columns than this version writes: {', '.join(names)[:200]}.",
+        where="lake",
+        next_step="Materialise the view again.",
+    )
+
+
+def _kinds(schema: pyarrow.Schema, plan: Plan) -> tuple[Kind, ...]:
+    import pyarrow
+
+    kinds: list[Kind] = []
+    for measure, kind in zip(plan.measures, _measured(schema, plan), strict=True):
+        if measure.mode == "plain" and pyarrow.types.is_string(kind):
+            kinds.append("text")
+        else:
+            kinds.append("boolean" if measure.mode == "plain" and pyarrow.types.is_boolean(kind) else "number")
+    return tuple(kinds)
+
+
+def _meta(manifest: SnapshotManifest, plan: Plan, kinds: tuple[Kind, ...], codes: str | None) -> SnapshotMeta:
+    as_of = microseconds(manifest.as_of)
+    return SnapshotMeta(
+        format=FORMAT,
+        snapshot=manifest.id,
+        spec=plan.spec,
+        as_of=as_of,
+        answers_from=as_of - SLACK,
+        stream_offset=manifest.stream_offset,
+        kinds=kinds,
+        facts=manifest.facts(),
+        rows=codes,
+    )

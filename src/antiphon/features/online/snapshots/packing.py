@@ -1,0 +1,234 @@
+"""Records of many entities at once: the words of ``encoding``, written by columns.
+
+Invariant: a record made here decodes into what its rows say. All words of a batch lie in one array, a column scattered
+over the entities' records, and a record is a slice of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
+from antiphon.features.online.snapshots.encoding import (
+    FEW,
+    HAS_AVAILABLE,
+    HAS_NULLS,
+    WORDS,
+    encode_base,
+    masks_of,
+    sequence_words,
+)
+from antiphon.features.online.snapshots.sorting import key_order
+from antiphon.features.online.snapshots.tiled import tiled_records
+from antiphon.features.plan import Plan
+from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
+from antiphon.features.tiles.row_digest import text_bytes
+from antiphon.features.tiles.tile_files import tiles_in
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+    Array = numpy.ndarray[Any, Any]
+
+_AT_ONCE = 4_096
+
+Records = tuple[list[bytes], list[bytes]]
+"""Keys and values."""
+
+
+class Ahead(Protocol):
+    """Words that stand before an entity's events in its record."""
+
+    sizes: Array
+    """How many, of each entity."""
+
+    def put(self, words: Array, begins: Array) -> None:
+        """Write them into an array of words, each entity's from where it begins."""
+        ...
+
+
+def events_are_few(batch: RowBatch) -> bool:
+    """Whether every entity's events stand in its own record."""
+    import numpy
+
+    return int(numpy.diff(batch.starts).max(initial=0)) <= FEW
+
+
+def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead | None = None) -> Records:
+    """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and
+    a value for each tile's events.
+
+    Args:
+        ahead: what comes first in each record, where all have few events; then records come in the order of their
+            keys, and lie so in memory.
+    """
+    import numpy
+    import pyarrow
+
+    if ahead is not None:
+        order = key_order(hashes)
+        return [hashes[place] for place in order.tolist()], _few(batch, plan, ahead, order)
+    counts = numpy.diff(batch.starts)
+    few = counts <= FEW
+    if bool(few.all()):
+        return hashes, _few(batch, plan)
+    keys = [hashes[place] for place in numpy.flatnonzero(few).tolist()]
+    values: list[bytes] = []
+    if keys:
+        values = _few(RowBatch(batch.rows.filter(pyarrow.array(few[batch.entity])), plan), plan)
+    many = RowBatch(batch.rows.filter(pyarrow.array(~few[batch.entity])), plan)
+    for key, value in tiled_records(many, plan, [hashes[place] for place in numpy.flatnonzero(~few).tolist()]):
+        keys.append(key)
+        values.append(value)
+    return keys, values
+
+
+def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None, order: Array | None = None) -> list[bytes]:
+    import numpy
+
+    starts, entity = batch.starts[:-1], batch.entity
+    counts = numpy.diff(batch.starts)
+    later = numpy.logical_or.reduceat(batch.available != batch.times, starts)
+    stored = [(index, batch.measure(index)) for index, measure in enumerate(plan.measures) if measure.mode != "count"]
+    columns = [batch.measure(index) for index in range(len(plan.measures))]
+    absent = numpy.zeros(len(entity), dtype=bool)
+    for column in columns:
+        if column.present is not None:
+            absent |= ~column.present
+    partly = numpy.logical_or.reduceat(absent, starts)
+    masks = masks_of(plan)
+    width = 1 + later.astype(numpy.int64) + len(stored) + masks * partly
+    sizes = WORDS + counts * width + sequence_words(counts)
+    if ahead is not None:
+        sizes += ahead.sizes
+    places = numpy.concatenate([[0], numpy.cumsum(sizes)])
+    begins = places[:-1]
+    words = numpy.zeros(int(places[-1]), dtype=numpy.int64)
+    if ahead is not None:
+        ahead.put(words, begins)
+        begins = begins + ahead.sizes
+    words[begins] = counts | (later * HAS_AVAILABLE + partly * HAS_NULLS) << 32
+    at = begins[entity] + WORDS + numpy.arange(len(entity)) - starts[entity]
+    step = counts[entity]
+    words[at] = batch.times
+    at += step
+    if later.any():
+        rows = later[entity]
+        words[at[rows]] = batch.available[rows]
+        at[rows] += step[rows]
+    texts: list[tuple[bytes, Array]] = []
+    for index, column in stored:
+        if column.texts is None:
+            words[at] = _words(column)
+        else:
+            lengths, content = text_words(batch.rows.column(len(plan.keys) + 3 + index))
+            words[at] = lengths
+            texts.append((bytes(content), numpy.concatenate([[0], numpy.cumsum(numpy.add.reduceat(lengths, starts))])))
+        at += step
+    if partly.any():
+        rows = partly[entity]
+        for mask in range(masks):
+            words[at[rows]] = _present(columns[64 * mask : 64 * mask + 64], len(entity))[rows]
+            at[rows] += step[rows]
+    _put_sequences(words, batch, begins + WORDS + counts * width, counts)
+    records = sliced(words, places * 8, order)
+    for text, cuts in texts:
+        records = [record + part for record, part in zip(records, sliced(text, cuts, order), strict=True)]
+    return records
+
+
+def sliced(content: Array | bytes, places: Array, order: Array | None = None) -> list[bytes]:
+    """What lies between each place and the next, of which the first is 0; or of these the ones in ``order``."""
+    import numpy
+
+    # Copies: views would have to be looked at by every collection of garbage.
+    widths = numpy.diff(places)
+    if len(widths) and widths[0] > 0 and bool((widths == widths[0]).all()):
+        pieces = numpy.frombuffer(content, f"V{widths[0]}")
+        if order is None:
+            every: list[bytes] = pieces.tolist()
+            return every
+        found: list[bytes] = []
+        for first in range(0, len(order), _AT_ONCE):
+            found += pieces[order[first : first + _AT_ONCE]].tolist()
+        return found
+    whole = bytes(content)
+    if order is not None:
+        return [whole[first:end] for first, end in zip(places[order].tolist(), places[order + 1].tolist(), strict=True)]
+    return [whole[first:end] for first, end in pairwise(places.tolist())]
+
+
+def _put_sequences(words: Array, batch: RowBatch, begins: Array, counts: Array) -> None:
+    """Twelve bytes for each sequence of 24 hexadecimal digits."""
+    import numpy
+
+    digits = numpy.frombuffer(text_bytes(batch.seqs), numpy.uint8).reshape(len(batch.entity), SEQUENCE_DIGITS)
+    nibbles = (digits & 15) + 9 * (digits >> 6)
+    packed = numpy.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(numpy.uint32)
+    within = numpy.arange(len(batch.entity)) - batch.starts[:-1][batch.entity]
+    places = 2 * begins[batch.entity] + 3 * within
+    half = words.view(numpy.uint32)
+    for part in range(3):
+        half[places + part] = packed[:, part]
+
+
+def _words(column: MeasureColumn) -> Array:
+    import numpy
+
+    values = column.values
+    return values.view(numpy.int64) if values.dtype == numpy.float64 else values.astype(numpy.int64, copy=False)
+
+
+def text_words(column: pyarrow.Array) -> tuple[Array, memoryview]:
+    """A column of texts as the length of each in bytes, of null 0, and the bytes of all."""
+    import numpy
+    import pyarrow.compute as pc
+
+    filled = pc.fill_null(column, "")
+    return pc.binary_length(filled).to_numpy(zero_copy_only=False).astype(numpy.int64), text_bytes(filled)
+
+
+def _present(columns: Sequence[MeasureColumn], rows: int) -> Array:
+    import numpy
+
+    mask = numpy.zeros(rows, dtype=numpy.uint64)
+    for bit, column in enumerate(columns):
+        there = numpy.uint64(1) if column.present is None else column.present.astype(numpy.uint64)
+        mask |= there << numpy.uint64(bit)
+    return mask.view(numpy.int64)
+
+
+def base_records(rows: pyarrow.RecordBatch, plan: Plan, layout: str | None) -> list[bytes]:
+    """The base tiles of a batch of entities, a value each.
+
+    Args:
+        layout: of their words; ``None`` when a part is a sketch or a text: they are packed one by one.
+    """
+    import numpy
+    import pyarrow
+    import pyarrow.compute as pc
+
+    if layout is None:
+        return [encode_base(tiles) for tiles in tiles_in(rows, plan)]
+    columns: list[Array] = []
+    for name in rows.schema.names[len(plan.keys) + 3 :]:
+        column = rows.column(name)
+        if name.endswith("_seq"):
+            digits = numpy.frombuffer(text_bytes(pc.fill_null(column, "0" * SEQUENCE_DIGITS)), numpy.uint8)
+            digits = digits.reshape(rows.num_rows, SEQUENCE_DIGITS)
+            nibbles = (digits & 15) + 9 * (digits >> 6)
+            packed = numpy.zeros((rows.num_rows, 16), dtype=numpy.uint8)
+            packed[:, :12] = nibbles[:, ::2] << 4 | nibbles[:, 1::2]
+            columns += list(packed.view(numpy.int64).T)
+            continue
+        if pyarrow.types.is_boolean(column.type):
+            column = column.cast(pyarrow.int64())
+        values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
+        columns.append(values.view(numpy.int64))
+    words = numpy.zeros((rows.num_rows, len(columns) + 1), dtype=numpy.int64)
+    for place, values in enumerate(columns):
+        words[:, place + 1] = values
+    return sliced(words, numpy.arange(0, words.nbytes + 1, 8 * (len(columns) + 1)))

@@ -1,0 +1,1 @@
+"""Publications: publish, roll back, prune and repair."""

@@ -1,0 +1,220 @@
+"""Healing: online snapshots of the current publication that are gone or damaged are built again from the lake.
+
+Invariants: a snapshot is immutable and a function of its lake files, so building it again changes no value; a build is
+put in place whole or not at all, and building what is there changes nothing, so a healer may be killed anywhere and two
+may run. Where the lake cannot give a snapshot back, a refresh of the view reads its source again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.ports import DefinitionReader, Lake, OnlineSnapshots, PublicationReader, SnapshotStore
+
+_log = logging.getLogger("antiphon.features")
+
+READ_SECONDS = 3_600.0
+"""The interval at which every byte of the current snapshots is read, first when a healer starts: disks rot silently."""
+
+_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 60.0
+"""Seconds for which a snapshot that could not be built is left alone, at first and at most."""
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """A snapshot of the current publication that cannot be read online.
+
+    Attributes:
+        key: ``view@definition_version``.
+        since: when it was first seen here.
+    """
+
+    key: str
+    snapshot: str
+    since: datetime
+
+    @property
+    def view(self) -> str:
+        """The view's name."""
+        return self.key.partition("@")[0]
+
+
+class SnapshotHealth:
+    """Knows which snapshots of the current publication cannot be read. Safe to share between threads."""
+
+    def __init__(self, scope: Scope, *, publications: PublicationReader, online: OnlineSnapshots, clock: Clock) -> None:
+        self._scope = scope
+        self._publications = publications
+        self._online = online
+        self._clock = clock
+        self._since: dict[tuple[str, str], datetime] = {}
+
+    def damaged(self) -> list[Damage]:
+        """Find what is gone, or known to be damaged; a few system calls for each snapshot.
+
+        Raises:
+            UnavailableError: catalog or online store do not answer.
+        """
+        return self._failing(self._online.sealed)
+
+    def unreadable(self) -> list[Damage]:
+        """Find what is gone or damaged; every byte is read.
+
+        Raises:
+            UnavailableError: catalog or online store do not answer.
+        """
+        return self._failing(self._online.whole)
+
+    def condemn(self) -> None:
+        """Read every byte, and take what is damaged out of use.
+
+        Raises:
+            UnavailableError: catalog or online store do not answer.
+        """
+        for key, snapshot in self._current():
+            self._online.condemn(self._scope, key.partition("@")[0], snapshot)
+
+    def _failing(self, readable: Callable[[Scope, str, str], bool]) -> list[Damage]:
+        found: dict[tuple[str, str], datetime] = {}
+        for key, snapshot in self._current():
+            if not readable(self._scope, key.partition("@")[0], snapshot):
+                found[key, snapshot] = self._since.get((key, snapshot)) or self._clock.now()
+        self._since = found
+        return [Damage(key, snapshot, since) for (key, snapshot), since in found.items()]
+
+    def _current(self) -> list[tuple[str, str]]:
+        current = self._publications.current(self._scope)
+        return [] if current is None else list(current.snapshots.items())
+
+
+class _Rest(msgspec.Struct, frozen=True):
+    """Until when (monotonic seconds) a snapshot is left alone, and how long that is."""
+
+    until: float
+    seconds: float
+
+
+class Healer:
+    """Builds damaged snapshots of one scope again; one at a time on a machine.
+
+    Args:
+        lock: a file that the healer at work holds.
+        rebuild: starts a refresh of a damaged view that reads all of its source, or withdraws one that is not used;
+            the key makes it start once.
+        reads: whether every byte is read now and then.
+        overlay: the file of streamed events, read with them and set aside when it is damaged.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        health: SnapshotHealth,
+        *,
+        snapshots: SnapshotStore,
+        definitions: DefinitionReader,
+        online: OnlineSnapshots,
+        lake: Lake,
+        clock: Clock,
+        lock: Path,
+        rebuild: Callable[[Damage, str], object],
+        reads: bool = True,
+        overlay: Overlay | None = None,
+    ) -> None:
+        self._scope = scope
+        self._health = health
+        self._snapshots = snapshots
+        self._definitions = definitions
+        self._online = online
+        self._lake = lake
+        self._clock = clock
+        self._lock = lock
+        self._rebuild = rebuild
+        self._told: set[str] = set()
+        self._reads = reads
+        self._overlay = overlay
+        self._read_at = float("-inf")
+        self._resting: dict[str, _Rest] = {}
+
+    def heal(self) -> str | None:
+        """Build again what is damaged; what was built, in words, or nothing.
+
+        Raises:
+            UnavailableError: catalog or online store do not answer.
+        """
+        now = self._clock.monotonic()
+        if self._reads and now - self._read_at >= READ_SECONDS:
+            self._health.condemn()
+            if self._overlay is not None and (found := self._overlay.check()).damaged:
+                self._overlay.renew(found.problem or "an event does not open")
+            self._read_at = now
+        damaged = self._health.damaged()
+        due = [one for one in damaged if one.snapshot not in self._resting or self._resting[one.snapshot].until <= now]
+        if not due:
+            return None
+        with _alone(self._lock) as alone:
+            built = [one for one in due if self._built(one, now)] if alone else []
+        return ", ".join(f"{one.view} ({one.snapshot})" for one in built) or None
+
+    def _built(self, one: Damage, now: float) -> bool:
+        _log.warning("The online snapshot %s of %s is gone or damaged; it is built again.", one.snapshot, one.view)
+        _, _, version = one.key.partition("@")
+        from pyarrow import ArrowException
+
+        try:
+            manifest = self._snapshots.get(self._scope, one.snapshot)
+            self._online.build(manifest, self._definitions.get(self._scope, one.view, version), self._lake)
+        except (CorruptionError, NotFoundError, OSError, ArrowException) as error:
+            self._rest(one.snapshot, now)
+            self._ask_source(one, error)
+            return False
+        except AntiphonError as error:
+            self._rest(one.snapshot, now)
+            _log.error("%s of %s could not be built and is tried again: %s", one.snapshot, one.view, error)
+            return False
+        self._resting.pop(one.snapshot, None)
+        self._told.discard(one.snapshot)
+        return True
+
+    def _ask_source(self, one: Damage, why: Exception) -> None:
+        known = one.snapshot in self._told
+        self._told.add(one.snapshot)
+        if not known:
+            _log.error("The lake cannot give %s back, so %s is built from its source: %s", one.snapshot, one.key, why)
+        try:
+            # One refresh an hour: a source that cannot be read is not read without end.
+            self._rebuild(one, f"heal:{one.snapshot}:{self._clock.now():%Y%m%d%H}")
+        except AntiphonError as error:
+            if not known:
+                _log.error("The view %s cannot be rebuilt: %s", one.key, error)
+
+    def _rest(self, snapshot: str, now: float) -> None:
+        before = self._resting.get(snapshot)
+        seconds = _REST_SECONDS if before is None else min(2 * before.seconds, _LONGEST_REST_SECONDS)
+        self._resting[snapshot] = _Rest(now + seconds, seconds)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[bool]:
+    """Take the lock if no other process on this machine heals; the kernel takes it back from one that dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,298 @@
+"""Publish: snapshots become current online, all at once.
+
+Order: lake files (before) → sealed online files → manifest → catalog compare-and-swap. The catalog row is the
+publication; a crash before it leaves garbage to collect and nothing else changed. A loser of the race rebases on
+what won, and never puts an older snapshot in place of a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from datetime import timedelta
+from functools import partial
+
+import msgspec
+
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import Clock
+from antiphon.core.errors import ConflictError, CorruptionError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.online.streamed import view_prefix
+from antiphon.features.ports import (
+    CollectedLake,
+    CollectedSnapshots,
+    DefinitionReader,
+    PublicationStore,
+    SnapshotStore,
+    StreamedOverlay,
+)
+from antiphon.features.streaming.consumer import StreamConsumer
+
+_ATTEMPTS = 50
+KEPT_PUBLICATIONS = 10
+"""How many publications back a rollback finds its files and streamed events in place."""
+
+
+class CollectedGarbage(msgspec.Struct, frozen=True):
+    """What a collection of garbage removed."""
+
+    lake: tuple[str, ...]
+    online: tuple[str, ...]
+    events: int
+
+
+class Publisher:
+    """Publishes for one scope. Safe to run in several processes at once.
+
+    Args:
+        held: views that stay as they are, by name.
+        also_named: lake files that something else than a snapshot names (datasets), which no collection may remove.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        publications: PublicationStore,
+        snapshots: SnapshotStore,
+        definitions: DefinitionReader,
+        lake: CollectedLake,
+        online: CollectedSnapshots,
+        clock: Clock,
+        overlay: StreamedOverlay | None = None,
+        consumer: StreamConsumer | None = None,
+        also_named: Callable[[Scope], Iterable[str]] | None = None,
+        held: Callable[[Scope], Container[str]] = lambda scope: (),
+    ) -> None:
+        self._scope = scope
+        self._also_named = also_named
+        self._held = held
+        self._publications = publications
+        self._snapshots = snapshots
+        self._definitions = definitions
+        self._lake = lake
+        self._online = online
+        self._clock = clock
+        self._overlay = overlay
+        self._consumer = consumer
+
+    def prepare(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
+        """Build a snapshot's online file and record its manifest; doing it again changes nothing.
+
+        Returns:
+            The manifest as recorded: of one snapshot made twice, the first.
+
+        Raises:
+            CorruptionError: a file of it is gone; nothing is recorded.
+        """
+        known = self._recorded(manifest)
+        self._online.build(known or manifest, spec, self._lake)
+        if known is None:
+            try:
+                return self._snapshots.add(manifest)
+            except ConflictError:  # Somebody else has made the same meanwhile.
+                return self._snapshots.get(self._scope, manifest.id)
+        if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
+            self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
+        return known
+
+    def _recorded(self, manifest: SnapshotManifest) -> SnapshotManifest | None:
+        try:
+            return self._snapshots.get(self._scope, manifest.id)
+        except NotFoundError:
+            return None
+
+    def publish(
+        self, snapshots: Sequence[tuple[SnapshotManifest, FeatureViewSpec]], *, reason: str, principal: str
+    ) -> Publication | None:
+        """Make snapshots current in one publication; the current one when they are already, newer ones are, or their
+        views are held.
+
+        Raises:
+            ConflictError: other publishers won every race.
+        """
+        prepared = {spec.key: self.prepare(manifest, spec) for manifest, spec in snapshots}
+        lost: ConflictError | None = None
+        for _ in range(_ATTEMPTS):
+            current = self._publications.current(self._scope)
+            # Asked after the publication: who holds a view in the transaction of a flip has made this race lost.
+            held = self._held(self._scope)
+            free = {key: manifest for key, manifest in prepared.items() if manifest.view not in held}
+            changes = self._changes(current, free)
+            if not changes:
+                return current
+            try:
+                return self._publications.publish(
+                    self._scope,
+                    changes,
+                    expected=current.number if current is not None else 0,
+                    reason=reason,
+                    principal=principal,
+                )
+            except ConflictError as error:
+                lost = error
+        assert lost is not None
+        raise lost
+
+    def withdraw(self, key: str, snapshot: str, *, reason: str, principal: str) -> None:
+        """Take ``view@definition_version`` out of the current publication while it has this snapshot there.
+
+        Raises:
+            WriteConflictError: another publication came first.
+        """
+        current = self._publications.current(self._scope)
+        if current is not None and current.snapshots.get(key) == snapshot:
+            self._publications.publish(
+                self._scope, {key: None}, expected=current.number, reason=reason, principal=principal
+            )
+
+    def held(self, view: str) -> bool:
+        """Whether a view stays as it is."""
+        return view in self._held(self._scope)
+
+    def _changes(self, current: Publication | None, prepared: dict[str, SnapshotManifest]) -> dict[str, str | None]:
+        changes: dict[str, str | None] = {}
+        for key, manifest in prepared.items():
+            known = current.snapshots.get(key) if current is not None else None
+            if known == manifest.id:
+                continue
+            if known is not None and self._older(manifest, self._snapshots.get(self._scope, known)):
+                continue
+            changes[key] = manifest.id
+        return changes
+
+    @staticmethod
+    def _older(manifest: SnapshotManifest, known: SnapshotManifest) -> bool:
+        return (manifest.as_of, manifest.stream_offset or 0) < (known.as_of, known.stream_offset or 0)
+
+    def rollback(self, to: int, *, reason: str, principal: str) -> Publication:
+        """Publish the snapshots of publication ``to`` again, as N + 1.
+
+        Files that were collected are built again from the lake, and pruned streamed events are read again from
+        the log, before the flip.
+
+        Raises:
+            NotFoundError: there is no publication ``to``, or the files of one of its snapshots were pruned.
+            CorruptionError: a snapshot's lake files are gone.
+        """
+        going = [
+            (self._snapshots.get(self._scope, snapshot), self._spec(key))
+            for key, snapshot in self._publications.get(self._scope, to).snapshots.items()
+        ]
+        for manifest, spec in going:
+            self.bring_back(manifest, spec)
+        published = self._publications.rollback(self._scope, to, reason=reason, principal=principal)
+        for manifest, spec in going:  # In case a collection of garbage came between.
+            self.bring_back(manifest, spec)
+        return published
+
+    def _spec(self, key: str) -> FeatureViewSpec:
+        view, _, version = key.partition("@")
+        return self._definitions.get(self._scope, view, version)
+
+    def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
+        """Put in place what an old snapshot needs to be read; nothing when all of it is there.
+
+        Raises:
+            NotFoundError: its lake files were pruned. CorruptionError: they are gone.
+        """
+        self._require_unpruned(manifest)
+        self._online.build(manifest, spec, self._lake)
+        if self._consumer is not None and manifest.stream_offset is not None:
+            self._consumer.restore(spec, manifest.stream_offset)
+
+    def missing_events(self, manifest: SnapshotManifest) -> int:
+        """How many offsets of the log after a snapshot are pruned from the overlay."""
+        if self._overlay is None or manifest.stream_offset is None:
+            return 0
+        prefix = view_prefix(manifest.key)
+        return max(0, self._overlay.read([prefix]).pruned[prefix] - manifest.stream_offset)
+
+    def require_files(self, manifest: SnapshotManifest) -> None:
+        """Refuse a snapshot whose files are not in the lake any more.
+
+        Raises:
+            NotFoundError: they were pruned. CorruptionError: one is gone or changed.
+        """
+        self._require_unpruned(manifest)
+        for file in manifest.files:
+            try:
+                self._lake.open(file.path).close()
+            except CorruptionError as error:
+                raise CorruptionError(
+                    f"The files of {manifest.id} are gone: {error.what}", where=manifest.view,
+                    next_step="Name a later snapshot, or refresh the view.",
+                ) from error  # fmt: skip
+
+    def _require_unpruned(self, manifest: SnapshotManifest) -> None:
+        at = self._snapshots.pruned_at(self._scope, manifest.id)
+        if at is not None:
+            raise NotFoundError(
+                f"The files of {manifest.id} were pruned on {at:%Y-%m-%d}.",
+                where=manifest.view,
+                next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what stays.",
+            )
+
+    def collect_garbage(
+        self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
+    ) -> CollectedGarbage:
+        """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.
+
+        ``grace`` spares what was written so recently that its publication may be under way.
+        """
+        kept = self._publications.list(self._scope, keep)
+        in_use = _builds(kept)
+        older_than = (self._clock.now() - grace).timestamp()
+        self._online.forget(self._scope, in_use)
+        online = self._online.collect(self._scope, in_use, older_than)
+        lake = self._lake.collect(self._scope, self._named(), older_than)
+        return CollectedGarbage(tuple(lake), tuple(online), self._prune(keep))
+
+    def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Files of the lake and builds that a collection would remove once these snapshots are given up, if they are
+        old enough; nothing is removed."""
+        named, builds = self._named(without), _builds(self._publications.list(self._scope, keep))
+        lake = [path for path in self._lake.files(self._scope) if path not in named]
+        online = [
+            f"{view}/{snapshot}" for view, snapshot in self._online.files(self._scope) if (view, snapshot) not in builds
+        ]
+        return tuple(lake), tuple(online)
+
+    def _named(self, without: Collection[str] = ()) -> set[str]:
+        """Files of the lake that something needs. Rows that were kept aside are named by their verdicts."""
+        manifests = self._snapshots.list(self._scope, limit=1_000_000, pruned=False)
+        named = {file.path for one in manifests if one.id not in without for file in one.files}
+        if self._also_named is not None:
+            named.update(self._also_named(self._scope))
+        return named
+
+    def _prune(self, keep: int) -> int:
+        if self._overlay is None:
+            return 0
+        included = partial(included_offsets, self._scope, self._publications, self._snapshots, keep)
+        dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in included().items())
+        # Whoever rolled back since has looked before they went; and who was killed here has left that to the next.
+        if self._consumer is not None:
+            for key, offset in included().items():
+                self._consumer.restore(self._spec(key), offset)
+        return dropped
+
+
+def included_offsets(
+    scope: Scope, publications: PublicationStore, snapshots: SnapshotStore, keep: int = KEPT_PUBLICATIONS
+) -> dict[str, int]:
+    """``view@definition_version`` to the log offset up to which every snapshot of it in the last ``keep`` publications
+    includes the events."""
+    least: dict[str, int] = {}
+    for publication in publications.list(scope, keep):
+        for key, snapshot in publication.snapshots.items():
+            offset = snapshots.get(scope, snapshot).stream_offset
+            if offset is not None:
+                least[key] = min(offset, least.get(key, offset))
+    return least
+
+
+def _builds(publications: Iterable[Publication]) -> set[tuple[str, str]]:
+    return {(key.partition("@")[0], snapshot) for item in publications for key, snapshot in item.snapshots.items()}

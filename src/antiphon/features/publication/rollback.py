@@ -1,0 +1,354 @@
+"""Rollback: a view's earlier snapshot is published again, as publication N + 1.
+
+Invariant: what the old snapshot needs to be read (its online file, the streamed events after it) is in place before the
+flip, and again after it, in case a collection of garbage came between. Flip, hold and evidence are one transaction: a
+crash before it leaves files that nobody names, after it everything is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.holds import FeatureHolds
+from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.verdicts import StagedSnapshots
+from antiphon.core.clock import Clock
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.publication.publish import Publisher
+
+LOOKED_BACK = 1_000
+"""How many publications are looked through for an earlier snapshot."""
+
+_ATTEMPTS = 50
+
+Audit = Callable[..., Any]
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One definition version of a view going back.
+
+    Attributes:
+        before: the snapshot that is current; ``None`` when none is.
+        snapshot: the one that comes back; ``as_of`` and ``made_at`` are its.
+        last_in: the last publication that it was current in.
+        events: streamed events that are read again from the log, because they were pruned.
+    """
+
+    view: str
+    definition_version: str
+    before: str | None
+    snapshot: str
+    as_of: datetime
+    made_at: datetime
+    last_in: int
+    events: int = 0
+
+
+class ViewRollback(msgspec.Struct, frozen=True):
+    """What a rollback did, or would do.
+
+    Attributes:
+        publication: the one it made; ``None`` of a dry run.
+        held: whether the views stay as they are now until somebody lets them go on.
+    """
+
+    publication: int | None
+    moves: tuple[Move, ...]
+    held: bool
+    reason: str
+    principal: str
+
+
+class Rollback:
+    """Takes views of one scope back, and holds them.
+
+    Args:
+        transaction: opens a write transaction of the catalog.
+        audit: records an act, ``within`` the transaction.
+        declared: views that are refreshed, by ``view@definition_version``.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        publications: Publications,
+        snapshots: Snapshots,
+        staged: StagedSnapshots,
+        holds: FeatureHolds,
+        publisher: Publisher,
+        transaction: Callable[[], AbstractContextManager[Any]],
+        audit: Audit,
+        declared: Callable[[], Mapping[str, FeatureViewSpec]],
+        clock: Clock,
+    ) -> None:
+        self._scope = scope
+        self._publications = publications
+        self._snapshots = snapshots
+        self._staged = staged
+        self._holds = holds
+        self._publisher = publisher
+        self._transaction = transaction
+        self._audit = audit
+        self._declared = declared
+        self._clock = clock
+
+    def view(
+        self,
+        view: str,
+        to: str | int | None = None,
+        *,
+        reason: str,
+        principal: str,
+        hold: bool = False,
+        dry_run: bool = False,
+        seen: int | None = None,
+    ) -> ViewRollback:
+        """Publish an earlier snapshot of a view again; every other view stays as it is.
+
+        Args:
+            to: a snapshot, or a publication's number; by default the snapshot that was current before this one.
+            hold: nothing replaces it until :meth:`resume`.
+            seen: the publication that whoever asks has seen as current.
+
+        Raises:
+            NotFoundError: there is no such view, snapshot or publication, or nothing earlier.
+            ConflictError: it is current already, was never published, waits for the end of an embargo, its definition
+                version is not declared any more, or ``seen`` is not current any more.
+            CorruptionError: its files are gone.
+        """
+        _require_reason(reason)
+        history = self._publications.list(self._scope, LOOKED_BACK)
+        _require_seen(history, seen)
+        moves = self._moves(view, to, history)
+        return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
+
+    def everything(
+        self, to: int, *, reason: str, principal: str, hold: bool = False, dry_run: bool = False
+    ) -> ViewRollback:
+        """Publish every view's snapshot of a publication again, of the definition versions that are still declared.
+
+        Raises:
+            As :meth:`view`.
+        """
+        _require_reason(reason)
+        history = self._publications.list(self._scope, LOOKED_BACK)
+        then = self._publications.get(self._scope, to)
+        current, declared = history[0], self._declared()
+        moves = tuple(
+            self._move(key, snapshot, then.number, current)
+            for key, snapshot in sorted(then.snapshots.items())
+            if key in declared and current.snapshots.get(key) != snapshot
+        )
+        if not moves:
+            raise ConflictError(
+                f"Every view has the snapshot of publication {to} already.", where=str(self._scope),
+                next_step="Name an earlier publication: `antiphon features history VIEW` shows what was made when.",
+            )  # fmt: skip
+        return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=None)
+
+    def hold(self, view: str, *, reason: str, principal: str) -> None:
+        """Let nothing replace what is published of a view, from the next refresh on.
+
+        Raises:
+            NotFoundError: no such view is declared.
+        """
+        _require_reason(reason)
+        self._require_declared(view)
+        with self._transaction() as connection:
+            self._holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+            self._audit(
+                self._scope, principal, "features.hold", view, {"view": view, "reason": reason}, within=connection
+            )
+
+    def resume(self, view: str, *, reason: str, principal: str) -> None:
+        """Let a held view go on with its next refresh.
+
+        Raises:
+            ConflictError: it is not held.
+        """
+        _require_reason(reason)
+        with self._transaction() as connection:
+            if not self._holds.remove(self._scope, view, within=connection):
+                raise ConflictError(f"The view {view!r} is not held.", where=str(self._scope))
+            self._audit(
+                self._scope, principal, "features.resume", view, {"view": view, "reason": reason}, within=connection
+            )
+
+    def _moves(self, view: str, to: str | int | None, history: Sequence[Publication]) -> tuple[Move, ...]:
+        declared = self._require_declared(view)
+        current = history[0] if history else None
+        if current is None:
+            raise NotFoundError("Nothing is published yet.", where=str(self._scope), next_step="Refresh the view.")
+        if isinstance(to, str):
+            return (self._to_snapshot(view, to, history, declared),)
+        if to is not None:
+            then = self._publications.get(self._scope, to)
+            named = {key: snapshot for key, snapshot in then.snapshots.items() if key.partition("@")[0] == view}
+            if not named:
+                raise NotFoundError(f"Publication {to} has no snapshot of {view!r}.", where=str(self._scope))
+            found = tuple(
+                self._move(key, snapshot, then.number, current) for key, snapshot in named.items() if key in declared
+            )
+            if not found:
+                raise _undeclared(view, next(iter(named)).partition("@")[2])
+        else:
+            found = tuple(
+                self._move(key, earlier.snapshots[key], earlier.number, current)
+                for key in declared
+                if (earlier := _earlier(key, history)) is not None
+            )
+            if not found:
+                raise NotFoundError(
+                    f"The last {len(history)} publications have one snapshot of {view!r}.", where=str(self._scope),
+                    next_step="There is nothing to go back to; `antiphon features history` shows what was made.",
+                )  # fmt: skip
+        moved = tuple(one for one in found if one.before != one.snapshot)
+        if not moved:
+            raise _current(found[0].snapshot)
+        return moved
+
+    def _to_snapshot(
+        self, view: str, to: str, history: Sequence[Publication], declared: Mapping[str, FeatureViewSpec]
+    ) -> Move:
+        manifest = self._snapshots.get(self._scope, to)
+        if manifest.view != view:
+            raise InvalidInputError(f"{to} is a snapshot of {manifest.view}, not of {view}.", where="to")
+        waiting = next((one for one in self._staged.list(self._scope) if one.snapshot == to), None)
+        if waiting is not None and waiting.publish_at > self._clock.now():
+            raise ConflictError(
+                f"{to} is under an embargo until {waiting.publish_at:%Y-%m-%d %H:%M:%SZ}.", where=str(self._scope),
+                next_step="Wait for its end, or name a snapshot that was published.",
+            )  # fmt: skip
+        if manifest.key not in declared:
+            raise _undeclared(view, manifest.definition_version)
+        last = next((one for one in history if one.snapshots.get(manifest.key) == to), None)
+        if last is None:
+            raise ConflictError(
+                f"{to} was never published, or longer ago than {len(history)} publications.", where=str(self._scope),
+                next_step="A rollback brings back what was served; `antiphon features history` says what the gates "
+                "said about the others.",
+            )  # fmt: skip
+        if history[0].snapshots.get(manifest.key) == to:
+            raise _current(to)
+        return self._move(manifest.key, to, last.number, history[0])
+
+    def _move(self, key: str, snapshot: str, last_in: int, current: Publication) -> Move:
+        try:
+            manifest = self._snapshots.get(self._scope, snapshot)
+        except NotFoundError as error:
+            raise CorruptionError(
+                f"The snapshot {snapshot} is gone.", where=str(self._scope), next_step="Name another one, or refresh."
+            ) from error
+        return Move(
+            manifest.view, manifest.definition_version, current.snapshots.get(key), snapshot, manifest.as_of,
+            manifest.created_at, last_in, self._publisher.missing_events(manifest),
+        )  # fmt: skip
+
+    def _flip(
+        self, moves: tuple[Move, ...], *, reason: str, principal: str, hold: bool, dry_run: bool, seen: int | None
+    ) -> ViewRollback:
+        specs = self._declared()
+        for one in moves:
+            if f"{one.view}@{one.definition_version}" not in specs:  # A release that pinned it was in use until now.
+                raise _undeclared(one.view, one.definition_version)
+        going = [
+            (self._snapshots.get(self._scope, one.snapshot), specs[f"{one.view}@{one.definition_version}"])
+            for one in moves
+        ]
+        for manifest, _ in going:
+            self._publisher.require_files(manifest)
+        if dry_run:
+            return ViewRollback(None, moves, hold, reason, principal)
+        self._bring_back(going)
+        published = self._published(moves, reason=reason, principal=principal, hold=hold, seen=seen)
+        self._bring_back(going)
+        return ViewRollback(published.number, moves, hold, reason, principal)
+
+    def _bring_back(self, going: Sequence[tuple[SnapshotManifest, FeatureViewSpec]]) -> None:
+        for manifest, spec in going:
+            self._publisher.bring_back(manifest, spec)
+
+    def _published(
+        self, moves: tuple[Move, ...], *, reason: str, principal: str, hold: bool, seen: int | None
+    ) -> Publication:
+        changes = {f"{one.view}@{one.definition_version}": one.snapshot for one in moves}
+        views = sorted({one.view for one in moves})
+        lost: ConflictError | None = None
+        for _ in range(_ATTEMPTS):
+            current = self._publications.current(self._scope)
+            number = seen if seen is not None else current.number if current is not None else 0
+            try:
+                with self._transaction() as connection:
+                    made = self._publications.publish(
+                        self._scope, changes, expected=number, reason=reason, principal=principal, within=connection
+                    )
+                    for view in views if hold else ():
+                        self._holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+                    detail = {
+                        "views": views, "publication": made.number, "to": min(one.last_in for one in moves),
+                        "state": "held" if hold else "free", "reason": reason,
+                    }  # fmt: skip
+                    self._audit(
+                        self._scope, principal, "features.rollback", ",".join(views)[:200], detail, within=connection
+                    )
+                return made
+            except ConflictError as error:
+                if seen is not None:
+                    raise
+                lost = error
+        assert lost is not None
+        raise lost
+
+    def _require_declared(self, view: str) -> dict[str, FeatureViewSpec]:
+        found = {key: spec for key, spec in self._declared().items() if spec.name == view}
+        if not found:
+            raise NotFoundError(
+                f"No view named {view!r} is applied.",
+                where=str(self._scope),
+                next_step=nearest(
+                    view, {spec.name for spec in self._declared().values()}, "`antiphon features list` shows the views."
+                ),
+            )
+        return found
+
+
+def _earlier(key: str, history: Sequence[Publication]) -> Publication | None:
+    """The last publication with another snapshot than the current one has."""
+    current = history[0].snapshots.get(key)
+    return next((one for one in history if one.snapshots.get(key) not in (None, current)), None)
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip():
+        raise InvalidInputError("A reason is missing.", where="reason", next_step="Say why, for the record.")
+
+
+def _require_seen(history: Sequence[Publication], seen: int | None) -> None:
+    current = history[0].number if history else 0
+    if seen is not None and seen != current:
+        raise ConflictError(
+            f"Publication {seen} is not current any more; {current} is.", where="publication",
+            next_step="Look again at what is published now.",
+        )  # fmt: skip
+
+
+def _current(snapshot: str) -> ConflictError:
+    return ConflictError(f"{snapshot} is current already.", where="to", next_step="Name an earlier one.")
+
+
+def _undeclared(view: str, version: str) -> ConflictError:
+    return ConflictError(
+        f"The definition version {version} of {view!r} is not declared any more, and no release in use pins it.",
+        where="to",
+        next_step="Apply the definition as it was then, and roll back after that.",
+    )

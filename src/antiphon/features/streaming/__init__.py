@@ -1,0 +1,1 @@
+"""Streamed events: the consumer and event logs on a server."""

@@ -1,0 +1,330 @@
+"""The stream consumer: source events from the log become measured events of the overlay.
+
+Invariants: an event is quantised once, here, and stands in the overlay under its log offset in the same transaction
+that moves the consumer's offset; so a crash at any point repeats work and changes nothing. One poll takes a bounded
+number of events, shared out over the streams, and a view that has to catch up takes no more than half of its stream's
+share: a burst or a new view delays the others by one batch. What is waiting waits in the log, never in memory. A stream
+that cannot be read stays where it is, is told, and holds no other one back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.events import StoredEvent, set_back
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import AntiphonError, WriteConflictError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.expressions.compile_python import Measured, Payload, compile_measures, key_texts, sequence
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, view_prefix
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
+from antiphon.features.tiles.evaluate import StreamedEvent
+
+_ATTEMPTS = 50
+_log = logging.getLogger("antiphon.features")
+_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 30.0
+"""How long a stream that failed is left alone while others are read, at first and at most."""
+
+
+class StreamPosition(msgspec.Struct, frozen=True):
+    """How far a view's consumer is in its stream; it is caught up when ``offset == end``.
+
+    Attributes:
+        rejected: events without usable entity keys.
+        watermark: the greatest event time it has seen.
+        late: events that came after one of a later event time; they count where they belong all the same.
+        lateness: seconds of event time that the latest one came too late.
+        waiting_since: when the log took the first event that it has not applied; ``None`` when caught up.
+    """
+
+    view: str
+    definition_version: str
+    stream: str
+    offset: int
+    end: int
+    rejected: int
+    watermark: datetime | None = None
+    late: int = 0
+    lateness: float = 0.0
+    waiting_since: datetime | None = None
+
+
+class _Follower:
+    """One view that follows a stream."""
+
+    def __init__(self, spec: FeatureViewSpec) -> None:
+        self.spec = spec
+        self.prefix = view_prefix(spec.key)
+        self.measured: Callable[[Payload], Measured | None] = compile_measures(plan_of(spec))
+
+
+class _Rest(msgspec.Struct, frozen=True):
+    """Until when (monotonic seconds) a stream that failed is left alone, and how long that is."""
+
+    until: float
+    seconds: float
+
+
+class StreamConsumer:
+    """Feeds the overlay of one scope; one consumer per scope at a time.
+
+    A view that is followed for the first time starts at the log's beginning.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        log: LogReader,
+        overlay: StreamedOverlay,
+        online: OnlineSnapshots,
+        views: Iterable[FeatureViewSpec] = (),
+        now: Callable[[], float] = time.monotonic,
+        included: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """
+        Args:
+            included: ``view@definition_version`` to the offset through which every snapshot that is kept includes the
+                log; what a damaged overlay held is read again from there.
+        """
+        self._scope = scope
+        self._now = now
+        self._included = included
+        self._resting: dict[str, _Rest] = {}
+        self._log = log
+        self._overlay = overlay
+        self._online = online
+        self._followers: dict[str, _Follower] = {}
+        self._turn = 0
+        self._replaying = False
+        self.follow(views)
+
+    def follow(self, views: Iterable[FeatureViewSpec]) -> None:
+        """Follow these views' streams too; views of tables are passed over."""
+        for spec in views:
+            if spec.source.kind == "stream" and spec.key not in self._followers:
+                self._followers[spec.key] = _Follower(spec)
+
+    def poll(self, limit: int = 1_000) -> int:
+        """Take at most ``limit`` events of all streams together; how many were taken, 0 when caught up.
+
+        Raises:
+            UnavailableError: log or overlay are away, or the overlay is full. Nothing is lost: the offsets stay.
+            CorruptionError: the log was set back, or events are gone from it.
+                When only some streams fail, they are logged and left alone for a while, and nothing is raised.
+        """
+        now = self._now()
+        streams: dict[str, list[_Follower]] = {}
+        for follower in self._followers.values():
+            streams.setdefault(follower.spec.source.name, []).append(follower)
+        names = [name for name in sorted(streams) if name not in self._resting or self._resting[name].until <= now]
+        self._turn += 1
+        taken, failed, self._replaying = 0, dict[str, AntiphonError](), not self._followers
+        # Each poll begins with another stream, so that what is left over goes round.
+        first = self._turn % max(1, len(names))
+        for place, stream in enumerate(names[first:] + names[:first]):
+            share = (limit - taken) // (len(names) - place)
+            try:
+                taken += self._poll(stream, streams[stream], max(1, share))
+            except AntiphonError as error:
+                failed[stream] = error
+        if failed and len(failed) == len(names):
+            raise next(iter(failed.values()))
+        for stream in set(names) - failed.keys():
+            self._resting.pop(stream, None)
+        for stream, problem in failed.items():
+            self._rest(stream, problem, now)
+        if self._replaying:
+            self._end_replay()
+        return taken
+
+    def _end_replay(self) -> None:
+        """End the replay of a damaged overlay once every view has what it held, also when no view follows a stream."""
+        prefixes = [follower.prefix for follower in self._followers.values()]
+        reading = self._overlay.read(prefixes)
+        if reading.replaying and not any(map(reading.lacking, prefixes)):
+            self._overlay.caught_up()
+            _log.warning("Streamed events that a damaged overlay held were read again from the log.")
+
+    def _rest(self, stream: str, error: AntiphonError, now: float) -> None:
+        before = self._resting.get(stream)
+        seconds = _REST_SECONDS if before is None else min(2 * before.seconds, _LONGEST_REST_SECONDS)
+        self._resting[stream] = _Rest(now + seconds, seconds)
+        _log.error("The stream %s is not consumed; the others are. Again in %.0f s: %s", stream, seconds, error)
+
+    def _poll(self, stream: str, followers: list[_Follower], limit: int) -> int:
+        reading = self._overlay.read([follower.prefix for follower in followers])
+        if reading.replaying:
+            self._replaying = True
+            reading = self._begun(stream, followers, reading)
+        groups: dict[int, list[_Follower]] = {}
+        for follower in followers:
+            groups.setdefault(reading.offsets[follower.prefix], []).append(follower)
+        taken, ahead = 0, None
+        for offset in sorted(groups, reverse=True):
+            # Those that are furthest serve fresh values and go first; the others catch up to where they are.
+            behind = len(groups) > 1 and ahead is None
+            number = limit - limit // 2 if behind else limit - taken
+            if ahead is not None:
+                number = min(number, ahead - offset)
+            stored = self._log.read(self._scope, stream, offset, number) if number > 0 else ()
+            if stored:
+                self._apply(groups[offset], stored, reading)
+                taken += len(stored)
+            if ahead is None:
+                ahead = stored[-1].offset if stored else offset
+        return taken
+
+    def _begun(self, stream: str, followers: Sequence[_Follower], reading: OverlayReading) -> OverlayReading:
+        """The state once views that nothing was read for again begin where their snapshots end.
+
+        The replay of a stream ends where its log ends now: events that come meanwhile do not prolong it.
+        """
+        if any(one.prefix not in reading.targets for one in followers):
+            end = self._log.end(self._scope, stream)
+            self._overlay.replay_through({one.prefix: end for one in followers})
+        fresh = [one for one in followers if not reading.offsets[one.prefix]]
+        included = self._included() if fresh else {}
+        for one in fresh:
+            if offset := included.get(one.spec.key, 0):
+                self._overlay.prune(one.prefix, offset)  # First: who is killed in between begins here again.
+                self._overlay.apply({one.prefix: offset}, (), {})
+        return self._overlay.read([one.prefix for one in followers]) if included else reading
+
+    def _apply(self, followers: list[_Follower], stored: Sequence[StoredEvent], reading: OverlayReading) -> None:
+        events: list[OverlayEvent] = []
+        seen: dict[bytes, Progress] = {}
+        for follower in followers:
+            watermark, late, lateness, rejected = reading.progress[follower.prefix].watermark, 0, 0, 0
+            for item in stored:
+                event = self._measured(follower, item)
+                if event is None:
+                    rejected += 1
+                    continue
+                happened = microseconds(item.event.event_time)
+                if watermark is not None and happened < watermark:
+                    late, lateness = late + 1, max(lateness, watermark - happened)
+                else:
+                    watermark = happened
+                if event is not _FILTERED:
+                    events.append(event)
+            seen[follower.prefix] = Progress(rejected, late, watermark, lateness)
+        self._overlay.apply({follower.prefix: stored[-1].offset for follower in followers}, events, seen)
+
+    def furthest(self, stream: str) -> int:
+        """The offset of the view that is furthest in a stream; 0 when none follows it.
+
+        Raises:
+            UnavailableError: the overlay is away.
+        """
+        prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
+        return max(self._overlay.read(prefixes).offsets.values(), default=0)
+
+    def status(self, streams: Collection[str] | None = None) -> list[StreamPosition]:
+        """How far every followed view is, or those of these streams.
+
+        Raises:
+            UnavailableError, SetupError, CorruptionError: as :meth:`poll`, for any of the streams.
+        """
+        followers = [one for one in self._followers.values() if streams is None or one.spec.source.name in streams]
+        reading = self._overlay.read([follower.prefix for follower in followers])
+        ends: dict[str, int] = {}
+        waiting: dict[tuple[str, int], datetime | None] = {}
+        found = []
+        for follower in followers:
+            stream, offset = follower.spec.source.name, reading.offsets[follower.prefix]
+            if stream not in ends:
+                ends[stream] = self._log.end(self._scope, stream)
+            if offset > ends[stream]:
+                raise set_back(stream, offset, ends[stream], "Restore a newer backup of the log")
+            if offset < ends[stream] and (stream, offset) not in waiting:
+                first = self._log.read(self._scope, stream, offset, 1)
+                waiting[stream, offset] = first[0].appended_at if first else None
+            progress = reading.progress[follower.prefix]
+            found.append(
+                StreamPosition(
+                    view=follower.spec.name,
+                    definition_version=follower.spec.definition_version,
+                    stream=stream,
+                    offset=offset,
+                    end=ends[stream],
+                    rejected=progress.rejected,
+                    watermark=None if progress.watermark is None else from_microseconds(progress.watermark),
+                    late=progress.late,
+                    lateness=progress.lateness / 1e6,
+                    waiting_since=waiting.get((stream, offset)),
+                )
+            )
+        return found
+
+    def restore(self, spec: FeatureViewSpec, after: int) -> int:
+        """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back.
+
+        Returns:
+            How many log events were read again.
+
+        Raises:
+            WriteConflictError: others pruned each time meanwhile.
+        """
+        follower = self._followers.get(spec.key) or _Follower(spec)
+        for _ in range(_ATTEMPTS):
+            read = self._restore(follower, after)
+            if read is not None:
+                return read
+        raise WriteConflictError(
+            f"The streamed events of {spec.name!r} were pruned while they were put back.",
+            where="overlay",
+            next_step="Try again in a moment.",
+        )
+
+    def _restore(self, follower: _Follower, after: int) -> int | None:
+        pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
+        read = 0
+        events: list[OverlayEvent] = []
+        at = after
+        while at < pruned:
+            stored = self._log.read(self._scope, follower.spec.source.name, at, 1_000)
+            if not stored:
+                break
+            for item in stored:
+                at = item.offset
+                if item.offset > pruned:
+                    break
+                read += 1
+                event = self._measured(follower, item)
+                if event is not None and event is not _FILTERED:
+                    events.append(event)
+        if after < pruned and not self._overlay.restore(follower.prefix, after, events, pruned):
+            return None
+        return read
+
+    def _measured(self, follower: _Follower, item: StoredEvent) -> OverlayEvent | None:
+        event = item.event
+        keys = key_texts(follower.spec.entity.keys, event.payload)
+        if keys is None:
+            return None
+        measures = follower.measured(event.payload)
+        if measures is None:
+            return _FILTERED
+        return OverlayEvent(
+            follower.prefix,
+            self._online.entity_hash(follower.spec.entity.name, keys),
+            StreamedEvent(
+                microseconds(event.event_time),
+                microseconds(event.available_at),
+                sequence(event.event_id),
+                measures,
+                item.offset,
+            ),
+        )
+
+
+_FILTERED = OverlayEvent(b"", b"", StreamedEvent(0, 0, "", (), 0))
+"""Stands for an event that the source's filter drops."""

@@ -1,0 +1,363 @@
+"""NATS JetStream, spoken to by nats-py: one connection and a bound on every wait.
+
+With ``nats_connection``, which makes connections, the only file that imports ``nats``. Its client is asynchronous and
+the log's port is not, so the connection lives on an event loop in a thread of its own. A connection that broke is made
+anew by the next call; while the server is away, calls fail at once, and it is tried again every quarter of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, TooLargeError, UnavailableError
+from antiphon.features.streaming.nats_access import Access
+from antiphon.features.streaming.nats_connection import acknowledged, connected, kept, translated
+from antiphon.features.streaming.nats_stream import StoredMessage, StreamState, addresses_of, require_url
+
+TIMEOUT_SECONDS = 2.0
+"""How long a connection or one answer may take."""
+
+_PAUSE_SECONDS = 0.25
+_PART = 500
+"""Messages under way at once."""
+
+_IDLE_SECONDS = 20.0
+_INACTIVE_SECONDS = 60.0
+"""When the server forgets a reader that nobody asks; we let go of it before."""
+
+_READERS = 32
+
+Answer = TypeVar("Answer")
+
+
+class NatsServer:
+    """One server or cluster. Safe to share between threads.
+
+    Args:
+        url: ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]``, ``tls://`` with TLS. No password.
+        access: who we are to it and whom we take for it; the URL's user counts.
+        timeout: seconds for a connection and for one answer.
+    """
+
+    def __init__(self, url: str, access: Access = Access(), *, timeout: float = TIMEOUT_SECONDS) -> None:  # noqa: B008
+        self._replicas = require_url(url)
+        parts = urlsplit(url)
+        if parts.username is not None:
+            access = msgspec.structs.replace(access, user=unquote(parts.username))
+        access.require(parts.scheme)
+        self._access = access
+        self._addresses = addresses_of(url)
+        self._address = 0
+        self.name = ",".join((self._addresses[0], *(each.partition("://")[2] for each in self._addresses[1:])))
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._client: Any = None
+        self._connecting: asyncio.Lock | None = None
+        self._away_until = 0.0
+        self._readers: dict[tuple[str, int], tuple[Any, float]] = {}
+
+    def state(self, stream: str) -> StreamState | None:
+        """What is there of a stream; ``None`` without one."""
+        return self._call(lambda: self._state(stream))
+
+    def make(self, stream: str, subjects: str, log: str) -> StreamState:
+        """Make a stream that keeps every message and refuses a second one of a subject. One that is there stays."""
+        return self._call(lambda: self._make(stream, subjects, log))
+
+    def publish(self, stream: str, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Store messages in order, but for those whose subject has one already; the highest sequence that one has.
+
+        In a cluster a message is refused as a second one as soon as the first is under way, and that one may still be
+        lost with its leader: what is refused is looked for, and counts once a majority has it.
+
+        Raises:
+            TooLargeError: one is larger than the server takes; none is stored.
+            UnavailableError: it does not answer. Some may be stored: the same ones again are right.
+        """
+        parts = 1 + len(messages) // _PART
+        return self._call(lambda: self._publish(stream, messages), self._timeout * (1 + 2 * parts))
+
+    def read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
+        """So many messages from ``after + 1`` on, which must be there; ``UnavailableError`` when they do not come."""
+        parts = 1 + number // _PART
+        return self._call(lambda: self._read(stream, log, after, number), self._timeout * (2 + parts))
+
+    def describe(self) -> str:
+        """What answers, in words: for ``antiphon doctor``."""
+
+        async def ask() -> str:
+            client = await self._connected()
+            await client.jetstream(timeout=self._timeout).account_info()
+            version = client.connected_server_version
+            return f"NATS {version.major}.{version.minor}.{version.patch} at {self.name}"
+
+        return self._call(ask)
+
+    def close(self) -> None:
+        """Close the connection and end its thread."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
+            return
+        # What does not close in time is ended with the loop.
+        with suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._closed(), loop).result(self._timeout)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(self._timeout)
+
+    async def _closed(self) -> None:
+        client, self._client = self._client, None
+        self._readers.clear()
+        if client is not None:
+            await client.close()
+
+    async def _state(self, stream: str) -> StreamState | None:
+        from nats.js.errors import NotFoundError
+
+        client = await self._connected()
+        try:
+            return _state_of(await client.jetstream(timeout=self._timeout).stream_info(stream))
+        except NotFoundError:
+            return None
+
+    async def _make(self, stream: str, subjects: str, log: str) -> StreamState:
+        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+        from nats.js.errors import BadRequestError
+
+        client = await self._connected()
+        wanted = StreamConfig(
+            name=stream,
+            description="Source events of Antiphon; written by it alone.",
+            subjects=[subjects],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            num_replicas=self._replicas,
+            max_msgs_per_subject=1,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            deny_delete=True,
+            deny_purge=True,
+            metadata={_LOG: log},
+        )
+        try:
+            return _state_of(await client.jetstream(timeout=self._timeout).add_stream(wanted))
+        except BadRequestError:
+            found = await self._state(stream)
+            if found is None:
+                raise
+            return found
+
+    async def _publish(self, stream: str, messages: Sequence[tuple[str, bytes]]) -> int:
+        client = await self._connected()
+        for _, content in messages:
+            if len(content) > client.max_payload - 512:
+                raise TooLargeError(
+                    f"An event takes {len(content)} bytes and {self.name} takes at most {client.max_payload}.",
+                    where="event log",
+                    next_step="Send less of it, or raise the server's max_payload.",
+                )
+        # The library's own publish_async never hears of a refusal (2.16), so acknowledgements are read here.
+        inbox = client.new_inbox()
+        answers = await client.subscribe(f"{inbox}.*")
+        try:
+            last, refused = 0, list[str]()
+            for start in range(0, len(messages), _PART):
+                part = messages[start : start + _PART]
+                for number, (subject, content) in enumerate(part):
+                    await client.publish(subject, content, reply=f"{inbox}.{number}")
+                for _ in part:
+                    answer = await answers.next_msg(timeout=self._timeout)
+                    given = acknowledged(answer)
+                    last = max(last, given)
+                    if given == 0:
+                        refused.append(part[int(answer.subject.rpartition(".")[2])][0])
+            for start in range(0, len(refused), _PART):
+                part_of = refused[start : start + _PART]
+                for number, subject in enumerate(part_of):
+                    asked = msgspec.json.encode({"last_by_subj": subject})
+                    await client.publish(f"$JS.API.STREAM.MSG.GET.{stream}", asked, reply=f"{inbox}.{number}")
+                for _ in part_of:
+                    last = max(last, kept(await answers.next_msg(timeout=self._timeout), self.name))
+            return last
+        finally:
+            await _let_go(answers)
+
+    async def _read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
+        known, found = self._readers.pop((stream, after), None), list[StoredMessage]()
+        if known is not None:
+            reader, asked = known
+            if time.monotonic() - asked < _IDLE_SECONDS:
+                with suppress(Exception):
+                    found = await self._fetched(reader, number)
+            # What was sent to a reader and lost on the way is not sent to it again.
+            if not found or found[0].sequence != after + 1:
+                found = []
+                await _let_go(reader)
+        if not found:
+            reader = await self._reader(stream, log, after)
+            try:
+                found = await self._fetched(reader, number)
+            except Exception:
+                await _let_go(reader)
+                raise
+        while len(self._readers) >= _READERS:
+            forgotten, _ = self._readers.pop(next(iter(self._readers)))
+            await _let_go(forgotten)
+        self._readers[stream, found[-1].sequence] = (reader, time.monotonic())
+        return found
+
+    async def _fetched(self, reader: Any, number: int) -> list[StoredMessage]:
+        found: list[StoredMessage] = []
+        while len(found) < number:
+            part = await reader.fetch(min(_PART, number - len(found)), timeout=self._timeout)
+            found.extend(_message(each) for each in part)
+        return found
+
+    async def _reader(self, stream: str, log: str, after: int) -> Any:
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+        client = await self._connected()
+        wanted = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=_INACTIVE_SECONDS,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        made = await client.jetstream(timeout=self._timeout).pull_subscribe(">", stream=stream, config=wanted)
+        state = await self._state(stream)
+        if state is None or state.log != log:
+            raise UnavailableError(
+                f"The stream {stream} was replaced a moment ago.", where="event log", next_step="Try again."
+            )
+        return made
+
+    async def _connected(self) -> Any:
+        assert self._connecting is not None
+        async with self._connecting:
+            if self._client is None or self._client.is_closed:
+                self._readers.clear()
+                self._client = await self._any_node()
+            return self._client
+
+    async def _any_node(self) -> Any:
+        """A connection to the node of the last one, or to the next that takes one."""
+        number, failed = len(self._addresses), list[Exception]()
+        for place in [(self._address + step) % number for step in range(number)]:
+            try:
+                made = await connected(self._addresses[place], self._access, self._timeout / min(number, 3))
+            except Exception as error:
+                failed.append(error)
+            else:
+                self._address = place
+                return made
+        # What a node says of us is worth more than another one's silence.
+        raise next((each for each in failed if isinstance(each, AntiphonError)), failed[0])
+
+    async def _abandon(self) -> None:
+        """Let go of a connection that is open and does not answer; the next call begins with the next node."""
+        client, self._client = self._client, None
+        self._readers.clear()
+        self._address = (self._address + 1) % len(self._addresses)
+        if client is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(self._timeout):
+                    await client.close()
+
+    def _call(self, ask: Callable[[], Awaitable[Answer]], within: float | None = None) -> Answer:
+        """Run on the loop's thread; the server's errors come out as ours.
+
+        Raises:
+            UnavailableError: it does not answer, or refuses. SetupError: it does not let us in, or has no JetStream.
+        """
+        if time.monotonic() < self._away_until:
+            raise self._away("did not answer a moment ago")
+        future = asyncio.run_coroutine_threadsafe(_awaited(ask), self._running())
+        try:
+            return future.result((within or self._timeout) + 2 * self._timeout)
+        except AntiphonError:
+            raise
+        except Exception as error:
+            future.cancel()
+            told = translated(error, self.name, self._access)
+            if told is None:
+                self._away_until = time.monotonic() + _PAUSE_SECONDS
+                asyncio.run_coroutine_threadsafe(self._abandon(), self._running())
+                told = self._away("does not answer")
+            raise told from error
+
+    def _away(self, why: str) -> UnavailableError:
+        return UnavailableError(
+            f"{self.name} {why}.",
+            where="event log",
+            next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers."
+            + (" If it asks for a certificate, check log_client_certificate." if "tls:" in self.name else ""),
+        )
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._connecting = asyncio.Lock()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="nats", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+_LOG = "antiphon-log"
+
+
+async def _let_go(reader: Any) -> None:
+    """End a subscription; the server forgets one by itself that it hears nothing more of."""
+    with suppress(Exception):
+        await reader.unsubscribe()
+
+
+async def _awaited(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    return await ask()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()
+
+
+def _message(message: Any) -> StoredMessage:
+    about = message.metadata
+    return StoredMessage(about.sequence.stream, message.subject, message.data, about.timestamp)
+
+
+def _state_of(found: Any) -> StreamState:
+    wanted, state = found.config, found.state
+    metadata: Mapping[str, str] = wanted.metadata or {}
+    faults = {
+        "max_msgs_per_subject is not 1": wanted.max_msgs_per_subject != 1,
+        "discard is not `new`, per subject": wanted.discard != "new" or not wanted.discard_new_per_subject,
+        "max_age is set": bool(wanted.max_age),
+        "retention is not `limits`": wanted.retention != "limits",
+        "storage is not `file`": wanted.storage != "file",
+    }
+    missing = state.num_deleted if state.num_deleted is not None else len(state.deleted or ())
+    return StreamState(
+        metadata.get(_LOG),
+        state.first_seq,
+        state.last_seq,
+        missing,
+        tuple(fault for fault, found_so in faults.items() if found_so),
+    )

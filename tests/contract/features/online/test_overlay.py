@@ -1,0 +1,259 @@
+"""The overlay of streamed events: what every one must do, in plaintext and encrypted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.servers import RedisProcess
+from tests.unit.governance.test_sealing import Keys
+
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.scope import Scope
+from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.redis.overlay import RedisOverlay
+from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, Progress, view_prefix
+from antiphon.features.ports import StreamedOverlay
+from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.governance.sealing import AesGcmCodec
+
+SCOPE, OTHER = Scope("one", "dev"), Scope("two", "dev")
+VIEW, SECOND = view_prefix("congestion@1"), view_prefix("routes@1")
+EWR, LGA = b"e" * 16, b"l" * 16
+
+
+def written(offset: int, entity: bytes = EWR, view: bytes = VIEW) -> OverlayEvent:
+    return OverlayEvent(
+        view, entity, StreamedEvent(offset * 10, offset * 10 + 1, f"{offset:024x}", (offset, None), offset)
+    )
+
+
+@pytest.fixture(
+    params=["lmdb plain", "lmdb sealed", "redis-server plain", "redis-server sealed", "valkey-server sealed"]
+)
+def kind(request: pytest.FixtureRequest) -> list[str]:
+    """Which server, and whether values are encrypted."""
+    return str(request.param).split()
+
+
+@pytest.fixture
+def codec(kind: list[str]) -> Codec:
+    return AesGcmCodec(Keys()) if kind[1] == "sealed" else PlainCodec()
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Callable[[str], RedisProcess]]:
+    started: dict[str, RedisProcess] = {}
+
+    def of(name: str) -> RedisProcess:
+        if name not in started:
+            started[name] = RedisProcess(name)
+            started[name].start()
+        return started[name]
+
+    yield of
+    for server in started.values():
+        server.remove()
+
+
+@pytest.fixture
+def opening(
+    kind: list[str], tmp_path: Path, codec: Codec, process: Callable[[str], RedisProcess]
+) -> Iterator[Callable[..., StreamedOverlay]]:
+    opened: list[Any] = []
+    if kind[0] == "lmdb":
+
+        def again(scope: Scope = SCOPE) -> StreamedOverlay:
+            opened.append(Overlay(tmp_path, scope, codec))
+            return opened[-1]
+    else:
+        server = RedisServer(process(kind[0]).url)
+        server.client.flushall()
+
+        def again(scope: Scope = SCOPE) -> StreamedOverlay:
+            opened.append(RedisOverlay(server, scope, codec))
+            return opened[-1]
+
+    yield again
+    for overlay in opened:
+        overlay.close()
+
+
+@pytest.fixture
+def overlay(opening: Callable[..., StreamedOverlay]) -> StreamedOverlay:
+    return opening()
+
+
+def offsets(overlay: StreamedOverlay, entity: bytes = EWR, after: int = 0, view: bytes = VIEW) -> list[int]:
+    return [event.offset for event in overlay.read([view], [(view, entity, after)]).events[view, entity]]
+
+
+def test_an_empty_overlay_knows_nothing(overlay: StreamedOverlay) -> None:
+    reading = overlay.read([VIEW, SECOND], [(VIEW, EWR, 0)])
+    assert (reading.offsets, reading.pruned) == ({VIEW: 0, SECOND: 0},) * 2
+    assert reading.progress == {VIEW: Progress(), SECOND: Progress()}
+    assert reading.events == {(VIEW, EWR): []}
+
+
+def test_events_and_offset_are_read_by_another_process(opening: Callable[..., StreamedOverlay]) -> None:
+    events = [written(1), written(2, LGA), written(3), written(300), written(2, view=SECOND)]
+    opening().apply({VIEW: 300, SECOND: 2}, events, {VIEW: Progress(rejected=4)})
+    reading = opening().read([VIEW, SECOND], [(VIEW, EWR, 0), (VIEW, LGA, 0), (VIEW, EWR, 3), (SECOND, EWR, 1)])
+    assert reading.offsets == {VIEW: 300, SECOND: 2}
+    assert reading.progress == {VIEW: Progress(rejected=4), SECOND: Progress()}
+    assert reading.events[VIEW, LGA] == [written(2).event]
+    assert reading.events[SECOND, EWR] == [written(2).event]
+    # The same (view, entity) asked twice: the later question stands.
+    assert reading.events[VIEW, EWR] == [written(300).event]
+    assert opening().read([VIEW], [(VIEW, EWR, 0)]).events[VIEW, EWR] == [
+        written(1).event, written(3).event, written(300).event,
+    ]  # fmt: skip
+
+
+def test_offsets_never_go_back_and_redelivery_changes_nothing(overlay: StreamedOverlay) -> None:
+    overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: Progress(rejected=1)})
+    overlay.apply({VIEW: 5}, [written(4), written(5)], {})
+    overlay.apply({VIEW: 4}, [written(4)], {})
+    assert overlay.read([VIEW]).offsets == {VIEW: 5}
+    assert overlay.read([VIEW]).progress == {VIEW: Progress(rejected=1)}
+    assert offsets(overlay) == [4, 5]
+
+
+def test_what_was_seen_adds_up_and_counts_only_where_an_offset_moves(opening: Callable[..., StreamedOverlay]) -> None:
+    moment = 1_365_595_200_000_001
+    opening().apply({VIEW: 5}, [], {VIEW: Progress(rejected=1, late=2, watermark=moment, lateness=7)})
+    opening().apply({VIEW: 5}, [], {VIEW: Progress(rejected=1, late=2, watermark=moment + 9, lateness=70)})
+    assert opening().read([VIEW]).progress == {VIEW: Progress(1, 2, moment, 7)}
+    opening().apply({VIEW: 6}, [], {VIEW: Progress(late=1, watermark=moment - 1, lateness=3)})
+    assert opening().read([VIEW]).progress == {VIEW: Progress(1, 3, moment, 7)}
+    opening().apply({VIEW: 7}, [], {VIEW: Progress(rejected=2, watermark=moment + 1)})
+    opening().apply({VIEW: 8, SECOND: 1}, [], {SECOND: Progress(watermark=-5)})
+    assert opening().read([VIEW, SECOND]).progress == {
+        VIEW: Progress(3, 3, moment + 1, 7),
+        SECOND: Progress(watermark=-5),
+    }
+
+
+def test_scopes_do_not_meet(opening: Callable[..., StreamedOverlay]) -> None:
+    opening().apply({VIEW: 5}, [written(5)], {})
+    assert offsets(opening(OTHER)) == []
+    assert opening(OTHER).read([VIEW]).offsets == {VIEW: 0}
+    assert opening(OTHER).prune(VIEW, 10) == 0
+    assert offsets(opening()) == [5]
+
+
+def test_pruned_events_are_gone_said_to_be_and_can_come_back(overlay: StreamedOverlay) -> None:
+    overlay.apply({VIEW: 9}, [written(n, EWR if n % 2 else LGA) for n in range(1, 10)], {})
+    overlay.apply({SECOND: 3}, [written(3, view=SECOND)], {})
+    assert overlay.prune(VIEW, 6) == 6
+    assert overlay.prune(VIEW, 6) == 0
+    assert (offsets(overlay), offsets(overlay, LGA)) == ([7, 9], [8])
+    assert offsets(overlay, view=SECOND) == [3]
+    assert overlay.read([VIEW, SECOND]).pruned == {VIEW: 6, SECOND: 0}
+    assert overlay.prune(VIEW, 2) == 0
+    assert overlay.read([VIEW]).pruned == {VIEW: 6}
+    back = [written(5), written(6, LGA)]
+    assert not overlay.restore(VIEW, 4, back, 5), "6 was pruned since"
+    assert overlay.read([VIEW]).pruned == {VIEW: 6}
+    assert (offsets(overlay), offsets(overlay, LGA)) == ([7, 9], [8])
+    assert overlay.restore(VIEW, 4, back, 6)
+    assert overlay.read([VIEW]).pruned == {VIEW: 4}
+    assert overlay.restore(VIEW, 5, [], 6), "somebody else has put back more"
+    assert overlay.read([VIEW]).pruned == {VIEW: 4}
+    assert (offsets(overlay), offsets(overlay, LGA)) == ([5, 7, 9], [6, 8])
+    assert overlay.read([VIEW]).offsets == {VIEW: 9}
+    assert overlay.prune(VIEW, 100) == 5
+    assert offsets(overlay) == offsets(overlay, LGA) == []
+
+
+def test_a_reading_is_one_state(opening: Callable[..., StreamedOverlay]) -> None:
+    """While batches of two entities are written, no reading has one without the other or without its offset."""
+    stop = threading.Event()
+    torn: list[object] = []
+    seen = 0
+
+    def read() -> None:
+        nonlocal seen
+        reader = opening()
+        while not stop.is_set():
+            reading = reader.read([VIEW], [(VIEW, EWR, 0), (VIEW, LGA, 0)])
+            last = reading.offsets[VIEW]
+            found = [len(reading.events[VIEW, entity]) for entity in (EWR, LGA)]
+            if found != [last // 2, last // 2]:
+                torn.append((last, found))
+            seen += 1
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    writer = opening()
+    for turn in range(100):
+        writer.apply({VIEW: 2 * turn + 2}, [written(2 * turn + 1, LGA), written(2 * turn + 2, EWR)], {})
+    stop.set()
+    thread.join(timeout=30)
+    assert not torn
+    assert seen > 3
+
+
+def test_sealing_anew_keeps_every_event(opening: Callable[..., StreamedOverlay], codec: Codec) -> None:
+    overlay = opening()
+    overlay.apply({VIEW: 3}, [written(1), written(2, LGA), written(3)], {})
+    if isinstance(codec, AesGcmCodec):
+        assert overlay.reseal() == 0
+        codec._keys.current = "k2"
+        assert overlay.reseal() == 3
+        codec._keys.keys.pop((SCOPE, "k1"))
+    assert offsets(opening()) == [1, 3]
+    overlay.apply({VIEW: 4}, [written(4)], {})
+    assert offsets(opening()) == [1, 3, 4]
+    assert offsets(overlay, LGA) == [2]
+
+
+def test_checking_opens_every_event_and_counts_those_that_do_not(
+    opening: Callable[..., StreamedOverlay], codec: Codec
+) -> None:
+    sealed = isinstance(codec, AesGcmCodec)
+    assert opening().check() == OverlayCheck({})
+    opening().apply({VIEW: 3}, [written(1), written(2, LGA), written(3)], {})
+    assert opening().check() == OverlayCheck({"k1" if sealed else "plaintext": 3})
+    if isinstance(codec, AesGcmCodec):
+        codec._keys.keys.pop((SCOPE, "k1"))
+        codec._subkeys.clear()
+        found = opening().check()
+        assert (found.by_key, found.unopened) == ({"k1": 3}, 3)
+        assert found.problem
+
+
+def test_events_are_written_while_keys_are_replaced(opening: Callable[..., StreamedOverlay], codec: Codec) -> None:
+    if not isinstance(codec, AesGcmCodec):
+        pytest.skip("nothing to replace in plaintext")
+    writer = opening()
+    writer.apply({VIEW: 1}, [written(1)], {})
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+    at = 1
+
+    def write() -> None:
+        nonlocal at
+        try:
+            while not stop.is_set():
+                writer.apply({VIEW: at + 1}, [written(at + 1)], {})
+                at += 1
+        except BaseException as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    resealing = opening()
+    for turn in range(2, 8):
+        codec._keys.current = f"k{turn}"
+        assert resealing.reseal() > 0
+    stop.set()
+    thread.join(timeout=30)
+    assert not wrong
+    for turn in range(1, 7):
+        codec._keys.keys.pop((SCOPE, f"k{turn}"), None)
+    assert offsets(opening()) == list(range(1, at + 1))
