@@ -49,7 +49,7 @@ from antiphon.features.online.snapshots.finished import NO_TIME
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOverlay
 from antiphon.features.streaming.consumer import StreamConsumer
-from antiphon.features.tiles.evaluate import EntityRow
+from antiphon.features.values import EntityRow
 
 RESULTS = Path(__file__).parent / "results" / "read_paths.jsonl"
 SCOPE = Scope()

@@ -27,7 +27,7 @@ from antiphon.features.online.streamed import OverlayEvent, view_prefix
 from antiphon.features.publication.healing import Healer, SnapshotHealth
 from antiphon.features.publication.publish import included_offsets
 from antiphon.features.streaming.consumer import StreamConsumer
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 from antiphon.governance.sealing import AesGcmCodec
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")

@@ -30,7 +30,7 @@ from antiphon.features.exports.frames import from_arrow, instants, library_of, r
 from antiphon.features.expressions.on_demand import computed_of
 from antiphon.features.freshness import SourceQuality
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lookup import FeatureValue
+from antiphon.features.values import FeatureValue
 from antiphon.learning.datasets.reader import read_table
 
 if TYPE_CHECKING:

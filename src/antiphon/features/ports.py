@@ -20,7 +20,8 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, OverlayReading, Progress
 from antiphon.features.tiles.entity_state import EntityState
-from antiphon.features.tiles.evaluate import EntityRow, Evaluator
+from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.values import EntityRow
 
 
 class LakeDraft(Protocol):

@@ -22,10 +22,11 @@ from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.refresh import Refresher
 from antiphon.features.online.lmdb.overlay import Overlay
 from antiphon.features.online.lmdb.store import OnlineStore
-from antiphon.features.online.lookup import FeatureReader, FeatureVector
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.ports import SourceLog
 from antiphon.features.publication.publish import Publisher
 from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.features.values import FeatureVector
 
 NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)
 

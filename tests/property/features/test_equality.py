@@ -50,7 +50,7 @@ from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.streaming.consumer import StreamConsumer
-from antiphon.features.tiles.evaluate import EVER
+from antiphon.features.values import EVER
 from antiphon.governance.sealing import AesGcmCodec
 
 SCOPE = Scope()

@@ -28,7 +28,8 @@ from antiphon.features.ports import (
     StreamedOverlay,
 )
 from antiphon.features.tiles.entity_state import EntityState
-from antiphon.features.tiles.evaluate import EntityRow, Evaluator
+from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.values import EntityRow
 
 
 class TextVector(msgspec.Struct, frozen=True):

@@ -14,10 +14,10 @@ from antiphon.definitions.nodes import Value
 from antiphon.features.expressions.expression_python import Payload, compile_expression, normalise
 from antiphon.features.plan import LIMIT, Measure, Plan
 from antiphon.features.tiles.sketches import hashed
+from antiphon.features.values import MeasureValue
 
 __all__ = [
     "SEQUENCE_DIGITS",
-    "MeasureValue",
     "Measured",
     "Payload",
     "compile_expression",
@@ -27,7 +27,6 @@ __all__ = [
     "normalise",
     "sequence",
 ]
-MeasureValue = int | float | bool | str | None
 Measured = tuple[MeasureValue, ...]
 
 SEQUENCE_DIGITS = 24

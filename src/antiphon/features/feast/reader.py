@@ -20,7 +20,8 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.expression import columns
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.feast.server import FeastServer, OnlineValue
-from antiphon.features.online.lookup import FeatureReader, FeatureValue, FeatureVector
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.values import FeatureValue, FeatureVector
 
 SNAPSHOT = "feast:"
 """How a receipt's snapshot begins that names a Feast project and view: ``feast:PROJECT/VIEW``."""

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.sources.source_rows import ROWS
 from antiphon.features.tiles.aggregate_columns import Aggregates
-from antiphon.features.tiles.evaluate import EVER
 from antiphon.features.tiles.finish_aggregates import finished
 from antiphon.features.tiles.row_batches import RowBatch, row_batches
 from antiphon.features.tiles.tile import Tile
 from antiphon.features.tiles.tile_sql import tile_columns, tiles_of
+from antiphon.features.values import EVER, MeasureValue
 
 if TYPE_CHECKING:
     import duckdb

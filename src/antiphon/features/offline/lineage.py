@@ -15,7 +15,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS, MeasureValue
+from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.expressions.compile_sql import quoted, text
 from antiphon.features.monitoring.skew.report import same
 from antiphon.features.offline.compute import ComputeLimits, compute, types_of
@@ -25,6 +25,7 @@ from antiphon.features.sources.opened import opened
 from antiphon.features.sources.source_rows import ROWS, load_rows
 from antiphon.features.tiles.finish import finish_of, fitted_finish_of
 from antiphon.features.tiles.tile import Tile
+from antiphon.features.values import MeasureValue
 
 if TYPE_CHECKING:
     import duckdb

@@ -18,10 +18,9 @@ import msgspec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.expression import Kind, kind_of_value
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.online.streamed import OverlayReading, view_prefix
 from antiphon.features.ports import OpenedSnapshot, StateQuestion
-from antiphon.features.tiles.evaluate import EVER, EntityRow, StreamedEvent
+from antiphon.features.values import EVER, EntityRow, MeasureValue, StreamedEvent
 
 KEPT_ROWS = 32_768
 """Rows of one snapshot that a process keeps: about 25 MB for ten numbers each."""

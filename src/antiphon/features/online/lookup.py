@@ -16,7 +16,6 @@ from functools import partial
 import msgspec
 
 from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import (
     AntiphonError,
@@ -27,13 +26,12 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.online import lookup_errors
 from antiphon.features.online.entity_rows import KEPT_ROWS, Entity, SnapshotRows
 from antiphon.features.online.remedies import EarlierRows
 from antiphon.features.online.streamed import OverlayReading
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, PublicationReader, StreamedOverlay
-from antiphon.features.tiles.evaluate import EntityRow
+from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
 
 LEASE_SECONDS = 0.25
 """How long a reader takes a publication for current without asking the catalog; at most 0.5."""
@@ -48,38 +46,6 @@ _PREPARED = 256
 
 _PASSED_OVER = 16
 """How many publications back a readable one is looked for; older ones are collected."""
-
-
-class FeatureValue(msgspec.Struct, frozen=True):
-    """One feature as read.
-
-    ``event_time`` is that of the latest event in the value, ``None`` when there is none; ``stream_offset`` the
-    highest log offset among streamed events in it, ``None`` when it comes from the snapshot alone.
-    """
-
-    value: MeasureValue
-    event_time: datetime | None
-    snapshot: str
-    stream_offset: int | None
-    definition_version: str
-
-
-class FeatureVector(msgspec.Struct, frozen=True):
-    """What a read found.
-
-    Attributes:
-        publication: the number every value comes from; ``None`` when all are read from Feast.
-        values: ``view.feature`` to value.
-        refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
-        catalog_away: the catalog did not answer, so the leased publication was served.
-        facts: view to what its snapshot says about itself: source, quality, sampling rate, rows.
-    """
-
-    publication: int | None
-    values: dict[str, FeatureValue]
-    refreshed: dict[str, datetime]
-    catalog_away: bool = False
-    facts: dict[str, SnapshotFacts] = {}
 
 
 class FeatureRows(msgspec.Struct, frozen=True):

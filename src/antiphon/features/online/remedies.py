@@ -20,7 +20,6 @@ from antiphon.core.clock import Clock, from_microseconds
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.freshness import FreshnessRule
 from antiphon.features.monitoring.skew.batch import Deadline
 from antiphon.features.offline.batch_values import values_at
@@ -29,7 +28,7 @@ from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.source_rows import load_rows
-from antiphon.features.tiles.evaluate import EntityRow
+from antiphon.features.values import EntityRow, MeasureValue
 
 if TYPE_CHECKING:
     import duckdb

@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(StreamedEvent).decode

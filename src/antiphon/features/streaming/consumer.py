@@ -25,7 +25,7 @@ from antiphon.features.expressions.compile_python import Measured, Payload, comp
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 
 _ATTEMPTS = 50
 _log = logging.getLogger("antiphon.features")

@@ -13,69 +13,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import Plan, PlannedFeature, midnight_before
 from antiphon.features.tiles.entity_state import Block, EntityState, block_of, find_event, without_event
 from antiphon.features.tiles.finish import finishes_of
 from antiphon.features.tiles.tile import Tile
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """A feature's value, the event time of the latest event in it (microseconds), and the highest log offset of
-    a streamed event in it (``None``: from the snapshot alone)."""
-
-    value: MeasureValue
-    event_time: int | None
-    stream_offset: int | None
-
+from antiphon.features.values import EVER, EntityRow, MeasureValue, Reading, StreamedEvent, oldest_of
 
 _WHOLE = -(2**63)
 """Stands for the tile of an entity whose events are not cut into tiles; no tile has this index."""
-
-EVER = 2**62
-"""A moment (microseconds) after every other."""
-
-
-NEVER = -EVER
-"""One before every other."""
-
-
-class EntityRow(msgspec.Struct, frozen=True, gc=False):
-    """Every feature of an entity as of a moment, in the order of the plan.
-
-    Attributes:
-        values: finished values.
-        event_times: of the latest event in each (microseconds), ``None`` without any.
-        offsets: the highest log offset of a streamed event in each; ``None``: the row is from the snapshot alone.
-        since, until: the row holds for every moment ``since ≤ t < until`` (microseconds).
-        oldest: the earliest of the event times where every feature has a value and one, otherwise ``NEVER``.
-    """
-
-    values: tuple[MeasureValue, ...]
-    event_times: tuple[int | None, ...]
-    offsets: tuple[int | None, ...] | None
-    since: int
-    until: int
-    oldest: int = NEVER
-
-
-def oldest_of(values: Sequence[MeasureValue], times: Sequence[int | None]) -> int:
-    """``EntityRow.oldest`` of values and event times."""
-    if not times or None in times or None in values:
-        return NEVER
-    return min(times)  # type: ignore[type-var, return-value]
-
-
-class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
-    """A measured event of the overlay; ``offset`` is its place in the log."""
-
-    event_time: int
-    available_at: int
-    seq: str
-    measures: tuple[int | float | bool | str | None, ...]
-    offset: int
 
 
 class Evaluator:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import Measure, Plan, PlannedFeature
 from antiphon.features.tiles.sketches import bucket_at, distinct_estimate, twice_middle
 from antiphon.features.tiles.tile import Tile
+from antiphon.features.values import MeasureValue
 
 Finish = Callable[[Tile], MeasureValue]
 FittedFinish = Callable[[Tile, Tile], MeasureValue]

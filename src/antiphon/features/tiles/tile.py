@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.tiles.sketches import KEPT, bucket, kept
+from antiphon.features.values import MeasureValue
 
 Placed = tuple[int, str, MeasureValue]
 """An event time, the sequence that orders events of that instant, and the measure's value."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from antiphon.core.clock import microseconds
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.freshness import ContractOutcome, rule_of
 from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.remedies import Remedied
-from antiphon.features.tiles.evaluate import EVER, EntityRow
+from antiphon.features.values import EVER, EntityRow, MeasureValue
 from antiphon.serving.features.lookup_values import LookedUp, LookupPlan, LookupValue
 
 _MET = ("fresh", "absent")

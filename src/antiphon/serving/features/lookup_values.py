@@ -14,7 +14,7 @@ from antiphon.definitions.application import Freshness
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
-from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.values import MeasureValue
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 

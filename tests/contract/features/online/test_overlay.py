@@ -18,7 +18,7 @@ from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, Progress, view_prefix
 from antiphon.features.ports import StreamedOverlay
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 from antiphon.governance.sealing import AesGcmCodec
 
 SCOPE, OTHER = Scope("one", "dev"), Scope("two", "dev")

@@ -23,9 +23,9 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.monitoring.skew.measure import GONE, LATE, Skew
 from antiphon.features.monitoring.skew.report import same
 from antiphon.features.monitoring.skew.served import Served
-from antiphon.features.online.lookup import FeatureVector
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.tiles.tile import Tile
+from antiphon.features.values import FeatureVector
 
 
 def skew_of(world: World) -> Skew:

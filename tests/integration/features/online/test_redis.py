@@ -53,7 +53,7 @@ from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.online.snapshots.encoding import decode_meta, encode_meta
 from antiphon.features.online.streamed import OverlayEvent, view_prefix
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 from antiphon.governance.sealing import AesGcmCodec
 
 FAR = timedelta(days=400_000)

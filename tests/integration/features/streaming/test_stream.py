@@ -255,7 +255,7 @@ def _prefix(world: World) -> bytes:
 
 def _event(world: World, offset: int) -> Any:
     from antiphon.features.online.streamed import OverlayEvent
-    from antiphon.features.tiles.evaluate import StreamedEvent
+    from antiphon.features.values import StreamedEvent
 
     entity = world.online.entity_hash("origin", ["EWR"])
     return OverlayEvent(_prefix(world), entity, StreamedEvent(0, 0, "x", (100,), offset))

@@ -19,7 +19,8 @@ from antiphon.features.online.snapshots.finished import PackedRows, RowLayout, V
 from antiphon.features.online.snapshots.packing import event_records, events_are_few
 from antiphon.features.plan import Plan, plan_of
 from antiphon.features.tiles.entity_state import EntityState
-from antiphon.features.tiles.evaluate import EVER, NEVER, EntityRow, Evaluator
+from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.values import EVER, NEVER, EntityRow
 
 
 @feature_view(

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from antiphon import Entity, Source, col, count, feature_view, last, mean
 from antiphon.features.plan import HOUR, plan_of
 from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
-from antiphon.features.tiles.evaluate import EVER, Evaluator
+from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.tiles.tile import Tile
+from antiphon.features.values import EVER
 
 MINUTE = HOUR // 60
 SOURCE = Source.table("sold", path="sold.parquet", event_time="at", available_at="known")

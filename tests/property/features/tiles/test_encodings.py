@@ -28,7 +28,7 @@ from antiphon.features.online.lmdb.store import OnlineStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import load_rows
-from antiphon.features.tiles.evaluate import EVER
+from antiphon.features.values import EVER
 
 SCOPE = Scope()
 T = datetime(2013, 4, 10, 12, tzinfo=UTC)

@@ -21,7 +21,7 @@ from antiphon.features.embedding.reading import TextVector, VectorRows
 from antiphon.features.exports.frames import with_contracts
 from antiphon.features.freshness import SourceQuality
 from antiphon.features.online.lookup import FeatureRows
-from antiphon.features.tiles.evaluate import EntityRow, oldest_of
+from antiphon.features.values import EntityRow, oldest_of
 from antiphon.governance.policy_request import Decision, Resource
 from antiphon.serving.features import reading as freshness
 from antiphon.serving.features.lookup import FeatureLookup

@@ -22,7 +22,6 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.reading import TextVector
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.monitoring.skew.batch import BatchSide, Deadline, Wanted, batch_side
 from antiphon.features.monitoring.skew.kept import Entity
 from antiphon.features.monitoring.skew.report import Tally, same, shown_value
@@ -31,10 +30,11 @@ from antiphon.features.monitoring.skew.served import Served, compare_on_demand, 
 from antiphon.features.monitoring.skew.vectors import SkewVectors, Vector, shown
 from antiphon.features.offline.batch_values import Computed
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.features.online.lookup import FeatureReader, FeatureValue
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
+from antiphon.features.values import FeatureValue, MeasureValue
 
 SAMPLE = 100
 """Entities of each view, and predictions, by default."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
-from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.expressions.on_demand import with_on_demand
 from antiphon.features.offline.compute import ComputeLimits, compute
+from antiphon.features.values import MeasureValue
 
 _MOMENT = "antiphon_as_of"
 

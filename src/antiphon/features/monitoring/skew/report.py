@@ -9,7 +9,7 @@ import msgspec
 from antiphon.catalog.skew_reports import Difference, FeatureSkew, Path
 from antiphon.catalog.snapshot_facts import WITHHELD
 from antiphon.definitions.sensitivity import Tags
-from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.values import MeasureValue
 
 
 def same(one: MeasureValue | tuple[float, ...], other: MeasureValue | tuple[float, ...]) -> bool:

@@ -35,7 +35,7 @@ from antiphon.features.online.streamed import (
     encode_event,
     encode_progress,
 )
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 
 FILE_NAME = "overlay.mdb"
 

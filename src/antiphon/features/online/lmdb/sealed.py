@@ -52,7 +52,8 @@ from antiphon.features.online.snapshots.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
-from antiphon.features.tiles.evaluate import EntityRow, Evaluator
+from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.values import EntityRow
 
 _SCHEMA = "online/1"
 _CACHED_ENTITIES = 4_096

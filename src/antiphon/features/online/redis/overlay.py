@@ -33,7 +33,7 @@ from antiphon.features.online.streamed import (
     decode_event,
     encode_event,
 )
-from antiphon.features.tiles.evaluate import StreamedEvent
+from antiphon.features.values import StreamedEvent
 
 _PATIENCE = 10.0
 """Seconds that a writer starts again for while keys are being replaced. Each time somebody else has got on."""

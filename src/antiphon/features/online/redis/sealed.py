@@ -41,8 +41,9 @@ from antiphon.features.online.snapshots.finished import layout_of
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
-from antiphon.features.tiles.evaluate import EntityRow, Evaluator
+from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
+from antiphon.features.values import EntityRow
 
 _CACHED_ENTITIES = 4_096
 _SCAN = 1_000

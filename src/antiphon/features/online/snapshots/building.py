@@ -25,9 +25,9 @@ from antiphon.features.online.snapshots.packing import Records, base_records, ev
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
 from antiphon.features.tiles.entity_state import TileRow
-from antiphon.features.tiles.evaluate import EVER
 from antiphon.features.tiles.row_batches import RowBatch, whole_entities
 from antiphon.features.tiles.tile_files import tile_schema, tiles_in
+from antiphon.features.values import EVER
 
 if TYPE_CHECKING:
     import pyarrow

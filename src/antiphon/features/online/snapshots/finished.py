@@ -22,7 +22,8 @@ from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.online.snapshots.packing import sliced, text_words
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import NOTHING
-from antiphon.features.tiles.evaluate import EntityRow, Evaluator, oldest_of
+from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.values import EntityRow, oldest_of
 
 if TYPE_CHECKING:
     import numpy

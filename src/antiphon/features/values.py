@@ -1,0 +1,97 @@
+"""Values that every part of features and serving share: a measure's value, a row of an entity, a feature as read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.snapshot_facts import SnapshotFacts
+
+MeasureValue = int | float | bool | str | None
+"""A measured or finished value."""
+
+EVER = 2**62
+"""A moment (microseconds) after every other."""
+
+
+NEVER = -EVER
+"""One before every other."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A feature's value, the event time of the latest event in it (microseconds), and the highest log offset of
+    a streamed event in it (``None``: from the snapshot alone)."""
+
+    value: MeasureValue
+    event_time: int | None
+    stream_offset: int | None
+
+
+class EntityRow(msgspec.Struct, frozen=True, gc=False):
+    """Every feature of an entity as of a moment, in the order of the plan.
+
+    Attributes:
+        values: finished values.
+        event_times: of the latest event in each (microseconds), ``None`` without any.
+        offsets: the highest log offset of a streamed event in each; ``None``: the row is from the snapshot alone.
+        since, until: the row holds for every moment ``since ≤ t < until`` (microseconds).
+        oldest: the earliest of the event times where every feature has a value and one, otherwise ``NEVER``.
+    """
+
+    values: tuple[MeasureValue, ...]
+    event_times: tuple[int | None, ...]
+    offsets: tuple[int | None, ...] | None
+    since: int
+    until: int
+    oldest: int = NEVER
+
+
+def oldest_of(values: Sequence[MeasureValue], times: Sequence[int | None]) -> int:
+    """``EntityRow.oldest`` of values and event times."""
+    if not times or None in times or None in values:
+        return NEVER
+    return min(times)  # type: ignore[type-var, return-value]
+
+
+class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
+    """A measured event of the overlay; ``offset`` is its place in the log."""
+
+    event_time: int
+    available_at: int
+    seq: str
+    measures: tuple[int | float | bool | str | None, ...]
+    offset: int
+
+
+class FeatureValue(msgspec.Struct, frozen=True):
+    """One feature as read.
+
+    ``event_time`` is that of the latest event in the value, ``None`` when there is none; ``stream_offset`` the
+    highest log offset among streamed events in it, ``None`` when it comes from the snapshot alone.
+    """
+
+    value: MeasureValue
+    event_time: datetime | None
+    snapshot: str
+    stream_offset: int | None
+    definition_version: str
+
+
+class FeatureVector(msgspec.Struct, frozen=True):
+    """What a read found.
+
+    Attributes:
+        publication: the number every value comes from; ``None`` when all are read from Feast.
+        values: ``view.feature`` to value.
+        refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
+        catalog_away: the catalog did not answer, so the leased publication was served.
+        facts: view to what its snapshot says about itself: source, quality, sampling rate, rows.
+    """
+
+    publication: int | None
+    values: dict[str, FeatureValue]
+    refreshed: dict[str, datetime]
+    catalog_away: bool = False
+    facts: dict[str, SnapshotFacts] = {}
