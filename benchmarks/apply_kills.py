@@ -33,9 +33,9 @@ from typing import Any
 
 import httpx
 
-from antiphon.app.apply_run import open_applies
-from antiphon.app.store import Store
 from antiphon.core.child_process import die_with_parent
+from antiphon.services.apply.workflow import open_applies
+from antiphon.services.project.store import Store
 from antiphon.testing.running import free_port, scratch, supervised, until
 
 SIZES = {"ci": 4, "demo": 20, "full": 100}

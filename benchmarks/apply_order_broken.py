@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import sys
 
-from antiphon.app import apply as applying
-from antiphon.app import rollouts
 from antiphon.cli import main
+from antiphon.services import rollouts
+from antiphon.services.apply import apply as applying
 
 
 def break_order() -> None:

@@ -371,16 +371,16 @@ def _large(path: Path, word: str) -> None:
 
 
 def _opened(root: Path) -> Any:
-    from antiphon.app.store import Store
+    from antiphon.services.project.store import Store
 
     return Store.open(root)
 
 
 def _apply(root: Path) -> None:
-    from antiphon.app.apply import apply
-    from antiphon.app.encryption_setup import initialise
     from antiphon.app.up import first_key
     from antiphon.core import settings
+    from antiphon.services.apply.apply import apply
+    from antiphon.services.governance.encryption_setup import initialise
 
     if settings.load(root)[0].encryption.mode == "encrypted":
         initialise(root)
@@ -406,9 +406,9 @@ def _process(module: str, root: Path) -> None:
 
 def _crash(root: Path, seed: str) -> None:
     """Leave every kind of file half-written, and end as by a power cut."""
-    from antiphon.app.features import FeaturePlatform
     from antiphon.features.online.lmdb.sealed import SealedWriter
     from antiphon.learning.evaluation.journal import journal
+    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.training import examples
     from antiphon.training.folder_seal import folder_seal
 
@@ -441,10 +441,10 @@ def _crash(root: Path, seed: str) -> None:
 
 
 def _spill(root: Path, path: str) -> None:
-    from antiphon.app.features import FeaturePlatform
     from antiphon.definitions import project as definitions
     from antiphon.features.offline.compute import ComputeLimits
     from antiphon.features.offline.materialize import Materialisation, materialize
+    from antiphon.services.features.platform import FeaturePlatform
 
     text = (root / "definitions.py").read_text(encoding="utf-8")
     large = root.parent / "large_definitions.py"

@@ -148,8 +148,8 @@ async def rotation(size: dict[str, Any]) -> dict[str, Any]:
 def replace_every_key(project: EncryptedProject) -> dict[str, int]:
     """New data keys, a new wrapping key, everything sealed anew, another key of checkpoints: as commands do it."""
     os.environ["BENCH_PASSPHRASE"] = PASSPHRASE
-    from antiphon.app.encryption import open_encryption
     from antiphon.governance.held_keys import LEASE_SECONDS
+    from antiphon.services.governance.encryption import open_encryption
 
     with open_encryption(project.root) as encryption:
         made = set(encryption.rotate())
@@ -166,7 +166,7 @@ def replace_every_key(project: EncryptedProject) -> dict[str, int]:
 
 
 def encryption_keys(project: EncryptedProject) -> Any:
-    from antiphon.app.encryption import open_encryption
+    from antiphon.services.governance.encryption import open_encryption
 
     with open_encryption(project.root) as encryption:
         return encryption.status().keys
@@ -236,9 +236,9 @@ async def _rate(client: Client, shops: list[str], seconds: float) -> float:
 def _lookups(project: EncryptedProject, shops: list[str]) -> dict[str, float]:
     """Median microseconds of one entity's lookup in both views: for the first time in a process, and again."""
     os.environ["BENCH_PASSPHRASE"] = PASSPHRASE
-    from antiphon.app.features import FeaturePlatform
-    from antiphon.app.store import Store
     from antiphon.governance.protection import protect
+    from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.project.store import Store
 
     store = Store.open(project.root)
     protect(store.database, store.settings.encryption, store.scope, store.paths.root)

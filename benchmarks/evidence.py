@@ -21,10 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from antiphon.app.explaining import Explaining
-from antiphon.app.project import open_project
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import Wired, open_project
 from antiphon.catalog.receipts import Receipt
+from antiphon.services.explaining import Explaining
 
 PROJECT = Path(__file__).parents[1] / "examples" / "flight_desk" / "out" / "demo" / "project"
 CONCURRENCY = 8

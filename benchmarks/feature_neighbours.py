@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antiphon import Entity, Source, col, embed, feature_view
-from antiphon.app.embedding import LocalEmbedders
 from antiphon.catalog.snapshots import SnapshotVectors
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError
@@ -32,6 +31,7 @@ from antiphon.features.embedding.index import NeighbourIndex, build
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.services.features.embedders import LocalEmbedders
 
 if TYPE_CHECKING:
     import numpy

@@ -32,15 +32,15 @@ import httpx
 import msgspec
 
 from antiphon.app import engines
-from antiphon.app.apply import apply
-from antiphon.app.rollouts import rollout_transitions
-from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.definitions.application import Figure
 from antiphon.definitions.prompt import Prompt
 from antiphon.releases.live import LEASE_SECONDS
+from antiphon.services.apply.apply import apply
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
 from antiphon.testing.running import free_port, scratch, separate, until
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from antiphon.app.store import Store
 from antiphon.catalog.database import Database
 from antiphon.core.child_process import start_child
 from antiphon.core.scope import Scope
@@ -36,6 +35,7 @@ from antiphon.governance.issuer_keys import IssuerKeys
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
 from antiphon.governance.tokens import Tokens
+from antiphon.services.project.store import Store
 from antiphon.testing.local_issuer import LocalIssuer
 
 SIZES = {"ci": (8, 2_000), "demo": (30, 10_000), "full": (100, 50_000)}

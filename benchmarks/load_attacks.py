@@ -36,9 +36,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.core.child_process import die_with_parent
+from antiphon.services.project.store import Store
 from antiphon.testing.running import free_port, supervised
 
 MODEL, ENCODER = "smollm2-135m", "minilm-l6-v2"

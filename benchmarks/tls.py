@@ -35,10 +35,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from antiphon.app import engines
-from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance import certificates
+from antiphon.services.project.store import Store
 from antiphon.testing.running import free_port, scratch, separate
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,9 +18,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from antiphon.app.answering import is_plain
 from antiphon.app.gateway import server_of
-from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.core import logs, telemetry
@@ -29,6 +27,8 @@ from antiphon.gateway.application import create_app
 from antiphon.gateway.identity_ports import Identity
 from antiphon.governance.policy_request import Decision, Resource
 from antiphon.governance.principal import Principal
+from antiphon.services.answering import is_plain
+from antiphon.services.project.store import Store
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.services import Services
@@ -56,7 +56,7 @@ def decide(principal: Principal, action: str, resource: str | Resource, context:
 
 
 def answerer(wired: Wired) -> Answerer:
-    """The answerer of ``app.answering`` without policy, and with bare receipts."""
+    """The answerer of ``services.answering`` without policy, and with bare receipts."""
     store, settings = wired.store, wired.store.settings
     return Answerer(
         Services(

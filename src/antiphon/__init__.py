@@ -65,7 +65,6 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from antiphon.app.frames import open_project as open  # noqa: F401
     from antiphon.definitions import expect
     from antiphon.definitions.application import (
         SLO,
@@ -91,11 +90,12 @@ if TYPE_CHECKING:
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source
+    from antiphon.services.export.frames import open_project as open  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:
     if name == "open":  # not declared with, but looked at with: a notebook's way into a project
-        return import_module("antiphon.app.frames").open_project
+        return import_module("antiphon.services.export.frames").open_project
     try:
         module, attribute = _HOMES[name]
     except KeyError:

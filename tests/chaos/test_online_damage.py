@@ -18,10 +18,10 @@ import pytest
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon import Entity, Source, count, feature_view
-from antiphon.app.feature_health import notices
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.features.online.lmdb.seals import seal_path
 from antiphon.features.publication.healing import Healer, SnapshotHealth
+from antiphon.services.features.health import notices
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
 SHOPS = [f"shop-{number}" for number in range(300)]

@@ -14,6 +14,7 @@ PENDING = {
     "governance", "learning", "operations", "orchestration", "releases", "serving", "services", "testing", "training",
 }  # fmt: skip
 PENDING_CIRCLES = {
+    "antiphon.services",
     "antiphon.app", "antiphon.batch", "antiphon.catalog", "antiphon.definitions", "antiphon.engine",
     "antiphon.gateway", "antiphon.governance",
 }  # fmt: skip

@@ -16,14 +16,15 @@ from typing import Any
 import msgspec
 import numpy
 
-from antiphon.app.learning import Learning, open_learning
-from antiphon.app.outcomes import DeclaredApplications
-from antiphon.app.store import Store
+from antiphon.app.wiring import open_learning
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Measure
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
+from antiphon.services.learning.outcomes import DeclaredApplications
+from antiphon.services.learning.training import Learning
+from antiphon.services.project.store import Store
 from examples.flight_desk import baselines, data, demand
 from examples.flight_desk.data import Events
 from examples.flight_desk.demand import Flight

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from antiphon.app.learning import open_learning
+from antiphon.app.wiring import open_learning
 from antiphon.catalog.evidence import Judgements
 from antiphon.catalog.rollouts import Judgement
 from examples.flight_desk import data, host, truth

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import EngineSettings, StandbyEngineSettings
@@ -16,6 +14,8 @@ from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.embedding import named_model
 from antiphon.engine.api.port import Engine
+from antiphon.services.apply.fallbacks import require_named
+from antiphon.services.project.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
@@ -55,22 +55,6 @@ def standbys(store: Store) -> dict[str, Engine]:
             )
         found[name] = _remote(store, f"engines.{name}", engine, engine.url, engine.models)
     return found
-
-
-def require_named(store: Store, fallback: Iterable[str], where: str) -> None:
-    """Refuse a fallback to an engine that is not declared.
-
-    Raises:
-        InvalidInputError: names it.
-    """
-    for named in fallback:
-        engine = named.partition("/")[0]
-        if engine != MAIN and engine not in store.settings.engines:
-            raise InvalidInputError(
-                f"The fallback names the engine {engine!r}, which is not declared.",
-                where=where,
-                next_step=f"Add [engines.{engine}] with a url to antiphon.toml, or take it out of the fallback.",
-            )
 
 
 def _remote(

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import SystemClock
@@ -22,6 +21,7 @@ from antiphon.core.settings import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
 from antiphon.gateway.application import create_app
 from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
+from antiphon.services.project.store import Store
 
 if TYPE_CHECKING:
     import uvicorn

@@ -12,9 +12,6 @@ from pathlib import Path
 import msgspec
 
 from antiphon.app import engines
-from antiphon.app.identity import key_detail
-from antiphon.app.project import at_terminal
-from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import SetupError
 from antiphon.core.supervision import STEP_LOOP
@@ -22,6 +19,8 @@ from antiphon.core.tls import ClientTls, own_client
 from antiphon.governance.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import ProcessEvent, Supervisor
+from antiphon.services.governance.identity import at_terminal, key_detail
+from antiphon.services.project.store import Store
 
 DRAIN_ORDER = ("gateway", "worker", "engine")
 """Nobody new is let in, then batch stops, then what generates."""

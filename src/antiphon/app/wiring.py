@@ -3,58 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from antiphon.app import engines
-from antiphon.app.answering import gated, serving_services
-from antiphon.app.batches import (
-    askable,
-    batch_estimates,
-    embedding_models,
-    file_contents,
-    file_store,
-    request_batches,
-)
-from antiphon.app.explaining import Explaining
-from antiphon.app.feature_health import notices, snapshot_health
-from antiphon.app.feature_lookup import Lookups
-from antiphon.app.feature_watch import feature_watch
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.identity import project_identity
-from antiphon.app.learning_services import learning_services
-from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
-from antiphon.app.policies import require_cancel
-from antiphon.app.policy_service import PolicyService, records
-from antiphon.app.rollouts import rollout_transitions
-from antiphon.app.store import Store
-from antiphon.app.streams import Streams
-from antiphon.batch.estimates import Estimate
-from antiphon.batch.inputs import Inputs
-from antiphon.batch.orders import WORKFLOW as TABLE_JOB
-from antiphon.batch.orders import Orders, Outlook
-from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
-from antiphon.catalog.batches import Batches
+from antiphon.app.openai_batches import request_batches
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.catalog.quotas import QuotaLevels
-from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
+from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core import disk
-from antiphon.core.clock import Clock, SystemClock
-from antiphon.core.errors import AntiphonError, ConflictError
+from antiphon.core.clock import SystemClock
+from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
-from antiphon.gateway.ports import BatchOrder, GatewayServices
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import gated, serving_services
+from antiphon.services.batches import askable, embedding_models, file_contents, file_store
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.health import notices, snapshot_health
+from antiphon.services.features.lookup import Lookups
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.streams import Streams
+from antiphon.services.features.watch import feature_watch
+from antiphon.services.governance.identity import project_identity
+from antiphon.services.governance.policy_versions import PolicyService, records
+from antiphon.services.learning.models import learning_services
+from antiphon.services.learning.outcomes import DatasetAdapter, OutcomeAdapter
+from antiphon.services.learning.training import Learning
+from antiphon.services.project.store import Store
+from antiphon.services.publications import ProjectPublications, RecentReuse
+from antiphon.services.rollouts import rollout_transitions
+from antiphon.services.runs import ProjectRuns
+from antiphon.services.table_jobs import ProjectTableJobs
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
 from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
@@ -112,11 +99,11 @@ class Wired:
             learning=learning_services(store, self.engine, self.commit, self.features),
             outcomes=OutcomeAdapter(store),
             datasets=DatasetAdapter(store),
-            publications=PublicationAdapter(store, self.features),
+            publications=ProjectPublications(store, self.features),
             streams=Streams(store, self.features),
             freshness=self.features.freshness,
-            runs=RunAdapter(store, self.features),
-            batches=BatchAdapter(store, self.features, confined=confined),
+            runs=ProjectRuns(store, self.features),
+            batches=ProjectTableJobs(store, self.features, confined=confined),
             identity=project_identity(store),
             audit=store.audit.append,
             trail=store.trail,
@@ -193,130 +180,24 @@ class Wired:
         return found
 
 
-class RunAdapter:
-    """Durable runs, and starting a refresh."""
+def open_project(root: Path) -> Wired:
+    """A project with its services wired in this process. ``await wired.close()`` at the end.
 
-    def __init__(self, store: Store, features: FeaturePlatform) -> None:
-        self._store = store
-        self._features = features
-
-    def get(self, scope: Scope, run: str) -> Any:
-        return self._store.runs.get(scope, run)
-
-    def list(self, scope: Scope, limit: int = 50) -> Any:
-        return self._store.runs.list(scope, limit=limit)
-
-    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
-        require_cancel(self._store, by, self._store.runs.get(scope, run))
-        with self._store.database.transaction() as connection:
-            found = self._store.runs.get(scope, run, within=connection)
-            if found.workflow == OPENAI_BATCH:
-                # Its worker ends it, with the files of what was done.
-                Batches(self._store.database).cancel(scope, str(found.arguments["batch"]), within=connection)
-                return found
-            cancelled = self._store.runs.cancel(scope, run, within=connection)
-            job = cancelled.arguments.get("job") if cancelled.workflow == TABLE_JOB else None
-            if job is not None:
-                with contextlib.suppress(ConflictError):  # it ended before
-                    self._store.jobs.set_status(scope, str(job), "cancelled", within=connection)
-        return cancelled
-
-    def refresh(
-        self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
-    ) -> Any:
-        moment = datetime.fromisoformat(as_of) if as_of is not None else None
-        run = self._features.refresh(
-            scope, views=views, as_of=moment, reason="requested", principal="admin", key=key, whole=whole
-        )
-        return self._store.runs.get(scope, run)
+    Raises:
+        As :func:`open_store`; and ``InvalidInputError`` for a remote engine that is not configured.
+    """
+    return Wired(Store.open(root), "cli")
 
 
-class RecentReuse:
-    """What of the last hour's online answers was reused; counted at most every quarter of a minute."""
+@asynccontextmanager
+async def open_learning(root: Path) -> AsyncIterator[tuple[Learning, Store]]:
+    """A project with what learns in it, for a command; the engine is reached through its socket.
 
-    def __init__(self, receipts: ReceiptCounts, clock: Clock) -> None:
-        self._receipts = receipts
-        self._clock = clock
-        self._counted: dict[Scope, tuple[float, Sequence[ReuseCount]]] = {}
-
-    def of(self, scope: Scope) -> Sequence[ReuseCount]:
-        now = self._clock.monotonic()
-        known = self._counted.get(scope)
-        if known is None or now - known[0] > 15.0:
-            since = self._clock.now() - timedelta(hours=1)
-            known = self._counted[scope] = (now, self._receipts.reuse(scope, since))
-        return known[1]
-
-
-class PublicationAdapter:
-    """Publications; a rollback restores the files and streamed events that the old snapshots need."""
-
-    def __init__(self, store: Store, features: FeaturePlatform) -> None:
-        self._store = store
-        self._features = features
-
-    def current(self, scope: Scope) -> Any:
-        return self._store.publications.current(scope)
-
-    def list(self, scope: Scope, limit: int = 50) -> Any:
-        return self._store.publications.list(scope, limit)
-
-    def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Any:
-        published = self._features.rollback(scope, to, reason=reason, principal=principal)
-        self._store.audit.append(
-            scope, principal, "publication.rollback", str(published.number), {"to": to, "reason": reason}
-        )
-        return published
-
-
-class BatchAdapter:
-    """Batch jobs as the admin interface orders and reads them."""
-
-    def __init__(self, store: Store, features: FeaturePlatform, *, confined: bool) -> None:
-        self._store = store
-        self._estimates = batch_estimates(store)
-        self._orders = Orders(
-            store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root,
-            self._estimates, store.database.clock, confined=confined,
-            owner=store.scope, private=(store.paths.directory,), sources=features.source_files,
-            inputs=Inputs(store.jobs, records(store), features.source_files),
-        )  # fmt: skip
-
-    def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
-        """Place the order for this principal, on whose behalf its rows will be answered."""
-        with self._told_within():
-            return self._shown(self._orders.place(scope, principal, order))
-
-    def outlook(self, scope: Scope, principal: Principal, order: BatchOrder) -> Outlook:
-        """What an order would be."""
-        with self._told_within():
-            return self._orders.outlook(scope, principal, order)
-
-    @contextlib.contextmanager
-    def _told_within(self) -> Iterator[None]:
-        """What is wrong with a file is told by its place in the project: where that lies is nothing to a caller."""
-        try:
-            yield
-        except AntiphonError as error:
-            error.where = None if error.where is None else self._within(error.where)
-            raise
-
-    def _shown(self, job: BatchJob) -> BatchJob:
-        return msgspec.structs.replace(job, input=self._within(job.input), output=self._within(job.output))
-
-    def _within(self, path: str) -> str:
-        root = self._store.paths.root
-        return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
-
-    def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
-        """When jobs that have not ended end, as far as anything is known of them."""
-        return self._estimates.of(scope.tenant, jobs)
-
-    def get(self, scope: Scope, job: str) -> BatchJob:
-        return self._shown(self._store.jobs.get(scope, job))
-
-    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
-        return [self._shown(job) for job in self._store.jobs.list(scope, limit=limit)]
-
-    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
-        return self._store.jobs.page(scope, job, after, limit)
+    Raises:
+        As :func:`open_project`.
+    """
+    wired = open_project(root)
+    try:
+        yield Learning(wired.store, wired.engine, wired.commit, wired.features), wired.store
+    finally:
+        await wired.close()

@@ -12,19 +12,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from antiphon.app.apply_run import ApplyWorkflow
-from antiphon.app.batches import batch_executor, batch_shared
-from antiphon.app.feature_health import healer
-from antiphon.app.feature_skew import FeatureSkew
-from antiphon.app.learning import Learning
-from antiphon.app.outcomes import outcome_joiner
-from antiphon.app.policies import row_decisions
-from antiphon.app.rollouts import rollout_keeper
-from antiphon.app.served_models import ServedModels
-from antiphon.app.store import Store
-from antiphon.app.training_records import TrainingRecords
+from antiphon.app.openai_batches import batch_executor
 from antiphon.app.wiring import Wired
-from antiphon.app.workflows import APPLY
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.receipt_counts import ReceiptCounts
@@ -44,6 +33,18 @@ from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import Streams
 from antiphon.orchestration.worker import work
+from antiphon.services.apply.workflow import ApplyWorkflow
+from antiphon.services.batches import batch_shared
+from antiphon.services.features.health import healer
+from antiphon.services.features.skew import FeatureSkew
+from antiphon.services.governance.policies import row_decisions
+from antiphon.services.learning.outcomes import outcome_joiner
+from antiphon.services.learning.served_models import ServedModels
+from antiphon.services.learning.training import Learning
+from antiphon.services.learning.training_records import TrainingRecords
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_keeper
+from antiphon.services.workflows import APPLY
 from antiphon.training.processes import TrainingProcesses
 
 REJOIN_SECONDS = 30.0

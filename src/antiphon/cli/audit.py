@@ -15,10 +15,10 @@ from antiphon.cli.project import allowed, at_terminal, stores
 from antiphon.core.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from antiphon.app.store import Store
     from antiphon.core.scope import Scope
     from antiphon.governance.audit_record import AuditEntry
     from antiphon.governance.checkpoint import Checkpoint
+    from antiphon.services.project.store import Store
 
 app = typer.Typer(name="audit", help="Who saw or changed what, and proof of it.", no_args_is_help=True)
 

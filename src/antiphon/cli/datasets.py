@@ -41,7 +41,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a dataset: every example as of its own moment, nothing from after the cutoff."""
-    from antiphon.app.outcomes import DeclaredApplications, dataset_builder
+    from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
 
     wanted = _kind(kind)
     with stores(project) as store:
@@ -106,7 +106,7 @@ def show_dataset(dataset: Identity, project: Project = HERE, as_json: Json = Fal
 @app.command("rebuild")
 def rebuild(dataset: Identity, project: Project = HERE, as_json: Json = False) -> None:
     """Build a dataset again from its own specification, and compare; a lost file is back afterwards."""
-    from antiphon.app.outcomes import dataset_builder
+    from antiphon.services.learning.outcomes import dataset_builder
 
     with stores(project) as store:
         built = dataset_builder(store).rebuild(dataset)

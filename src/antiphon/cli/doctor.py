@@ -138,9 +138,9 @@ def _models(project: Path) -> str:
 
 
 def _catalog(project: Path) -> str:
-    from antiphon.app.required_files import require_catalog, require_secrets
-    from antiphon.app.store import Store
     from antiphon.core import settings
+    from antiphon.services.project.required_files import require_catalog, require_secrets
+    from antiphon.services.project.store import Store
 
     store = Store(*settings.load(project))
     require_catalog(store)
@@ -155,7 +155,7 @@ def _catalog(project: Path) -> str:
 
 
 def _stores(project: Path) -> str:
-    from antiphon.app.feature_stores import described
+    from antiphon.services.project.feature_stores import described
 
     return described(project)
 
@@ -166,13 +166,13 @@ def _features(project: Path) -> str:
     loaded, paths = settings.load(project)
     if loaded.catalog.url is None and not paths.catalog.exists():
         return "nothing published yet"
-    from antiphon.app.feature_health import require_whole
+    from antiphon.services.features.health import require_whole
 
     return require_whole(project)
 
 
 def _encryption(project: Path) -> str:
-    from antiphon.app.encryption_setup import require_provider_ready
+    from antiphon.services.governance.encryption_setup import require_provider_ready
 
     return require_provider_ready(project)
 

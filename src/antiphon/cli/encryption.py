@@ -13,8 +13,8 @@ from antiphon.cli.project import at_terminal
 from antiphon.core.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from antiphon.app.encryption import Encryption, EncryptionStatus
     from antiphon.catalog.sealed_columns import Problem
+    from antiphon.services.governance.encryption import Encryption, EncryptionStatus
 
 app = typer.Typer(name="encryption", help="Encryption at rest.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ app = typer.Typer(name="encryption", help="Encryption at rest.", no_args_is_help
 @app.command()
 def init(project: Project = HERE, as_json: Json = False) -> None:
     """Make the project's keyring, under the passphrase in the variable that [encryption] secret names."""
-    from antiphon.app.encryption_setup import initialise
+    from antiphon.services.governance.encryption_setup import initialise
 
     made = initialise(project)
     show({"wrapping_key": made}, as_json, lambda: f"Payloads are sealed from now on; the wrapping key is {made}.")
@@ -33,7 +33,7 @@ def init(project: Project = HERE, as_json: Json = False) -> None:
 @app.command()
 def status(project: Project = HERE, as_json: Json = False) -> None:
     """The mode, the key provider and every data key; never a key itself."""
-    from antiphon.app.encryption import open_encryption
+    from antiphon.services.governance.encryption import open_encryption
 
     with open_encryption(project) as encryption:
         found = encryption.status()
@@ -43,7 +43,7 @@ def status(project: Project = HERE, as_json: Json = False) -> None:
 @app.command()
 def rotate(project: Project = HERE, as_json: Json = False) -> None:
     """Make new data keys for new payloads. Nothing has to stop; old payloads stay readable."""
-    from antiphon.app.encryption import open_encryption
+    from antiphon.services.governance.encryption import open_encryption
 
     with open_encryption(project) as encryption:
         made = encryption.rotate()
@@ -63,7 +63,7 @@ def rewrap(
     as_json: Json = False,
 ) -> None:
     """Wrap data keys by the present wrapping key. Nothing has to stop; cut off, it goes on where it was."""
-    from antiphon.app.encryption import open_encryption
+    from antiphon.services.governance.encryption import open_encryption
 
     progress = _Told(as_json)
     with open_encryption(project) as encryption:
@@ -88,7 +88,7 @@ def check(
 ) -> None:
     """Open everything that is stored, and list what does not open. Leaves with 1 then. Cut off while it opens events on
     a log server, it goes on there within a day."""
-    from antiphon.app.encryption import open_encryption
+    from antiphon.services.governance.encryption import open_encryption
 
     progress = _Told(as_json)
     with open_encryption(project) as encryption:
@@ -118,8 +118,8 @@ def disable(project: Project = HERE, as_json: Json = False) -> None:
 
 
 def _migrate(mode: str, project: Project, as_json: bool) -> None:
-    from antiphon.app.encryption import open_encryption
-    from antiphon.app.encryption_setup import migrate
+    from antiphon.services.governance.encryption import open_encryption
+    from antiphon.services.governance.encryption_setup import migrate
 
     progress = _Told(as_json)
     changed, problems = migrate(project, "encrypted" if mode == "encrypted" else "plaintext", progress)

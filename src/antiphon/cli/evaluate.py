@@ -14,11 +14,11 @@ from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import Progress, show
 
 if TYPE_CHECKING:
-    from antiphon.app.learning import Learning
-    from antiphon.app.store import Store
     from antiphon.catalog.datasets import Dataset
     from antiphon.catalog.evaluations import Evaluation
     from antiphon.catalog.releases import Release
+    from antiphon.services.learning.training import Learning
+    from antiphon.services.project.store import Store
 
 
 def evaluate(
@@ -47,8 +47,8 @@ async def _evaluate(
     project: Path, release: str, dataset: str | None, cutoff: str, rows: int, mode: str, texts: int,
     against: str | None, attacks: bool,
 ) -> Evaluation:  # fmt: skip
-    from antiphon.app.learning import Learning
-    from antiphon.app.project import open_project
+    from antiphon.app.wiring import open_project
+    from antiphon.services.learning.training import Learning
 
     wired = open_project(project)
     progress, stage = Progress(""), ""

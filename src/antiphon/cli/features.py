@@ -31,9 +31,9 @@ app.command("neighbours")(features_neighbours.neighbours)
 @app.command("list")
 def list_views(project: Project = HERE, as_json: Json = False) -> None:
     """Every view at a glance: version, snapshot, age against contracts, next refresh, what stands in its way."""
-    from antiphon.app.feature_glance import FeatureGlance
-    from antiphon.app.features import FeaturePlatform
     from antiphon.cli.features_glance import glance_table
+    from antiphon.services.features.glance import FeatureGlance
+    from antiphon.services.features.platform import FeaturePlatform
 
     with stores(project) as store:
         platform = FeaturePlatform(store)
@@ -50,7 +50,7 @@ def status(project: Project = HERE, as_json: Json = False) -> None:
     import asyncio
 
     from antiphon.cli.status import freshness_table
-    from antiphon.gateway.ports import ViewFreshness
+    from antiphon.services.features.view_status import ViewFreshness
 
     async def found() -> list[ViewFreshness]:
         async with services(project) as (ports, store):
@@ -66,7 +66,7 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
     import asyncio
 
     from antiphon.cli.status import streams_table
-    from antiphon.gateway.ports import StreamStatus
+    from antiphon.services.features.streams import StreamStatus
 
     async def found() -> list[StreamStatus]:
         async with services(project) as (ports, store):
@@ -124,8 +124,8 @@ def quarantine(
     as_json: Json = False,
 ) -> None:
     """Source rows that rules kept out, with the rule that each offends."""
-    from antiphon.app.features import FeaturePlatform
-    from antiphon.app.policy_service import records
+    from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.governance.policy_versions import records
 
     with stores(project) as store:
         reader = at_terminal(store)
@@ -157,7 +157,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Give up files of snapshots that nothing needs, rows that expired, and garbage; the worker does so every hour."""
-    from antiphon.app.features import FeaturePlatform
+    from antiphon.services.features.platform import FeaturePlatform
 
     with stores(project) as store:
         who = allowed(store, "publish", "features/prune")
@@ -171,7 +171,7 @@ def prune(
 
 @contextmanager
 def _history(project: Path) -> Iterator[tuple[Scope, ViewHistory]]:
-    from antiphon.app.features import FeaturePlatform
+    from antiphon.services.features.platform import FeaturePlatform
 
     with stores(project) as store:
         yield store.scope, FeaturePlatform(store).history

@@ -23,8 +23,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a view's published values as a new version of a Delta table, or as a Parquet file."""
-    from antiphon.app.exporting import export_view
     from antiphon.features.exports.export import require_format
+    from antiphon.services.export.export import export_view
 
     with stores(project) as store:
         exported = export_view(

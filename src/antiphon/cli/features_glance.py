@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from antiphon.cli.output import moment, table
 
 if TYPE_CHECKING:
-    from antiphon.gateway.ports import ViewGlance
+    from antiphon.services.features.view_status import ViewGlance
 
 
 def glance_table(views: Sequence[ViewGlance]) -> str:

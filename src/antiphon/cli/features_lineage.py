@@ -30,9 +30,9 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Which source rows made a value, and whether they make it again; leaves with 1 when they do not."""
-    from antiphon.app.feature_lineage import FeatureLineage
-    from antiphon.app.features import FeaturePlatform
-    from antiphon.app.policy_service import records
+    from antiphon.services.features.lineage import FeatureLineage
+    from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.governance.policy_versions import records
 
     if bool(prediction) == bool(entity) or not (prediction or feature):
         raise InvalidInputError(

@@ -30,8 +30,8 @@ def neighbours(
     as_json: Json = False,
 ) -> None:
     """The entities whose texts are nearest to a text, or to an entity's own."""
-    from antiphon.app.features import FeaturePlatform
     from antiphon.features.embedding.neighbours import Question
+    from antiphon.services.features.platform import FeaturePlatform
 
     view, point, name = feature.partition(".")
     if not point:

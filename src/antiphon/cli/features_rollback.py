@@ -15,10 +15,10 @@ from antiphon.cli.project import allowed, stores
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.app.feature_rollback import FeatureRollback
-    from antiphon.app.features import FeaturePlatform
-    from antiphon.app.store import Store
     from antiphon.features.publication.rollback import ViewRollback
+    from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.features.rollback import FeatureRollback
+    from antiphon.services.project.store import Store
 
 View = Annotated[str, typer.Argument(help="The view's name.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
@@ -72,8 +72,8 @@ def resume(view: View, reason: Reason, project: Project = HERE, as_json: Json = 
 
 @contextmanager
 def _hand(project: Path) -> Iterator[tuple[Store, FeaturePlatform, FeatureRollback]]:
-    from antiphon.app.feature_rollback import FeatureRollback
-    from antiphon.app.features import FeaturePlatform
+    from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.features.rollback import FeatureRollback
 
     with stores(project) as store:
         platform = FeaturePlatform(store)

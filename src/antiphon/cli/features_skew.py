@@ -46,8 +46,8 @@ def skew(
     """Compare batch and online on live data, bit for bit; leaves with 1 when values differ."""
     if history:
         return _tell_history(project, views or [], limit, as_json)
-    from antiphon.app.feature_skew import FeatureSkew as Comparing
-    from antiphon.app.features import FeaturePlatform
+    from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.features.skew import FeatureSkew as Comparing
 
     progress, stage = Progress(""), ""
 

@@ -47,10 +47,10 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key; it is shown this once."""
-    from antiphon.app.identity import project_identity
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
     from antiphon.governance.allowance import Allowance
     from antiphon.governance.principal import Limits
+    from antiphon.services.governance.identity import project_identity
 
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
     limits = Limits(_listed(actions), _listed(resources))
@@ -136,9 +136,9 @@ def allow(
     as_json: Json = False,
 ) -> None:
     """Give a key these quotas instead of those it has, within a second, everywhere; what it has used stays used."""
-    from antiphon.app.identity import key_detail
     from antiphon.gateway.admin.shapes import KeyLine, read
     from antiphon.governance.allowance import Allowance
+    from antiphon.services.governance.identity import key_detail
 
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
     with stores(project) as store, store.database.transaction() as connection:
@@ -157,8 +157,8 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Make a key like the present one, which expires after the overlap."""
-    from antiphon.app.identity import project_identity
     from antiphon.gateway.admin.shapes import KeyLine, RotatedKey, read
+    from antiphon.services.governance.identity import project_identity
 
     with stores(project) as store:
         rotated = project_identity(store).rotate(
@@ -178,8 +178,8 @@ def rotate(
 @app.command()
 def approve(key: Key, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
     """Let a key that somebody else made open what it is for."""
-    from antiphon.app.identity import project_identity
     from antiphon.gateway.admin.shapes import KeyLine, read
+    from antiphon.services.governance.identity import project_identity
 
     with stores(project) as store:
         who = allowed(store, "approve", f"key/{key}")
@@ -192,8 +192,8 @@ def approve(key: Key, reason: Reason, project: Project = HERE, as_json: Json = F
 @app.command()
 def revoke(key: Key, project: Project = HERE, as_json: Json = False) -> None:
     """Stop a key and the sessions begun with it for good, within a second, everywhere."""
-    from antiphon.app.identity import key_detail
     from antiphon.gateway.admin.shapes import KeyLine, read
+    from antiphon.services.governance.identity import key_detail
 
     with stores(project) as store, store.database.transaction() as connection:
         revoked = store.keys.revoke(store.scope.tenant, key, within=connection)

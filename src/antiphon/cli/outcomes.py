@@ -82,8 +82,8 @@ def import_table(
     Columns not named are looked for under the names that the outcome's history declares, then as `label` (or
     `thumbs`, `correction`, `text`), `at`, `available_at` and `id`.
     """
-    from antiphon.app.outcomes import DeclaredApplications, outcome_joiner
     from antiphon.batch import tables
+    from antiphon.services.learning.outcomes import DeclaredApplications, outcome_joiner
 
     with stores(project) as store:
         declared = DeclaredApplications(store).get(store.scope, application)
@@ -168,7 +168,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How predictions came true: outcomes by status, and measures by release."""
-    from antiphon.app.outcomes import monitor
+    from antiphon.services.learning.outcomes import monitor
 
     with stores(project) as store:
         found = monitor(store).performance(
@@ -180,7 +180,7 @@ def status(
 @app.command("drift")
 def drift(application: Application, project: Project = HERE, as_json: Json = False) -> None:
     """Whether printed features and forecasts are distributed as they were."""
-    from antiphon.app.outcomes import monitor
+    from antiphon.services.learning.outcomes import monitor
 
     with stores(project) as store:
         found = monitor(store).drift(store.scope, application)
@@ -195,8 +195,8 @@ def drift(application: Application, project: Project = HERE, as_json: Json = Fal
 @app.command("rejoin")
 def rejoin(application: Application, project: Project = HERE, as_json: Json = False) -> None:
     """Look again for the predictions of unknown outcomes."""
-    from antiphon.app.outcomes import outcome_joiner
     from antiphon.core.clock import from_microseconds
+    from antiphon.services.learning.outcomes import outcome_joiner
 
     with stores(project) as store:
         joiner = outcome_joiner(store)

@@ -11,14 +11,14 @@ from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
-    from antiphon.app.apply import Applied, Plan, Planned
-    from antiphon.app.store import Store
     from antiphon.durable.run import Run
+    from antiphon.services.apply.apply import Applied, Plan, Planned
+    from antiphon.services.project.store import Store
 
 
 def plan(project: Project = HERE, as_json: Json = False) -> None:
     """Show how the definitions differ from what is applied, and what applying them takes; change nothing."""
-    from antiphon.app import apply as applying
+    from antiphon.services.apply import apply as applying
 
     with stores(project) as store:
         planned = applying.plan(store)
@@ -49,7 +49,7 @@ def apply(
 
     New versions of published views are materialized and published first; until then what is live goes on answering.
     """
-    from antiphon.app import apply as applying
+    from antiphon.services.apply import apply as applying
 
     with stores(project) as store:
         applied = applying.apply(store, principal=at_terminal(store).id, rationale=rationale, activate=activate)
@@ -71,7 +71,7 @@ def _finished(store: Store, applied: Applied) -> Applied:
     """Wait for an apply, with progress on standard error."""
     import msgspec
 
-    from antiphon.app.refreshing import finish_apply
+    from antiphon.services.features.refreshing import finish_apply
 
     said: list[str] = []
 

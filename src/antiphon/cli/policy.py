@@ -14,13 +14,13 @@ from antiphon.cli.project import at_terminal, stores
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from antiphon.app.policy_service import PolicyService
-    from antiphon.app.store import Store
     from antiphon.governance.policy_check import Checked
     from antiphon.governance.policy_diff import PolicyDiff
     from antiphon.governance.policy_explain import Explanation
     from antiphon.governance.policy_sets import PolicyVersion
     from antiphon.governance.principal import Principal
+    from antiphon.services.governance.policy_versions import PolicyService
+    from antiphon.services.project.store import Store
 
 app = typer.Typer(name="policy", help="Policies: what may happen, and who decided that.", no_args_is_help=True)
 
@@ -188,7 +188,7 @@ def explain(
 
 
 def _service(store: Store) -> PolicyService:
-    from antiphon.app.policy_service import PolicyService
+    from antiphon.services.governance.policy_versions import PolicyService
 
     return PolicyService(store)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from antiphon.app.store import Store
     from antiphon.gateway.ports import GatewayServices
     from antiphon.governance.policy_request import Action
     from antiphon.governance.principal import Principal
+    from antiphon.services.project.store import Store
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def stores(root: Path) -> Iterator[Store]:
     Raises:
         NotFoundError: no project there. InvalidInputError: its settings are wrong.
     """
-    from antiphon.app.project import open_store
+    from antiphon.services.project.store import open_store
 
     with open_store(root) as store:
         yield store
@@ -30,7 +30,7 @@ def stores(root: Path) -> Iterator[Store]:
 @asynccontextmanager
 async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
     """The services that the gateway has, in this process; the engine is reached through its socket."""
-    from antiphon.app.project import open_project
+    from antiphon.app.wiring import open_project
 
     wired = open_project(root)
     try:
@@ -45,7 +45,7 @@ def require_application(store: Store, name: str | None) -> None:
     Raises:
         NotFoundError: with the name that may have been meant.
     """
-    from antiphon.app.outcomes import DeclaredApplications
+    from antiphon.services.learning.outcomes import DeclaredApplications
 
     if name:
         DeclaredApplications(store).get(store.scope, name)
@@ -53,9 +53,9 @@ def require_application(store: Store, name: str | None) -> None:
 
 def at_terminal(store: Store) -> Principal:
     """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
-    from antiphon.app import project
+    from antiphon.services.governance import identity
 
-    return project.at_terminal(store)
+    return identity.at_terminal(store)
 
 
 def allowed(store: Store, action: Action, resource: str) -> Principal:

@@ -121,7 +121,7 @@ def activate(
     application: Application, release: str, reason: Reason, project: Project = HERE, as_json: Json = False
 ) -> None:
     """Make a release live at once, past gates and canary."""
-    from antiphon.app.rollouts import rollout_transitions
+    from antiphon.services.rollouts import rollout_transitions
 
     with stores(project) as store:
         rollout_transitions(store).activate(
@@ -200,7 +200,7 @@ for _command in (rollouts.rollout, rollouts.rollouts, rollouts.hold, rollouts.re
 
 
 async def _validate(project: Path, release: str, rows: int, texts: int) -> Verdict:
-    from antiphon.app.learning import open_learning
+    from antiphon.app.wiring import open_learning
 
     async with open_learning(project) as (learning, store):
         line = Progress(f"{release} rows")

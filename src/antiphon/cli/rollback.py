@@ -18,7 +18,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """End the rollout under way, or make the release live again that was live before."""
-    from antiphon.app.rollouts import rollout_transitions
+    from antiphon.services.rollouts import rollout_transitions
 
     with stores(project) as store:
         moved = rollout_transitions(store).rollback(

@@ -12,8 +12,8 @@ from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 
 if TYPE_CHECKING:
-    from antiphon.app.store import Store
     from antiphon.catalog.rollouts import Rollout
+    from antiphon.services.project.store import Store
 
 Application = Annotated[str, typer.Argument(help="The application.")]
 
@@ -33,8 +33,8 @@ def rollout(
     as_json: Json = False,
 ) -> None:
     """Send a release on its way by the plan it declares: shadow, canary, live. The judge moves it, or takes it back."""
-    from antiphon.app.rollouts import rollout_transitions
     from antiphon.releases.declaration import declaration
+    from antiphon.services.rollouts import rollout_transitions
 
     with stores(project) as store:
         begun = rollout_transitions(store).begin(
@@ -84,9 +84,9 @@ def abort(application: Application, reason: Reason, project: Project = HERE, as_
 
 
 def _act(project: Path, application: str, act: str, reason: str, as_json: bool) -> None:
-    from antiphon.app.rollouts import rollout_transitions
     from antiphon.catalog.rollouts import Rollouts
     from antiphon.core.errors import NotFoundError
+    from antiphon.services.rollouts import rollout_transitions
 
     with stores(project) as store:
         active = Rollouts(store.database).active(store.scope, application)

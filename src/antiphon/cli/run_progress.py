@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from antiphon.app.store import Store
     from antiphon.durable.run import Run
+    from antiphon.services.project.store import Store
 
 _POLL = 0.25
 

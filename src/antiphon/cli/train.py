@@ -101,7 +101,7 @@ def _follow(
 
 
 async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: list[str], key: str | None) -> Run:
-    from antiphon.app.learning import open_learning
+    from antiphon.app.wiring import open_learning
     from antiphon.operations.processes import statuses
 
     async with open_learning(project) as (learning, store):
@@ -120,7 +120,7 @@ async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: lis
 
 
 async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
-    from antiphon.app.learning import open_learning
+    from antiphon.app.wiring import open_learning
 
     async with open_learning(project) as (learning, store):
         return await asyncio.to_thread(learning.orders.foresee, store.scope, at_terminal(store).id, order)

@@ -13,8 +13,8 @@ from antiphon.core.errors import AntiphonError
 if TYPE_CHECKING:
     import asyncio
 
-    from antiphon.app.store import Store
     from antiphon.operations.supervisor import ProcessEvent
+    from antiphon.services.project.store import Store
 
 _POLL = 0.2
 _PUBLISH_SECONDS = 10.0
@@ -31,7 +31,7 @@ def up(
     """Run engine, gateway and worker; restart what dies; Ctrl-C drains them, a second Ctrl-C kills them."""
     import asyncio
 
-    from antiphon.app.store import Store
+    from antiphon.services.project.store import Store
 
     store = Store.open(project)
     try:
@@ -103,8 +103,8 @@ def _keep_private(store: Store) -> None:
 
 
 def _apply(store: Store) -> None:
-    from antiphon.app import apply as applying
     from antiphon.cli.project import at_terminal
+    from antiphon.services.apply import apply as applying
 
     planned = applying.plan(store)
     if planned.under_way is not None:
@@ -200,8 +200,8 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
 
 def _busy(store: Store) -> bool:
     """Whether a run is under way that publishes features."""
-    from antiphon.app.workflows import APPLY
     from antiphon.features.offline.refresh import WORKFLOW
+    from antiphon.services.workflows import APPLY
 
     open_runs = (
         store.runs.list(store.scope, 1, workflow=workflow, status=status)

@@ -13,7 +13,7 @@ from antiphon.governance.checkpoint import Checkpoint
 
 
 class Trail(Protocol):
-    """The audit log of this installation (``app.auditing.AuditTrail``)."""
+    """The audit log of this installation (``services.governance.audit_trail.AuditTrail``)."""
 
     def enqueue(
         self,

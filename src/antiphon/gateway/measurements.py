@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.logs import without_credentials
-from antiphon.gateway.ports import StreamStatus
+from antiphon.services.features.streams import StreamStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.breaker import BreakerStanding
 

@@ -14,7 +14,7 @@ from antiphon.governance.principal import Principal
 
 
 class Policies(Protocol):
-    """Versions of policies and what they decide (``app.policy_service.PolicyService``); 0 is the default policies."""
+    """Versions of policies and what they decide; 0 is the default policies."""
 
     def list(self, scope: Scope, limit: int = 100) -> Sequence[PolicyVersion]: ...
 

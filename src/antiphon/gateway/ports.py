@@ -11,15 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
 from antiphon.batch.estimates import Estimate
 from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.catalog.events import Event
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.catalog.receipts import Path, Receipt, Role
 from antiphon.catalog.releases import Release
-from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import Clock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
@@ -28,15 +25,19 @@ from antiphon.engine.api.messages import EngineDescription, Tokenization, Tokeni
 from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.batch_ports import FileStore, RequestBatches
-from antiphon.gateway.feature_ports import FeatureWatch, Lookups
+from antiphon.gateway.feature_ports import Lookups
 from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.policy_ports import Policies
-from antiphon.gateway.release_ports import LearningServices, Transitions
+from antiphon.gateway.release_ports import Transitions
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
+from antiphon.services.features.streams import StreamStatus
+from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.watch import FeatureWatch
+from antiphon.services.learning.models import LearningServices
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.embedding import Embedding as Embedded
@@ -117,41 +118,6 @@ class Publications(Protocol):
     def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Any: ...
 
 
-class StreamedView(msgspec.Struct, frozen=True):
-    """How far one view is in its stream.
-
-    Attributes:
-        lag, lag_seconds: events it has not applied, and how long the first of them has been in the log.
-        watermark: the greatest event time it has seen.
-        late, lateness_seconds: events that came after one of a later event time, and by how much the latest did; they
-            count where they belong.
-        rejected: events without usable entity keys.
-    """
-
-    view: str
-    definition_version: str
-    consumed: int
-    lag: int
-    lag_seconds: float
-    watermark: datetime | None
-    late: int
-    lateness_seconds: float
-    rejected: int
-
-
-class StreamStatus(msgspec.Struct, frozen=True):
-    """How far the consumer of a stream has come: ``lag`` events lie between ``consumed`` and ``end``, the first of them
-    for ``lag_seconds``. ``problem`` says why that cannot be told."""
-
-    stream: str
-    consumed: int
-    end: int
-    lag: int
-    lag_seconds: float = 0.0
-    views: tuple[StreamedView, ...] = ()
-    problem: str | None = None
-
-
 class Streams(Protocol):
     """Source events in, and how far they have been consumed."""
 
@@ -165,58 +131,6 @@ class Streams(Protocol):
     def watched(self) -> Sequence[StreamStatus]:
         """The streams of the scope that this installation serves, for its metrics."""
         ...
-
-
-class ViewFreshness(msgspec.Struct, frozen=True):
-    """How fresh one view is: ``age_seconds`` of wall time since its values last changed or were confirmed.
-
-    ``as_of`` is the event time its snapshot was computed for, ``source_quality`` the share of source rows without a
-    defect behind it. ``verdict`` is what the gates said last (passed, warned, blocked); ``blocked``: why what was made
-    since is not served, ``blocked_by`` which rules.
-    """
-
-    view: str
-    definition_version: str
-    snapshot: str | None
-    as_of: datetime | None
-    refreshed_at: datetime | None
-    age_seconds: float | None
-    rows: int | None = None
-    max_age_seconds: float | None = None
-    source_quality: float | None = None
-    verdict: str | None = None
-    blocked: tuple[str, ...] = ()
-    blocked_by: tuple[str, ...] = ()
-
-
-class ViewGlance(ViewFreshness, frozen=True):
-    """Everything about one view that somebody looks for first.
-
-    Attributes:
-        state: one of differs (from what batch computes), never, blocked, held, waiting (for the end of an embargo),
-            stale, late (its stream is behind a contract), fresh.
-        contracts: application to the seconds that it lets the view be old; ``stale_for``: those that it is too old for.
-            A streamed view is as old as the first event that it has not applied.
-        next_refresh: when the schedule makes it anew; ``None``: only when somebody orders it.
-        quarantined: source rows that rules kept out of what is published.
-        staged_until: until when a snapshot waits. ``held``: why nothing replaces what is published.
-        lag, lag_seconds: events of its stream that it has not applied, and how long the first of them waits.
-        skew: what the last comparison of batch and online found of it.
-    """
-
-    state: str = "fresh"
-    keys: tuple[str, ...] = ()
-    source: str = ""
-    features: tuple[str, ...] = ()
-    contracts: dict[str, float] = {}
-    stale_for: tuple[str, ...] = ()
-    next_refresh: datetime | None = None
-    quarantined: int = 0
-    staged_until: datetime | None = None
-    held: str | None = None
-    lag: int | None = None
-    lag_seconds: float | None = None
-    skew: ViewSkew | None = None
 
 
 class Runs(Protocol):

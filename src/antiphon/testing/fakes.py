@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from antiphon.app.identity import ProjectIdentity
 from antiphon.batch.estimates import Estimates
 from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches
@@ -50,7 +49,7 @@ from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reu
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import Alternative, EngineDescription, EngineLoad, ModelDescription, TokenOut
-from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
@@ -58,6 +57,9 @@ from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.features.streams import StreamStatus
+from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.records import Records
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta

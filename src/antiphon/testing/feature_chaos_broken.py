@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from antiphon.app.features import FeaturePlatform
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.services.features.platform import FeaturePlatform
 
 _GAP = 0.2
 """Seconds between two steps that belong together."""

@@ -22,9 +22,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from antiphon.app.apply import apply
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.catalog.publications import Publication, Publications
 from antiphon.core.child_process import end_with_parent
@@ -38,6 +35,9 @@ from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis import building as redis_building
 from antiphon.features.online.redis.store import RedisStore
+from antiphon.services.apply.apply import apply
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.testing import feature_chaos_broken
 from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 

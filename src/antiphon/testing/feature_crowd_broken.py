@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import update
 
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog import schema
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 
 _GAP = 0.4
 """Seconds between two steps that belong together."""

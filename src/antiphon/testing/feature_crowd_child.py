@@ -22,13 +22,6 @@ from typing import Any
 
 import msgspec
 
-from antiphon.app.answering import answerer
-from antiphon.app.apply import apply
-from antiphon.app.explaining import Explaining
-from antiphon.app.feature_rollback import FeatureRollback
-from antiphon.app.outcomes import DeclaredApplications, dataset_builder
-from antiphon.app.refreshing import finish_apply
-from antiphon.app.rollouts import rollout_transitions
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.publications import Publication
 from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
@@ -43,6 +36,13 @@ from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.streamed import view_prefix
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import answerer
+from antiphon.services.apply.apply import apply
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.refreshing import finish_apply
+from antiphon.services.features.rollback import FeatureRollback
+from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing import feature_crowd_broken
 from antiphon.testing.feature_chaos_child import KEPT, Life, _Fixed, operation, say, zygote

@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.features.online.lookup import FeatureReader
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.testing import feature_chaos_broken, feature_chaos_child
 from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 import antiphon
-from antiphon.app.frames import Project
+from antiphon.services.export.frames import Project
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app.apply import Applied, Planned, apply, plan
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.core.errors import ConflictError
+from antiphon.services.apply.apply import Applied, Planned, apply, plan
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 
 SETTINGS = '[project]\nname = "shops"\n[engine]\nkind = "simulated"\nmodels = ["base"]\n'
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app.apply import Applied, apply
-from antiphon.app.rollouts import rollout_transitions
-from antiphon.app.store import Store
 from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import ConflictError
 from antiphon.learning.retraining.examples import served_application
+from antiphon.services.apply.apply import Applied, apply
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
 
 SETTINGS = '[project]\nname = "shops"\n[engine]\nkind = "simulated"\nmodels = ["base", "other"]\n'
 

@@ -10,19 +10,19 @@ import msgspec
 import pytest
 from sqlalchemy import event
 
-from antiphon.app.apply import Applied, apply, plan
-from antiphon.app.apply_run import ApplyArguments, ApplyWorkflow, open_applies
-from antiphon.app.feature_health import healer
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.refreshing import finish_apply, refresh_now
-from antiphon.app.rollouts import rollout_transitions
-from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.releases import Release
 from antiphon.catalog.verdicts import Staged
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.services.apply.apply import Applied, apply, plan
+from antiphon.services.apply.workflow import ApplyArguments, ApplyWorkflow, open_applies
+from antiphon.services.features.health import healer
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.refreshing import finish_apply, refresh_now
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
 
 SETTINGS = '[project]\nname = "harbor"\n[engine]\nkind = "simulated"\nmodels = ["base"]\n'
 DEFINITIONS = """

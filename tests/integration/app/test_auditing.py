@@ -12,8 +12,6 @@ import pytest
 from tests.integration.serving.test_wired import PLAIN, Project
 from tests.unit.catalog.examples import receipt
 
-from antiphon.app.auditing import AuditedReceipts, receipt_hash
-from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
@@ -22,6 +20,8 @@ from antiphon.governance.audit_check import verify
 from antiphon.governance.checkpoint import parse, signed_by
 from antiphon.governance.policy import Decider
 from antiphon.governance.verifier import antiphon_verify
+from antiphon.services.governance.audit_trail import AuditedReceipts, receipt_hash
+from antiphon.services.project.store import Store
 from antiphon.serving.request import AnswerRequest
 
 

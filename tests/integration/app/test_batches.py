@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app.batches import askable, file_contents, file_store, request_batches
-from antiphon.app.store import Store
-from antiphon.app.wiring import RunAdapter
+from antiphon.app.openai_batches import request_batches
+from antiphon.app.wiring import ProjectRuns
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batches import Batches
 from antiphon.core.errors import ConflictError, SetupError
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.principal import Principal
+from antiphon.services.batches import askable, file_contents, file_store
+from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import write_project
 
 ADA = Principal("ada", "default", "admin")
@@ -34,7 +35,7 @@ def test_cancelling_the_run_of_a_batch_lets_its_worker_end_it(root: Path) -> Non
         batches = request_batches(store, files)
         made = batches.create(store.scope, ADA, order)
         (run,) = store.runs.list(store.scope, workflow=WORKFLOW)
-        runs = RunAdapter(store, None)  # type: ignore[arg-type]
+        runs = ProjectRuns(store, None)  # type: ignore[arg-type]
         assert runs.cancel(store.scope, run.id, ADA).status == "queued"
         assert batches.get(store.scope, made.id).status == "cancelling"
         assert not store.runs.get(store.scope, run.id).cancel_requested, "somebody has to make its files"

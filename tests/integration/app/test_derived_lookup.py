@@ -16,12 +16,12 @@ import pytest
 from tests.integration.app.test_neighbours import TEXTS, TINY, written
 from tests.integration.app.watched_project import Project, told
 
-from antiphon.app import features
-from antiphon.app.frames import open_project
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import InvalidInputError
 from antiphon.governance.policy_request import Decision
 from antiphon.governance.principal import Principal
+from antiphon.services.export.frames import open_project
+from antiphon.services.features import platform as features
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders

@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app.apply import apply
-from antiphon.app.batches import file_contents, file_store, request_batches
-from antiphon.app.encryption import Encryption, open_encryption
-from antiphon.app.encryption_setup import initialise, migrate, require_provider_ready
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
+from antiphon.app.openai_batches import request_batches
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.batches import Batches, LineError
@@ -27,6 +22,12 @@ from antiphon.governance.audit_query import AuditFilter
 from antiphon.governance.principal import Principal
 from antiphon.governance.protection import protect
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
+from antiphon.services.apply.apply import apply
+from antiphon.services.batches import file_contents, file_store
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.governance.encryption import Encryption, open_encryption
+from antiphon.services.governance.encryption_setup import initialise, migrate, require_provider_ready
+from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import SHOPS, STREAM, write_project
 from antiphon.training import examples
 from antiphon.training.folder_seal import folder_seal

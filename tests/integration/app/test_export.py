@@ -20,12 +20,12 @@ import pytest
 from tests.integration.app.shops import START, shops, write_orders
 from tests.integration.cli.conftest import run_in
 
-from antiphon.app.exporting import export_view
-from antiphon.app.frames import Project
-from antiphon.app.policy_service import PolicyService
-from antiphon.app.project import at_terminal
 from antiphon.core.errors import ConflictError, CorruptionError, ForbiddenError, NotFoundError
 from antiphon.features.exports.export import Format
+from antiphon.services.export.export import export_view
+from antiphon.services.export.frames import Project
+from antiphon.services.governance.identity import at_terminal
+from antiphon.services.governance.policy_versions import PolicyService
 
 
 @pytest.fixture

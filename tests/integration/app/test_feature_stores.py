@@ -18,13 +18,13 @@ from tests.integration.app.test_encryption import (  # noqa: F401  # the same te
 from tests.servers import RedisProcess, S3Process
 from typer.testing import CliRunner
 
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.cli.main import assemble
 from antiphon.core.errors import SetupError
 from antiphon.definitions.objects import ObjectStore
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.governance import keyring
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import write_project
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from tests.integration.app.watched_project import ROWS, Project, told
 
-from antiphon.app.explaining import Explaining
-from antiphon.app.feature_glance import FeatureGlance
 from antiphon.catalog.verdicts import Staged
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.glance import FeatureGlance
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 from tests.integration.app.shops import START, shops
 
 import antiphon
-from antiphon.app.frames import Project
-from antiphon.app.outcomes import DeclaredApplications, dataset_builder
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.definitions.application import Freshness
+from antiphon.services.export.frames import Project
+from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
 
 
 @pytest.fixture(scope="module")

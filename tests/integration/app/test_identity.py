@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from benchmarks.identity import GOAL_SECONDS, SETTINGS, free_port, gateways, revoke_all
 
-from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import SetupError
 from antiphon.governance import revocation
 from antiphon.governance.principal import REVOKED
+from antiphon.services.project.store import Store
 
 
 def test_a_revoked_key_opens_nothing_in_any_gateway_within_a_second(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from tests.integration.app.test_apply_learning import Project
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.app.learning_services import learning_services
 from antiphon.app.wiring import Wired
 from antiphon.gateway.application import create_app
+from antiphon.services.learning.models import learning_services
 
 
 @pytest.fixture

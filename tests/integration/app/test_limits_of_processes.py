@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from antiphon.app.store import Store
 from antiphon.governance.allowance import Allowance
+from antiphon.services.project.store import Store
 from antiphon.testing.running import _process, free_port, ready, scratch, until
 
 SETTINGS = """

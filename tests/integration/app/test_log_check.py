@@ -12,10 +12,6 @@ import pytest
 from tests.servers import NatsProcess
 from typer.testing import CliRunner
 
-from antiphon.app import log_check
-from antiphon.app.encryption import Encryption, EncryptionCheck, open_encryption
-from antiphon.app.encryption_setup import initialise
-from antiphon.app.store import Store
 from antiphon.catalog.check_progress import CheckProgress
 from antiphon.catalog.events import Event
 from antiphon.cli.encryption import app
@@ -23,6 +19,10 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.governance import keyring
 from antiphon.governance.protection import protect
+from antiphon.services.governance import log_check
+from antiphon.services.governance.encryption import Encryption, EncryptionCheck, open_encryption
+from antiphon.services.governance.encryption_setup import initialise
+from antiphon.services.project.store import Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STREAM, NAME = "orders", "antiphon_default_dev_orders"

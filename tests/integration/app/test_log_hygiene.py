@@ -19,10 +19,10 @@ import httpx
 import pytest
 
 from antiphon.app import engines
-from antiphon.app.apply import apply
-from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.operations.processes import started_ticks
+from antiphon.services.apply.apply import apply
+from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import ChaosProject, write_project
 from antiphon.testing.running import scratch, separate, until
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.integration.app.watched_project import DEFINITIONS, Project, told
 
-from antiphon.app import features
-from antiphon.app.frames import open_project
 from antiphon.core.errors import SetupError
 from antiphon.engine import weights
+from antiphon.services.export.frames import open_project
+from antiphon.services.features import platform as features
 from antiphon.testing.embedding import GivenEmbedders, HashedWords
 
 TINY = HashedWords()

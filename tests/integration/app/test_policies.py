@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.app import policies
-from antiphon.app.apply import Applied, apply
-from antiphon.app.policy_service import PolicyService
-from antiphon.app.rollouts import rollout_transitions
-from antiphon.app.store import Store
 from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.definitions.sensitivity import Tags
 from antiphon.governance.live_policies import LivePolicies
 from antiphon.governance.policy_sets import PolicySets
 from antiphon.governance.principal import Principal
+from antiphon.services.apply.apply import Applied, apply
+from antiphon.services.governance import policies
+from antiphon.services.governance.policy_versions import PolicyService
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
 
 DEFINITIONS = """
 from antiphon import Application, Decoding, Entity, Figure, Prompt, Source, count, feature_view

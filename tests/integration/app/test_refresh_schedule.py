@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from tests.integration.app.test_apply_compatibility import ADDED, Project
 
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.refreshing import refresh_now
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.refreshing import refresh_now
 
 DAILY = ("source=orders)", 'source=orders, refresh="1d")')
 # It makes no release: the view is applied as it stands.

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from tests.integration.app.watched_project import Project, told
 
-from antiphon.app.answering import answerer
-from antiphon.app.apply import apply
-from antiphon.app.explaining import Explaining
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import answerer
+from antiphon.services.apply.apply import apply
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from antiphon.app import required_files
-from antiphon.app.store import Store
 from antiphon.catalog import schema
 from antiphon.catalog.publications import Publications
 from antiphon.core.errors import SetupError, UnavailableError
+from antiphon.services.project import required_files
+from antiphon.services.project.store import Store
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
-from antiphon.app.served_models import LINGER_SECONDS, RETRY_SECONDS, ServedModels
 from antiphon.catalog.database import Database
 from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
 from antiphon.catalog.releases import ModelPin, Release, Releases
@@ -20,6 +19,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.learning import Rollout
 from antiphon.engine.api.messages import EngineDescription, ServedModel
+from antiphon.services.learning.served_models import LINGER_SECONDS, RETRY_SECONDS, ServedModels
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 
 

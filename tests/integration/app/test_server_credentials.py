@@ -13,9 +13,9 @@ from tests.integration.features.test_server_tls import Authority, RedisOverTls
 from tests.servers import NatsProcess
 from typer.testing import CliRunner
 
-from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.cli.main import assemble
+from antiphon.services.project.store import Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SETTINGS = """[features]

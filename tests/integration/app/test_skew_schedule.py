@@ -12,7 +12,6 @@ import pytest
 from tests.integration.app.watched_project import Project
 from tests.unit.catalog.examples import DEV, NOON, open_database
 
-from antiphon.app.feature_skew import FeatureSkew
 from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, SkewReports
 from antiphon.catalog.skew_reports import FeatureSkew as OfFeature
 from antiphon.core.clock import ManualClock
@@ -22,6 +21,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
 from antiphon.features.monitoring.skew.schedule import WORKFLOW, due
+from antiphon.services.features.skew import FeatureSkew
 
 DAY = timedelta(days=1)
 

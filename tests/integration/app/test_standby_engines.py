@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from antiphon.app import engines
-from antiphon.app.apply import apply
-from antiphon.app.store import Store
 from antiphon.core.errors import InvalidInputError
+from antiphon.services.apply.apply import apply
+from antiphon.services.project.store import Store
 
 DEFINITIONS = """
 from antiphon import Application, Prompt

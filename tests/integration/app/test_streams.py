@@ -12,17 +12,17 @@ from tests.integration.app.test_encryption import PASSPHRASE
 from tests.servers import NatsProcess, RedisProcess
 from typer.testing import CliRunner
 
-from antiphon.app.apply import apply
-from antiphon.app.encryption_setup import migrate
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
-from antiphon.app.streams import Streams
 from antiphon.catalog.events import Event
+from antiphon.catalog.events import Event as IncomingEvent
 from antiphon.cli.main import assemble
 from antiphon.core.errors import ConflictError, NotFoundError, OverloadedError
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.ports import IncomingEvent
 from antiphon.governance import keyring
+from antiphon.services.apply.apply import apply
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.streams import Streams
+from antiphon.services.governance.encryption_setup import migrate
+from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import STREAM, write_project
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
@@ -37,7 +37,7 @@ class Opened:
     """A project with its platform and streams; the lag is looked at anew each time."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("antiphon.app.streams.LOOK_SECONDS", 0.0)
+        monkeypatch.setattr("antiphon.services.features.streams.LOOK_SECONDS", 0.0)
         self.store = Store.open(root)
         apply(self.store, principal="test")
         self.platform = FeaturePlatform(self.store)

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from antiphon.app.training_records import TrainingRecords
 from antiphon.core.clock import SystemClock
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
+from antiphon.services.learning.training_records import TrainingRecords
 from antiphon.training.processes import Running
 
 

@@ -106,7 +106,7 @@ async def test_public_texts_are_named(tmp_path: Path) -> None:
 async def test_a_text_that_becomes_withheld_raises_no_alarm(tmp_path: Path) -> None:
     project = await clinic(tmp_path, 'sensitivity="public", ')
     try:
-        from antiphon.app.apply import apply
+        from antiphon.services.apply.apply import apply
 
         (tmp_path / "definitions.py").write_text(CLINIC.replace("{tags}", 'sensitivity="restricted", '))
         apply(project.store, principal="me")

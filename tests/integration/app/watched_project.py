@@ -16,9 +16,6 @@ from tests.integration.features.altered import alter
 from tests.integration.gateway.signing_in import sign_in
 from typer.testing import CliRunner
 
-from antiphon.app.apply import apply
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.catalog.events import Event
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
@@ -33,6 +30,9 @@ from antiphon.features.tiles.tile import Tile
 from antiphon.gateway.application import create_app
 from antiphon.governance.keys import Keys
 from antiphon.governance.principal import Principal
+from antiphon.services.apply.apply import apply
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing import fakes
 

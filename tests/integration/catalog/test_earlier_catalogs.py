@@ -20,10 +20,6 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from antiphon.app.explaining import Explaining
-from antiphon.app.feature_health import healer
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog import copies, earlier_forms, schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import SEALED_COLUMNS
@@ -34,6 +30,10 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.features.offline import compute
 from antiphon.features.offline.refresh import WORKFLOW
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.health import healer
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 
 EARLIER = Path(__file__).parent / "earlier"
 ARCHIVES = sorted(path.name.removesuffix(".tar.xz") for path in EARLIER.glob("*.tar.xz"))

@@ -13,10 +13,10 @@ from tests.integration.app.test_apply_order import STRICT, WINDOW, Harbor
 from tests.integration.cli.conftest import Ran
 from typer.testing import CliRunner
 
-from antiphon.app.refreshing import refresh_now
 from antiphon.cli.main import assemble
 from antiphon.cli.up import _greet
 from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.services.features.refreshing import refresh_now
 
 
 @pytest.fixture

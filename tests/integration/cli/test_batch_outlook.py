@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from antiphon.app.store import Store
 from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
+from antiphon.services.project.store import Store
 
 ORDER = ("batch", "run", "desk", "--input", "orders.csv", "--output", "x.jsonl")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import run_in
 
-from antiphon.app.apply import apply
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
+from antiphon.services.apply.apply import apply
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 
 DEFINITIONS = """
 from antiphon import Entity, Quality, Source, col, count, expect, feature_view, last

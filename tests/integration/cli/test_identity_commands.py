@@ -10,7 +10,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from antiphon.app.store import Store
 from antiphon.cli import keys, principals
 from antiphon.core.errors import (
     AntiphonError,
@@ -20,6 +19,7 @@ from antiphon.core.errors import (
     NotFoundError,
     UnauthenticatedError,
 )
+from antiphon.services.project.store import Store
 
 
 class Terminal:

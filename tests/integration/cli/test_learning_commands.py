@@ -12,12 +12,12 @@ from tests.integration.cli.conftest import Ran, Run
 from tests.unit.catalog.examples import receipt
 from typer.testing import CliRunner
 
-from antiphon.app.outcomes import subject_key
-from antiphon.app.store import Store
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.learning.outcomes.matching import subject_of
+from antiphon.services.learning.outcomes import subject_key
+from antiphon.services.project.store import Store
 
 DAY0 = datetime(2013, 4, 1, tzinfo=UTC)
 DEFINITIONS = """

@@ -11,7 +11,6 @@ import msgspec
 import numpy
 import pytest
 
-from antiphon.app.embedding import LocalEmbedders
 from antiphon.core.errors import EngineError, PromptTooLongError, SetupError
 from antiphon.definitions.embedding import MODELS
 from antiphon.engine import weights
@@ -22,6 +21,7 @@ from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
 from antiphon.features.embedding.vectors import embedded
+from antiphon.services.features.embedders import LocalEmbedders
 
 NAME = "minilm-l6-v2"
 

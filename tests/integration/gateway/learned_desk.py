@@ -26,7 +26,6 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.durable.runs import Runs
 from antiphon.gateway.ports import GatewayServices
-from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.audit import AuditLog
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.outcomes.submission import ArrivingOutcome
@@ -37,6 +36,7 @@ from antiphon.releases.changelog import Changelog
 from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.learning.models import LearningServices
 from antiphon.testing import fakes
 
 PLAN = RolloutPlan(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50)

@@ -11,13 +11,13 @@ import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.app.auditing import AuditTrail
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
 from antiphon.core.settings import ProjectPaths, Settings
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_record import AuditEntry
 from antiphon.governance.verifier import antiphon_verify
+from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.testing import fakes
 
 SCOPE = Scope()

@@ -21,8 +21,9 @@ from antiphon.core.errors import UnavailableError
 from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.application import create_app
-from antiphon.gateway.ports import GatewayServices, ViewFreshness
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.keys import Keys
+from antiphon.services.features.view_status import ViewFreshness
 from antiphon.testing import fakes
 
 NAME = '<b>"dest" & more</b>'

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.app.identity import ProjectIdentity
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings, OidcSettings
@@ -20,6 +19,7 @@ from antiphon.gateway.dashboard import session
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.principal import Limits
+from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.testing import fakes
 from antiphon.testing.local_issuer import LocalIssuer
 

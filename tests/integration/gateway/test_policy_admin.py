@@ -13,13 +13,13 @@ import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.app.policy_service import PolicyService
-from antiphon.app.store import Store
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.keys import Keys
 from antiphon.governance.live_policies import LivePolicies
 from antiphon.governance.policy import default_policies
 from antiphon.governance.policy_sets import PolicySets
+from antiphon.services.governance.policy_versions import PolicyService
+from antiphon.services.project.store import Store
 from antiphon.testing import fakes
 
 SETTINGS = (

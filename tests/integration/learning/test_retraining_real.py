@@ -16,10 +16,6 @@ from time import monotonic
 import pytest
 
 from antiphon.app import engines
-from antiphon.app.apply import apply
-from antiphon.app.learning import Learning
-from antiphon.app.served_models import ServedModels
-from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.rollouts import Rollouts
@@ -31,6 +27,10 @@ from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
 from antiphon.engine import weights
 from antiphon.learning.retraining.orders import TrainOrder
+from antiphon.services.apply.apply import apply
+from antiphon.services.learning.served_models import ServedModels
+from antiphon.services.learning.training import Learning
+from antiphon.services.project.store import Store
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
 

@@ -8,10 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.app.answering import answerer
-from antiphon.app.explaining import Explaining
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.releases import Bundle, ModelPin, Release
@@ -21,6 +17,10 @@ from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import answerer
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo

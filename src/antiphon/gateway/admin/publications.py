@@ -7,13 +7,15 @@ from typing import Annotated
 
 import msgspec
 
+from antiphon.catalog.events import Event as IncomingEvent
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices, IncomingEvent, ViewGlance
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
+from antiphon.services.features.view_status import ViewGlance
 
 
 class Limit(msgspec.Struct, frozen=True):

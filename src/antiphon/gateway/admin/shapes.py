@@ -14,9 +14,10 @@ from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, UsageReceipt
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.gateway.measurements import Percentiles
-from antiphon.gateway.ports import StreamStatus, ViewFreshness
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
+from antiphon.services.features.streams import StreamStatus
+from antiphon.services.features.view_status import ViewFreshness
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.breaker import BreakerStanding
 

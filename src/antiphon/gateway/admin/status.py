@@ -15,9 +15,11 @@ from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.measurements import Measurements, percentiles
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
+from antiphon.services.features.streams import StreamStatus
+from antiphon.services.features.view_status import ViewFreshness
 from antiphon.serving.breaker import BreakerStanding
 
 WINDOW = 300.0

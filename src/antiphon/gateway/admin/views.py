@@ -13,8 +13,9 @@ from antiphon.catalog.verdicts import Finding, Verdict
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices, ViewFreshness
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
+from antiphon.services.features.view_status import ViewFreshness
 
 Fresh = TypeVar("Fresh", bound=ViewFreshness)
 Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]

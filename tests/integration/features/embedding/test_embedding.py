@@ -16,7 +16,6 @@ from tests.integration.features.world import NOON, World, minutes
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Entity, Source, col, embed, feature_view, last
-from antiphon.app.lookup_plan import lookup_plan
 from antiphon.catalog.events import Event
 from antiphon.catalog.skew_reports import SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
@@ -42,6 +41,7 @@ from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.governance.policy_request import Decision
 from antiphon.governance.principal import Principal
 from antiphon.governance.sealing import AesGcmCodec
+from antiphon.services.features.lookup_plan import lookup_plan
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words

@@ -15,11 +15,6 @@ import pytest
 from tests.feast_environment import feast_python
 from tests.feast_world import FeastWorld
 
-from antiphon.app import apply as applying
-from antiphon.app.answering import answerer
-from antiphon.app.explaining import Explaining
-from antiphon.app.features import FeaturePlatform
-from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import SystemClock
@@ -27,6 +22,11 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, Una
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import answerer
+from antiphon.services.apply import apply as applying
+from antiphon.services.explaining import Explaining
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 from antiphon.serving.request import Answer, AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 

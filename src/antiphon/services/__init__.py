@@ -1,0 +1,1 @@
+"""Use cases over the rooms: what the gateway and the commands call."""

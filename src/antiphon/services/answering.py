@@ -1,0 +1,134 @@
+"""The one answerer, as the gateway and the worker both wire it; an evaluation gives it other features to read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.evidence import Exposures, ShadowPairs
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.core.clock import SystemClock, parse_duration
+from antiphon.core.scope import Scope
+from antiphon.governance.policy import Decision, Resource
+from antiphon.governance.principal import REVOKED, Principal
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.remedies import ProjectRemedies
+from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
+from antiphon.services.project.store import Store
+from antiphon.serving.admission.engine_gate import Gate, GatedEngine
+from antiphon.serving.admission.limits import Admission
+from antiphon.serving.answerer import Answerer
+from antiphon.serving.fallback.engines import Breaking
+from antiphon.serving.ports import Decide, EmbeddingEngine, Engine, FeatureReader, LiveReleases
+from antiphon.serving.services import Services
+
+_VERSION = re.compile(r"\.v\d+\Z")
+"""How a model version's name ends."""
+
+
+def is_plain(model: str, configured: Collection[str]) -> bool:
+    """Whether a served model may be asked by its name alone: what is configured, and what is no model version."""
+    return model in configured or _VERSION.search(model) is None
+
+
+def deciding(store: Store) -> Decide:
+    """One policy decision, as whoever reads features asks for it: refused for a key that was revoked meanwhile."""
+
+    def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
+        environment = store.settings.project.environment
+        if isinstance(resource, Resource):
+            scope = Scope(principal.tenant, environment)
+            store.recent_requests.remember(scope, principal, action, resource, context)
+        decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
+        if store.keys.standing(principal) is not None:
+            # Also for work that was ordered before: a job does not outlive the key that it was ordered with.
+            decision = msgspec.structs.replace(decision, allowed=False, policies=(REVOKED,))
+        if not decision.allowed and context.get("path") == "batch":
+            # Nobody waits for a batch row's answer whose refusal the gateway would see.
+            batch_denial(store.trail, Scope(principal.tenant, environment), principal, action, resource, decision)
+        return decision
+
+    return decide
+
+
+def gated(store: Store, engine: EmbeddingEngine) -> GatedEngine:
+    """The engine behind a gate that lets as many online requests in as it can use."""
+    settings = store.settings
+    # Whoever waits here must not look to the breaker as if the engine were late.
+    queued = min(parse_duration(settings.gateway.queue_timeout).total_seconds(), _first_token(store) / 2)
+    # Another's engine says nothing of its size, nor of how long a request waited in it: it is asked as much as is
+    # allowed until the time that answers take says otherwise.
+    remote, most = settings.engine.kind == "remote", settings.gateway.max_in_flight
+    weights = settings.gateway.tenant_weights
+    gate = Gate(most if remote else settings.engine.slots, most, queued, monotonic, weights=weights)
+    return GatedEngine(engine, gate, monotonic, tells_queue=not remote)
+
+
+def answerer(
+    store: Store,
+    engine: Engine,
+    commit: GroupCommit,
+    releases: LiveReleases,
+    features: FeaturePlatform,
+    *,
+    reader: Callable[[Scope], FeatureReader] | None = None,
+    standbys: Mapping[str, Engine] | None = None,
+) -> Answerer:
+    """Wire serving's answer() with this project's stores. Close it before the engine and the commit.
+
+    Args:
+        reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
+        standbys: engines that may stand in for this one, by name.
+    """
+
+    return Answerer(serving_services(store, engine, commit, releases, features, reader=reader, standbys=standbys))
+
+
+def serving_services(
+    store: Store,
+    engine: Engine,
+    commit: GroupCommit,
+    releases: LiveReleases,
+    features: FeaturePlatform,
+    *,
+    reader: Callable[[Scope], FeatureReader] | None = None,
+    standbys: Mapping[str, Engine] | None = None,
+) -> Services:
+    """What answers and vectors of this project are made with; ``reader`` and ``standbys`` as for :func:`answerer`."""
+    gateway = store.settings.gateway
+    first_token = _first_token(store)
+    return Services(
+        engine=engine,
+        features=reader or features.reader,
+        features_far=reader is None and features.far,
+        remedies=ProjectRemedies(store, features) if reader is None else None,
+        releases=releases,
+        decide=deciding(store),
+        stored=store.answers,
+        texts=store.blobs,
+        receipts=AuditedReceipts(store.receipts, store.audit),
+        exposures=Exposures(store.database),
+        pairs=ShadowPairs(store.database),
+        commit=commit,
+        clock=SystemClock(),
+        admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
+        checkpoint=store.trail.newest,
+        plain=lambda model: is_plain(model, store.settings.engine.models),
+        subject_key=store.secret("subject"),
+        online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
+        flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
+        standbys=standbys or {},
+        plain_fallback=store.settings.engine.fallback,
+        breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),
+    )
+
+
+def _first_token(store: Store) -> float:
+    """Seconds that an online request waits for an engine's first token."""
+    settings = store.settings
+    whole = parse_duration(settings.gateway.request_timeout).total_seconds()
+    return min(parse_duration(settings.engine.first_token).total_seconds(), whole / 2)

@@ -1,0 +1,336 @@
+"""plan and apply: from ``definitions.py`` to definition versions and releases in an environment.
+
+Invariant: whatever is answered before definitions are applied is answered all the while. Where a new definition version
+takes the place of one that is published, it is materialized and published first (``services.apply.workflow``); until
+then what was in force stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog.releases import ModelPin, Release
+from antiphon.core.errors import ForbiddenError, InvalidInputError
+from antiphon.core.ids import content_hash
+from antiphon.definitions import project as definitions
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.compatibility import Level, compare
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.governance.principal import Principal
+from antiphon.releases import bundle as bundles
+from antiphon.services.apply.compatibility import consequences, require_unbroken
+from antiphon.services.apply.fallbacks import require_named
+from antiphon.services.apply.materialization import PlannedMaterialization, foreseen, unpublished
+from antiphon.services.apply.workflow import (
+    Activation,
+    ApplyArguments,
+    ApplyResult,
+    cancel_open,
+    open_applies,
+    order,
+    put_in_force,
+)
+from antiphon.services.features.feast import require_servable
+from antiphon.services.project.feature_stores import object_store
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
+
+Change = Literal["new", "changed", "unchanged", "removed"]
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """What apply would do to one view or application; ``fields`` are those that differ. Of a view that is there
+    already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
+
+    noun: Literal["view", "application"]
+    name: str
+    change: Change
+    fields: tuple[str, ...] = ()
+    level: Level | None = None
+    sentences: tuple[str, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The difference between what is declared and what is applied.
+
+    Attributes:
+        consequences: for releases in use that pin what is declared no longer, a sentence each.
+        materializes: what is published before anything goes live; until then what is live goes on answering.
+        under_way: the run of an apply that has not ended; applying something else takes its place.
+        missing: files that views are made from and that are not there, a sentence each.
+    """
+
+    project: str
+    changes: tuple[Planned, ...]
+    consequences: tuple[str, ...] = ()
+    materializes: tuple[PlannedMaterialization, ...] = ()
+    under_way: str | None = None
+    missing: tuple[str, ...] = ()
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What apply did.
+
+    Attributes:
+        plan: what it carried out. ``releases``: the release that each application has of what is declared.
+        activated: applications whose release went live.
+        run: the durable run that materializes what is new and then puts all of this in force; ``None``: it is.
+        waiting: applications whose new release is a draft, because it reaches everybody by a rollout.
+        notes: what the reader should know or do next, a sentence each.
+    """
+
+    plan: Plan
+    releases: tuple[Release, ...]
+    activated: tuple[str, ...]
+    waiting: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    run: str | None = None
+
+
+def plan(store: Store) -> Plan:
+    """Compare the project's definitions with what is applied; nothing is changed.
+
+    Raises:
+        InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
+    """
+    project = _load(store)
+    planned = _compare(store, project)
+    before, current = _in_force(store), store.publications.current(store.scope)
+    replaced = [
+        (live, application.features)
+        for application in project.applications.values()
+        if not _declares_rollout(application)
+        and (live := store.releases.live(store.scope, application.name)) is not None
+    ]
+    keys = unpublished(project.views, before, replaced, current)
+    waiting = open_applies(store)
+    return msgspec.structs.replace(
+        planned,
+        materializes=foreseen(store, keys, before, current),
+        under_way=waiting[0].id if waiting else None,
+    )
+
+
+def apply(store: Store, *, principal: str, rationale: str = "", activate: bool | None = None) -> Applied:
+    """Record the definitions and make a release of every changed application.
+
+    The release goes live, unless the application declares a rollout and a release is live already: then it is a draft,
+    for its gates and its rollout. An application whose fine-tuned model is live keeps that model. Applying what is
+    applied changes nothing.
+
+    Where views must be published first, nothing is in force on return: the run that is named does the rest, in the
+    worker or with ``refreshing.finish_apply``.
+
+    Args:
+        activate: make every release live, or none; ``None`` is the rule above.
+
+    Raises:
+        InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
+        InvalidInputError: an application names a model that the engine is not given.
+        SetupError: its weights were not pulled.
+        ForbiddenError: policy does not let this principal make its own release live, and ``activate`` insists on it.
+        ConflictError: a release is to go live while a rollout compares with the one that is, or a view's source moved
+            to where it does not yield what a release in use needs; nothing was applied.
+    """
+    project = _load(store)
+    planned = msgspec.structs.replace(_compare(store, project), consequences=())  # said when it is done, as notes
+    require_unbroken(store, project.views)
+    scope, why = store.scope, rationale or "applied"
+    pins = {application.model: _pin(store, application) for application in project.applications.values()}
+    transitions = rollout_transitions(store)
+    # Whoever can run this in the project's folder reads its secrets, and so is its administrator.
+    by = Principal(principal, scope.tenant, "admin", "person", "restricted")
+    releases: list[Release] = []
+    activations: list[Activation] = []
+    replaced: list[tuple[Release, Mapping[str, str]]] = []
+    waiting: list[str] = []
+    notes: list[str] = []
+    with store.database.transaction() as connection:
+        before = _in_force(store, connection)
+        for application in project.applications.values():
+            live = store.releases.live(scope, application.name, within=connection)
+            spec, pin, said = _with_live_model(application, pins[application.model], live)
+            notes += said
+            built = bundles.build(spec, pin, store.decider.digest)
+            if live is not None and live.bundle == built:
+                releases.append(live)  # by value: a step written as 5 is the step 5.0 that a training kept
+                continue
+            release = store.releases.add(built, scope, principal, why, within=connection)
+            releases.append(release)
+            at_once = live is None or not _declares_rollout(application)
+            if at_once if activate is None else activate:
+                try:
+                    transitions.require_permission(
+                        scope, application.name, release.id, reason=why, by=by, within=connection
+                    )
+                except ForbiddenError as error:
+                    if activate:
+                        raise
+                    waiting.append(application.name)
+                    notes.append(_for_another(release, error))
+                    continue
+                activations.append(Activation(application.name, release.id, None if live is None else live.id))
+                if live is not None:
+                    replaced.append((live, spec.features))
+            elif activate is None:
+                waiting.append(application.name)
+                notes.append(_next(release))
+        current = store.publications.current(scope, within=connection)
+        first = unpublished(project.views, before, replaced, current)
+        run: str | None = None
+        done = ApplyResult(())
+        if first:
+            arguments = ApplyArguments(content_hash(project), first, tuple(activations), principal, why)
+            run = order(store, project, arguments, connection)
+        else:
+            cancel_open(store, connection)
+            done = put_in_force(store, project, tuple(activations), principal, why, connection)
+    # Of those that are in use now; a run says it when it has ended.
+    told = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
+    planned = msgspec.structs.replace(planned, materializes=foreseen(store, first, before, current))
+    return Applied(planned, tuple(releases), done.activated, tuple(waiting), told, run)
+
+
+def _with_live_model(
+    application: ApplicationSpec, base: ModelPin, live: Release | None
+) -> tuple[ApplicationSpec, ModelPin, list[str]]:
+    """What is declared, with the fine-tuned model that is live, while it still fits."""
+    tune = application.fine_tune
+    if tune is None or live is None or live.bundle.model.version is None:
+        return application, base, []
+    before = live.bundle.application
+    same = {
+        "base model": before.fine_tune is not None and before.fine_tune.base == tune.base,
+        "output": before.output_schema == application.output_schema,
+        "outcome": _learned(before) == _learned(application),
+        "purpose": before.purpose == application.purpose,
+    }
+    differing = [name for name, equal in same.items() if not equal]
+    if differing:
+        return application, base, [
+            f"{application.name}: its {' and '.join(differing)} changed, so {live.bundle.model.name} does not fit any "
+            f"more and the new release serves {base.name}. Train again: `antiphon train {application.name}`."
+        ]  # fmt: skip
+    told = tune.prompt or application.prompt
+    kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=told)
+    notes = []
+    if before.prompt != told:
+        notes = [
+            f"{application.name}: its prompt changed, and {live.bundle.model.name} was trained on another one. Its "
+            f"gates show what that costs; `antiphon train {application.name}` trains on the new one."
+        ]
+    return kept, live.bundle.model, notes
+
+
+def _learned(application: ApplicationSpec) -> tuple[str, str] | None:
+    outcome = application.outcome
+    return None if outcome is None else (outcome.property, outcome.positive)
+
+
+def _declares_rollout(application: ApplicationSpec) -> bool:
+    plan = application.rollout
+    return bool(plan.canary) or plan.shadow > 0
+
+
+def _next(release: Release) -> str:
+    name, step = release.bundle.application.name, f"`antiphon releases rollout {release.id}` sends it on its way"
+    if release.stage in ("draft", "validated"):
+        first = "" if release.stage == "validated" else f"`antiphon releases validate {release.id}`, then "
+        return f"{name}: release {release.number} is {release.stage} and waits for its rollout: {first}{step}."
+    if release.stage in ("shadow", "canary"):
+        return f"{name}: release {release.number} is on its way ({release.stage}): `antiphon releases rollouts {name}`."
+    return (
+        f"{name}: this is release {release.number} again, which is {release.stage}. "
+        f"`antiphon releases activate {name} {release.id} --reason …` makes it live."
+    )
+
+
+def _for_another(release: Release, error: ForbiddenError) -> str:
+    name = release.bundle.application.name
+    return (
+        f"{name}: release {release.number} stays a draft: {error.what} Another person makes it live with "
+        f"`antiphon releases activate {name} {release.id} --reason …`."
+    )
+
+
+def _load(store: Store) -> definitions.ProjectSpec:
+    project = definitions.load(
+        store.paths.root / store.settings.project.definitions,
+        store.settings.project.name,
+        object_store(store.settings.features),
+        with_files=True,
+    )
+    require_servable(store, project)
+    return project
+
+
+def _in_force(store: Store, within: Connection | None = None) -> Mapping[str, FeatureViewSpec]:
+    """The applied views, by name."""
+    applied = store.applied.current(store.scope, within=within)
+    return {} if applied is None else applied.project.views
+
+
+def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
+    current = store.applied.current(store.scope)
+    before = current.project if current is not None else definitions.ProjectSpec(project.name, {}, {}, {})
+    changes: list[Planned] = []
+    for name, view in project.views.items():
+        old = before.views.get(name)
+        fields = () if old is None or old.definition_version == view.definition_version else ("definition",)
+        if old is None:
+            changes.append(Planned("view", name, "new"))
+            continue
+        change = compare(old, view)
+        changes.append(
+            Planned("view", name, "changed" if fields else "unchanged", fields, change.level, change.sentences)
+        )
+    changes += [Planned("view", name, "removed") for name in before.views if name not in project.views]
+    for name, application in project.applications.items():
+        known = before.applications.get(name)
+        differing = (
+            ()
+            if known is None
+            else tuple(
+                field
+                for field in ApplicationSpec.__struct_fields__
+                if getattr(known, field) != getattr(application, field)
+            )
+        )
+        changes.append(
+            Planned("application", name, "new" if known is None else "changed" if differing else "unchanged", differing)
+        )
+    changes += [
+        Planned("application", name, "removed") for name in before.applications if name not in project.applications
+    ]
+    return Plan(
+        project.name,
+        tuple(changes),
+        tuple(consequences(store, project.views)),
+        missing=tuple(
+            f"{view.name}: there is no file {path}. Nothing of this view is published until there is one."
+            for view in project.views.values()
+            for path in view.source.missing_paths
+        ),
+    )
+
+
+def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
+    engine = store.settings.engine
+    require_named(store, application.fallback, f"application {application.name}, fallback")
+    if engine.kind == "remote":
+        return ModelPin(application.model, None)
+    if application.model not in engine.models:
+        raise InvalidInputError(
+            f"The application names the model {application.model!r}, which the engine is not given.",
+            where=f"application {application.name}",
+            next_step=f"Add it to [engine] models in antiphon.toml (now: {', '.join(engine.models)}).",
+        )
+    if engine.kind == "simulated":
+        return ModelPin(application.model, None)
+    from antiphon.engine import weights
+
+    return ModelPin(application.model, weights.resolve(application.model).sha256)

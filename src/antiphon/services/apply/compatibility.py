@@ -1,0 +1,92 @@
+"""What an apply would mean for the releases that are in use: who pins which definition version, and what would
+break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, ConflictError
+from antiphon.definitions.compatibility import compare
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.sources.readable import require_readable
+from antiphon.services.project.store import Store
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """A release that is in use, and so keeps a definition version refreshed."""
+
+    application: str
+    release: str
+    number: int
+    stage: str
+
+    def __str__(self) -> str:
+        return f"release {self.number} of {self.application} ({self.stage})"
+
+
+def pins(store: Store) -> dict[str, list[Pin]]:
+    """``view@definition_version`` to the releases that are live or take part in a rollout and pin it."""
+    scope = store.scope
+    found: dict[str, list[Pin]] = {}
+    used = [(store.releases.live(scope, application), "live") for application in store.releases.applications(scope)]
+    for rollout in store.rollouts.list_active(scope):
+        used.append((store.releases.get(scope, rollout.candidate), rollout.state))
+    for release, stage in used:
+        for view, version in (release.bundle.application.features if release is not None else {}).items():
+            assert release is not None
+            pin = Pin(release.bundle.application.name, release.id, release.number, stage)
+            found.setdefault(f"{view}@{version}", []).append(pin)
+    return found
+
+
+def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None:
+    """Refuse views whose source moved to where it no longer yields what a release in use needs.
+
+    The version of such a view is the same, so the release cannot go on with the old one: it would be cut off.
+
+    Raises:
+        ConflictError: names the view, what is wrong with its source, and the releases.
+    """
+    pinned = pins(store)
+    current = store.applied.current(store.scope)
+    before = current.project.views if current is not None else {}
+    for view in views.values():
+        old = before.get(view.name)
+        if old is None or view.key not in pinned or old.key != view.key or old.source == view.source:
+            continue
+        try:
+            require_readable(view)
+        except AntiphonError as error:
+            said = ", ".join(map(str, pinned[view.key]))
+            raise ConflictError(
+                f"The source of the view {view.name!r} cannot be read for {said}: {error.what} Its definition "
+                "version is the same, so there is no old one to keep.",
+                where=f"view {view.name}",
+                next_step="Leave the source where it is, or mend it; or change the features first and roll that out.",
+            ) from error
+
+
+def consequences(store: Store, views: Mapping[str, FeatureViewSpec]) -> Iterator[str]:
+    """What happens to definition versions that releases in use pin and that are declared no longer, a sentence each."""
+    current = store.applied.current(store.scope)
+    declared = {view.key for view in views.values()}
+    for key, holders in sorted(pins(store).items()):
+        if key in declared:
+            continue
+        name, _, version = key.partition("@")
+        old = store.definitions.get(store.scope, name, version)
+        new = views.get(name)
+        what = "it is not declared any more"
+        if new is not None:
+            change = compare(old, new)
+            what = f"{change.level}: {'; '.join(change.sentences)}"
+        said = f"{name}: {what}. {', '.join(map(str, holders))} {'pins' if len(holders) == 1 else 'pin'} {version}"
+        if current is not None:
+            try:
+                require_readable(old)
+            except AntiphonError as error:
+                yield f"{said}, which cannot be refreshed any more: {error.what} Its last snapshot stays, and ages."
+                continue
+        yield f"{said}, which stays refreshed until {'it is' if len(holders) == 1 else 'they are'} retired."

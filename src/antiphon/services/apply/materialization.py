@@ -1,0 +1,76 @@
+"""Views that must be published before definitions take effect, and the time that is likely to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.releases import Release
+from antiphon.core.errors import NotFoundError
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.services.project.store import Store
+
+
+class PlannedMaterialization(msgspec.Struct, frozen=True):
+    """A definition version that is materialized before it is served.
+
+    ``rows`` (entities) and ``seconds`` are those of the snapshot that it takes over from; ``None``: there is none.
+    """
+
+    view: str
+    definition_version: str
+    rows: int | None = None
+    seconds: float | None = None
+
+
+def unpublished(
+    views: Mapping[str, FeatureViewSpec],
+    before: Mapping[str, FeatureViewSpec],
+    replaced: Iterable[tuple[Release, Mapping[str, str]]],
+    current: Publication | None,
+) -> tuple[str, ...]:
+    """Keys of views that must be published before they take effect: otherwise something that is answered from now
+    would not be answered until then.
+
+    Args:
+        views, before: what is declared, and what is in force, by name.
+        replaced: each live release that is to be replaced, with the views and versions that its successor pins.
+        current: what is published.
+    """
+    published = {} if current is None else current.snapshots
+    kept = {view.key for view in views.values() if view.source.kind != "feast" and view.key not in published}
+    wanted = {
+        view.key for view in views.values() if view.name in before and before[view.name].key in published
+    }  # looked up by name
+    for live, features in replaced:
+        if all(
+            answered(view, version, published, before) for view, version in live.bundle.application.features.items()
+        ):
+            wanted |= {f"{view}@{version}" for view, version in features.items()}
+    return tuple(sorted(wanted & kept))
+
+
+def answered(view: str, version: str, published: Mapping[str, str], declared: Mapping[str, FeatureViewSpec]) -> bool:
+    """Tell whether a release that pins this definition version is answered: it is published, or kept by Feast."""
+    spec = declared.get(view)
+    return f"{view}@{version}" in published or (spec is not None and spec.source.kind == "feast")
+
+
+def foreseen(
+    store: Store, keys: Iterable[str], before: Mapping[str, FeatureViewSpec], current: Publication | None
+) -> tuple[PlannedMaterialization, ...]:
+    """The materialization of some definition versions, by what that of the version in force took."""
+    published = {} if current is None else current.snapshots
+    found = []
+    for key in keys:
+        view, _, version = key.partition("@")
+        snapshot = published.get(before[view].key) if view in before else None
+        try:
+            made = None if snapshot is None else store.snapshots.get(store.scope, snapshot)
+        except NotFoundError:
+            made = None
+        rows, seconds = (None, None) if made is None else (made.rows_out, made.duration_seconds)
+        found.append(PlannedMaterialization(view, version, rows, seconds))
+    return tuple(found)

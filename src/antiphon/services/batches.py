@@ -1,0 +1,73 @@
+"""Files and batches of OpenAI's API over one project's stores."""
+
+from __future__ import annotations
+
+from antiphon.batch.estimates import Estimates
+from antiphon.batch.files import FileLimits, FileStore
+from antiphon.batch.gauge import Gauge
+from antiphon.batch.shared import Shared
+from antiphon.batch.turns import Turns
+from antiphon.catalog.batch_work import BatchWork
+from antiphon.catalog.batches import Batches
+from antiphon.catalog.files import Files
+from antiphon.core.clock import parse_duration
+from antiphon.core.scope import Scope
+from antiphon.features.lake.bucket import S3Place
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake
+from antiphon.services.project.credentials import secret
+from antiphon.services.project.store import Store
+
+
+def file_contents(store: Store) -> LocalLake | S3Lake:
+    """Where contents of files lie: the project's folder, or the object store that its settings name. Close it."""
+    wanted, codec = store.settings.batch, store.database.codec
+    if wanted.files is None:
+        return LocalLake(store.paths.files, codec)
+    return S3Lake(
+        S3Place.of(wanted.files),
+        scratch=store.paths.files / ".scratch",
+        access_key=secret(wanted.files_access_key_variable, "files_access_key_variable", "batch"),
+        secret_key=secret(wanted.files_secret_key_variable, "files_secret_key_variable", "batch"),
+        codec=codec,
+    )
+
+
+def file_store(store: Store, contents: LocalLake | S3Lake) -> FileStore:
+    """The project's files."""
+    wanted = store.settings.batch
+    return FileStore(
+        Files(store.database),
+        Batches(store.database),
+        contents,
+        store.database,
+        store.audit.append,
+        store.database.clock,
+        FileLimits(wanted.max_file_bytes, wanted.quota_bytes, parse_duration(wanted.files_kept)),
+    )
+
+
+def askable(store: Store, scope: Scope) -> list[str]:
+    """What a request may name as its model: applications first."""
+    return [*store.releases.applications(scope), *store.settings.engine.models]
+
+
+def embedding_models(store: Store) -> tuple[str, ...]:
+    """What a request for vectors may name as its model."""
+    return store.settings.engine.embedding_models
+
+
+def batch_estimates(store: Store) -> Estimates:
+    """When the project's jobs will have ended."""
+    return Estimates(BatchWork(store.database), store.scope, store.database.clock)
+
+
+def batch_shared(store: Store, worker: str) -> Shared:
+    """What all batch work of a worker shares."""
+    clock = store.database.clock
+    return Shared(
+        turns=Turns(store.settings.batch.concurrency, lambda: clock.now().timestamp()),
+        gauge=Gauge(BatchWork(store.database), store.scope, worker, clock),
+        estimates=batch_estimates(store),
+        clock=clock,
+    )

@@ -1,0 +1,1 @@
+"""Features of one project as files and frames for other tools."""

@@ -1,0 +1,211 @@
+"""Exports as a project makes them: what is published, decided by policy, told to the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
+from antiphon.features.exports.exported import About, ExportedRows, Permit, about
+from antiphon.governance.policy_request import Column, Resource, Row
+from antiphon.governance.principal import Principal
+from antiphon.governance.residual import RowPolicy
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """What was exported, and what that did."""
+
+    about: About
+    written: Written
+
+
+def export_view(
+    store: Store,
+    view: str,
+    target: Path,
+    format: Format,
+    *,
+    principal: Principal,
+    snapshot: str | None = None,
+    purpose: str = "",
+    clear: bool = False,
+) -> Exported:
+    """Export a view's published snapshot, or another one of it.
+
+    Args:
+        purpose: what for: features that are declared for other purposes are not exported.
+        clear: write clear text although the project is encrypted.
+
+    Raises:
+        NotFoundError: no such view or snapshot, or nothing of it is published.
+        ForbiddenError: policy denies the action ``export`` on ``view/VIEW``, or a feature of it.
+        ConflictError: the project is encrypted and ``clear`` was not asked for, or the target holds something else.
+    """
+    platform = FeaturePlatform(store)
+    try:
+        if platform.lake.sealed and not clear:
+            raise ConflictError(
+                "The project is encrypted, and what is exported is clear text.",
+                where=str(target),
+                next_step="Ask for it with --clear; policy decides and the audit log tells.",
+            )
+        what, rows = published(store, platform, view, principal, snapshot=snapshot, purpose=purpose)
+        told = {**what.properties, "format": format, "path": str(target), "clear": str(platform.lake.sealed).lower()}
+        # Told before the first byte leaves: an export that fails was still allowed.
+        store.audit.append(
+            store.scope, principal.id, "features.export", f"view/{view}", {**told, "policy": store.decider.digest}
+        )
+        written = (write_delta if format == "delta" else write_parquet)(target, rows, what)
+        return Exported(what, written)
+    finally:
+        platform.close()
+
+
+def published(
+    store: Store,
+    platform: FeaturePlatform,
+    view: str,
+    principal: Principal,
+    *,
+    snapshot: str | None = None,
+    purpose: str = "",
+) -> tuple[About, ExportedRows]:
+    """A view's published snapshot, or another one of it, for somebody who may have it.
+
+    Raises:
+        NotFoundError, ForbiddenError: as :func:`export_view`.
+    """
+    spec = _spec(platform, view)
+    manifest = _manifest(store, spec, snapshot)
+    # A snapshot may be of an older definition than the applied one.
+    spec = store.definitions.get(store.scope, view, manifest.definition_version)
+    context = require_export(store, principal, spec, purpose)
+    permit = _permit(store, principal, spec, manifest, context)
+    return about(manifest), ExportedRows(spec, manifest, platform.lake, permit)
+
+
+def require_export(store: Store, principal: Principal, spec: FeatureViewSpec, purpose: str) -> dict[str, Any]:
+    """Let policy decide about the action ``export`` on a view; the context it was asked in.
+
+    Raises:
+        ForbiddenError: it denies, or denies a feature that is asked for.
+    """
+    resource, context = _asked(store, spec, purpose)
+    with _refusals_on_record(store, principal, spec):
+        store.decider.require(principal, "export", resource, context)
+    return context
+
+
+def require_rows(
+    store: Store,
+    principal: Principal,
+    spec: FeatureViewSpec,
+    entities: Sequence[dict[str, str]],
+    moments: Sequence[datetime],
+    context: dict[str, Any],
+) -> None:
+    """Let policy decide about every entity that is asked about, as of its moment.
+
+    Args:
+        context: what :func:`require_export` gave.
+
+    Raises:
+        ForbiddenError: it denies one; says how many and why.
+    """
+    rows = [Row(entity, int(moment.timestamp())) for entity, moment in zip(entities, moments, strict=True)]
+    denied = [said for said in _row_policy(store, principal, spec, context).decide(rows) if not said.allowed]
+    if denied:
+        with _refusals_on_record(store, principal, spec):
+            raise ForbiddenError(
+                f"{principal.id} ({principal.role}) may not export {len(denied)} of {len(rows)} rows of "
+                f"view/{spec.name}: {denied[0].reason}.",
+                where="policy",
+                next_step="Leave these entities out.",
+            )
+
+
+@contextmanager
+def _refusals_on_record(store: Store, principal: Principal, spec: FeatureViewSpec) -> Iterator[None]:
+    try:
+        yield
+    except ForbiddenError as error:
+        detail = {"action": "export", "code": error.code, "reason": error.what}
+        store.audit.append(store.scope, principal.id, "denied", f"view/{spec.name}", detail, outcome="denied")
+        raise
+
+
+def _spec(platform: FeaturePlatform, view: str) -> FeatureViewSpec:
+    found = [spec for spec in platform.views().values() if spec.name == view]
+    if not found:
+        raise NotFoundError(
+            f"No view named {view} is applied.",
+            where="VIEW",
+            next_step=nearest(
+                view,
+                {spec.name for spec in platform.views().values()},
+                "`antiphon features list` shows the views.",
+            ),
+        )
+    if found[0].source.kind == "feast":
+        raise InvalidInputError(
+            f"The view {view!r} is read from Feast, so there is nothing of it here to export.", where="VIEW"
+        )
+    return found[0]
+
+
+def _manifest(store: Store, spec: FeatureViewSpec, snapshot: str | None) -> SnapshotManifest:
+    if snapshot is None:
+        publication = store.publications.current(store.scope)
+        snapshot = publication.snapshots.get(spec.key) if publication is not None else None
+        if snapshot is None:
+            raise NotFoundError(
+                f"Nothing of {spec.name} is published.",
+                where=str(store.scope),
+                next_step=f"Run `antiphon features refresh {spec.name}`.",
+            )
+    manifest = store.snapshots.get(store.scope, snapshot)
+    if manifest.view != spec.name:
+        raise NotFoundError(f"The snapshot {snapshot} is of {manifest.view}, not of {spec.name}.", where="--snapshot")
+    return manifest
+
+
+def _asked(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple[Resource, dict[str, Any]]:
+    columns = [
+        Column(f"{spec.name}.{feature}", tags.sensitivity, tags.purposes)
+        for feature, tags in sorted(spec.tags.items())
+        if feature in spec.features
+    ]
+    resource = Resource("view", spec.name, store.scope.tenant, tuple(columns or [Column(f"{spec.name}.*")]))
+    context = {
+        "purpose": purpose, "environment": store.scope.environment, "tenant": store.scope.tenant, "path": "batch",
+    }  # fmt: skip
+    return resource, context
+
+
+def _permit(
+    store: Store, principal: Principal, spec: FeatureViewSpec, manifest: SnapshotManifest, context: dict[str, Any]
+) -> Permit:
+    policy = _row_policy(store, principal, spec, context)
+    moment = int(manifest.as_of.timestamp())
+
+    def permit(entities: Sequence[dict[str, str]]) -> list[bool]:
+        return [said.allowed for said in policy.decide([Row(entity, moment) for entity in entities])]
+
+    return permit
+
+
+def _row_policy(store: Store, principal: Principal, spec: FeatureViewSpec, context: dict[str, Any]) -> RowPolicy:
+    """Decides about rows as training sets do: columns were decided before, here it is about entities."""
+    decider = store.decider.decider(store.scope.tenant)
+    return RowPolicy(decider, principal, "export", Resource("view", spec.name), spec.entity.keys, context)

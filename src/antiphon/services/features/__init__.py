@@ -1,0 +1,1 @@
+"""Features of one project: publishing, reading, watching, taking back."""

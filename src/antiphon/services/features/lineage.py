@@ -1,0 +1,194 @@
+"""From a value to its source rows, over one project: of a prediction, or of an entity at a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.on_demand import InputValue, OnDemandSpec
+from antiphon.features.monitoring.skew.on_demand import on_demand_values
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.lineage import Lineage, judged, trace
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.skew import inputs_of, on_demand_of
+from antiphon.services.project.feature_stores import FeatureStores
+from antiphon.services.project.store import Store
+
+ROWS = 20
+"""Source rows that are shown of each feature; how many there are in all is always said."""
+
+
+class FeatureLineage:
+    """Lineage of one project's values."""
+
+    def __init__(self, store: Store, platform: FeaturePlatform | None = None) -> None:
+        self._store = store
+        self._platform = platform
+
+    def of_prediction(
+        self, scope: Scope, prediction: str, feature: str | None = None, limit: int = ROWS
+    ) -> tuple[Lineage, ...]:
+        """One feature of a prediction, by its full name, or all of them.
+
+        Raises:
+            NotFoundError: no such prediction here, or it used no such feature.
+        """
+        receipt = self._store.receipts.get(scope, prediction)
+        wanted = [one for one in receipt.features if feature in (None, one.name)]
+        if feature is not None and not wanted:
+            raise NotFoundError(
+                f"The prediction used no feature {feature!r}.",
+                where=prediction,
+                next_step=f"It used {', '.join(one.name for one in receipt.features) or 'none'}.",
+            )
+        keys = self._keys(receipt)
+        on_demand = on_demand_of(self._store, receipt)
+        inputs = inputs_of(self._store, receipt, on_demand)
+        return tuple(self._of_receipt(receipt, one, keys, inputs, on_demand, limit) for one in wanted)
+
+    def of_entity(
+        self, scope: Scope, feature: str, keys: Mapping[str, str], as_of: datetime | None = None, limit: int = ROWS
+    ) -> Lineage:
+        """What is read of an entity now, or as of a moment, from the current publication.
+
+        Raises:
+            NotFoundError: no view of that name is applied, or it has no such feature.
+            InvalidInputError: a key is missing.
+            FeatureUnavailableError: the view is not published.
+        """
+        view, _, name = feature.partition(".")
+        if self._platform is None or not self._platform.serves(scope):
+            raise _no_view(view, scope)
+        applied = self._store.applied.current(scope)
+        spec = applied.project.views.get(view) if applied is not None else None
+        if spec is None:
+            raise _no_view(view, scope)
+        if name not in spec.features:
+            raise NotFoundError(
+                f"The view {view!r} has no feature {name!r}.", where=feature,
+                next_step=f"It has {', '.join(spec.features)}; write VIEW.FEATURE.",
+            )  # fmt: skip
+        moment = as_of or self._store.database.clock.now()
+        vector = self._platform.reader(scope).read({view: spec.definition_version}, keys, moment)
+        value = vector.values.get(feature)
+        if value is None:
+            raise InvalidInputError(f"{feature} is not read as a feature of a row.", where=feature)
+        served = FeatureReceipt(
+            feature, value.value, None, value.definition_version, value.snapshot, value.event_time, None, "fresh",
+            value.stream_offset,
+        )  # fmt: skip
+        entity = {key: str(keys[key]) for key in spec.entity.keys}
+        return self._traced(scope, spec, served, entity, moment, None, limit)
+
+    def _of_receipt(
+        self,
+        receipt: Receipt,
+        feature: FeatureReceipt,
+        keys: dict[str, str] | None,
+        inputs: dict[str, InputValue] | None,
+        on_demand: Sequence[OnDemandSpec],
+        limit: int,
+    ) -> Lineage:
+        view, _, name = feature.name.partition(".")
+        made = next((one for one in on_demand if one.name == view and name in one.features), None)
+        if made is not None:
+            return self._of_request(receipt, feature, made, keys, inputs, on_demand, limit)
+        spec = self._store.definitions.get(receipt.scope, view, feature.definition_version)
+        return self._traced(receipt.scope, spec, feature, keys, receipt.as_of, receipt.prediction, limit)
+
+    def _of_request(
+        self,
+        receipt: Receipt,
+        feature: FeatureReceipt,
+        spec: OnDemandSpec,
+        keys: dict[str, str] | None,
+        inputs: dict[str, InputValue] | None,
+        on_demand: Sequence[OnDemandSpec],
+        limit: int,
+    ) -> Lineage:
+        read = [one for one in receipt.features if one.name in spec.reads()]
+        found = Lineage(
+            feature.name,
+            feature.definition_version,
+            keys,
+            receipt.as_of,
+            feature.value,
+            prediction=receipt.prediction,
+            inputs=None if inputs is None else {name: inputs[name] for name in spec.inputs if name in inputs},
+            reads=tuple(self._of_receipt(receipt, one, keys, inputs, on_demand, limit) for one in read),
+        )
+        if inputs is None or keys is None:
+            return msgspec.structs.replace(found, why="what the request said was erased")
+        try:
+            values = {one.name: one.value for one in read}
+            computed = on_demand_values(spec, inputs, keys, values, receipt.as_of, ComputeLimits())
+        except AntiphonError as error:
+            return msgspec.structs.replace(found, why=error.what)
+        return judged(found, feature, computed[feature.name.partition(".")[2]], feature.event_time)
+
+    def _traced(
+        self,
+        scope: Scope,
+        spec: FeatureViewSpec,
+        feature: FeatureReceipt,
+        keys: dict[str, str] | None,
+        as_of: datetime,
+        prediction: str | None,
+        limit: int,
+    ) -> Lineage:
+        found = Lineage(
+            feature.name,
+            feature.definition_version,
+            keys,
+            as_of,
+            feature.value,
+            prediction=prediction,
+            snapshot=feature.snapshot,
+        )
+        if spec.source.kind == "feast":
+            return msgspec.structs.replace(found, why="it was read from Feast, which keeps no history")
+        if keys is None:
+            return msgspec.structs.replace(found, why="its entity was erased")
+        manifest: SnapshotManifest | None = None
+        known_by, through = None, feature.stream_offset
+        if feature.snapshot:
+            try:
+                manifest = self._store.snapshots.get(scope, feature.snapshot)
+            except NotFoundError:
+                return msgspec.structs.replace(found, why="its snapshot is gone")
+            # What the read could know: the file as of its snapshot, the log as far as snapshot and value went.
+            known_by = manifest.as_of
+            if spec.source.kind == "stream":
+                through = max(manifest.stream_offset or 0, feature.stream_offset or 0)
+        found = msgspec.structs.replace(found, known_by=known_by, through=through)
+        try:
+            traced = trace(
+                spec, feature.name.partition(".")[2], keys, as_of, scope=scope, log=self._store.events,
+                known_by=known_by, through=through, limit=limit, limits=FeatureStores(self._store).limits,
+            )  # fmt: skip
+        except AntiphonError as error:
+            return msgspec.structs.replace(found, why=error.what)
+        changed = None if manifest is None else manifest.source_hash != traced.source_hash
+        found = msgspec.structs.replace(found, trace=traced, source_changed=changed)
+        return judged(found, feature, traced.value, traced.event_time)
+
+    def _keys(self, receipt: Receipt) -> dict[str, str] | None:
+        try:
+            text = self._store.blobs.get(receipt.scope, receipt.entity_blob)
+        except NotFoundError:
+            return None
+        keys: dict[str, str] = msgspec.json.decode(text) if text else {}
+        return keys
+
+
+def _no_view(view: str, scope: Scope) -> NotFoundError:
+    return NotFoundError(
+        f"No view named {view!r} is applied.", where=str(scope), next_step="`antiphon features list` shows the views."
+    )

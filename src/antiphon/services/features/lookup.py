@@ -1,0 +1,169 @@
+"""Feature lookups of one project, as the gateway, the command line and Python use them.
+
+What is looked up is prepared once: by the live release of an application, or by the applied definitions and the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.definitions import AppliedProject
+from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.governance.policy_request import application_resource
+from antiphon.governance.principal import Principal
+from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import deciding
+from antiphon.services.features.lookup_plan import lookup_plan
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.remedies import ProjectRemedies
+from antiphon.services.project.store import Store
+from antiphon.serving.features.lookup import FeatureLookup
+from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
+
+LEASE_SECONDS = 0.25
+"""How long the applied definitions are taken for current without asking the catalog."""
+
+_MOST_PLANS = 1_000
+
+
+class Lookups:
+    """Plans by name, and the lookups themselves; the catalog is asked at most four times a second.
+
+    Args:
+        live: which release of an application answers now.
+    """
+
+    def __init__(self, store: Store, platform: FeaturePlatform, live: LiveReleases) -> None:
+        self._store = store
+        self._live = live
+        self._clock = store.database.clock
+        self._applied: dict[Scope, tuple[AppliedProject | None, float]] = {}
+        self._plans: dict[tuple[str, tuple[str, ...], str, bool], LookupPlan] = {}
+        self._lookup = FeatureLookup(
+            platform.published,
+            deciding(store),
+            self._clock,
+            reads_entities=self._reads_entities,
+            remedies=ProjectRemedies(store, platform),
+            far=platform.far,
+            vectors=platform.vectors,
+        )
+
+    def get(
+        self,
+        scope: Scope,
+        principal: Principal,
+        features: Sequence[str],
+        entities: Sequence[Mapping[str, str]],
+        *,
+        application: str | None = None,
+        as_of: datetime | None = None,
+        minimum_publication: int | None = None,
+        purpose: str = "",
+        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> Lookup:
+        """Look features up and wait for it.
+
+        Args:
+            features: ``view`` or ``view.feature``, of the applied definitions or of the application.
+            application: hold the values against this application's contracts; all its features without a name.
+            purpose: what the values are for, which policies may ask; an application has its own.
+            inputs: what on-demand features are told, of all entities or of each; with an application and no names,
+                its on-demand features are looked up too.
+
+        Raises:
+            NotFoundError: a view, a feature or the application is not there; names all that are not.
+            As ``FeatureLookup.look_up_now``.
+        """
+        plan = self.plan(scope, features, application, purpose, computed=inputs is not None)
+        return self._lookup.look_up_now(
+            LookupRequest(scope, principal, plan, entities, as_of, minimum_publication, inputs=inputs or {})
+        )
+
+    async def look_up(self, request: LookupRequest) -> Lookup:
+        """As :meth:`get`, of a plan of :meth:`plan`, for an event loop.
+
+        Raises:
+            As ``FeatureLookup.look_up_now``.
+        """
+        return await self._lookup.look_up(request)
+
+    def plan(
+        self,
+        scope: Scope,
+        features: Sequence[str] = (),
+        application: str | None = None,
+        purpose: str = "",
+        *,
+        computed: bool = False,
+    ) -> LookupPlan:
+        """What is read, by these names.
+
+        Args:
+            computed: all features of an application are its on-demand ones too.
+
+        Raises:
+            NotFoundError: a view, a feature or the application is not there.
+            InvalidInputError: a view is kept by Feast.
+        """
+        asked = tuple(features)
+        if application is None:
+            applied = self._current(scope)
+            key = ("" if applied is None else applied.content_hash, asked, purpose, False)
+            known = self._plans.get(key)
+            views = applied.project.views.values() if applied is not None else ()
+            applications = applied.project.applications.values() if applied is not None else ()
+            on_demand = [view for one in applications for view in one.on_demand]
+            return known or self._keep(key, lookup_plan(views, on_demand, asked, purpose))
+        release = self._live.live(scope, application)
+        if release is None:
+            raise NotFoundError(
+                f"No release of an application {application!r} is live.",
+                where="application",
+                next_step=nearest(application, self._live.applications(scope), "`antiphon releases list` shows them."),
+            )
+        key = (release.id, asked, "", computed)
+        known = self._plans.get(key)
+        return known or self._keep(key, self._of_application(scope, release.bundle.application, asked, computed))
+
+    def _keep(self, key: tuple[str, tuple[str, ...], str, bool], plan: LookupPlan) -> LookupPlan:
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans = {}
+        self._plans[key] = plan
+        return plan
+
+    def _of_application(
+        self, scope: Scope, application: ApplicationSpec, asked: Sequence[str], computed: bool
+    ) -> LookupPlan:
+        views = [self._store.definitions.get(scope, name, version) for name, version in application.features.items()]
+        every = [*application.features, *((view.name for view in application.on_demand) if computed else ())]
+        plan = lookup_plan(views, application.on_demand, asked or every, application.purpose, application.entity_keys)
+        return msgspec.structs.replace(
+            plan, resource=application_resource(application), contracts=dict(application.freshness)
+        )
+
+    def _current(self, scope: Scope) -> AppliedProject | None:
+        now = self._clock.monotonic()
+        known = self._applied.get(scope)
+        if known is not None and now - known[1] < LEASE_SECONDS:
+            return known[0]
+        try:
+            found = self._store.applied.current(scope)
+        except AntiphonError:
+            if known is None:
+                raise
+            # The catalog is away: what was applied stays applied, as the publication stays published.
+            found = known[0]
+        self._applied[scope] = (found, now)
+        return found
+
+    def _reads_entities(self, tenant: str) -> bool:
+        parts = self._store.decider.decider(tenant).parts
+        return parts.any_key or bool(parts.keys)

@@ -1,0 +1,57 @@
+"""Nearest neighbours in one project: of views as they are applied, for those whom policy lets ask."""
+
+from __future__ import annotations
+
+from antiphon.core.errors import ForbiddenError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
+from antiphon.definitions.sensitivity import Tags
+from antiphon.features.embedding.neighbours import NeighbourLookup, Neighbours, Question
+from antiphon.governance.policy_request import Column, Resource
+from antiphon.governance.principal import Principal
+from antiphon.services.project.store import Store
+
+
+class ProjectNeighbours:
+    """Answers for the project's own scope; of another scope there are no views here."""
+
+    def __init__(self, store: Store, lookup: NeighbourLookup) -> None:
+        self._store = store
+        self._lookup = lookup
+
+    def find(
+        self, scope: Scope, principal: Principal, view: str, question: Question, *, purpose: str, see_keys: bool
+    ) -> Neighbours:
+        """The entities of a view whose texts are nearest.
+
+        Raises:
+            NotFoundError: this scope has no such view, feature, publication or entity.
+            ForbiddenError: the feature is too sensitive for the principal, or not for this purpose.
+            InvalidInputError, EmbeddingModelMismatchError, FeatureUnavailableError, SetupError: as
+                :meth:`NeighbourLookup.find`.
+        """
+        applied = self._store.applied.current(scope) if scope == self._store.scope else None
+        spec = applied.project.views.get(view) if applied is not None else None
+        if spec is None:
+            raise NotFoundError(
+                f"There is no view {view!r}.",
+                where="view",
+                next_step=nearest(
+                    view,
+                    applied.project.views if applied is not None else (),
+                    "`antiphon features list` shows the views.",
+                ),
+            )
+        self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
+        return self._lookup.find(spec, question, see_keys=see_keys)
+
+    def _require(self, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
+        """What policy says of an answer that is made from this feature alone."""
+        column = Column(feature, tags.sensitivity, tags.purposes)
+        resource = Resource("view", feature.partition(".")[0], columns=(column,))
+        environment = self._store.settings.project.environment
+        context = {"environment": environment, "purpose": purpose, "path": "online"}
+        if self._store.decider.require(principal, "answer", resource, context).masked:
+            raise ForbiddenError(
+                f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask whoever keeps policies."
+            )

@@ -1,0 +1,469 @@
+"""The feature platform of one project, as its processes wire it: readers, streams, refreshes, and how fresh it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property, partial
+from typing import Any, Literal
+
+from antiphon.batch.table_files import patterns
+from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.holds import FeatureHolds
+from antiphon.catalog.publications import Publication
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
+from antiphon.definitions import project as definitions
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.neighbours import NeighbourLookup
+from antiphon.features.embedding.reading import VectorReader
+from antiphon.features.embedding.spaces import VectorSpaces
+from antiphon.features.feast.reader import FeastReader
+from antiphon.features.feast.server import FeastServer
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake
+from antiphon.features.offline.compute import ComputeLimits
+from antiphon.features.offline.history import ViewHistory
+from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.online.redis.store import RedisStore
+from antiphon.features.ports import StreamedOverlay
+from antiphon.features.publication.prune import Pruned, Pruner
+from antiphon.features.publication.publish import Publisher, included_offsets
+from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.orchestration.refreshing import RefreshSlot
+from antiphon.services.apply.workflow import open_applies
+from antiphon.services.features import feast
+from antiphon.services.features.embedders import LocalEmbedders
+from antiphon.services.features.neighbours import ProjectNeighbours
+from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.project.feature_stores import FeatureStores
+from antiphon.services.project.store import Store
+from antiphon.services.workflows import APPLY
+
+_OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
+_ALL = 1_000_000
+
+
+class FeaturePlatform:
+    """Lake, online store and overlay of a project, with what reads and writes them. Close it when done."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stores = FeatureStores(store)
+        self._lock = threading.Lock()
+        self._readers: dict[Scope, FeastReader] = {}
+        self._published: dict[Scope, FeatureReader] = {}
+        self._looked = float("-inf")
+
+    @property
+    def lake(self) -> LocalLake | S3Lake:
+        return self._stores.lake
+
+    @property
+    def online(self) -> OnlineStore | RedisStore:
+        return self._stores.online
+
+    @property
+    def limits(self) -> ComputeLimits:
+        return self._stores.limits
+
+    @property
+    def far(self) -> bool:
+        """Whether a lookup waits for another machine, so that it must not run on the event loop."""
+        return self._stores.far or self._store.settings.feast.url is not None
+
+    @cached_property
+    def overlay(self) -> StreamedOverlay:
+        return self._stores.overlay(self._store.scope)
+
+    @cached_property
+    def consumer(self) -> StreamConsumer:
+        return StreamConsumer(
+            self._store.scope,
+            log=self._store.events,
+            overlay=self.overlay,
+            online=self.online,
+            views=self.views().values(),
+            included=partial(included_offsets, self._store.scope, self._store.publications, self._store.snapshots),
+        )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            self._store.scope,
+            publications=self._store.publications,
+            snapshots=self._store.snapshots,
+            definitions=self._store.definitions,
+            lake=self.lake,
+            online=self.online,
+            clock=self._store.database.clock,
+            overlay=self.overlay,
+            consumer=self.consumer,
+            also_named=self._also_named,
+            held=FeatureHolds(self._store.database).of,
+        )
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        store, scope = self._store, self._store.scope
+        wanted, gateway = store.settings.features, store.settings.gateway
+        # An answer that read the features before a publication was replaced is written as much later at most.
+        longest = max(parse_duration(gateway.request_timeout), parse_duration(gateway.flex_timeout))
+        return Pruner(
+            scope,
+            snapshots=store.snapshots,
+            publications=store.publications,
+            staged=store.staged,
+            verdicts=store.verdicts,
+            publisher=self.publisher,
+            clock=store.database.clock,
+            releases=self._read_by,
+            receipts=partial(store.receipts.between, scope),
+            datasets=partial(Datasets(store.database).files, scope),
+            kept=parse_duration(wanted.snapshots_kept) + longest,
+            quarantine_kept=parse_duration(wanted.quarantine_kept),
+        )
+
+    def prune(self, principal: str = "worker", *, dry: bool = False) -> Pruned:
+        """Prune, and keep on record what was given up."""
+        found = self.pruner.prune(dry=dry)
+        for one in () if dry else found.snapshots:
+            self._store.audit.append(self._store.scope, principal, "snapshot.prune", one.snapshot)
+        for rows in () if dry else found.expired:
+            self._store.audit.append(self._store.scope, principal, "quarantine.expire", rows.verdict)
+        return found
+
+    @cached_property
+    def refresher(self) -> Refresher:
+        return Refresher(
+            self._store.scope,
+            definitions=self._store.definitions,
+            snapshots=self._store.snapshots,
+            publications=self._store.publications,
+            publisher=self.publisher,
+            lake=self.lake,
+            log=self._store.events,
+            clock=self._store.database.clock,
+            functions=self._functions,
+            verdicts=self._store.verdicts,
+            staged=self._store.staged,
+            embedders=self.embedders,
+            keyed_hash=self.online.entity_hash,
+        )
+
+    @cached_property
+    def embedders(self) -> LocalEmbedders:
+        return LocalEmbedders()
+
+    @cached_property
+    def spaces(self) -> VectorSpaces:
+        return VectorSpaces(
+            self._store.scope, lake=self.lake, snapshots=self._store.snapshots, embedders=self.embedders
+        )
+
+    @cached_property
+    def neighbours(self) -> ProjectNeighbours:
+        store = self._store
+        lookup = NeighbourLookup(
+            store.scope,
+            publications=store.publications,
+            snapshots=store.snapshots,
+            online=self.online,
+            spaces=self.spaces,
+            embedders=self.embedders,
+        )
+        return ProjectNeighbours(store, lookup)
+
+    @cached_property
+    def history(self) -> ViewHistory:
+        store = self._store
+        return ViewHistory(
+            definitions=store.definitions,
+            snapshots=store.snapshots,
+            publications=store.publications,
+            verdicts=store.verdicts,
+            staged=store.staged,
+            lake=self.lake,
+        )
+
+    def _also_named(self, scope: Scope) -> Sequence[str]:
+        """Files of datasets, rows that were kept aside, and what refreshes that have not ended have made so far: one
+        that goes on after a long time finds it."""
+        runs = self._store.runs
+        steps = (
+            step
+            for workflow in (WORKFLOW, APPLY)
+            for status in _OPEN
+            for run in runs.list(scope, _ALL, workflow=workflow, status=status)
+            for step in runs.steps(scope, run.id)
+        )
+        made = [path for step in steps for path in made_by(step.name, step.result)]
+        return [*Datasets(self._store.database).files(scope), *self._store.verdicts.files(scope), *made]
+
+    def _functions(self, view: str) -> Mapping[str, Any]:
+        """What a view's Python rules call, as the project's file declares it now."""
+        store = self._store
+        return definitions.functions(store.paths.root / store.settings.project.definitions).get(view, {})
+
+    @cached_property
+    def feast(self) -> FeastServer | None:
+        """Feast's feature server, when the settings name one."""
+        return feast.server(self._store)
+
+    def reader(self, scope: Scope) -> FeatureReader | FeastReader:
+        """The reader of a scope; the overlay is this project's own scope's."""
+        own = self.published(scope)
+        if self.feast is None:
+            return own
+        with self._lock:
+            reader = self._readers.get(scope)
+            if reader is None:
+                reader = self._readers[scope] = feast.reader(self._store, scope, self.feast, own)
+            return reader
+
+    def published(self, scope: Scope) -> FeatureReader:
+        """The reader of what is published here, without views that Feast keeps."""
+        with self._lock:
+            reader = self._published.get(scope)
+            if reader is None:
+                reader = self._published[scope] = FeatureReader(
+                    scope,
+                    publications=self._store.publications,
+                    online=self.online,
+                    clock=self._store.database.clock,
+                    overlay=self.overlay if scope == self._store.scope else None,
+                )
+            return reader
+
+    def vectors(self, scope: Scope) -> VectorReader:
+        """The reader of embedded features, which are this project's own scope's.
+
+        Raises:
+            NotFoundError: another scope has none here.
+        """
+        if not self.serves(scope):
+            raise NotFoundError("There are no vectors.", where=str(scope), next_step="Ask the project's own gateway.")
+        return self._vectors
+
+    @cached_property
+    def _vectors(self) -> VectorReader:
+        return VectorReader(
+            self._store.scope,
+            publications=self._store.publications,
+            online=self.online,
+            clock=self._store.database.clock,
+            vectors=self.spaces,
+            overlay=self.overlay,
+        )
+
+    def serves(self, scope: Scope) -> bool:
+        """Whether the views, streams and publications of this platform are that scope's; nobody else moves them."""
+        return scope == self._store.scope
+
+    def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:
+        """Publish the snapshots of publication ``to`` again.
+
+        Raises:
+            NotFoundError: this scope has no such publication here.
+        """
+        if not self.serves(scope):
+            raise NotFoundError(
+                f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features status`."
+            )
+        return self.publisher.rollback(to, reason=reason, principal=principal)
+
+    def views(self) -> Mapping[str, FeatureViewSpec]:
+        """Views of the applied project, and older definition versions that a release in use still pins, by key.
+
+        In use is what is live and what takes part in a rollout.
+        """
+        store, scope = self._store, self._store.scope
+        applied = store.applied.current(scope)
+        views = {view.key: view for view in (applied.project.views.values() if applied is not None else ())}
+        for key in self._read_by():
+            if key not in views:
+                name, _, version = key.partition("@")
+                views[key] = store.definitions.get(scope, name, version)
+        return views
+
+    def scheduled(self) -> Mapping[str, FeatureViewSpec]:
+        """Views that are refreshed here; what Feast keeps, Feast refreshes."""
+        return {key: view for key, view in self.views().items() if view.source.kind != "feast"}
+
+    def _coming(self) -> list[FeatureViewSpec]:
+        """Definition versions that an apply under way publishes: their events are taken in before they are served."""
+        store = self._store
+        keys = {key for run in open_applies(store) for key in run.arguments["views"]}
+        found = [key.partition("@") for key in sorted(keys)]
+        return [store.definitions.get(store.scope, view, version) for view, _, version in found]
+
+    def _read_by(self) -> dict[str, list[str]]:
+        """What releases in use read, by ``view@definition_version`` to their ids."""
+        store, scope = self._store, self._store.scope
+        live = [store.releases.live(scope, application) for application in store.releases.applications(scope)]
+        candidates = [store.releases.get(scope, each.candidate) for each in store.rollouts.list_active(scope)]
+        found: dict[str, list[str]] = {}
+        for release in (*live, *candidates):
+            for name, version in (release.bundle.application.features if release is not None else {}).items():
+                assert release is not None
+                found.setdefault(f"{name}@{version}", []).append(release.id)
+        return found
+
+    def source_files(self) -> Mapping[str, Sequence[str]]:
+        """Patterns of files that an applied view or outcome reads, by ``view/NAME`` or ``application/NAME``; a path may
+        be a Delta table's folder."""
+        applied = self._store.applied.current(self._store.scope)
+        read = [(f"view/{view.name}", view.source) for view in self.views().values()]
+        for application in () if applied is None else applied.project.applications.values():
+            if application.outcome is not None and application.outcome.history is not None:
+                read.append((f"application/{application.name}", application.outcome.history))
+        found: dict[str, list[str]] = {}
+        for reader, source in read:
+            for path in source.paths:
+                found.setdefault(reader, []).extend(patterns(self._store.paths.root, path))
+        return found
+
+    def consume(self, limit: int, *, believed: float = 0.0) -> int:
+        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning.
+
+        Args:
+            believed: seconds for which no newly applied view is looked for.
+        """
+        now = time.monotonic()
+        if now >= self._looked + believed:
+            self.consumer.follow([*self.views().values(), *self._coming()])
+            self._looked = now
+        return self.consumer.poll(limit)
+
+    def refresh(
+        self,
+        scope: Scope,
+        *,
+        views: Sequence[str] = (),
+        as_of: datetime | None = None,
+        reason: str = "refresh",
+        principal: str = "worker",
+        key: str | None = None,
+        whole: bool = False,
+    ) -> str:
+        """Start a durable refresh of these views, or of all of them; the run's id.
+
+        Args:
+            views: by name, or by ``view@definition_version`` where only that version is meant.
+            whole: read all of each source, and take nothing over from the snapshot before.
+
+        Raises:
+            NotFoundError: a view is not applied here.
+        """
+        known = self.views() if self.serves(scope) else {}
+        unknown = [name for name in views if not any(name in (view.name, view.key) for view in known.values())]
+        if unknown or not known:
+            raise NotFoundError(
+                f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
+                where=str(scope),
+                next_step=nearest(
+                    "".join(unknown[:1]),
+                    {view.name for view in known.values()},
+                    "`antiphon features list` shows the views; `antiphon apply` applies definitions.",
+                ),
+            )
+        keys = [
+            key
+            for key, view in known.items()
+            if (not views or view.name in views or key in views) and view.source.kind != "feast"
+        ]
+        if not keys:
+            raise InvalidInputError(
+                f"Feast refreshes {', '.join(views) or 'every view that is applied'}, not Antiphon.",
+                where=str(scope),
+                next_step="`feast materialize-incremental` does.",
+            )
+        arguments: dict[str, Any] = {"views": keys, "reason": reason, "principal": principal}
+        if as_of is not None:
+            arguments["as_of"] = as_of.isoformat()
+        if whole:
+            arguments["whole"] = True
+        return self._store.runs.submit(scope, WORKFLOW, arguments, key=key)
+
+    def refresh_slot(self, slot: RefreshSlot) -> None:
+        """Start a durable refresh of those views of a slot that no run of it has taken and that are older than it.
+
+        What is due may change within a slot: definitions are applied, a rollout ends. A run of the slot that stands
+        keeps its key; what it lacks is the next run's. So is everything when somebody took the key for something else.
+        """
+        runs, scope = self._store.runs, self._store.scope
+        views, key = set(slot.views), slot.key
+        while (found := runs.find(scope, key)) is not None:
+            if found.workflow == WORKFLOW and "as_of" not in found.arguments:
+                views -= set(found.arguments["views"])
+            key = f"{slot.key}:{found.id}"
+        made = self._made_since(slot.begins) if views and key != slot.key else set()
+        if wanted := sorted(views - made):
+            runs.submit(scope, WORKFLOW, {"views": wanted, "reason": "schedule", "principal": "worker"}, key=key)
+
+    def _made_since(self, moment: datetime) -> set[str]:
+        """Views whose published snapshot is of this moment or a later one."""
+        scope = self._store.scope
+        current = self._store.publications.current(scope)
+        published = {} if current is None else current.snapshots
+        return {key for key, one in published.items() if self._store.snapshots.get(scope, one).as_of >= moment}
+
+    def freshness(self, scope: Scope) -> Sequence[ViewFreshness]:
+        """How fresh each view is that a live application uses or the project declares; of another scope, none."""
+        store = self._store
+        if not self.serves(scope):
+            return ()
+        publication = store.publications.current(scope)
+        now = store.database.clock.now()
+        contracts: dict[str, float] = {}
+        for application in store.releases.applications(scope):
+            live = store.releases.live(scope, application)
+            for name, contract in (live.bundle.application.freshness if live is not None else {}).items():
+                seconds = parse_duration(contract.max_age).total_seconds()
+                contracts[name] = min(seconds, contracts.get(name, seconds))
+        found: list[ViewFreshness] = []
+        for key, view in sorted(self.views().items()):
+            identity = publication.snapshots.get(key) if publication is not None else None
+            if view.source.kind == "feast":
+                identity = feast.snapshot_name(store, view)
+            try:
+                manifest = store.snapshots.get(scope, identity) if identity is not None else None
+            except NotFoundError:
+                manifest = None
+            verdict = store.verdicts.latest(scope, view.name, view.definition_version)
+            blocked = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
+            found.append(
+                ViewFreshness(
+                    view=view.name,
+                    definition_version=view.definition_version,
+                    snapshot=identity,
+                    as_of=manifest.as_of if manifest is not None else None,
+                    refreshed_at=manifest.created_at if manifest is not None else None,
+                    age_seconds=(now - manifest.created_at).total_seconds() if manifest is not None else None,
+                    rows=manifest.rows_out if manifest is not None else None,
+                    max_age_seconds=contracts.get(view.name),
+                    source_quality=manifest.facts().source_quality if manifest is not None else None,
+                    verdict=verdict.outcome if verdict is not None else None,
+                    blocked=tuple(finding.reason for finding in blocked if finding.action == "block"),
+                    blocked_by=tuple(finding.rule for finding in blocked if finding.action == "block"),
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self.__dict__.get("feast") is not None:
+            self.__dict__["feast"].close()
+        if "overlay" in self.__dict__:
+            self.overlay.close()
+        if "spaces" in self.__dict__:
+            self.spaces.close()
+        if "embedders" in self.__dict__:
+            self.embedders.close()
+        self._stores.close()

@@ -1,0 +1,72 @@
+"""Taking views of one project back, and holding them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from antiphon.catalog.holds import FeatureHolds, Hold
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.features.publication.rollback import Rollback, ViewRollback
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
+
+
+class FeatureRollback:
+    """Rollback and holds of one project's views; of another scope there are none."""
+
+    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
+        self._store = store
+        self._platform = platform
+
+    def view(
+        self,
+        scope: Scope,
+        view: str | None,
+        to: str | int | None,
+        *,
+        reason: str,
+        principal: str,
+        hold: bool = False,
+        dry_run: bool = False,
+        seen: int | None = None,
+    ) -> ViewRollback:
+        """Take one view back, or with ``None`` every view to publication ``to``.
+
+        Raises:
+            As :meth:`antiphon.features.publication.rollback.Rollback.view`.
+        """
+        rollback = self._of(scope, view)
+        if view is None:
+            assert isinstance(to, int)
+            return rollback.everything(to, reason=reason, principal=principal, hold=hold, dry_run=dry_run)
+        return rollback.view(view, to, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
+
+    def hold(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
+        """Let nothing replace what is published of a view."""
+        self._of(scope, view).hold(view, reason=reason, principal=principal)
+
+    def resume(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
+        """Let a held view go on."""
+        self._of(scope, view).resume(view, reason=reason, principal=principal)
+
+    def held(self, scope: Scope) -> Mapping[str, Hold]:
+        """Held views by name."""
+        return FeatureHolds(self._store.database).of(scope) if self._platform.serves(scope) else {}
+
+    def _of(self, scope: Scope, view: str | None) -> Rollback:
+        if not self._platform.serves(scope):
+            raise NotFoundError(f"No view named {view!r} is applied.", where=str(scope))
+        store = self._store
+        return Rollback(
+            scope,
+            publications=store.publications,
+            snapshots=store.snapshots,
+            staged=store.staged,
+            holds=FeatureHolds(store.database),
+            publisher=self._platform.publisher,
+            transaction=store.database.transaction,
+            audit=store.audit.append,
+            declared=self._platform.views,
+            clock=store.database.clock,
+        )

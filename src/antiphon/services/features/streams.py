@@ -1,0 +1,181 @@
+"""Source events in, with a bound on how far the consumer may be behind, and how far it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.events import Event
+from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, UnavailableError
+from antiphon.core.scope import Scope
+from antiphon.features.streaming.consumer import StreamConsumer, StreamPosition
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
+
+LOOK_SECONDS = 0.25
+"""How long what is known of a stream's lag is taken for true."""
+
+_UNKNOWN_RETRY = 5.0
+_LONGEST_RETRY = 60.0
+
+
+class StreamedView(msgspec.Struct, frozen=True):
+    """How far one view is in its stream.
+
+    Attributes:
+        lag, lag_seconds: events it has not applied, and how long the first of them has been in the log.
+        watermark: the greatest event time it has seen.
+        late, lateness_seconds: events that came after one of a later event time, and by how much the latest did; they
+            count where they belong.
+        rejected: events without usable entity keys.
+    """
+
+    view: str
+    definition_version: str
+    consumed: int
+    lag: int
+    lag_seconds: float
+    watermark: datetime | None
+    late: int
+    lateness_seconds: float
+    rejected: int
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """How far the consumer of a stream has come: ``lag`` events lie between ``consumed`` and ``end``, the first of them
+    for ``lag_seconds``. ``problem`` says why that cannot be told."""
+
+    stream: str
+    consumed: int
+    end: int
+    lag: int
+    lag_seconds: float = 0.0
+    views: tuple[StreamedView, ...] = ()
+    problem: str | None = None
+
+
+class _Looked(msgspec.Struct):
+    """What was seen of a stream: when (monotonic seconds), its end, the furthest view, and the consumer's pace."""
+
+    at: float
+    end: int
+    consumed: int
+    pace: float = 0.0
+
+
+class Streams:
+    """What the gateway asks of a project's streams."""
+
+    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
+        self._store = store
+        self._platform = platform
+        self._bound = store.settings.features.max_lag
+        self._looked: dict[str, _Looked] = {}
+        self._lock = threading.Lock()
+
+    def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
+        """Append to a declared stream; its last offset.
+
+        Raises:
+            NotFoundError: no applied view reads a stream of this name.
+            OverloadedError: the consumer is further behind than ``[features] max_lag`` allows; nothing is stored.
+            UnavailableError: the log is away.
+        """
+        if stream not in self._declared(scope):
+            raise NotFoundError(
+                f"No view reads a stream named {stream!r}.",
+                where="stream",
+                next_step=f"Declared streams: {', '.join(self._declared(scope)) or 'none'}.",
+            )
+        if self._bound > 0:
+            self._admit(scope, stream)
+        end = self._store.events.append(
+            scope,
+            stream,
+            [Event(event.event_id, event.event_time, event.available_at, event.payload) for event in events],
+        )
+        with self._lock:
+            looked = self._looked.get(stream)
+            if looked is not None:
+                looked.end = max(looked.end, end)
+        return end
+
+    def _declared(self, scope: Scope) -> list[str]:
+        views = self._platform.views() if self._platform.serves(scope) else {}
+        return sorted({view.source.name for view in views.values() if view.source.kind == "stream"})
+
+    def _admit(self, scope: Scope, stream: str) -> None:
+        now = self._store.database.clock.monotonic()
+        with self._lock:
+            looked = self._looked.get(stream)
+        if looked is None or now - looked.at >= LOOK_SECONDS:
+            looked = self._look(scope, stream, now, looked)
+            with self._lock:
+                self._looked[stream] = looked
+        lag = looked.end - looked.consumed
+        if lag < self._bound:
+            return
+        # Until half of the bound is free again, or a guess while nothing moves.
+        wait = (lag - self._bound / 2) / looked.pace if looked.pace > 0 else _UNKNOWN_RETRY
+        raise OverloadedError(
+            f"The consumer is {lag} events behind in stream {stream!r}, and at most {self._bound} are let wait.",
+            where="stream",
+            retry_after=min(max(wait, 1.0), _LONGEST_RETRY),
+            next_step="Send the same events again later; `antiphon features streams` tells what it waits for.",
+        )
+
+    def _look(self, scope: Scope, stream: str, now: float, before: _Looked | None) -> _Looked:
+        end = self._store.events.end(scope, stream)
+        consumer = self._platform.consumer
+        consumer.follow(self._platform.views().values())
+        try:
+            # The furthest view: a new one that catches up takes nothing from anybody.
+            consumed = consumer.furthest(stream)
+        except UnavailableError:
+            # The log still takes events while the online store is away, as far as the bound goes.
+            consumed = before.consumed if before is not None else 0
+        if before is None or now <= before.at:
+            return _Looked(now, end, consumed)
+        return _Looked(now, end, consumed, max(0.0, (consumed - before.consumed) / (now - before.at)))
+
+    def status(self, scope: Scope) -> Sequence[StreamStatus]:
+        """Every declared stream: ``consumed`` is what all its views have."""
+        if not self._platform.serves(scope):
+            return ()
+        consumer = self._platform.consumer
+        consumer.follow(self._platform.views().values())
+        now = self._store.database.clock.now()
+        return [self._status(consumer, name, now) for name in self._declared(scope)]
+
+    def _status(self, consumer: StreamConsumer, stream: str, now: datetime) -> StreamStatus:
+        try:
+            return _status(stream, consumer.status((stream,)), now)
+        except AntiphonError as error:
+            return StreamStatus(stream, 0, 0, 0, problem=str(error))
+
+    def watched(self) -> Sequence[StreamStatus]:
+        """:meth:`status` of the project's own scope, for the metrics."""
+        return self.status(self._store.scope)
+
+
+def _status(stream: str, views: Sequence[StreamPosition], now: datetime) -> StreamStatus:
+    end = max(view.end for view in views)
+    consumed = min(view.offset for view in views)
+    shown = tuple(
+        StreamedView(
+            view=view.view,
+            definition_version=view.definition_version,
+            consumed=view.offset,
+            lag=max(0, end - view.offset),
+            lag_seconds=0.0 if view.waiting_since is None else max(0.0, (now - view.waiting_since).total_seconds()),
+            watermark=view.watermark,
+            late=view.late,
+            lateness_seconds=view.lateness,
+            rejected=view.rejected,
+        )
+        for view in views
+    )
+    return StreamStatus(stream, consumed, end, max(0, end - consumed), max(view.lag_seconds for view in shown), shown)

@@ -1,0 +1,1 @@
+"""Identity, policy, audit and encryption of one project."""

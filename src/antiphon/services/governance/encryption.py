@@ -1,0 +1,319 @@
+"""Encryption of one project: keyring, state, rotation, re-encryption, and the way from one mode to the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from antiphon.catalog import sealed_columns
+from antiphon.catalog.sealed_columns import Problem
+from antiphon.core import settings as project_settings
+from antiphon.core.errors import AntiphonError, InvalidInputError
+from antiphon.core.scope import Scope
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake
+from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.redis.store import RedisStore
+from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
+from antiphon.services.batches import file_contents
+from antiphon.services.governance.log_check import CheckedStream, check_log, on_server
+from antiphon.services.project.feature_stores import FeatureStores
+from antiphon.services.project.required_files import require_catalog
+from antiphon.services.project.store import Store
+from antiphon.training import folder_seal
+
+Tell = Callable[[str, int], None]
+"""Told how far it is: at which store, and how many of its payloads were gone through."""
+
+_PASSES = 3
+
+
+class DataKeyLine(msgspec.Struct, frozen=True):
+    """A data key as people see it."""
+
+    id: str
+    scope: str
+    purpose: str
+    state: str
+    provider: str
+    wrapping_key: str
+    created_at: datetime
+    retired_at: datetime | None
+
+
+class EncryptionStatus(msgspec.Struct, frozen=True):
+    """A project's encryption: the mode, and the keys by id. No key itself is ever shown."""
+
+    mode: Mode
+    migrating: bool
+    warning: str | None
+    provider: str | None
+    wrapping_key: str | None
+    keys: tuple[DataKeyLine, ...]
+
+
+class EncryptionCheck(msgspec.Struct, frozen=True):
+    """What opening everything found: payloads and files by data key, those that do not open, and the streams of a log
+    on a server."""
+
+    by_key: dict[str, int]
+    problems: tuple[Problem, ...]
+    log: tuple[CheckedStream, ...] = ()
+
+
+class Rewrapped(msgspec.Struct, frozen=True):
+    """What a re-wrap changed: data keys, and with ``--reencrypt`` the payloads and files that were sealed anew; and the
+    events of a log on a server, which keep the data keys they were sealed with (``None``: it does not answer)."""
+
+    keys: int
+    payloads: int
+    problems: tuple[Problem, ...]
+    on_server: dict[str, int | None] = {}
+
+
+@contextmanager
+def open_encryption(root: Path, environment: Mapping[str, str] | None = None) -> Iterator[Encryption]:
+    """A project's encryption, for a command.
+
+    Raises:
+        SetupError: the project would not start; says why.
+    """
+    store = unprotected(root)
+    try:
+        yield Encryption(
+            store, protect(store.database, store.settings.encryption, store.scope, store.paths.root, environment)
+        )
+    finally:
+        store.close()
+
+
+class Encryption:
+    """One project's encryption, over its opened stores."""
+
+    def __init__(self, store: Store, protection: Protection) -> None:
+        self.store = store
+        self._store = store
+        self._protection = protection
+
+    def status(self) -> EncryptionStatus:
+        """The mode and the keys."""
+        store, found = self._store, self._protection
+        recorded = recorded_mode(store.database, store.scope)
+        keys = found.keys.list() if found.keys is not None else []
+        return EncryptionStatus(
+            mode=found.mode,
+            migrating=recorded is not None and recorded.migrating,
+            warning=found.warning,
+            provider=None if found.provider is None else found.provider.name,
+            wrapping_key=None if found.provider is None else found.provider.current(),
+            keys=tuple(
+                DataKeyLine(
+                    key.id, str(key.scope), key.purpose, key.state, key.provider, key.wrapped.wrapping_key,
+                    key.created_at, key.retired_at,
+                )
+                for key in keys
+            ),
+        )  # fmt: skip
+
+    def rotate(self) -> tuple[str, ...]:
+        """A new data key for each tenant's new payloads; every process uses it within a second.
+
+        Returns:
+            The new keys' ids.
+
+        Raises:
+            InvalidInputError: the project is in plaintext.
+        """
+        found = self._encrypted()
+        assert found.keys is not None
+        assert found.held is not None
+        scopes = sorted({key.scope for key in found.keys.list()})
+        made = tuple(found.keys.rotate(scope).id for scope in scopes)
+        found.held.forget()
+        return made
+
+    def rewrap(
+        self, *, new_wrapping_key: bool = False, reencrypt: bool = False, tell: Tell = lambda *_: None
+    ) -> Rewrapped:
+        """Wrap every data key by the provider's current wrapping key, while everything runs.
+
+        Args:
+            new_wrapping_key: make a new one first, and forget those that wrap nothing any more.
+            reencrypt: also seal every payload and file anew under the data keys that are active now. Cut off, it goes
+                on where it was.
+
+        Raises:
+            InvalidInputError: the project is in plaintext, or its provider makes no keys.
+            SetupError, UnavailableError: the provider lacks a key, or is away; nothing is lost.
+        """
+        found = self._encrypted()
+        assert found.keys is not None
+        assert found.provider is not None
+        before = {key.wrapped.wrapping_key for key in found.keys.list()}
+        if new_wrapping_key:
+            found.provider.rotate()
+        changed = sum(found.keys.rewrap(key) for key in found.keys.list())
+        left = {key.wrapped.wrapping_key for key in found.keys.list()}
+        for wrapping_key in before - left:
+            found.provider.retire(wrapping_key)
+        if not reencrypt:
+            return Rewrapped(changed, 0, ())
+        active = sorted(key.id for key in found.keys.list() if key.state == "active")
+        payloads, problems = self.reseal(",".join(active), tell)
+        return Rewrapped(changed, payloads, problems, on_server(self._store))
+
+    def reseal(self, target: str, tell: Tell) -> tuple[int, tuple[Problem, ...]]:
+        """Seal every payload and file with the catalog's present codec; how many were changed, and what was lost
+        before."""
+        database, changed = self._store.database, 0
+        problems: dict[tuple[str, str, str], Problem] = {}
+        for _ in range(_PASSES):
+            in_pass = 0
+            for column in sealed_columns.SEALED_COLUMNS:
+                for batch in sealed_columns.reseal(database, column, target):
+                    in_pass += batch.changed
+                    problems |= {(each.store, each.scope, each.subject): each for each in batch.problems}
+                    tell(column.name, batch.done)
+            sealed_columns.forget_progress(database)
+            changed += in_pass
+            if in_pass == 0:
+                break  # what was written with the key before, while its lease ran out, is done as well
+        for name, reseal in self._files():
+            try:
+                changed += reseal()
+            except (AntiphonError, OSError, msgspec.DecodeError) as error:
+                problems[name, "", ""] = Problem(
+                    name, "", "", error.what if isinstance(error, AntiphonError) else str(error)
+                )
+            tell(name, changed)
+        database.truncate_log()
+        return changed, tuple(problems.values())
+
+    def check(self, tell: Tell = lambda *_: None, *, anew: bool = False) -> EncryptionCheck:
+        """Open everything. What does not open is listed, and keeps nothing else from being looked at.
+
+        Args:
+            anew: open events on a server from the first one, even where a check was cut off less than a day ago.
+        """
+        by_key: Counter[str] = Counter()
+        problems: list[Problem] = []
+        for column in sealed_columns.SEALED_COLUMNS:
+            found = sealed_columns.check(self._store.database, column)
+            by_key.update(found.by_key)
+            problems.extend(found.problems)
+            tell(column.name, sum(found.by_key.values()))
+        stores = FeatureStores(self._store)
+        lake, online = stores.lake, stores.online
+        with closing(file_contents(self._store)) as contents:
+            for files, name in ((lake, "lake"), (contents, "files")):
+                for owner in files.scopes():
+                    for relative in files.files(owner):
+                        try:
+                            by_key[files.key_of(relative) or "plaintext"] += 1
+                            files.verify(relative, Path(relative).stem)
+                        except AntiphonError as error:
+                            problems.append(Problem(name, str(owner), relative, error.what))
+        for scope in stores.scopes():
+            for view, snapshot in online.files(scope):
+                try:
+                    by_key[online.key_of(scope, view, snapshot) or "plaintext"] += 1
+                    for _ in online.values(scope, view, snapshot):
+                        pass
+                except (AntiphonError, OSError, msgspec.DecodeError) as error:
+                    problems.append(Problem("online", str(scope), f"{view}/{snapshot}", str(error)))
+            if stores.has_overlay(scope):
+                _check_overlay(stores, scope, by_key, problems)
+                tell(f"overlay {scope}", sum(by_key.values()))
+        log = check_log(self._store, tell, anew=anew)
+        by_key.update(log.by_key)
+        return EncryptionCheck(dict(by_key), (*problems, *log.problems), log.streams)
+
+    def _files(self) -> Iterator[tuple[str, Callable[[], int]]]:
+        """Every file with payloads, and what seals it anew and counts."""
+        store = self._store
+        stores = FeatureStores(store)
+        lake, online = stores.lake, stores.online
+        codec, folder = store.database.codec, store.paths.directory
+        for scope in stores.scopes():
+            wanted = codec.current_key(scope)
+            for relative in list(lake.files(scope)):
+                yield f"lake {relative}", partial(_reseal_lake, lake, relative, wanted)
+            for view, snapshot in list(online.files(scope)):
+                yield f"online {view}/{snapshot}", partial(_reseal_online, online, scope, view, snapshot, wanted)
+            if stores.has_overlay(scope):
+                yield f"overlay {scope}", partial(_reseal_overlay, stores, scope)
+        with closing(file_contents(store)) as contents:
+            for scope in contents.scopes():
+                for relative in list(contents.files(scope)):
+                    yield f"file {relative}", partial(_reseal_lake, contents, relative, codec.current_key(scope))
+        for run in folder_seal.folders(folder / "training"):
+            yield f"training {run.name}", partial(folder_seal.reseal, run, codec, store.scope)
+
+    def _encrypted(self) -> Protection:
+        if self._protection.mode != "encrypted":
+            raise InvalidInputError(
+                "The project is in plaintext: there are no keys.",
+                where="antiphon.toml, [encryption]",
+                next_step='Set mode = "encrypted" and run `antiphon encryption enable`.',
+            )
+        return self._protection
+
+
+def unprotected(root: Path) -> Store:
+    """A project's stores without a codec: only what decides about the codec may open them so."""
+    store = Store(*project_settings.load(root))
+    store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_catalog(store)
+    store.database.migrate()
+    return store
+
+
+def _check_overlay(stores: FeatureStores, scope: Scope, by_key: Counter[str], problems: list[Problem]) -> None:
+    overlay = stores.overlay(scope)
+    try:
+        found = overlay.check()
+        by_key.update(found.by_key)
+        if found.unopened:
+            problems.append(Problem("overlay", str(scope), f"{found.unopened} events", found.problem or ""))
+    except AntiphonError as error:
+        problems.append(Problem("overlay", str(scope), "", error.what))
+    finally:
+        overlay.close()
+
+
+def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
+    overlay = stores.overlay(scope)
+    try:
+        return overlay.reseal()
+    finally:
+        overlay.close()
+
+
+def _reseal_lake(lake: LocalLake | S3Lake, relative: str, wanted: str | None) -> int:
+    try:
+        if lake.key_of(relative) == wanted:
+            return 0
+        lake.reseal(relative)
+    except (AntiphonError, OSError):
+        if any(relative == known for known in lake.files(Scope(*relative.split("/")[:2]))):
+            raise
+        return 0  # collected meanwhile
+    return 1
+
+
+def _reseal_online(online: OnlineStore | RedisStore, scope: Scope, view: str, snapshot: str, wanted: str | None) -> int:
+    try:
+        if online.key_of(scope, view, snapshot) == wanted:
+            return 0
+        online.reseal(scope, view, snapshot)
+    except (AntiphonError, OSError):
+        if (view, snapshot) in online.files(scope):
+            raise
+        return 0  # collected meanwhile
+    return 1

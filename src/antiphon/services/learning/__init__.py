@@ -1,0 +1,1 @@
+"""Outcomes, datasets, trainings and models of one project."""

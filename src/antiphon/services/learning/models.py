@@ -1,0 +1,68 @@
+"""Models, evaluations, rollouts and training orders of one project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from antiphon.catalog.evaluations import Evaluations
+from antiphon.catalog.evidence import Judgements
+from antiphon.catalog.evidence_counts import EvidenceCounts
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.engine.api.port import Engine
+from antiphon.governance.principal import Principal
+from antiphon.learning.registry.models import Registry
+from antiphon.learning.retraining.orders import TrainOrder
+from antiphon.releases.changelog import Changelog
+from antiphon.services.project.store import Store
+
+if TYPE_CHECKING:
+    from antiphon.services.features.platform import FeaturePlatform
+
+
+@dataclass(frozen=True)
+class LearningServices:
+    """Models and rollouts of one project."""
+
+    rollouts: Rollouts
+    judgements: Judgements
+    evidence: EvidenceCounts
+    changelog: Changelog
+    registry: Registry
+    evaluations: Evaluations
+    training: ProjectTrainingOrders
+
+
+def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
+    """Services over a project's stores; trainings are ordered here and run by the worker."""
+    database = store.database
+    return LearningServices(
+        rollouts=store.rollouts,
+        judgements=Judgements(database),
+        evidence=EvidenceCounts(database),
+        changelog=Changelog(store.releases, store.rollouts),
+        registry=Registry(database),
+        evaluations=Evaluations(database),
+        training=ProjectTrainingOrders(store, engine, commit, features),
+    )
+
+
+class ProjectTrainingOrders:
+    """Training orders, made on first use: a gateway that nobody asks to train does not wire what trains."""
+
+    def __init__(self, store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> None:
+        self._resources = (store, engine, commit, features)
+
+    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
+        from antiphon.services.learning.training import Learning
+
+        store = self._resources[0]
+        if scope != store.scope:
+            # Datasets, lake and models of this project are its own tenant's.
+            raise NotFoundError(
+                f"There is no application {order.application!r}.", where="application", next_step="Applied here: none."
+            )
+        return Learning(*self._resources).orders.place(scope, principal, order, by)

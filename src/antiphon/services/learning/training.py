@@ -1,0 +1,301 @@
+"""Learning, wired for one project: datasets, training, evaluation, registry, releases and rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from antiphon.catalog.datasets import Dataset, Datasets
+from antiphon.catalog.evaluations import Evaluation, Evaluations
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.releases import ModelPin, Release
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
+from antiphon.core.paths import cache_directory
+from antiphon.core.scope import Scope
+from antiphon.durable.registry import Registry
+from antiphon.durable.run import ENDED
+from antiphon.engine import weights
+from antiphon.engine.api.port import Engine
+from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
+from antiphon.learning.evaluation.gates import Validation, Verdict
+from antiphon.learning.evaluation.ports import Answering
+from antiphon.learning.retraining.orders import TrainingOrders
+from antiphon.learning.retraining.ports import Trainer
+from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
+from antiphon.learning.retraining.rebuild import Rebuilding
+from antiphon.learning.retraining.steps import Services
+from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.retraining.workflow import Retraining
+from antiphon.releases.changelog import Changelog
+from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.answering import answerer
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.governance.policies import may_train, unattended
+from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+from antiphon.services.learning.served_models import ServedModels
+from antiphon.services.project.store import Store
+from antiphon.services.rollouts import feature_exists, rollout_transitions
+from antiphon.serving.answering.repeated import GeneratesOnce
+from antiphon.serving.ports import FeatureReader
+from antiphon.training.arithmetic import of_this_machine
+from antiphon.training.recipe import Arithmetic
+
+MOST_THREADS = 8
+"""More threads make a small model's steps no shorter."""
+
+
+class Learning:
+    """What learns in one project. Everything is made on first use, so that a command pays for what it needs.
+
+    Args:
+        engine, commit, features: of the process.
+        trainer: runs trainings; only the worker has one.
+        served: has the engine load what is evaluated; without one a model must be served already.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        commit: GroupCommit,
+        features: FeaturePlatform,
+        *,
+        trainer: Trainer | None = None,
+        served: ServedModels | None = None,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._commit = commit
+        self._features = features
+        self._trainer = trainer
+        self._served = served
+
+    @cached_property
+    def versions(self) -> ModelVersions:
+        return ModelVersions(self._store.database)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        return Datasets(self._store.database)
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        return Evaluations(self._store.database)
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self._store.database)
+
+    @cached_property
+    def builder(self) -> DatasetBuilder:
+        return dataset_builder(self._store)
+
+    @cached_property
+    def transitions(self) -> RolloutTransitions:
+        return rollout_transitions(self._store)
+
+    @cached_property
+    def changelog(self) -> Changelog:
+        return Changelog(self._store.releases, self.rollouts)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        store = self._store
+        return Evaluator(
+            EvaluationServices(
+                answering=self._answering,
+                releases=store.releases,
+                files=self._features.lake,
+                evaluations=self.evaluations,
+                texts=store.blobs,
+                clock=store.database.clock,
+                view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
+                folder=store.paths.directory / "evaluations",
+                codec=store.database.codec,
+                concurrency=store.settings.gateway.batch_concurrency,
+            )
+        )
+
+    @cached_property
+    def validation(self) -> Validation:
+        store = self._store
+        return Validation(
+            transaction=store.database.transaction,
+            releases=store.releases,
+            evaluations=self.evaluations,
+            datasets=self.datasets,
+            models=self.versions,
+            feature_exists=feature_exists(store),
+            models_folder=models_folder(store),
+            weights_of=self._weights_of,
+        )
+
+    @cached_property
+    def services(self) -> Services:
+        """What the training workflows are made with."""
+        store, declared = self._store, DeclaredApplications(self._store)
+        return Services(
+            clock=store.database.clock,
+            folder=store.paths.directory / "training",
+            models_folder=models_folder(store),
+            threads=self._threads,
+            arithmetic=self._arithmetic,
+            policy_digest=store.decider.digest,
+            declared=declared.get,
+            datasets=self.builder,
+            dataset=self.datasets.get,
+            rows=self.rows,
+            base=self._base,
+            describe=self._engine.describe,
+            trainer=self._trainer or _NoTrainer(),
+            versions=self.versions,
+            releases=store.releases,
+            serve=self.serve,
+            evaluation=self.evaluations.get,
+            evaluations=lambda scope, application: self.evaluations.list(scope, application, limit=1_000),
+            evaluate=self.evaluate,
+            validate=self.validation.validate,
+            under_way=lambda scope, application: self.rollouts.active(scope, application),
+            begin=unattended(self._store, self.transitions),
+            ended=self._ended,
+            audit=store.audit.append,
+            codec=store.database.codec,
+        )
+
+    @cached_property
+    def orders(self) -> TrainingOrders:
+        return TrainingOrders(self.services, self._store.runs.submit, self.builder, may_train(self._store))
+
+    def register(self, registry: Registry) -> None:
+        """Let a worker run trainings."""
+        registry.add(TRAIN, Retraining(self.services).run)
+        registry.add(REBUILD, Rebuilding(self.services).run)
+
+    def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
+        """A dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
+        return read_rows(dataset, self._features.lake)
+
+    async def serve(self, release: Release) -> None:
+        """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
+        name = release.bundle.model.name
+        if self._served is not None and release.bundle.model.version is not None:
+            await self._served.require(name)
+        elif name not in {model.name for model in (await self._engine.describe()).models}:
+            raise UnavailableError(
+                f"The engine does not serve {name}.",
+                where="engine",
+                next_step="The worker loads it while `antiphon up` runs: try again in a moment.",
+            )
+
+    async def evaluate(
+        self,
+        release: Release,
+        dataset: Dataset,
+        *,
+        id: str,
+        against: str | None,
+        texts: int,
+        progress: Callable[[int, int, str], None],
+    ) -> Evaluation:
+        """The classes of every row, and the whole output and the attack sets for ``texts`` of them."""
+        return await self.evaluator.evaluate(
+            release,
+            dataset,
+            mode="classes",
+            whole=texts,
+            against=against,
+            with_attacks=texts > 0,
+            id=id,
+            progress=progress,
+        )
+
+    async def validate(
+        self, scope: Scope, release: str, *, principal: str, rows: int, texts: int,
+        progress: Callable[[int, int, str], None],
+    ) -> Verdict:  # fmt: skip
+        """Evaluate a release on the moments its training window holds out, and hold it against its gates.
+
+        Raises:
+            NotFoundError, InvalidInputError, CorruptionError: see ``Evaluator.evaluate`` and ``Validation.validate``.
+            UnavailableError: the engine does not serve its model.
+        """
+        candidate = self._store.releases.get(scope, release)
+        self.validation.require_whole(candidate)
+        await self.serve(candidate)
+        dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
+        live = self._store.releases.live(scope, candidate.bundle.application.name)
+        evaluation = await self.evaluator.evaluate(
+            candidate, dataset, mode="classes", whole=texts, with_attacks=texts > 0, progress=progress,
+            against=live.id if live is not None and live.id != release else None,
+        )  # fmt: skip
+        return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))
+
+    def held_out(self, scope: Scope, release: Release, rows: int, cutoff: datetime | None = None) -> Dataset:
+        """The evaluation set of moments that its version was not trained on, or of those before ``cutoff`` (or now)."""
+        application, version = release.bundle.application, release.bundle.model.version
+        window = None
+        if version is not None:
+            trained = self.versions.get(scope, version)
+            cutoff = cutoff or self.datasets.get(scope, trained.dataset).spec.cutoff
+            tune = application.fine_tune
+            window = tune.delta_window if tune is not None and trained.parent is not None else None
+        spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
+        return self.builder.build(spec)
+
+    def _answering(self, features: FeatureReader, releases: Any, *, once: bool = False) -> Answering:
+        wired = answerer(
+            self._store,
+            GeneratesOnce(self._engine) if once else self._engine,
+            self._commit,
+            releases,
+            self._features,
+            reader=lambda scope: features,
+        )
+        return wired.answer
+
+    @property
+    def _threads(self) -> int:
+        return self._store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS)
+
+    def _arithmetic(self) -> Arithmetic:
+        return of_this_machine(self._store.settings.worker.training_dtype, self._threads, cache_directory())
+
+    def _base(self, name: str) -> tuple[Path, str]:
+        if self._store.settings.engine.kind == "remote":
+            raise InvalidInputError(
+                "A remote engine cannot be given a model that was trained here.",
+                where="antiphon.toml, [engine] kind",
+                next_step='Train where kind = "llamacpp".',
+            )
+        found = weights.resolve(name)
+        return found.path, found.sha256
+
+    def _weights_of(self, pin: ModelPin) -> Path | None:
+        return None if pin.weights_sha256 is None else weights.resolve(pin.name).path
+
+    def _ended(self, scope: Scope, run: str) -> bool:
+        try:
+            return self._store.runs.get(scope, run).status in ENDED
+        except NotFoundError:
+            return True
+
+
+class _NoTrainer:
+    """In a process that orders trainings and runs none."""
+
+    async def run(self, order: Any, on_progress: Any, stopping: Any) -> Any:
+        raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
+
+
+def models_folder(store: Store) -> Path:
+    """Where the files of model versions lie."""
+    return store.paths.directory / "models"

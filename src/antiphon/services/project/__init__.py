@@ -1,0 +1,1 @@
+"""The stores of one project, opened as its settings say."""

@@ -1,0 +1,241 @@
+"""The stores of one project, opened: what every process and every command starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antiphon.catalog.answers import Answers
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database, database_file
+from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
+from antiphon.catalog.events import EventLog, StreamHomes
+from antiphon.catalog.jobs import Jobs
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.publications import Publications
+from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.releases import Releases
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.skew_reports import SkewReports
+from antiphon.catalog.snapshots import Snapshots
+from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
+from antiphon.core import settings
+from antiphon.core.clock import parse_duration
+from antiphon.core.leases import Renewer
+from antiphon.core.scope import Scope
+from antiphon.durable.runs import Runs
+from antiphon.features.streaming.nats_log import NatsEventLog
+from antiphon.features.streaming.nats_server import NatsServer
+from antiphon.governance.audit import AuditLog
+from antiphon.governance.keys import Keys
+from antiphon.governance.live_policies import LivePolicies
+from antiphon.governance.policy_sets import PolicySets
+from antiphon.governance.protection import Protection, protect
+from antiphon.governance.recent_requests import RecentRequests
+from antiphon.governance.secret import load_secret
+from antiphon.services.governance.audit_trail import AuditTrail
+from antiphon.services.project.credentials import log_access
+from antiphon.services.project.required_files import require_catalog, require_makeable, require_secrets, secret_file
+
+if TYPE_CHECKING:
+    from antiphon.features.ports import SourceLog
+
+
+class Store:
+    """One project's settings, paths, secrets and repositories. Close it when done."""
+
+    protection: Protection
+    """Whether payloads are sealed, and by what."""
+
+    def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
+        self.settings = project
+        self.paths = paths
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Open a project's stores and bring the catalog's schema up to date.
+
+        Raises:
+            NotFoundError: no project here.
+            InvalidInputError: bad settings. SetupError: the directory cannot be written.
+        """
+        store = cls(*settings.load(root))
+        store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            require_catalog(store)
+            store.database.migrate()
+            require_secrets(store)
+            store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def scope(self) -> Scope:
+        """Tenant and environment this project's commands work in."""
+        return self.settings.scope
+
+    @property
+    def traces(self) -> Path | None:
+        """The folder of this project's traces; ``None``: none are recorded."""
+        return self.paths.logs if self.settings.telemetry.traces else None
+
+    @property
+    def database_url(self) -> str:
+        """The catalog's place, as a URL."""
+        return self.settings.catalog.url or f"sqlite:///{self.paths.catalog}"
+
+    @property
+    def database_file(self) -> Path:
+        """The catalog's file."""
+        return database_file(self.database_url)
+
+    @cached_property
+    def database(self) -> Database:
+        return Database.open(self.database_url)
+
+    @cached_property
+    def renewer(self) -> Renewer:
+        """Renews leases ahead in a process that starts it: one that answers."""
+        return Renewer()
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        return Blobs(self.database)
+
+    @cached_property
+    def applied(self) -> AppliedProjects:
+        return AppliedProjects(self.database)
+
+    @cached_property
+    def definitions(self) -> DefinitionVersions:
+        return DefinitionVersions(self.database)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        return Snapshots(self.database)
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        return Verdicts(self.database)
+
+    @cached_property
+    def skew_reports(self) -> SkewReports:
+        return SkewReports(self.database)
+
+    @cached_property
+    def staged(self) -> StagedSnapshots:
+        return StagedSnapshots(self.database)
+
+    @cached_property
+    def publications(self) -> Publications:
+        return Publications(self.database)
+
+    @cached_property
+    def releases(self) -> Releases:
+        return Releases(self.database)
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self.database)
+
+    @cached_property
+    def models(self) -> ModelVersions:
+        return ModelVersions(self.database)
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        return Receipts(self.database)
+
+    @cached_property
+    def answers(self) -> Answers:
+        return Answers(self.database)
+
+    @cached_property
+    def nats(self) -> NatsServer | None:
+        """The server of the event log; ``None`` when that is in the catalog."""
+        wanted = self.settings.features
+        if wanted.log is None:
+            return None
+        return NatsServer(wanted.log, log_access(wanted, self.paths.root))
+
+    @cached_property
+    def events(self) -> SourceLog:
+        if self.nats is None:
+            return EventLog(self.database)
+        return NatsEventLog(self.nats, StreamHomes(self.database), self.database.codec)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        return Jobs(self.database)
+
+    @cached_property
+    def runs(self) -> Runs:
+        return Runs(self.database)
+
+    @cached_property
+    def keys(self) -> Keys:
+        bound = parse_duration(self.settings.identity.revocation_bound).total_seconds()
+        return Keys(self.database, self.secret("server"), revocation_bound=bound, renewer=self.renewer)
+
+    @cached_property
+    def policy_sets(self) -> PolicySets:
+        return PolicySets(self.database, self.audit.append)
+
+    @cached_property
+    def decider(self) -> LivePolicies:
+        return LivePolicies(self.policy_sets, self.database.clock, self.scope, renewer=self.renewer)
+
+    @cached_property
+    def recent_requests(self) -> RecentRequests:
+        return RecentRequests(self.database)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.database, self.secret("server"))
+
+    @cached_property
+    def trail(self) -> AuditTrail:
+        """The audit log with its writer, its key and its witness file."""
+        return AuditTrail(self.audit, self.settings, self.paths, renewer=self.renewer)
+
+    def secret(self, name: str) -> bytes:
+        """One of the project's secrets, made on first use.
+
+        Raises:
+            SetupError: it is gone, and something was made under it.
+        """
+        file = secret_file(self.paths, name)
+        if not file.exists():
+            require_makeable(self, name)
+        return load_secret(file)
+
+    def close(self) -> None:
+        """Write what the audit log has accepted and close the catalog."""
+        self.renewer.close()
+        if "recent_requests" in self.__dict__:
+            self.recent_requests.close()
+        if "trail" in self.__dict__:
+            self.trail.close()
+        if self.__dict__.get("nats") is not None:
+            self.__dict__["nats"].close()
+        if "database" in self.__dict__:  # Asking for it would make one.
+            self.database.close()
+
+
+@contextmanager
+def open_store(root: Path) -> Iterator[Store]:
+    """A project's stores, closed at the end.
+
+    Raises:
+        NotFoundError: no project here. InvalidInputError: bad settings. SetupError: the directory cannot be written.
+    """
+    store = Store.open(root)
+    try:
+        yield store
+    finally:
+        store.close()

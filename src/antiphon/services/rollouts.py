@@ -1,0 +1,58 @@
+"""Rollouts of one project, wired: who moves them."""
+
+from __future__ import annotations
+
+from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.outcomes import Outcomes
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
+from antiphon.releases.evidence import paired
+from antiphon.releases.judge import judge
+from antiphon.releases.ports import FeatureExists
+from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.governance.policies import promoting
+from antiphon.services.project.store import Store
+
+
+def feature_exists(store: Store) -> FeatureExists:
+    """Whether a definition version of a view is known here and, once anything is published, published."""
+
+    def exists(scope: Scope, view: str, version: str) -> bool:
+        within = store.database.writer  # definitions may be applied in the transaction that asks
+        try:
+            spec = store.definitions.get(scope, view, version, within=within)
+        except NotFoundError:
+            return False
+        current = store.publications.current(scope, within=within)
+        return current is None or spec.source.kind == "feast" or spec.key in current.snapshots
+
+    return exists
+
+
+def rollout_transitions(store: Store) -> RolloutTransitions:
+    """Moves this project's rollouts; every move leaves an audit entry in its transaction."""
+    return RolloutTransitions(
+        store.database,
+        store.releases,
+        Rollouts(store.database),
+        audit=store.audit.append,
+        feature_exists=feature_exists(store),
+        promoting=promoting(store),
+    )
+
+
+def rollout_keeper(store: Store) -> RolloutKeeper:
+    """Lets the judge move this project's rollouts."""
+    database = store.database
+    return RolloutKeeper(
+        store.scope,
+        database,
+        store.releases,
+        store.rollouts,
+        Judgements(database),
+        rollout_transitions(store),
+        EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels, paired),
+        judge,
+    )

@@ -1,0 +1,13 @@
+"""Every durable workflow of the product, by the name that its runs are kept under."""
+
+from antiphon.batch.orders import WORKFLOW as TABLE_JOB
+from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
+from antiphon.features.monitoring.skew.schedule import WORKFLOW as SKEW
+from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
+from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+
+APPLY = "apply"
+"""Of ``services/apply/workflow.py``."""
+
+__all__ = ["APPLY", "OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN"]
