@@ -32,6 +32,9 @@ demo: demo-environment  ## the flight desk end to end, four ways to answer and t
 demo-full: demo-environment  ## the story of learning with the full samples
 	@$(BIN)/python -m examples.flight_desk.run --learning-only --size full
 
+lock:  ## resolve the dependencies anew into requirements/ (ARGS=--upgrade for newer versions)
+	@scripts/lock $(ARGS)
+
 # Files of tests side by side, the slow folders first.
 test: environment  ## every test
 	@scripts/servers
