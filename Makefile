@@ -40,6 +40,20 @@ test: environment  ## every test
 	@scripts/servers
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+test-floors:  ## the tests with the lowest versions of every dependency, in an environment of its own
+	@scripts/environment .venv-floors dev requirements/floors.txt
+	@scripts/servers
+	@.venv-floors/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/unit tests/contract tests/property
+
+package: environment  ## build and check the distributions in dist/ (PUBLISH=yes refuses placeholder addresses)
+	@scripts/check-package $(if $(PUBLISH),--publish)
+
+platforms: environment  ## resolve an installation for Python 3.11 to 3.14 on x86-64 and aarch64
+	@scripts/check-platforms
+
+docs: environment  ## build the documentation site into site/
+	@$(BIN)/mkdocs build --strict --quiet
+
 vllm-environment:  ## vLLM for the CPU in an environment of its own (3.4 GB), and the small model for it
 	@scripts/vllm-environment >/dev/null
 
@@ -50,11 +64,14 @@ test-clients: environment  ## clients of OpenAI's API, unmodified, against a run
 	@scripts/client-environment >/dev/null
 	@ANTIPHON_REQUIRE_CLIENTS=1 ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
 
-check: environment  ## format, lint, strict types, import contracts, documentation
+check: environment  ## format, lint, strict types, import contracts, package, documentation and its site
 	@$(BIN)/ruff format --check src tests benchmarks examples
 	@$(BIN)/ruff check src tests benchmarks examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@scripts/lock --check
+	@scripts/check-package
+	@$(BIN)/mkdocs build --strict --quiet
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/documentation
 
 format: environment  ## put the code into the house's form
@@ -199,4 +216,4 @@ chaos-log: environment  ## the event log on NATS: publishers, consumer and serve
 	@$(BIN)/python -m benchmarks.log_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)
-	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon
+	rm -rf $(VENV) .venv-vllm .venv-floors dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

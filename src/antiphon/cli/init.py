@@ -63,7 +63,8 @@ def write(target: Path, name: str, port: int, template: str = "desk") -> list[st
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for file in sorted((_BLUEPRINTS / template).glob("*.template")):
+        # What every template has lies beside their folders.
+        for file in [*_BLUEPRINTS.glob("*.template"), *(_BLUEPRINTS / template).glob("*.template")]:
             text = Template(file.read_text(encoding="utf-8")).substitute(name=name, port=port)
             (partial / file.name.removesuffix(".template").replace("dot-", ".")).write_text(text, encoding="utf-8")
         if template == "desk":

@@ -5,7 +5,9 @@ Nothing heavy is imported here: a command imports what it needs when it runs, so
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
@@ -43,17 +45,23 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"antiphon {importlib.metadata.version('antiphon')}")
+        raise typer.Exit
+
+
 def assemble() -> typer.Typer:
     """Every command, in the order of first use."""
     app = typer.Typer(
         name="antiphon",
         help="Batch and online generation as two halves of one system.",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=_CONTEXT,
     )
+    app.callback()(_options)
     app.command("init")(init.init)
     app.command("up")(up.up)
     app.command("plan")(plan.plan)
@@ -73,6 +81,14 @@ def assemble() -> typer.Typer:
     ):  # fmt: skip
         app.add_typer(noun.app)
     return app
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Holds the options that stand before a command."""
 
 
 def main() -> None:

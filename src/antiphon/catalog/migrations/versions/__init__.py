@@ -1,1 +1,1 @@
-"""Schema migrations."""
+"""One module for each migration."""
