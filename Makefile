@@ -52,7 +52,7 @@ platforms: environment  ## resolve an installation for Python 3.11 to 3.14 on x8
 	@scripts/check-platforms
 
 docs: environment  ## build the documentation site into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 vllm-environment:  ## vLLM for the CPU in an environment of its own (3.4 GB), and the small model for it
 	@scripts/vllm-environment >/dev/null
@@ -71,7 +71,7 @@ check: environment  ## format, lint, strict types, import contracts, package, do
 	@$(BIN)/lint-imports
 	@scripts/lock --check
 	@scripts/check-package
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/documentation
 
 format: environment  ## put the code into the house's form

@@ -16,7 +16,7 @@ from markdown_it.token import Token
 from antiphon.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
+DECISIONS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -75,6 +75,11 @@ def test_decisions_are_numbered_once() -> None:
     numbers = [path.name[:4] for path in DECISIONS]
     assert numbers
     assert len(set(numbers)) == len(numbers)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    listed = re.findall(r"^\| \[\d+\]\(([^)]+)\)", (ROOT / "docs" / "adr" / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [path.name for path in DECISIONS]
 
 
 def sections() -> list[tuple[str, str, Any]]:
