@@ -25,8 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from antiphon.catalog import copies
-from antiphon.catalog.schema import REVISION
+from antiphon.catalog import copies, schema
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import (
@@ -225,9 +224,10 @@ class Database:
         do it at once; one that fails leaves the catalog as it was.
 
         Raises:
-            SetupError: the file was written by a newer version, or is not an Antiphon catalog, or a copy has no room.
+            SetupError: the file is of an unreleased or a newer version, is no Antiphon catalog, or there is no room
+                for a copy of it.
         """
-        if self.revision() == REVISION:
+        if self.revision() == schema.REVISION:
             return
         from antiphon.catalog.migration import upgrade
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
-from antiphon.catalog import copies
-from antiphon.catalog.earlier_forms import settle
-from antiphon.catalog.schema import REVISION
+from antiphon.catalog import copies, schema
 from antiphon.core.errors import SetupError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_UNRELEASED = re.compile(r"00\d\d")
+"""Revisions of catalogs that were written before the first release."""
 
 _log = logging.getLogger("antiphon.catalog")
 
@@ -23,7 +27,7 @@ _log = logging.getLogger("antiphon.catalog")
 def configuration(connection: Connection | None = None) -> Config:
     """Alembic's configuration; migrations run on ``connection``, inside its transaction."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
@@ -35,19 +39,20 @@ def upgrade(connection: Connection, catalog: Path) -> None:
         catalog: the file, of which a copy is made first when there is anything in it.
 
     Raises:
-        SetupError: the file holds a revision this version does not know, or tables that are not Antiphon's, or there is
-            no room for a copy.
+        SetupError: the file is of an unreleased or a newer version, or holds tables that are not Antiphon's, or there
+            is no room for a copy.
     """
     config = configuration(connection)
     scripts = ScriptDirectory.from_config(config)
     found = _revision(connection, {script.revision for script in scripts.walk_revisions()})
-    if found == REVISION:
+    if found == schema.REVISION:
         return  # Another process was faster.
     if found is not None:
         copy = copies.make(catalog, found)
-        _log.warning("The catalog goes from schema revision %s to %s; %s is a copy of it.", found, REVISION, copy)
-        settle(connection, scripts, found)
-    command.upgrade(config, REVISION)
+        _log.warning(
+            "The catalog goes from schema revision %s to %s; %s is a copy of it.", found, schema.REVISION, copy
+        )
+    command.upgrade(config, schema.REVISION)
 
 
 def _revision(connection: Connection, known: Collection[str]) -> str | None:
@@ -59,11 +64,17 @@ def _revision(connection: Connection, known: Collection[str]) -> str | None:
             )
         return None
     found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    if found is not None and found not in known:
+    if found is None or found in known:
+        return found
+    if _UNRELEASED.fullmatch(found):
         raise SetupError(
-            f"The catalog is at schema revision {found}, this version knows up to {REVISION}.",
+            f"The catalog is at schema revision {found}, of a version before the first release; none upgrades it.",
             where="catalog",
-            next_step="Use the newer version of Antiphon that wrote it, or put the copy that it made before back "
-            "(docs/stores.md, Upgrades).",
+            next_step="Move the project's `.antiphon` folder away, run `antiphon up` and then `antiphon apply`.",
         )
-    return found
+    raise SetupError(
+        f"The catalog is at schema revision {found}, this version knows up to {schema.REVISION}.",
+        where="catalog",
+        next_step="Use the newer version of Antiphon that wrote it, or put the copy that it made before back "
+        "(docs/stores.md, Upgrades).",
+    )

@@ -4,16 +4,12 @@ import asyncio
 import functools
 import itertools
 import multiprocessing
-import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from tests.unit.catalog.examples import DEV, NOON, manifest, open_database
 
 from antiphon.catalog import schema
@@ -21,7 +17,6 @@ from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.migration import configuration
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.errors import (
@@ -40,66 +35,12 @@ def url(folder: Path) -> str:
     return f"sqlite:///{folder}/catalog.db"
 
 
-# ------------------------------------------------------------------ opening and migrating
-
-
-def test_an_empty_file_is_migrated_to_exactly_the_schema(tmp_path: Path) -> None:
-    database = Database.open(url(tmp_path))
-    assert database.revision() is None
-    database.migrate()
-    database.migrate()
-    assert database.revision() == schema.REVISION
-    with database.read() as connection:
-        context = MigrationContext.configure(connection)
-        assert compare_metadata(context, schema.metadata) == []
-    database.close()
-
-
-def test_the_declared_revision_is_the_last_migration() -> None:
-    assert ScriptDirectory.from_config(configuration()).get_heads() == [schema.REVISION]
+# ------------------------------------------------------------------ opening
 
 
 def test_every_table_carries_its_scope() -> None:
     for table in schema.metadata.tables.values():
         assert [column.name for column in table.primary_key.columns][:2] == ["tenant", "environment"], table.name
-
-
-def _migrate(folder: str, ready: object, go: object) -> None:
-    database = Database.open(f"sqlite:///{folder}/catalog.db")
-    ready.release()  # type: ignore[attr-defined]
-    go.wait()  # type: ignore[attr-defined]
-    database.migrate()
-    Blobs(database).put(DEV, b"ready")
-
-
-def test_two_processes_migrate_at_once(tmp_path: Path) -> None:
-    ready, go = spawned.Semaphore(0), spawned.Event()
-    processes = [spawned.Process(target=_migrate, args=(str(tmp_path), ready, go)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for _ in processes:
-        assert ready.acquire(timeout=30)
-    go.set()
-    for process in processes:
-        process.join(30)
-    assert [process.exitcode for process in processes] == [0, 0]
-
-
-def test_a_newer_catalog_and_a_foreign_database_are_refused(tmp_path: Path) -> None:
-    database = open_database(tmp_path)
-    with database.transaction() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SetupError, match="revision 9999"):
-        database.migrate()
-    database.close()
-    (tmp_path / "foreign").mkdir()
-    with sqlite3.connect(tmp_path / "foreign" / "catalog.db") as foreign:
-        foreign.execute("CREATE TABLE theirs (x)")
-    foreign.close()
-    database = Database.open(url(tmp_path / "foreign"))
-    with pytest.raises(SetupError, match="no Antiphon catalog"):
-        database.migrate()
-    database.close()
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://host/name"])

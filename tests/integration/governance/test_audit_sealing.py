@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from benchmarks.disk_image import search
 from tests.unit.catalog.examples import DEV, OTHER, open_database
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.database import Database
-from antiphon.catalog.migration import configuration
 from antiphon.catalog.sealed_columns import ORIGINATOR
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import CorruptionError
@@ -185,27 +183,6 @@ def test_a_log_goes_into_encryption_through_rotation_and_out_again_and_stays_the
     same()
     assert column(database, "originator") == clear
     assert column(database, "originator_sealed") == [None] * 6
-
-
-def test_a_catalog_from_before_is_migrated_and_goes_back_only_without_sealed_users(database: Database) -> None:
-    log = written(database)
-
-    def move(revision: str) -> None:
-        with database.transaction() as connection:
-            way = command.downgrade if revision == "0006" else command.upgrade
-            way(configuration(connection), revision)
-
-    move("0006")
-    assert database.revision() == "0006"
-    move("0007")
-    assert verify(log, DEV).sound
-    assert found(log, USER) == [3, 0]
-    database.codec = AesGcmCodec(Keys())
-    log.append(DEV, "ann", "answer", "pred_7", originator=USER)
-    assert found(log, USER) == [6, 3, 0]
-    with pytest.raises(RuntimeError, match="out of encryption first"):
-        move("0006")
-    assert database.revision() == "0007"
 
 
 def test_a_user_that_was_lost_is_told_and_keeps_no_other_from_being_sealed_anew(database: Database, keys: Keys) -> None:

@@ -38,7 +38,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0017"
+REVISION = "1"
 """The Alembic revision these tables are at."""
 
 __all__ = [
