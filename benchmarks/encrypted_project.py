@@ -406,7 +406,7 @@ def _process(module: str, root: Path) -> None:
 
 def _crash(root: Path, seed: str) -> None:
     """Leave every kind of file half-written, and end as by a power cut."""
-    from antiphon.features.online.lmdb.sealed import SealedWriter
+    from antiphon.features.online.lmdb.writer import LmdbWriter
     from antiphon.learning.evaluation.journal import journal
     from antiphon.services.features.platform import FeaturePlatform
     from antiphon.training import examples
@@ -431,7 +431,7 @@ def _crash(root: Path, seed: str) -> None:
         publication = store.publications.current(scope)
         view, snapshot = next((key.partition("@")[0], found) for key, found in publication.snapshots.items())
         meta = platform.online.open(scope, view, snapshot).meta
-        writer = SealedWriter(store.paths.online / str(scope) / "crash" / "half.mdb", meta, 1, codec, scope)
+        writer = LmdbWriter(store.paths.online / str(scope) / "crash" / "half.mdb", meta, 1, codec, scope)
         for number in range(60_000):
             writer.write([b"h%016d" % number], [word("online-half-write").encode()])
         writer._stored()  # sorted and written, not yet in place

@@ -41,7 +41,7 @@ from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.refresh import WORKFLOW, Refresher
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.publication.publish import Publisher
 
@@ -104,7 +104,7 @@ class Project:
         self.database.migrate()
         self.snapshots, self.publications = Snapshots(self.database), Publications(self.database)
         self.verdicts, definitions = Verdicts(self.database), DefinitionVersions(self.database)
-        self.lake, self.online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32)
+        self.lake, self.online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
         publisher = Publisher(
             SCOPE, publications=self.publications, snapshots=self.snapshots, definitions=definitions, lake=self.lake,
             online=self.online, clock=self.clock,

@@ -43,7 +43,7 @@ from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
@@ -271,7 +271,7 @@ def run(size: str = "demo", peer: bool = True, stores: Sequence[str] = ("lmdb", 
                 server = RedisServer(f"redis://127.0.0.1:{port}/0")
                 online: Any = RedisStore(server, b"k" * 32)
             else:
-                online = OnlineStore(folder / "online", b"k" * 32)
+                online = LmdbStore(folder / "online", b"k" * 32)
             desk = Desk(folder / f"desk-{store}", file, online)
             try:
                 result[store] = {"publish_seconds": round(desk.publish_seconds, 2), **measure(desk, entities, calls)}

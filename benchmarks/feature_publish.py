@@ -114,7 +114,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     from antiphon.features.monitoring.quality.gate import gate
     from antiphon.features.offline.compute import ComputeLimits
     from antiphon.features.offline.materialize import Materialisation, materialize
-    from antiphon.features.online.lmdb.store import OnlineStore
+    from antiphon.features.online.lmdb.store import LmdbStore
     from antiphon.features.online.redis.server import RedisServer
     from antiphon.features.online.redis.store import RedisStore
     from antiphon.features.publication.publish import Publisher
@@ -141,7 +141,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     database = Database.open(f"sqlite:///{folder}/catalog.db", clock=clock)
     database.migrate()
     lake, server = LocalLake(folder / "lake"), None if redis is None else RedisServer(redis)
-    online = OnlineStore(folder / "online", b"k" * 32) if server is None else RedisStore(server, b"k" * 32)
+    online = LmdbStore(folder / "online", b"k" * 32) if server is None else RedisStore(server, b"k" * 32)
     if server is not None:
         server.describe()  # the client is loaded, and a connection open
     definitions = DefinitionVersions(database)
@@ -174,7 +174,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
         "cpu": cpu,
         "anonymous_mb": anonymous,
         "sealed_mb": online.file(scope, spec.name, manifest.id).stat().st_size / 1e6
-        if isinstance(online, OnlineStore)
+        if isinstance(online, LmdbStore)
         else 0.0,
         "bare": bare,
     }

@@ -31,7 +31,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.publication.publish import Publisher
 
@@ -94,7 +94,7 @@ def run(size: str) -> dict[str, Any]:
         snapshots, publications = Snapshots(database), Publications(database)
         definitions, log = DefinitionVersions(database), EventLog(database)
         definitions.put(scope, view)
-        lake, online = LocalLake(Path(root) / "lake"), OnlineStore(Path(root) / "online", b"k" * 32)
+        lake, online = LocalLake(Path(root) / "lake"), LmdbStore(Path(root) / "online", b"k" * 32)
         started = time.perf_counter()
         manifest = materialize(Materialisation(scope, view, NOON), lake=lake, log=log, clock=clock)
         materialised = time.perf_counter() - started

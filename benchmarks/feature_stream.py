@@ -92,8 +92,8 @@ class Opened:
         from antiphon.catalog.database import Database
         from antiphon.catalog.events import EventLog, StreamHomes
         from antiphon.core.scope import Scope
-        from antiphon.features.online.lmdb.overlay import Overlay
-        from antiphon.features.online.lmdb.store import OnlineStore
+        from antiphon.features.online.lmdb.overlay import LmdbOverlay
+        from antiphon.features.online.lmdb.store import LmdbStore
         from antiphon.features.online.redis.overlay import RedisOverlay
         from antiphon.features.online.redis.server import RedisServer
         from antiphon.features.online.redis.store import RedisStore
@@ -115,8 +115,8 @@ class Opened:
         self.overlay: StreamedOverlay
         self.online: OnlineSnapshots
         if redis is None:
-            self.online = OnlineStore(folder / "online", b"k" * 32)
-            self.overlay = Overlay(folder / "online", self.scope)
+            self.online = LmdbStore(folder / "online", b"k" * 32)
+            self.overlay = LmdbOverlay(folder / "online", self.scope)
             self._close += [self.online, self.overlay]
         else:
             keeper = RedisServer(redis)

@@ -32,7 +32,7 @@ from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
@@ -50,7 +50,7 @@ SMALL = 3
 def online_store(folder: Path, redis: str) -> tuple[Any, Callable[[], None]]:
     """The store, and what closes it."""
     if redis == "-":
-        store = OnlineStore(folder / "online", KEY)
+        store = LmdbStore(folder / "online", KEY)
         return store, store.close
     server = RedisServer(redis)
     return RedisStore(server, KEY), server.close

@@ -42,8 +42,8 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.overlay import Overlay
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.snapshots.finished import NO_TIME
 from antiphon.features.plan import plan_of
@@ -181,7 +181,7 @@ class Stores(NamedTuple):
 
 @contextmanager
 def lmdb_stores(folder: Path) -> Iterator[Stores]:
-    stores = Stores(OnlineStore(folder / "online", b"k" * 32), Overlay(folder / "online", SCOPE))
+    stores = Stores(LmdbStore(folder / "online", b"k" * 32), LmdbOverlay(folder / "online", SCOPE))
     try:
         yield stores
     finally:

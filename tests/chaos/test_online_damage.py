@@ -19,7 +19,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon import Entity, Source, count, feature_view
 from antiphon.core.errors import AntiphonError, UnavailableError
-from antiphon.features.online.lmdb.seals import seal_path
+from antiphon.features.online.lmdb.writer import seal_path
 from antiphon.features.publication.healing import Healer, SnapshotHealth
 from antiphon.services.features.health import notices
 
@@ -279,10 +279,10 @@ def test_two_healers_build_once(desk: Desk, tmp_path: Path) -> None:
 _READER = """
 import os, sys
 from pathlib import Path
-from antiphon.features.online.lmdb.sealed import SealedSnapshot
+from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
 
 file, damage, mode = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-opened = SealedSnapshot(file, file.stem)
+opened = LmdbSnapshot(file, file.stem)
 if mode == "undefended":
     opened._require_whole = lambda: None
 entities = [key for key, _ in opened.values() if len(key) == 16]

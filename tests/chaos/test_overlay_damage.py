@@ -21,9 +21,9 @@ from antiphon import Entity, Source, count, feature_view
 from antiphon.core.errors import AntiphonError, CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.overlay_file import _OverlayEnvironment
-from antiphon.features.online.streamed import OverlayEvent, view_prefix
+from antiphon.features.online.overlay_records import OverlayEvent, view_prefix
 from antiphon.features.publication.healing import Healer, SnapshotHealth
 from antiphon.features.publication.publish import included_offsets
 from antiphon.features.streaming.consumer import StreamConsumer
@@ -256,7 +256,7 @@ def test_a_stream_that_cannot_be_read_holds_back_its_own_views_alone(tmp_path: P
 
 def test_a_project_without_streams_has_nothing_to_read_again(tmp_path: Path) -> None:
     world = World(tmp_path)
-    overlay = Overlay(tmp_path / "elsewhere", world.scope, published=lambda: True)
+    overlay = LmdbOverlay(tmp_path / "elsewhere", world.scope, published=lambda: True)
     assert overlay.read(()).replaying
     StreamConsumer(world.scope, log=world.log, overlay=overlay, online=world.online).poll()
     assert not overlay.read(()).replaying
@@ -315,10 +315,10 @@ class _LostKeys(Keys):
 
 def test_an_overlay_whose_data_key_is_gone_is_not_damaged(tmp_path: Path) -> None:
     view, entity = view_prefix("busy@1"), b"e" * 16
-    written = Overlay(tmp_path, Scope(), AesGcmCodec(Keys()))
+    written = LmdbOverlay(tmp_path, Scope(), AesGcmCodec(Keys()))
     written.apply({view: 1}, [OverlayEvent(view, entity, StreamedEvent(1, 1, "1", (1,), 1))], {})
     written.close()
-    overlay = Overlay(tmp_path, Scope(), AesGcmCodec(_LostKeys()))
+    overlay = LmdbOverlay(tmp_path, Scope(), AesGcmCodec(_LostKeys()))
     with pytest.raises(AntiphonError, match="no data key"):
         overlay.read([view], [(view, entity, 0)])
     found = overlay.check()
@@ -331,10 +331,10 @@ _READER = """
 import os, sys
 from pathlib import Path
 from antiphon.core.scope import Scope
-from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
 
 root, mode = Path(sys.argv[1]), sys.argv[2]
-overlay = Overlay(root, Scope())
+overlay = LmdbOverlay(root, Scope())
 if mode == "undefended":
     opened = overlay._file._opened
     overlay._file._current = lambda: opened

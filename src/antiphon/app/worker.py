@@ -24,7 +24,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.features.monitoring.skew.schedule import WORKFLOW as SKEW
+from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.housekeeping import Housekeeping

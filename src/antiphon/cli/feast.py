@@ -44,7 +44,7 @@ def import_feast(
 ) -> None:
     """Translate a Feast repository into definitions. Nothing is written while something has no counterpart."""
     from antiphon.features.feast import render
-    from antiphon.features.feast.running import read_with_feast
+    from antiphon.features.feast.feast_process import read_with_feast
     from antiphon.features.feast.syntax import read_syntax
     from antiphon.features.feast.translate import Choices, translate
 

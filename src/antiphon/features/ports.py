@@ -17,8 +17,8 @@ from antiphon.catalog.verdicts import Staged, Verdict
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, OverlayReading, Progress
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
-from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, OverlayReading, Progress
 from antiphon.features.tiles.entity_state import EntityState
 from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.values import EntityRow

@@ -10,7 +10,7 @@ import numpy
 
 from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.features.embedding.ports import Embedded
+from antiphon.features.embedding.vectors import Embedded
 
 _WORD = re.compile(r"\w+")
 

@@ -33,7 +33,7 @@ from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.features.online.redis import building as redis_building
+from antiphon.features.online.redis import writer as redis_writer
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
@@ -277,7 +277,7 @@ def zygote(live: Callable[[dict[str, Any]], None]) -> None:
     import redis
 
     assert all((duckdb, lmdb, pyarrow, redis))
-    vars(redis_building)["BUILDING_MILLISECONDS"] = _BUILDING_MILLISECONDS
+    vars(redis_writer)["BUILDING_MILLISECONDS"] = _BUILDING_MILLISECONDS
     pairs = [[int(one) for one in pair.split(",")] for pair in sys.argv[1:]]
     if not pairs:
         _begin_lives(live)

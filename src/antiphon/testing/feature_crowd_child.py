@@ -33,7 +33,7 @@ from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.features.online.streamed import view_prefix
+from antiphon.features.online.overlay_records import view_prefix
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer

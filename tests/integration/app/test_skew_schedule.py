@@ -20,7 +20,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
-from antiphon.features.monitoring.skew.schedule import WORKFLOW, due
+from antiphon.features.monitoring.skew.selection import WORKFLOW, due
 from antiphon.services.features.skew import FeatureSkew
 
 DAY = timedelta(days=1)

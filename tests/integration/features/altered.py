@@ -7,8 +7,8 @@ from pathlib import Path
 
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
-from antiphon.features.online.lmdb.sealed import SealedSnapshot, SealedWriter
-from antiphon.features.online.lmdb.seals import read_seal
+from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
+from antiphon.features.online.lmdb.writer import LmdbWriter, read_seal
 from antiphon.features.online.snapshots.encoding import (
     BASE,
     META,
@@ -37,8 +37,8 @@ def alter(
     scope: Scope | None = None,
 ) -> None:  # fmt: skip
     """Change the tiles of every entity, or the latest ones of each alone; what has few events gets tiles for it."""
-    opened = SealedSnapshot(file, snapshot, codec, scope)
-    writer = SealedWriter(file, opened.meta, opened.size, codec, scope)
+    opened = LmdbSnapshot(file, snapshot, codec, scope)
+    writer = LmdbWriter(file, opened.meta, opened.size, codec, scope)
     nothing = b"" if opened._rows is None else opened._rows.nothing
     for key, value in opened.values():
         if key == META:

@@ -20,8 +20,8 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.refresh import Refresher
-from antiphon.features.online.lmdb.overlay import Overlay
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.ports import SourceLog
 from antiphon.features.publication.publish import Publisher
@@ -65,7 +65,7 @@ class World:
         for spec in specs:
             self.definitions.put(self.scope, spec)
         self.lake = lake or LocalLake(folder / "lake", codec)
-        self.online = online or OnlineStore(folder / "online", b"k" * 32, codec)
+        self.online = online or LmdbStore(folder / "online", b"k" * 32, codec)
         self.overlay = overlay or self.new_overlay(codec)
         self.consumer = StreamConsumer(
             self.scope, log=self.log, overlay=self.overlay, online=self.online, views=list(specs)
@@ -98,9 +98,11 @@ class World:
         )
         self.reader = self.new_reader()
 
-    def new_overlay(self, codec: Codec | None = None) -> Overlay:
+    def new_overlay(self, codec: Codec | None = None) -> LmdbOverlay:
         published = self.publications.current
-        return Overlay(self.folder / "online", self.scope, codec, published=lambda: published(self.scope) is not None)
+        return LmdbOverlay(
+            self.folder / "online", self.scope, codec, published=lambda: published(self.scope) is not None
+        )
 
     def new_reader(self) -> FeatureReader:
         return FeatureReader(

@@ -26,8 +26,8 @@ from antiphon.definitions.source import SourceSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.overlay import Overlay
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
@@ -77,7 +77,7 @@ class Watch:
             event = payment(n, at, 33.25, "É")
             told = {"card": event["card"], "amount": event["amount"], "shop": "é"}
             self.log.append(Event(event["id"], at, at + MINUTE, told))
-        self.online, self.overlay = OnlineStore(folder / "online", b"k" * 32), Overlay(folder / "online", Scope())
+        self.online, self.overlay = LmdbStore(folder / "online", b"k" * 32), LmdbOverlay(folder / "online", Scope())
         lake = LocalLake(folder / "lake")
         manifest = materialize(
             Materialisation(scope=Scope(), spec=spec, as_of=NOON, through=0), lake=lake, log=self.log,

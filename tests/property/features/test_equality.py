@@ -44,8 +44,8 @@ from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.overlay import Overlay
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import load_rows
@@ -331,8 +331,8 @@ def check(case: Case, folder: Path) -> None:
     # Online: a snapshot that includes the log's beginning, the rest streamed, some of it twice.
     clock = ManualClock(T)
     codec = AesGcmCodec(Keys()) if case.step % 2 else PlainCodec()
-    lake, online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32, codec)
-    overlay = Overlay(folder / "online", SCOPE)
+    lake, online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32, codec)
+    overlay = LmdbOverlay(folder / "online", SCOPE)
     try:
         published = {}
         for spec in specs:

@@ -23,10 +23,9 @@ from antiphon.core.errors import (
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.ports import Embedders
 from antiphon.features.embedding.space import VectorSpace
-from antiphon.features.embedding.spaces import VectorSpaces
-from antiphon.features.embedding.vectors import embedded, required_text, text_hash, unit
+from antiphon.features.embedding.space_cache import VectorSpaces
+from antiphon.features.embedding.vectors import Embedders, embedded, required_text, text_hash, unit
 from antiphon.features.ports import OnlineSnapshots, PublicationReader, SnapshotStore
 
 if TYPE_CHECKING:

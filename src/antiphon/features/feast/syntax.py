@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.features.feast.constants import Chosen, Made, Scope, Unknown
 from antiphon.features.feast.repository import (
     SETTINGS,
     At,
@@ -32,6 +31,7 @@ from antiphon.features.feast.repository import (
     SourceKind,
     Unread,
 )
+from antiphon.features.feast.static_values import Chosen, Made, Scope, Unknown
 
 _VIEWS = ("FeatureView", "BatchFeatureView", "StreamFeatureView", "LabelView", "SortedFeatureView")
 _DECORATORS = {

@@ -14,8 +14,7 @@ import msgspec
 
 from antiphon.definitions.view_name import snake_case
 from antiphon.features.feast import on_demand
-from antiphon.features.feast.functions import Untranslatable
-from antiphon.features.feast.names import class_name, duration, entity_name, our_name, project_name, reachable
+from antiphon.features.feast.on_demand import Untranslatable
 from antiphon.features.feast.repository import (
     At,
     FeastOnDemand,
@@ -33,6 +32,12 @@ from antiphon.features.feast.translation import (
     WrittenService,
     WrittenSource,
     WrittenView,
+    class_name,
+    duration,
+    entity_name,
+    our_name,
+    project_name,
+    reachable,
 )
 
 SERVABLE = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"})

@@ -22,7 +22,7 @@ from antiphon.definitions.compatibility import ViewChange, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Rule
 from antiphon.features.monitoring.quality.distances import distance
-from antiphon.features.monitoring.quality.quarantine import QuarantinedRow, quarantined_rows
+from antiphon.features.monitoring.quality.inspection import QuarantinedRow, quarantined_rows
 from antiphon.features.ports import Lake
 
 

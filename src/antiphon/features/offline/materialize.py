@@ -22,13 +22,12 @@ from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.batch import SnapshotEmbedding
-from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.snapshot_embedding import SnapshotEmbedding
+from antiphon.features.embedding.vectors import Embedders
 from antiphon.features.monitoring.quality.custom_rules import Functions, check_values, needs_values
 from antiphon.features.monitoring.quality.inspection import Inspection
 from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
-from antiphon.features.monitoring.quality.statistics import StatisticsBuilder
-from antiphon.features.monitoring.quality.text_names import KeyedHash, TextNames
+from antiphon.features.monitoring.quality.statistics import KeyedHash, StatisticsBuilder, TextNames
 from antiphon.features.offline.batch_values import BatchValues, window_condition
 from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of

@@ -23,10 +23,10 @@ from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputErr
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
-from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.vectors import Embedders
 from antiphon.features.monitoring.quality.custom_rules import Functions
 from antiphon.features.monitoring.quality.gate import EARLIER, Outcome, gate
-from antiphon.features.monitoring.quality.text_names import KeyedHash
+from antiphon.features.monitoring.quality.statistics import KeyedHash
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.ports import (

@@ -28,8 +28,8 @@ from antiphon.core.errors import (
 from antiphon.core.scope import Scope
 from antiphon.features.online import lookup_errors
 from antiphon.features.online.entity_rows import KEPT_ROWS, Entity, SnapshotRows
+from antiphon.features.online.overlay_records import OverlayReading
 from antiphon.features.online.remedies import EarlierRows
-from antiphon.features.online.streamed import OverlayReading
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, PublicationReader, StreamedOverlay
 from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
 

@@ -20,7 +20,7 @@ import msgspec
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.ports import DefinitionReader, Lake, OnlineSnapshots, PublicationReader, SnapshotStore
 
 _log = logging.getLogger("antiphon.features")
@@ -129,7 +129,7 @@ class Healer:
         lock: Path,
         rebuild: Callable[[Damage, str], object],
         reads: bool = True,
-        overlay: Overlay | None = None,
+        overlay: LmdbOverlay | None = None,
     ) -> None:
         self._scope = scope
         self._health = health

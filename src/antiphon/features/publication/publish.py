@@ -19,7 +19,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import ConflictError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.online.streamed import view_prefix
+from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.ports import (
     CollectedLake,
     CollectedSnapshots,

@@ -22,7 +22,7 @@ from antiphon.core.errors import AntiphonError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import Measured, Payload, compile_measures, key_texts, sequence
-from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, view_prefix
+from antiphon.features.online.overlay_records import OverlayEvent, OverlayReading, Progress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
 from antiphon.features.values import StreamedEvent

@@ -26,7 +26,7 @@ _WHOLE = -(2**63)
 class Evaluator:
     """A plan with its finishing functions, ready to read.
 
-    What was declared by ``embed`` is not in a row: ``embedding.reading`` reads its vectors.
+    What was declared by ``embed`` is not in a row: ``embedding.vector_reader`` reads its vectors.
     """
 
     def __init__(self, plan: Plan) -> None:

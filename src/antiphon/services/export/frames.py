@@ -18,7 +18,7 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.reading import TextVector
+from antiphon.features.embedding.vector_reader import TextVector
 from antiphon.features.exports.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
 from antiphon.features.expressions.on_demand import computed_of
 from antiphon.features.freshness import SourceQuality

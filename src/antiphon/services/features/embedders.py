@@ -10,7 +10,7 @@ from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.engine import weights
 from antiphon.engine.backends.llamacpp.encoder import LlamaCppEmbedding
-from antiphon.features.embedding.ports import Embedded, Embedder
+from antiphon.features.embedding.vectors import Embedded, Embedder
 
 
 class LocalEmbedders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from antiphon.core.errors import CorruptionError
-from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publication.healing import Damage, Healer, SnapshotHealth
 from antiphon.services.features.platform import FeaturePlatform
@@ -41,7 +41,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
         lock=store.paths.run / "healing.lock",
         rebuild=rebuild,
         reads=not platform.far,  # A server's memory does not rot, and reading all of it is felt.
-        overlay=platform.overlay if isinstance(platform.overlay, Overlay) else None,
+        overlay=platform.overlay if isinstance(platform.overlay, LmdbOverlay) else None,
     )
 
 

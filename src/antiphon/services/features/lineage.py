@@ -13,7 +13,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
-from antiphon.features.monitoring.skew.on_demand import on_demand_values
+from antiphon.features.monitoring.skew.predictions import on_demand_values
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.lineage import Lineage, judged, trace
 from antiphon.services.features.platform import FeaturePlatform

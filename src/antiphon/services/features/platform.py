@@ -20,8 +20,8 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup
-from antiphon.features.embedding.reading import VectorReader
-from antiphon.features.embedding.spaces import VectorSpaces
+from antiphon.features.embedding.space_cache import VectorSpaces
+from antiphon.features.embedding.vector_reader import VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
 from antiphon.features.lake.local import LocalLake
@@ -29,7 +29,7 @@ from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StreamedOverlay
@@ -66,7 +66,7 @@ class FeaturePlatform:
         return self._stores.lake
 
     @property
-    def online(self) -> OnlineStore | RedisStore:
+    def online(self) -> LmdbStore | RedisStore:
         return self._stores.online
 
     @property

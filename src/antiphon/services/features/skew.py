@@ -25,8 +25,8 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
 from antiphon.features.monitoring.skew.measure import SAMPLE, SECONDS, Progress, Skew
-from antiphon.features.monitoring.skew.schedule import OFF, WORKFLOW, due
-from antiphon.features.monitoring.skew.served import Served
+from antiphon.features.monitoring.skew.predictions import Served
+from antiphon.features.monitoring.skew.selection import OFF, WORKFLOW, due
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.services.features.platform import FeaturePlatform

@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
 from antiphon.services.batches import file_contents
@@ -307,7 +307,7 @@ def _reseal_lake(lake: LocalLake | S3Lake, relative: str, wanted: str | None) ->
     return 1
 
 
-def _reseal_online(online: OnlineStore | RedisStore, scope: Scope, view: str, snapshot: str, wanted: str | None) -> int:
+def _reseal_online(online: LmdbStore | RedisStore, scope: Scope, view: str, snapshot: str, wanted: str | None) -> int:
     try:
         if online.key_of(scope, view, snapshot) == wanted:
             return 0

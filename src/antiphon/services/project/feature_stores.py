@@ -15,8 +15,8 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.online.lmdb.overlay import FILE_NAME as OVERLAY
-from antiphon.features.online.lmdb.overlay import Overlay
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
@@ -73,10 +73,10 @@ class FeatureStores:
         )
 
     @cached_property
-    def online(self) -> OnlineStore | RedisStore:
+    def online(self) -> LmdbStore | RedisStore:
         key, codec = self._store.secret("online"), self._store.database.codec
         if self.redis is None:
-            return OnlineStore(self._store.paths.online, key, codec)
+            return LmdbStore(self._store.paths.online, key, codec)
         return RedisStore(self.redis, key, codec)
 
     @property
@@ -89,7 +89,7 @@ class FeatureStores:
         # Before anything lies in the online store: a secret that is not there beside it counts as lost.
         self._store.secret("online")
         if self.redis is None:
-            return Overlay(
+            return LmdbOverlay(
                 self._store.paths.online,
                 scope,
                 self._store.database.codec,

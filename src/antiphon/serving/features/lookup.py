@@ -17,7 +17,7 @@ from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.errors import ForbiddenError, InvalidInputError, TooLargeError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.reading import VectorRows
+from antiphon.features.embedding.vector_reader import VectorRows
 from antiphon.features.freshness import rule_of
 from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.lookup import FeatureRows
@@ -47,7 +47,7 @@ class RowReader(Protocol):
 
 
 class VectorRowReader(Protocol):
-    """Reads vectors of one scope (``features.embedding.reading.VectorReader``)."""
+    """Reads vectors of one scope (``features.embedding.vector_reader.VectorReader``)."""
 
     def rows(
         self,

@@ -14,7 +14,7 @@ import msgspec
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, defaults_of
-from antiphon.features.embedding.reading import VectorRows
+from antiphon.features.embedding.vector_reader import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
 from antiphon.features.freshness import rule_of
 from antiphon.serving.features.lookup_judge import masked

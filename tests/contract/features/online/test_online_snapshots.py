@@ -22,7 +22,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StateQuestion
@@ -80,7 +80,7 @@ def opening(
     if kind[0] == "lmdb":
 
         def again() -> Store:
-            opened.append(OnlineStore(tmp_path / "online", KEY, codec))
+            opened.append(LmdbStore(tmp_path / "online", KEY, codec))
             return opened[-1]
     else:
         server = RedisServer(servers[kind[0]].url)
@@ -175,7 +175,7 @@ def test_a_damaged_snapshot_is_condemned_and_built_again(
 
 
 def test_every_store_answers_alike(made: Made, store: Store, tmp_path: Path) -> None:
-    reference = OnlineStore(tmp_path / "reference", KEY)
+    reference = LmdbStore(tmp_path / "reference", KEY)
     build(reference, made)
     build(store, made)
     moments = [-9_999.5, -601.25, -30, 0, 0.001, 13, 59.5, 61, 60 * 24 * 29, 60 * 24 * 40]

@@ -13,10 +13,10 @@ from tests.unit.governance.test_sealing import Keys
 
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
-from antiphon.features.online.lmdb.overlay import Overlay
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, Progress, view_prefix
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
-from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, Progress, view_prefix
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.values import StreamedEvent
 from antiphon.governance.sealing import AesGcmCodec
@@ -68,7 +68,7 @@ def opening(
     if kind[0] == "lmdb":
 
         def again(scope: Scope = SCOPE) -> StreamedOverlay:
-            opened.append(Overlay(tmp_path, scope, codec))
+            opened.append(LmdbOverlay(tmp_path, scope, codec))
             return opened[-1]
     else:
         server = RedisServer(process(kind[0]).url)

@@ -31,9 +31,9 @@ from antiphon.core.errors import (
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup, Question
-from antiphon.features.embedding.ports import Embedded
-from antiphon.features.embedding.reading import TextVector, VectorReader, VectorRows
-from antiphon.features.embedding.spaces import VectorSpaces
+from antiphon.features.embedding.space_cache import VectorSpaces
+from antiphon.features.embedding.vector_reader import TextVector, VectorReader, VectorRows
+from antiphon.features.embedding.vectors import Embedded
 from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.offline.materialize import Materialisation, materialize
@@ -299,7 +299,7 @@ def test_without_the_model_nothing_is_materialised(said: Embedding) -> None:
 def test_a_snapshot_with_many_texts_has_an_index_that_is_pruned_with_it_and_put_back_when_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("antiphon.features.embedding.batch.EXACT_UP_TO", 3)
+    monkeypatch.setattr("antiphon.features.embedding.snapshot_embedding.EXACT_UP_TO", 3)
     said = Embedding(tmp_path)
     said.say(TEXTS)
     index = said.publish().vectors["review"].index
@@ -325,7 +325,7 @@ def test_a_snapshot_with_many_texts_has_an_index_that_is_pruned_with_it_and_put_
 def test_nothing_clear_of_a_text_or_its_vector_is_on_the_disk_of_an_encrypted_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("antiphon.features.embedding.batch.EXACT_UP_TO", 3)
+    monkeypatch.setattr("antiphon.features.embedding.snapshot_embedding.EXACT_UP_TO", 3)
     said = Embedding(tmp_path, AesGcmCodec(Keys()))
     said.say(TEXTS)
     assert said.publish().vectors["review"].index is not None

@@ -19,8 +19,8 @@ from tests.integration.features.world import World
 import antiphon
 from antiphon.core.errors import DeadlineExceededError, InvalidInputError, SetupError
 from antiphon.definitions import project
+from antiphon.features.feast.feast_process import read_with_feast
 from antiphon.features.feast.repository import At, FeastRepository
-from antiphon.features.feast.running import read_with_feast
 from antiphon.features.feast.syntax import read_syntax
 
 

@@ -25,7 +25,7 @@ from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions import expect
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import PythonCheck, Quality
-from antiphon.features.monitoring.quality.quarantine import quarantined_rows
+from antiphon.features.monitoring.quality.inspection import quarantined_rows
 from antiphon.features.offline.lineage import trace
 from antiphon.features.offline.refresh import Refreshed
 from antiphon.governance.sealing import AesGcmCodec

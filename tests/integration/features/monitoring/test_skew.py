@@ -21,9 +21,9 @@ from antiphon.catalog.skew_reports import FeatureSkew, SkewReport
 from antiphon.core.errors import ConflictError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.monitoring.skew.measure import GONE, LATE, Skew
+from antiphon.features.monitoring.skew.predictions import Served
 from antiphon.features.monitoring.skew.report import same
-from antiphon.features.monitoring.skew.served import Served
-from antiphon.features.online.streamed import view_prefix
+from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.tiles.tile import Tile
 from antiphon.features.values import FeatureVector
 

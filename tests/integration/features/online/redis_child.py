@@ -9,7 +9,7 @@ from tests.integration.features.desk import specs
 from tests.integration.features.world import NOON, World
 
 from antiphon.core.scope import Scope
-from antiphon.features.online.redis import building as redis_building
+from antiphon.features.online.redis import writer as redis_writer
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
@@ -18,7 +18,7 @@ from antiphon.features.online.redis.store import RedisStore
 def main() -> None:
     url, folder = sys.argv[1], Path(sys.argv[2])
     # Many small batches, so that there is a middle to be killed in.
-    redis_building._BATCH_VALUES = redis_building._UNDER_WAY = 1
+    redis_writer._BATCH_VALUES = redis_writer._UNDER_WAY = 1
     server = RedisServer(url)
     store, overlay = RedisStore(server, b"k" * 32), RedisOverlay(server, Scope())
     world = World(folder, *specs(folder / "departures.parquet"), online=store, overlay=overlay)

@@ -11,7 +11,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from antiphon.catalog.publications import Publication
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.features.online.lmdb.seals import seal_path
+from antiphon.features.online.lmdb.writer import seal_path
 from antiphon.features.online.lookup import FeatureReader
 
 EWR = {"origin": "EWR", "dest": "SFO"}

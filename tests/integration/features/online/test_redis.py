@@ -45,14 +45,14 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon import Source, col, distinct, feature_view, frequency, quantile, target
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.features.online.redis import building as redis_building
-from antiphon.features.online.redis.bulk import Scripts, packed_script
+from antiphon.features.online.overlay_records import OverlayEvent, view_prefix
+from antiphon.features.online.redis import writer as redis_writer
 from antiphon.features.online.redis.layout import Place, decode_seal, encode_seal
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
+from antiphon.features.online.redis.writer import Scripts, packed_script
 from antiphon.features.online.snapshots.encoding import decode_meta, encode_meta
-from antiphon.features.online.streamed import OverlayEvent, view_prefix
 from antiphon.features.values import StreamedEvent
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -362,14 +362,14 @@ def test_a_build_that_stood_still_too_long_is_not_sealed(
 ) -> None:
     """Its mark ran out and a collection removed what it had written: what comes after must not be half a snapshot."""
     manifest = world.materialize("congestion", NOON)
-    writing = redis_building.RedisWriter.seal
+    writing = redis_writer.RedisWriter.seal
 
-    def late(writer: redis_building.RedisWriter, instead_of: bytes = b"") -> bool:
+    def late(writer: redis_writer.RedisWriter, instead_of: bytes = b"") -> bool:
         server.client.delete(*[key for key in keys_of(server) if key.endswith(":building")])
         world.online.collect(world.scope, (), time.time() - 3_600)
         return writing(writer, instead_of)
 
-    monkeypatch.setattr(redis_building.RedisWriter, "seal", late)
+    monkeypatch.setattr(redis_writer.RedisWriter, "seal", late)
     with pytest.raises(UnavailableError, match="was given up"):
         world.online.build(manifest, world.specs["congestion"], world.lake)
     monkeypatch.undo()

@@ -17,8 +17,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.features.online.lmdb.sealed import SealedWriter
-from antiphon.features.online.lmdb.seals import read_seal, seal_path, write_seal
+from antiphon.features.online.lmdb.writer import LmdbWriter, read_seal, seal_path, write_seal
 from antiphon.features.online.snapshots.encoding import META
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -115,7 +114,7 @@ def test_a_file_of_another_format_is_told_and_built_anew(world: Sealed) -> None:
     snapshot = publication.snapshots[world.world.specs["noted"].key]
     file = online.file(scope, "noted", snapshot)
     opened = online.open(scope, "noted", snapshot)
-    writer = SealedWriter(file, msgspec.structs.replace(opened.meta, format=2), 1, world.codec, scope)
+    writer = LmdbWriter(file, msgspec.structs.replace(opened.meta, format=2), 1, world.codec, scope)
     writer.seal(instead_of=opened.seal)
     online.forget(scope, ())
     with pytest.raises(CorruptionError, match="another format"):
@@ -134,7 +133,7 @@ def test_of_two_that_build_one_snapshot_at_once_the_first_stays(world: Sealed) -
     file, opened = online.file(scope, "noted", snapshot), online.open(scope, "noted", snapshot)
     records = [one for one in opened.values() if one[0] != META]
     file.unlink()  # The seal is left, as by a collection that was cut off.
-    writers = [SealedWriter(file, opened.meta, len(records), world.codec, scope) for _ in range(2)]
+    writers = [LmdbWriter(file, opened.meta, len(records), world.codec, scope) for _ in range(2)]
     for number, writer in enumerate(writers):
         writer._temporary = file.with_name(f".{file.name}.{number}.building")  # As if in two processes.
         writer.write([key for key, _ in records], [value for _, value in records])

@@ -15,7 +15,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory
-from antiphon.features.online.lmdb.seals import seal_path
+from antiphon.features.online.lmdb.writer import seal_path
 from antiphon.features.publication.prune import Pruner
 
 MONTH = timedelta(days=30)

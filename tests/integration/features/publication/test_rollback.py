@@ -17,7 +17,7 @@ from antiphon.catalog.verdicts import Staged
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.refresh import Refreshed
-from antiphon.features.online.streamed import view_prefix
+from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.publication.rollback import Rollback, ViewRollback
 
 WHY = {"reason": "the airport sent nonsense", "principal": "ops"}

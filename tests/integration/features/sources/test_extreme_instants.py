@@ -20,7 +20,7 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 
 SCOPE = Scope()
@@ -53,7 +53,7 @@ def orders(path: Path) -> None:
 def test_instants_that_no_reader_can_print_are_rejected(tmp_path: Path) -> None:
     orders(tmp_path / "orders.parquet")
     spec, lake = view(tmp_path / "orders.parquet"), LocalLake(tmp_path / "lake")
-    online = OnlineStore(tmp_path / "online", b"k" * 32)
+    online = LmdbStore(tmp_path / "online", b"k" * 32)
     manifest = materialize(
         Materialisation(scope=SCOPE, spec=spec, as_of=NOW), lake=lake, log=None, clock=ManualClock(NOW)
     )

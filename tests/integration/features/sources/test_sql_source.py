@@ -22,7 +22,7 @@ from antiphon.features.monitoring.quality.inspection import Inspection
 from antiphon.features.offline.lineage import trace
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -81,7 +81,7 @@ def test_a_query_is_a_source_on_every_path(tmp_path: Path) -> None:
         }
         for shop in "ab"
     }
-    lake, online = LocalLake(tmp_path / "lake"), OnlineStore(tmp_path / "online", b"k" * 32)
+    lake, online = LocalLake(tmp_path / "lake"), LmdbStore(tmp_path / "online", b"k" * 32)
     manifest = materialize(
         Materialisation(scope=Scope(), spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
     )

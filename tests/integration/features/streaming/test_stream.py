@@ -248,13 +248,13 @@ def _scope() -> Any:
 
 
 def _prefix(world: World) -> bytes:
-    from antiphon.features.online.streamed import view_prefix
+    from antiphon.features.online.overlay_records import view_prefix
 
     return view_prefix(world.specs["traffic"].key)
 
 
 def _event(world: World, offset: int) -> Any:
-    from antiphon.features.online.streamed import OverlayEvent
+    from antiphon.features.online.overlay_records import OverlayEvent
     from antiphon.features.values import StreamedEvent
 
     entity = world.online.entity_hash("origin", ["EWR"])

@@ -28,7 +28,7 @@ from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.event_columns import Moments, event_columns
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import ROWS, load_rows
@@ -233,7 +233,7 @@ def check(folder: Path, events: list[Told], asked: list[tuple[str, int]], moment
         assert {name: bits(row[name]) for name in want} == {name: bits(value) for name, (value, _) in want.items()}
         assert {name: times[name][place] for name in want} == {name: at for name, (_, at) in want.items()}
 
-    lake, online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32)
+    lake, online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
     clock = ManualClock(moment)
     try:
         manifest = materialize(

@@ -38,10 +38,10 @@ from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.overlay import Overlay
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.features.online.streamed import view_prefix
+from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.streaming.consumer import StreamConsumer
@@ -114,7 +114,7 @@ class Killed(Exception):
 class Dying:
     """An overlay whose process dies at its first transaction: before it, or after it."""
 
-    def __init__(self, overlay: Overlay, before: bool) -> None:
+    def __init__(self, overlay: LmdbOverlay, before: bool) -> None:
         self._overlay = overlay
         self._before = before
 
@@ -165,8 +165,8 @@ class Played:
         self.spec = view(str(folder / "history.parquet"))
         self.prefix = view_prefix(self.spec.key)
         self.clock = ManualClock(T)
-        self.lake, self.online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32)
-        self.overlay = Overlay(folder / "online", SCOPE)
+        self.lake, self.online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
+        self.overlay = LmdbOverlay(folder / "online", SCOPE)
         self.publications, self.manifests = Publications(), list[SnapshotManifest]()
         self.at = 0
         self.consumer = self.started()

@@ -24,7 +24,7 @@ from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.online.lmdb.store import OnlineStore
+from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import load_rows
@@ -164,7 +164,7 @@ def check(folder: Path, given_flights: list[Flight], asked: list[tuple[str, int]
     for row, want in zip(point_in_time(frame, [spec], scope=SCOPE, limits=LIMITS).to_pylist(), wanted, strict=True):
         assert_same({name: row[name] for name in want}, want)
 
-    lake, online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32)
+    lake, online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
     try:
         manifest = materialize(
             Materialisation(scope=SCOPE, spec=spec, as_of=T), lake=lake, log=None, clock=ManualClock(T), limits=LIMITS

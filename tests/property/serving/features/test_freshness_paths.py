@@ -17,7 +17,7 @@ from antiphon.core.clock import ManualClock, microseconds
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.features.embedding.reading import TextVector, VectorRows
+from antiphon.features.embedding.vector_reader import TextVector, VectorRows
 from antiphon.features.exports.frames import with_contracts
 from antiphon.features.freshness import SourceQuality
 from antiphon.features.online.lookup import FeatureRows

@@ -10,9 +10,8 @@ import pytest
 from antiphon.catalog.snapshots import SnapshotVectors
 from antiphon.core.errors import CorruptionError, EngineError, SetupError
 from antiphon.features.embedding.index import NeighbourIndex, build
-from antiphon.features.embedding.ports import Embedded
 from antiphon.features.embedding.space import VectorSpace
-from antiphon.features.embedding.vectors import embedded
+from antiphon.features.embedding.vectors import Embedded, embedded
 from antiphon.testing.embedding import HashedWords, hashed_words
 
 MODEL = hashed_words(dimensions=32)

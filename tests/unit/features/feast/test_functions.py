@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.features.feast.functions import Operand, Untranslatable, expressions_of
+from antiphon.features.feast.on_demand import Operand, Untranslatable, expressions_of
 
 COLUMNS = {
     "rate": Operand("Stats.rate", "number"),

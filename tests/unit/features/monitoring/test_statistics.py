@@ -7,8 +7,7 @@ import pyarrow as pa
 import pytest
 
 from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.features.monitoring.quality.statistics import DISTINCT, TOP, StatisticsBuilder, edges_of
-from antiphon.features.monitoring.quality.text_names import NameOf
+from antiphon.features.monitoring.quality.statistics import DISTINCT, TOP, NameOf, StatisticsBuilder, edges_of
 
 
 def built(table: pa.Table, *names: str, batches: int = 1, **before: object) -> dict:  # type: ignore[type-arg]

@@ -8,8 +8,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.features.online.redis.building import Digest
-from antiphon.features.online.redis.bulk import packed_script
+from antiphon.features.online.redis.writer import Digest, packed_script
 
 records = st.lists(st.tuples(st.binary(min_size=16, max_size=24), st.binary()))
 

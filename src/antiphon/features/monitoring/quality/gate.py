@@ -36,7 +36,7 @@ from antiphon.definitions.quality import (
 )
 from antiphon.features.monitoring.quality.distances import discoveries, distance, pooled
 from antiphon.features.monitoring.quality.inspection import typed_reasons
-from antiphon.features.monitoring.quality.text_names import named_alike
+from antiphon.features.monitoring.quality.statistics import named_alike
 
 MINIMUM_ENTITIES = 1
 REJECTED_SHARE = 0.05

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
 from antiphon.catalog.snapshots import Quarantined, SnapshotFile, SnapshotManifest
@@ -20,7 +22,7 @@ from antiphon.features.monitoring.quality.source_quality import (
     profile,
     quarantine_sql,
 )
-from antiphon.features.monitoring.quality.text_names import TextNames
+from antiphon.features.monitoring.quality.statistics import TextNames
 from antiphon.features.offline.compute import write_parquet
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.sources.opened import marks_of
@@ -177,3 +179,33 @@ def typed_reasons(rule: Typed, kinds: Mapping[str, str]) -> Iterator[str]:
             yield f"The column {column} is {found}, not {wanted}."
     if rule.closed and (others := sorted(kinds.keys() - rule.columns.keys())):
         yield f"There are columns that are not declared: {', '.join(others)}."
+
+
+REASON = "antiphon_reason"
+
+
+class QuarantinedRow(msgspec.Struct, frozen=True):
+    """A source row and the rule that it offends."""
+
+    rule: str
+    columns: dict[str, Any]
+
+
+def quarantined_rows(manifest: SnapshotManifest, lake: Lake, limit: int = 100) -> list[QuarantinedRow]:
+    """The first rows that a snapshot's rules kept aside; a row stands once for each rule that it offends.
+
+    Raises:
+        CorruptionError: the lake's file is gone or changed.
+    """
+    import pyarrow.parquet
+
+    if manifest.quarantined is None:
+        return []
+    found: list[QuarantinedRow] = []
+    with lake.open(manifest.quarantined.file.path) as stream:
+        for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(min(limit, 10_000)):
+            for row in batch.to_pylist():
+                if len(found) == limit:
+                    return found
+                found.append(QuarantinedRow(row.pop(REASON), row))
+    return found

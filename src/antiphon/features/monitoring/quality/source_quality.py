@@ -40,8 +40,7 @@ from antiphon.features.expressions.compile_sql import (
     text,
 )
 from antiphon.features.monitoring.quality.row_rules import offends, relational, require, stages
-from antiphon.features.monitoring.quality.statistics import StatisticsBuilder
-from antiphon.features.monitoring.quality.text_names import TextNames
+from antiphon.features.monitoring.quality.statistics import StatisticsBuilder, TextNames
 from antiphon.features.offline.compute import types_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import FileMark, marks_of, opened

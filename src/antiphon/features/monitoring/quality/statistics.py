@@ -9,17 +9,61 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.features.monitoring.quality.text_names import NameOf
+from antiphon.catalog.snapshot_facts import WITHHELD, Statistics
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.sensitivity import Tags
 
 if TYPE_CHECKING:
     import numpy
     import pyarrow
+
+
+KeyedHash = Callable[[str, list[str | None]], bytes]
+"""``OnlineSnapshots.entity_hash``."""
+NameOf = Callable[[str], str | None]
+"""The name that statistics have for a text; ``None`` counts it among the others."""
+_DIGITS = 12
+
+
+class TextNames:
+    """Names the texts of one view.
+
+    Args:
+        keyed_hash: without it what is not public gets no name at all.
+    """
+
+    def __init__(self, spec: FeatureViewSpec, keyed_hash: KeyedHash | None) -> None:
+        self._view = spec.name
+        self._keyed_hash = keyed_hash
+        self._public = frozenset(name for name in spec.features if spec.tags.get(name, Tags()).sensitivity == "public")
+        # A column may be read by every feature of the view, and by its rules beside them.
+        self.columns_public = self._public == spec.features.keys()
+
+    def of_features(self, features: Collection[str]) -> dict[str, NameOf]:
+        """Ways to name the texts of each feature that is not public."""
+        return {name: self._named(name) for name in features if name not in self._public}
+
+    def of_columns(self, columns: Collection[str]) -> dict[str, NameOf]:
+        """Ways to name the texts of each column of the source, unless all that is made of it is public."""
+        return {} if self.columns_public else {name: self._named(f"source.{name}") for name in columns}
+
+    def _named(self, column: str) -> NameOf:
+        keyed_hash = self._keyed_hash
+        if keyed_hash is None:
+            return lambda text: None
+        return lambda text: f"{WITHHELD}{keyed_hash('antiphon statistics', [self._view, column, text]).hex()[:_DIGITS]}"
+
+
+def named_alike(one: Statistics, other: Statistics) -> bool:
+    """Tell whether both name texts, or both name pseudonyms: their names mean nothing to each other otherwise."""
+    kinds = [{name.startswith(WITHHELD) for name in each.top} for each in (one, other) if each.top]
+    return len(kinds) < 2 or kinds[0] == kinds[1]
+
 
 DISTINCT = 1_000
 """Distinct values are counted up to here."""

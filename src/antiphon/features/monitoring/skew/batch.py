@@ -22,8 +22,7 @@ from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.quality import ExistsIn
-from antiphon.features.monitoring.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
-from antiphon.features.monitoring.skew.old_events import with_base
+from antiphon.features.monitoring.skew.lake_state import Entity, KeptTiles, kept_events, kept_tiles, with_base
 from antiphon.features.offline.batch_values import Computed, values_at
 from antiphon.features.offline.compute import digests_of, files_of, relation_of
 from antiphon.features.plan import Plan, midnight_before

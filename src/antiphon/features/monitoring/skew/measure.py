@@ -21,17 +21,17 @@ from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictErro
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
-from antiphon.features.embedding.reading import TextVector
+from antiphon.features.embedding.vector_reader import TextVector
 from antiphon.features.monitoring.skew.batch import BatchSide, Deadline, Wanted, batch_side
-from antiphon.features.monitoring.skew.kept import Entity
+from antiphon.features.monitoring.skew.lake_state import Entity
+from antiphon.features.monitoring.skew.predictions import Served, compare_on_demand, unusable
 from antiphon.features.monitoring.skew.report import Tally, same, shown_value
-from antiphon.features.monitoring.skew.sample import sample_entities
-from antiphon.features.monitoring.skew.served import Served, compare_on_demand, unusable
+from antiphon.features.monitoring.skew.selection import sample_entities
 from antiphon.features.monitoring.skew.vectors import SkewVectors, Vector, shown
 from antiphon.features.offline.batch_values import Computed
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.features.online.streamed import view_prefix
+from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
 from antiphon.features.values import FeatureValue, MeasureValue

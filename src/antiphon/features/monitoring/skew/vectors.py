@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.ports import Embedders
-from antiphon.features.embedding.reading import TextVector, VectorReader
-from antiphon.features.embedding.spaces import VectorSpaces
-from antiphon.features.embedding.vectors import embedded, has_vector, text_hash
+from antiphon.features.embedding.space_cache import VectorSpaces
+from antiphon.features.embedding.vector_reader import TextVector, VectorReader
+from antiphon.features.embedding.vectors import Embedders, embedded, has_vector, text_hash
 
 if TYPE_CHECKING:
     import numpy

@@ -19,8 +19,8 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
-from antiphon.features.embedding.batch import vector_column
-from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.snapshot_embedding import vector_column
+from antiphon.features.embedding.vectors import Embedders
 from antiphon.features.expressions.compile_sql import quoted
 from antiphon.features.expressions.on_demand import with_on_demand
 from antiphon.features.offline.batch_values import Computed

@@ -24,10 +24,10 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.overlay_file import REPLAYING, OverlayFile
-from antiphon.features.online.overlay_keys import OverlayKeys
-from antiphon.features.online.streamed import (
+from antiphon.features.online.overlay_records import (
     OverlayCheck,
     OverlayEvent,
+    OverlayKeys,
     OverlayReading,
     Progress,
     decode_event,
@@ -40,7 +40,7 @@ from antiphon.features.values import StreamedEvent
 FILE_NAME = "overlay.mdb"
 
 
-class Overlay:
+class LmdbOverlay:
     """The overlay of one scope. One process writes, any number read."""
 
     def __init__(

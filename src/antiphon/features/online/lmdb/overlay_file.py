@@ -22,7 +22,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SealMismatchError, UnavailableError
 from antiphon.features.online import lookup_errors
 from antiphon.features.online.lmdb import environments
-from antiphon.features.online.lmdb.seals import one_at_a_time
+from antiphon.features.online.lmdb.writer import one_at_a_time
 
 REPLAYING = b"r"
 """The key that a new overlay has until what the damaged one held was read again from the log."""

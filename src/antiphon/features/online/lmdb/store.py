@@ -18,13 +18,13 @@ from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.lmdb import environments
-from antiphon.features.online.lmdb.sealed import SealedSnapshot, SealedWriter
-from antiphon.features.online.lmdb.seals import is_sealed, is_whole, one_at_a_time, read_seal, seal_path
+from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
+from antiphon.features.online.lmdb.writer import LmdbWriter, is_sealed, is_whole, one_at_a_time, read_seal, seal_path
 from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
 from antiphon.features.ports import Lake
 
 
-class OnlineStore:
+class LmdbStore:
     """Sealed snapshots below one root.
 
     Args:
@@ -38,7 +38,7 @@ class OnlineStore:
         self._key = key
         self._codec: Codec = codec or PlainCodec()
         self._lock = threading.Lock()
-        self._opened: dict[tuple[Scope, str, str], SealedSnapshot] = {}
+        self._opened: dict[tuple[Scope, str, str], LmdbSnapshot] = {}
 
     @property
     def root(self) -> Path:
@@ -77,7 +77,7 @@ class OnlineStore:
                 manifest,
                 spec,
                 lake,
-                begin=lambda meta: SealedWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
+                begin=lambda meta: LmdbWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
                 key=self._key,
             )
             writer.seal()
@@ -102,10 +102,10 @@ class OnlineStore:
             UnavailableError: the disk is full.
         """
         file = self.file(scope, view, snapshot)
-        before = SealedSnapshot(file, snapshot, self._codec, scope)
+        before = LmdbSnapshot(file, snapshot, self._codec, scope)
         try:
             with environments.room_needed(f"The online file of {snapshot}"):
-                writer = SealedWriter(file, before.meta, before.size, self._codec, scope)
+                writer = LmdbWriter(file, before.meta, before.size, self._codec, scope)
                 try:
                     copy_records(before.values(), writer)
                 except BaseException:
@@ -121,7 +121,7 @@ class OnlineStore:
         Raises:
             CorruptionError: the file is missing, or it or a value does not open.
         """
-        opened = SealedSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)
+        opened = LmdbSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)
         try:
             yield from opened.values()
         finally:
@@ -150,7 +150,7 @@ class OnlineStore:
             if not file.name.startswith("."):
                 yield file.parent.name, file.stem
 
-    def open(self, scope: Scope, view: str, snapshot: str) -> SealedSnapshot:
+    def open(self, scope: Scope, view: str, snapshot: str) -> LmdbSnapshot:
         """The snapshot, opened once per process.
 
         Raises:
@@ -166,13 +166,13 @@ class OnlineStore:
                 self._opened[scope, view, snapshot] = found
             return found
 
-    def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> SealedSnapshot:
+    def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> LmdbSnapshot:
         file = self.file(scope, view, snapshot)
         try:
-            return SealedSnapshot(file, snapshot, self._codec, scope)
+            return LmdbSnapshot(file, snapshot, self._codec, scope)
         except CorruptionError:
             # Between its check and its opening the file may have been replaced by one of the same content.
-            return SealedSnapshot(file, snapshot, self._codec, scope)
+            return LmdbSnapshot(file, snapshot, self._codec, scope)
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Tell whether the snapshot's file has the bytes that its seal names; all of it is read."""

@@ -23,16 +23,17 @@ from typing import Any
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.features.online.overlay_keys import OverlayKeys, key_place
-from antiphon.features.online.redis.server import RedisServer
-from antiphon.features.online.streamed import (
+from antiphon.features.online.overlay_records import (
     OverlayCheck,
     OverlayEvent,
+    OverlayKeys,
     OverlayReading,
     Progress,
     decode_event,
     encode_event,
+    key_place,
 )
+from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.values import StreamedEvent
 
 _PATIENCE = 10.0

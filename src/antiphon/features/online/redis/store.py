@@ -12,10 +12,10 @@ from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import CorruptionError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.online.redis.building import RedisWriter
 from antiphon.features.online.redis.layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
-from antiphon.features.online.redis.sealed import RedisSnapshot
 from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.redis.snapshot import RedisSnapshot
+from antiphon.features.online.redis.writer import RedisWriter
 from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
 from antiphon.features.online.snapshots.encoding import FORMAT
 from antiphon.features.ports import Lake
@@ -26,7 +26,7 @@ _ANY_TIME = 1e18
 
 
 class RedisStore:
-    """Sealed snapshots on one server, of any number of scopes. Layout and invariants: ``redis_layout``.
+    """Sealed snapshots on one server, of any number of scopes. Layout and invariants: module ``layout``.
 
     Args:
         key: the store's secret; entities are only known by their hash under it.

@@ -20,138 +20,38 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
-from operator import add
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from antiphon.core.codec import Codec, PayloadContext, PlainCodec
-from antiphon.core.codec import pack as codec_pack
-from antiphon.core.codec import unpack as codec_unpack
+from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
-from antiphon.features.lake.local import fsync_folder
-from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
 from antiphon.features.online.lmdb import environments
-from antiphon.features.online.lmdb.seals import Seal, is_sealed, one_at_a_time, read_seal, seal_path, write_seal
+from antiphon.features.online.lmdb.writer import Seal, key_context, read_seal
 from antiphon.features.online.snapshots.encoding import (
     BASE,
     FORMAT,
     META,
     RecordDecoder,
-    SnapshotMeta,
     block_key,
     decode_block,
     decode_meta,
-    encode_meta,
     plain_kinds,
 )
 from antiphon.features.online.snapshots.finished import layout_of
-from antiphon.features.online.snapshots.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.values import EntityRow
 
-_SCHEMA = "online/1"
 _CACHED_ENTITIES = 4_096
 
 
-class SealedWriter:
-    """Builds one sealed file. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
-
-    joins = True
-
-    def __init__(
-        self, target: Path, meta: SnapshotMeta, records: int, codec: Codec | None = None, scope: Scope | None = None
-    ) -> None:
-        """
-        Args:
-            records: about so many will be written.
-        """
-        self._target = target
-        self._cipher: ValueCipher = PlainValues()
-        self._key: str | None = None
-        if codec is not None and codec.sealing:
-            file_key = new_file_key()
-            self._cipher = SealedValues(file_key)
-            envelope = codec.seal(file_key, key_context(scope or Scope(), target))
-            self._key = base64.b64encode(codec_pack(envelope)).decode()
-        self._meta = meta
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
-        self._temporary.unlink(missing_ok=True)
-        self._sorted = SortedRecords(target.with_name(f".{target.name}.{os.getpid()}.sorting"), records)
-
-    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
-        """Write records, in any order; a key comes once. A row stands before the value, so that one reading finds both.
-        Nothing clear is written under a codec that seals."""
-        if rows is not None:
-            values = list(map(add, rows, values))
-        if self._key is not None:
-            values = list(map(self._cipher.seal, keys, values))
-        self._sorted.add(keys, values)
-
-    def _stored(self) -> None:
-        """All records into the file, in the order of their keys: every page is written once and full."""
-        import lmdb
-
-        self._sorted.finish()
-        # The file grows with what is written; the map is address space only.
-        size = max(2**30, 4 * self._sorted.size + 256 * self._sorted.records)
-        environment = lmdb.open(str(self._temporary), subdir=False, lock=False, sync=False, map_size=size)
-        try:
-            for records in self._sorted:
-                with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-                    cursor.putmulti(records, append=True)
-            with environment.begin(write=True) as transaction:
-                transaction.put(META, self._cipher.seal(META, encode_meta(self._meta)))
-            environment.sync(True)
-        finally:
-            environment.close()
-
-    def seal(self, instead_of: Seal | None = None) -> Seal:
-        """Finish the file and its seal; ``instead_of`` a file of the same content that is there.
-
-        Of two that build one snapshot at once the first stays: a file and its seal are put in place by one at a time.
-        """
-        try:
-            self._stored()
-        except BaseException:
-            self.discard()
-            raise
-        with self._temporary.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-        seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format)
-        with one_at_a_time(self._target.parent):
-            if instead_of is not None:
-                before = msgspec.structs.replace(instead_of, otherwise=None)
-                write_seal(self._target, msgspec.structs.replace(seal, otherwise=before))
-            elif is_sealed(self._target, self._meta.snapshot):
-                self.discard()
-                return read_seal(self._target)
-            else:
-                seal_path(self._target).unlink(missing_ok=True)  # What a collection that was cut off left.
-            os.replace(self._temporary, self._target)
-            fsync_folder(self._target.parent)
-            write_seal(self._target, seal)
-        return seal
-
-    def discard(self) -> None:
-        """Drop an unfinished file."""
-        self._sorted.discard()
-        self._temporary.unlink(missing_ok=True)
-
-
-def key_context(scope: Scope, file: Path) -> PayloadContext:
-    """The place that a file's key is sealed for."""
-    return PayloadContext(_SCHEMA, scope, f"{file.parent.name}/{file.stem}")
-
-
-class SealedSnapshot:
+class LmdbSnapshot:
     """A sealed file opened for reading. Safe to share between threads.
 
     It closes itself when nobody holds it any more, so that a request in flight never loses it.
@@ -347,4 +247,4 @@ def _cipher_of(seal: Seal, file: Path, codec: Codec | None, scope: Scope) -> Val
                 next_step="Delete it; `antiphon up` builds it again from the lake.",
             )
         return PlainValues()
-    return SealedValues(codec.open(codec_unpack(base64.b64decode(seal.key)), key_context(scope, file)))
+    return SealedValues(codec.open(unpack(base64.b64decode(seal.key)), key_context(scope, file)))

@@ -16,7 +16,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.ports import VectorSource
+from antiphon.features.embedding.vectors import VectorSource
 from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.ports import (

@@ -17,7 +17,6 @@ import msgspec
 from antiphon.core.codec import Codec, unpack
 from antiphon.core.errors import CorruptionError
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
-from antiphon.features.online.redis.building import Digest, key_context
 from antiphon.features.online.redis.layout import (
     LAYOUT,
     SEALED,
@@ -26,6 +25,7 @@ from antiphon.features.online.redis.layout import (
     decode_seal,
 )
 from antiphon.features.online.redis.server import RedisServer
+from antiphon.features.online.redis.writer import Digest, key_context
 from antiphon.features.online.snapshots.encoding import (
     FORMAT,
     META,

@@ -18,9 +18,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.index import EXACT_UP_TO, build
-from antiphon.features.embedding.ports import Embedder, Embedders
 from antiphon.features.embedding.space import VectorSpace
-from antiphon.features.embedding.vectors import embedded, has_vector, text_hash
+from antiphon.features.embedding.vectors import Embedder, Embedders, embedded, has_vector, text_hash
 from antiphon.features.ports import Lake
 
 if TYPE_CHECKING:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 from antiphon.core.errors import AntiphonError, FeatureUnavailableError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.features.embedding.batch import write_index
 from antiphon.features.embedding.index import NeighbourIndex
-from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.snapshot_embedding import write_index
 from antiphon.features.embedding.space import VectorSpace, checked_content
-from antiphon.features.embedding.vectors import embedded, has_vector, require_same, text_hash
+from antiphon.features.embedding.vectors import Embedders, embedded, has_vector, require_same, text_hash
 from antiphon.features.ports import Lake, SnapshotStore
 
 if TYPE_CHECKING:

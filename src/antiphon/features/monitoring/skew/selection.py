@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 from antiphon.features.expressions.compile_python import key_texts
 from antiphon.features.plan import Plan
 from antiphon.features.ports import Lake, LogReader
+
+WORKFLOW = "skew"
+"""The workflow's name in the registry."""
+
+OFF = "off"
+"""The setting that compares only when somebody asks."""
+
+
+def due(now: datetime, every: timedelta, since: datetime | None) -> str | None:
+    """The key of the run that is due; ``None`` while none is.
+
+    Args:
+        since: the last comparison by the schedule; before the first, the first publication, ``None`` without any.
+
+    One that failed is due again an interval later, under another key.
+    """
+    if since is None or now - since < every:
+        return None
+    return f"skew:{microseconds(since)}:{(now - since) // every}"
+
 
 _RECENT = 2_000
 """So many of the latest events are looked through for entities."""
