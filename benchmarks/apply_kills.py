@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from antiphon.core.child_process import die_with_parent
 from antiphon.services.apply.workflow import open_applies
@@ -156,14 +156,14 @@ class Clients:
         """One request on a connection of its own; ``None`` when it failed."""
         began = time.monotonic()
         try:
-            async with httpx.AsyncClient(base_url=self._url, headers=self._headers, timeout=60.0) as client:
+            async with httpx2.AsyncClient(base_url=self._url, headers=self._headers, timeout=60.0) as client:
                 answer = await client.post(path, json=body)
             if answer.status_code == 200:
                 found: dict[str, Any] = answer.json()
                 await asyncio.sleep(PAUSE_SECONDS)
                 return found
             self._report.failures.append(f"{path}: {answer.status_code} {answer.text[:500]}")
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             now = time.monotonic()
             if any(began <= down[1] and now >= down[0] for down in self.gateway_down):
                 self._report.broken_by_gateway_kills += 1
@@ -225,7 +225,7 @@ async def run(
 
 
 async def _ready(url: str, key: str) -> bool:
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
+    async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
         body = {"model": "pilot", "messages": [{"role": "user", "content": "?"}], "entity": {"port": PORTS[0]}}
         return (await client.post("/v1/chat/completions", json=body)).status_code == 200
 
@@ -291,7 +291,7 @@ async def _kill(root: Path, url: str, victim: str, clients: Clients) -> None:
             return False
         if victim == "worker":
             return (root / ".antiphon" / "run" / "worker.ready").exists()
-        async with httpx.AsyncClient(base_url=url, timeout=5.0) as probe:
+        async with httpx2.AsyncClient(base_url=url, timeout=5.0) as probe:
             return (await probe.get("/readyz")).status_code == 200
 
     await until(replaced, bool, APPLY_SECONDS)

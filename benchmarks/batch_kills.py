@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from benchmarks.batch_checker import Evidence, check
 
 from antiphon.testing.running import free_port, scratch, supervised
@@ -78,13 +78,13 @@ class Client:
     """A user's client: asks again when nobody answers."""
 
     def __init__(self, url: str, key: str, report: Report) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=20.0)
+        self._http = httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=20.0)
         self._report = report
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+    async def send(self, method: str, path: str, **more: Any) -> httpx2.Response:
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 try:
@@ -92,7 +92,7 @@ class Client:
                     if answer.status_code < 500 and answer.status_code != 429:
                         assert answer.status_code < 300, answer.text
                         return answer
-                except httpx.HTTPError:
+                except httpx2.HTTPError:
                     self._report.unanswered += 1
                 await asyncio.sleep(0.05)
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from benchmarks.batch_kills import Client, Report, requests
 
 from antiphon.testing.running import free_port, scratch, supervised
@@ -100,7 +100,7 @@ async def _large(client: Client, root: Path, url: str, key: str, many: int) -> d
     content = large(many)
     began = time.monotonic()
     headers = {"authorization": f"Bearer {key}", "content-type": "multipart/form-data; boundary=cut"}
-    async with httpx.AsyncClient(base_url=url, timeout=300.0) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=300.0) as http:
         sent = await http.post("/v1/files", content=_form(content), headers=headers)
     assert sent.status_code == 200, sent.text
     uploaded = time.monotonic() - began

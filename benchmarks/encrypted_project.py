@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from antiphon.core.child_process import die_with_parent, start_child
@@ -225,7 +225,7 @@ class Client:
     """Asks and pushes over HTTP, as an administrator."""
 
     def __init__(self, project: EncryptedProject) -> None:
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=project.url, headers={"authorization": f"Bearer {project.key}"}, timeout=30.0
         )
 
@@ -236,7 +236,7 @@ class Client:
         await self._http.aclose()
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer; raises ``httpx.HTTPStatusError`` for a refusal."""
+        """The answer; raises ``httpx2.HTTPStatusError`` for a refusal."""
         answer = await self._http.post(path, json=body)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
@@ -260,7 +260,7 @@ class Client:
         body = {"model": "desk", "entity": {"shop": shop}, "messages": [{"role": "user", "content": question}]}
         try:
             return (await self._http.post("/v1/chat/completions", json=body)).status_code
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return 0
 
     async def publish(self, shops: Sequence[str], note: str, identity: str) -> None:

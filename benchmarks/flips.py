@@ -28,7 +28,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from antiphon.app import engines
@@ -110,15 +110,15 @@ class Clients:
 
     async def run(self, count: int) -> None:
         headers = {"authorization": f"Bearer {self.key}"}
-        limits = httpx.Limits(max_connections=count, max_keepalive_connections=count)
+        limits = httpx2.Limits(max_connections=count, max_keepalive_connections=count)
         async with (
-            httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20.0, limits=limits) as client,
+            httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=20.0, limits=limits) as client,
             asyncio.TaskGroup() as group,
         ):
             for number in range(count):
                 group.create_task(self._repeat(client, number))
 
-    async def _repeat(self, client: httpx.AsyncClient, number: int) -> None:
+    async def _repeat(self, client: httpx2.AsyncClient, number: int) -> None:
         turn = 0
         while not self.stopped:
             turn += 1
@@ -135,20 +135,20 @@ class Clients:
                 answer = Asked(
                     began, time.monotonic(), streamed, None, text, str(made["release"]), str(made["prediction"])
                 )
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except (httpx2.HTTPError, ValueError, KeyError) as error:
                 answer = Asked(began, time.monotonic(), streamed, f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.05)
             self.asked.append(answer)
 
 
-async def _whole(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def _whole(client: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     response = await client.post("/v1/chat/completions", json=body)
     _accept(response.status_code, response.content)
     whole = response.json()
     return whole["choices"][0]["message"]["content"], whole["antiphon"]
 
 
-async def _stream(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def _stream(client: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     text, made, ended = "", None, False
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         _accept(response.status_code, b"" if response.status_code == 200 else await response.aread())
@@ -168,7 +168,7 @@ async def _stream(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str,
 
 def _accept(status: int, content: bytes) -> None:
     if status != 200:
-        raise httpx.HTTPError(f"{status}: {content.decode(errors='replace')}")
+        raise httpx2.HTTPError(f"{status}: {content.decode(errors='replace')}")
 
 
 def write_project(root: Path) -> str:
@@ -212,7 +212,7 @@ async def publish(url: str, key: str) -> None:
     ordered = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     payload = {"order_id": "o1", "shop": SHOP, "amount": SOLD, "ordered": ordered, "known": ordered}
     event = {"event_id": "o1", "event_time": ordered, "available_at": ordered, "payload": payload}
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=20.0) as client:
+    async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=20.0) as client:
         (await client.post("/admin/events/orders", json={"events": [event]})).raise_for_status()
         (await client.post("/admin/features/refresh", json={})).raise_for_status()
         body = {"model": APPLICATION, "messages": [{"role": "user", "content": "Up?"}], "entity": {"shop": SHOP}}

@@ -33,7 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from antiphon.app.up import first_key
@@ -62,11 +62,11 @@ class World:
     rival: str
     supervisor: int
 
-    def client(self, key: str) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=512, max_keepalive_connections=512)
+    def client(self, key: str) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(max_connections=512, max_keepalive_connections=512)
         headers = {"authorization": f"Bearer {key}"}
         # It speaks no TLS: reading the machine's certificates once a client would take longer than what is measured.
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=120.0, limits=limits, verify=False)
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=120.0, limits=limits, verify=False)
 
     def mebibytes(self, process: str) -> float:
         """Resident memory of the supervisor's child whose command names this module."""
@@ -108,7 +108,7 @@ async def repeated(world: World, clients: int, path: str, body: Callable[[], dic
     async def client() -> None:
         async with world.client(world.rival) as http:
             while True:
-                with suppress(httpx.HTTPError):
+                with suppress(httpx2.HTTPError):
                     answer = await http.post(path, json=body())
                     if answer.status_code >= 400:
                         await asyncio.sleep(0.02)
@@ -221,12 +221,12 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def ask(world: World, http: httpx.AsyncClient, chance: random.Random, found: Measurement) -> None:
+async def ask(world: World, http: httpx2.AsyncClient, chance: random.Random, found: Measurement) -> None:
     began = time.monotonic()
     body = {"model": MODEL, "prompt": text(chance, PROMPT_WORDS), "max_tokens": ANSWER_TOKENS}
     try:
         answer = await http.post("/v1/completions", json=body)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         found.failed.append(repr(error))
         return
     if answer.status_code == 200:

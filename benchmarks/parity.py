@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
 from antiphon.testing.running import free_port, scratch, supervised, until
 
@@ -56,7 +56,8 @@ async def measure(folder: Path, number: int) -> dict[str, Any]:
     url = f"http://127.0.0.1:{port}"
     async with supervised(root, url):
         key = (root / ".antiphon" / "keys" / "admin.key").read_text(encoding="utf-8").strip()
-        async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=300.0) as client:
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=300.0) as client:
             await publish(client)
             rows = requests(number)
             began = time.monotonic()
@@ -85,7 +86,7 @@ def write_project(folder: Path, port: int) -> Path:
     return root
 
 
-async def publish(client: httpx.AsyncClient) -> None:
+async def publish(client: httpx2.AsyncClient) -> None:
     """The views as of now."""
 
     async def published() -> dict[str, Any]:
@@ -108,7 +109,7 @@ def requests(number: int) -> list[Row]:
     ]
 
 
-async def ask_online(client: httpx.AsyncClient, rows: list[Row]) -> list[dict[str, Any]]:
+async def ask_online(client: httpx2.AsyncClient, rows: list[Row]) -> list[dict[str, Any]]:
     """Each request on the online path: its text, prediction and what its guards did."""
 
     async def ask(row: Row) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def body(row: Row) -> dict[str, Any]:
     }
 
 
-async def ask_batch(client: httpx.AsyncClient, rows: list[Row]) -> list[dict[str, Any]]:
+async def ask_batch(client: httpx2.AsyncClient, rows: list[Row]) -> list[dict[str, Any]]:
     """The same requests as one batch job: its rows."""
     order = {"application": "desk", "rows": [{**row, "question": "How long?"} for row in rows]}
     made = await client.post("/admin/batch", json=order)
@@ -146,7 +147,7 @@ async def ask_batch(client: httpx.AsyncClient, rows: list[Row]) -> list[dict[str
 
 
 async def replay(
-    client: httpx.AsyncClient, online: list[dict[str, Any]], batch: list[dict[str, Any]]
+    client: httpx2.AsyncClient, online: list[dict[str, Any]], batch: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Every other receipt of the online path, and the ones between of the batch."""
     predictions = [
@@ -162,7 +163,7 @@ async def replay(
 
 
 @asynccontextmanager
-async def busy(client: httpx.AsyncClient, rows: list[Row]) -> AsyncIterator[None]:
+async def busy(client: httpx2.AsyncClient, rows: list[Row]) -> AsyncIterator[None]:
     """Other generations for as long as the block lasts: a batch job of other moments, and sampled chat beside it.
 
     The job shares the replays' priority; the chat goes before both, so it leaves pauses for them.

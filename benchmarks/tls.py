@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
@@ -101,7 +101,7 @@ async def rotate_under_load(root: Path, rotations: int, seconds: float, *, mutua
     async with gateway(root, tls=True, mutual=mutual) as (store, url, headers):
         folder = store.paths.directory / "tls"
 
-        async def ask(kind: str, client: httpx.AsyncClient) -> None:
+        async def ask(kind: str, client: httpx2.AsyncClient) -> None:
             body = {
                 "model": MODEL,
                 "messages": [{"role": "user", "content": f"Asked {kind}."}],
@@ -115,22 +115,24 @@ async def rotate_under_load(root: Path, rotations: int, seconds: float, *, mutua
 
         async def clients(kind: str) -> None:
             # Each client keeps the authority of the beginning until the second rotation of it is due.
-            kept: httpx.AsyncClient | None = None
+            kept: httpx2.AsyncClient | None = None
             while not stop.is_set():
                 try:
                     if kind == "new connection":
                         context = await asyncio.to_thread(verifying, store)
-                        async with httpx.AsyncClient(
+                        async with httpx2.AsyncClient(
                             base_url=url, headers=headers, verify=context, timeout=20
                         ) as fresh:
                             await ask(kind, fresh)
                         found.handshakes += 1
                     else:
                         if kept is None:
-                            kept = httpx.AsyncClient(base_url=url, headers=headers, verify=verifying(store), timeout=20)
+                            kept = httpx2.AsyncClient(
+                                base_url=url, headers=headers, verify=verifying(store), timeout=20
+                            )
                         await ask(kind, kept)
                     found.answered[kind] += 1
-                except (httpx.HTTPError, ValueError) as error:
+                except (httpx2.HTTPError, ValueError) as error:
                     found.failures.append(f"{kind}: {type(error).__name__}: {error}")
             if kept is not None:
                 await kept.aclose()
@@ -164,7 +166,7 @@ async def shown(url: str, verify: ssl.SSLContext | bool | None = None) -> str:
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    parsed = httpx.URL(url)
+    parsed = httpx2.URL(url)
     _, writer = await asyncio.open_connection(parsed.host, parsed.port, ssl=context)
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
@@ -208,7 +210,7 @@ async def cost(root: Path, handshakes: int, rounds: int, seconds: float) -> Cost
 
 async def requests(url: str, headers: dict[str, str], verify: ssl.SSLContext | bool, seconds: float) -> float:
     """Requests a second of a few clients, each on a connection of its own."""
-    parsed = httpx.URL(url)
+    parsed = httpx2.URL(url)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"GET /v1/models HTTP/1.1\r\nhost: {parsed.host}\r\n{lines}\r\n".encode()
     count, end = 0, time.monotonic() + seconds
@@ -236,7 +238,7 @@ async def requests(url: str, headers: dict[str, str], verify: ssl.SSLContext | b
 async def handshaken(url: str, verify: ssl.SSLContext | bool, times: int) -> list[float]:
     """Milliseconds of so many full handshakes, one after another."""
     assert isinstance(verify, ssl.SSLContext)
-    parsed, found = httpx.URL(url), []
+    parsed, found = httpx2.URL(url), []
     for _ in range(times):
         reader, writer = await asyncio.open_connection(parsed.host, parsed.port)
         began = time.perf_counter()

@@ -39,7 +39,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 from benchmarks.encrypted_project import Client, EncryptedProject, make, serving
 from benchmarks.gateway.contenders import Cores
@@ -207,7 +207,7 @@ async def require_difference(project: EncryptedProject, gateways: dict[str, Gate
     found: dict[str, tuple[int, int]] = {}
     for way, gateway in gateways.items():
         before = audited(project)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client:
             body = {"model": "simulated", "messages": [{"role": "user", "content": way}], "max_tokens": 2}
             refused = await client.post("/v1/chat/completions", json=body, headers={"authorization": "Bearer wrong"})
             allowed = await client.post(

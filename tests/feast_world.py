@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import httpx
+import httpx2
 import pyarrow
 import pyarrow.parquet
 
@@ -216,9 +216,9 @@ class FeastWorld:
         end = monotonic() + 90
         while True:
             try:
-                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+                if httpx2.get(f"{self.url}/health", timeout=2).status_code == 200:
                     return
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 pass
             assert self.process.poll() is None, (self.root / "server.log").read_text()
             assert monotonic() < end, (self.root / "server.log").read_text()

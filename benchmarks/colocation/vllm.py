@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from benchmarks.colocation.figures import interval, pooled
 from benchmarks.colocation.open_loop import DRAIN_SECONDS, MODEL, OpenLoop
@@ -146,9 +146,9 @@ async def server(*, ours: bool, eager: bool, trace: Path, log: Path) -> AsyncIte
 async def _unfinished(url: str) -> float | None:
     """Requests that the server has; ``None`` while it does not answer."""
     try:
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
             text = (await client.get(f"{url}/metrics")).text
-    except httpx.HTTPError:
+    except httpx2.HTTPError:
         return None
     names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
     found = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(names)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from antiphon.core.errors import AntiphonError, UnavailableError
@@ -36,12 +36,12 @@ class Desk:
         key: str,
         *,
         verify: ssl.SSLContext | bool = True,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {key}"},
-            timeout=httpx.Timeout(130.0, connect=5.0),
+            timeout=httpx2.Timeout(130.0, connect=5.0),
             verify=verify,
             transport=transport,
         )
@@ -213,7 +213,7 @@ class Desk:
                     return dict(reply.json())
                 if reply.status_code not in _AGAIN:
                     raise Refused(f"{method} {path}: {reason}", where=str(self._client.base_url))
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 reason = f"{type(error).__name__}: {error}"
             if time.monotonic() > deadline:
                 raise UnavailableError(
@@ -225,7 +225,7 @@ class Desk:
             pause = min(pause * 2, 2.0)
 
 
-def _message(reply: httpx.Response) -> str:
+def _message(reply: httpx2.Response) -> str:
     try:
         return str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from antiphon.core import settings as project_settings
@@ -161,8 +161,8 @@ async def command(*words: str, timeout: float = 600.0, say: Say | None = None) -
 
 def _answers(url: str, verify: ssl.SSLContext | bool) -> bool:
     try:
-        httpx.get(f"{url}/healthz", timeout=1.0, verify=verify)
-    except httpx.TransportError:
+        httpx2.get(f"{url}/healthz", timeout=1.0, verify=verify)
+    except httpx2.TransportError:
         return False
     return True
 
@@ -170,7 +170,7 @@ def _answers(url: str, verify: ssl.SSLContext | bool) -> bool:
 def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl.SSLContext | bool) -> None:
     deadline = time.monotonic() + READY_WITHIN
     reason = "no answer yet"
-    with httpx.Client(timeout=2.0, verify=verify) as client:
+    with httpx2.Client(timeout=2.0, verify=verify) as client:
         while time.monotonic() < deadline:
             if child.poll() is not None:
                 last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
@@ -180,7 +180,7 @@ def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl
                 if reply.is_success:
                     return
                 reason = reply.text[:300]
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 reason = type(error).__name__
             time.sleep(0.1)
     raise UnavailableError(

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.conftest import Running, serve
 
@@ -73,7 +73,7 @@ async def page(running, database) -> AsyncIterator[object]:
 
 async def ask(running: Running, database: Database, number: int = 1) -> str:
     key, _ = Keys(database, fakes.SECRET).create("default", "asker", "service")
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}) as client:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}) as client:
         for _ in range(number):
             body = {"model": "desk", "messages": [{"role": "user", "content": "Is it <b>late</b>?"}]}
             answer = await client.post("/v1/chat/completions", json=body)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 from benchmarks.colocation.traces import prompt_text
@@ -62,7 +62,7 @@ class Served:
     trace: Path
 
     async def preemptions(self) -> float:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"{self.url}/metrics")).text
         found = [line for line in text.splitlines() if line.startswith("vllm:num_preemptions_total{")]
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
@@ -147,7 +147,7 @@ async def test_the_platform_answers_through_it(vllm: Served, tmp_path: Path) -> 
         await asyncio.to_thread(up.until, gateway_is_ready)
         key = (project / ".antiphon" / "keys" / "admin.key").read_text().strip()
         asked = {"base_url": f"http://127.0.0.1:{up.port}", "headers": {"authorization": f"Bearer {key}"}}
-        async with httpx.AsyncClient(**asked, timeout=120, trust_env=False) as client:
+        async with httpx2.AsyncClient(**asked, timeout=120, trust_env=False) as client:
             free = await client.post("/v1/chat/completions", json=question)
             fixed = await client.post("/v1/chat/completions", json=question | {"response_format": constrained})
     finally:

@@ -12,7 +12,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from antiphon.core.errors import InvalidInputError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import ssl
 
     import aiohttp
-    import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -141,35 +140,6 @@ def connector(where: str, verify: ssl.SSLContext | bool = True) -> aiohttp.TCPCo
     return aiohttp.TCPConnector(
         resolver=Checked(), use_dns_cache=False, limit=0, keepalive_timeout=KEPT_SECONDS, ssl=verify
     )
-
-
-def transport(where: str, verify: ssl.SSLContext | bool = True) -> httpx.HTTPTransport:
-    """A transport of httpx that checks addresses when it connects. Redirects are the client's: leave them off."""
-    import httpcore
-    import httpx
-
-    class Checked(httpcore.NetworkBackend):
-        def __init__(self) -> None:
-            self._inner = httpcore.SyncBackend()
-
-        def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.NetworkStream:
-            return self._inner.connect_tcp(_resolved(host, port, where)[0], port, *args, **options)
-
-        def sleep(self, seconds: float) -> None:
-            self._inner.sleep(seconds)
-
-    made = httpx.HTTPTransport(verify=verify, trust_env=False)
-    made._pool._network_backend = Checked()
-    return made
-
-
-def _resolved(host: str, port: int, where: str) -> Sequence[str]:
-    import httpcore
-
-    try:
-        return resolve(host, port, where)
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
 
 
 def _parsed(url: str, where: str) -> SplitResult:

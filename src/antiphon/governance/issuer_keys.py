@@ -7,22 +7,17 @@ redirected, and is bounded in bytes and seconds. Whatever tokens arrive, it is r
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import logging
-import socket
-import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from antiphon.core import outgoing
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
+from antiphon.core.http_client import HttpClient, ResponseError
 
 LEAST_SECONDS = 10.0
 """Between two readings, whatever the reason."""
@@ -69,8 +64,12 @@ class IssuerKeys:
     """
 
     def __init__(self, place: str | Path, clock: Clock) -> None:
-        self._url = checked_url(place) if isinstance(place, str) and "://" in place else None
-        self._path = None if self._url is not None else Path(place)
+        self.place = str(place)
+        """Path or URL that the keys are read from."""
+        self._client: HttpClient | None = None
+        if "://" in self.place:
+            # Whoever can change the answer on its way could make keys of their own: so it is as safe as a secret.
+            self._client = HttpClient(self.place, where=_WHERE, secret=True, timeout=SECONDS, most_bytes=MOST_BYTES)
         self._clock = clock
         self._keys: Mapping[str, IssuerKey] = {}
         self._read_at: float | None = None
@@ -79,11 +78,6 @@ class IssuerKeys:
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self.readings = 0
         """How often the place was read, or tried."""
-
-    @property
-    def place(self) -> str:
-        """Where the keys are read from."""
-        return self._url.geturl() if self._url is not None else str(self._path)
 
     def get(self, kid: str) -> IssuerKey | None:
         """The key of this id, ``None`` when the issuer has none such.
@@ -144,71 +138,28 @@ class IssuerKeys:
         self.readings += 1
         try:
             self._keys = parse_key_set(self._content())
-        except (AntiphonError, OSError, http.client.HTTPException) as error:
+        except (AntiphonError, OSError) as error:
             said = error.what if isinstance(error, AntiphonError) else type(error).__name__
             _log.warning("the keys of the token issuer at %s could not be read: %s", self.place, said)
             return
         self._read_at = self._clock.monotonic()
 
     def _content(self) -> bytes:
-        if self._url is not None:
-            return fetch(self._url)
-        assert self._path is not None
-        with self._path.open("rb") as file:
+        if self._client is not None:
+            try:
+                response = self._client.get()
+            except ResponseError as error:
+                raise InvalidInputError(f"The answer of the issuer's key server {error}.", where=self.place) from error
+            if response.status != 200:
+                raise InvalidInputError(
+                    f"The issuer's key server answered with status {response.status}.", where=self.place
+                )
+            return response.body
+        with Path(self.place).open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise InvalidInputError(f"The key set is larger than {MOST_BYTES} bytes.", where=self.place)
         return content
-
-
-def checked_url(text: str) -> SplitResult:
-    """A URL that keys may be read from: whoever can change the answer on its way could make keys of their own.
-
-    Raises:
-        InvalidInputError: not https (http only to this machine), or not a URL that is called at all.
-    """
-    return urlsplit(outgoing.check_url(text, where=_WHERE, secret=True))
-
-
-def fetch(url: SplitResult) -> bytes:
-    """The body of one GET: not redirected, not through a proxy, within :data:`SECONDS` and :data:`MOST_BYTES`.
-
-    Raises:
-        InvalidInputError: another status than 200, an encoding, or a body that is too long.
-        OSError, http.client.HTTPException: no answer, or none in time.
-    """
-    connection = _connection(url)
-    connected = connection.sock  # http.client lets go of it once it knows how the body ends
-
-    def too_late() -> None:
-        with contextlib.suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)  # closing alone wakes no reader
-
-    # A socket's own timeout starts anew with each byte; the timer bounds the whole.
-    timer = threading.Timer(SECONDS, too_late)
-    timer.daemon = True
-    timer.start()
-    try:
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        connection.request("GET", target, headers={"accept": "application/json", "accept-encoding": "identity"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise InvalidInputError(
-                f"The issuer's key server answered with status {response.status}.", where=url.geturl()
-            )
-        if response.getheader("content-encoding", "identity").lower() != "identity":
-            raise InvalidInputError(
-                "The issuer's key server answered with an encoding that was not asked for.", where=url.geturl()
-            )
-        content = response.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise InvalidInputError(f"The key set is larger than {MOST_BYTES} bytes.", where=url.geturl())
-        return content
-    except (ValueError, AttributeError) as error:  # what a socket says that was closed under http.client
-        raise TimeoutError(f"not within {SECONDS:.0f} s") from error
-    finally:
-        timer.cancel()
-        connection.close()
 
 
 def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
@@ -255,20 +206,3 @@ def _signs(one: Mapping[str, Any]) -> bool:
         and "verify" in operations
         and isinstance(one.get("alg", ""), str)
     )
-
-
-def _connection(url: SplitResult) -> http.client.HTTPConnection:
-    """Connected to an address that was checked after the name was resolved."""
-    host = str(url.hostname)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    address = outgoing.resolve(host, port, _WHERE)[0]
-    connected = socket.create_connection((address, port), timeout=SECONDS)
-    connection = http.client.HTTPConnection(url.netloc, timeout=SECONDS)
-    try:
-        if url.scheme == "https":
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
-    except BaseException:
-        connected.close()
-        raise
-    connection.sock = connected
-    return connection

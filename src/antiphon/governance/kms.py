@@ -13,12 +13,11 @@ import binascii
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
-from antiphon.core import outgoing
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
+from antiphon.core.http_client import HttpClient, ResponseError
 from antiphon.governance.key_provider import WrappedKey, unknown_wrapping_key
 
 _PROBE = b"antiphon probe"
@@ -60,21 +59,15 @@ class KmsKeys:
         attempts: int = 3,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        parsed = urlsplit(url)
-        local = parsed.hostname in ("127.0.0.1", "localhost", "::1")
-        if parsed.scheme not in ("http", "https") or not parsed.hostname or (parsed.scheme == "http" and not local):
-            raise InvalidInputError(
-                "A key service is reached over https, or over http on this machine alone.",
-                where=url,
-                next_step="Set [encryption] url to an https address.",
-            )
-        import httpx
-
-        self._url = outgoing.check_url(url, where="encryption.url", secret=True).rstrip("/")
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {token}"}, timeout=timeout, follow_redirects=False, trust_env=False,
-            transport=outgoing.transport("encryption.url"),
-        )  # fmt: skip
+        self._url = url.rstrip("/")
+        self._client = HttpClient(
+            self._url,
+            where="encryption.url",
+            secret=True,
+            timeout=timeout,
+            most_bytes=_MOST_BYTES,
+            headers={"authorization": f"Bearer {token}"},
+        )
         self._attempts = attempts
         self._pause = pause
 
@@ -108,21 +101,21 @@ class KmsKeys:
     def _post(
         self, path: str, body: dict[str, str], kind: Any, wrapping_key: str | None = None, attempts: int | None = None
     ) -> Any:
-        import httpx
-
         why = ""
         for attempt in range(attempts or self._attempts):
             if attempt:
                 self._pause(0.1 * 4**attempt)
             try:
-                answer = self._client.post(f"{self._url}/{path}", json=body)
-            except httpx.HTTPError as error:
+                response = self._client.post(f"/{path}", body, repeat=path != "rotate")
+            except ResponseError as error:
+                raise self._nonsense(path) from error
+            except OSError as error:
                 why = type(error).__name__
                 continue
-            if answer.status_code >= 500 or answer.status_code == 429:
-                why = f"status {answer.status_code}"
+            if response.status >= 500 or response.status == 429:
+                why = f"status {response.status}"
                 continue
-            return self._understood(path, answer.status_code, answer.content, kind, wrapping_key)
+            return self._understood(path, response.status, response.body, kind, wrapping_key)
         raise UnavailableError(
             f"The key service does not answer ({why}).",
             where=f"{self._url}/{path}",
@@ -148,7 +141,7 @@ class KmsKeys:
                 "The key service rotates its keys by itself.", where=where,
                 next_step="Rotate there, then run `antiphon encryption rewrap`.",
             )  # fmt: skip
-        if status != 200 or len(content) > _MOST_BYTES:
+        if status != 200:
             raise SetupError(f"The key service answers with status {status}.", where=where, next_step="See its log.")
         try:
             return msgspec.json.decode(content, type=kind)

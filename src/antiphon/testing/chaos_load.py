@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 
 from antiphon.testing.chaos_evidence import Acknowledged, OrderedJob, Refused
 from antiphon.testing.chaos_project import APPLICATION, SHOPS, STREAM, ChaosProject
@@ -29,7 +29,7 @@ class Load:
     def __init__(self, project: ChaosProject, seed: int) -> None:
         self._project = project
         self._chance = random.Random(seed)
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             base_url=project.url, headers={"authorization": f"Bearer {project.key}"}, timeout=20.0
         )
         self._stop = asyncio.Event()
@@ -89,7 +89,7 @@ class Load:
         """A document of the admin interface.
 
         Raises:
-            httpx.HTTPError: nobody answered, or not with 200.
+            httpx2.HTTPError: nobody answered, or not with 200.
         """
         response = await self._client.get(path)
         response.raise_for_status()
@@ -131,7 +131,7 @@ class Load:
             if stream:
                 return await self._streamed(body, minimum)
             response = await self._client.post("/v1/chat/completions", json=body)
-        except (httpx.HTTPError, json.JSONDecodeError):  # also an event that was cut off in the middle
+        except (httpx2.HTTPError, json.JSONDecodeError):  # also an event that was cut off in the middle
             self.unanswered += 1
             return None
         if response.status_code != 200:
@@ -200,7 +200,7 @@ class Load:
         if self.jobs:
             try:
                 last = await self.get(f"/admin/batch/{self.jobs[-1].job}")
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 return None
             if last["status"] not in ("completed", "failed", "cancelled"):
                 await asyncio.sleep(0.2)
@@ -221,7 +221,7 @@ class Load:
     async def _post(self, what: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
             response = await self._client.post(path, json=body)
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             self.unanswered += 1
             return None
         if response.is_success:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from antiphon.core.child_process import start_child
 
@@ -77,7 +77,7 @@ async def ready(url: str, process: subprocess.Popen[bytes], log: Path, verify: s
     if process.poll() is not None:
         words = log.read_text(encoding="utf-8", errors="replace")[-2_000:]
         raise RuntimeError(f"It ended with {process.returncode}:\n{words}")
-    async with httpx.AsyncClient(timeout=5.0, verify=verify) as probe:
+    async with httpx2.AsyncClient(timeout=5.0, verify=verify) as probe:
         return (await probe.get(f"{url}/readyz")).status_code == 200
 
 
@@ -93,7 +93,7 @@ async def until(ask: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool],
                 found = await ask()
                 if holds(found):
                     return found
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 pass
             await asyncio.sleep(_POLL)
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from benchmarks import fault_injectors
 from benchmarks.fault_injectors import FAULTS, Fault, healthy_day
@@ -95,7 +95,7 @@ class Till(Project):
         stop.set()
         await working
 
-    async def ordered(self, http: httpx.AsyncClient, as_of: datetime | None = None) -> dict[str, Any]:
+    async def ordered(self, http: httpx2.AsyncClient, as_of: datetime | None = None) -> dict[str, Any]:
         """A refresh that is ordered over HTTP, as HTTP tells it when it has ended."""
         body = {"views": ["takings"]} | ({} if as_of is None else {"as_of": as_of.isoformat()})
         run = told(await http.post("/admin/features/refresh", json=body), 202)["id"]
@@ -103,7 +103,7 @@ class Till(Project):
         shown: dict[str, Any] = told(await http.get(f"/admin/runs/{run}"))
         return shown
 
-    async def served(self, http: httpx.AsyncClient) -> dict[str, Any]:
+    async def served(self, http: httpx2.AsyncClient) -> dict[str, Any]:
         """What is looked up: publication, snapshots, values."""
         entities = [{"shop": "shop-001"}, {"shop": "shop-002"}]
         moment = (fault_injectors.FIRST + timedelta(days=DAYS)).isoformat()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 import pytest_asyncio
@@ -88,9 +88,9 @@ class Platform(msgspec.Struct, frozen=True):
         found = [one.pid for one in statuses(self.root / ".antiphon" / "run") if one.name == "engine" and one.alive]
         return found[0]
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         headers = {"authorization": f"Bearer {self.key}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30.0)
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30.0)
 
 
 def written(root: Path, name: str, definitions: str, fallback: str = "[]", more: str = "") -> Platform:
@@ -133,12 +133,12 @@ async def applied(platform: Platform) -> None:
     assert await process.wait() == 0
 
 
-async def release_of(client: httpx.AsyncClient, application: str) -> int:
+async def release_of(client: httpx2.AsyncClient, application: str) -> int:
     found = await client.get("/admin/releases", params={"application": application})
     return len(found.json()["releases"])
 
 
-async def ask(client: httpx.AsyncClient, model: str, shop: str = "tea", **more: Any) -> httpx.Response:
+async def ask(client: httpx2.AsyncClient, model: str, shop: str = "tea", **more: Any) -> httpx2.Response:
     messages = [{"role": "user", "content": "Late?"}]
     body = {"model": model, "messages": messages, "entity": {"shop": shop}} | more
     if model == "simulated":
@@ -224,7 +224,7 @@ async def test_a_killed_engine_under_traffic_loses_no_answer_that_a_policy_cover
         assert len({one["prediction"] for one in receipts}) == len(receipts)
 
 
-async def restarted(platform: Platform, client: httpx.AsyncClient) -> int | None:
+async def restarted(platform: Platform, client: httpx2.AsyncClient) -> int | None:
     """The new engine's process, once the breaker lets it answer."""
     answer = await ask(client, "refusing")
     try:

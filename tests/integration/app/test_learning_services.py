@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.app.test_apply_learning import Project
 from tests.integration.gateway.signing_in import sign_in
@@ -30,8 +30,8 @@ async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Wir
     learning = learning_services(store, wired.engine, wired.commit, wired.features)
     services = dataclasses.replace(wired.gateway_services(), learning=learning)
     key, _ = store.keys.create(store.scope.tenant, "builder", "engineer", None)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(services, sampling=False)),
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(create_app(services, sampling=False)),
         base_url="http://desk",
         headers={"authorization": f"Bearer {key}"},
     ) as client:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from antiphon.governance.allowance import Allowance
@@ -70,8 +70,8 @@ class Platform:
             text, _ = store.keys.create(store.scope.tenant, "shop", "service", allowance=Allowance(**allowance))
         return {"authorization": f"Bearer {text}"}
 
-    def at(self, which: int, headers: dict[str, str]) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports[which]}", headers=headers, timeout=60)
+    def at(self, which: int, headers: dict[str, str]) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.ports[which]}", headers=headers, timeout=60)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def body(tokens: int, text: str = "Hi", **fields: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def chat(client: httpx.AsyncClient, tokens: int, text: str = "Hi", **fields: Any) -> httpx.Response:
+async def chat(client: httpx2.AsyncClient, tokens: int, text: str = "Hi", **fields: Any) -> httpx2.Response:
     return await client.post("/v1/chat/completions", json=body(tokens, text, **fields))
 
 
@@ -128,7 +128,7 @@ async def test_priority_goes_first_flex_last_and_a_full_flex_is_told(platform: P
     headers = platform.key(priority=True)
     async with platform.at(0, headers) as client:
 
-        async def ask(name: str, tokens: int, **fields: Any) -> httpx.Response:
+        async def ask(name: str, tokens: int, **fields: Any) -> httpx2.Response:
             answer = await chat(client, tokens, f"I am {name}", **fields)
             ended.append(name)
             return answer
@@ -154,7 +154,7 @@ async def test_a_deadline_and_a_departure_free_the_engine_at_once(platform: Plat
     async with platform.at(0, platform.key()) as client:
         late = await client.post("/v1/chat/completions", json=body(100), headers={"x-antiphon-timeout": "0.5"})
         assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(httpx2.ReadTimeout):
             await client.post("/v1/chat/completions", json=body(100), timeout=0.5)
         waiting = asyncio.create_task(chat(client, 100))
         await asyncio.sleep(0.2)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from antiphon.app import engines
@@ -116,7 +116,7 @@ def question(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "simulated", "messages": [{"role": "user", "content": text}], "max_tokens": 8, **more}
 
 
-async def provoke(http: httpx.AsyncClient, project: ChaosProject) -> list[tuple[str, httpx.Response]]:
+async def provoke(http: httpx2.AsyncClient, project: ChaosProject) -> list[tuple[str, httpx2.Response]]:
     """Requests that fail, each in its own way, with markers in them."""
     planted, chat = PLANTED, "/v1/chat/completions"
     entity = {"shop": planted["entity"]}
@@ -162,7 +162,7 @@ async def provoke(http: httpx.AsyncClient, project: ChaosProject) -> list[tuple[
     for name, task in tasks:
         try:
             answered.append((name, await task))
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise AssertionError(f"{name} was not answered") from error
     return answered
 
@@ -171,7 +171,7 @@ async def test_nothing_that_was_sent_is_written_or_told(monkeypatch: pytest.Monk
     logs: dict[str, str] = {}
     async with (
         running(monkeypatch, tmp_path, logs, defended=True) as project,
-        httpx.AsyncClient(base_url=project.url, timeout=30) as http,
+        httpx2.AsyncClient(base_url=project.url, timeout=30) as http,
     ):
         key = {"authorization": f"Bearer {project.key}"}
         failures = await provoke(http, project)
@@ -217,7 +217,7 @@ async def test_without_the_discreet_log_the_same_search_finds_what_leaks(
     logs: dict[str, str] = {}
     async with (
         running(monkeypatch, tmp_path, logs, defended=False) as project,
-        httpx.AsyncClient(base_url=project.url, timeout=30) as http,
+        httpx2.AsyncClient(base_url=project.url, timeout=30) as http,
     ):
         key = {"authorization": f"Bearer {project.key}"}
         answer = await http.post("/v1/chat/completions", json=question(PLANTED["exploding"]), headers=key)

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 from tests.integration.cli.conftest import Ran
 from tests.integration.features.altered import alter
@@ -161,13 +161,13 @@ class Project:
         alter(file, snapshot, change, codec=codec, scope=self.store.scope)
 
     @asynccontextmanager
-    async def http(self, role: str = "engineer", page: bool = False) -> AsyncIterator[httpx.AsyncClient]:
+    async def http(self, role: str = "engineer", page: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
         """A client of a gateway over this project, in process; signed in at the dashboard for pages."""
         wired = Wired(Store.open(self.folder), "test")
         key, _ = Keys(wired.store.database, wired.store.secret("server")).create("default", new_id("the"), role)
-        transport = httpx.ASGITransport(create_app(wired.gateway_services(), sampling=False))
+        transport = httpx2.ASGITransport(create_app(wired.gateway_services(), sampling=False))
         try:
-            async with httpx.AsyncClient(transport=transport, base_url="http://desk") as opened:
+            async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
                 if page:
                     await sign_in(opened, key)
                 else:
@@ -190,7 +190,7 @@ class Project:
         self.store.close()
 
 
-def told(answer: httpx.Response, code: int = 200) -> Any:
+def told(answer: httpx2.Response, code: int = 200) -> Any:
     """The answer's JSON, once its status is the one expected."""
     assert answer.status_code == code, answer.text
     return answer.json()

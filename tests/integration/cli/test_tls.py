@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import typer
 from tests.integration.cli.conftest import free_port, run_in
@@ -142,15 +142,15 @@ async def test_up_serves_https_and_its_own_clients_reach_it(project: Path, mutua
     async with supervised(project, url, verify=own.context()):
         key = (paths.keys / "admin.key").read_text().strip()
         headers = {"authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(base_url=url, verify=own.context(), headers=headers, timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=url, verify=own.context(), headers=headers, timeout=30) as http:
             assert (await http.get("/readyz")).json()["parts"]["certificate"] is None
             body: dict[str, Any] = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "Up?"}]}
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
         stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         stranger.load_verify_locations(paths.root / (loaded.tls.authority or ""))
-        async with httpx.AsyncClient(base_url=url, verify=stranger) as http:
+        async with httpx2.AsyncClient(base_url=url, verify=stranger) as http:
             if mutual:
-                with pytest.raises((httpx.TransportError, ssl.SSLError)):  # httpx passes a late alert on as it is
+                with pytest.raises((httpx2.TransportError, ssl.SSLError)):  # httpx2 passes a late alert on as it is
                     await http.get("/healthz")
             else:
                 assert (await http.get("/healthz")).status_code == 200

@@ -7,7 +7,7 @@ import os
 import signal
 from time import monotonic, sleep
 
-import httpx
+import httpx2
 import openai
 import pytest
 from tests.integration.cli.conftest import Up, run_in
@@ -25,7 +25,7 @@ def key(project) -> dict[str, str]:
 
 def test_a_question_a_kill_and_the_same_state_after_ctrl_c(project, antiphon, up) -> None:
     url = f"http://127.0.0.1:{up.port}"
-    answer = httpx.post(f"{url}/v1/chat/completions", json=QUESTION, headers=key(project), timeout=30)
+    answer = httpx2.post(f"{url}/v1/chat/completions", json=QUESTION, headers=key(project), timeout=30)
     assert answer.status_code == 200, answer.text
     made = answer.json()["antiphon"]["prediction"]
 
@@ -55,7 +55,7 @@ def test_a_question_a_kill_and_the_same_state_after_ctrl_c(project, antiphon, up
     pid = next(line["pid"] for line in up.told() if line["process"] == "gateway" and line["event"] == "ready")
     os.kill(pid, signal.SIGKILL)
     up.until(lambda told: sum(line.get("event") == "ready" and line["process"] == "gateway" for line in told) == 2)
-    assert httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    assert httpx2.get(f"{url}/readyz", timeout=10).status_code == 200
 
     assert up.stop() == 0
     stopped = [line["process"] for line in up.told() if line["event"] == "stopped"]
@@ -65,7 +65,7 @@ def test_a_question_a_kill_and_the_same_state_after_ctrl_c(project, antiphon, up
     again = Up(project)
     try:
         again.until(lambda told: any(line.get("event") == "up" for line in told))
-        found = httpx.get(f"{url}/admin/predictions/{made}", headers=key(project), timeout=10)
+        found = httpx2.get(f"{url}/admin/predictions/{made}", headers=key(project), timeout=10)
         assert found.json()["receipt"]["prediction"] == made
         a_kill_of_the_supervisor_ends_everything(again)
     finally:

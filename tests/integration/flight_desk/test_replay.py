@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 from examples.flight_desk import data, demand, drive, report, settings, truth
@@ -38,7 +38,7 @@ def facts(events: data.Events) -> Truth:
 
 
 async def replay(stand_in: StandIn, declared: Settings, events: data.Events, journal: Journal) -> None:
-    transport = httpx.ASGITransport(app=stand_in.app())
+    transport = httpx2.ASGITransport(app=stand_in.app())
     async with Desk("http://stand-in", "ak_test", transport=transport) as desk:
         await drive.Replay(declared, declared.demo, events, desk, journal, lambda progress: None).run()
 

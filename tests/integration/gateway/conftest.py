@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 
@@ -88,10 +88,10 @@ async def running(services: GatewayServices) -> AsyncIterator[Running]:
 
 
 @pytest.fixture
-async def http(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+async def http(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx2.AsyncClient]:
     """A client with an engineer's key."""
     headers = {"authorization": f"Bearer {keys['engineer']}"}
-    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
         yield client
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-import httpx
+import httpx2
 
 
-async def sign_in(browser: httpx.AsyncClient, key: str, then: str = "/", **headers: str) -> httpx.Response:
+async def sign_in(browser: httpx2.AsyncClient, key: str, then: str = "/", **headers: str) -> httpx2.Response:
     """The answer to the login form of this browser."""
     page = await browser.get("/login", params={"next": then})
     token = re.search(r'name="csrf" value="([^"]+)"', page.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-import httpx
+import httpx2
 import jsonschema
 import pytest
 from tests.integration.gateway.conftest import serve
@@ -23,11 +23,11 @@ SCOPE = Scope("default", "dev")
 @pytest.fixture
 async def admin(running, keys):
     headers = {"authorization": f"Bearer {keys['admin']}"}
-    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
         yield client
 
 
-async def asked(client: httpx.AsyncClient, question: str = "Late?") -> str:
+async def asked(client: httpx2.AsyncClient, question: str = "Late?") -> str:
     body = {"model": "desk", "messages": [{"role": "user", "content": question}], "entity": {"shop": "tea"}}
     answer = await client.post("/v1/chat/completions", json=body)
     return answer.json()["antiphon"]["prediction"]
@@ -62,7 +62,7 @@ async def test_a_replay_ends_when_its_caller_leaves(services, keys) -> None:
     headers = {"authorization": f"Bearer {keys['admin']}"}
     async with (
         serve(dataclasses.replace(services, replay=replay)) as running,
-        httpx.AsyncClient(base_url=running.url, headers=headers) as client,
+        httpx2.AsyncClient(base_url=running.url, headers=headers) as client,
     ):
         asking = asyncio.create_task(client.post(f"/admin/predictions/{await asked(client)}/replay"))
         async with asyncio.timeout(10):
@@ -136,7 +136,7 @@ async def test_a_change_that_no_port_records_is_in_the_audit_log(database, answe
     log = AuditLog(database, fakes.SECRET)
     async with serve(fakes.gateway_services(database, answerer, audit=log.append)) as running:
         headers = {"authorization": f"Bearer {keys['engineer']}"}
-        async with httpx.AsyncClient(base_url=running.url, headers=headers) as client:
+        async with httpx2.AsyncClient(base_url=running.url, headers=headers) as client:
             rows = [{"shop": str(number)} for number in range(9)]
             await client.post("/admin/batch", json={"application": "desk", "rows": rows})
             await client.get("/admin/batch")
@@ -193,7 +193,7 @@ async def test_no_operation_answers_without_a_key(running, operation) -> None:
     path = operation.path
     for name in ("prediction", "stream", "job", "run", "key"):
         path = path.replace("{" + name + "}", "x")
-    async with httpx.AsyncClient(base_url=running.url) as client:
+    async with httpx2.AsyncClient(base_url=running.url) as client:
         answer = await client.request(operation.method, path)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -248,7 +248,7 @@ async def test_status_and_readiness_survive_an_engine_that_is_away(database, ans
         return {"catalog": None, "engine": "it is away"}
 
     services = fakes.gateway_services(database, answerer, engine=away, ready=ready)
-    async with serve(services) as running, httpx.AsyncClient(base_url=running.url) as client:
+    async with serve(services) as running, httpx2.AsyncClient(base_url=running.url) as client:
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["parts"]["engine"]) == (503, "it is away")
         assert (await client.get("/healthz")).status_code == 200
@@ -262,7 +262,7 @@ async def test_what_serves_only_in_part_is_a_notice_of_readiness(database, answe
 
     told = {"features": "degraded: congestion (snap_1, seen 2013-04-10 12:00:00Z)"}
     services = fakes.gateway_services(database, answerer, ready=ready, notices=lambda: told)
-    async with serve(services) as running, httpx.AsyncClient(base_url=running.url) as client:
+    async with serve(services) as running, httpx2.AsyncClient(base_url=running.url) as client:
         answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()["ready"], answer.json()["notices"]) == (200, True, told)
 

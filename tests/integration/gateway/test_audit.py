@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
@@ -38,9 +38,9 @@ async def running(database: Database, answerer: fakes.FakeAnswerer, trail: Audit
 
 
 @pytest.fixture
-async def admin(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+async def admin(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"authorization": f"Bearer {keys['admin']}"}
-    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
         yield client
 
 
@@ -48,14 +48,14 @@ def readings(trail: AuditTrail) -> list[AuditEntry]:
     return [entry for entry in trail.log.list(SCOPE) if entry.action == "data.read"]
 
 
-async def predict(admin: httpx.AsyncClient) -> str:
+async def predict(admin: httpx2.AsyncClient) -> str:
     asked = await admin.post("/v1/completions", json={"model": "tiny", "prompt": "How late?"})
     assert asked.status_code == 200, asked.text
     listed = await admin.get("/admin/predictions")
     return str(listed.json()["predictions"][0]["prediction"])
 
 
-async def test_who_reads_a_file_is_on_record(admin: httpx.AsyncClient, trail: AuditTrail) -> None:
+async def test_who_reads_a_file_is_on_record(admin: httpx2.AsyncClient, trail: AuditTrail) -> None:
     sent = await admin.post("/v1/files", files={"file": ("in.jsonl", b"{}")}, data={"purpose": "batch"})
     file = sent.json()["id"]
     for path in ("/v1/files", f"/v1/files/{file}"):
@@ -65,7 +65,7 @@ async def test_who_reads_a_file_is_on_record(admin: httpx.AsyncClient, trail: Au
     assert [(entry.subject, entry.principal) for entry in readings(trail)] == [(file, "the-admin")]
 
 
-async def test_a_reading_is_on_record_before_it_is_shown(admin: httpx.AsyncClient, trail: AuditTrail) -> None:
+async def test_a_reading_is_on_record_before_it_is_shown(admin: httpx2.AsyncClient, trail: AuditTrail) -> None:
     prediction = await predict(admin)
     before = len(readings(trail))
     for path in ("", "/explain"):
@@ -85,7 +85,7 @@ async def test_a_reading_is_on_record_before_it_is_shown(admin: httpx.AsyncClien
 
 
 async def test_what_leaves_no_evidence_is_not_shown(
-    admin: httpx.AsyncClient, trail: AuditTrail, database: Database
+    admin: httpx2.AsyncClient, trail: AuditTrail, database: Database
 ) -> None:
     prediction = await predict(admin)
     with database.transaction() as connection:
@@ -104,14 +104,14 @@ async def test_without_the_evidence_a_reading_leaves_no_trace(
     """The switch: a gateway that is wired without the log shows the same and records nothing."""
     async with serve(fakes.gateway_services(database, answerer)) as running:
         headers = {"authorization": f"Bearer {keys['admin']}"}
-        async with httpx.AsyncClient(base_url=running.url, headers=headers) as client:
+        async with httpx2.AsyncClient(base_url=running.url, headers=headers) as client:
             prediction = await predict(client)
             assert (await client.get(f"/admin/predictions/{prediction}")).status_code == 200
             assert (await client.get("/admin/audit")).status_code == 503
     assert readings(trail) == []
 
 
-async def test_the_log_is_queried_in_pages(admin: httpx.AsyncClient, trail: AuditTrail) -> None:
+async def test_the_log_is_queried_in_pages(admin: httpx2.AsyncClient, trail: AuditTrail) -> None:
     first = trail.log.append(SCOPE, "ann", "release.activate", "rel_0", {"reason": "it is better"}).sequence
     for number in range(1, 5):
         trail.log.append(SCOPE, "ann", "release.activate", f"rel_{number}", {"number": number})
@@ -130,7 +130,7 @@ async def test_the_log_is_queried_in_pages(admin: httpx.AsyncClient, trail: Audi
 
 
 async def test_only_administrators_read_the_log(
-    admin: httpx.AsyncClient, keys: dict[str, str], trail: AuditTrail
+    admin: httpx2.AsyncClient, keys: dict[str, str], trail: AuditTrail
 ) -> None:
     trail.log.append(SCOPE, "ann", "release.activate", "rel_0")
     trail.log.append(Scope("other", "dev"), "eve", "release.activate", "secret_release")
@@ -143,7 +143,7 @@ async def test_only_administrators_read_the_log(
 
 
 async def test_a_proof_is_checked_by_the_verifier(
-    admin: httpx.AsyncClient, trail: AuditTrail, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    admin: httpx2.AsyncClient, trail: AuditTrail, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (await admin.get("/admin/audit/checkpoint")).status_code == 404
     sequence = trail.log.append(SCOPE, "ann", "release.activate", "rel_0").sequence
@@ -164,7 +164,7 @@ async def test_the_page_shows_the_log(running: Running, keys: dict[str, str], tr
         trail.log.append(SCOPE, "bob", "data.read", f"pred_{number}")
     trail.checkpointing.sign(SCOPE)
     trail.log.erase(SCOPE, "zoe", principal="ann", reason="asked for it")
-    async with httpx.AsyncClient(base_url=running.url, timeout=10, follow_redirects=True) as browser:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=10, follow_redirects=True) as browser:
         assert (await sign_in(browser, keys["admin"])).status_code == 200
         shown = await browser.get("/audit", params={"action": "release.*"})
         assert shown.status_code == 200
@@ -186,6 +186,6 @@ async def test_the_page_shows_the_log(running: Running, keys: dict[str, str], tr
         ).text.count("No record fits.") == 1
         assert (await browser.get("/audit", params={"since": "soon"})).status_code == 400
         assert (await browser.get("/audit", params={"who": "x" * 301})).status_code == 400
-    async with httpx.AsyncClient(base_url=running.url, timeout=10, follow_redirects=True) as browser:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=10, follow_redirects=True) as browser:
         await sign_in(browser, keys["viewer"])
         assert (await browser.get("/audit")).status_code == 403

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai.types import Batch
@@ -162,7 +162,7 @@ async def test_a_batch_is_cancelled_with_what_was_done(
         await client.batches.cancel(made.id)
 
 
-async def test_pages_of_batches_follow_one_another(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+async def test_pages_of_batches_follow_one_another(client: openai.AsyncOpenAI, http: httpx2.AsyncClient) -> None:
     made = [(await order(client, lines(CHAT, 1))).id for _ in range(5)]
     assert [batch.id async for batch in client.batches.list(limit=2)] == made[::-1]
     page = (await http.get("/v1/batches", params={"limit": 3})).json()
@@ -173,7 +173,7 @@ async def test_pages_of_batches_follow_one_another(client: openai.AsyncOpenAI, h
     ]
 
 
-async def test_a_wrong_order_is_refused_by_name(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+async def test_a_wrong_order_is_refused_by_name(client: openai.AsyncOpenAI, http: httpx2.AsyncClient) -> None:
     file = (await client.files.create(file=("in.jsonl", lines(CHAT, 1)), purpose="batch")).id
     good = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
     wrong: list[tuple[dict[str, Any], int, str]] = [
@@ -201,14 +201,14 @@ async def test_another_tenant_and_a_viewer_order_and_cancel_nothing(
     rival = Keys(database, fakes.SECRET).create("rival", "rita", "admin")[0]
     body = {"input_file_id": batch.input_file_id, "endpoint": CHAT, "completion_window": "24h"}
     for key, seen, refused in ((rival, 404, 404), (keys["viewer"], 200, 403)):
-        async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}) as other:
+        async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}) as other:
             assert (await other.get(f"/v1/batches/{batch.id}")).status_code == seen
             assert (await other.post(f"/v1/batches/{batch.id}/cancel")).status_code == refused
             assert (await other.post("/v1/batches", json=body)).status_code == refused
     assert (await client.batches.retrieve(batch.id)).status == "validating"
 
 
-async def test_batches_and_bytes_of_files_are_counted(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+async def test_batches_and_bytes_of_files_are_counted(client: openai.AsyncOpenAI, http: httpx2.AsyncClient) -> None:
     content = lines(CHAT, 1)
     batch = await order(client, content)
     await order(client, content)
@@ -246,7 +246,7 @@ async def test_an_estimate_stands_in_the_batch_and_in_the_list_of_jobs(
     told = found.model_extra["estimated_completion"]
     assert told["earliest"] <= told["at"] <= told["latest"]
     assert 150 < told["at"] - now.timestamp() < 250
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['admin']}"}) as admin:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['admin']}"}) as admin:
         (job,) = (await admin.get("/admin/batch")).json()["jobs"]
     assert (job["id"], job["estimate"]["rows"], job["estimate"]["late"]) == (made.id, 100, "no")
     assert job["estimate"]["cost"] >= 0

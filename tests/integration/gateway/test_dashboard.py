@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.signing_in import sign_in
 
@@ -16,7 +16,7 @@ SCOPE = Scope("default", "dev")
 
 @pytest.fixture
 async def browser(running):
-    async with httpx.AsyncClient(base_url=running.url, timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=10) as client:
         yield client
 
 

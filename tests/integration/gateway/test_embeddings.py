@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import numpy
 import openai
@@ -43,9 +43,9 @@ class World:
     def client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.keys["service"], max_retries=0)
 
-    async def post(self, body: dict[str, Any], role: str = "service") -> httpx.Response:
+    async def post(self, body: dict[str, Any], role: str = "service") -> httpx2.Response:
         headers = {"authorization": f"Bearer {self.keys[role]}"}
-        async with httpx.AsyncClient(timeout=10) as client:
+        async with httpx2.AsyncClient(timeout=10) as client:
             return await client.post(f"{self.url}/v1/embeddings", json=body, headers=headers)
 
 
@@ -167,7 +167,7 @@ async def test_what_is_wrong_is_named(world: World, name: str) -> None:
 
 async def test_who_may_not_answer_may_not_embed(world: World) -> None:
     assert (await world.post({"model": MODEL, "input": "tea"}, role="viewer")).status_code == 403
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         unknown = await client.post(f"{world.url}/v1/embeddings", json={"model": MODEL, "input": "tea"})
     assert unknown.status_code == 401
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 from tests.integration.features.desk import flight, history
@@ -73,10 +73,10 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
 
 
 @asynccontextmanager
-async def client(watched: Watched, role: str = "engineer", page: bool = True) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(watched.services(), sampling=False))
+async def client(watched: Watched, role: str = "engineer", page: bool = True) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(create_app(watched.services(), sampling=False))
     key, _ = Keys(watched.database, fakes.SECRET).create("default", f"the-{role}", role)
-    async with httpx.AsyncClient(transport=transport, base_url="http://desk") as opened:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as opened:
         if page:
             await sign_in(opened, key)
         else:

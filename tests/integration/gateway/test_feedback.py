@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jsonschema
 import pytest
 from tests.integration.learning.joining import Desk
@@ -56,12 +56,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.fixture
-async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+async def client(desk: Desk) -> AsyncIterator[httpx2.AsyncClient]:
     app = create_app(fakes.gateway_services(desk.database, outcomes=Outcomes(desk)), sampling=False)
     key, _ = Keys(desk.database, fakes.SECRET).create("default", "sender", "service")
     headers = {"authorization": f"Bearer {key}"}
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://desk", headers=headers) as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://desk", headers=headers) as client:
         yield client
 
 
@@ -70,7 +70,7 @@ def sent(value: str = "delayed", **fields: Any) -> dict[str, Any]:
     return {"application": "desk", "value": value, "prediction": "p1", "available_at": known} | fields
 
 
-async def test_one_outcome(client: httpx.AsyncClient, desk: Desk) -> None:
+async def test_one_outcome(client: httpx2.AsyncClient, desk: Desk) -> None:
     desk.predict("p1", release=fakes.make_release(desk.database, DEV).id)
     answer = await client.post("/v1/feedback", json=sent(id="f1"))
     assert answer.status_code == 200, answer.text
@@ -83,7 +83,7 @@ async def test_one_outcome(client: httpx.AsyncClient, desk: Desk) -> None:
     assert "entity" not in listed[0]
 
 
-async def test_many_outcomes_each_with_what_became_of_it(client: httpx.AsyncClient, desk: Desk) -> None:
+async def test_many_outcomes_each_with_what_became_of_it(client: httpx2.AsyncClient, desk: Desk) -> None:
     desk.predict("p1")
     of_moment = {"prediction": None, "entity": {"origin": "EWR", "dest": "SFO"}, "at": NOON.isoformat()}
     answer = await client.post(
@@ -112,7 +112,7 @@ async def test_many_outcomes_each_with_what_became_of_it(client: httpx.AsyncClie
     ],
 )
 async def test_what_cannot_be_taken_is_said(
-    client: httpx.AsyncClient, desk: Desk, body: dict[str, Any], status: int, told: str
+    client: httpx2.AsyncClient, desk: Desk, body: dict[str, Any], status: int, told: str
 ) -> None:
     desk.predict("p1")
     answer = await client.post("/v1/feedback", json=body)
@@ -121,7 +121,7 @@ async def test_what_cannot_be_taken_is_said(
     assert desk.outcomes.list(DEV) == []
 
 
-async def test_a_key_that_may_not_is_refused(client: httpx.AsyncClient, desk: Desk) -> None:
+async def test_a_key_that_may_not_is_refused(client: httpx2.AsyncClient, desk: Desk) -> None:
     desk.predict("p1")
     viewer, _ = Keys(desk.database, fakes.SECRET).create("default", "viewer", "viewer")
     answer = await client.post("/v1/feedback", json=sent(), headers={"authorization": f"Bearer {viewer}"})
@@ -131,7 +131,7 @@ async def test_a_key_that_may_not_is_refused(client: httpx.AsyncClient, desk: De
     assert desk.outcomes.list(DEV) == []
 
 
-async def test_performance_and_drift(client: httpx.AsyncClient, desk: Desk) -> None:
+async def test_performance_and_drift(client: httpx2.AsyncClient, desk: Desk) -> None:
     for number in range(60):
         chance = 0.9 if number % 3 == 0 else 0.2
         classes = {"outlook": {"delayed": chance, "on_time": 1 - chance}}
@@ -157,7 +157,7 @@ async def test_performance_and_drift(client: httpx.AsyncClient, desk: Desk) -> N
     assert (drift["reference"], drift["forecast"]["verdict"]) == ("first week", "too-few")
 
 
-async def test_datasets_are_listed_and_shown(client: httpx.AsyncClient, desk: Desk) -> None:
+async def test_datasets_are_listed_and_shown(client: httpx2.AsyncClient, desk: Desk) -> None:
     from tests.contract.catalog.test_datasets import dataset
 
     Datasets(desk.database).add(dataset("d1"))

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from tests.integration.gateway.conftest import Running
@@ -44,7 +44,7 @@ def form(**fields: str) -> dict[str, Any]:
     return {"files": {"file": ("in.jsonl", LINES)}, "data": {"purpose": "batch", **fields}}
 
 
-async def upload(http: httpx.AsyncClient, **fields: str) -> httpx.Response:
+async def upload(http: httpx2.AsyncClient, **fields: str) -> httpx2.Response:
     return await http.post("/v1/files", **form(**fields))
 
 
@@ -72,7 +72,7 @@ async def test_pages_follow_one_another_in_both_orders(client: openai.AsyncOpenA
     assert [file.id async for file in client.files.list(purpose="batch_output")] == []
 
 
-async def test_ranges_are_sent_as_asked(http: httpx.AsyncClient) -> None:
+async def test_ranges_are_sent_as_asked(http: httpx2.AsyncClient) -> None:
     path = f"/v1/files/{(await upload(http)).json()['id']}/content"
     size = len(LINES)
     for header, first, end in (("bytes=0-9", 0, 10), ("bytes=7-", 7, size), ("bytes=-5", size - 5, size)):
@@ -85,7 +85,7 @@ async def test_ranges_are_sent_as_asked(http: httpx.AsyncClient) -> None:
         assert (await http.get(path, headers={"range": odd})).status_code == 200
 
 
-async def test_a_wrong_field_is_named_and_nothing_is_kept(http: httpx.AsyncClient, database: Database) -> None:
+async def test_a_wrong_field_is_named_and_nothing_is_kept(http: httpx2.AsyncClient, database: Database) -> None:
     wrong: list[tuple[dict[str, str], str]] = [
         ({"purpose": "fine-tune"}, "purpose"),
         ({"purpos": "batch"}, "purpos"),
@@ -100,7 +100,7 @@ async def test_a_wrong_field_is_named_and_nothing_is_kept(http: httpx.AsyncClien
     assert (await http.get("/v1/files")).json()["data"] == []
 
 
-async def test_what_is_no_form_is_refused(http: httpx.AsyncClient, database: Database) -> None:
+async def test_what_is_no_form_is_refused(http: httpx2.AsyncClient, database: Database) -> None:
     head = {"content-type": "multipart/form-data; boundary=x"}
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nabc'
     for body in (b"", b"junk", part, part + b"\r\n--x", b"--x\r\nno colon\r\n\r\n", b"--x\r\n\r\nnameless\r\n--x--"):
@@ -115,7 +115,7 @@ async def test_what_is_no_form_is_refused(http: httpx.AsyncClient, database: Dat
 
 
 async def test_a_file_past_the_bound_or_the_quota_is_refused_and_leaves_nothing(
-    http: httpx.AsyncClient, database: Database
+    http: httpx2.AsyncClient, database: Database
 ) -> None:
     large = {"files": {"file": ("l", b"x" * 1_000_001)}, "data": {"purpose": "batch"}}
     refused = await http.post("/v1/files", **large)
@@ -164,11 +164,11 @@ async def test_an_upload_that_breaks_off_leaves_nothing(running: Running, keys: 
 
 
 async def test_another_tenant_sees_and_removes_nothing(
-    running: Running, http: httpx.AsyncClient, database: Database
+    running: Running, http: httpx2.AsyncClient, database: Database
 ) -> None:
     file = (await upload(http)).json()["id"]
     key = Keys(database, fakes.SECRET).create("rival", "rita", "admin")[0]
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}) as rival:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}) as rival:
         assert (await rival.get("/v1/files")).json()["data"] == []
         for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
             assert (await rival.request(method, f"/v1/files/{file}{path}")).status_code == 404
@@ -176,7 +176,9 @@ async def test_another_tenant_sees_and_removes_nothing(
 
 
 async def test_a_viewer_reads_but_neither_puts_in_nor_removes(running: Running, keys: dict[str, str]) -> None:
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['viewer']}"}) as viewer:
+    async with httpx2.AsyncClient(
+        base_url=running.url, headers={"authorization": f"Bearer {keys['viewer']}"}
+    ) as viewer:
         assert (await viewer.get("/v1/files")).status_code == 200
         assert (await upload(viewer)).status_code == 403
         assert (await viewer.delete("/v1/files/file-1")).status_code == 403
@@ -211,7 +213,7 @@ async def test_content_that_nobody_names_is_collected_when_it_is_old(database: D
     assert contents(database) == []
 
 
-async def test_uploads_and_deletions_are_on_record(http: httpx.AsyncClient, database: Database) -> None:
+async def test_uploads_and_deletions_are_on_record(http: httpx2.AsyncClient, database: Database) -> None:
     file = (await upload(http)).json()["id"]
     await http.delete(f"/v1/files/{file}")
     said = [(entry.action, entry.subject, entry.principal) for entry in AuditLog(database, fakes.SECRET).list(SCOPE)]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.signing_in import sign_in
 
@@ -55,12 +55,12 @@ def issuer() -> Iterator[LocalIssuer]:
 
 
 @pytest.fixture
-async def browser(database: Database, trail: Recorded, issuer: LocalIssuer) -> AsyncIterator[httpx.AsyncClient]:
+async def browser(database: Database, trail: Recorded, issuer: LocalIssuer) -> AsyncIterator[httpx2.AsyncClient]:
     async with client(database, trail, issuer) as opened:
         yield opened
 
 
-def client(database: Database, trail: Recorded, issuer: LocalIssuer, scheme: str = "http") -> httpx.AsyncClient:
+def client(database: Database, trail: Recorded, issuer: LocalIssuer, scheme: str = "http") -> httpx2.AsyncClient:
     settings = IdentitySettings(
         oidc=OidcSettings(issuer=issuer.url, jwks=issuer.jwks, roles={"builders": "engineer", "readers": "viewer"})
     )
@@ -74,10 +74,10 @@ def client(database: Database, trail: Recorded, issuer: LocalIssuer, scheme: str
         fakes.SECRET,
     )
     app = create_app(fakes.gateway_services(database, identity=identity, trail=trail), sampling=False)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"{scheme}://desk.example")
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=f"{scheme}://desk.example")
 
 
-async def form_token(browser: httpx.AsyncClient) -> str:
+async def form_token(browser: httpx2.AsyncClient) -> str:
     found = re.search(r'name="csrf" value="([^"]+)"', (await browser.get("/requests")).text)
     assert found is not None
     return found[1]
@@ -326,7 +326,7 @@ async def test_a_bad_user_is_refused(http, answerer, header, user, status) -> No
 
 async def test_a_key_that_is_not_for_it_names_nobody(running, answerer, database, trail) -> None:
     text, _ = Keys(database, fakes.SECRET).create("default", "bot", "service", limits=Limits(("answer",)))
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {text}"}) as http:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {text}"}) as http:
         assert (await http.post("/v1/chat/completions", json=BODY)).status_code == 200
         for extra in ({"json": {**BODY, "user": "u"}}, {"json": BODY, "headers": {"x-antiphon-user": "u"}}):
             answer = await http.post("/v1/chat/completions", **extra)
@@ -342,7 +342,7 @@ async def test_a_key_that_is_not_for_it_names_nobody(running, answerer, database
 
 async def test_keys_are_made_for_something_rotated_shown_and_revoked(running, keys) -> None:
     headers = {"authorization": f"Bearer {keys['admin']}"}
-    async with httpx.AsyncClient(base_url=running.url, headers=headers) as http:
+    async with httpx2.AsyncClient(base_url=running.url, headers=headers) as http:
         wanted = {"name": "bot", "role": "service", "actions": ["answer"], "resources": ["application/desk"]}
         made = (await http.post("/admin/keys", json=wanted)).json()
         assert made["record"]["limits"] == {"actions": ["answer"], "resources": ["application/desk"]}
@@ -372,7 +372,7 @@ async def test_a_confined_administrator_makes_no_key_that_is_for_more(running, d
     issued = Keys(database, fakes.SECRET)
     confined, _ = issued.create("default", "clerk", "admin", limits=Limits(("administer",)))
     _, whole = issued.create("default", "boss", "admin")
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {confined}"}) as http:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {confined}"}) as http:
         wanted = {"name": "eve", "role": "admin"}
         assert (await http.post("/admin/keys", json=wanted)).status_code == 403
         assert (await http.post("/admin/keys", json={**wanted, "actions": ["answer"]})).status_code == 403

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jsonschema
 import pytest
 from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
@@ -35,19 +35,19 @@ def key(desk: LearnedDesk, role: str) -> dict[str, str]:
 
 
 @pytest.fixture
-async def http(desk: LearnedDesk) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(desk.services(), sampling=False))
-    async with httpx.AsyncClient(transport=transport, base_url="http://desk", headers=key(desk, "engineer")) as client:
+async def http(desk: LearnedDesk) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(create_app(desk.services(), sampling=False))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://desk", headers=key(desk, "engineer")) as client:
         yield client
 
 
-async def got(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
+async def got(client: httpx2.AsyncClient, path: str, **query: Any) -> Any:
     answer = await client.get(path, params=query or None)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_models_with_lineage_card_and_comparison(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_models_with_lineage_card_and_comparison(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     desk.train()
     listed = (await got(http, "/admin/models", application="desk"))["versions"]
     assert [(line["id"], line["aliases"], line["parent"]) for line in listed] == [
@@ -73,7 +73,7 @@ async def test_models_with_lineage_card_and_comparison(desk: LearnedDesk, http: 
     assert (await http.get("/admin/models/compare", params={"a": "desk.v1"})).status_code == 400
 
 
-async def test_evaluations(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_evaluations(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     desk.train()
     listed = (await got(http, "/admin/evaluations", application="desk"))["evaluations"]
     assert [line["id"] for line in listed] == ["eval_2", "eval_1"]
@@ -85,7 +85,7 @@ async def test_evaluations(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
     assert (await http.get("/admin/evaluations/eval_9")).status_code == 404
 
 
-async def test_a_training_is_ordered_and_followed(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_a_training_is_ordered_and_followed(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     body = {"application": "desk", "delta": True, "cutoff": "2013-04-15T00:00:00Z", "examples": 64, "rollout": True}
     made = await http.post("/admin/train", json={**body, "key": "k"})
     assert made.status_code == 202, made.text
@@ -106,7 +106,7 @@ async def test_a_training_is_ordered_and_followed(desk: LearnedDesk, http: httpx
         assert (role, refused.status_code) == (role, 403)
 
 
-async def test_a_rollout_from_its_beginning_to_its_end(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_a_rollout_from_its_beginning_to_its_end(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     live, candidate, draft = desk.live(1), desk.validated(2, plan=CANARY), desk.release(3)
     refused = await http.post("/admin/rollouts", json={"release": draft.id})
     assert (refused.status_code, "has not passed its gates" in refused.text) == (400, True)
@@ -141,7 +141,7 @@ async def test_a_rollout_from_its_beginning_to_its_end(desk: LearnedDesk, http: 
     assert (await http.get("/admin/rollouts/roll_none")).status_code == 404
 
 
-async def test_shadow_pairs_are_counted_with_their_outcomes(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_shadow_pairs_are_counted_with_their_outcomes(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     rollout = desk.begin()
     desk.mirror(rollout, pairs=12, labelled=5)
     desk.look()
@@ -153,7 +153,7 @@ async def test_shadow_pairs_are_counted_with_their_outcomes(desk: LearnedDesk, h
 
 
 async def test_a_rollback_ends_the_rollout_under_way_and_then_goes_further_back(
-    desk: LearnedDesk, http: httpx.AsyncClient
+    desk: LearnedDesk, http: httpx2.AsyncClient
 ) -> None:
     rollout = desk.begin()
     control = rollout.control
@@ -179,7 +179,7 @@ async def test_a_rollback_ends_the_rollout_under_way_and_then_goes_further_back(
     assert (back.json()["release"], back.json()["rollout"]) == (control, None)
 
 
-async def test_change_log_live_at_and_diff(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_change_log_live_at_and_diff(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     before = desk.clock.now() - timedelta(seconds=1)
     rollout = desk.begin(CANARY)
     then = desk.clock.now()
@@ -201,7 +201,7 @@ async def test_change_log_live_at_and_diff(desk: LearnedDesk, http: httpx.AsyncC
 
 
 @pytest.mark.parametrize("role", ["service", "viewer"])
-async def test_only_who_may_release_moves_anything(desk: LearnedDesk, http: httpx.AsyncClient, role: str) -> None:
+async def test_only_who_may_release_moves_anything(desk: LearnedDesk, http: httpx2.AsyncClient, role: str) -> None:
     rollout = desk.begin()
     headers = key(desk, role)
     for path in (
@@ -216,7 +216,7 @@ async def test_only_who_may_release_moves_anything(desk: LearnedDesk, http: http
     assert desk.rollouts.active(DEV, "desk") == rollout
 
 
-async def test_nothing_of_another_tenant_is_seen(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_nothing_of_another_tenant_is_seen(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     rollout = desk.begin()
     desk.train()
     other, _ = Keys(desk.database, fakes.SECRET).create("other", "stranger", "admin")
@@ -234,7 +234,7 @@ async def test_nothing_of_another_tenant_is_seen(desk: LearnedDesk, http: httpx.
     assert undo.status_code == 404
 
 
-async def test_what_is_answered_is_what_openapi_says(desk: LearnedDesk, http: httpx.AsyncClient) -> None:
+async def test_what_is_answered_is_what_openapi_says(desk: LearnedDesk, http: httpx2.AsyncClient) -> None:
     rollout = desk.begin()
     desk.train()
     desk.look()
@@ -267,8 +267,8 @@ async def test_what_is_answered_is_what_openapi_says(desk: LearnedDesk, http: ht
 async def test_a_gateway_without_models_says_so(desk: LearnedDesk) -> None:
     fakes.make_release(desk.database, DEV)
     app = create_app(fakes.gateway_services(desk.database), sampling=False)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://desk", headers=key(desk, "admin")) as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://desk", headers=key(desk, "admin")) as client:
         answer = await client.get("/admin/rollouts")
         assert (answer.status_code, answer.json()["error"]["next_step"]) == (503, "Ask the project's own gateway.")
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.integration.gateway.signing_in import sign_in
@@ -32,16 +32,16 @@ def desk(tmp_path: Path) -> Iterator[LearnedDesk]:
 
 
 @asynccontextmanager
-async def signed_in(desk: LearnedDesk, role: str) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(desk.services(), sampling=False))
+async def signed_in(desk: LearnedDesk, role: str) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(create_app(desk.services(), sampling=False))
     key, _ = Keys(desk.database, fakes.SECRET).create("default", f"the-{role}", role)
-    async with httpx.AsyncClient(transport=transport, base_url="http://desk") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://desk") as client:
         await sign_in(client, key)
         yield client
 
 
 @pytest.fixture
-async def browser(desk: LearnedDesk) -> AsyncIterator[httpx.AsyncClient]:
+async def browser(desk: LearnedDesk) -> AsyncIterator[httpx2.AsyncClient]:
     async with signed_in(desk, "engineer") as client:
         yield client
 
@@ -63,7 +63,7 @@ class Form(HTMLParser):
             self.acts.append(given["value"] or "")
 
 
-async def press(client: httpx.AsyncClient, act: str, reason: str = "because", **changes: str) -> httpx.Response:
+async def press(client: httpx2.AsyncClient, act: str, reason: str = "because", **changes: str) -> httpx2.Response:
     """Press a button on the page as it is now."""
     form = Form((await client.get("/releases")).text)
     headers = {"sec-fetch-site": changes.pop("site", "same-origin")}
@@ -81,7 +81,7 @@ async def press(client: httpx.AsyncClient, act: str, reason: str = "because", **
     ],
 )
 async def test_where_there_is_nothing_a_page_says_what_to_do(
-    browser: httpx.AsyncClient, path: str, next_step: str
+    browser: httpx2.AsyncClient, path: str, next_step: str
 ) -> None:
     answer = await browser.get(path)
     assert answer.status_code == 200
@@ -90,7 +90,7 @@ async def test_where_there_is_nothing_a_page_says_what_to_do(
     assert f'<a href="{path}" aria-current="page">' in answer.text
 
 
-async def test_a_first_release_has_everything_ahead_of_it(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_a_first_release_has_everything_ahead_of_it(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     desk.live(1)
     page = (await browser.get("/releases")).text
     assert "No release was rolled out yet." in page
@@ -101,7 +101,7 @@ async def test_a_first_release_has_everything_ahead_of_it(desk: LearnedDesk, bro
     assert "POST /v1/feedback" in outcomes
 
 
-async def test_a_canary_is_shown_step_by_step_with_the_evidence(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_a_canary_is_shown_step_by_step_with_the_evidence(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     rollout = desk.begin(CANARY)
     page = (await browser.get("/releases")).text
     assert "The judge has said nothing yet" in page
@@ -122,7 +122,7 @@ async def test_a_canary_is_shown_step_by_step_with_the_evidence(desk: LearnedDes
     assert Form(page).acts == ["hold", "undo"]
 
 
-async def test_a_bad_canary_shows_the_decision_that_undid_it(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_a_bad_canary_shows_the_decision_that_undid_it(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     rollout = desk.begin(CANARY)
     desk.expose(rollout, 10)
     desk.look()
@@ -137,7 +137,7 @@ async def test_a_bad_canary_shows_the_decision_that_undid_it(desk: LearnedDesk, 
     assert Form(page).acts == ["rollback"]
 
 
-async def test_a_promoted_candidate_has_every_step_behind_it(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_a_promoted_candidate_has_every_step_behind_it(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     rollout = desk.begin(RolloutPlan(canary=(5,), step_units=50, shadow=0.5, shadow_pairs=20))
     page = (await browser.get("/releases")).text
     assert "0 of 20 pairs with an outcome" in page
@@ -150,7 +150,7 @@ async def test_a_promoted_candidate_has_every_step_behind_it(desk: LearnedDesk, 
 
 
 async def test_the_part_that_refreshes_reloads_the_page_once_something_moved(
-    desk: LearnedDesk, browser: httpx.AsyncClient
+    desk: LearnedDesk, browser: httpx2.AsyncClient
 ) -> None:
     rollout = desk.begin(CANARY)
     page = (await browser.get("/releases")).text
@@ -163,11 +163,11 @@ async def test_the_part_that_refreshes_reloads_the_page_once_something_moved(
     assert "<html" not in answer.text
     desk.transitions.hold(DEV, rollout.id, principal="ada", reason="lunch")
     assert (await browser.get(path)).headers["hx-refresh"] == "true"
-    async with httpx.AsyncClient(transport=browser._transport, base_url="http://desk") as stranger:
+    async with httpx2.AsyncClient(transport=browser._transport, base_url="http://desk") as stranger:
         assert (await stranger.get(path)).headers["hx-redirect"] == "/login"
 
 
-async def test_buttons_move_the_rollout_and_leave_evidence(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_buttons_move_the_rollout_and_leave_evidence(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     rollout = desk.begin(CANARY)
     answer = await press(browser, "hold", "lunch")
     assert (answer.status_code, answer.headers["location"]) == (303, "/releases?application=desk")
@@ -186,7 +186,7 @@ async def test_buttons_move_the_rollout_and_leave_evidence(desk: LearnedDesk, br
     assert "users complain" in (await browser.get("/releases")).text
 
 
-async def test_rolling_back_goes_to_the_release_before(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_rolling_back_goes_to_the_release_before(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     first, second = desk.live(1), desk.live(2)
     assert desk.releases.live(DEV, "desk") == desk.releases.get(DEV, second.id)
     assert (await press(browser, "rollback", "it is worse")).status_code == 303
@@ -198,7 +198,7 @@ async def test_rolling_back_goes_to_the_release_before(desk: LearnedDesk, browse
     assert 'value="again"' in answer.text
 
 
-async def test_what_may_not_be_pressed_changes_nothing(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_what_may_not_be_pressed_changes_nothing(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     rollout = desk.begin(CANARY)
     for wanted, status, told in (
         ({"act": "hold", "reason": " "}, 400, "There is no reason."),
@@ -222,7 +222,7 @@ async def test_what_may_not_be_pressed_changes_nothing(desk: LearnedDesk, browse
     assert (unknown.status_code, "Choose one of desk" in unknown.text) == (404, True)
 
 
-async def test_two_releases_are_compared_by_field(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_two_releases_are_compared_by_field(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     rollout = desk.begin(CANARY)
     page = (await browser.get("/releases")).text
     link = re.search(r'href="(/releases/diff\?[^"]+)"', page)
@@ -235,7 +235,7 @@ async def test_two_releases_are_compared_by_field(desk: LearnedDesk, browser: ht
     assert (await browser.get("/releases/diff")).status_code == 404
 
 
-async def test_models_with_their_gates_and_two_compared(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_models_with_their_gates_and_two_compared(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     desk.train()
     page = (await browser.get("/models")).text
     for told in ("champion", "data_1", "0.750 (0.700 to 0.800)", "0.620 (0.570 to 0.670)", "1 failed", "desk.v1"):
@@ -254,7 +254,7 @@ async def test_models_with_their_gates_and_two_compared(desk: LearnedDesk, brows
     assert (await browser.get("/models/compare", params={"a": "desk.v1", "b": "x"})).status_code == 404
 
 
-async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     desk.come_true()
     page = (await browser.get("/outcomes")).text
     assert re.search(r'<th scope="row">label</th>\s*<td class="right">60</td>', page)
@@ -268,14 +268,14 @@ async def test_outcomes_are_counted_scored_and_drawn(desk: LearnedDesk, browser:
 
 
 async def test_an_application_without_an_outcome_says_what_to_declare(
-    desk: LearnedDesk, browser: httpx.AsyncClient
+    desk: LearnedDesk, browser: httpx2.AsyncClient
 ) -> None:
     desk.declared.known.pop("desk")
     desk.live(1)
     assert "There is no application &#39;desk&#39;." in (await browser.get("/outcomes")).text
 
 
-async def test_runs_tell_step_loss_and_time_left(desk: LearnedDesk, browser: httpx.AsyncClient) -> None:
+async def test_runs_tell_step_loss_and_time_left(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
     desk.runs.submit(DEV, "train", {})
     claimed = desk.runs.claim("worker", timedelta(minutes=1))
     assert claimed is not None

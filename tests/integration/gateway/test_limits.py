@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from tests.integration.gateway.conftest import Running, serve
@@ -32,17 +32,17 @@ def key(database: Database, **allowance: Any) -> dict[str, str]:
 
 
 @pytest.fixture
-async def shop(running: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
+async def shop(running: Running) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=20) as client:
         yield client
 
 
-async def chat(client: httpx.AsyncClient, headers: dict[str, str], **changes: Any) -> httpx.Response:
+async def chat(client: httpx2.AsyncClient, headers: dict[str, str], **changes: Any) -> httpx2.Response:
     return await client.post("/v1/chat/completions", json={**BODY, **changes}, headers=headers)
 
 
 async def test_every_answer_says_how_the_quotas_stand(
-    shop: httpx.AsyncClient, database: Database, answerer: fakes.FakeAnswerer
+    shop: httpx2.AsyncClient, database: Database, answerer: fakes.FakeAnswerer
 ) -> None:
     headers = key(database, requests_per_minute=4, tokens_per_minute=1_200, tokens_per_day=1_000_000)
     answer = await chat(shop, headers)
@@ -68,7 +68,7 @@ async def test_every_answer_says_how_the_quotas_stand(
     assert int((await chat(shop, headers)).headers["x-ratelimit-remaining-tokens-day"]) < 1_000_000 - 2 * spent
 
 
-async def test_a_key_without_quotas_has_no_such_headers(shop: httpx.AsyncClient, keys: dict[str, str]) -> None:
+async def test_a_key_without_quotas_has_no_such_headers(shop: httpx2.AsyncClient, keys: dict[str, str]) -> None:
     answer = await chat(shop, {"authorization": f"Bearer {keys['service']}"})
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
@@ -97,7 +97,7 @@ async def test_the_official_client_comes_back_when_it_was_told_to(running: Runni
 
 
 async def test_what_is_larger_than_the_quota_is_not_worth_trying_again(
-    shop: httpx.AsyncClient, database: Database
+    shop: httpx2.AsyncClient, database: Database
 ) -> None:
     refused = await chat(shop, key(database, tokens_per_minute=50))
     assert refused.status_code == 429
@@ -112,7 +112,7 @@ async def test_two_gateways_share_a_quota_and_never_let_more_in(
     headers = key(database, requests_per_minute=100)
     other = Database.open(f"sqlite:///{tmp_path}/catalog.db")
     second = fakes.gateway_services(other, fakes.FakeAnswerer(Receipts(other), other.clock))
-    async with serve(services) as one, serve(second) as two, httpx.AsyncClient(timeout=60) as client:
+    async with serve(services) as one, serve(second) as two, httpx2.AsyncClient(timeout=60) as client:
         started = asyncio.get_running_loop().time()
         answers = await asyncio.gather(
             *(
@@ -129,14 +129,14 @@ async def test_two_gateways_share_a_quota_and_never_let_more_in(
 
 
 async def test_tokens_of_a_client_that_leaves_are_counted_and_a_refused_ones_are_not(
-    shop: httpx.AsyncClient, database: Database, answerer: fakes.FakeAnswerer
+    shop: httpx2.AsyncClient, database: Database, answerer: fakes.FakeAnswerer
 ) -> None:
     headers = key(database, tokens_per_day=1_000)
     answerer.failure = OverloadedError("256 questions wait.", retry_after=0.25)
     refused = await chat(shop, headers)
     assert (refused.status_code, refused.headers["retry-after"], refused.headers["retry-after-ms"]) == (429, "1", "250")
     answerer.failure, answerer.hold = None, asyncio.Event()
-    with pytest.raises(httpx.ReadTimeout):
+    with pytest.raises(httpx2.ReadTimeout):
         await shop.post("/v1/chat/completions", json={**BODY, "max_completion_tokens": 600}, headers=headers, timeout=1)
     while answerer.running:
         await asyncio.sleep(0.01)
@@ -147,7 +147,7 @@ async def test_tokens_of_a_client_that_leaves_are_counted_and_a_refused_ones_are
 
 
 async def test_tiers_are_taken_echoed_and_only_for_who_may(
-    shop: httpx.AsyncClient, database: Database, answerer: fakes.FakeAnswerer, keys: dict[str, str]
+    shop: httpx2.AsyncClient, database: Database, answerer: fakes.FakeAnswerer, keys: dict[str, str]
 ) -> None:
     plain, first = {"authorization": f"Bearer {keys['service']}"}, key(database, priority=True)
     for asked, headers, got in (
@@ -177,7 +177,7 @@ async def test_tiers_are_taken_echoed_and_only_for_who_may(
 
 
 async def test_flex_without_room_is_told_so(
-    shop: httpx.AsyncClient, keys: dict[str, str], answerer: fakes.FakeAnswerer
+    shop: httpx2.AsyncClient, keys: dict[str, str], answerer: fakes.FakeAnswerer
 ) -> None:
     answerer.failure = ResourceUnavailableError("There is no room.", retry_after=7.2, where="service_tier")
     refused = await chat(shop, {"authorization": f"Bearer {keys['service']}"}, service_tier="flex")
@@ -187,7 +187,7 @@ async def test_flex_without_room_is_told_so(
 
 @pytest.mark.parametrize(("sent", "status"), [("2.5", 504), ("0", 400), ("soon", 400), ("nan", 400), ("1e9", 400)])
 async def test_a_request_brings_its_own_deadline(
-    shop: httpx.AsyncClient, keys: dict[str, str], answerer: fakes.FakeAnswerer, sent: str, status: int
+    shop: httpx2.AsyncClient, keys: dict[str, str], answerer: fakes.FakeAnswerer, sent: str, status: int
 ) -> None:
     answerer.failure = DeadlineExceededError("It was not finished in time.")
     headers = {"authorization": f"Bearer {keys['service']}", "x-antiphon-timeout": sent}
@@ -200,7 +200,7 @@ async def test_a_request_brings_its_own_deadline(
 
 
 async def test_administrators_give_quotas_and_see_their_use(
-    http: httpx.AsyncClient, shop: httpx.AsyncClient, keys: dict[str, str]
+    http: httpx2.AsyncClient, shop: httpx2.AsyncClient, keys: dict[str, str]
 ) -> None:
     admin = {"authorization": f"Bearer {keys['admin']}"}
     asked = {"name": "till", "role": "service", "allowance": {"requests_per_minute": 2, "tokens_per_day": 5_000}}
@@ -243,7 +243,7 @@ def test_a_prompts_size_is_learnt_from_the_last_ones_of_its_application() -> Non
     assert 490 < sizes.expected(asked) < 514
 
 
-async def test_vectors_count_as_their_texts_do(shop: httpx.AsyncClient, database: Database) -> None:
+async def test_vectors_count_as_their_texts_do(shop: httpx2.AsyncClient, database: Database) -> None:
     headers = key(database, requests_per_minute=2, tokens_per_minute=1_000)
     for _ in range(2):
         asked = await shop.post("/v1/embeddings", json={"model": "none", "input": ["some words"] * 10}, headers=headers)

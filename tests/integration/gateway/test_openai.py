@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -307,7 +307,7 @@ async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alon
 
 async def test_an_unexpected_failure_tells_nothing_of_the_inside(running, keys, answerer, caplog) -> None:
     answerer.failure = RuntimeError("secret path /x")
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
         for stream in (False, True):
             body = {"model": "desk", "messages": MESSAGES, "stream": stream}
             answer = await http.post("/v1/chat/completions", json=body)
@@ -348,7 +348,7 @@ async def test_a_client_that_vanishes_during_silent_prefill_frees_its_slot(
 
 async def test_a_client_that_vanishes_between_words_frees_its_slot(running, keys, answerer: FakeAnswerer) -> None:
     answerer.words = ["word "] * 200_000
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
+    async with httpx2.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
         body = {"model": "desk", "messages": MESSAGES, "stream": True}
         async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
             async for _ in answer.aiter_lines():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
@@ -43,9 +43,9 @@ class World:
     running: Running
     keys: dict[str, str]
 
-    def client(self, who: str) -> httpx.AsyncClient:
+    def client(self, who: str) -> httpx2.AsyncClient:
         headers = {"authorization": f"Bearer {self.keys[who]}"}
-        return httpx.AsyncClient(base_url=self.running.url, headers=headers, timeout=10)
+        return httpx2.AsyncClient(base_url=self.running.url, headers=headers, timeout=10)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     store.close()
 
 
-async def propose(world: World, who: str = "ann", **changes: Any) -> httpx.Response:
+async def propose(world: World, who: str = "ann", **changes: Any) -> httpx2.Response:
     body = {"cedar": default_policies() + RULE, "reason": "night", "cases": [CASE], **changes}
     async with world.client(who) as client:
         return await client.post("/admin/policies", json=body)
@@ -132,10 +132,10 @@ async def test_malformed_versions_are_refused(world: World) -> None:
 
 async def test_the_page_shows_what_a_proposal_changes_and_approves_it(world: World) -> None:
     await propose(world, "ann", reason="<script>alert(1)</script>")
-    async with httpx.AsyncClient(base_url=world.running.url, timeout=10) as browser:
+    async with httpx2.AsyncClient(base_url=world.running.url, timeout=10) as browser:
         await sign_in(browser, world.keys["vic"])
         assert (await browser.get("/policy")).status_code == 403
-    async with httpx.AsyncClient(base_url=world.running.url, timeout=10) as browser:
+    async with httpx2.AsyncClient(base_url=world.running.url, timeout=10) as browser:
         await sign_in(browser, world.keys["bob"])
         page = (await browser.get("/policy")).text
         assert "the default policies" in page
@@ -152,6 +152,6 @@ async def test_the_page_shows_what_a_proposal_changes_and_approves_it(world: Wor
 
 async def test_a_gateway_without_policies_says_so(running: Running, keys: dict[str, str]) -> None:
     headers = {"authorization": f"Bearer {keys['admin']}"}
-    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+    async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
         answer = await client.get("/admin/policies")
         assert answer.status_code == 503

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import httpx
+import httpx2
 from tests.integration.gateway.conftest import serve
 from tests.integration.gateway.signing_in import sign_in
 
@@ -27,7 +27,7 @@ COUNTS = (
 
 async def test_breakers_and_reuse_are_shown_everywhere(services, keys) -> None:
     shown = dataclasses.replace(services, breakers=lambda: BREAKERS, reuse=lambda scope: COUNTS)
-    async with serve(shown) as running, httpx.AsyncClient(base_url=running.url, timeout=10) as client:
+    async with serve(shown) as running, httpx2.AsyncClient(base_url=running.url, timeout=10) as client:
         status = (await client.get("/admin/status", headers={"authorization": f"Bearer {keys['viewer']}"})).json()
         assert [one["state"] for one in status["breakers"]] == ["open", "closed"]
         assert status["reuse"] == [

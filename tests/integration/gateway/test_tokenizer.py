@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.gateway.conftest import serve
 
@@ -19,7 +19,7 @@ from antiphon.testing import fakes
 
 
 @pytest.fixture
-async def http(database: Database, keys: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+async def http(database: Database, keys: dict[str, str]) -> AsyncIterator[httpx2.AsyncClient]:
     names = ("one", "two")
     runtimes = {name: SimulatedRuntime(name, Layout(slots=2, context_tokens=512)) for name in (*names, "desk.v1")}
     engine = await LocalEngine(runtimes).start()
@@ -32,12 +32,12 @@ async def http(database: Database, keys: dict[str, str]) -> AsyncIterator[httpx.
     )
     async with serve(services) as running:
         headers = {"authorization": f"Bearer {keys['service']}"}
-        async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+        async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
             yield client
     await engine.close()
 
 
-async def test_tokens_there_and_back(http: httpx.AsyncClient) -> None:
+async def test_tokens_there_and_back(http: httpx2.AsyncClient) -> None:
     text = "every flight waits, ça ☂"
     told = (await http.post("/tokenize", json={"model": "one", "prompt": text, "add_special_tokens": False})).json()
     assert told["count"] == len(told["tokens"]) < len(text.encode())
@@ -66,13 +66,13 @@ async def test_tokens_there_and_back(http: httpx.AsyncClient) -> None:
     ],
 )
 async def test_what_is_wrong_is_named(
-    http: httpx.AsyncClient, path: str, body: dict[str, Any], status: int, param: str
+    http: httpx2.AsyncClient, path: str, body: dict[str, Any], status: int, param: str
 ) -> None:
     answer = await http.post(path, json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
 
 
-async def test_a_viewer_and_nobody_are_refused(http: httpx.AsyncClient, keys: dict[str, str]) -> None:
+async def test_a_viewer_and_nobody_are_refused(http: httpx2.AsyncClient, keys: dict[str, str]) -> None:
     for key, status in ((keys["viewer"], 403), ("ak_nobody", 401)):
         answer = await http.post(
             "/tokenize", json={"prompt": "x", "model": "one"}, headers={"authorization": f"Bearer {key}"}
@@ -81,7 +81,7 @@ async def test_a_viewer_and_nobody_are_refused(http: httpx.AsyncClient, keys: di
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
-async def test_a_body_that_is_too_long_is_refused_before_it_is_read(http: httpx.AsyncClient, path: str) -> None:
+async def test_a_body_that_is_too_long_is_refused_before_it_is_read(http: httpx2.AsyncClient, path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: {http.headers['authorization']}\r\n"
     reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
     writer.write(f"{head}content-length: 3900000\r\n\r\n".encode())
@@ -92,7 +92,7 @@ async def test_a_body_that_is_too_long_is_refused_before_it_is_read(http: httpx.
     assert b"Send it in parts." in answer
 
 
-async def test_the_longest_text_may_be_escaped(http: httpx.AsyncClient) -> None:
+async def test_the_longest_text_may_be_escaped(http: httpx2.AsyncClient) -> None:
     escaped = b'{"model": "one", "prompt": "' + b"\\u0041" * MOST_TEXT_BYTES + b'"}'
     answer = await http.post("/tokenize", content=escaped)
     assert answer.status_code == 200, answer.text

@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import msgspec
 
-from antiphon.core import outgoing
 from antiphon.core.errors import AntiphonError, FeatureUnavailableError, InvalidInputError, UnavailableError
+from antiphon.core.http_client import HttpClient, HttpResponse, ResponseError
 from antiphon.core.tls import ClientTls
 from antiphon.features.feast.circuit import Circuit
 
@@ -82,19 +81,18 @@ class FeastServer:
         tls: ClientTls | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        checked = outgoing.check_url(url, where="feast.url", secret=token is not None)
-        verify = (tls or ClientTls()).context() if checked.startswith("https:") else True
-        self.url = checked.rstrip("/")
-        self._timeout = timeout
-        self._monotonic = monotonic
-        self.circuit = Circuit(failures, retry, where=self._where, monotonic=monotonic)
-        self._http = httpx.Client(
-            base_url=self.url,
+        self._client = HttpClient(
+            url.rstrip("/"),
+            where="feast.url",
+            secret=token is not None,
+            timeout=timeout,
+            most_bytes=_MOST_BYTES,
             headers={"authorization": f"Bearer {token}"} if token else {},
-            trust_env=False,
-            follow_redirects=False,
-            transport=outgoing.transport("feast.url", verify),
+            tls=tls,
         )
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self.circuit = Circuit(failures, retry, where=self._where, monotonic=monotonic)
 
     @property
     def _where(self) -> str:
@@ -113,55 +111,40 @@ class FeastServer:
             FeatureUnavailableError: it answers that it does not serve these features, or does not take these entities.
         """
         rows = len(next(iter(entities.values()), ()))
-        asked = {
+        query = {
             "features": [f"{view}:{feature}" for view, feature in features],
             "entities": {key: list(values) for key, values in entities.items()},
             "full_feature_names": True,
         }
         with self.circuit.asking():
-            status, content = self._post(asked)
-            if status == 200:
+            response = self._post(query)
+            if response.status == 200:
                 try:
-                    response = _decoder.decode(content)
+                    answer = _decoder.decode(response.body)
                 except msgspec.DecodeError as error:
                     raise self._unavailable("The answer is not that of a feature server.") from error
-                found = dict(zip(response.metadata.feature_names, response.results, strict=False))
+                found = dict(zip(answer.metadata.feature_names, answer.results, strict=False))
                 return self._rows(found, features, rows)
-            if status in _AWAY:
-                raise self._unavailable(f"The feature server answered {status}.")
-        # It answered, and quickly: whatever it says no to, others need not wait for it less.
-        raise self._refused(status, content, features)
+            if response.status in _AWAY:
+                raise self._unavailable(f"The feature server answered {response.status}.")
+        # A refusal is an answer: it does not open the circuit.
+        raise self._refused(response.status, response.body, features)
 
     def close(self) -> None:
         """Close its connections."""
-        self._http.close()
+        self._client.close()
 
-    def _post(self, asked: Mapping[str, Any]) -> tuple[int, bytes]:
-        until = self._monotonic() + self._timeout
+    def _post(self, query: Mapping[str, Any]) -> HttpResponse:
         try:
-            try:
-                return self._posted(asked, until)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                # Feast's server hangs up after an answer that says 500, and after a while of nothing: a connection that
-                # was kept may be closed at this moment. To read twice changes nothing.
-                return self._posted(asked, until)
-        except httpx.TimeoutException as error:
+            # Feast's server hangs up after an answer that says 500, and after a while of nothing: a connection that was
+            # kept may be closed at this moment. To read twice changes nothing.
+            return self._client.post("/get-online-features", query, repeat=True)
+        except TimeoutError as error:
             raise self._unavailable(f"The feature server did not answer within {self._timeout:g} s.") from error
-        except (httpx.HTTPError, OSError) as error:
+        except ResponseError as error:
+            raise self._unavailable(f"The feature server's answer {error}.") from error
+        except OSError as error:
             raise self._unavailable(f"The feature server is not reached ({type(error).__name__}).") from error
-
-    def _posted(self, asked: Mapping[str, Any], until: float) -> tuple[int, bytes]:
-        left = max(until - self._monotonic(), 0.001)
-        with self._http.stream("POST", "/get-online-features", json=asked, timeout=left) as response:
-            content = bytearray()
-            # A timeout of httpx is for each read; the whole answer has one as well.
-            for piece in response.iter_bytes():
-                content += piece
-                if len(content) > _MOST_BYTES:
-                    raise self._unavailable("The feature server's answer is too large.")
-                if self._monotonic() > until:
-                    raise self._unavailable(f"The feature server did not answer within {self._timeout:g} s.")
-            return response.status_code, bytes(content)
 
     def _rows(
         self, found: Mapping[str, _Column], features: Sequence[tuple[str, str]], rows: int
