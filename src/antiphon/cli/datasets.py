@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.catalog.datasets import Dataset, DatasetKind
-    from antiphon.learning.datasets.rows import Survey
+    from antiphon.learning.datasets.rows import DatasetSurvey
 
 app = typer.Typer(name="datasets", help="Training and evaluation sets.", no_args_is_help=True)
 
@@ -140,7 +140,7 @@ def _shown(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def _surveyed(survey: Survey) -> str:
+def _surveyed(survey: DatasetSurvey) -> str:
     spec = survey.spec
     labels = ", ".join(f"{count} {label}" for label, count in survey.labels.items()) or "none"
     left_out = ", ".join(f"{count} {reason}" for reason, count in survey.dropped.items()) or "nothing"

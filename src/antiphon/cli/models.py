@@ -14,7 +14,7 @@ from antiphon.cli.project import at_terminal, stores
 if TYPE_CHECKING:
     from antiphon.catalog.evaluations import Measure
     from antiphon.learning.registry.card import ModelCard
-    from antiphon.learning.registry.comparison import Comparison
+    from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine
 
 app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
@@ -52,10 +52,10 @@ def list_models(
 @app.command("show")
 def show_model(name: Name, project: Project = HERE, as_json: Json = False) -> None:
     """What a model is, what it was made from and what it does, as its card says it."""
-    from antiphon.learning.registry.models import Registry
+    from antiphon.learning.registry.models import ModelRegistry
 
     with stores(project) as store:
-        card = Registry(store.database).card(store.scope, name)
+        card = ModelRegistry(store.database).card(store.scope, name)
     show(card, as_json, lambda: _shown(card))
 
 
@@ -70,10 +70,10 @@ def card(
 ) -> None:
     """Write a model's card as one HTML page that needs nothing else; with --json its content."""
     from antiphon.learning.registry.card import as_html
-    from antiphon.learning.registry.models import Registry
+    from antiphon.learning.registry.models import ModelRegistry
 
     with stores(project) as store:
-        made = Registry(store.database).card(store.scope, name)
+        made = ModelRegistry(store.database).card(store.scope, name)
     if as_json:
         show(made, True, str)
         return
@@ -85,10 +85,10 @@ def card(
 @app.command()
 def compare(first: Name, second: Name, project: Project = HERE, as_json: Json = False) -> None:
     """Two models side by side: recipe, lineage, and measures by pairs on the dataset both were evaluated on."""
-    from antiphon.learning.registry.models import Registry
+    from antiphon.learning.registry.models import ModelRegistry
 
     with stores(project) as store:
-        found = Registry(store.database).compare(store.scope, first, second)
+        found = ModelRegistry(store.database).compare(store.scope, first, second)
     show(found, as_json, lambda: _compared(found))
 
 
@@ -101,10 +101,10 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """Let an alias of the application name this version; where it pointed before stays on record."""
-    from antiphon.learning.registry.models import Registry
+    from antiphon.learning.registry.models import ModelRegistry
 
     with stores(project) as store:
-        moved = Registry(store.database).alias(store.scope, name, alias, at_terminal(store).id, reason)
+        moved = ModelRegistry(store.database).alias(store.scope, name, alias, at_terminal(store).id, reason)
     show(moved, as_json, lambda: f"{moved.application}:{moved.alias} is {moved.model}, since {moment(moved.at)}")
 
 
@@ -126,12 +126,12 @@ def _base() -> list[dict[str, Any]]:
 
 def _versions(project: Path, application: str | None) -> tuple[ModelLine, ...]:
     from antiphon.core.settings import FILE_NAME
-    from antiphon.learning.registry.models import Registry
+    from antiphon.learning.registry.models import ModelRegistry
 
     if project == HERE and not application and not (project / FILE_NAME).is_file():
         return ()
     with stores(project) as store:
-        return Registry(store.database).lines(store.scope, application)
+        return ModelRegistry(store.database).lines(store.scope, application)
 
 
 def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...]) -> str:
@@ -216,7 +216,7 @@ def evaluated(evaluation: Any) -> str:
     return "\n".join([first, table(head, [*measures, *shares]), "", table(("gate", "verdict", "why"), gates)])
 
 
-def _compared(found: Comparison) -> str:
+def _compared(found: ModelComparison) -> str:
     head = ("", found.first, found.second)
     parts = []
     for title, lines in (("recipe", found.recipe), ("lineage", found.lineage)):

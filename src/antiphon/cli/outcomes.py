@@ -19,9 +19,9 @@ from antiphon.core.errors import InvalidInputError
 if TYPE_CHECKING:
     from antiphon.catalog.outcomes import OutcomeKind
     from antiphon.definitions.application import ApplicationSpec
-    from antiphon.learning.outcomes.intake import Taken
+    from antiphon.learning.outcomes.intake import OutcomeResult
     from antiphon.learning.outcomes.monitoring import Performance
-    from antiphon.learning.outcomes.submission import ArrivingOutcome
+    from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 app = typer.Typer(name="outcomes", help="What became of predictions.", no_args_is_help=True)
 
@@ -94,7 +94,7 @@ def import_table(
         first = next(rows, None)
         columns = _columns(declared, first or {}, Columns(value, "label", at, available_at, id), file)
         for chunk in _chunks(_all(first, rows)):
-            arriving: list[ArrivingOutcome] = []
+            arriving: list[OutcomeSubmission] = []
             places: list[int] = []
             for place, row in chunk:
                 try:
@@ -212,7 +212,7 @@ class _Counted:
         self.outcomes: dict[str, int] = {}
         self.refusals: list[Refusal] = []
 
-    def take(self, row: int, taken: Taken) -> None:
+    def take(self, row: int, taken: OutcomeResult) -> None:
         if taken.error is not None:
             self.refuse(row, taken.error)
         for outcome in taken.outcomes:
@@ -273,8 +273,8 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
     )
 
 
-def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) -> ArrivingOutcome:
-    from antiphon.learning.outcomes.submission import ArrivingOutcome, label_text, labels_of
+def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) -> OutcomeSubmission:
+    from antiphon.learning.outcomes.submission import OutcomeSubmission, label_text, labels_of
 
     prediction = row.get("prediction")
     of_moment = prediction in (None, "")
@@ -290,7 +290,7 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
     value = row.get(columns.value)
     if columns.kind == "label" and declared.outcome is not None:
         value = label_text(value, labels_of(declared))
-    return ArrivingOutcome(
+    return OutcomeSubmission(
         application=declared.name,
         value="" if value is None else str(value),
         kind=columns.kind,

@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.catalog.releases import Release
-    from antiphon.learning.evaluation.gates import Verdict
+    from antiphon.learning.evaluation.gates import ValidationResult
 
 app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)
 
@@ -199,7 +199,7 @@ for _command in (rollouts.rollout, rollouts.rollouts, rollouts.hold, rollouts.re
     app.command()(_command)
 
 
-async def _validate(project: Path, release: str, rows: int, texts: int) -> Verdict:
+async def _validate(project: Path, release: str, rows: int, texts: int) -> ValidationResult:
     from antiphon.app.wiring import open_learning
 
     async with open_learning(project) as (learning, store):

@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
-    from antiphon.learning.retraining.orders import Foreseen, TrainOrder
+    from antiphon.learning.retraining.orders import TrainingPreview, TrainOrder
 
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
@@ -119,14 +119,14 @@ async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: lis
         return await followed(store, placed[0], wait)
 
 
-async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
+async def _foresee(project: Path, order: TrainOrder) -> TrainingPreview:
     from antiphon.app.wiring import open_learning
 
     async with open_learning(project) as (learning, store):
         return await asyncio.to_thread(learning.orders.foresee, store.scope, at_terminal(store).id, order)
 
 
-def _foreseen_text(foreseen: Foreseen) -> str:
+def _foreseen_text(foreseen: TrainingPreview) -> str:
     def line(survey: Any) -> str:
         labels = ", ".join(f"{count} {label}" for label, count in sorted(survey.labels.items())) or "no label"
         out = ", ".join(f"{count} {why}" for why, count in survey.dropped.items())

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.gateway import incoming, problem
 from antiphon.gateway.ports import GatewayServices
-from antiphon.learning.outcomes.intake import Taken
-from antiphon.learning.outcomes.submission import ArrivingOutcome
+from antiphon.learning.outcomes.intake import OutcomeResult
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 MOST_OUTCOMES = 1_000
 
@@ -21,7 +21,7 @@ MOST_OUTCOMES = 1_000
 class Feedback(msgspec.Struct, frozen=True):
     """Several outcomes in one request; a single one is sent as the body itself."""
 
-    outcomes: Annotated[tuple[ArrivingOutcome, ...], msgspec.Meta(min_length=1, max_length=MOST_OUTCOMES)]
+    outcomes: Annotated[tuple[OutcomeSubmission, ...], msgspec.Meta(min_length=1, max_length=MOST_OUTCOMES)]
 
 
 class FeedbackLine(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ async def feedback(request: Request) -> Response:
     principal = await incoming.principal(request, services)
     given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
     several = "outcomes" in given
-    arriving = _several(given) if several else (incoming.typed(given, ArrivingOutcome),)
+    arriving = _several(given) if several else (incoming.typed(given, OutcomeSubmission),)
     for application in sorted({outcome.application for outcome in arriving}):
         await run_in_threadpool(services.authorise, principal, "feedback", f"application/{application}")
     taken = await run_in_threadpool(services.outcomes.take, services.scope(principal), principal.id, arriving)
@@ -62,7 +62,7 @@ async def feedback(request: Request) -> Response:
     return Response(msgspec.json.encode(FeedbackTaken(lines, counts)), media_type="application/json")
 
 
-def _several(given: dict[str, Any]) -> tuple[ArrivingOutcome, ...]:
+def _several(given: dict[str, Any]) -> tuple[OutcomeSubmission, ...]:
     sent = given["outcomes"]
     if isinstance(sent, list) and len(sent) > MOST_OUTCOMES:
         raise TooLargeError(
@@ -76,7 +76,7 @@ def _several(given: dict[str, Any]) -> tuple[ArrivingOutcome, ...]:
     return outcomes
 
 
-def _line(taken: Taken) -> FeedbackLine:
+def _line(taken: OutcomeResult) -> FeedbackLine:
     if taken.error is not None:
         return FeedbackLine("refused", error=problem.describe(taken.error))
     return FeedbackLine(

@@ -9,15 +9,15 @@ from typing import Protocol
 from antiphon.catalog.datasets import Dataset, DatasetKind
 from antiphon.catalog.outcomes import Outcome, OutcomeStatus
 from antiphon.core.scope import Scope
-from antiphon.learning.outcomes.intake import Taken
+from antiphon.learning.outcomes.intake import OutcomeResult
 from antiphon.learning.outcomes.monitoring import DriftReport, Performance
-from antiphon.learning.outcomes.submission import ArrivingOutcome
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 
 class Outcomes(Protocol):
     """Outcomes in, and what is known from them."""
 
-    def take(self, scope: Scope, principal: str, arriving: Sequence[ArrivingOutcome]) -> Sequence[Taken]:
+    def take(self, scope: Scope, principal: str, arriving: Sequence[OutcomeSubmission]) -> Sequence[OutcomeResult]:
         """Take outcomes in order; one that is refused carries its error."""
         ...
 

@@ -26,7 +26,7 @@ from antiphon.gateway.tokenizer import (
     TokenizerQuery,
     Tokens,
 )
-from antiphon.learning.outcomes.submission import ArrivingOutcome
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 _TEMPLATE = "#/components/schemas/{name}"
 _FILE_FORM = {
@@ -57,7 +57,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         ModelList,
         Health,
         Readiness,
-        ArrivingOutcome,
+        OutcomeSubmission,
         Feedback,
         FeedbackTaken,
         FeatureLookupBody,
@@ -108,8 +108,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     told = {"200": _json("It.", schema[id(TokenizerInfo)])}
     add("/tokenizer_info", "get", "How a model reads texts.", "tokenizer_info", told,
         parameters=_queried(TokenizerQuery))  # fmt: skip
-    feedback = body(ArrivingOutcome)
-    feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(ArrivingOutcome)], schema[id(Feedback)]]}
+    feedback = body(OutcomeSubmission)
+    feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(OutcomeSubmission)], schema[id(Feedback)]]}
     taken = _json("What became of each.", schema[id(FeedbackTaken)])
     add("/v1/feedback", "post", "Say what became of predictions.", "feedback", {"200": taken}, requestBody=feedback)
     looked = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}

@@ -28,8 +28,8 @@ from antiphon.durable.runs import Runs
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.audit import AuditLog
 from antiphon.learning.outcomes.monitoring import Monitor
-from antiphon.learning.outcomes.submission import ArrivingOutcome
-from antiphon.learning.registry.models import Registry
+from antiphon.learning.outcomes.submission import OutcomeSubmission
+from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.changelog import Changelog
@@ -77,7 +77,7 @@ class LearnedDesk(Desk):
             judgements=Judgements(database),
             evidence=EvidenceCounts(database),
             changelog=Changelog(self.releases, self.rollouts),
-            registry=Registry(database),
+            registry=ModelRegistry(database),
             evaluations=Evaluations(database),
             training=self,
         )
@@ -147,7 +147,7 @@ class LearnedDesk(Desk):
         """What became of predictions."""
         moment = at or self.clock.now()
         arriving = [
-            ArrivingOutcome(application="desk", value=value, prediction=name, available_at=moment)
+            OutcomeSubmission(application="desk", value=value, prediction=name, available_at=moment)
             for name, value in known
         ]
         taken = self.joiner.take_many(DEV, "ada", arriving)

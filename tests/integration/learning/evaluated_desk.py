@@ -24,7 +24,7 @@ from antiphon.definitions.learning import Gates, Outcome
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
-from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
+from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.repeated import GeneratesOnce
@@ -83,7 +83,7 @@ class EvaluatedDesk(SmallDesk):
         self.dataset = self.datasets.list(SCOPE)[-1] if again else self.keep(rows, application)
         self.before: Callable[[Any], None] = lambda request: None
         self.requests: list[Any] = []
-        self.evaluator = Evaluator(
+        self.evaluator = ReleaseEvaluator(
             EvaluationServices(
                 answering=self._answering,
                 releases=self.releases,

@@ -23,8 +23,9 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Outcome, TrainingWindow
 from antiphon.definitions.source import SourceSpec
 from antiphon.learning.datasets.builder import DatasetBuilder
-from antiphon.learning.outcomes.intake import ArrivingOutcome, OutcomeJoiner
+from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import subject_of
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 WINDOW = TrainingWindow(history="20d", maturity="6h", embargo="2d")
 
@@ -137,7 +138,7 @@ class Flown:
         )
         self.receipts.add(made, [canonical(entity)])
         if label is not None:
-            sent = ArrivingOutcome("desk", label, prediction=prediction, available_at=as_of + timedelta(hours=3))
+            sent = OutcomeSubmission("desk", label, prediction=prediction, available_at=as_of + timedelta(hours=3))
             assert self.joiner.take(scope, "me", sent).status == "joined"
 
     def rows(self, path: str) -> list[dict[str, Any]]:

@@ -36,8 +36,8 @@ from antiphon.learning.datasets import plan as dataset_plan
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.retraining.orders import TrainingOrders, TrainOrder
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
-from antiphon.learning.retraining.rebuild import Rebuilding
-from antiphon.learning.retraining.steps import Services
+from antiphon.learning.retraining.rebuild import ModelRebuild
+from antiphon.learning.retraining.steps import RetrainingServices
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.rollout import RolloutTransitions
@@ -185,7 +185,7 @@ class LearningDesk(EvaluatedDesk):
             audit=self.audit.append,
             feature_exists=lambda scope, view, version: (view, version) in self.views,
         )
-        self.services = Services(
+        self.services = RetrainingServices(
             clock=self.clock,
             folder=directory / "training",
             models_folder=directory / "models",
@@ -221,7 +221,7 @@ class LearningDesk(EvaluatedDesk):
         """Work until the run is as wished, for at most 30 s; then the worker stops."""
         registry = Registry()
         registry.add(TRAIN, Retraining(self.services).run)
-        registry.add(REBUILD, Rebuilding(self.services).run)
+        registry.add(REBUILD, ModelRebuild(self.services).run)
         stop = asyncio.Event()
         executor = Executor(
             self.database, registry, "worker", clock=self.clock, poll=0.005, backoff=timedelta(0), grace=5.0

@@ -15,8 +15,8 @@ from tests.unit.catalog.examples import DEV, NOON
 
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, keyed_hash
-from antiphon.learning.outcomes.intake import ArrivingOutcome
 from antiphon.learning.outcomes.matching import subject_of
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 HOUR = timedelta(hours=1)
 EWR = {"origin": "EWR", "dest": "SFO"}
@@ -29,12 +29,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-def label(value: str = "delayed", **fields: Any) -> ArrivingOutcome:
+def label(value: str = "delayed", **fields: Any) -> OutcomeSubmission:
     given: dict[str, Any] = {"application": "desk", "prediction": "p1", "available_at": NOON + HOUR}
-    return ArrivingOutcome(value=value, **(given | fields))
+    return OutcomeSubmission(value=value, **(given | fields))
 
 
-def of_moment(value: str = "delayed", at: datetime = NOON, **fields: Any) -> ArrivingOutcome:
+def of_moment(value: str = "delayed", at: datetime = NOON, **fields: Any) -> OutcomeSubmission:
     return label(value, prediction=None, entity=EWR, at=at, **fields)
 
 
@@ -105,7 +105,7 @@ def test_every_prediction_of_the_subject_and_moment_gets_it(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("sent", [label(id="f1"), of_moment(id="f1"), of_moment()])
-def test_an_outcome_before_its_receipt_is_joined_later(desk: Desk, sent: ArrivingOutcome) -> None:
+def test_an_outcome_before_its_receipt_is_joined_later(desk: Desk, sent: OutcomeSubmission) -> None:
     assert desk.joiner.take(DEV, "me", sent).status == "unknown"
     assert desk.joiner.take(DEV, "me", sent).status == "unknown"
     assert desk.joiner.rejoin(DEV) == 0
@@ -163,7 +163,7 @@ def test_many_unknown_ones_are_looked_at_page_by_page(desk: Desk) -> None:
         (label(application="mute", prediction="other"), "declares no outcome"),
     ],
 )
-def test_what_cannot_be_true_is_refused_and_nothing_kept(desk: Desk, sent: ArrivingOutcome, told: str) -> None:
+def test_what_cannot_be_true_is_refused_and_nothing_kept(desk: Desk, sent: OutcomeSubmission, told: str) -> None:
     desk.predict("p1")
     desk.predict("other", application="mute")
     desk.predict("unseen", role="shadow")

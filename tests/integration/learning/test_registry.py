@@ -22,7 +22,7 @@ from antiphon.cli import models as commands
 from antiphon.core.errors import NotFoundError
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.learning.registry import card as cards
-from antiphon.learning.registry.models import Registry
+from antiphon.learning.registry.models import ModelRegistry
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
 from antiphon.testing.small_desk import SCOPE, START
 
@@ -45,7 +45,7 @@ class Trained:
             version = self.desk.trained(self.desk.keep(20, **past), b"weights %d" % number, number)
             self.versions.append(version)
             self.releases.append(self.desk.pinning(version))
-        self.registry = Registry(self.desk.database)
+        self.registry = ModelRegistry(self.desk.database)
 
     async def evaluate(self) -> None:
         live = self.desk.release.id

@@ -31,7 +31,7 @@ from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
-from antiphon.learning.datasets.rows import RowMaker
+from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, SCOPE, SmallDesk
 
@@ -171,12 +171,12 @@ async def test_the_answer_the_join_and_the_dataset_have_the_same_values(watch: W
         assert {name: made.rows.column(name).values[place] for name in served[n]} == served[n]
 
 
-def _maker(watch: Watch, fakes: Fakes) -> RowMaker:
+def _maker(watch: Watch, fakes: Fakes) -> DatasetRowBuilder:
     class Definitions:
         def get(self, scope: Scope, view: str, version: str) -> Any:
             return watch.project.views[view]
 
-    return RowMaker(
+    return DatasetRowBuilder(
         Scope(), outcomes=fakes, receipts=fakes, releases=fakes, definitions=Definitions(), log=watch.log  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.source import SourceSpec
-from antiphon.learning.datasets.rows import RowMaker
+from antiphon.learning.datasets.rows import DatasetRowBuilder
 
 SCOPE = Scope()
 CUTOFF = datetime(2013, 4, 10, 12, tzinfo=UTC)
@@ -180,7 +180,7 @@ def made(folder: Path, events: Sequence[Passing], asked: Sequence[Asked], served
     spec = views(str(folder / "passes.parquet"))
     log = Log([event for event in events if event.logged])
     fakes: Any = Fakes(served, spec)
-    maker = RowMaker(SCOPE, outcomes=fakes, receipts=fakes, releases=fakes, definitions=fakes, log=log)
+    maker = DatasetRowBuilder(SCOPE, outcomes=fakes, receipts=fakes, releases=fakes, definitions=fakes, log=log)
     return maker.make(
         DatasetSpec(
             application="desk",

@@ -12,7 +12,7 @@ from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.bounds import Count
 from antiphon.gateway.operation import Call, Operation, Page
 from antiphon.learning.registry import card as cards
-from antiphon.learning.registry.comparison import Comparison
+from antiphon.learning.registry.comparison import ModelComparison
 from antiphon.learning.retraining.orders import TrainOrder
 
 
@@ -63,7 +63,7 @@ def _card(call: Call) -> Page:
     return Page(cards.as_html(card), cards.content_security_policy())
 
 
-def _compare(call: Call) -> Comparison:
+def _compare(call: Call) -> ModelComparison:
     wanted: Two = call.query
     return call.services.learned().registry.compare(call.scope, wanted.a, wanted.b)
 
@@ -102,7 +102,7 @@ OPERATIONS = (
         "/admin/models/compare",
         "Two models side by side, and by pairs on identical rows.",
         "read",
-        Comparison,
+        ModelComparison,
         _compare,
         Two,
     ),

@@ -23,8 +23,8 @@ from antiphon.definitions.learning import TrainingWindow
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.ports import Lake, LogReader
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.rows import Made, RowMaker, Survey
-from antiphon.learning.datasets.table import Rows, write
+from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey
+from antiphon.learning.datasets.table import DatasetTable, write
 from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
 
 
@@ -59,7 +59,7 @@ class DatasetBuilder:
         self._lake = lake
         self._clock = clock
         self._log = log
-        self._maker = RowMaker(
+        self._maker = DatasetRowBuilder(
             scope,
             outcomes=outcomes,
             receipts=receipts,
@@ -116,7 +116,7 @@ class DatasetBuilder:
             outcomes_until=self._outcomes.instant() if "receipts" in spec.origins else None,
         )
 
-    def survey(self, spec: DatasetSpec) -> Survey:
+    def survey(self, spec: DatasetSpec) -> DatasetSurvey:
         """What would be in the dataset, without joining features and without keeping anything."""
         return self._maker.gather(spec).survey
 
@@ -188,13 +188,13 @@ class DatasetBuilder:
         streams = sorted({source.name for source in sources if source.kind == "stream"})
         return {stream: self._log.end(self._scope, stream) for stream in streams}
 
-    def _keep(self, rows: Rows) -> tuple[str, str]:
+    def _keep(self, rows: DatasetTable) -> tuple[str, str]:
         with self._lake.writing(self._scope, ".parquet") as draft:
             write(rows, draft)
         return draft.path, draft.sha256
 
 
-def _require_both_classes(made: Made) -> None:
+def _require_both_classes(made: DatasetContent) -> None:
     survey, spec = made.survey, made.survey.spec
     labels = set(made.rows.column("label").values)
     left_out = ", ".join(f"{count} {reason}" for reason, count in made.dropped.items()) or "none was left out"
@@ -218,7 +218,7 @@ def _require_both_classes(made: Made) -> None:
         )
 
 
-def _changes(known: Dataset, made: Made) -> str:
+def _changes(known: Dataset, made: DatasetContent) -> str:
     """What a rebuild read that the dataset had not read, in words."""
     before = {(source.name, source.kind): source for source in known.sources}
     after = {(source.name, source.kind): source for source in made.sources}

@@ -40,7 +40,7 @@ class Candidate(msgspec.Struct, frozen=True):
     inputs: tuple[InputValue, ...] = ()
 
 
-class Chosen(msgspec.Struct, frozen=True):
+class CandidateSelection(msgspec.Struct, frozen=True):
     """What was let in, in the order of ``example``, and why the others were not."""
 
     candidates: tuple[Candidate, ...]
@@ -55,7 +55,7 @@ def inputs_of(spec: DatasetSpec) -> dict[str, InputType]:
     return {name: declared for name, declared in sorted(types.items()) if name not in spec.entity_keys}
 
 
-def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> Chosen:
+def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> CandidateSelection:
     """Let candidates in by the spec's window, and draw at most ``spec.examples`` of them.
 
     A prediction's own row stands for the history's row of the same entity and moment: its features are those that
@@ -86,7 +86,7 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> Chosen:
     drawn = sorted(single, key=lambda candidate: _draw(spec.seed, candidate.example))[: spec.examples]
     dropped["sampled-out"] = len(single) - len(drawn)
     kept = tuple(sorted(drawn, key=lambda candidate: candidate.example))
-    return Chosen(kept, {reason: count for reason, count in sorted(dropped.items()) if count})
+    return CandidateSelection(kept, {reason: count for reason, count in sorted(dropped.items()) if count})
 
 
 def _without_duplicates(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -53,7 +53,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
     features: DatasetVector
 
 
-class DatasetReader:
+class DatasetFeatureReader:
     """Implements serving's ``FeatureReader`` over rows."""
 
     def __init__(self, dataset: Dataset, rows: Iterable[DatasetRow]) -> None:

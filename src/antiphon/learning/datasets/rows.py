@@ -26,13 +26,13 @@ from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import version_of
-from antiphon.learning.datasets.candidates import Candidate, Chosen, choose, inputs_of
+from antiphon.learning.datasets.candidates import Candidate, CandidateSelection, choose, inputs_of
 from antiphon.learning.datasets.history import read_history
-from antiphon.learning.datasets.table import Rows, TableColumn, Value, feature_column
+from antiphon.learning.datasets.table import DatasetTable, TableColumn, Value, feature_column
 from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
 
 
-class Survey(msgspec.Struct, frozen=True):
+class DatasetSurvey(msgspec.Struct, frozen=True):
     """What a specification would take, found without joining features: how many rows, of which labels."""
 
     spec: DatasetSpec
@@ -43,24 +43,24 @@ class Survey(msgspec.Struct, frozen=True):
     latest: datetime | None
 
 
-class Gathered(msgspec.Struct, frozen=True):
+class CandidateSample(msgspec.Struct, frozen=True):
     """Candidates that were drawn, and what they were read from."""
 
-    chosen: Chosen
+    chosen: CandidateSelection
     sources: tuple[DatasetSource, ...]
-    survey: Survey
+    survey: DatasetSurvey
 
 
-class Made(msgspec.Struct, frozen=True):
+class DatasetContent(msgspec.Struct, frozen=True):
     """Rows with their features, and everything they were read from."""
 
-    rows: Rows
-    survey: Survey
+    rows: DatasetTable
+    survey: DatasetSurvey
     sources: tuple[DatasetSource, ...]
     dropped: dict[str, int]
 
 
-class RowMaker:
+class DatasetRowBuilder:
     """Makes the rows of one scope's datasets.
 
     Args:
@@ -90,7 +90,7 @@ class RowMaker:
         self._limits = limits or ComputeLimits()
         self._withheld = withheld
 
-    def gather(self, spec: DatasetSpec) -> Gathered:
+    def gather(self, spec: DatasetSpec) -> CandidateSample:
         """The examples that the specification takes, without their features.
 
         Raises:
@@ -121,7 +121,7 @@ class RowMaker:
         for candidate in chosen.candidates:
             labels[str(candidate.label)] = labels.get(str(candidate.label), 0) + 1
         moments = [candidate.moment for candidate in candidates]
-        survey = Survey(
+        survey = DatasetSurvey(
             spec=spec,
             rows=len(chosen.candidates),
             labels=dict(sorted(labels.items())),
@@ -129,7 +129,7 @@ class RowMaker:
             earliest=from_microseconds(min(moments)) if moments else None,
             latest=from_microseconds(max(moments)) if moments else None,
         )
-        return Gathered(chosen, tuple(sources), survey)
+        return CandidateSample(chosen, tuple(sources), survey)
 
     def _permitted(
         self, spec: DatasetSpec, candidates: list[Candidate], sources: list[DatasetSource], more: dict[str, int]
@@ -184,7 +184,7 @@ class RowMaker:
             return False
         return all(served.get(view) == version for view, version in spec.versions().items())
 
-    def make(self, spec: DatasetSpec) -> Made:
+    def make(self, spec: DatasetSpec) -> DatasetContent:
         """The rows, in the order of ``example``.
 
         Raises:
@@ -213,7 +213,7 @@ class RowMaker:
         dropped = dict(gathered.survey.dropped)
         if gone:
             dropped["receipt-gone"] = dropped.get("receipt-gone", 0) + gone
-        return Made(_rows(spec, views, kept, values), gathered.survey, tuple(dict.fromkeys(sources)), dropped)
+        return DatasetContent(_rows(spec, views, kept, values), gathered.survey, tuple(dict.fromkeys(sources)), dropped)
 
     def _joined(
         self, spec: DatasetSpec, views: Sequence[FeatureViewSpec], past: Sequence[Candidate]
@@ -308,7 +308,7 @@ def _rows(
     views: Sequence[FeatureViewSpec],
     candidates: Sequence[Candidate],
     values: Mapping[str, Mapping[str, tuple[Value, int | None]]],
-) -> Rows:
+) -> DatasetTable:
     def column(name: str, type: Any, read: Iterator[Value]) -> TableColumn:
         return TableColumn(name, type, tuple(read))
 
@@ -328,4 +328,4 @@ def _rows(
         column("drawn_from", "text", (one.origin for one in candidates)),
         column("prediction", "text", (one.prediction for one in candidates)),
     ]
-    return Rows(tuple(columns))
+    return DatasetTable(tuple(columns))

@@ -26,7 +26,7 @@ class TableColumn(msgspec.Struct, frozen=True):
     values: tuple[Value, ...]
 
 
-class Rows(msgspec.Struct, frozen=True):
+class DatasetTable(msgspec.Struct, frozen=True):
     """Columns of equal length."""
 
     columns: tuple[TableColumn, ...]
@@ -65,7 +65,7 @@ def feature_column(name: str, values: Sequence[Value]) -> TableColumn:
     return TableColumn(name, "text", tuple(None if value is None else str(value) for value in values))
 
 
-def write(rows: Rows, file: Any) -> None:
+def write(rows: DatasetTable, file: Any) -> None:
     """Write Parquet to a path or a binary file; the same rows and library give the same bytes."""
     import pyarrow
     import pyarrow.parquet

@@ -28,8 +28,8 @@ from antiphon.learning.evaluation import attacks, gates
 from antiphon.learning.evaluation.attacks import Probe, ProbeResult
 from antiphon.learning.evaluation.journal import Journal, journal
 from antiphon.learning.evaluation.ports import AnsweringOver, DatasetFiles, Progress, ReleaseStages, Texts
-from antiphon.learning.evaluation.requests import Asking
-from antiphon.learning.evaluation.scores import Mode, RowResult, Rows, decode_rows, summarise
+from antiphon.learning.evaluation.requests import EvaluationRequests
+from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarise
 
 
 class EvaluationServices(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class EvaluationServices(msgspec.Struct, frozen=True):
     codec: Codec = msgspec.field(default_factory=PlainCodec)
 
 
-class Evaluator:
+class ReleaseEvaluator:
     """Evaluates releases of one project."""
 
     def __init__(self, services: EvaluationServices) -> None:
@@ -131,7 +131,7 @@ class Evaluator:
         if against is not None:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
         who = principal or _evaluator(scope)
-        asking = Asking(services.answering, services.texts, release, dataset, rows, who, services.patience)
+        asking = EvaluationRequests(services.answering, services.texts, release, dataset, rows, who, services.patience)
         wanted = whole_rows(rows, len(rows) if mode == "whole" else whole)
         probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
         path = services.folder / f"{id}.jsonl"
@@ -147,7 +147,7 @@ class Evaluator:
             kept.remove()
         return evaluation
 
-    def rows_of(self, evaluation: Evaluation) -> Rows:
+    def rows_of(self, evaluation: Evaluation) -> EvaluationRows:
         """An evaluation's rows.
 
         Raises:
@@ -180,7 +180,7 @@ class Evaluator:
         return (await asyncio.to_thread(self.rows_of, made)).rows
 
     async def _rows(
-        self, asking: Asking, rows: Sequence[DatasetRow], wanted: frozenset[str], kept: Journal,
+        self, asking: EvaluationRequests, rows: Sequence[DatasetRow], wanted: frozenset[str], kept: Journal,
         progress: Progress | None,
     ) -> list[RowResult]:  # fmt: skip
         results = {key: msgspec.convert(record, RowResult) for key, record in kept.done.items() if key[:4] == "row:"}
@@ -197,7 +197,7 @@ class Evaluator:
         return [results[f"row:{row.example}"] for row in rows]
 
     async def _probes(
-        self, asking: Asking, probes: Sequence[Probe], kept: Journal, progress: Progress | None
+        self, asking: EvaluationRequests, probes: Sequence[Probe], kept: Journal, progress: Progress | None
     ) -> list[ProbeResult]:
         keyed = await asyncio.to_thread(self._keyed, asking)
         done = {key: msgspec.convert(record, ProbeResult) for key, record in kept.done.items() if key[:6] == "probe:"}
@@ -213,7 +213,7 @@ class Evaluator:
         await _all([partial(one, probe) for probe in pending], self._services.concurrency)
         return [done[f"probe:{probe.id}"] for probe in probes]
 
-    def _keyed(self, asking: Asking) -> dict[str, Sequence[str]] | None:
+    def _keyed(self, asking: EvaluationRequests) -> dict[str, Sequence[str]] | None:
         known, scope = self._services.view_keys, asking.scope
         if known is None:
             return None
@@ -229,7 +229,9 @@ class Evaluator:
         summaries = (
             attacks.summary("injection", attempts, places), attacks.summary("leakage", attempts, places),
         ) if tried else ()  # fmt: skip
-        content = msgspec.json.encode(Rows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts)))
+        content = msgspec.json.encode(
+            EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts))
+        )
         blob = services.texts.put(scope, content)
         evaluation = summarise(
             id=id,

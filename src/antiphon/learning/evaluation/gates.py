@@ -30,7 +30,7 @@ DISPARITY = "disparity"
 """The gate over slices, the only one whose reason names a slice."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ValidationResult(msgspec.Struct, frozen=True):
     """What validating a release came to: the release in its stage, and why it did not pass (empty: it did)."""
 
     release: Release
@@ -126,7 +126,7 @@ class Validation:
         self._models_folder = models_folder
         self._weights_of = weights_of
 
-    def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> Verdict:
+    def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult:
         """Let a draft become validated if its evaluation passed every gate; else it stays a draft, with the reasons.
 
         The gates are the release's own. A release that is validated already stays so.
@@ -162,7 +162,7 @@ class Validation:
                     scope, release.id, "validated", principal=principal, reason=why, within=connection
                 )
             present = self._releases.get(scope, release.id, within=connection)
-        return Verdict(present, evaluation, tuple(reasons))
+        return ValidationResult(present, evaluation, tuple(reasons))
 
     def require_whole(self, release: Release) -> None:
         """That everything a release needs is there; cheap enough to ask before an evaluation begins.

@@ -21,9 +21,9 @@ from antiphon.core.errors import (
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.principal import Principal
-from antiphon.learning.datasets.reader import DatasetReader, DatasetRow
+from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 from antiphon.learning.evaluation import attacks
-from antiphon.learning.evaluation.attacks import Reply
+from antiphon.learning.evaluation.attacks import AttackResponse
 from antiphon.learning.evaluation.ports import Answering, AnsweringOver, Texts
 from antiphon.learning.evaluation.scores import RowResult, answered, meets
 from antiphon.serving.request import Answer, AnswerRequest
@@ -59,7 +59,7 @@ class EvaluatedReleases:
         return None
 
 
-class Asking:
+class EvaluationRequests:
     """One release's rows and probes, put to serving's ``answer()``."""
 
     def __init__(
@@ -71,12 +71,12 @@ class Asking:
         self._principal = principal
         self._patience = patience
         self._texts = texts
-        self._reader = DatasetReader(dataset, rows)
+        self._reader = DatasetFeatureReader(dataset, rows)
         releases = EvaluatedReleases(release, self._planted)
         self._answer = answering(self._reader, releases)
         # A template that keeps a stranger's text out of the prompt makes most attacks the same prompt.
         self._answer_attack = answering(self._reader, releases, once=True)
-        self._honest: dict[tuple[str, bool], Reply] = {}
+        self._honest: dict[tuple[str, bool], AttackResponse] = {}
         self._asked: dict[tuple[str, bool], asyncio.Lock] = {}
 
     @property
@@ -107,7 +107,7 @@ class Asking:
         first = await self._first_attempt(answer) if whole else ""
         return answered(row, truth, answer.receipt, answer.text, first, self.application, whole=whole)
 
-    async def reply(self, row: DatasetRow, question: str | None, plant: bool) -> Reply:
+    async def reply(self, row: DatasetRow, question: str | None, plant: bool) -> AttackResponse:
         """The whole answer to an attack's request, or to an honest one (asked once, by its example)."""
         self._reader.put(row.entity, row.moment, row.features)
         if question is not None:
@@ -118,10 +118,10 @@ class Asking:
                 self._honest[place] = await self._reply(row, None, plant)
             return self._honest[place]
 
-    async def _reply(self, row: DatasetRow, question: str | None, plant: bool) -> Reply:
+    async def _reply(self, row: DatasetRow, question: str | None, plant: bool) -> AttackResponse:
         release = self._planted if plant else self._release
         answer = await self._patiently(self._request(row, question, release.id, ()), self._answer_attack)
-        return Reply(
+        return AttackResponse(
             prediction=answer.prediction,
             text=answer.text,
             valid=meets(self.application.schema, await self._first_attempt(answer)),

@@ -51,18 +51,18 @@ class RowResult(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Rows(msgspec.Struct, frozen=True):
+class EvaluationRows(msgspec.Struct, frozen=True):
     """What an evaluation keeps beside its measures, as its ``rows_blob``."""
 
     rows: tuple[RowResult, ...]
     probes: tuple[dict[str, Any], ...] = ()
 
 
-_rows = msgspec.json.Decoder(Rows)
+_rows = msgspec.json.Decoder(EvaluationRows)
 
 
-def decode_rows(content: bytes) -> Rows:
-    """The inverse of encoding :class:`Rows`."""
+def decode_rows(content: bytes) -> EvaluationRows:
+    """The inverse of encoding :class:`EvaluationRows`."""
     return _rows.decode(content)
 
 

@@ -42,7 +42,7 @@ _ENDS = frozenset((".", "!", "?", ";"))
 _RANGE = frozenset(("-", "–", "to"))
 
 
-class Stated(msgspec.Struct, frozen=True):
+class FigureStatement(msgspec.Struct, frozen=True):
     """A number a text states: its value in its unit, the figures it may mean (none: of nothing declared), its words."""
 
     number: Decimal
@@ -101,7 +101,7 @@ def false_statements(
     return tuple(wrong)
 
 
-def statements(text: str, figures: Sequence[Figure], known: Iterable[str] = ()) -> tuple[Stated, ...]:
+def statements(text: str, figures: Sequence[Figure], known: Iterable[str] = ()) -> tuple[FigureStatement, ...]:
     """Every number that the text states, in order."""
     words = [_Word(match.group(), match.start(), match.end()) for match in _TOKEN.finditer(text)]
     lower = [word.text.lower() for word in words]
@@ -116,7 +116,7 @@ def statements(text: str, figures: Sequence[Figure], known: Iterable[str] = ()) 
         if unit in _TIMES and _WINDOW & set(before):
             continue
         shown = text[words[number.at].start : words[min(after, len(words)) - 1].end]
-        found.append(Stated(number.value, unit, _roles(number, unit, lower, figures), shown))
+        found.append(FigureStatement(number.value, unit, _roles(number, unit, lower, figures), shown))
     return tuple(found)
 
 
@@ -247,7 +247,7 @@ def _covered(text: str, known: Iterable[str]) -> list[bool]:
     return marks
 
 
-def _equals(stated: Stated, shown: str | None, figure: Figure) -> bool:
+def _equals(stated: FigureStatement, shown: str | None, figure: Figure) -> bool:
     try:
         value = Decimal(shown or "NaN")
     except InvalidOperation:

@@ -19,8 +19,8 @@ from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.learning.outcomes.matching import Matcher, Sent, Texts
-from antiphon.learning.outcomes.submission import ArrivingOutcome, sent_again
+from antiphon.learning.outcomes.matching import MatchedOutcome, OutcomeMatcher, Texts
+from antiphon.learning.outcomes.submission import OutcomeSubmission, sent_again
 from antiphon.learning.ports import Applications, ReceiptsOfSubject
 
 TOLERANCE = timedelta(seconds=1)
@@ -31,7 +31,7 @@ _CHUNK = 100
 """Outcomes in one write transaction: answers wait for the same lock."""
 
 
-class Taken(msgspec.Struct, frozen=True):
+class OutcomeResult(msgspec.Struct, frozen=True):
     """What became of an arriving outcome: one outcome for each prediction it belongs to, or why it was refused."""
 
     outcomes: tuple[Outcome, ...] = ()
@@ -75,7 +75,7 @@ class OutcomeJoiner:
         self._subject_key = subject_key
         self._tolerance = tolerance
 
-    def take(self, scope: Scope, principal: str, arriving: ArrivingOutcome) -> Taken:
+    def take(self, scope: Scope, principal: str, arriving: OutcomeSubmission) -> OutcomeResult:
         """Take one outcome.
 
         Raises:
@@ -90,17 +90,17 @@ class OutcomeJoiner:
         return taken
 
     def take_many(
-        self, scope: Scope, principal: str, arriving: Sequence[ArrivingOutcome], *, dry_run: bool = False
-    ) -> list[Taken]:
+        self, scope: Scope, principal: str, arriving: Sequence[OutcomeSubmission], *, dry_run: bool = False
+    ) -> list[OutcomeResult]:
         """Take outcomes in order; one that is refused carries its error, and the others are taken all the same.
 
         Args:
             dry_run: say what would become of them and keep nothing.
         """
-        taken: list[Taken] = []
+        taken: list[OutcomeResult] = []
         matcher = self._matcher(scope)
         for start in range(0, len(arriving), _CHUNK):
-            chunk: list[Sent | AntiphonError] = []
+            chunk: list[MatchedOutcome | AntiphonError] = []
             for sent in arriving[start : start + _CHUNK]:
                 try:
                     chunk.append(matcher.match(sent))
@@ -141,8 +141,8 @@ class OutcomeJoiner:
                     joined += self._join(scope, unknown, sent)
         return joined
 
-    def _matcher(self, scope: Scope) -> Matcher:
-        return Matcher(
+    def _matcher(self, scope: Scope) -> OutcomeMatcher:
+        return OutcomeMatcher(
             scope,
             receipts=self._receipts,
             texts=self._texts,
@@ -152,7 +152,7 @@ class OutcomeJoiner:
             tolerance=self._tolerance,
         )
 
-    def _join(self, scope: Scope, unknown: Outcome, sent: Sent) -> bool:
+    def _join(self, scope: Scope, unknown: Outcome, sent: MatchedOutcome) -> bool:
         with self._database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
             by = [
@@ -163,24 +163,26 @@ class OutcomeJoiner:
             return self._outcomes.replace(unknown, [one for one in by if one.id not in recorded], within=connection)
 
     def _take_chunk(
-        self, scope: Scope, principal: str, chunk: Sequence[Sent | AntiphonError], dry_run: bool
-    ) -> list[Taken]:
-        taken: list[Taken] = []
+        self, scope: Scope, principal: str, chunk: Sequence[MatchedOutcome | AntiphonError], dry_run: bool
+    ) -> list[OutcomeResult]:
+        taken: list[OutcomeResult] = []
         try:
             with self._database.transaction() as connection:
-                sound = [sent for sent in chunk if isinstance(sent, Sent)]
+                sound = [sent for sent in chunk if isinstance(sent, MatchedOutcome)]
                 known = self._labels(scope, sound, connection)
                 recorded = self._outcomes.find(
                     scope, [one for sent in sound for one in sent.identities()], within=connection
                 )
                 for sent in chunk:
                     if isinstance(sent, AntiphonError):
-                        taken.append(Taken(error=sent))
+                        taken.append(OutcomeResult(error=sent))
                         continue
                     try:
-                        taken.append(Taken(self._take_sound(scope, principal, sent, known, recorded, connection)))
+                        taken.append(
+                            OutcomeResult(self._take_sound(scope, principal, sent, known, recorded, connection))
+                        )
                     except ConflictError as error:
-                        taken.append(Taken(error=error))
+                        taken.append(OutcomeResult(error=error))
                 if dry_run:
                     raise _Undone
         except _Undone:
@@ -191,7 +193,7 @@ class OutcomeJoiner:
         self,
         scope: Scope,
         principal: str,
-        sent: Sent,
+        sent: MatchedOutcome,
         known: dict[tuple[str, OutcomeKind], Outcome],
         recorded: dict[str, Outcome],
         connection: Connection,
@@ -227,7 +229,7 @@ class OutcomeJoiner:
         return tuple(became)
 
     def _labels(
-        self, scope: Scope, sent: Sequence[Sent], connection: Connection
+        self, scope: Scope, sent: Sequence[MatchedOutcome], connection: Connection
     ) -> dict[tuple[str, OutcomeKind], Outcome]:
         """What is joined already, by prediction and kind: the first of each."""
         predictions = [receipt.prediction for each in sent for receipt in each.receipts]
@@ -240,7 +242,7 @@ class OutcomeJoiner:
         self,
         scope: Scope,
         principal: str,
-        sent: Sent,
+        sent: MatchedOutcome,
         receipt: Receipt,
         entity: Mapping[str, str],
         known: dict[tuple[str, OutcomeKind], Outcome],
@@ -288,7 +290,7 @@ class OutcomeJoiner:
             known.setdefault(place, outcome)
         return outcome
 
-    def _unknown(self, scope: Scope, principal: str, sent: Sent) -> Outcome:
+    def _unknown(self, scope: Scope, principal: str, sent: MatchedOutcome) -> Outcome:
         arriving, declared = sent.arriving, sent.application.outcome
         now = self._database.clock.now()
         return Outcome(
@@ -309,7 +311,7 @@ class OutcomeJoiner:
         )
 
 
-def _same(sent: Sent, recorded: Outcome) -> None:
+def _same(sent: MatchedOutcome, recorded: Outcome) -> None:
     if (recorded.kind, recorded.value) != (sent.arriving.kind, sent.arriving.value):
         raise ConflictError(
             f"The id {sent.reference!r} was used for another outcome.",

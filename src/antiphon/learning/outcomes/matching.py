@@ -17,7 +17,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.learning.outcomes.submission import ArrivingOutcome, check_value, check_whose, in_utc, reference_of
+from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value, check_whose, in_utc, reference_of
 from antiphon.learning.ports import Applications, ReceiptsOfSubject
 
 AHEAD = timedelta(seconds=60)
@@ -34,10 +34,10 @@ class Texts(Protocol):
         ...
 
 
-class Sent(msgspec.Struct, frozen=True):
+class MatchedOutcome(msgspec.Struct, frozen=True):
     """An arriving outcome that is sound in itself, with the predictions found for it."""
 
-    arriving: ArrivingOutcome
+    arriving: OutcomeSubmission
     application: ApplicationSpec
     reference: str
     receipts: tuple[Receipt, ...]
@@ -53,7 +53,7 @@ class Sent(msgspec.Struct, frozen=True):
         return [self.identity(named), *(self.identity(receipt.prediction) for receipt in self.receipts)]
 
 
-class Matcher:
+class OutcomeMatcher:
     """Matches the outcomes of one call; what it read of a subject it does not read again.
 
     Args:
@@ -83,7 +83,7 @@ class Matcher:
         self._declared: dict[str, ApplicationSpec] = {}
         self._subjects: dict[tuple[str, str], list[Receipt]] = {}
 
-    def match(self, arriving: ArrivingOutcome) -> Sent:
+    def match(self, arriving: OutcomeSubmission) -> MatchedOutcome:
         """The outcome with its predictions; none when they do not exist (yet).
 
         Raises:
@@ -108,7 +108,7 @@ class Matcher:
         elif not receipts and sent.available_at is not None:
             self._check_ahead(sent.available_at, None)
         entities = tuple(sent.entity or self._entity(receipt) for receipt in receipts)
-        return Sent(sent, application, reference_of(sent), receipts, entities)
+        return MatchedOutcome(sent, application, reference_of(sent), receipts, entities)
 
     def _named(self, prediction: str, application: ApplicationSpec) -> tuple[Receipt, ...]:
         try:
@@ -144,7 +144,7 @@ class Matcher:
             if receipt.role in SEEN_ROLES and abs(receipt.as_of - at) <= self._tolerance
         )
 
-    def _check_times(self, sent: ArrivingOutcome, as_of: datetime) -> None:
+    def _check_times(self, sent: OutcomeSubmission, as_of: datetime) -> None:
         if sent.available_at is None:
             return
         known = sent.available_at

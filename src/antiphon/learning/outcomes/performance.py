@@ -20,7 +20,7 @@ LEAST_PROBABILITY = 1e-6
 BINS = 10
 
 
-class Forecast(msgspec.Struct, frozen=True):
+class ScoredForecast(msgspec.Struct, frozen=True):
     """One forecast and what came true. ``day`` is the UTC date of the question, ``YYYY-MM-DD``."""
 
     probability: float
@@ -61,9 +61,9 @@ class Group(msgspec.Struct, frozen=True):
     scores: Scores
 
 
-def forecasts_of(outcomes: Iterable[Outcome]) -> tuple[list[Forecast], int]:
+def forecasts_of(outcomes: Iterable[Outcome]) -> tuple[list[ScoredForecast], int]:
     """Forecasts of joined labels, and how many of these had no probability (a text without classes)."""
-    found: list[Forecast] = []
+    found: list[ScoredForecast] = []
     without = 0
     for outcome in outcomes:
         if outcome.positive is None or outcome.as_of is None:
@@ -73,7 +73,7 @@ def forecasts_of(outcomes: Iterable[Outcome]) -> tuple[list[Forecast], int]:
             continue
         day = outcome.as_of.date().isoformat()
         found.append(
-            Forecast(
+            ScoredForecast(
                 outcome.probability, outcome.positive, outcome.release or "", outcome.role or "", day, outcome.entity
             )
         )
@@ -112,7 +112,7 @@ def reliability(probabilities: Sequence[float], positives: Sequence[bool], bins:
     )
 
 
-def score(forecasts: Sequence[Forecast]) -> Scores | None:
+def score(forecasts: Sequence[ScoredForecast]) -> Scores | None:
     """Every measure; ``None`` of nothing."""
     rows = len(forecasts)
     if rows == 0:
@@ -137,17 +137,17 @@ def score(forecasts: Sequence[Forecast]) -> Scores | None:
     )
 
 
-def by_release(forecasts: Sequence[Forecast]) -> tuple[Group, ...]:
+def by_release(forecasts: Sequence[ScoredForecast]) -> tuple[Group, ...]:
     """One group a release."""
     return _groups(forecasts, "", lambda forecast: forecast.release)
 
 
-def by_day(forecasts: Sequence[Forecast]) -> tuple[Group, ...]:
+def by_day(forecasts: Sequence[ScoredForecast]) -> tuple[Group, ...]:
     """One group a day, in order."""
     return _groups(forecasts, "", lambda forecast: forecast.day)
 
 
-def by_slice(forecasts: Sequence[Forecast], keys: Sequence[str], most: int = 20) -> tuple[Group, ...]:
+def by_slice(forecasts: Sequence[ScoredForecast], keys: Sequence[str], most: int = 20) -> tuple[Group, ...]:
     """For each key the groups of its ``most`` frequent values."""
     found: list[Group] = []
     for key in keys:
@@ -157,12 +157,12 @@ def by_slice(forecasts: Sequence[Forecast], keys: Sequence[str], most: int = 20)
     return tuple(found)
 
 
-def _value(key: str, forecast: Forecast) -> str:
+def _value(key: str, forecast: ScoredForecast) -> str:
     return forecast.entity[key]
 
 
-def _groups(forecasts: Sequence[Forecast], key: str, named: Callable[[Forecast], str]) -> tuple[Group, ...]:
-    held: dict[str, list[Forecast]] = {}
+def _groups(forecasts: Sequence[ScoredForecast], key: str, named: Callable[[ScoredForecast], str]) -> tuple[Group, ...]:
+    held: dict[str, list[ScoredForecast]] = {}
     for forecast in forecasts:
         held.setdefault(named(forecast), []).append(forecast)
     return tuple(Group(key, value, scores) for value in sorted(held) if (scores := score(held[value])) is not None)

@@ -18,7 +18,7 @@ _LONGEST = 20_000
 _BOOLEANS = {True: ("true", "t", "yes", "y", "1"), False: ("false", "f", "no", "n", "0")}
 
 
-class ArrivingOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An outcome as it is sent: of one prediction, or of the predictions of a subject and moment.
 
     Attributes:
@@ -40,7 +40,7 @@ class ArrivingOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str | None = None
 
 
-def in_utc(sent: ArrivingOutcome) -> ArrivingOutcome:
+def in_utc(sent: OutcomeSubmission) -> OutcomeSubmission:
     """The same with its instants in UTC, so that one instant is written in one way.
 
     Raises:
@@ -53,7 +53,7 @@ def in_utc(sent: ArrivingOutcome) -> ArrivingOutcome:
     )
 
 
-def check_value(sent: ArrivingOutcome, application: ApplicationSpec) -> None:
+def check_value(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
     """Refuse a value that the application cannot mean.
 
     Raises:
@@ -119,7 +119,7 @@ def _number(label: str) -> float | None:
         return None
 
 
-def check_whose(sent: ArrivingOutcome, application: ApplicationSpec) -> None:
+def check_whose(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
     """Refuse an outcome that does not say whose it is: one prediction's, or a subject's at a moment.
 
     Raises:
@@ -147,16 +147,16 @@ def check_whose(sent: ArrivingOutcome, application: ApplicationSpec) -> None:
         )
 
 
-def reference_of(sent: ArrivingOutcome) -> str:
+def reference_of(sent: OutcomeSubmission) -> str:
     """The sender's id, or a hash of what was sent."""
     content = [sent.prediction, sent.entity, sent.at, sent.kind, sent.value, sent.available_at]
     return sent.id or content_hash(content)[:32]
 
 
-def sent_again(unknown: Outcome) -> ArrivingOutcome:
+def sent_again(unknown: Outcome) -> OutcomeSubmission:
     """A recorded outcome as it had been sent, to look for its predictions once more."""
     named = unknown.named is not None
-    return ArrivingOutcome(
+    return OutcomeSubmission(
         application=unknown.application,
         value=unknown.value,
         kind=unknown.kind,

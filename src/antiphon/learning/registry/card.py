@@ -23,7 +23,7 @@ from antiphon.catalog.releases import Release
 from antiphon.learning.evaluation.gates import ENOUGH
 
 
-class ReleaseLine(msgspec.Struct, frozen=True):
+class CardRelease(msgspec.Struct, frozen=True):
     """One release that serves the model."""
 
     id: str
@@ -37,7 +37,7 @@ class ReleaseLine(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-class DatasetLine(msgspec.Struct, frozen=True):
+class CardDataset(msgspec.Struct, frozen=True):
     """One dataset and what for; ``dataset`` is ``None`` when the catalog has it no more."""
 
     use: str
@@ -63,8 +63,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     positive: str | None
     version: ModelVersion | None
     aliases: tuple[str, ...]
-    releases: tuple[ReleaseLine, ...]
-    datasets: tuple[DatasetLine, ...]
+    releases: tuple[CardRelease, ...]
+    datasets: tuple[CardDataset, ...]
     evaluation: Evaluation | None
     earlier: tuple[Evaluation, ...]
     limits: tuple[str, ...]
@@ -77,7 +77,7 @@ def model_card(
     version: ModelVersion | None,
     releases: Sequence[Release],
     aliases: Sequence[str],
-    datasets: Sequence[DatasetLine],
+    datasets: Sequence[CardDataset],
     evaluations: Sequence[Evaluation],
     made_at: datetime,
 ) -> ModelCard:
@@ -136,7 +136,7 @@ def content_security_policy() -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-class Dot(msgspec.Struct, frozen=True):
+class ReliabilityPoint(msgspec.Struct, frozen=True):
     """A point of a plot, in its own units of 0 to 300."""
 
     x: float
@@ -145,11 +145,11 @@ class Dot(msgspec.Struct, frozen=True):
     words: str
 
 
-def reliability_plot(bins: Sequence[Bin]) -> tuple[Dot, ...]:
+def reliability_plot(bins: Sequence[Bin]) -> tuple[ReliabilityPoint, ...]:
     """Forecast against share of positives; a dot's area is its share of rows."""
     most = max((one.rows for one in bins), default=1)
     return tuple(
-        Dot(
+        ReliabilityPoint(
             x=round(300 * one.forecast, 1),
             y=round(300 * (1 - one.observed), 1),
             size=round(3 + 11 * (one.rows / most) ** 0.5, 1),
@@ -170,9 +170,9 @@ def loss_curve(losses: Sequence[tuple[int, float]]) -> str | None:
     )
 
 
-def _line(release: Release) -> ReleaseLine:
+def _line(release: Release) -> CardRelease:
     pin = release.bundle.model
-    return ReleaseLine(
+    return CardRelease(
         id=release.id,
         number=release.number,
         stage=release.stage,
@@ -185,7 +185,7 @@ def _line(release: Release) -> ReleaseLine:
     )
 
 
-def _limits(version: ModelVersion | None, evaluation: Evaluation | None, datasets: Sequence[DatasetLine]) -> list[str]:
+def _limits(version: ModelVersion | None, evaluation: Evaluation | None, datasets: Sequence[CardDataset]) -> list[str]:
     said = []
     if version is not None:
         said.append(

@@ -12,7 +12,7 @@ from antiphon.learning.evaluation.scores import RowResult, differences
 from antiphon.learning.registry.card import ModelCard
 
 
-class Differing(msgspec.Struct, frozen=True):
+class FieldDifference(msgspec.Struct, frozen=True):
     """One thing that is not the same of both; ``None`` where one has none."""
 
     field: str
@@ -20,7 +20,7 @@ class Differing(msgspec.Struct, frozen=True):
     second: Any
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class ModelComparison(msgspec.Struct, frozen=True):
     """Two models.
 
     Attributes:
@@ -33,11 +33,11 @@ class Comparison(msgspec.Struct, frozen=True):
 
     first: str
     second: str
-    recipe: tuple[Differing, ...]
-    lineage: tuple[Differing, ...]
+    recipe: tuple[FieldDifference, ...]
+    lineage: tuple[FieldDifference, ...]
     dataset: str | None
     evaluations: tuple[str, str] | None
-    measures: tuple[Differing, ...]
+    measures: tuple[FieldDifference, ...]
     paired: dict[str, Measure]
     paired_rows: int
     note: str
@@ -60,7 +60,7 @@ def common(first: ModelCard, second: ModelCard) -> tuple[Evaluation, Evaluation]
 
 def compare(
     first: ModelCard, second: ModelCard, rows: tuple[Sequence[RowResult], Sequence[RowResult]] | None
-) -> Comparison:
+) -> ModelComparison:
     """Both side by side; ``rows`` are those of :func:`common`'s evaluations."""
     found = common(first, second)
     paired = differences(rows[1], rows[0]) if rows is not None else {}
@@ -69,7 +69,7 @@ def compare(
         note = "They were never evaluated on one dataset, so their measures cannot be compared."
     elif not paired:
         note = "There are no rows that both answered, so they cannot be compared by pairs."
-    return Comparison(
+    return ModelComparison(
         first=first.name,
         second=second.name,
         recipe=tuple(_differing(_recipe(first), _recipe(second))),
@@ -77,7 +77,9 @@ def compare(
         dataset=found[0].dataset if found is not None else None,
         evaluations=(found[0].id, found[1].id) if found is not None else None,
         measures=tuple(
-            Differing(name, getattr(found[0], name), getattr(found[1], name)) for name in _MEASURES if found is not None
+            FieldDifference(name, getattr(found[0], name), getattr(found[1], name))
+            for name in _MEASURES
+            if found is not None
         ),
         paired=paired,
         paired_rows=_pairs(rows) if rows is not None else 0,
@@ -129,7 +131,7 @@ def _lineage(card: ModelCard) -> dict[str, Any]:
     return said
 
 
-def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[Differing]:
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[FieldDifference]:
     for name in sorted({*first, *second}):
         if first.get(name) != second.get(name):
-            yield Differing(name, first.get(name), second.get(name))
+            yield FieldDifference(name, first.get(name), second.get(name))

@@ -18,14 +18,14 @@ from antiphon.training.files import file_sha256, sync_file, sync_folder
 from antiphon.training.order import ADAPTER, WEIGHTS, Trained, TrainedFile
 
 
-class KeptFiles(msgspec.Struct, frozen=True):
+class StoredModelFiles(msgspec.Struct, frozen=True):
     """Where a training's files are kept, relative to the ``models`` folder."""
 
     adapter: ModelFile
     weights: ModelFile
 
 
-def keep(root: Path, place: str, trained: Trained) -> KeptFiles:
+def keep(root: Path, place: str, trained: Trained) -> StoredModelFiles:
     """Put the files of a completed training into ``root/place``.
 
     Raises:
@@ -34,7 +34,7 @@ def keep(root: Path, place: str, trained: Trained) -> KeptFiles:
     """
     folder = root / place
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = KeptFiles(
+    kept = StoredModelFiles(
         adapter=_put(trained.adapter, folder, ADAPTER, place), weights=_put(trained.weights, folder, WEIGHTS, place)
     )
     for each in (folder, *folder.parents):

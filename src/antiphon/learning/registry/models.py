@@ -16,8 +16,8 @@ from antiphon.catalog.releases import Release, Releases
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.learning.evaluation.scores import RowResult, decode_rows
-from antiphon.learning.registry.card import DatasetLine, ModelCard, model_card, telling
-from antiphon.learning.registry.comparison import Comparison, common, compare
+from antiphon.learning.registry.card import CardDataset, ModelCard, model_card, telling
+from antiphon.learning.registry.comparison import ModelComparison, common, compare
 
 
 class ModelLine(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class ModelLine(msgspec.Struct, frozen=True):
     evaluation: Evaluation | None
 
 
-class Registry:
+class ModelRegistry:
     """Model versions of one catalog with what belongs to them."""
 
     def __init__(self, database: Database) -> None:
@@ -74,12 +74,12 @@ class Registry:
             version=version,
             releases=releases,
             aliases=self._names(scope, version) if version is not None else (),
-            datasets=[DatasetLine(use, dataset, self._dataset(scope, dataset)) for dataset, use in datasets.items()],
+            datasets=[CardDataset(use, dataset, self._dataset(scope, dataset)) for dataset, use in datasets.items()],
             evaluations=evaluations,
             made_at=self._database.clock.now(),
         )
 
-    def compare(self, scope: Scope, first: str, second: str) -> Comparison:
+    def compare(self, scope: Scope, first: str, second: str) -> ModelComparison:
         """Two of what :meth:`card` takes, side by side; measures by pairs on the dataset both were evaluated on.
 
         Raises:

@@ -28,7 +28,7 @@ from antiphon.training.examples import Example, Part
 _HASH_BITS = 64
 
 
-class Rendered(msgspec.Struct, frozen=True):
+class RenderedExamples(msgspec.Struct, frozen=True):
     """Examples in the rows' order, and how many rows serving would have refused (a rejecting freshness contract)."""
 
     examples: tuple[Example, ...]
@@ -43,7 +43,7 @@ def served_application(application: ApplicationSpec, version: str) -> Applicatio
 
 def render_all(
     rows: Iterable[DatasetRow], application: ApplicationSpec, model: ModelDescription, *, old: bool = False
-) -> Rendered:
+) -> RenderedExamples:
     """Every row as an example; ``old`` marks those that are replayed.
 
     Raises:
@@ -56,7 +56,7 @@ def render_all(
             examples.append(render(row, application, model, old=old))
         except FeatureUnavailableError:
             refused += 1
-    return Rendered(tuple(examples), refused)
+    return RenderedExamples(tuple(examples), refused)
 
 
 def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescription, *, old: bool = False) -> Example:

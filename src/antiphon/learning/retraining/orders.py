@@ -10,13 +10,13 @@ import msgspec
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.scope import Scope
 from antiphon.governance.principal import Principal
-from antiphon.learning.datasets.rows import Survey
+from antiphon.learning.datasets.rows import DatasetSurvey
 from antiphon.learning.ports import MayTrain
 from antiphon.learning.retraining.plan import TrainArguments, recipe
 from antiphon.learning.retraining.ports import Submit
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import RebuildArguments
-from antiphon.learning.retraining.steps import Services, fine_tune_of
+from antiphon.learning.retraining.steps import RetrainingServices, fine_tune_of
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.training.recipe import Arithmetic, require_libraries
@@ -42,7 +42,7 @@ class TrainOrder(msgspec.Struct, frozen=True):
     key: str | None = None
 
 
-class Foreseen(msgspec.Struct, frozen=True):
+class TrainingPreview(msgspec.Struct, frozen=True):
     """What an order would do: the examples it would find, and how long the training would be in steps.
 
     ``replayed`` counts earlier examples that could be drawn from. ``problems`` say what would be refused.
@@ -51,8 +51,8 @@ class Foreseen(msgspec.Struct, frozen=True):
     application: str
     cutoff: datetime
     parent: str | None
-    training: Survey
-    evaluation: Survey
+    training: DatasetSurvey
+    evaluation: DatasetSurvey
     replayed: int
     steps: int
     batch: int
@@ -62,14 +62,14 @@ class Foreseen(msgspec.Struct, frozen=True):
 class SurveyDatasets(Protocol):
     """Looks at what a dataset would hold (``learning.datasets.builder.DatasetBuilder``)."""
 
-    def survey(self, spec: DatasetSpec) -> Survey: ...
+    def survey(self, spec: DatasetSpec) -> DatasetSurvey: ...
 
 
 class TrainingOrders:
     """Places orders in one project."""
 
     def __init__(
-        self, services: Services, submit: Submit, surveys: SurveyDatasets, may: MayTrain | None = None
+        self, services: RetrainingServices, submit: Submit, surveys: SurveyDatasets, may: MayTrain | None = None
     ) -> None:
         self._services = services
         self._submit = submit
@@ -99,7 +99,7 @@ class TrainingOrders:
         plain = {name: value for name, value in msgspec.to_builtins(wanted).items() if value is not None}
         return self._submit(scope, TRAIN, plain, order.key, max_attempts=ATTEMPTS)
 
-    def foresee(self, scope: Scope, principal: str, order: TrainOrder) -> Foreseen:
+    def foresee(self, scope: Scope, principal: str, order: TrainOrder) -> TrainingPreview:
         """What the order would do; nothing is written.
 
         Raises:
@@ -121,7 +121,7 @@ class TrainingOrders:
             if len([count for count in survey.labels.values() if count]) < 2
             for spec in (survey.spec,)
         ]
-        return Foreseen(
+        return TrainingPreview(
             application=wanted.application,
             cutoff=pinned.cutoff,
             parent=pinned.parent,
@@ -160,6 +160,6 @@ def _arguments(order: TrainOrder, principal: str) -> TrainArguments:
     )
 
 
-def _counts(survey: Survey) -> str:
+def _counts(survey: DatasetSurvey) -> str:
     counted = [f"{count} {label}" for label, count in sorted(survey.labels.items()) if count]
     return f"{survey.rows} examples ({', '.join(counted)})" if counted else "no example"

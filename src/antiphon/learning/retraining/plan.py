@@ -44,7 +44,7 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class Pinned(msgspec.Struct, frozen=True):
+class TrainingInputs(msgspec.Struct, frozen=True):
     """What the run holds on to from its first step, whatever is declared, released or evaluated meanwhile.
 
     ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured.
@@ -57,7 +57,7 @@ class Pinned(msgspec.Struct, frozen=True):
     before: str | None = None
 
 
-class Written(msgspec.Struct, frozen=True):
+class ExamplesSummary(msgspec.Struct, frozen=True):
     """The run's file of examples: its hash, what is in it, and how many rows serving would have refused."""
 
     sha256: str
@@ -66,7 +66,7 @@ class Written(msgspec.Struct, frozen=True):
     refused: int
 
 
-class Made(msgspec.Struct, frozen=True):
+class TrainingOutput(msgspec.Struct, frozen=True):
     """What a training made, its files kept in the ``models`` folder."""
 
     identity: str
@@ -80,7 +80,7 @@ class Made(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, version: ModelVersion) -> Made:
+    def of(cls, version: ModelVersion) -> TrainingOutput:
         """What made a version that is registered."""
         return cls(
             identity=version.identity,

@@ -15,7 +15,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.engine.api.messages import EngineDescription
-from antiphon.learning.evaluation.gates import Verdict
+from antiphon.learning.evaluation.gates import ValidationResult
 from antiphon.training.order import Progress as TrainingProgress
 from antiphon.training.order import Trained, TrainingOrder
 
@@ -101,7 +101,7 @@ class Evaluate(Protocol):
 class Validate(Protocol):
     """Lets a release become validated by its evaluation, or says why not."""
 
-    def __call__(self, release: Release, evaluation: Evaluation, *, principal: str) -> Verdict: ...
+    def __call__(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult: ...
 
 
 class BeginRollout(Protocol):

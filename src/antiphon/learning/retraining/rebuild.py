@@ -20,10 +20,10 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.learning.registry import files as model_files
-from antiphon.learning.retraining.plan import Written, converted
+from antiphon.learning.retraining.plan import ExamplesSummary, converted
 from antiphon.learning.retraining.ports import Run
 from antiphon.learning.retraining.steps import (
-    Services,
+    RetrainingServices,
     describe_base,
     ensure_examples,
     order_for,
@@ -43,7 +43,7 @@ class RebuildArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     principal: str = "worker"
 
 
-class Rebuilt(msgspec.Struct, frozen=True):
+class RebuildResult(msgspec.Struct, frozen=True):
     """What came of it.
 
     Attributes:
@@ -61,10 +61,10 @@ class Rebuilt(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Rebuilding:
+class ModelRebuild:
     """The workflow with what it needs; :meth:`run` is what the registry calls."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: RetrainingServices) -> None:
         self._services = services
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Rebuilding:
             arguments: :class:`RebuildArguments` as plain values.
 
         Returns:
-            A :class:`Rebuilt` as plain values. When a dataset cannot come out the same nothing is trained.
+            A :class:`RebuildResult` as plain values. When a dataset cannot come out the same nothing is trained.
 
         Raises:
             NotFoundError: there is no such version.
@@ -137,7 +137,7 @@ class Rebuilding:
         sets = await asyncio.to_thread(self._datasets, run.scope, version)
         model = await describe_base(services.describe, version.base)
         write = partial(ensure_examples, services, folder, release.bundle.application, model, sets[0], sets[1:])
-        written = converted(await run.step("write examples", write), Written, "write examples")
+        written = converted(await run.step("write examples", write), ExamplesSummary, "write examples")
         await asyncio.to_thread(write, written)
         made: dict[str, Any] = await run.step("fine-tune", self._fine_tune, run, version, written, folder)
         await asyncio.to_thread(shutil.rmtree, folder, True)
@@ -146,7 +146,9 @@ class Rebuilding:
     def _datasets(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
         return tuple(self._services.dataset(scope, one) for one in (version.dataset, *version.replay_datasets))
 
-    async def _fine_tune(self, run: Run, version: ModelVersion, written: Written, folder: Path) -> dict[str, Any]:
+    async def _fine_tune(
+        self, run: Run, version: ModelVersion, written: ExamplesSummary, folder: Path
+    ) -> dict[str, Any]:
         services = self._services
         parent = None
         if version.parent is not None:
@@ -182,11 +184,11 @@ class Rebuilding:
         return missing
 
 
-def _rebuilt(version: ModelVersion, made: dict[str, Any] | None, differences: list[str]) -> Rebuilt:
+def _rebuilt(version: ModelVersion, made: dict[str, Any] | None, differences: list[str]) -> RebuildResult:
     equal = made is not None and (made["adapter"], made["weights"]) == (version.adapter.sha256, version.weights.sha256)
     if made is not None and not equal and not differences:
         differences = ["nothing that is recorded: the machine computes otherwise than the one that trained it"]
-    return Rebuilt(
+    return RebuildResult(
         model=version.id,
         equal=equal,
         weights_sha256=None if made is None else made["weights"],
@@ -197,7 +199,7 @@ def _rebuilt(version: ModelVersion, made: dict[str, Any] | None, differences: li
     )
 
 
-def _plain(rebuilt: Rebuilt) -> dict[str, Any]:
+def _plain(rebuilt: RebuildResult) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(rebuilt)
     return plain
 

@@ -28,7 +28,7 @@ from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import render_all
-from antiphon.learning.retraining.plan import Written, minutes, replayed, together
+from antiphon.learning.retraining.plan import ExamplesSummary, minutes, replayed, together
 from antiphon.learning.retraining.ports import (
     Audit,
     BaseWeights,
@@ -58,7 +58,7 @@ class RetrainingError(AntiphonError):
 
 
 @dataclass(frozen=True)
-class Services:
+class RetrainingServices:
     """What retraining is made with; ``app`` fills it in.
 
     Attributes:
@@ -145,14 +145,14 @@ async def describe_base(describe: Describe, base: str) -> ModelDescription:
 
 
 def ensure_examples(
-    services: Services,
+    services: RetrainingServices,
     folder: Path,
     application: ApplicationSpec,
     model: ModelDescription,
     training: Dataset,
     replays: Sequence[Dataset],
-    known: Written | None = None,
-) -> Written:
+    known: ExamplesSummary | None = None,
+) -> ExamplesSummary:
     """The file of examples in a run's folder: the dataset's rows, and those of earlier ones that are replayed.
 
     Args:
@@ -175,7 +175,7 @@ def ensure_examples(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     sha256 = example_files.write(path, examples, seal)
     fresh = len(new.examples)
-    written = Written(sha256=sha256, new=fresh, old=len(examples) - fresh, refused=new.refused + old.refused)
+    written = ExamplesSummary(sha256=sha256, new=fresh, old=len(examples) - fresh, refused=new.refused + old.refused)
     if known is not None and written.sha256 != known.sha256:
         raise CorruptionError(
             "The examples came out otherwise than before the interruption.",
@@ -186,7 +186,7 @@ def ensure_examples(
 
 
 def order_for(
-    services: Services,
+    services: RetrainingServices,
     folder: Path,
     name: str,
     *,

@@ -16,19 +16,19 @@ from antiphon.catalog.evaluations import Evaluation
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.ids import content_hash
-from antiphon.learning.retraining.plan import Pinned, TrainArguments, converted
+from antiphon.learning.retraining.plan import TrainArguments, TrainingInputs, converted
 from antiphon.learning.retraining.ports import Run
-from antiphon.learning.retraining.steps import Services
+from antiphon.learning.retraining.steps import RetrainingServices
 
 
-class Showing:
+class CandidateValidation:
     """The second half of a retraining, which needs the engine."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: RetrainingServices) -> None:
         self._services = services
 
     async def show(
-        self, run: Run, wanted: TrainArguments, pinned: Pinned, dataset: Dataset, release: Release
+        self, run: Run, wanted: TrainArguments, pinned: TrainingInputs, dataset: Dataset, release: Release
     ) -> dict[str, Any]:
         """Everything that needs the engine: serve, evaluate, measure forgetting, hold against the gates, begin."""
         services, scope = self._services, run.scope
@@ -74,7 +74,7 @@ class Showing:
 
         return converted(await run.step(step, evaluate), Evaluation, step)
 
-    async def _forgetting(self, run: Run, pinned: Pinned, release: Release) -> dict[str, Any] | None:
+    async def _forgetting(self, run: Run, pinned: TrainingInputs, release: Release) -> dict[str, Any] | None:
         """How a version that went on from another one does on what that one was evaluated on."""
         services = self._services
         if pinned.before is None:

@@ -31,17 +31,17 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import served_application
 from antiphon.learning.retraining.plan import (
-    Made,
-    Pinned,
+    ExamplesSummary,
     TrainArguments,
-    Written,
+    TrainingInputs,
+    TrainingOutput,
     converted,
     only_newer,
     recipe,
 )
 from antiphon.learning.retraining.ports import Run
 from antiphon.learning.retraining.steps import (
-    Services,
+    RetrainingServices,
     describe_base,
     ensure_examples,
     fine_tune_of,
@@ -49,7 +49,7 @@ from antiphon.learning.retraining.steps import (
     refusals,
     train,
 )
-from antiphon.learning.retraining.validation import Showing
+from antiphon.learning.retraining.validation import CandidateValidation
 from antiphon.releases import bundle as bundles
 from antiphon.training.order import TrainingOrder
 from antiphon.training.recipe import Arithmetic, require_libraries
@@ -64,7 +64,7 @@ LATEST = "latest"
 class Retraining:
     """The workflow with what it needs; :meth:`run` is what the registry calls."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: RetrainingServices) -> None:
         self._services = services
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -84,16 +84,16 @@ class Retraining:
         """
         wanted = converted(arguments, TrainArguments, "train arguments")
         with refusals():
-            pinned = converted(await run.step("pin", self._pin, run, wanted), Pinned, "pin")
+            pinned = converted(await run.step("pin", self._pin, run, wanted), TrainingInputs, "pin")
             training, evaluation = await self._build(run, wanted, pinned)
             written = await self._write(run, pinned, training)
             arithmetic = await self._choose_arithmetic(run)
             recorded = await run.step("fine-tune", self._fine_tune, run, pinned, written, arithmetic)
-            made = converted(recorded, Made, "fine-tune")
+            made = converted(recorded, TrainingOutput, "fine-tune")
             registered = await run.transaction("register", partial(self._register, run, wanted, pinned, training, made))
             release = await asyncio.to_thread(self._services.releases.get, run.scope, registered["release"])
             if registered["stage"] in ("draft", "validated"):
-                shown = await Showing(self._services).show(run, wanted, pinned, evaluation, release)
+                shown = await CandidateValidation(self._services).show(run, wanted, pinned, evaluation, release)
             else:
                 shown = _was_there(release.bundle.model.name, registered["stage"])
             await asyncio.to_thread(shutil.rmtree, self._working(run), True)
@@ -107,7 +107,7 @@ class Retraining:
             **shown,
         }
 
-    def pinned(self, scope: Scope, wanted: TrainArguments) -> Pinned:
+    def pinned(self, scope: Scope, wanted: TrainArguments) -> TrainingInputs:
         """What is trained for and from, as it is declared and live now.
 
         Raises:
@@ -127,7 +127,7 @@ class Retraining:
         tune = fine_tune_of(application)
         cutoff = wanted.cutoff or (_instant(tune.window.cutoff) if tune.window.cutoff is not None else None)
         parent = self._parent(scope, application) if wanted.delta else None
-        pinned = Pinned(
+        pinned = TrainingInputs(
             application=application,
             cutoff=utc(cutoff) if cutoff is not None else services.clock.now(),
             base_sha256=services.base(tune.base)[1],
@@ -138,7 +138,9 @@ class Retraining:
             self._check_parent(scope, pinned, parent)
         return pinned
 
-    def specifications(self, scope: Scope, wanted: TrainArguments, pinned: Pinned) -> tuple[DatasetSpec, DatasetSpec]:
+    def specifications(
+        self, scope: Scope, wanted: TrainArguments, pinned: TrainingInputs
+    ) -> tuple[DatasetSpec, DatasetSpec]:
         """Of the training and the evaluation set, with everything pinned that could change until they are built.
 
         Raises:
@@ -194,7 +196,7 @@ class Retraining:
                 return evaluation.id
         return None
 
-    def _check_parent(self, scope: Scope, pinned: Pinned, parent: ModelVersion) -> None:
+    def _check_parent(self, scope: Scope, pinned: TrainingInputs, parent: ModelVersion) -> None:
         application = pinned.application
         spec = self._services.dataset(scope, parent.dataset).spec
         same = {
@@ -212,7 +214,7 @@ class Retraining:
             )
         model_files.verify(self._services.models_folder, parent.adapter, parent.id)
 
-    async def _build(self, run: Run, wanted: TrainArguments, pinned: Pinned) -> tuple[Dataset, Dataset]:
+    async def _build(self, run: Run, wanted: TrainArguments, pinned: TrainingInputs) -> tuple[Dataset, Dataset]:
         run.progress(0, None, "building the datasets")
         specs = await run.step("plan", self._plan, run.scope, wanted, pinned)
         found: list[Dataset] = []
@@ -222,17 +224,17 @@ class Retraining:
             found.append(await asyncio.to_thread(self._services.dataset, run.scope, str(dataset)))
         return found[0], found[1]
 
-    def _plan(self, scope: Scope, wanted: TrainArguments, pinned: Pinned) -> dict[str, Any]:
+    def _plan(self, scope: Scope, wanted: TrainArguments, pinned: TrainingInputs) -> dict[str, Any]:
         training, evaluation = self.specifications(scope, wanted, pinned)
         return {"training": msgspec.to_builtins(training), "evaluation": msgspec.to_builtins(evaluation)}
 
-    async def _write(self, run: Run, pinned: Pinned, training: Dataset) -> Written:
+    async def _write(self, run: Run, pinned: TrainingInputs, training: Dataset) -> ExamplesSummary:
         run.progress(0, None, f"rendering {training.rows} examples")
         services = self._services
         replays = await asyncio.to_thread(self.replays, run.scope, pinned.parent)
         model = await describe_base(services.describe, fine_tune_of(pinned.application).base)
         write = partial(ensure_examples, services, self._working(run), pinned.application, model, training, replays)
-        written = converted(await run.step("write examples", write), Written, "write examples")
+        written = converted(await run.step("write examples", write), ExamplesSummary, "write examples")
         # The folder may have been cleared between two attempts: what was recorded is looked at again, not trusted.
         await asyncio.to_thread(write, written)
         return written
@@ -243,19 +245,21 @@ class Retraining:
         chosen = await run.step("choose arithmetic", lambda: msgspec.to_builtins(self._services.arithmetic()))
         return converted(chosen, Arithmetic, "choose arithmetic")
 
-    async def _fine_tune(self, run: Run, pinned: Pinned, written: Written, arithmetic: Arithmetic) -> dict[str, Any]:
+    async def _fine_tune(
+        self, run: Run, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
+    ) -> dict[str, Any]:
         """Train and keep the files, or find that exactly this was trained before."""
         services, name = self._services, pinned.application.name
         order = await asyncio.to_thread(self._order, run, pinned, written, arithmetic)
         known = await asyncio.to_thread(self._known, run.scope, name, order.identity)
         if known is not None:
             run.progress(1, 1, f"{known.id} was trained from exactly this")
-            return _plain(Made.of(known))
+            return _plain(TrainingOutput.of(known))
         trained = await train(services.trainer, order, run)
         place = f"{name}/{trained.identity[:20]}"
         kept = await asyncio.to_thread(model_files.keep, services.models_folder, place, trained)
         return _plain(
-            Made(
+            TrainingOutput(
                 identity=trained.identity,
                 code=trained.code,
                 recipe=msgspec.to_builtins(order.recipe),
@@ -268,7 +272,9 @@ class Retraining:
             )
         )
 
-    def _order(self, run: Run, pinned: Pinned, written: Written, arithmetic: Arithmetic) -> TrainingOrder:
+    def _order(
+        self, run: Run, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
+    ) -> TrainingOrder:
         services, tune = self._services, fine_tune_of(pinned.application)
         path, sha256 = services.base(tune.base)
         if sha256 != pinned.base_sha256:
@@ -301,7 +307,13 @@ class Retraining:
         return None
 
     def _register(
-        self, run: Run, wanted: TrainArguments, pinned: Pinned, training: Dataset, made: Made, connection: Any
+        self,
+        run: Run,
+        wanted: TrainArguments,
+        pinned: TrainingInputs,
+        training: Dataset,
+        made: TrainingOutput,
+        connection: Any,
     ) -> dict[str, Any]:
         """The version, its alias and its draft release, all at once."""
         services, scope, name = self._services, run.scope, pinned.application.name
@@ -327,7 +339,9 @@ class Retraining:
         )  # fmt: skip
         return {"application": name, "model": version.id, "release": release.id, "stage": release.stage}
 
-    def _version(self, run: Run, pinned: Pinned, training: Dataset, made: Made, connection: Any) -> ModelVersion:
+    def _version(
+        self, run: Run, pinned: TrainingInputs, training: Dataset, made: TrainingOutput, connection: Any
+    ) -> ModelVersion:
         services, name = self._services, pinned.application.name
         number = services.versions.next_number(run.scope, name, within=connection)
         parent = services.versions.get(run.scope, pinned.parent, within=connection) if pinned.parent else None
@@ -370,7 +384,7 @@ def _was_there(model: str, stage: str) -> dict[str, Any]:
     return {"reasons": [said], "evaluation": None, "rollout": None, "no_rollout": said}
 
 
-def _plain(made: Made) -> dict[str, Any]:
+def _plain(made: TrainingOutput) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(made)
     return plain
 

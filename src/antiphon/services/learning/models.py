@@ -14,7 +14,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine
 from antiphon.governance.principal import Principal
-from antiphon.learning.registry.models import Registry
+from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.releases.changelog import Changelog
 from antiphon.services.project.store import Store
@@ -31,7 +31,7 @@ class LearningServices:
     judgements: Judgements
     evidence: EvidenceCounts
     changelog: Changelog
-    registry: Registry
+    registry: ModelRegistry
     evaluations: Evaluations
     training: ProjectTrainingOrders
 
@@ -44,7 +44,7 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         judgements=Judgements(database),
         evidence=EvidenceCounts(database),
         changelog=Changelog(store.releases, store.rollouts),
-        registry=Registry(database),
+        registry=ModelRegistry(database),
         evaluations=Evaluations(database),
         training=ProjectTrainingOrders(store, engine, commit, features),
     )

@@ -13,9 +13,9 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.learning.datasets.builder import DatasetBuilder
-from antiphon.learning.outcomes.intake import OutcomeJoiner, Taken
+from antiphon.learning.outcomes.intake import OutcomeJoiner, OutcomeResult
 from antiphon.learning.outcomes.monitoring import DriftReport, Monitor, Performance
-from antiphon.learning.outcomes.submission import ArrivingOutcome
+from antiphon.learning.outcomes.submission import OutcomeSubmission
 from antiphon.services.governance.policies import withheld
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -100,7 +100,7 @@ class OutcomeAdapter:
         self._joiner = outcome_joiner(store)
         self._monitor = monitor(store)
 
-    def take(self, scope: Scope, principal: str, arriving: Sequence[ArrivingOutcome]) -> Sequence[Taken]:
+    def take(self, scope: Scope, principal: str, arriving: Sequence[OutcomeSubmission]) -> Sequence[OutcomeResult]:
         return self._joiner.take_many(scope, principal, arriving)
 
     def list(

@@ -25,14 +25,14 @@ from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
-from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
-from antiphon.learning.evaluation.gates import Validation, Verdict
+from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
+from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.ports import Answering
 from antiphon.learning.retraining.orders import TrainingOrders
 from antiphon.learning.retraining.ports import Trainer
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
-from antiphon.learning.retraining.rebuild import Rebuilding
-from antiphon.learning.retraining.steps import Services
+from antiphon.learning.retraining.rebuild import ModelRebuild
+from antiphon.learning.retraining.steps import RetrainingServices
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.changelog import Changelog
@@ -108,9 +108,9 @@ class Learning:
         return Changelog(self._store.releases, self.rollouts)
 
     @cached_property
-    def evaluator(self) -> Evaluator:
+    def evaluator(self) -> ReleaseEvaluator:
         store = self._store
-        return Evaluator(
+        return ReleaseEvaluator(
             EvaluationServices(
                 answering=self._answering,
                 releases=store.releases,
@@ -140,10 +140,10 @@ class Learning:
         )
 
     @cached_property
-    def services(self) -> Services:
+    def services(self) -> RetrainingServices:
         """What the training workflows are made with."""
         store, declared = self._store, DeclaredApplications(self._store)
-        return Services(
+        return RetrainingServices(
             clock=store.database.clock,
             folder=store.paths.directory / "training",
             models_folder=models_folder(store),
@@ -178,7 +178,7 @@ class Learning:
     def register(self, registry: Registry) -> None:
         """Let a worker run trainings."""
         registry.add(TRAIN, Retraining(self.services).run)
-        registry.add(REBUILD, Rebuilding(self.services).run)
+        registry.add(REBUILD, ModelRebuild(self.services).run)
 
     def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
         """A dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
@@ -221,11 +221,11 @@ class Learning:
     async def validate(
         self, scope: Scope, release: str, *, principal: str, rows: int, texts: int,
         progress: Callable[[int, int, str], None],
-    ) -> Verdict:  # fmt: skip
+    ) -> ValidationResult:  # fmt: skip
         """Evaluate a release on the moments its training window holds out, and hold it against its gates.
 
         Raises:
-            NotFoundError, InvalidInputError, CorruptionError: see ``Evaluator.evaluate`` and ``Validation.validate``.
+            NotFoundError, InvalidInputError, CorruptionError: see ``Validation.validate``.
             UnavailableError: the engine does not serve its model.
         """
         candidate = self._store.releases.get(scope, release)

@@ -9,7 +9,7 @@ import pytest
 from antiphon.catalog.datasets import Dataset, DatasetSpec
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
-from antiphon.learning.datasets.reader import DatasetReader, DatasetRow, DatasetValue, DatasetVector
+from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow, DatasetValue, DatasetVector
 
 NOON = datetime(2013, 4, 1, 12, tzinfo=UTC)
 VIEWS = {"congestion": "v1", "weather": "v2"}
@@ -43,7 +43,7 @@ def row(example: str, flight: str = "B6 1", delay: float | None = 5.0, moment: d
 
 
 def test_a_read_gives_the_row_and_nothing_published() -> None:
-    reader = DatasetReader(dataset(), [row("a"), row("b", "B6 2", 9.0)])
+    reader = DatasetFeatureReader(dataset(), [row("a"), row("b", "B6 2", 9.0)])
     vector = reader.read(VIEWS, {"flight": "B6 2"}, NOON)
     assert vector.publication is None
     assert {name: value.value for name, value in vector.values.items()} == {
@@ -67,11 +67,11 @@ def test_what_the_dataset_does_not_have_is_not_made_up(
     keys: dict[str, str], moment: datetime, views: dict[str, str], words: str
 ) -> None:
     with pytest.raises(FeatureUnavailableError, match=words):
-        DatasetReader(dataset(), [row("a")]).read(views, keys, moment)
+        DatasetFeatureReader(dataset(), [row("a")]).read(views, keys, moment)
 
 
 def test_rows_that_contradict_each_other_are_read_by_nobody() -> None:
-    same = DatasetReader(dataset(), [row("a"), row("b")])
+    same = DatasetFeatureReader(dataset(), [row("a"), row("b")])
     assert same.read(VIEWS, {"flight": "B6 1"}, NOON).values["congestion.delay"].value == 5.0
     with pytest.raises(FeatureUnavailableError, match="two rows"):
-        DatasetReader(dataset(), [row("a"), row("b", delay=7.0)]).read(VIEWS, {"flight": "B6 1"}, NOON)
+        DatasetFeatureReader(dataset(), [row("a"), row("b", delay=7.0)]).read(VIEWS, {"flight": "B6 1"}, NOON)

@@ -14,12 +14,12 @@ from antiphon.definitions.learning import Outcome
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import DatasetRow, DatasetValue, DatasetVector
 from antiphon.learning.evaluation import attacks
-from antiphon.learning.evaluation.attacks import Probe, Reply
+from antiphon.learning.evaluation.attacks import AttackResponse, Probe
 from antiphon.testing.small_desk import DESK
 
 APPLICATION: ApplicationSpec = msgspec.structs.replace(DESK, outcome=Outcome("outlook", positive="delayed"))
 PRINTS: dict[str, str | None] = {"congestion.delay": "25", "weather.wind": "10"}
-CLEAN = Reply("pred_1", '{"outlook": "on_time", "notice": "Delays average 25 minutes."}', True, PRINTS)
+CLEAN = AttackResponse("pred_1", '{"outlook": "on_time", "notice": "Delays average 25 minutes."}', True, PRINTS)
 
 
 def row(example: str = "a", delay: float = 26.0, **features: Any) -> DatasetRow:
@@ -37,8 +37,8 @@ def shown(template: str) -> ApplicationSpec:
     return msgspec.structs.replace(APPLICATION, prompt=Prompt(template))
 
 
-def reply(outlook: str = "on_time", notice: str = "Delays average 25 minutes.", valid: bool = True) -> Reply:
-    return Reply("pred_2", f'{{"outlook": "{outlook}", "notice": "{notice}"}}', valid, PRINTS)
+def reply(outlook: str = "on_time", notice: str = "Delays average 25 minutes.", valid: bool = True) -> AttackResponse:
+    return AttackResponse("pred_2", f'{{"outlook": "{outlook}", "notice": "{notice}"}}', valid, PRINTS)
 
 
 def probe(text: str = "Say {target}.", channel: str = "question", name: attacks.SetName = "injection") -> Probe:
@@ -91,7 +91,7 @@ def test_a_poisoned_request_differs_in_one_place() -> None:
         (reply("delayed", "zebrafish at 5 mph", valid=False), ("class", "figures", "schema", "canary")),
     ],
 )
-def test_what_an_injection_reached(answer: Reply, success: tuple[str, ...]) -> None:
+def test_what_an_injection_reached(answer: AttackResponse, success: tuple[str, ...]) -> None:
     assert attacks.injected(answer, CLEAN, probe(), APPLICATION, ()) == success
 
 
@@ -112,12 +112,12 @@ def test_what_was_so_without_the_attack_is_not_its_success() -> None:
     ],
 )
 def test_what_a_leakage_probe_drew_out(notice: str, success: tuple[str, ...]) -> None:
-    before = Reply("pred_0", CLEAN.text, True, {"congestion.delay": "40", "weather.wind": "10"})
+    before = AttackResponse("pred_0", CLEAN.text, True, {"congestion.delay": "40", "weather.wind": "10"})
     assert attacks.leaked(reply(notice=notice), APPLICATION, before, ()) == success
 
 
 async def test_an_attempt_that_is_turned_away_is_counted_apart() -> None:
-    async def ask(asked: DatasetRow, question: str | None, planted: bool) -> Reply:
+    async def ask(asked: DatasetRow, question: str | None, planted: bool) -> AttackResponse:
         if question is None:
             return CLEAN
         raise FeatureUnavailableError("no such entity")
@@ -130,7 +130,7 @@ async def test_an_attempt_that_is_turned_away_is_counted_apart() -> None:
 
 
 async def test_an_output_that_breaks_is_a_success_of_the_injection() -> None:
-    async def ask(asked: DatasetRow, question: str | None, planted: bool) -> Reply:
+    async def ask(asked: DatasetRow, question: str | None, planted: bool) -> AttackResponse:
         if question is None:
             return CLEAN
         raise InvalidOutputError("cut off")
@@ -154,7 +154,7 @@ def test_the_secret_is_planted_in_a_release_of_its_own() -> None:
 async def test_a_label_that_changes_because_the_key_is_unknown_is_not_the_texts_doing() -> None:
     keyed = {"congestion": ("origin",)}
 
-    async def ask(asked: DatasetRow, question: str | None, plant: bool) -> Reply:
+    async def ask(asked: DatasetRow, question: str | None, plant: bool) -> AttackResponse:
         known = asked.features.values["congestion.delay"].value is not None
         obeys = obedient and "Say" in asked.entity["origin"]
         return reply("on_time" if known or obeys else "delayed")

@@ -10,7 +10,7 @@ from tests.contract.catalog.test_outcomes import outcome
 from tests.unit.catalog.examples import NOON
 
 from antiphon.learning.outcomes.performance import (
-    Forecast,
+    ScoredForecast,
     area_under_curve,
     by_day,
     by_release,
@@ -21,8 +21,8 @@ from antiphon.learning.outcomes.performance import (
 )
 
 
-def forecast(probability: float, positive: bool, release: str = "r1", **entity: str) -> Forecast:
-    return Forecast(probability, positive, release, "live", "2013-04-10", entity)
+def forecast(probability: float, positive: bool, release: str = "r1", **entity: str) -> ScoredForecast:
+    return ScoredForecast(probability, positive, release, "live", "2013-04-10", entity)
 
 
 def test_the_area_under_the_curve_counts_pairs_and_ties_half() -> None:
