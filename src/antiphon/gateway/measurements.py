@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.logs import without_credentials
 from antiphon.services.features.streams import StreamStatus
 from antiphon.serving.admission.engine_gate import GateStatus
-from antiphon.serving.breaker import BreakerStanding
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -200,11 +200,11 @@ class Measurements:
         elif saved_tokens:
             self._saved.labels(application, origin).inc(saved_tokens)
 
-    def watch_breakers(self, breakers: Iterable[BreakerStanding]) -> None:
-        """Take over how the engines' breakers stand."""
+    def watch_breakers(self, breakers: Iterable[BreakerStatus]) -> None:
+        """Export the state and the failures of the engines' circuit breakers."""
         for one in breakers:
-            self._breaker.labels(one.engine).set(STATES.index(one.state))
-            self._breaker_failed.labels(one.engine).set(one.failed)
+            self._breaker.labels(one.name).set(STATES.index(one.state))
+            self._breaker_failed.labels(one.name).set(one.failed)
 
     def since(self, moment: float, tenant: str, application: str | None = None) -> list[Measured]:
         """What of a tenant's ended after ``moment`` (monotonic seconds), oldest first."""

@@ -17,6 +17,7 @@ from antiphon.catalog.events import Event
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.catalog.receipts import Path, Receipt, Role
 from antiphon.catalog.releases import Release
+from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import Clock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
@@ -39,7 +40,6 @@ from antiphon.services.features.view_status import ViewFreshness
 from antiphon.services.features.watch import FeatureWatch
 from antiphon.services.learning.models import LearningServices
 from antiphon.serving.admission.engine_gate import GateStatus
-from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.embedding import Embedding as Embedded
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.records import Records
@@ -245,7 +245,7 @@ class GatewayServices:
     lookups: Lookups | None = None
     files: FileStore | None = None
     request_batches: RequestBatches | None = None
-    breakers: Callable[[], Sequence[BreakerStanding]] = lambda: ()
+    breakers: Callable[[], Sequence[BreakerStatus]] = lambda: ()
     reuse: Callable[[Scope], Sequence[ReuseCount]] = lambda scope: ()
     quotas: Quotas | None = None
     most_tokens: Callable[[Scope, str], int] = lambda scope, model: 256

@@ -19,6 +19,7 @@ import msgspec
 
 from antiphon.catalog.receipts import PassedOver
 from antiphon.catalog.rollouts import Assigned
+from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import utc
 from antiphon.core.errors import (
     AntiphonError,
@@ -44,7 +45,6 @@ from antiphon.serving.answering.generation import Asked, Written
 from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.prepared import Prepared, check_overrides, entity_of, wants_tokens
 from antiphon.serving.answering.resources import Resources
-from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.builtin import implicit_release
 from antiphon.serving.fallback import standing_in
 from antiphon.serving.fallback.engines import EnginePassedOver, Engines, Member, refusal
@@ -117,9 +117,9 @@ class Answerer:
                         self._shadows.offer(arrival, assigned, answer)
 
     @property
-    def breakers(self) -> tuple[BreakerStanding, ...]:
+    def breakers(self) -> tuple[BreakerStatus, ...]:
         """How the breaker of each engine stands in this process."""
-        return self._engines.standing
+        return self._engines.breakers
 
     @property
     def shadows(self) -> ShadowCounts:

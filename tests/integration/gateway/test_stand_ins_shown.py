@@ -10,11 +10,11 @@ from tests.integration.gateway.conftest import serve
 from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.receipt_counts import ReuseCount
-from antiphon.serving.breaker import BreakerStanding
+from antiphon.core.circuit_breaker import BreakerStatus
 
 BREAKERS = (
-    BreakerStanding("main", "open", 12, 9, 2, 3.5),
-    BreakerStanding("standby", "closed", 9, 0, 0, None),
+    BreakerStatus("main", "open", 12, 9, 2, 3.5),
+    BreakerStatus("standby", "closed", 9, 0, 0, None),
 )
 COUNTS = (
     ReuseCount("desk", "generated", "live", 50, 0),

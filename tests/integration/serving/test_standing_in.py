@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from antiphon.catalog.receipt_counts import ReceiptCounts
+from antiphon.core.circuit_breaker import BreakerPolicy
 from antiphon.core.errors import EngineError, InvalidInputError, OverloadedError, PromptTooLongError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.principal import Principal
-from antiphon.serving.breaker import BreakerPolicy
 from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta

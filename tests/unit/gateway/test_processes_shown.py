@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.gateway.admin.shapes import EngineElsewhere, EngineStatus
 from antiphon.gateway.admin.status import engines_elsewhere
 from antiphon.operations.processes import ProcessStatus
-from antiphon.serving.breaker import BreakerStanding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GATEWAY = ProcessStatus("gateway", 2, True, 0, NOW)
@@ -23,9 +23,9 @@ def test_a_remote_engine_is_shown_beside_the_processes() -> None:
 def test_engines_that_stand_in_are_shown_with_what_their_breaker_says() -> None:
     there = EngineStatus(True, None, (), None)
     breakers = [
-        BreakerStanding("main", "closed", 9, 0, 0, None),
-        BreakerStanding("spare", "open", 9, 9, 1, 3.0),
-        BreakerStanding("other", "closed", 0, 0, 0, None),
+        BreakerStatus("main", "closed", 9, 0, 0, None),
+        BreakerStatus("spare", "open", 9, 9, 1, 3.0),
+        BreakerStatus("other", "closed", 0, 0, 0, None),
     ]
     assert engines_elsewhere([ENGINE], there, breakers) == (
         EngineElsewhere("spare", False),

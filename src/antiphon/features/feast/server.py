@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.circuit_breaker import CircuitBreaker, consecutive_failures
 from antiphon.core.errors import AntiphonError, FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.http_client import HttpClient, HttpResponse, ResponseError
 from antiphon.core.tls import ClientTls
-from antiphon.features.feast.circuit import Circuit
 
 _MOST_BYTES = 64_000_000
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z\Z")
@@ -63,7 +63,7 @@ class FeastServer:
         url: where it listens.
         token: bearer token, if it wants one.
         timeout: seconds until an answer must be there.
-        failures, retry: see :class:`~antiphon.features.feast.circuit.Circuit`.
+        failures, retry: after so many failures in a row the server is not called for so many seconds.
         tls: whom to trust when the URL is https.
 
     Raises:
@@ -92,7 +92,7 @@ class FeastServer:
         )
         self.url = url.rstrip("/")
         self._timeout = timeout
-        self.circuit = Circuit(failures, retry, where=self._where, monotonic=monotonic)
+        self._breaker = CircuitBreaker(self._where, consecutive_failures(failures, retry), monotonic)
 
     @property
     def _where(self) -> str:
@@ -116,7 +116,7 @@ class FeastServer:
             "entities": {key: list(values) for key, values in entities.items()},
             "full_feature_names": True,
         }
-        with self.circuit.asking():
+        with self._breaker.calling():
             response = self._post(query)
             if response.status == 200:
                 try:

@@ -11,6 +11,7 @@ import msgspec
 from antiphon.batch.estimates import Estimate
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, UsageReceipt
+from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.gateway.measurements import Percentiles
@@ -19,7 +20,6 @@ from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewFreshness
 from antiphon.serving.admission.engine_gate import GateStatus
-from antiphon.serving.breaker import BreakerStanding
 
 T = TypeVar("T")
 
@@ -314,7 +314,7 @@ class Status(msgspec.Struct, frozen=True):
     jobs: tuple[BatchLine, ...]
     latency: Percentiles
     runs: tuple[RunLine, ...] = ()
-    breakers: tuple[BreakerStanding, ...] = ()
+    breakers: tuple[BreakerStatus, ...] = ()
     reuse: tuple[ReuseLine, ...] = ()
     gate: GateStatus | None = None
     elsewhere: tuple[EngineElsewhere, ...] = ()

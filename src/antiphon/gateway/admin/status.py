@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 
+from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
@@ -20,7 +21,6 @@ from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewFreshness
-from antiphon.serving.breaker import BreakerStanding
 
 WINDOW = 300.0
 """Seconds of answers behind the latency percentiles."""
@@ -62,12 +62,12 @@ async def status(
 
 
 def engines_elsewhere(
-    processes: Sequence[ProcessStatus], engine: shapes.EngineStatus, breakers: Sequence[BreakerStanding]
+    processes: Sequence[ProcessStatus], engine: shapes.EngineStatus, breakers: Sequence[BreakerStatus]
 ) -> tuple[shapes.EngineElsewhere, ...]:
     """The engines that answer and are no process of this project: a remote one, and those that stand in."""
     here = any(process.name == "engine" for process in processes)
     own = () if here else (shapes.EngineElsewhere("engine", engine.reachable),)
-    return (*own, *(shapes.EngineElsewhere(one.engine, one.state != "open") for one in breakers if one.engine != MAIN))
+    return (*own, *(shapes.EngineElsewhere(one.name, one.state != "open") for one in breakers if one.name != MAIN))
 
 
 async def engine_status(services: GatewayServices) -> shapes.EngineStatus:

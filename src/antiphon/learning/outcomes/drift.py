@@ -1,14 +1,12 @@
 """Drift: whether printed features and forecasts are distributed as they were.
 
-The measure is the population stability index over a few bins, ``Σ (q − p) · ln(q / p)`` of the shares p then and
-q now. Between two samples of n and m rows from one distribution it is about ``(1/n + 1/m) · χ²`` with one degree of
-freedom less than there are bins (Yurdakul and Naranjo, "Statistical properties of the population stability index",
-2020). So a shift is told only beyond the 99 % point of that, and beyond the 0.1 that practice calls small.
+The measure is the population stability index over a few bins, by the functions that judge snapshots too
+(``features.monitoring.quality.distances``). A shift is reported only beyond the 99 % quantile of the index between two
+samples of one distribution, and beyond the 0.1 that practice calls small.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.receipts import Receipt
+from antiphon.features.monitoring.quality.distances import NORMAL_99, psi, psi_noise
 
 Printed = str | float | None
 Verdict = Literal["steady", "shifted", "too-few"]
@@ -27,7 +26,6 @@ LEAST_ROWS = 50
 SMALL = 0.1
 _BINS = 10
 _MOST_CATEGORIES = 20
-_NORMAL_99 = 2.3263478740408408
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -35,7 +33,7 @@ class Drift(msgspec.Struct, frozen=True):
 
     Attributes:
         index: population stability index; ``None`` with too few rows.
-        noise: what the index stays below in 99 of 100 comparisons of one distribution with itself.
+        noise: 99 % quantile of the index between two samples of one distribution.
         reference, recent: rows.
     """
 
@@ -55,13 +53,8 @@ def drift_of(name: str, reference: Sequence[Printed], recent: Sequence[Printed])
     binned = _Bins(reference)
     before, now = Counter(map(binned, reference)), Counter(map(binned, recent))
     bins = sorted(before | now)
-    index = 0.0
-    for place in bins:
-        # Half a row in every bin: an empty one must not make the index infinite.
-        p = (before[place] + 0.5) / (n + 0.5 * len(bins))
-        q = (now[place] + 0.5) / (m + 0.5 * len(bins))
-        index += (q - p) * math.log(q / p)
-    noise = (1 / n + 1 / m) * _chi_squared_99(len(bins) - 1)
+    index = psi([before[place] for place in bins], [now[place] for place in bins])
+    noise = psi_noise(n, m, len(bins), NORMAL_99)
     return Drift(name, index, noise, n, m, "shifted" if index > max(SMALL, noise) else "steady")
 
 
@@ -118,11 +111,3 @@ def _number(value: Printed) -> float | None:
         return None if value is None else float(value)
     except ValueError:
         return None
-
-
-def _chi_squared_99(degrees: int) -> float:
-    """The 99 % point, by Wilson and Hilferty's cube (1931); within 2 % from one degree on."""
-    if degrees < 1:
-        return 0.0
-    part = 2 / (9 * degrees)
-    return float(degrees * (1 - part + _NORMAL_99 * math.sqrt(part)) ** 3)

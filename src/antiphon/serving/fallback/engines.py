@@ -17,11 +17,11 @@ from contextlib import aclosing
 import msgspec
 
 from antiphon.catalog.receipts import PassedOver
+from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CallPermit, CircuitBreaker
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.definitions.degradation import MAIN, Target, target_of
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
-from antiphon.serving.breaker import Breaker, BreakerPolicy, BreakerStanding, Ticket
 from antiphon.serving.ports import Engine
 
 FAILURES = (UnavailableError, EngineError)
@@ -63,7 +63,7 @@ class Member:
     def __init__(self, name: str, engine: Engine, breaking: Breaking, clock: Clock) -> None:
         self.name = name
         # Jitter is no secret.
-        self.breaker = Breaker(name, breaking.breaker, clock.monotonic, random.Random().random)
+        self.breaker = CircuitBreaker(name, breaking.breaker, clock.monotonic, random.Random().random)
         self._engine = engine
         self._breaking = breaking
         self._clock = clock
@@ -99,10 +99,10 @@ class Member:
 
     async def _look(self) -> AntiphonError | None:
         """Look up what the engine serves, or say why it cannot be asked."""
-        ticket = self.breaker.enter()
+        permit = self.breaker.enter()
         failed: bool | None = None  # that it can describe itself does not say that it can generate
         try:
-            if ticket is None:
+            if permit is None:
                 return self._left_alone()
             described = await self.describe()
         except AntiphonError as error:
@@ -110,8 +110,8 @@ class Member:
             return error
         finally:
             self._looking = None
-            if ticket is not None:
-                self.breaker.told(ticket, failed=failed)
+            if permit is not None:
+                self.breaker.record(permit, failed=failed)
         self._models = {model.name: model for model in described.models}
         self._described_at = self._clock.monotonic()
         return None
@@ -127,12 +127,12 @@ class Member:
                 async for one in events:
                     yield one
             return
-        ticket = self.breaker.enter()
-        if ticket is None:
+        permit = self.breaker.enter()
+        if permit is None:
             raise self._passed(request.model, self._left_alone(), "open")
         failed: bool | None = None
         try:
-            await self._probed(ticket)
+            await self._probed(permit)
             async with aclosing(self._engine.generate(request)) as events:
                 event: Delta | GenerationResult | None = await self._first(events)
                 while event is not None and not (isinstance(event, GenerationResult) and event.reason == "cancelled"):
@@ -150,11 +150,11 @@ class Member:
                 raise self._passed(request.model, error, reason) from error
             raise
         finally:
-            self.breaker.told(ticket, failed=failed)
+            self.breaker.record(permit, failed=failed)
 
-    async def _probed(self, ticket: Ticket) -> None:
+    async def _probed(self, permit: CallPermit) -> None:
         # A user is not made to wait for the first token of an engine that hangs: it is asked for a sign of life first.
-        if ticket.probe:
+        if permit.probe:
             await self.describe()
 
     async def _first(self, events: AsyncGenerator[Delta | GenerationResult, None]) -> Delta | GenerationResult | None:
@@ -252,9 +252,9 @@ class Engines:
         return min((member.breaker.wait for member in members if member is not None), default=0.0)
 
     @property
-    def standing(self) -> tuple[BreakerStanding, ...]:
+    def breakers(self) -> tuple[BreakerStatus, ...]:
         """Every engine's breaker, the main one's first."""
-        return tuple(member.breaker.standing for member in self._members.values())
+        return tuple(member.breaker.status for member in self._members.values())
 
 
 def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:

@@ -83,3 +83,12 @@ def test_pooling_adds_histograms_of_the_same_edges() -> None:
     assert pool is not None
     assert pool.rows == 600
     assert sum(pool.counts) == 600
+
+
+def test_the_population_stability_index_and_its_noise() -> None:
+    assert distances.psi([50, 30, 0, 20], [40, 35, 5, 20]) == pytest.approx(0.1466198044119616, rel=1e-12)
+    assert distances.psi_noise(100, 100, 4) == pytest.approx(0.43680661985840213, rel=1e-12)
+    assert distances.psi_noise(100, 100, 1) == 0.0
+    for normal, share in ((distances.NORMAL_99, 0.99), (distances.NORMAL_9999, 0.9999)):
+        assert stats.norm.cdf(normal) == pytest.approx(share, abs=1e-12)
+        assert distances.psi_noise(200, 200, 10, normal) == pytest.approx(0.01 * stats.chi2.ppf(share, 9), rel=0.02)

@@ -62,3 +62,10 @@ def test_receipts_give_prints_and_forecasts() -> None:
     ]
     assert printed_features(made) == {"v.x": ["5", None]}
     assert forecasts(made, "outlook", "delayed") == [0.5]
+
+
+def test_figures_are_those_of_the_index_that_snapshots_are_judged_by() -> None:
+    found = drift_of("x", numbers(1, 500), numbers(2, 300, 0.5))
+    assert (found.index, found.noise) == pytest.approx((0.14693483895892284, 0.11571522833745833), rel=1e-12)
+    found = drift_of("x", ["5", "10", "10", "15", None] * 40, ["5", "10", None, "20"] * 20)
+    assert (found.index, found.noise) == pytest.approx((1.9036993936701907, 0.23285021622549767), rel=1e-12)

@@ -43,7 +43,7 @@ async def test_a_look_that_fails_fails_for_all_who_wait_and_counts_once() -> Non
     member = Member("main", engine, Breaking(describe=0.05), SystemClock())
     told = await asyncio.gather(*(member.model(MODEL.name) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(error, EnginePassedOver) for error in told)
-    assert member.breaker.standing.failed == 1
+    assert member.breaker.status.failed == 1
     assert {error.error.where for error in told if isinstance(error, EnginePassedOver)} == {"engine"}
     engine.silent = False
     model = await member.model(MODEL.name)

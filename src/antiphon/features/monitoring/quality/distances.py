@@ -17,6 +17,10 @@ from antiphon.catalog.snapshot_facts import Statistics
 LEAST = 100
 """With fewer values on either side nothing is told."""
 
+NORMAL_99 = 2.3263478740408408
+NORMAL_9999 = 3.719016485455709
+"""The 99 % and the 99.99 % quantile of the standard normal distribution."""
+
 _CELLS = 20
 """PSI is taken over at most so many merged bins, each with at least a 20th of the reference."""
 
@@ -115,7 +119,8 @@ def _frequent(before: Sequence[int], now: Sequence[int]) -> tuple[list[int], lis
 
 
 def psi(before: Sequence[int], now: Sequence[int]) -> float:
-    """``Σ (q − p) · ln(q / p)`` of the shares p before and q now, with half a row in every bin."""
+    """Population stability index of two samples counted in the same bins: ``Σ (q − p) · ln(q / p)`` of the shares p
+    before and q now. Half a row is added to every bin, so that an empty one does not make the index infinite."""
     n, m, cells = sum(before), sum(now), len(before)
     total = 0.0
     for a, b in zip(before, now, strict=True):
@@ -124,13 +129,20 @@ def psi(before: Sequence[int], now: Sequence[int]) -> float:
     return total
 
 
-def psi_noise(n: int, m: int, cells: int) -> float:
-    """The 99.99 % point of the index between two samples of one distribution: about ``(1/n + 1/m) · χ²`` with one
-    degree of freedom less than there are cells (Yurdakul and Naranjo, 2020), by Wilson and Hilferty's cube (1931)."""
+def psi_noise(n: int, m: int, cells: int, normal: float = NORMAL_9999) -> float:
+    """Quantile of the index between two samples of one distribution, of n and m rows in so many bins.
+
+    The index is about ``(1/n + 1/m) · χ²`` with one degree of freedom less than there are bins (Yurdakul and Naranjo,
+    "Statistical properties of the population stability index", 2020); the quantile of χ² is Wilson and Hilferty's cube
+    (1931), within 2 % from one degree on.
+
+    Args:
+        normal: the same quantile of the standard normal distribution.
+    """
     if cells < 2:
         return 0.0
     part = 2 / (9 * (cells - 1))
-    return float((1 / n + 1 / m) * (cells - 1) * (1 - part + 3.719016485455709 * math.sqrt(part)) ** 3)
+    return float((1 / n + 1 / m) * (cells - 1) * (1 - part + normal * math.sqrt(part)) ** 3)
 
 
 def ks_distance(before: Sequence[int], now: Sequence[int]) -> float:
