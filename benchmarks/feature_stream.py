@@ -97,7 +97,7 @@ class Opened:
         from antiphon.features.online.redis.overlay import RedisOverlay
         from antiphon.features.online.redis.server import RedisServer
         from antiphon.features.online.redis.store import RedisStore
-        from antiphon.features.ports import OnlineSnapshots, SourceLog, StreamedOverlay
+        from antiphon.features.ports import OnlineSnapshots, StreamedOverlay
         from antiphon.features.streaming.nats_log import NatsEventLog
         from antiphon.features.streaming.nats_server import NatsServer
 
@@ -107,7 +107,7 @@ class Opened:
         self.database = Database.open(f"sqlite:///{folder}/catalog.db")
         self.database.migrate()
         self._close: list[Any] = [self.database]
-        self.log: SourceLog = EventLog(self.database)
+        self.log: EventLog | NatsEventLog = EventLog(self.database)
         if nats is not None:
             server = NatsServer(nats)
             self.log = NatsEventLog(server, StreamHomes(self.database), self.database.codec)

@@ -13,13 +13,14 @@ from antiphon.catalog.files import Files
 from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import S3Place
+from antiphon.features.lake.content import Lake
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.services.project.credentials import secret
 from antiphon.services.project.store import Store
 
 
-def file_contents(store: Store) -> LocalLake | S3Lake:
+def file_contents(store: Store) -> Lake:
     """Where contents of files lie: the project's folder, or the object store that its settings name. Close it."""
     wanted, codec = store.settings.batch, store.database.codec
     if wanted.files is None:
@@ -33,7 +34,7 @@ def file_contents(store: Store) -> LocalLake | S3Lake:
     )
 
 
-def file_store(store: Store, contents: LocalLake | S3Lake) -> FileStore:
+def file_store(store: Store, contents: Lake) -> FileStore:
     """The project's files."""
     wanted = store.settings.batch
     return FileStore(

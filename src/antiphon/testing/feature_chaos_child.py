@@ -238,17 +238,17 @@ class Life:
         self.store.close()
 
 
-class _Fixed:
-    """Lets a reader take one publication for the current one."""
+class _Fixed(Publications):
+    """Publications whose current one stays the same."""
 
     def __init__(self, publication: Publication, publications: Publications) -> None:
         self._publication = publication
         self._publications = publications
 
-    def current(self, scope: Scope) -> Publication:
+    def current(self, scope: Scope, *, within: Any = None) -> Publication:
         return self._publication
 
-    def get(self, scope: Scope, number: int) -> Publication:
+    def get(self, scope: Scope, number: int, *, within: Any = None) -> Publication:
         raise NotFoundError(f"Publication {number} is not the one that was asked for.", where=str(scope))
 
 

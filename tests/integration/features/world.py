@@ -23,7 +23,6 @@ from antiphon.features.offline.refresh import Refresher
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.features.ports import SourceLog
 from antiphon.features.publication.publish import Publisher
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.features.values import FeatureVector
@@ -47,7 +46,7 @@ class World:
         lake: Any = None,
         online: Any = None,
         overlay: Any = None,
-        log: Callable[[Database], SourceLog] = EventLog,
+        log: Callable[[Database], Any] = EventLog,
     ) -> None:
         self.folder = folder
         self.scope = scope or Scope()

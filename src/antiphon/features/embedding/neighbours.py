@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.errors import (
     EmbeddingModelMismatchError,
     FeatureUnavailableError,
@@ -26,7 +27,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vectors import Embedders, embedded, required_text, text_hash, unit
-from antiphon.features.ports import OnlineSnapshots, PublicationReader, SnapshotStore
+from antiphon.features.ports import OnlineSnapshots
 
 if TYPE_CHECKING:
     import numpy
@@ -93,8 +94,8 @@ class NeighbourLookup:
         self,
         scope: Scope,
         *,
-        publications: PublicationReader,
-        snapshots: SnapshotStore,
+        publications: Publications,
+        snapshots: Snapshots,
         online: OnlineSnapshots,
         spaces: VectorSpaces,
         embedders: Embedders,

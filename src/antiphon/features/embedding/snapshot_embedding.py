@@ -20,7 +20,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.index import EXACT_UP_TO, build
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.embedding.vectors import Embedder, Embedders, embedded, has_vector, text_hash
-from antiphon.features.ports import Lake
+from antiphon.features.lake.content import Lake
 
 if TYPE_CHECKING:
     import numpy

@@ -18,7 +18,7 @@ from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.index import NeighbourIndex
 from antiphon.features.embedding.vectors import require_same
-from antiphon.features.ports import Lake
+from antiphon.features.lake.content import Lake
 
 if TYPE_CHECKING:
     import numpy

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.errors import AntiphonError, FeatureUnavailableError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
@@ -19,7 +20,7 @@ from antiphon.features.embedding.index import NeighbourIndex
 from antiphon.features.embedding.snapshot_embedding import write_index
 from antiphon.features.embedding.space import VectorSpace, checked_content
 from antiphon.features.embedding.vectors import Embedders, embedded, has_vector, require_same, text_hash
-from antiphon.features.ports import Lake, SnapshotStore
+from antiphon.features.lake.content import Lake
 
 if TYPE_CHECKING:
     import numpy
@@ -42,7 +43,7 @@ class VectorSpaces:
         scope: Scope,
         *,
         lake: Lake,
-        snapshots: SnapshotStore,
+        snapshots: Snapshots,
         embedders: Embedders,
         held: int = _HELD,
     ) -> None:

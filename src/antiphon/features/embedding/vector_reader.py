@@ -5,11 +5,12 @@ Rows of features hold neither, so no answer, receipt or bulk lookup shows a text
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
+from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
@@ -17,16 +18,10 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.vectors import VectorSource
+from antiphon.features.lake.content import Lake
 from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
-from antiphon.features.ports import (
-    Lake,
-    OnlineSnapshots,
-    OpenedSnapshot,
-    PublicationReader,
-    StateQuestion,
-    StreamedOverlay,
-)
+from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StateQuery, StreamedOverlay
 from antiphon.features.tiles.entity_state import EntityState
 from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.values import EntityRow
@@ -74,7 +69,7 @@ class VectorReader:
         self,
         scope: Scope,
         *,
-        publications: PublicationReader,
+        publications: Publications,
         online: OnlineSnapshots,
         clock: Clock,
         vectors: VectorSource,
@@ -174,8 +169,8 @@ class _TextSnapshot:
     def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
         return [None] * len(entities)
 
-    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
-        return self._opened.states(asked)
+    def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
+        return self._opened.states(queries)
 
 
 class _Texts:
@@ -207,6 +202,9 @@ class _Texts:
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         pass
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        return self._online.files(scope)
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         return []

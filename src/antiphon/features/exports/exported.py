@@ -13,7 +13,7 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.ports import Lake
+from antiphon.features.lake.content import Lake
 
 if TYPE_CHECKING:
     import pyarrow

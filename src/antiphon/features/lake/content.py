@@ -1,18 +1,22 @@
-"""What a lake and its files are, wherever they lie: names, the place a file is sealed for, and its check by hash."""
+"""The lake: immutable files named by their content, on a disk or in a bucket, and their check by hash."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
-from antiphon.core.disk import room_needed
+from antiphon.core.disk import delete_older, room_needed
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
-from antiphon.features.lake.scratch import Scratch
 from antiphon.governance.sealed_files import SealedSink
 
 _SCHEMA = "lake/1"
@@ -20,14 +24,15 @@ _PIECE = 2**20
 
 
 class LakeDraft(SealedSink):
-    """A file of the lake being written: a binary file for a Parquet writer, and what it is once it is kept."""
+    """A file of the lake being written, binary. After its block it has its path, its stored size, and the SHA-256 of
+    its clear content."""
 
     path = ""
     sha256 = ""
     size = 0
 
     def write(self, content: Any) -> int:
-        """Write a piece. Whoever writes piece by piece is told of a full disk here, outside the block of the file.
+        """Write a piece.
 
         Raises:
             StorageFullError: the disk is full.
@@ -36,7 +41,7 @@ class LakeDraft(SealedSink):
             return super().write(content)
 
     def ended(self, scope: Scope, suffix: str) -> None:
-        """Seal what was written for the place that its hash gives; ``path`` and ``sha256`` are known from now on."""
+        """Seal the file for the place that its hash gives, and set ``path`` and ``sha256``."""
         self.sha256 = self.digest
         self.path = path_of(scope, self.sha256, suffix)
         self.finish(lambda _: context_of(self.path))
@@ -65,11 +70,47 @@ def changed(relative: str) -> CorruptionError:
     )
 
 
-class ContentLake(ABC):
-    """What every lake does alike, given how a file is written and opened.
+class Scratch:
+    """A folder on the local disk for files being written and for computations; its content dies with its process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def file(self, suffix: str) -> Path:
+        """A name for a new file."""
+        self.ensure()
+        return self._folder / f"{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+
+    def folder(self) -> Path:
+        """A new empty folder."""
+        return Path(tempfile.mkdtemp(dir=self.ensure()))
+
+    def collect(self, older_than: float) -> None:
+        """Remove files and folders last changed before ``older_than`` (seconds since 1970)."""
+        for left_over in self._folder.iterdir() if self._folder.is_dir() else ():
+            if not left_over.is_dir():
+                delete_older(left_over, older_than)
+            elif _changed(left_over) < older_than:
+                shutil.rmtree(left_over, ignore_errors=True)
+
+    def ensure(self) -> Path:
+        """Create the folder if it does not exist, and return it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+class Lake(ABC):
+    """Immutable content-addressed files of all scopes: ``TENANT/ENVIRONMENT/ab/abcd….parquet``.
 
     Args:
-        scratch: a folder on the local disk for what is being written.
+        scratch: a folder on the local disk for files being written.
         codec: seals files; by default they are stored as they are.
     """
 
@@ -79,21 +120,52 @@ class ContentLake(ABC):
 
     @abstractmethod
     def writing(self, scope: Scope, suffix: str) -> AbstractContextManager[LakeDraft]:
-        """A new file; when the block ends it is in place, and the draft tells its path below the root, the SHA-256 of
-        its clear content and its stored size. A block that raises leaves nothing.
+        """Open a new file. When the block ends the file is in place under its path; a block that raises leaves
+        nothing.
+
+        Raises:
+            StorageFullError: the local disk is full. UnavailableError, SetupError: the bucket cannot be written.
         """
 
     @abstractmethod
     def open(self, relative: str) -> BinaryIO:
-        """The clear content of a file, for reading at any position.
+        """Open the clear content of a file, for reading at any position.
 
         Raises:
             CorruptionError: it is gone, or was changed or moved from another place.
         """
 
+    @abstractmethod
+    def key_of(self, relative: str) -> str | None:
+        """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
+
+        Raises:
+            CorruptionError: it is gone.
+        """
+
+    @abstractmethod
+    def remove(self, relative: str) -> None:
+        """Delete one file; deleting it again changes nothing."""
+
+    @abstractmethod
+    def scopes(self) -> list[Scope]:
+        """Every scope that has files."""
+
+    @abstractmethod
+    def files(self, scope: Scope) -> Iterator[str]:
+        """Every file of a scope, as paths below the root."""
+
+    @abstractmethod
+    def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
+        """Delete files outside of ``keep`` that were written before ``older_than`` (seconds since 1970): the age spares
+        a file whose manifest is about to be committed."""
+
+    def close(self) -> None:  # noqa: B027
+        """Close connections, if there are any."""
+
     @property
     def sealed(self) -> bool:
-        """Whether nothing clear of what is read or written here may reach a disk."""
+        """True when clear content that is read or written here must not reach a disk."""
         return self._codec.sealing
 
     def scratch(self) -> Path:

@@ -16,11 +16,11 @@ from typing import BinaryIO
 from antiphon.core.codec import Codec
 from antiphon.core.disk import delete_older, room_needed
 from antiphon.core.scope import Scope
-from antiphon.features.lake.content import ContentLake, LakeDraft, context_of, missing
+from antiphon.features.lake.content import Lake, LakeDraft, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
 
 
-class LocalLake(ContentLake):
+class LocalLake(Lake):
     """Content-addressed files below one root: ``TENANT/ENVIRONMENT/ab/abcd….parquet``."""
 
     def __init__(self, root: Path, codec: Codec | None = None) -> None:
@@ -29,11 +29,6 @@ class LocalLake(ContentLake):
 
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
-        """See :class:`ContentLake`.
-
-        Raises:
-            StorageFullError: the disk is full.
-        """
         with room_needed("lake"):
             partial = self._scratch.file(suffix)
             try:
@@ -52,11 +47,6 @@ class LocalLake(ContentLake):
                 partial.unlink(missing_ok=True)
 
     def open(self, relative: str) -> BinaryIO:
-        """The clear content of a file, for reading at any position.
-
-        Raises:
-            CorruptionError: it is gone, or it is sealed and was changed or moved from another place.
-        """
         stream = self.path(relative).open("rb")
         try:
             return open_sealed(stream, self._codec, context_of(relative))
@@ -65,7 +55,7 @@ class LocalLake(ContentLake):
             raise
 
     def path(self, relative: str) -> Path:
-        """Where a file lies.
+        """The file's place on the disk.
 
         Raises:
             CorruptionError: it is gone.
@@ -76,33 +66,21 @@ class LocalLake(ContentLake):
         return path
 
     def key_of(self, relative: str) -> str | None:
-        """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
-
-        Raises:
-            CorruptionError: it is gone.
-        """
         with self.path(relative).open("rb") as stream:
             return key_of(stream)
 
     def remove(self, relative: str) -> None:
-        """Delete one file; one that is gone already is gone."""
         (self._root / relative).unlink(missing_ok=True)
 
     def scopes(self) -> list[Scope]:
-        """Every scope that has a folder here."""
         folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
         return [Scope(folder.parent.name, folder.name) for folder in folders]
 
     def files(self, scope: Scope) -> Iterator[str]:
-        """Every file of a scope, as paths below the root."""
         for path in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
             yield str(path.relative_to(self._root))
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
-        """Delete files that are not kept and were written before ``older_than`` (seconds since 1970).
-
-        The age spares a file whose manifest is about to be committed.
-        """
         kept = set(keep)
         gone = []
         for relative in list(self.files(scope)):
@@ -110,9 +88,6 @@ class LocalLake(ContentLake):
                 gone.append(relative)
         self._scratch.collect(older_than)
         return gone
-
-    def close(self) -> None:
-        """Nothing is open between two calls."""
 
 
 def fsync_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ from antiphon.core.codec import Codec
 from antiphon.core.disk import room_needed
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import Bucket, Role, S3Place
-from antiphon.features.lake.content import ContentLake, LakeDraft, changed, context_of, missing
+from antiphon.features.lake.content import Lake, LakeDraft, changed, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
 
 _PIECE = 2**20
@@ -33,7 +33,7 @@ _ROLE = Role(
 )
 
 
-class S3Lake(ContentLake):
+class S3Lake(Lake):
     """Content-addressed objects below one prefix: ``PREFIX/TENANT/ENVIRONMENT/ab/abcd….parquet``.
 
     Args:
@@ -58,12 +58,6 @@ class S3Lake(ContentLake):
 
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
-        """See :class:`ContentLake`.
-
-        Raises:
-            UnavailableError: the store does not answer or takes nothing, or the local disk is full.
-            SetupError: there is no such bucket, or we may not write.
-        """
         with room_needed("lake's scratch folder"):
             partial = self._scratch.file(suffix)
         try:
@@ -85,12 +79,7 @@ class S3Lake(ContentLake):
             self._bucket.client.upload_fileobj(stream, self.place.bucket, self._key(relative), Config=whole)
 
     def open(self, relative: str) -> BinaryIO:
-        """The clear content of a file, for reading at any position: a copy on the local disk that goes with it.
-
-        Raises:
-            CorruptionError: it is gone, or was changed or moved from another place.
-            UnavailableError: the store does not answer.
-        """
+        """Open a copy on the local disk, deleted when it is closed."""
         copy, sha256 = self._downloaded(relative)
         try:
             opened = open_sealed(copy, self._codec, context_of(relative))
@@ -102,8 +91,8 @@ class S3Lake(ContentLake):
             raise
 
     def _downloaded(self, relative: str) -> tuple[BinaryIO, str]:
-        """A copy without a name of what is stored, by one request, and its SHA-256."""
-        copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch.made()))  # noqa: SIM115
+        """Fetch the stored bytes by one request into an unnamed file; return it with its SHA-256."""
+        copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch.ensure()))  # noqa: SIM115
         digest = hashlib.sha256()
         try:
             with self._bucket.answering(missing(relative)):
@@ -119,32 +108,21 @@ class S3Lake(ContentLake):
         return copy, digest.hexdigest()
 
     def key_of(self, relative: str) -> str | None:
-        """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
-
-        Raises:
-            CorruptionError: it is gone.
-        """
         copy, _ = self._downloaded(relative)
         with copy:
             return key_of(copy)
 
     def remove(self, relative: str) -> None:
-        """Delete one file; one that is gone already is gone.
-
-        Raises:
-            UnavailableError: the store does not answer.
-        """
         with self._bucket.answering():
             self._bucket.client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
 
     def scopes(self) -> list[Scope]:
-        """Every scope that has something here."""
         return sorted(
             Scope(tenant, environment) for tenant in self._folders("") for environment in self._folders(f"{tenant}/")
         )
 
     def _folders(self, below: str) -> list[str]:
-        """Names of what looks like folders."""
+        """Names between a prefix and the next slash."""
         start = self._key(below)
         found: list[str] = []
         for page in self._bucket.pages(Prefix=start, Delimiter="/"):
@@ -152,7 +130,6 @@ class S3Lake(ContentLake):
         return found
 
     def files(self, scope: Scope) -> Iterator[str]:
-        """Every file of a scope, as paths below the root."""
         for relative, _ in self._listed(scope):
             yield relative
 
@@ -166,9 +143,7 @@ class S3Lake(ContentLake):
         ]
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
-        """Delete files that are not kept and were written before ``older_than`` (seconds since 1970, by the store's
-        clock). The age spares a file whose manifest is about to be committed."""
-        kept = set(keep)
+        kept = set(keep)  # Ages are by the store's clock.
         gone = [relative for relative, written in self._listed(scope) if relative not in kept and written < older_than]
         for relative in gone:
             with self._bucket.answering():
@@ -177,17 +152,16 @@ class S3Lake(ContentLake):
         return gone
 
     def describe(self) -> str:
-        """What answers, in words: for ``antiphon doctor``.
+        """Name the bucket that answers, for ``antiphon doctor``.
 
         Raises:
-            SetupError, UnavailableError: it does not.
+            SetupError, UnavailableError: it does not answer.
         """
         with self._bucket.answering():
             self._bucket.client.list_objects_v2(Bucket=self.place.bucket, MaxKeys=1)
         return str(self.place)
 
     def close(self) -> None:
-        """Close the client's connections."""
         self._bucket.close()
 
     def _key(self, relative: str) -> str:

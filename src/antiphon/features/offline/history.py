@@ -21,9 +21,9 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.compatibility import ViewChange, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Rule
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.distances import distance
 from antiphon.features.monitoring.quality.inspection import QuarantinedRow, quarantined_rows
-from antiphon.features.ports import Lake
 
 
 class RuleLine(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.snapshot_embedding import SnapshotEmbedding
 from antiphon.features.embedding.vectors import Embedders
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.custom_rules import Functions, check_values, needs_values
 from antiphon.features.monitoring.quality.inspection import Inspection
 from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
@@ -31,7 +32,7 @@ from antiphon.features.monitoring.quality.statistics import KeyedHash, Statistic
 from antiphon.features.offline.batch_values import BatchValues, window_condition
 from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
-from antiphon.features.ports import Lake, LogReader
+from antiphon.features.ports import LogReader
 from antiphon.features.sources.naming import naming
 from antiphon.features.sources.opened import OpenedSource, hashed_files
 from antiphon.features.sources.source_rows import ROWS, load_rows

@@ -16,28 +16,23 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import Finding, Staged, Verdict, verdict_id
+from antiphon.catalog.definitions import DefinitionVersions
+from antiphon.catalog.publications import Publications
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.verdicts import Finding, Staged, StagedSnapshots, Verdict, Verdicts, verdict_id
 from antiphon.core.clock import Clock, utc
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.embedding.vectors import Embedders
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.custom_rules import Functions
 from antiphon.features.monitoring.quality.gate import EARLIER, Outcome, gate
 from antiphon.features.monitoring.quality.statistics import KeyedHash
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.features.ports import (
-    DefinitionReader,
-    Lake,
-    LogReader,
-    PublicationReader,
-    SnapshotStore,
-    StagedStore,
-    VerdictStore,
-)
+from antiphon.features.ports import LogReader
 from antiphon.features.publication.publish import Publisher
 
 WORKFLOW = "refresh"
@@ -93,17 +88,17 @@ class Refresher:
         self,
         scope: Scope,
         *,
-        definitions: DefinitionReader,
-        snapshots: SnapshotStore,
-        publications: PublicationReader,
+        definitions: DefinitionVersions,
+        snapshots: Snapshots,
+        publications: Publications,
         publisher: Publisher,
         lake: Lake,
         log: LogReader,
         clock: Clock,
         limits: ComputeLimits | None = None,
         functions: Functions | None = None,
-        verdicts: VerdictStore | None = None,
-        staged: StagedStore | None = None,
+        verdicts: Verdicts | None = None,
+        staged: StagedSnapshots | None = None,
         embedders: Embedders | None = None,
         keyed_hash: KeyedHash | None = None,
     ) -> None:

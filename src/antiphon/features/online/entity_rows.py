@@ -19,7 +19,7 @@ from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.online.overlay_records import OverlayReading, view_prefix
-from antiphon.features.ports import OpenedSnapshot, StateQuestion
+from antiphon.features.ports import OpenedSnapshot, StateQuery
 from antiphon.features.values import EVER, EntityRow, MeasureValue, StreamedEvent
 
 KEPT_ROWS = 32_768
@@ -200,14 +200,12 @@ class SnapshotRows:
         """Each entity and moment from its state, read in one go."""
         meta, evaluator = self.opened.meta, self.opened.evaluator
         width = evaluator.plan.tile
-        asked: list[StateQuestion] = []
+        asked: list[StateQuery] = []
         for (_, as_of), hashed in places.items():
             events = streamed.get(hashed)
-            asked.append(
-                StateQuestion(hashed, as_of, {event.event_time // width for event in events} if events else ())
-            )
+            asked.append(StateQuery(hashed, as_of, {event.event_time // width for event in events} if events else ()))
         # What encodings are set against is asked for with the entities: one round trip for everything.
-        together = [StateQuestion(self._together(), meta.as_of, ())] if evaluator.encodes else []
+        together = [StateQuery(self._together(), meta.as_of, ())] if evaluator.encodes else []
         states = self.opened.states([*asked, *together])
         every = states[-1] if together else None
         rows: dict[tuple[Entity, int], EntityRow] = {}

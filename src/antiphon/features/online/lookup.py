@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.publications import Publication, Publications
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import (
     AntiphonError,
@@ -30,7 +30,7 @@ from antiphon.features.online import lookup_errors
 from antiphon.features.online.entity_rows import KEPT_ROWS, Entity, SnapshotRows
 from antiphon.features.online.overlay_records import OverlayReading
 from antiphon.features.online.remedies import EarlierRows
-from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, PublicationReader, StreamedOverlay
+from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOverlay
 from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
 
 LEASE_SECONDS = 0.25
@@ -75,7 +75,7 @@ class FeatureReader:
         self,
         scope: Scope,
         *,
-        publications: PublicationReader,
+        publications: Publications,
         online: OnlineSnapshots,
         clock: Clock,
         overlay: StreamedOverlay | None = None,

@@ -17,11 +17,15 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.catalog.definitions import DefinitionVersions
+from antiphon.catalog.publications import Publications
+from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
-from antiphon.features.ports import DefinitionReader, Lake, OnlineSnapshots, PublicationReader, SnapshotStore
+from antiphon.features.ports import OnlineSnapshots
 
 _log = logging.getLogger("antiphon.features")
 
@@ -53,7 +57,7 @@ class Damage(msgspec.Struct, frozen=True):
 class SnapshotHealth:
     """Knows which snapshots of the current publication cannot be read. Safe to share between threads."""
 
-    def __init__(self, scope: Scope, *, publications: PublicationReader, online: OnlineSnapshots, clock: Clock) -> None:
+    def __init__(self, scope: Scope, *, publications: Publications, online: OnlineSnapshots, clock: Clock) -> None:
         self._scope = scope
         self._publications = publications
         self._online = online
@@ -121,8 +125,8 @@ class Healer:
         scope: Scope,
         health: SnapshotHealth,
         *,
-        snapshots: SnapshotStore,
-        definitions: DefinitionReader,
+        snapshots: Snapshots,
+        definitions: DefinitionVersions,
         online: OnlineSnapshots,
         lake: Lake,
         clock: Clock,

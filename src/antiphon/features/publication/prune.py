@@ -14,12 +14,11 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import Staged
+from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.verdicts import Staged, StagedSnapshots, Verdicts
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
-from antiphon.features.ports import PublicationStore, QuarantineStore, SnapshotStore, StagedStore
 from antiphon.features.publication.publish import KEPT_PUBLICATIONS, Publisher
 
 _ALL = 1_000_000
@@ -171,10 +170,10 @@ class Pruner:
         self,
         scope: Scope,
         *,
-        snapshots: SnapshotStore,
-        publications: PublicationStore,
-        staged: StagedStore,
-        verdicts: QuarantineStore,
+        snapshots: Snapshots,
+        publications: Publications,
+        staged: StagedSnapshots,
+        verdicts: Verdicts,
         publisher: Publisher,
         clock: Clock,
         releases: Callable[[], Mapping[str, Sequence[str]]],

@@ -13,21 +13,16 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.definitions import DefinitionVersions
+from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
 from antiphon.core.clock import Clock
 from antiphon.core.errors import ConflictError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.lake.content import Lake
 from antiphon.features.online.overlay_records import view_prefix
-from antiphon.features.ports import (
-    CollectedLake,
-    CollectedSnapshots,
-    DefinitionReader,
-    PublicationStore,
-    SnapshotStore,
-    StreamedOverlay,
-)
+from antiphon.features.ports import OnlineSnapshots, StreamedOverlay
 from antiphon.features.streaming.consumer import StreamConsumer
 
 _ATTEMPTS = 50
@@ -55,11 +50,11 @@ class Publisher:
         self,
         scope: Scope,
         *,
-        publications: PublicationStore,
-        snapshots: SnapshotStore,
-        definitions: DefinitionReader,
-        lake: CollectedLake,
-        online: CollectedSnapshots,
+        publications: Publications,
+        snapshots: Snapshots,
+        definitions: DefinitionVersions,
+        lake: Lake,
+        online: OnlineSnapshots,
         clock: Clock,
         overlay: StreamedOverlay | None = None,
         consumer: StreamConsumer | None = None,
@@ -281,7 +276,7 @@ class Publisher:
 
 
 def included_offsets(
-    scope: Scope, publications: PublicationStore, snapshots: SnapshotStore, keep: int = KEPT_PUBLICATIONS
+    scope: Scope, publications: Publications, snapshots: Snapshots, keep: int = KEPT_PUBLICATIONS
 ) -> dict[str, int]:
     """``view@definition_version`` to the log offset up to which every snapshot of it in the last ``keep`` publications
     includes the events."""

@@ -20,10 +20,10 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.quality import ExistsIn, Python, QualitySpec, Sql, Unique
 from antiphon.features.expressions.compile_sql import rows_sql
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.row_rules import admitted_relation
 from antiphon.features.offline.compute import one_row, parquet_reader, types_of
 from antiphon.features.plan import Plan
-from antiphon.features.ports import Lake
 from antiphon.features.sources.opened import OpenedSource
 from antiphon.features.tiles.row_batches import NO_SEQUENCE
 

@@ -20,8 +20,9 @@ from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
+from antiphon.features.lake.content import Lake
 from antiphon.features.offline.compute import ComputeLimits
-from antiphon.features.ports import Lake, LogReader
+from antiphon.features.ports import LogReader
 from antiphon.learning.datasets import plan as dataset_plan
 from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey
 from antiphon.learning.datasets.table import DatasetTable, write

@@ -14,7 +14,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.features.ports import Lake
+from antiphon.features.lake.content import Lake
 from antiphon.learning.outcomes.drift import Drift, Printed, drift_of, drifts, forecasts, printed_features
 from antiphon.learning.outcomes.performance import Group, Scores, by_day, by_release, by_slice, forecasts_of, score
 from antiphon.learning.outcomes.submission import labels_of

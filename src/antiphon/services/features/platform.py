@@ -24,8 +24,7 @@ from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
-from antiphon.features.lake.local import LocalLake
-from antiphon.features.lake.s3 import S3Lake
+from antiphon.features.lake.content import Lake
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
@@ -62,7 +61,7 @@ class FeaturePlatform:
         self._looked = float("-inf")
 
     @property
-    def lake(self) -> LocalLake | S3Lake:
+    def lake(self) -> Lake:
         return self._stores.lake
 
     @property

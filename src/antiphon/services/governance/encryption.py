@@ -16,8 +16,7 @@ from antiphon.catalog.sealed_columns import Problem
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.features.lake.local import LocalLake
-from antiphon.features.lake.s3 import S3Lake
+from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
@@ -295,7 +294,7 @@ def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
         overlay.close()
 
 
-def _reseal_lake(lake: LocalLake | S3Lake, relative: str, wanted: str | None) -> int:
+def _reseal_lake(lake: Lake, relative: str, wanted: str | None) -> int:
     try:
         if lake.key_of(relative) == wanted:
             return 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from antiphon.core import settings
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import ObjectStore
 from antiphon.features.lake.bucket import S3Place
+from antiphon.features.lake.content import Lake
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.offline.compute import ComputeLimits
@@ -32,7 +32,7 @@ class FeatureStores:
         self._store = store
 
     @cached_property
-    def lake(self) -> LocalLake | S3Lake:
+    def lake(self) -> Lake:
         paths, codec = self._store.paths, self._store.database.codec
         return LocalLake(paths.lake, codec) if self.bucket is None else self._s3(codec)
 
@@ -126,8 +126,8 @@ class FeatureStores:
 
     def close(self) -> None:
         """Close what was opened."""
-        if self.bucket is not None and "lake" in self.__dict__:
-            cast(S3Lake, self.lake).close()
+        if "lake" in self.__dict__:
+            self.lake.close()
         if "online" in self.__dict__:
             self.online.close()
         if self.__dict__.get("redis") is not None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
@@ -39,9 +38,6 @@ from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.project.credentials import log_access
 from antiphon.services.project.required_files import require_catalog, require_makeable, require_secrets, secret_file
-
-if TYPE_CHECKING:
-    from antiphon.features.ports import SourceLog
 
 
 class Store:
@@ -164,7 +160,7 @@ class Store:
         return NatsServer(wanted.log, log_access(wanted, self.paths.root))
 
     @cached_property
-    def events(self) -> SourceLog:
+    def events(self) -> EventLog | NatsEventLog:
         if self.nats is None:
             return EventLog(self.database)
         return NatsEventLog(self.nats, StreamHomes(self.database), self.database.codec)

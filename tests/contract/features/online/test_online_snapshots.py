@@ -25,7 +25,7 @@ from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
-from antiphon.features.ports import StateQuestion
+from antiphon.features.ports import StateQuery
 from antiphon.governance.sealing import AesGcmCodec
 
 SCOPE, OTHER = Scope("one", "dev"), Scope("two", "dev")
@@ -126,7 +126,7 @@ def flights(store: Store, made: Made, *routes: tuple[str, str], at: float = 0, s
     manifest = made.manifests[scope]
     snapshot = store.open(scope, manifest.view, manifest.id)
     as_of = microseconds(NOON + minutes(at))
-    asked = [StateQuestion(store.entity_hash("route", route), as_of) for route in routes]
+    asked = [StateQuery(store.entity_hash("route", route), as_of) for route in routes]
     states = snapshot.states(asked)
     return [snapshot.evaluator.read(state, (), as_of)["flights"].value for state in states]
 
@@ -194,7 +194,7 @@ def test_finished_rows_are_what_states_give(store: Store, made: Made) -> None:
         opened = store.open(SCOPE, view, snapshot)
         assert opened.finished([]) == []
         as_of = microseconds(NOON)
-        states = opened.states([StateQuestion(hashed, as_of) for hashed in hashes])
+        states = opened.states([StateQuery(hashed, as_of) for hashed in hashes])
         for row, state in zip(opened.finished(hashes), states, strict=True):
             wanted = opened.evaluator.row(state, (), as_of)
             assert (row.values, row.event_times, row.since) == (wanted.values, wanted.event_times, as_of)
@@ -286,7 +286,7 @@ def test_sealing_anew_changes_no_value_and_disturbs_no_reader(store: Store, made
     assert dict(store.values(SCOPE, view, snapshot)) == before
     store.collect(SCOPE, [(view, snapshot)], time.time() + 60)
     as_of = microseconds(NOON)
-    (state,) = held.states([StateQuestion(store.entity_hash("route", EWR), as_of)])
+    (state,) = held.states([StateQuery(store.entity_hash("route", EWR), as_of)])
     assert held.evaluator.read(state, (), as_of)["flights"].value == 28 * 24 - 1
 
 

@@ -15,10 +15,11 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.events import Event, EventLog, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError, InvalidInputError
-from antiphon.features.ports import SourceLog
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
 from antiphon.governance.sealing import AesGcmCodec
+
+Log = EventLog | NatsEventLog
 
 
 def event(number: int, **payload: object) -> Event:
@@ -43,14 +44,14 @@ def process() -> Iterator[Callable[[], NatsProcess]]:
 @pytest.fixture(params=["catalog plain", "catalog sealed", "nats plain", "nats sealed"])
 def opening(
     request: pytest.FixtureRequest, database: Database, process: Callable[[], NatsProcess]
-) -> Iterator[Callable[[], SourceLog]]:
+) -> Iterator[Callable[[], Log]]:
     """What opens the log once more, as another process would."""
     where, how = str(request.param).split()
     codec: Codec = AesGcmCodec(Keys()) if how == "sealed" else PlainCodec()
     database.codec = codec
     opened: list[NatsServer] = []
 
-    def of() -> SourceLog:
+    def of() -> Log:
         if where == "catalog":
             return EventLog(database)
         opened.append(NatsServer(process().url))
@@ -65,15 +66,15 @@ def opening(
 
 
 @pytest.fixture
-def log(opening: Callable[[], SourceLog]) -> SourceLog:
+def log(opening: Callable[[], Log]) -> Log:
     return opening()
 
 
-def ids(log: SourceLog, after: int = 0, limit: int = 10_000) -> list[tuple[int, str]]:
+def ids(log: Log, after: int = 0, limit: int = 10_000) -> list[tuple[int, str]]:
     return [(each.offset, each.event.event_id) for each in log.read(DEV, "departures", after, limit)]
 
 
-def test_events_are_read_back_in_order(log: SourceLog) -> None:
+def test_events_are_read_back_in_order(log: Log) -> None:
     assert log.end(DEV, "departures") == 0
     assert log.read(DEV, "departures", 0, 10) == []
     assert log.append(DEV, "departures", []) == 0
@@ -86,7 +87,7 @@ def test_events_are_read_back_in_order(log: SourceLog) -> None:
     assert log.read(DEV, "departures", 3, 10) == []
 
 
-def test_an_event_id_counts_once_and_leaves_no_hole(opening: Callable[[], SourceLog]) -> None:
+def test_an_event_id_counts_once_and_leaves_no_hole(opening: Callable[[], Log]) -> None:
     log = opening()
     log.append(DEV, "departures", [event(1), event(1, changed=True), event(2)])
     assert log.append(DEV, "departures", [event(2), event(3), event(1)]) == 3
@@ -96,7 +97,7 @@ def test_an_event_id_counts_once_and_leaves_no_hole(opening: Callable[[], Source
     assert "changed" not in read[0].event.payload
 
 
-def test_streams_and_scopes_do_not_meet(log: SourceLog) -> None:
+def test_streams_and_scopes_do_not_meet(log: Log) -> None:
     log.append(DEV, "departures", [event(1)])
     assert log.append(DEV, "weather", [event(1)]) == 1
     assert log.append(OTHER, "departures", [event(1), event(2)]) == 2
@@ -104,7 +105,7 @@ def test_streams_and_scopes_do_not_meet(log: SourceLog) -> None:
     assert ids(log) == [(1, "e1")]
 
 
-def test_more_events_than_one_statement_takes(opening: Callable[[], SourceLog]) -> None:
+def test_more_events_than_one_statement_takes(opening: Callable[[], Log]) -> None:
     log = opening()
     log.append(DEV, "departures", [event(n) for n in range(700)])
     assert log.append(DEV, "departures", [event(n) for n in range(600, 1400)]) == 1400
@@ -116,7 +117,7 @@ def test_more_events_than_one_statement_takes(opening: Callable[[], SourceLog]) 
     assert found == [f"e{n}" for n in range(1400)]
 
 
-def test_readers_at_different_places_do_not_disturb_each_other(log: SourceLog) -> None:
+def test_readers_at_different_places_do_not_disturb_each_other(log: Log) -> None:
     log.append(DEV, "departures", [event(n) for n in range(1, 41)])
     for _ in range(2):
         for after in (0, 20, 10, 20, 39, 0):
@@ -126,10 +127,12 @@ def test_readers_at_different_places_do_not_disturb_each_other(log: SourceLog) -
     assert ids(log, 30, 11) == [(n, f"e{n}") for n in range(31, 42)]
 
 
-def test_the_same_batch_from_two_appenders_at_once_is_stored_once(opening: Callable[[], SourceLog]) -> None:
+def test_the_same_batch_from_two_appenders_at_once_is_stored_once(
+    opening: Callable[[], Log],
+) -> None:
     first, second, failed = opening(), opening(), []
 
-    def send(log: SourceLog) -> None:
+    def send(log: Log) -> None:
         try:
             for start in range(0, 200, 50):
                 log.append(DEV, "departures", [event(n) for n in range(start, start + 50)])
@@ -146,14 +149,14 @@ def test_the_same_batch_from_two_appenders_at_once_is_stored_once(opening: Calla
     assert {identity for _, identity in ids(first)} == {f"e{n}" for n in range(200)}
 
 
-def test_payloads_come_back_as_they_were(log: SourceLog) -> None:
+def test_payloads_come_back_as_they_were(log: Log) -> None:
     odd = Event("ü/é. *>", NOON, NOON + timedelta(microseconds=1), {"a": None, "b": [1.5, "x"], "c": {"d": True}})
     log.append(DEV, "departures", [odd])
     assert log.append(DEV, "departures", [odd]) == 1
     assert [each.event for each in log.read(DEV, "departures", 0, 10)] == [odd]
 
 
-def test_a_reader_ahead_of_the_log_is_told_that_it_was_set_back(log: SourceLog) -> None:
+def test_a_reader_ahead_of_the_log_is_told_that_it_was_set_back(log: Log) -> None:
     log.append(DEV, "departures", [event(1), event(2)])
     with pytest.raises(CorruptionError, match="ends at offset 2 and was read through 3"):
         log.read(DEV, "departures", 3, 10)
@@ -167,7 +170,7 @@ def test_a_reader_ahead_of_the_log_is_told_that_it_was_set_back(log: SourceLog) 
         Event("e", NOON, datetime(2013, 1, 1), {}),  # noqa: DTZ001
     ],
 )
-def test_a_malformed_event_stores_nothing_of_its_batch(log: SourceLog, wrong: Event) -> None:
+def test_a_malformed_event_stores_nothing_of_its_batch(log: Log, wrong: Event) -> None:
     with pytest.raises(InvalidInputError):
         log.append(DEV, "departures", [event(1), wrong])
     with pytest.raises(InvalidInputError):

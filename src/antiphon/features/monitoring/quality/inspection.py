@@ -15,6 +15,7 @@ from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Typed
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.source_quality import (
     Raw,
     check_rows,
@@ -24,7 +25,7 @@ from antiphon.features.monitoring.quality.source_quality import (
 )
 from antiphon.features.monitoring.quality.statistics import TextNames
 from antiphon.features.offline.compute import write_parquet
-from antiphon.features.ports import Lake, LogReader
+from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import marks_of
 from antiphon.features.sources.taking_over import TakenOver, merged_check, merged_quality
 

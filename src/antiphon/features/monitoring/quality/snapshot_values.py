@@ -19,8 +19,8 @@ from antiphon.catalog.snapshots import SnapshotFile
 from antiphon.core.disk import room_needed
 from antiphon.core.errors import UnavailableError
 from antiphon.features.expressions.compile_sql import quoted
+from antiphon.features.lake.content import Lake
 from antiphon.features.offline.compute import parquet_reader
-from antiphon.features.ports import Lake
 
 if TYPE_CHECKING:
     import duckdb

@@ -22,11 +22,12 @@ from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.quality import ExistsIn
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.skew.lake_state import Entity, KeptTiles, kept_events, kept_tiles, with_base
 from antiphon.features.offline.batch_values import Computed, values_at
 from antiphon.features.offline.compute import digests_of, files_of, relation_of
 from antiphon.features.plan import Plan, midnight_before
-from antiphon.features.ports import Lake, LogReader
+from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import FileSource, OpenedSource, opened
 from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
 

@@ -12,10 +12,10 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import UnavailableError
+from antiphon.features.lake.content import Lake
 from antiphon.features.offline.batch_values import Computed, window_condition
 from antiphon.features.offline.compute import parquet_reader
 from antiphon.features.plan import Plan, PlannedFeature
-from antiphon.features.ports import Lake
 from antiphon.features.sources.taking_over import EVENTS, TakenOver
 from antiphon.features.tiles.finish import finishes_of
 from antiphon.features.tiles.row_batches import NO_SEQUENCE

@@ -13,15 +13,17 @@ from datetime import datetime
 
 import msgspec
 
+from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.catalog.skew_reports import Difference, Path, SkewReport
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.vector_reader import TextVector
+from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.skew.batch import BatchSide, Deadline, Wanted, batch_side
 from antiphon.features.monitoring.skew.lake_state import Entity
 from antiphon.features.monitoring.skew.predictions import Served, compare_on_demand, unusable
@@ -33,7 +35,7 @@ from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.plan import plan_of
-from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
+from antiphon.features.ports import LogReader, StreamedOverlay
 from antiphon.features.values import FeatureValue, MeasureValue
 
 SAMPLE = 100
@@ -75,8 +77,8 @@ class Skew:
         self,
         scope: Scope,
         *,
-        definitions: DefinitionReader,
-        snapshots: SnapshotStore,
+        definitions: DefinitionVersions,
+        snapshots: Snapshots,
         reader: FeatureReader,
         lake: Lake,
         log: LogReader,

@@ -10,8 +10,9 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 from antiphon.features.expressions.compile_python import key_texts
+from antiphon.features.lake.content import Lake
 from antiphon.features.plan import Plan
-from antiphon.features.ports import Lake, LogReader
+from antiphon.features.ports import LogReader
 
 WORKFLOW = "skew"
 """The workflow's name in the registry."""

@@ -59,7 +59,7 @@ class LmdbOverlay:
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
         self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME, published)
 
-    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
         with self._file.transaction() as transaction:
             reading = OverlayReading({}, {}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
@@ -70,7 +70,7 @@ class LmdbOverlay:
                 if reading.replaying and (target := transaction.get(REPLAYING + view)) is not None:
                     reading.targets[view] = _number(target)
             cursor, records = transaction.cursor(), LmdbKeyRecords(transaction)
-            for view, entity, after in wanted:
+            for view, entity, after in queries:
                 reading.events[view, entity] = self._events(cursor, records, b"e" + view + entity, after)
         return reading
 

@@ -43,7 +43,7 @@ from antiphon.features.online.snapshots.encoding import (
 )
 from antiphon.features.online.snapshots.finished import layout_of
 from antiphon.features.plan import plan_of
-from antiphon.features.ports import StateQuestion
+from antiphon.features.ports import StateQuery
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.values import EntityRow
@@ -114,10 +114,10 @@ class LmdbSnapshot:
         for entity, value in zip(entities, stored, strict=True):
             yield None if value is None else opened(entity, bytes(value))
 
-    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+    def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
         """What the snapshot knows of entities; :data:`NOTHING` of one it never saw. The tiles' events are read when
         they are needed: a file is near."""
-        return [self.state(question.entity) for question in asked]
+        return [self.state(query.entity) for query in queries]
 
     def state(self, hashed: bytes) -> EntityState:
         """What the snapshot knows of an entity."""

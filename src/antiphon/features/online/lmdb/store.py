@@ -17,11 +17,11 @@ from antiphon.core.disk import delete_older
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
 from antiphon.features.online.lmdb.writer import LmdbWriter, is_sealed, is_whole, one_at_a_time, read_seal, seal_path
 from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
-from antiphon.features.ports import Lake
 
 
 class LmdbStore:

@@ -86,9 +86,9 @@ class RedisOverlay:
         self._seen = [self._prefix + name for name in ("rejected", "late", "watermark", "lateness")]
         self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
 
-    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
-        listed, asked = list(dict.fromkeys(views)), list(wanted)
+        listed, asked = list(dict.fromkeys(views)), list(queries)
         try:
             return self._read(listed, asked)
         except CorruptionError:

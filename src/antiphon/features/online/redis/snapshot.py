@@ -39,7 +39,7 @@ from antiphon.features.online.snapshots.encoding import (
 )
 from antiphon.features.online.snapshots.finished import layout_of
 from antiphon.features.plan import plan_of
-from antiphon.features.ports import StateQuestion
+from antiphon.features.ports import StateQuery
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 from antiphon.features.tiles.evaluate import Evaluator
 from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
@@ -147,26 +147,26 @@ class RedisSnapshot:
             ]
         return self._rows.rows(stored)
 
-    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+    def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
         """What the snapshot knows of each entity; one round trip for whatever was not read before, and one more when
         tiles hold events that were not available yet."""
-        edges = {as_of: edge_tiles(self.plan, as_of) for as_of in {question.as_of for question in asked}}
+        edges = {as_of: edge_tiles(self.plan, as_of) for as_of in {query.as_of for query in queries}}
         needed: dict[bytes, set[int]] = {}
-        for question in asked:
-            tiles = needed.setdefault(question.entity, set())
-            tiles |= edges[question.as_of]
-            tiles.update(question.patched)
+        for query in queries:
+            tiles = needed.setdefault(query.entity, set())
+            tiles |= edges[query.as_of]
+            tiles.update(query.patched)
         known = self._loaded({entity: self._known.get(entity) for entity in needed}, needed)
         hidden: dict[bytes, set[int]] = {}
-        for question in asked:
-            entity = known[question.entity]
+        for query in queries:
+            entity = known[query.entity]
             if entity.state.rows:
-                missing = entity.missing(hidden_tiles(self.plan, entity.state.rows, question.as_of))
+                missing = entity.missing(hidden_tiles(self.plan, entity.state.rows, query.as_of))
                 if missing:
-                    hidden.setdefault(question.entity, set()).update(missing)
+                    hidden.setdefault(query.entity, set()).update(missing)
         if hidden:
             self._loaded({entity: known[entity] for entity in hidden}, hidden)
-        return [known[question.entity].state for question in asked]
+        return [known[query.entity].state for query in queries]
 
     def _loaded(self, known: Mapping[bytes, _Known | None], needed: Mapping[bytes, set[int]]) -> dict[bytes, _Known]:
         """The entities with their heads and these tiles' events."""

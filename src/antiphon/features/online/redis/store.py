@@ -12,13 +12,13 @@ from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import CorruptionError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.lake.content import Lake
 from antiphon.features.online.redis.layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.snapshot import RedisSnapshot
 from antiphon.features.online.redis.writer import RedisWriter
 from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
 from antiphon.features.online.snapshots.encoding import FORMAT
-from antiphon.features.ports import Lake
 
 _SCAN = 1_000
 _ANY_TIME = 1e18

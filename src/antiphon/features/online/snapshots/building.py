@@ -17,13 +17,13 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import keyed_hash, keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.lake.content import Lake
 from antiphon.features.offline.batch_values import holds_until
 from antiphon.features.offline.compute import parquet_reader
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
 from antiphon.features.online.snapshots.finished import PackedRows, RowLayout, ValuesAlong, codes_of
 from antiphon.features.online.snapshots.packing import Records, base_records, event_records, events_are_few
 from antiphon.features.plan import SLACK, Plan, plan_of
-from antiphon.features.ports import Lake
 from antiphon.features.tiles.entity_state import TileRow
 from antiphon.features.tiles.row_batches import RowBatch, whole_entities
 from antiphon.features.tiles.tile_files import tile_schema, tiles_in
