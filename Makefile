@@ -65,8 +65,8 @@ test-clients: environment  ## clients of OpenAI's API, unmodified, against a run
 	@ANTIPHON_REQUIRE_CLIENTS=1 ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
 
 check: environment  ## format, lint, strict types, import contracts, package, documentation and its site
-	@$(BIN)/ruff format --check src tests benchmarks examples
-	@$(BIN)/ruff check src tests benchmarks examples
+	@$(BIN)/ruff format --check src tests benchmarks examples scripts
+	@$(BIN)/ruff check src tests benchmarks examples scripts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@scripts/lock --check
@@ -75,8 +75,8 @@ check: environment  ## format, lint, strict types, import contracts, package, do
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/documentation
 
 format: environment  ## put the code into the house's form
-	@$(BIN)/ruff format src tests benchmarks examples
-	@$(BIN)/ruff check --fix src tests benchmarks examples
+	@$(BIN)/ruff format src tests benchmarks examples scripts
+	@$(BIN)/ruff check --fix src tests benchmarks examples scripts
 
 serve: demo-environment  ## the platform on the flight desk
 	@$(BIN)/python -m examples.flight_desk.serve

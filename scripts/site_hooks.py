@@ -1,8 +1,8 @@
 """Hooks of the documentation site (mkdocs.yml).
 
 Pages that live at the root of the repository (README, ARCHITECTURE, CHANGELOG) are included by a line
-``{{ include FILE }}`` or ``{{ include FILE#section }}``. Links to files outside ``docs/`` become links to the repository, and
-marks on code fences that only the documentation tests read are taken away.
+``{{ include FILE }}`` or ``{{ include FILE#section }}``. Links to files outside ``docs/`` become links to the
+repository, and marks on code fences that only the documentation tests read are taken away.
 """
 
 from __future__ import annotations
