@@ -89,13 +89,13 @@ bench-gateway: environment  ## latency, requests a second and memory of the gate
 	@$(BIN)/python -m benchmarks.gateway --size $(SIZE) $(if $(filter no,$(PEER)),--no-peer)
 
 bench-desk: environment  ## the flight desk over a month
-	@$(BIN)/python -m benchmarks.desk
+	@$(BIN)/python -m benchmarks.flight_desk.desk
 
 bench-parity: environment  ## batch and online text, and replay, byte by byte on 200 requests
-	@$(BIN)/python -m benchmarks.parity
+	@$(BIN)/python -m benchmarks.engine.parity
 
 bench-evidence: environment  ## explain every prediction of the demo's run, replay 200 of them
-	@$(BIN)/python -m benchmarks.evidence
+	@$(BIN)/python -m benchmarks.flight_desk.evidence
 
 # SIZE=full takes about 45 minutes on two cores; PEER=no leaves Feast out.
 SIZE ?= demo
@@ -111,46 +111,46 @@ bench-adaptation: environment  ## how soon the service level holds again after a
 	@$(BIN)/python -m benchmarks.colocation.adaptation --size $(SIZE) --record
 
 bench-answers-cache: environment  ## answers found in store while features change, with and without refreshing them
-	@$(BIN)/python -m benchmarks.answers_cache --size $(SIZE)
+	@$(BIN)/python -m benchmarks.batches.answers_cache --size $(SIZE)
 
 bench-vllm: environment vllm-environment  ## batch beside online on vLLM: its priority scheduling, static caps, our scheduler class
 	@$(BIN)/python -m benchmarks.colocation.vllm --size $(SIZE) --record
 
 bench-feature-faults: environment  ## 22 faults of data against the gates, and false alarms of healthy days
-	@$(BIN)/python -m benchmarks.feature_faults
+	@$(BIN)/python -m benchmarks.features.faults
 
 bench-feature-lookup: environment  ## full-stack lookups of 1 and 100 entities beside Feast, on LMDB and Redis
-	@$(BIN)/python -m benchmarks.feature_lookup --size demo
+	@$(BIN)/python -m benchmarks.features.lookup --size demo
 
 bench-read-paths: environment  ## every way to read a feature on 10⁶ generated cells, bit for bit (SIZE=ci|demo|full)
-	@$(BIN)/python -m benchmarks.read_paths --size $(SIZE) --record
+	@$(BIN)/python -m benchmarks.features.read_paths --size $(SIZE) --record
 
 bench-feature-publish: environment  ## rows a second from Parquet to a sealed file, the gates' share, memory
-	@$(BIN)/python -m benchmarks.feature_publish --size demo
+	@$(BIN)/python -m benchmarks.features.publish --size demo
 
 bench-feature-neighbours: environment  ## texts embedded a second, and the nearest-neighbour index against an exact search
-	@$(BIN)/python -m benchmarks.feature_neighbours --size demo
+	@$(BIN)/python -m benchmarks.features.neighbours --size demo
 
 bench-feature-skew: environment  ## comparing batch and online, by the source and by what snapshots keep of it
-	@$(BIN)/python -m benchmarks.feature_skew --size demo
+	@$(BIN)/python -m benchmarks.features.skew --size demo
 
 bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
-	@$(BIN)/python -m benchmarks.feature_stream --size demo
+	@$(BIN)/python -m benchmarks.features.stream --size demo
 
 bench-batch-order: environment  ## prefix savings, lateness and forecasts of batch work, simulated beside replayed arrivals
-	@$(BIN)/python -m benchmarks.batch_order --size $(SIZE) --record
+	@$(BIN)/python -m benchmarks.batches.batch_order --size $(SIZE) --record
 
 bench-embeddings: environment  ## embedding a corpus beside people who chat
-	@$(BIN)/python -m benchmarks.embeddings
+	@$(BIN)/python -m benchmarks.engine.embeddings
 
 bench-batches: environment  ## a file of 200 MB in and checked, a batch beside the same requests online, and canceling batches of 3,000
 	@$(BIN)/python -m benchmarks.batches --size full
 
 bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
-	@$(BIN)/python -m benchmarks.admission --size $(SIZE)
+	@$(BIN)/python -m benchmarks.gateway.admission --size $(SIZE)
 
 bench-load-attacks: environment  ## another tenant's waiting times beside each of nine attacks on load; SIZE=ci|demo|full
-	@$(BIN)/python -m benchmarks.load_attacks --size $(SIZE)
+	@$(BIN)/python -m benchmarks.gateway.load_attacks --size $(SIZE)
 
 bench-structure: environment  ## size, ports, import circles and language of the source tree
 	@$(BIN)/python -m benchmarks.structure
@@ -159,61 +159,61 @@ bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 
 bench-durable: environment  ## step cost of the durable journal beside DBOS
-	@$(BIN)/python -m benchmarks.durable_spike
+	@$(BIN)/python -m benchmarks.durability.durable_spike
 
 bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
-	@$(BIN)/python -m benchmarks.judge --full
+	@$(BIN)/python -m benchmarks.learning.judge --full
 
 bench-flips: environment  ## 100 flips of the live pointer under load
-	@$(BIN)/python -m benchmarks.flips
+	@$(BIN)/python -m benchmarks.learning.flips
 
 bench-training-kills: environment  ## ten kills of a training: the same weights
-	@$(BIN)/python -m benchmarks.training_kills
+	@$(BIN)/python -m benchmarks.learning.training_kills
 
 bench-training-speed: environment  ## seconds of a training step in bf16 and fp32, with and without AVX-512
-	@$(BIN)/python -m benchmarks.training_speed
+	@$(BIN)/python -m benchmarks.learning.training_speed
 
 bench-outlook: environment  ## what fine-tuning, fresh features and delta retraining are worth on the flight desk
-	@$(BIN)/python -m benchmarks.outlook --size full
+	@$(BIN)/python -m benchmarks.flight_desk.outlook --size full
 
 bench-beside-training: environment  ## time to first token beside training, governed and not
-	@$(BIN)/python -m benchmarks.beside_training
+	@$(BIN)/python -m benchmarks.learning.beside_training
 
 bench-governance: environment  ## policy parity, decisions, identity, audit, what they cost the gateway: figures and what must not differ
-	@$(BIN)/python -m benchmarks.governance --size full
-	@$(BIN)/python -m benchmarks.identity --size full
-	@$(BIN)/python -m benchmarks.audit --size full
-	@$(BIN)/python -m benchmarks.trust_cost --size full
+	@$(BIN)/python -m benchmarks.governance.policy --size full
+	@$(BIN)/python -m benchmarks.governance.identity --size full
+	@$(BIN)/python -m benchmarks.governance.audit --size full
+	@$(BIN)/python -m benchmarks.governance.trust_cost --size full
 
 bench-encryption: environment  ## a disk image searched for plaintext, keys rotated under load, the cost of sealing
-	@$(BIN)/python -m benchmarks.encryption --size full
+	@$(BIN)/python -m benchmarks.governance.encryption --size full
 
 bench-tls: environment  ## certificates rotated under load, the cost of TLS
-	@$(BIN)/python -m benchmarks.tls --size full
+	@$(BIN)/python -m benchmarks.governance.tls --size full
 
 pentest: environment  ## attack everything: penetration tests, scanners, dependency audit
 	@scripts/audit-dependencies $(VENV)
 	@PENTEST_SIZE=full $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/pentest
-	@$(BIN)/python -m benchmarks.pentest --size full
+	@$(BIN)/python -m benchmarks.governance.pentest --size full
 
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
 
 chaos-batches: environment  ## batches of 2,000 requests killed at 200 random moments
-	@$(BIN)/python -m benchmarks.batch_kills --size full
+	@$(BIN)/python -m benchmarks.durability.batch_kills --size full
 
 chaos-features: environment  ## the feature platform killed at 260 random moments, and 80 rounds of ten processes at once
 	@scripts/servers
-	@$(BIN)/python -m benchmarks.feature_chaos --size full --keep
-	@$(BIN)/python -m benchmarks.feature_crowd --size full --keep
+	@$(BIN)/python -m benchmarks.durability.feature_chaos --size full --keep
+	@$(BIN)/python -m benchmarks.durability.feature_crowd --size full --keep
 
 chaos-apply: environment  ## 100 changed views applied under load, with kills: no request fails
-	@$(BIN)/python -m benchmarks.apply_kills --size full --keep
+	@$(BIN)/python -m benchmarks.durability.apply_kills --size full --keep
 
 chaos-log: environment  ## the event log on NATS: publishers, consumer and server killed at 200 random moments
 	@scripts/servers
 	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/streaming/test_nats_cluster.py
-	@$(BIN)/python -m benchmarks.log_chaos --size full --keep
+	@$(BIN)/python -m benchmarks.durability.log_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)
 	rm -rf $(VENV) .venv-vllm .venv-floors dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks import apply_kills
+from benchmarks.durability import apply_kills
 
 
 @pytest.mark.chaos

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from benchmarks import batch_kills
-from benchmarks.batch_checker import Evidence, check
+from benchmarks.durability import batch_kills
+from benchmarks.durability.batch_checker import Evidence, check
 
 
 @pytest.mark.chaos

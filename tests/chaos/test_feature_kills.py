@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks import feature_chaos, feature_crowd
-from benchmarks.feature_crowd_harness import STRIKES, Harness
+from benchmarks.durability import feature_chaos, feature_crowd
+from benchmarks.durability.feature_crowd_harness import STRIKES, Harness
 
 from antiphon.testing.feature_chaos_lives import Crowd, Lives
 from antiphon.testing.feature_crowd_child import ROLES

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from benchmarks import flips
-from benchmarks.flips import MARKS, Asked, Flip
+from benchmarks.learning import flips
+from benchmarks.learning.flips import MARKS, Asked, Flip
 from tests.unit.catalog.examples import NOON, receipt
 
 from antiphon.catalog.receipts import Attempt, FeatureReceipt

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks import log_chaos
+from benchmarks.durability import log_chaos
 
 
 @pytest.mark.chaos

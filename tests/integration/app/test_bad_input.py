@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from benchmarks import fault_injectors
-from benchmarks.fault_injectors import FAULTS, Fault, healthy_day
+from benchmarks.features import fault_injectors
+from benchmarks.features.fault_injectors import FAULTS, Fault, healthy_day
 from tests.integration.app.watched_project import Project, told
 
 from antiphon.catalog.events import Event

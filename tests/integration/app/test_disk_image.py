@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from benchmarks import encryption
-from benchmarks.disk_image import search
+from benchmarks.governance import encryption
+from benchmarks.governance.disk_image import search
 
 WORD = "ZqPlantedWord"
 

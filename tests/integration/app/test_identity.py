@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.identity import GOAL_SECONDS, SETTINGS, free_port, gateways, revoke_all
+from benchmarks.governance.identity import GOAL_SECONDS, SETTINGS, free_port, gateways, revoke_all
 
 from antiphon.app.up import first_key
 from antiphon.app.wiring import Wired

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.tls import CLIENTS, GOAL_SECONDS, rotate_under_load
+from benchmarks.governance.tls import CLIENTS, GOAL_SECONDS, rotate_under_load
 
 from antiphon.testing.running import scratch
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks import trust_cost
-from benchmarks.encrypted_project import make, serving
 from benchmarks.gateway.contenders import Cores
-from benchmarks.trust_cost import Gateway, Slice
+from benchmarks.governance import trust_cost
+from benchmarks.governance.encrypted_project import make, serving
+from benchmarks.governance.trust_cost import Gateway, Slice
 
 from antiphon.testing.running import scratch
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks import admission
-from benchmarks.admission import Policy, Run, Size, virtually
+from benchmarks.gateway import admission
+from benchmarks.gateway.admission import Policy, Run, Size, virtually
 
 from antiphon.serving.admission.engine_gate import Gate
 

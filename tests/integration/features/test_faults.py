@@ -6,9 +6,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from benchmarks import fault_injectors
-from benchmarks.fault_injectors import FAULTS
-from benchmarks.feature_faults import run_faults, run_healthy
+from benchmarks.features import fault_injectors
+from benchmarks.features.fault_injectors import FAULTS
+from benchmarks.features.faults import run_faults, run_healthy
 
 ROWS = 900
 

@@ -1,10 +1,10 @@
-"""The short form of ``benchmarks/audit.py``: its lines hold on a small sample."""
+"""The short form of ``benchmarks/governance/audit.py``: its lines hold on a small sample."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import audit as benchmark
+from benchmarks.governance import audit as benchmark
 
 
 def test_the_log_keeps_up_with_its_contract(tmp_path: Path) -> None:

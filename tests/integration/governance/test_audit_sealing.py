@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.disk_image import search
+from benchmarks.governance.disk_image import search
 from tests.unit.catalog.examples import DEV, OTHER, open_database
 from tests.unit.governance.test_sealing import Keys
 

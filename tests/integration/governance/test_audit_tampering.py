@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.audit_tampering import Tampering, contents
+from benchmarks.governance.audit_tampering import Tampering, contents
 from tests.unit.catalog.examples import DEV, open_database
 from tests.unit.governance.test_sealing import Keys
 

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from benchmarks.read_paths import MUTANTS, check, lmdb_stores, run
-from benchmarks.read_paths_cases import WINDOWS, case_of
+from benchmarks.features.read_paths import MUTANTS, check, lmdb_stores, run
+from benchmarks.features.read_paths_cases import WINDOWS, case_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks import governance
+from benchmarks.governance import policy as governance
 
 from antiphon.governance import residual
 from antiphon.governance.policy_document import PolicyDocument, default_document

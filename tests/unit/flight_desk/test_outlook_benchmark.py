@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks import outlook
+from benchmarks.flight_desk import outlook
 
 LATE = np.array([0.0, 1.0] * 50)
 

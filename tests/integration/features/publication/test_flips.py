@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.feature_flips import Size, measure
-from benchmarks.torn import generations, is_torn
+from benchmarks.features.flips import Size, measure
+from benchmarks.features.torn import generations, is_torn
 from tests.servers import RedisProcess
 
 SMALL = Size(batches=300, moves=8, entities=60, generations=3, quiet=4, reads=60, peer_seconds=0, longest=60)

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from benchmarks.read_paths import OnePublication
+from benchmarks.features.read_paths import OnePublication
 
 from antiphon import Entity, Source, count, distinct, feature_view, last
 from antiphon.core.clock import ManualClock

@@ -1,0 +1,1 @@
+"""Batch work: files, order, stored answers."""

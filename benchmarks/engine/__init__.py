@@ -1,0 +1,1 @@
+"""Engine: throughput beside a bare loop, parity of the paths, embeddings."""

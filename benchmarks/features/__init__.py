@@ -1,0 +1,1 @@
+"""Features beside Feast: lookups, publishing, streams, equality of all paths."""

@@ -1,0 +1,1 @@
+"""The flight desk over a month."""

@@ -1,0 +1,1 @@
+"""Policy, identity, audit, encryption, TLS: what they hold and what they cost."""
