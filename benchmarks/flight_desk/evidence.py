@@ -23,7 +23,7 @@ from typing import Any
 
 from antiphon.app.wiring import Wired, open_project
 from antiphon.catalog.receipts import Receipt
-from antiphon.services.explaining import Explaining
+from antiphon.services.predictions import ProjectPredictions
 
 PROJECT = Path(__file__).parents[2] / "examples" / "flight_desk" / "out" / "demo" / "project"
 CONCURRENCY = 8
@@ -65,7 +65,7 @@ def every_receipt(wired: Wired) -> list[Receipt]:
 
 def explain_all(wired: Wired, receipts: list[Receipt], with_rows: list[Receipt]) -> Counter[str]:
     """How often each part is missing: every prediction, and a sample down to the source rows."""
-    explaining, lacks = Explaining(wired.store), Counter[str]()
+    explaining, lacks = ProjectPredictions(wired.store), Counter[str]()
     for receipt in receipts:
         lacks.update(missing_parts(explaining.explain(receipt.scope, receipt.prediction, source_rows=False)))
     print(f"explained {len(receipts)}", file=sys.stderr, flush=True)
@@ -80,7 +80,7 @@ def explain_all(wired: Wired, receipts: list[Receipt], with_rows: list[Receipt])
 
 async def replay_all(wired: Wired, receipts: list[Receipt]) -> list[Mapping[str, Any]]:
     """Made again, several at once, so that each runs in a crowd."""
-    explaining, limit = Explaining(wired.store), asyncio.Semaphore(CONCURRENCY)
+    explaining, limit = ProjectPredictions(wired.store), asyncio.Semaphore(CONCURRENCY)
 
     async def one(receipt: Receipt) -> Mapping[str, Any]:
         async with limit:

@@ -10,10 +10,9 @@ same project, catalog and engine, on another port.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import uvloop
@@ -24,7 +23,6 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.gateway.application import create_app
-from antiphon.gateway.identity_ports import Identity
 from antiphon.governance.policy_request import Decision, Resource
 from antiphon.governance.principal import Principal
 from antiphon.services.answering import is_plain
@@ -32,13 +30,14 @@ from antiphon.services.project.store import Store
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.services import Services
+from antiphon.testing import fakes
 
 ANYBODY = Principal("anybody", "default", "service")
 ALLOWED = Decision(True, ("everything",), "0" * 64)
 
 
 class Anybody:
-    """Implements ``gateway.identity_ports.Bearer``, and holds itself where the gateway looks for one."""
+    """Implements the authenticator, and holds itself where the gateway looks for one."""
 
     @property
     def bearer(self) -> Anybody:
@@ -85,13 +84,12 @@ async def serve(root: Path, port: int) -> None:
     telemetry.configure("gateway", store.paths.logs)
     wired = Wired(store, "gateway")
     wired.answerer = answerer(wired)
-    services = dataclasses.replace(
+    services = fakes.replaced(
         wired.gateway_services(confined=True),
-        authorise=lambda principal, action, resource: None,
-        identity=cast(Identity, Anybody()),  # of what it lacks, the routes that are asked use nothing
-        audit=None,
-        trail=None,
-        policies=None,
+        authorize=lambda principal, action, resource: None,
+        identity=Anybody(),  # of what it lacks, the routes that are asked use nothing
+        audit=lambda *record, **more: None,
+        trail=fakes.UnrecordedTrail(),
     )
     settings = msgspec.structs.replace(store.settings.gateway, port=port)
     try:

@@ -18,7 +18,14 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import (
+    AccessServices,
+    GatewayServices,
+    GenerationServices,
+    HealthServices,
+    PredictionServices,
+    WorkServices,
+)
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
@@ -26,20 +33,16 @@ from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import askable, embedding_models, file_contents, file_store
-from antiphon.services.explaining import Explaining
+from antiphon.services.features.feature_services import feature_services
 from antiphon.services.features.health import notices, snapshot_health
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.streams import Streams
-from antiphon.services.features.watch import feature_watch
 from antiphon.services.governance.identity import project_identity
 from antiphon.services.governance.policy_versions import PolicyService, records
-from antiphon.services.learning.models import learning_services
-from antiphon.services.learning.outcomes import DatasetAdapter, OutcomeAdapter
+from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import Learning
+from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
-from antiphon.services.publications import ProjectPublications, RecentReuse
-from antiphon.services.rollouts import rollout_transitions
 from antiphon.services.runs import ProjectRuns
 from antiphon.services.table_jobs import ProjectTableJobs
 from antiphon.serving.answerer import Answerer
@@ -72,62 +75,57 @@ class Wired:
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
-        store, explaining = self.store, Explaining(self.store)
+        store, predictions = self.store, ProjectPredictions(self.store)
 
-        def authorise(principal: Principal, action: str, resource: str | Resource) -> None:
+        def authorize(principal: Principal, action: str, resource: str | Resource) -> None:
             store.decider.require(principal, action, resource, {"environment": store.settings.project.environment})
 
         async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
             # A replay is an answer to the engine: it has a place among the answers, and waits at the gate.
             async with self.admission.enter("online"):
-                return await explaining.replay(self.gated, scope, prediction, self.standbys)
+                return await predictions.replay(self.gated, scope, prediction, self.standbys)
 
+        settings = store.settings
         return GatewayServices(
-            environment=store.settings.project.environment,
+            settings=settings,
             clock=SystemClock(),
-            answering=self.answerer,
-            authorise=authorise,
-            records=records(store),
-            models=lambda scope: [*askable(store, scope), *embedding_models(store)],
-            engine=self.engine.describe,
-            receipts=store.receipts,
-            texts=store.blobs,
-            explain=explaining.explain,
-            replay=replay,
-            releases=store.releases,
-            transitions=rollout_transitions(store),
-            learning=learning_services(store, self.engine, self.commit, self.features),
-            outcomes=OutcomeAdapter(store),
-            datasets=DatasetAdapter(store),
-            publications=ProjectPublications(store, self.features),
-            streams=Streams(store, self.features),
-            freshness=self.features.freshness,
-            runs=ProjectRuns(store, self.features),
-            batches=ProjectTableJobs(store, self.features, confined=confined),
-            identity=project_identity(store),
-            audit=store.audit.append,
-            trail=store.trail,
-            policies=PolicyService(store),
             warning=store.protection.warning,
-            history=self.features.history,
-            watch=feature_watch(store, self.features),
-            lookups=self.lookups,
-            files=self.files,
-            request_batches=request_batches(store, self.files),
-            breakers=lambda: self.answerer.breakers,
-            reuse=RecentReuse(ReceiptCounts(store.database), SystemClock()).of,
-            quotas=self.quotas,
-            most_tokens=self._most_tokens,
-            gate=lambda: self.gated.gate.status,
-            embedding=self.embeddings,
-            tokenising=self.engine,
-            processes=lambda: statuses(store.paths.run),
-            ready=self._ready,
-            notices=self._notices,
-            default_tenant=store.settings.project.tenant,
-            prices=store.settings.prices,
-            max_body_bytes=store.settings.gateway.max_body_bytes,
-            metrics=store.settings.metrics,
+            generation=GenerationServices(
+                answerer=self.answerer,
+                embeddings=self.embeddings,
+                engine=self.engine,
+                models=lambda scope: [*askable(store, scope), *embedding_models(store)],
+                most_tokens=self._most_tokens,
+                breakers=lambda: self.answerer.breakers,
+                gate=lambda: self.gated.gate.status,
+            ),
+            predictions=PredictionServices(
+                receipts=store.receipts,
+                texts=store.blobs,
+                explain=predictions.explain,
+                replay=replay,
+                reuse=RecentReuse(ReceiptCounts(store.database), SystemClock()).of,
+            ),
+            access=AccessServices(
+                identity=project_identity(store),
+                authorize=authorize,
+                records=records(store),
+                audit=store.audit.append,
+                trail=store.trail,
+                policies=PolicyService(store),
+                quotas=self.quotas,
+            ),
+            features=feature_services(store, self.features, self.lookups),
+            learning=learning_services(store, self.engine, self.commit, self.features),
+            work=WorkServices(
+                runs=ProjectRuns(store, self.features),
+                tables=ProjectTableJobs(store, self.features, confined=confined),
+                files=self.files,
+                batches=request_batches(store, self.files),
+            ),
+            health=HealthServices(
+                processes=lambda: statuses(store.paths.run), ready=self._ready, notices=self._notices
+            ),
         )
 
     async def answer_line(self, request: AnswerRequest | EmbeddingRequest) -> Answer | Embedding:

@@ -72,10 +72,10 @@ async def _ask(
             overrides=DecodingOverrides(max_tokens=max_tokens or None),
         )
         try:
-            return await found.answering.answer(request)
+            return await found.generation.answerer.answer(request)
         except (UnavailableError, FeatureUnavailableError) as error:
             published = store.publications.current(store.scope) is not None
-            if not needs_start(error, published) or any(process.alive for process in found.processes()):
+            if not needs_start(error, published) or any(process.alive for process in found.health.processes()):
                 raise
             raise UnavailableError(
                 f"{error.what} Nothing runs in this project.",

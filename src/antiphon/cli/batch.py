@@ -16,8 +16,8 @@ from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
+    from antiphon.batch.orders import TableOrder
     from antiphon.gateway.admin.shapes import BatchLine, BatchOutlook
-    from antiphon.gateway.ports import BatchOrder
 
 app = typer.Typer(name="batch", help="Batch jobs.", no_args_is_help=True)
 
@@ -65,7 +65,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Answer every row of a table. It survives a crash; Ctrl-C stops the waiting, not the job."""
-    from antiphon.gateway.ports import BatchOrder
+    from antiphon.batch.orders import TableOrder
 
     if output is None and not (precompute or dry_run):
         raise InvalidInputError(
@@ -73,7 +73,7 @@ def run(
             where="--output",
             next_step="Name a file with --output, or pass --precompute to store the answers for the online path alone.",
         )
-    order = BatchOrder(
+    order = TableOrder(
         application=application,
         input=str(input.resolve()),
         output=None if output is None else str(output.resolve()),
@@ -113,9 +113,9 @@ def list_jobs(limit: Limit = 20, project: Project = HERE, as_json: Json = False)
 
     async def found() -> list[BatchLine]:
         async with services(project) as (ports, store):
-            found = await asyncio.to_thread(ports.batches.list, store.scope, limit)
-            estimates = await asyncio.to_thread(ports.batches.estimates, store.scope, [job.id for job in found])
-            return list(batch_lines(found, estimates, ports.prices))
+            found = await asyncio.to_thread(ports.work.tables.list, store.scope, limit)
+            estimates = await asyncio.to_thread(ports.work.tables.estimates, store.scope, [job.id for job in found])
+            return list(batch_lines(found, estimates, ports.settings.prices))
 
     jobs = asyncio.run(found())
     show(jobs, as_json, lambda: _table(jobs))
@@ -139,18 +139,20 @@ def cancel(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
     async def cancelled() -> BatchObject:
         async with services(project) as (ports, store):
             who = at_terminal(store).id
-            return batch_object(await asyncio.to_thread(ports.batched().cancel, store.scope, job, who))
+            return batch_object(await asyncio.to_thread(ports.work.batches.cancel, store.scope, job, who))
 
     found = asyncio.run(cancelled())
     show(found, as_json, lambda: f"{found.id} {found.status}")
 
 
-async def _outlook(project: Path, order: BatchOrder) -> BatchOutlook:
+async def _outlook(project: Path, order: TableOrder) -> BatchOutlook:
     from antiphon.gateway.admin.work import batch_outlook
 
     async with services(project) as (ports, store):
         who = at_terminal(store)
-        return batch_outlook(await asyncio.to_thread(ports.batches.outlook, store.scope, who, order), ports.prices)
+        return batch_outlook(
+            await asyncio.to_thread(ports.work.tables.outlook, store.scope, who, order), ports.settings.prices
+        )
 
 
 def _foreseen(outlook: BatchOutlook) -> str:
@@ -185,33 +187,33 @@ async def _look(project: Path, job: str) -> dict[str, Any]:
     from antiphon.gateway.openai.batch_shapes import batch_object
 
     async with services(project) as (ports, store):
-        kept = await asyncio.to_thread(ports.batches.get, store.scope, job)
-        estimates = await asyncio.to_thread(ports.batches.estimates, store.scope, [job])
-        found: Any = batch_lines([kept], estimates, ports.prices)[0]
+        kept = await asyncio.to_thread(ports.work.tables.get, store.scope, job)
+        estimates = await asyncio.to_thread(ports.work.tables.estimates, store.scope, [job])
+        found: Any = batch_lines([kept], estimates, ports.settings.prices)[0]
         if kept.kind == KIND:
-            found = batch_object(await asyncio.to_thread(ports.batched().get, store.scope, job), estimates.get(job))
+            found = batch_object(await asyncio.to_thread(ports.work.batches.get, store.scope, job), estimates.get(job))
     shown: dict[str, Any] = msgspec.to_builtins(found)
     return shown
 
 
-async def _place(project: Path, order: BatchOrder, wait: bool) -> BatchLine:
+async def _place(project: Path, order: TableOrder, wait: bool) -> BatchLine:
     from antiphon.catalog.jobs import ENDED
     from antiphon.gateway.admin.shapes import BatchLine, read
 
     async with services(project) as (ports, store):
-        if wait and not any(process.name == "worker" and process.alive for process in ports.processes()):
+        if wait and not any(process.name == "worker" and process.alive for process in ports.health.processes()):
             raise UnavailableError(
                 "No worker runs, so nobody would work on the job.",
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or pass --no-wait.",
             )
-        made = await asyncio.to_thread(ports.batches.create, store.scope, at_terminal(store), order)
+        made = await asyncio.to_thread(ports.work.tables.create, store.scope, at_terminal(store), order)
         job = read(made, BatchLine)
         progress = Progress(f"{job.id} rows")
         while wait and job.status not in ENDED:
             progress(job.rows_done, job.total)
             await asyncio.sleep(_POLL)
-            job = read(await asyncio.to_thread(ports.batches.get, store.scope, job.id), BatchLine)
+            job = read(await asyncio.to_thread(ports.work.tables.get, store.scope, job.id), BatchLine)
         progress(job.rows_done, job.total)
         progress.end()
         return job

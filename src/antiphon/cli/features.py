@@ -54,7 +54,7 @@ def status(project: Project = HERE, as_json: Json = False) -> None:
 
     async def found() -> list[ViewFreshness]:
         async with services(project) as (ports, store):
-            return list(await asyncio.to_thread(ports.freshness, store.scope))
+            return list(await asyncio.to_thread(ports.features.freshness, store.scope))
 
     views = asyncio.run(found())
     show(views, as_json, lambda: freshness_table(views))
@@ -70,7 +70,7 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
 
     async def found() -> list[StreamStatus]:
         async with services(project) as (ports, store):
-            return list(await asyncio.to_thread(ports.streams.status, store.scope))
+            return list(await asyncio.to_thread(ports.features.streams.status, store.scope))
 
     told = asyncio.run(found())
     show(told, as_json, lambda: streams_table(told))

@@ -66,7 +66,7 @@ async def _look_up(
     from antiphon.serving.features.lookup_values import LookupRequest
 
     async with services(project) as (ports, store):
-        lookups = ports.looked_up()
+        lookups = ports.features.lookups
         plan = lookups.plan(store.scope, features, application, purpose, computed=told is not None)
         moment = entities.moment(as_of) or ports.clock.now()
         columns = frozenset(name for row in asked for name in row)

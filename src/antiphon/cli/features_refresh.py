@@ -62,12 +62,12 @@ async def _ordered(project: Path, views: list[str], moment: datetime | None, who
     from antiphon.cli.run_progress import followed
 
     async with services(project) as (ports, store):
-        if wait and not any(process.name == "worker" and process.alive for process in ports.processes()):
+        if wait and not any(process.name == "worker" and process.alive for process in ports.health.processes()):
             raise UnavailableError(
                 "No worker runs, so nobody would refresh.",
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or leave --wait out.",
             )
         when = moment.isoformat() if moment else None
-        ordered = await asyncio.to_thread(ports.runs.refresh, store.scope, views, when, None, whole)
+        ordered = await asyncio.to_thread(ports.work.runs.refresh, store.scope, views, when, None, whole)
         return await followed(store, ordered.id, wait)

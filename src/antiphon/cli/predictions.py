@@ -30,11 +30,11 @@ def explain(
         async with services(project) as (ports, store):
             reader = at_terminal(store)
             with refusals_on_record(store, reader, "read", f"prediction/{prediction}"):
-                receipt = ports.records.require_prediction(store.scope, reader, prediction)
+                receipt = ports.access.records.require_prediction(store.scope, reader, prediction)
             rows = full or as_json  # the short form shows none
-            source_rows = rows and ports.records.may_read_source_rows(store.scope, reader, receipt)
+            source_rows = rows and ports.access.records.may_read_source_rows(store.scope, reader, receipt)
             store.trail.record(store.scope, reader.id, "data.read", prediction, {"route": "antiphon explain"})
-            return await asyncio.to_thread(ports.explain, store.scope, prediction, source_rows)
+            return await asyncio.to_thread(ports.predictions.explain, store.scope, prediction, source_rows)
 
     explained = asyncio.run(found())
     show(explained, as_json, lambda: outline(explained) if full else brief(explained))
@@ -48,9 +48,9 @@ def replay(prediction: Prediction, project: Project = HERE, as_json: Json = Fals
         async with services(project) as (ports, store):
             reader = at_terminal(store)
             with refusals_on_record(store, reader, "answer", f"prediction/{prediction}"):
-                ports.records.require_replay(store.scope, reader, prediction)
+                ports.access.records.require_replay(store.scope, reader, prediction)
             store.trail.record(store.scope, reader.id, "data.read", prediction, {"route": "antiphon replay"})
-            return await ports.replay(store.scope, prediction)
+            return await ports.predictions.replay(store.scope, prediction)
 
     replayed = asyncio.run(made())
     show(replayed, as_json, lambda: outline(replayed))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from antiphon.gateway.ports import GatewayServices
+    from antiphon.gateway.services import GatewayServices
     from antiphon.governance.policy_request import Action
     from antiphon.governance.principal import Principal
     from antiphon.services.project.store import Store

@@ -49,7 +49,7 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
     async def cancelled() -> RunLine:
         async with services(project) as (ports, store):
             # What the run works on ends with it: a job over a table, or a batch with the files of what was done.
-            return read(await asyncio.to_thread(ports.runs.cancel, store.scope, run, at_terminal(store)), RunLine)
+            return read(await asyncio.to_thread(ports.work.runs.cancel, store.scope, run, at_terminal(store)), RunLine)
 
     found = asyncio.run(cancelled())
     show(found, as_json, lambda: f"{found.id} {found.status}")

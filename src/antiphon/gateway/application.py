@@ -45,8 +45,8 @@ from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.openai.asking import CLIENT_CLOSED_REQUEST
 from antiphon.gateway.operation import Operation
-from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.recognition import Recognition
+from antiphon.gateway.services import GatewayServices
 
 OPERATIONS: tuple[Operation, ...] = (
     *status.OPERATIONS,

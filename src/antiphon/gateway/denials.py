@@ -24,7 +24,7 @@ from starlette.requests import Request
 from antiphon.core.errors import AntiphonError, ForbiddenError, UnauthenticatedError
 from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 IN_FULL = 20
@@ -70,11 +70,11 @@ class Denials:
         Args:
             who: asked; by default whoever the request was found to be of.
         """
-        if not isinstance(error, UnauthenticatedError | ForbiddenError) or self._services.trail is None:
+        if not isinstance(error, UnauthenticatedError | ForbiddenError):
             return
         who = who or getattr(request.state, "principal", None)
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
-        tenant = who.tenant if who is not None else self._services.default_tenant
+        tenant = who.tenant if who is not None else self._services.settings.project.tenant
         refused = _Refusal(tenant, who.id if who is not None else NOBODY, peer, error.code)
         await self.settle()
         if not self._in_full(refused, known=who is not None):
@@ -138,7 +138,7 @@ class Denials:
             return False
 
     async def _write(self, refused: _Refusal, subject: str, detail: Mapping[str, Any], originator: str | None) -> None:
-        trail, scope = self._services.trail, Scope(refused.tenant, self._services.environment)
+        trail, scope = self._services.access.trail, Scope(refused.tenant, self._services.environment)
         assert trail is not None
         try:
             await run_in_threadpool(

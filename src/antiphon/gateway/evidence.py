@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from antiphon.core.errors import AntiphonError
 from antiphon.gateway import problem
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 
 READ = "data.read"
 
@@ -36,7 +36,7 @@ class Evidence:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._services.trail is None or not reads_data(scope):
+        if scope["type"] != "http" or not reads_data(scope):
             await self._app(scope, receive, send)
             return
         refused = False
@@ -55,8 +55,7 @@ class Evidence:
         await self._app(scope, receive, witnessed)
 
     async def _witness(self, scope: Scope, status: int) -> None:
-        trail, who = self._services.trail, _state(scope).get("principal")
-        assert trail is not None
+        trail, who = self._services.access.trail, _state(scope).get("principal")
         if status < 400 and who is not None:
             owner = self._services.scope(who)
             detail = _detail(scope, status)

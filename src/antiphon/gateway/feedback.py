@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.gateway import incoming, problem
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.learning.outcomes.intake import OutcomeResult
 from antiphon.learning.outcomes.submission import OutcomeSubmission
 
@@ -47,12 +47,14 @@ async def feedback(request: Request) -> Response:
     """The endpoint. A single outcome that is refused is answered with its error; of several, each has its own."""
     services: GatewayServices = request.app.state.services
     principal = await incoming.principal(request, services)
-    given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
+    given = incoming.json_object(await incoming.body(request, services.settings.gateway.max_body_bytes))
     several = "outcomes" in given
     arriving = _several(given) if several else (incoming.typed(given, OutcomeSubmission),)
     for application in sorted({outcome.application for outcome in arriving}):
-        await run_in_threadpool(services.authorise, principal, "feedback", f"application/{application}")
-    taken = await run_in_threadpool(services.outcomes.take, services.scope(principal), principal.id, arriving)
+        await run_in_threadpool(services.access.authorize, principal, "feedback", f"application/{application}")
+    taken = await run_in_threadpool(
+        services.learning.joiner.take_many, services.scope(principal), principal.id, arriving
+    )
     if not several and taken[0].error is not None:
         raise taken[0].error
     lines = tuple(_line(one) for one in taken)

@@ -15,10 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError, NotFoundError
-from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.gateway.transport_security import TransportSecurity
 
 
@@ -44,10 +43,10 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """``GET /readyz``: 200 when questions can be answered, 503 with the reasons otherwise."""
     services: GatewayServices = request.app.state.services
-    parts = dict(await services.ready())
+    parts = dict(await services.health.ready())
     notices: dict[str, str] = {}
     with suppress(AntiphonError):  # What does not answer is told by its own part.
-        notices |= await asyncio.to_thread(services.notices)
+        notices |= await asyncio.to_thread(services.health.notices)
     transport: TransportSecurity | None = getattr(request.app.state, "transport", None)
     if transport is not None:
         parts["certificate"] = transport.part()
@@ -66,21 +65,18 @@ async def metrics(request: Request) -> Response:
     """
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
-    if services.metrics == "off":
+    if services.settings.metrics == "off":
         raise NotFoundError("There is nothing at this path.", next_step='[gateway] metrics = "off" in antiphon.toml.')
-    if services.metrics == "key":
+    if services.settings.metrics == "key":
         principal = await incoming.principal(request, services)
-        await run_in_threadpool(services.authorise, principal, "read", "platform/*")
-    if services.gate is not None:
-        measurements.watch_gate(services.gate())
-    measurements.watch(await asyncio.to_thread(services.streams.watched))
-    measurements.watch_breakers(services.breakers())
-    scope = Scope(services.default_tenant, services.environment)
+        await run_in_threadpool(services.access.authorize, principal, "read", "platform/*")
+    measurements.watch_gate(services.generation.gate())
+    measurements.watch(await asyncio.to_thread(services.features.streams.watched))
+    measurements.watch_breakers(services.generation.breakers())
+    scope = services.settings.scope
     with suppress(AntiphonError):  # What was known stays known while the catalog is away.
-        if services.watch is not None:
-            found = await asyncio.to_thread(services.watch.skew.standing, scope)
-            measurements.watch_skew(found.values())
-        if services.files is not None and services.request_batches is not None:
-            counts = await asyncio.to_thread(services.request_batches.counts, scope)
-            measurements.watch_batches(counts, await asyncio.to_thread(services.files.used, scope))
+        found = await asyncio.to_thread(services.features.skew.standing, scope)
+        measurements.watch_skew(found.values())
+        counts = await asyncio.to_thread(services.work.batches.counts, scope)
+        measurements.watch_batches(counts, await asyncio.to_thread(services.work.files.used, scope))
     return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -15,7 +15,7 @@ import msgspec
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.measurements import Measurements, percentiles
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 
 PERIOD = 2.0
 KEPT = 1_800
@@ -91,7 +91,7 @@ class Histories:
         self._services = services
         self._measurements = measurements
         self._by_tenant: dict[str, History] = {}
-        self.of(Scope(services.default_tenant, services.environment))
+        self.of(Scope(services.settings.project.tenant, services.environment))
 
     def of(self, scope: Scope) -> History:
         """The history of a scope's tenant. Past ``MOST`` tenants the one that began first is forgotten."""

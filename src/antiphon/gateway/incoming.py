@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from antiphon.core.errors import InvalidInputError, TooLargeError, UnauthenticatedError, UnsupportedParameterError
 from antiphon.core.memory import MemoryRelease
 from antiphon.gateway.bounds import require_64_bits
-from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.recognition import Recognition
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal, originator
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ async def principal(request: Request, services: GatewayServices) -> Principal:
             next_step="Send `Authorization: Bearer ak_…`; `antiphon keys create` makes a key.",
         )
     recognition: Recognition = request.app.state.recognition
-    found = await recognition.principal(services.identity.bearer, key.strip())
+    found = await recognition.principal(services.access.identity.bearer, key.strip())
     request.state.principal = found
     return found
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.gateway.departure import Departed
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.allowance import REQUESTS, TOKENS, TOKENS_DAY
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Grant
@@ -83,11 +83,11 @@ async def reserve(
         UnavailableError: the catalog is away.
     """
     tokens = 0
-    if services.quotas is not None and principal.allowance.meters:
+    if principal.allowance.meters:
         first = questions[0]
         most = first.overrides.max_tokens
         if most is None:
-            most = services.most_tokens(first.scope, first.application)
+            most = services.generation.most_tokens(first.scope, first.application)
         tokens = sum(sizes.expected(question) for question in questions[::choices]) + len(questions) * most
     grant = await _granted(services, principal, tokens)
     return None if grant is None else Reservation(questions[::choices], grant, sizes)
@@ -119,18 +119,14 @@ async def count_request(services: GatewayServices, principal: Principal) -> None
 
 
 async def _granted(services: GatewayServices, principal: Principal, tokens: int) -> Grant | None:
-    quotas = services.quotas
-    if quotas is None:
-        return None
+    quotas = services.access.quotas
     return quotas.at_once(principal, tokens) or await run_in_threadpool(quotas.grant, principal, tokens)
 
 
 def headers(services: GatewayServices, principal: Principal) -> dict[str, str]:
     """How the key's quotas stand; nothing for a key without."""
-    if services.quotas is None:
-        return {}
     found = {}
-    for standing in services.quotas.standings(principal):
+    for standing in services.access.quotas.standings(principal):
         suffix = _SUFFIXES[standing.meter.name]
         found[f"x-ratelimit-limit-{suffix}"] = str(standing.meter.capacity)
         found[f"x-ratelimit-remaining-{suffix}"] = str(standing.remaining)

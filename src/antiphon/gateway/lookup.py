@@ -17,7 +17,7 @@ from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.gateway import incoming
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.serving.features.lookup import MOST_ENTITIES
 from antiphon.serving.features.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments
 
@@ -93,7 +93,7 @@ async def lookup(request: Request) -> Response:
     """The endpoint."""
     services: GatewayServices = request.app.state.services
     principal = await incoming.principal(request, services)
-    given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
+    given = incoming.json_object(await incoming.body(request, services.settings.gateway.max_body_bytes))
     sent = given.get("entities")
     if isinstance(sent, list) and len(sent) > MOST_ENTITIES:
         raise TooLargeError(
@@ -106,7 +106,7 @@ async def lookup(request: Request) -> Response:
         raise InvalidInputError(
             "An application has a purpose of its own.", where="purpose", next_step="Leave out one of the two."
         )
-    lookups, scope = services.looked_up(), services.scope(principal)
+    lookups, scope = services.features.lookups, services.scope(principal)
     planned = partial(lookups.plan, computed=body.inputs is not None)
     plan = await run_in_threadpool(planned, scope, body.features, body.application, body.purpose)
     found = await lookups.look_up(

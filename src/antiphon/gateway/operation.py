@@ -21,7 +21,7 @@ from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.departure import while_connected
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.policy_request import Action
 from antiphon.governance.principal import Principal
 
@@ -122,7 +122,7 @@ class Operation(msgspec.Struct, frozen=True):
         services: GatewayServices = request.app.state.services
         principal = await incoming.principal(request, services)
         if self.action is not None:
-            await run_in_threadpool(services.authorise, principal, self.action, self._resource(request))
+            await run_in_threadpool(services.access.authorize, principal, self.action, self._resource(request))
         call = Call(
             services=services,
             measurements=request.app.state.measurements,
@@ -138,10 +138,10 @@ class Operation(msgspec.Struct, frozen=True):
                 answer = await self.run(call)
         else:
             answer = await run_in_threadpool(self.run, call)
-        if self.changes and services.audit is not None:
+        if self.changes:
             detail = {} if call.body is None else msgspec.to_builtins(call.body)
             await run_in_threadpool(
-                services.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail),
+                services.access.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail),
                 originator=call.originator,
             )  # fmt: skip
         if self.page:
@@ -153,7 +153,7 @@ class Operation(msgspec.Struct, frozen=True):
         return f"{KINDS[noun]}/{next(iter(request.path_params.values()), '*')}"
 
     async def _body(self, request: Request, services: GatewayServices) -> Any:
-        content = await incoming.body(request, services.max_body_bytes)
+        content = await incoming.body(request, services.settings.gateway.max_body_bytes)
         if self.body is None:
             return None
         return incoming.typed(incoming.json_object(content), self.body)

@@ -13,7 +13,7 @@ import asyncio
 
 from starlette.concurrency import run_in_threadpool
 
-from antiphon.gateway.identity_ports import Bearer
+from antiphon.governance.authentication import Authenticator
 from antiphon.governance.principal import Principal
 
 
@@ -23,7 +23,7 @@ class Recognition:
     def __init__(self) -> None:
         self._readings: dict[str, asyncio.Task[Principal]] = {}
 
-    async def principal(self, bearer: Bearer, text: str) -> Principal:
+    async def principal(self, bearer: Authenticator, text: str) -> Principal:
         """Whom the text of a key or token speaks for.
 
         Raises:
@@ -39,7 +39,7 @@ class Recognition:
         # Shielded: others wait for this reading too, whoever began it.
         return await asyncio.shield(self._reading(bearer, text))
 
-    def _reading(self, bearer: Bearer, text: str) -> asyncio.Task[Principal]:
+    def _reading(self, bearer: Authenticator, text: str) -> asyncio.Task[Principal]:
         """The reading that begins now, or that another who waited has just begun."""
         reading = self._readings.get(text)
         if reading is None or reading.done():

@@ -16,10 +16,11 @@ from starlette.responses import Response
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.engine.api.messages import ModelDescription, Tokenization, TokenizationRequest
+from antiphon.engine.api.port import Engine
 from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_readable
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import TokenId
-from antiphon.gateway.ports import GatewayServices, Tokenising
+from antiphon.gateway.services import GatewayServices
 
 MOST_BODY_BYTES = 6 * MOST_TEXT_BYTES + 4_096
 """Largest body: the longest text, each byte of it in JSON's longest escape, and the names around it. Larger ones are
@@ -111,13 +112,13 @@ async def tokenizer_info(request: Request) -> Response:
 
 
 async def _body(request: Request, services: GatewayServices) -> bytes:
-    if services.max_body_bytes <= MOST_BODY_BYTES:
-        return await incoming.body(request, services.max_body_bytes)
+    if services.settings.gateway.max_body_bytes <= MOST_BODY_BYTES:
+        return await incoming.body(request, services.settings.gateway.max_body_bytes)
     return await incoming.body(request, MOST_BODY_BYTES, "Send it in parts.")
 
 
 async def _read(
-    request: Request, services: GatewayServices, engine: Tokenising, question: TokenizationRequest
+    request: Request, services: GatewayServices, engine: Engine, question: TokenizationRequest
 ) -> Tokenization:
     """The engine's answer, counted as a request of the key.
 
@@ -129,7 +130,7 @@ async def _read(
     return await engine.tokenize(question)
 
 
-async def _asked(request: Request, services: GatewayServices, named: str | None) -> tuple[Tokenising, ModelDescription]:
+async def _asked(request: Request, services: GatewayServices, named: str | None) -> tuple[Engine, ModelDescription]:
     """The plain model that is asked about, which the principal may ask.
 
     Raises:
@@ -138,9 +139,11 @@ async def _asked(request: Request, services: GatewayServices, named: str | None)
         ForbiddenError: policy says no.
     """
     principal = await incoming.principal(request, services)
-    engine = services.tokenised()
-    plain = services.models(services.scope(principal))
-    served = {model.name: model for model in (await services.engine()).models if model.name in plain}
+    engine = services.generation.engine
+    plain = services.generation.models(services.scope(principal))
+    served = {
+        model.name: model for model in (await services.generation.engine.describe()).models if model.name in plain
+    }
     if named is None and len(served) != 1:
         raise InvalidInputError(
             "No model is named.", where="model", next_step=f"Name one of {', '.join(sorted(served)) or 'none'}."
@@ -148,7 +151,7 @@ async def _asked(request: Request, services: GatewayServices, named: str | None)
     name = named if named is not None else next(iter(served))
     if name not in served:
         raise NotFoundError(f"There is no plain model {name!r}.", where="model", next_step="GET /v1/models lists them.")
-    await run_in_threadpool(services.authorise, principal, "answer", f"application/{name}")
+    await run_in_threadpool(services.access.authorize, principal, "answer", f"application/{name}")
     return engine, served[name]
 
 

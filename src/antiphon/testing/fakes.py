@@ -9,22 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from antiphon.batch.estimates import Estimates
 from antiphon.catalog.batch_work import BatchWork
-from antiphon.catalog.batches import Batches
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.definitions import AppliedProjects
 from antiphon.catalog.events import Event, EventLog
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import Jobs
-from antiphon.catalog.publications import Publications
 from antiphon.catalog.quotas import QuotaLevels
 from antiphon.catalog.receipts import (
     Attempt,
@@ -39,34 +35,54 @@ from antiphon.catalog.receipts import (
     UsageReceipt,
 )
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
-from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError, UnsupportedParameterError
 from antiphon.core.ids import content_hash, new_id
+from antiphon.core.paths import ProjectPaths
 from antiphon.core.scope import Scope
-from antiphon.core.settings import IdentitySettings
+from antiphon.core.settings import GatewaySettings, IdentitySettings, ProjectSettings, Settings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import Alternative, EngineDescription, EngineLoad, ModelDescription, TokenOut
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import (
+    AccessServices,
+    GatewayServices,
+    GenerationServices,
+    HealthServices,
+    PredictionServices,
+    WorkServices,
+)
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
+from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.features.feature_services import FeatureServices
+from antiphon.services.features.lineage import FeatureLineage
+from antiphon.services.features.lookup import Lookups
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.rollback import FeatureRollback
+from antiphon.services.features.skew import FeatureSkew
 from antiphon.services.features.streams import StreamStatus
-from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.view_status import ViewFreshness, ViewGlance
 from antiphon.services.governance.identity import ProjectIdentity
+from antiphon.services.governance.policy_versions import PolicyService, records
+from antiphon.services.learning.learning_services import LearningServices, learning_services
+from antiphon.services.project.store import Store
+from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.builtin import BUILTIN
-from antiphon.serving.records import Records
+from antiphon.serving.embedding import Embedding, EmbeddingRequest
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.testing.fake_batches import FakeBatches
 from antiphon.testing.stored_files import file_store, request_batches
 
 SECRET = bytes(range(32))
+T = TypeVar("T")
+
 APPLICATION = "desk"
 MODEL = "tiny"
 
@@ -247,79 +263,156 @@ def make_release(database: Database, scope: Scope, live: bool = True) -> Release
     return release
 
 
-def gateway_services(database: Database, answering: Any = None, **changes: Any) -> GatewayServices:
-    """Services over this (migrated) catalog; ``changes`` replace fields.
+def gateway_services(database: Database, answerer: Any = None, **changes: Any) -> GatewayServices:
+    """Returns services over this (migrated) catalog; ``changes`` replace parts of any group by their names.
 
-    The answers come from ``answering`` or a :class:`FakeAnswerer`; jobs are recorded and not worked on.
+    The answers come from ``answerer`` or a :class:`FakeAnswerer`; jobs are recorded and not run, and no view is
+    published. ``environment``, ``max_body_bytes`` and ``metrics`` change the settings.
     """
     clock = database.clock
-    keys, decider = Keys(database, SECRET), Decider()
-    receipts = Receipts(database)
-
-    async def engine() -> EngineDescription:
-        model = ModelDescription(MODEL, "fp-5f2c", 1024, "", (), "", "")
-        return EngineDescription("d", (model,), EngineLoad(running_online=1, running_batch=3, slots=16))
+    settings = Settings(
+        project=ProjectSettings(environment=changes.pop("environment", "dev")),
+        gateway=GatewaySettings(
+            max_body_bytes=changes.pop("max_body_bytes", 100_000), metrics=changes.pop("metrics", "open")
+        ),
+    )
+    store = _store(database, settings)
+    platform = FeaturePlatform(store)
+    answering = answerer or FakeAnswerer(store.receipts, clock)
+    freshness = changes.get("freshness", lambda scope: _freshness(clock))
 
     async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
-        receipts.get(scope, prediction)
+        store.receipts.get(scope, prediction)
         return {"prediction": prediction, "identical": True}
 
     async def ready() -> Mapping[str, str | None]:
         return {"catalog": None, "engine": None}
 
-    fields: dict[str, Any] = {
-        "environment": "dev",
+    parts: dict[str, Any] = {
+        "settings": settings,
         "clock": clock,
-        "answering": answering or FakeAnswerer(receipts, clock),
-        "authorise": decider.require,
-        "records": Records(
-            decider.decider, receipts, Blobs(database), Releases(database), Batches(database), AppliedProjects(database)
-        ),
-        "audit": AuditLog(database, SECRET).append,
+        "warning": None,
+        "answerer": answering,
+        "embeddings": NoEmbeddings(),
+        "engine": FakeEngine(),
         "models": lambda scope: (APPLICATION, MODEL),
-        "engine": engine,
-        "receipts": receipts,
-        "texts": Blobs(database),
+        "most_tokens": lambda scope, model: 256,
+        "breakers": lambda: (),
+        "gate": lambda: GateStatus(limit=16, inside=0, waiting=0, pace=0.0),
+        "receipts": store.receipts,
+        "texts": store.blobs,
         "explain": lambda scope, prediction, source_rows: {
-            "receipt": msgspec.to_builtins(receipts.get(scope, prediction))
+            "receipt": msgspec.to_builtins(store.receipts.get(scope, prediction))
         },
         "replay": replay,
-        "releases": Releases(database),
-        "transitions": RolloutTransitions(
-            database,
-            Releases(database),
-            Rollouts(database),
-            audit=AuditLog(database, SECRET).append,
-            feature_exists=lambda scope, view, version: True,
+        "reuse": lambda scope: (),
+        "identity": ProjectIdentity(
+            database, store.keys, store.audit, IdentitySettings(), Scope(), database.path.parent, SECRET
         ),
-        "outcomes": None,  # a test of feedback passes its own
-        "datasets": Datasets(database),
-        "publications": Publications(database),
+        "authorize": Decider().require,
+        "records": records(store),
+        "audit": store.audit.append,
+        "trail": UnrecordedTrail(),
+        "policies": PolicyService(store),
+        "quotas": Quotas(QuotaLevels(database), clock),
+        "publications": store.publications,
         "streams": _Streams(EventLog(database)),
-        "freshness": lambda scope: _freshness(clock),
+        "freshness": freshness,
+        "glance": lambda scope: [ViewGlance(**msgspec.structs.asdict(view)) for view in freshness(scope)],
+        "history": platform.history,
+        "lookups": Lookups(store, platform, LiveReleases(store.releases, clock, rollouts=store.rollouts)),
+        "skew": FeatureSkew(store, platform),
+        "rollback": FeatureRollback(store, platform),
+        "neighbours": platform.neighbours,
+        "lineage": FeatureLineage(store, platform),
         "runs": NoRuns(),
-        "batches": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), database.clock)),
-        "identity": _identity(database, keys),
+        "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),
+        "files": (files := file_store(database, SECRET)),
+        "batches": request_batches(database, files, SECRET),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
             ProcessStatus("gateway", 4712, True, 0, clock.now(), 120_000_000, 0),
             ProcessStatus("worker", 4713, True, 1, clock.now(), 180_000_000, 15),
         ],
         "ready": ready,
-        "files": (files := file_store(database, SECRET)),
-        "request_batches": request_batches(database, files, SECRET),
-        "quotas": Quotas(QuotaLevels(database), clock),
-        "max_body_bytes": 100_000,
+        "notices": dict,
     }
-    return GatewayServices(**{**fields, **changes})
-
-
-def _identity(database: Database, keys: Keys) -> ProjectIdentity:
-    """The real identity over this catalog, with no token issuer."""
-    scope = Scope("default", "dev")
-    return ProjectIdentity(
-        database, keys, AuditLog(database, SECRET), IdentitySettings(), scope, database.path.parent, SECRET
+    learning = learning_services(store, parts["engine"], GroupCommit(database), platform)
+    parts |= {each.name: getattr(learning, each.name) for each in fields(learning)}
+    parts["transitions"] = RolloutTransitions(
+        database, store.releases, store.rollouts, audit=store.audit.append, feature_exists=lambda *_: True
     )
+    if unknown := changes.keys() - parts.keys():
+        raise TypeError(f"The gateway has no {', '.join(sorted(unknown))}.")
+    parts |= changes
+
+    def group(kind: type[T]) -> T:
+        return kind(**{each.name: parts[each.name] for each in fields(kind)})  # type: ignore[arg-type]
+
+    for name, kind in GROUPS.items():
+        parts[name] = group(kind)
+    return group(GatewayServices)
+
+
+def replaced(services: GatewayServices, **changes: Any) -> GatewayServices:
+    """Returns the services with parts of any group replaced by their names."""
+    for name, kind in GROUPS.items():
+        own = {each.name: changes.pop(each.name) for each in fields(kind) if each.name in changes}
+        if own:
+            services = replace(services, **{name: replace(getattr(services, name), **own)})
+    return replace(services, **changes)
+
+
+GROUPS: Mapping[str, type[Any]] = {
+    "generation": GenerationServices,
+    "predictions": PredictionServices,
+    "access": AccessServices,
+    "features": FeatureServices,
+    "learning": LearningServices,
+    "work": WorkServices,
+    "health": HealthServices,
+}
+
+
+def _store(database: Database, settings: Settings) -> Store:
+    """Returns a project's store over an open catalog, beside which its folder lies."""
+    folder = database.path.parent
+    store = Store(settings, ProjectPaths(root=folder, directory=folder / ".antiphon"))
+    store.database = database
+    store.keys = Keys(database, SECRET)
+    store.audit = AuditLog(database, SECRET)
+    return store
+
+
+class FakeEngine:
+    """An engine that serves one model and has 16 slots."""
+
+    async def describe(self) -> EngineDescription:
+        model = ModelDescription(MODEL, "fp-5f2c", 1024, "", (), "", "")
+        return EngineDescription("d", (model,), EngineLoad(running_online=1, running_batch=3, slots=16))
+
+
+class NoEmbeddings:
+    """Embeds no text."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        raise UnavailableError("Nothing is embedded here.", where="gateway", next_step="Pass embeddings.")
+
+
+class UnrecordedTrail:
+    """An audit log that records nothing: for tests of other parts."""
+
+    def enqueue(self, *record: Any, **more: Any) -> None:
+        pass
+
+    def record(self, *record: Any, **more: Any) -> None:
+        pass
+
+    def query(self, scope: Scope, query: Any) -> Sequence[Any]:
+        return ()
+
+    def checkpoint(self, scope: Scope) -> None:
+        return None
 
 
 class NoRuns:

@@ -38,10 +38,10 @@ from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply.apply import apply
-from antiphon.services.explaining import Explaining
 from antiphon.services.features.refreshing import finish_apply
 from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing import feature_crowd_broken
@@ -269,7 +269,7 @@ class Role(Life):
 
     def _try_pins(self) -> list[str]:
         """Predictions explained and made again, datasets built again, earlier releases read; what went wrong."""
-        scope, explaining, wrong = self.store.scope, Explaining(self.store), []
+        scope, explaining, wrong = self.store.scope, ProjectPredictions(self.store), []
         for prediction in self._order["predictions"]:
             try:
                 features = explaining.explain(scope, prediction)["features"]

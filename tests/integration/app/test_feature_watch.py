@@ -16,8 +16,8 @@ from tests.integration.app.watched_project import ROWS, Project, told
 from antiphon.catalog.verdicts import Staged
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
-from antiphon.services.explaining import Explaining
 from antiphon.services.features.glance import FeatureGlance
+from antiphon.services.predictions import ProjectPredictions
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ async def test_an_on_demand_feature_is_followed_to_the_request_and_what_it_read(
         page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=wait.each")).text
         assert "minutes 90.0" in page
         assert page.count('<span class="chip completed">made again</span>') == 2, "and what it read"
-    features = Explaining(project.store).explain(project.store.scope, receipt.prediction)["features"]
+    features = ProjectPredictions(project.store).explain(project.store.scope, receipt.prediction)["features"]
     assert [(one["source"], one["inputs"]) for one in features if one["name"] == "wait.each"] == [
         ("request", {"minutes": 90.0})
     ]

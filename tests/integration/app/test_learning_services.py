@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.app.wiring import Wired
 from antiphon.gateway.application import create_app
-from antiphon.services.learning.models import learning_services
 
 
 @pytest.fixture
@@ -27,8 +25,7 @@ async def wired(tmp_path: Path) -> AsyncIterator[Wired]:
 
 async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Wired) -> None:
     store = wired.store
-    learning = learning_services(store, wired.engine, wired.commit, wired.features)
-    services = dataclasses.replace(wired.gateway_services(), learning=learning)
+    services = wired.gateway_services()
     key, _ = store.keys.create(store.scope.tenant, "builder", "engineer", None)
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(create_app(services, sampling=False)),

@@ -17,8 +17,8 @@ from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply.apply import apply
-from antiphon.services.explaining import Explaining
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
@@ -77,13 +77,13 @@ class Shop(Project):
         self.engine = ScriptedEngine(echo)
 
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[tuple[object, Explaining]]:
+    async def asking(self) -> AsyncIterator[tuple[object, ProjectPredictions]]:
         store, commit = self.store, GroupCommit(self.store.database)
         answering = answerer(
             store, self.engine, commit, LiveReleases(store.releases, store.database.clock), self.platform
         )
         try:
-            yield answering, Explaining(store)
+            yield answering, ProjectPredictions(store)
         finally:
             await answering.close()
             await asyncio.to_thread(commit.close)

@@ -18,7 +18,7 @@ from antiphon.catalog.database import Database
 from antiphon.core.errors import SetupError
 from antiphon.engine import weights
 from antiphon.gateway.application import create_app
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.keys import Keys
 from antiphon.testing import fakes
 

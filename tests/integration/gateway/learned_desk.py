@@ -17,7 +17,6 @@ from tests.unit.learning.evaluation.test_gates import GOOD
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.evaluations import Bin, Evaluation, Evaluations, Gate, Measure
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.evidence_counts import EvidenceCounts
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
@@ -25,18 +24,14 @@ from antiphon.catalog.rollouts import Arm, Exposure, Rollout, Rollouts, ShadowPa
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.durable.runs import Runs
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit import AuditLog
-from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.outcomes.submission import OutcomeSubmission
-from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
-from antiphon.releases.changelog import Changelog
 from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
-from antiphon.services.learning.models import LearningServices
 from antiphon.testing import fakes
 
 PLAN = RolloutPlan(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50)
@@ -71,18 +66,14 @@ class LearnedDesk(Desk):
         return self.runs.submit(scope, "train", {"application": order.application}, order.key)
 
     def services(self) -> GatewayServices:
-        database = self.database
-        learning = LearningServices(
-            rollouts=self.rollouts,
-            judgements=Judgements(database),
-            evidence=EvidenceCounts(database),
-            changelog=Changelog(self.releases, self.rollouts),
-            registry=ModelRegistry(database),
-            evaluations=Evaluations(database),
-            training=self,
-        )
         return fakes.gateway_services(
-            database, learning=learning, transitions=self.transitions, outcomes=_Outcomes(self), runs=self.runs
+            self.database,
+            training=self,
+            transitions=self.transitions,
+            outcomes=self.outcomes,
+            joiner=self.joiner,
+            monitor=self.monitor,
+            runs=self.runs,
         )
 
     def release(self, number: int, model: str | None = None, plan: RolloutPlan = PLAN, **fields: Any) -> Release:
@@ -199,33 +190,6 @@ def evaluated(number: int, release: str, auc: float) -> Evaluation:
         gates=(Gate("auc", passed, auc - 0.05, 0.6, reason), Gate("leaked_share", None, None, None, "Switched off.")),
         created_at=NOON + timedelta(hours=number),
     )
-
-
-class _Outcomes:
-    """The port over the desk."""
-
-    def __init__(self, desk: LearnedDesk) -> None:
-        self._desk = desk
-        self._monitor = Monitor(
-            outcomes=desk.outcomes,
-            receipts=desk.receipts,
-            datasets=Datasets(desk.database),
-            applications=desk.declared,
-            lake=None,  # type: ignore[arg-type]
-            clock=desk.clock,
-        )
-
-    def take(self, scope: Scope, principal: str, arriving: Any) -> Any:
-        return self._desk.joiner.take_many(scope, principal, arriving)
-
-    def list(self, scope: Scope, application: str, status: Any, before: datetime | None, limit: int) -> Any:
-        return self._desk.outcomes.list(scope, application, status=status, before=before, limit=limit)
-
-    def performance(self, scope: Scope, application: str, since: datetime | None, until: datetime | None) -> Any:
-        return self._monitor.performance(scope, application, since=since, until=until)
-
-    def drift(self, scope: Scope, application: str) -> Any:
-        return self._monitor.drift(scope, application)
 
 
 _ARMS: tuple[Arm, Arm] = ("canary", "control")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import httpx2
 import jsonschema
@@ -61,7 +60,7 @@ async def test_a_replay_ends_when_its_caller_leaves(services, keys) -> None:
 
     headers = {"authorization": f"Bearer {keys['admin']}"}
     async with (
-        serve(dataclasses.replace(services, replay=replay)) as running,
+        serve(fakes.replaced(services, replay=replay)) as running,
         httpx2.AsyncClient(base_url=running.url, headers=headers) as client,
     ):
         asking = asyncio.create_task(client.post(f"/admin/predictions/{await asked(client)}/replay"))
@@ -73,7 +72,7 @@ async def test_a_replay_ends_when_its_caller_leaves(services, keys) -> None:
 
 async def test_erased_texts_are_shown_as_absent(admin, database, services) -> None:
     made = await asked(admin)
-    services.texts.erase(SCOPE, services.receipts.get(SCOPE, made).text_blob)
+    services.predictions.texts.erase(SCOPE, services.predictions.receipts.get(SCOPE, made).text_blob)
     shown = (await admin.get(f"/admin/predictions/{made}")).json()
     assert shown["text"] is None
     assert shown["prompts"][0] is not None
@@ -241,13 +240,14 @@ async def test_status_in_one_call(admin) -> None:
 
 
 async def test_status_and_readiness_survive_an_engine_that_is_away(database, answerer, keys) -> None:
-    async def away():
-        raise EngineError("The engine is away.")
+    class Away:
+        async def describe(self):
+            raise EngineError("The engine is away.")
 
     async def ready():
         return {"catalog": None, "engine": "it is away"}
 
-    services = fakes.gateway_services(database, answerer, engine=away, ready=ready)
+    services = fakes.gateway_services(database, answerer, engine=Away(), ready=ready)
     async with serve(services) as running, httpx2.AsyncClient(base_url=running.url) as client:
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["parts"]["engine"]) == (503, "it is away")

@@ -57,7 +57,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     embeddings = Embeddings(desk.services, engine, lambda scope: (MODEL,))
     issued = Keys(desk.database, fakes.SECRET)
     keys = {role: issued.create("default", f"the-{role}", role)[0] for role in ("service", "viewer")}
-    services = fakes.gateway_services(desk.database, embedding=embeddings)
+    services = fakes.gateway_services(desk.database, embeddings=embeddings)
     async with serve(services) as running:
         yield World(desk, engine, embeddings, running.url, keys)
     await engine.close()

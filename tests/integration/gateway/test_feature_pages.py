@@ -15,13 +15,11 @@ from tests.integration.features.monitoring.test_quality import Airport
 from tests.integration.features.world import NOON
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.catalog.database import Database
 from antiphon.catalog.verdicts import Verdict
-from antiphon.core.errors import UnavailableError
 from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.application import create_app
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.keys import Keys
 from antiphon.services.features.view_status import ViewFreshness
 from antiphon.testing import fakes
@@ -140,11 +138,3 @@ async def test_the_same_over_http(watched: Watched) -> None:
         assert (await http.get("/admin/features/nothing/history")).status_code == 404
     async with client(watched, "viewer", page=False) as http:
         assert (await http.get("/admin/features/delays/quarantine")).status_code == 403
-
-
-def test_a_gateway_without_the_history_says_so(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/catalog.db")
-    database.migrate()
-    with pytest.raises(UnavailableError, match="not served here"):
-        fakes.gateway_services(database).remembered()
-    database.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,7 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.gateway import openapi
 from antiphon.gateway.application import OPERATIONS, create_app
 from antiphon.governance.keys import Keys
-from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.testing import fakes
-
-
-class Outcomes:
-    """The port over a desk."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._monitor = Monitor(
-            outcomes=desk.outcomes,
-            receipts=desk.receipts,
-            datasets=Datasets(desk.database),
-            applications=desk.declared,
-            lake=None,  # type: ignore[arg-type]
-            clock=desk.clock,
-        )
-
-    def take(self, scope: Any, principal: str, arriving: Sequence[Any]) -> Any:
-        return self._desk.joiner.take_many(scope, principal, arriving)
-
-    def list(self, scope: Any, application: str, status: Any, before: datetime | None, limit: int) -> Any:
-        return self._desk.outcomes.list(scope, application, status=status, before=before, limit=limit)
-
-    def performance(self, scope: Any, application: str, since: datetime | None, until: datetime | None) -> Any:
-        return self._monitor.performance(scope, application, since=since, until=until)
-
-    def drift(self, scope: Any, application: str) -> Any:
-        return self._monitor.drift(scope, application)
 
 
 @pytest.fixture
@@ -57,7 +29,10 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[httpx2.AsyncClient]:
-    app = create_app(fakes.gateway_services(desk.database, outcomes=Outcomes(desk)), sampling=False)
+    app = create_app(
+        fakes.gateway_services(desk.database, outcomes=desk.outcomes, joiner=desk.joiner, monitor=desk.monitor),
+        sampling=False,
+    )
     key, _ = Keys(desk.database, fakes.SECRET).create("default", "sender", "service")
     headers = {"authorization": f"Bearer {key}"}
     transport = httpx2.ASGITransport(app)

@@ -153,7 +153,7 @@ async def test_a_form_that_is_not_of_this_session_changes_nothing(browser, keys,
 async def test_without_the_check_of_forms_it_would(browser, keys, monkeypatch) -> None:
     await sign_in(browser, keys["engineer"])
     assert (await browser.post("/logout")).status_code == 403
-    sessions = browser._transport.app.state.services.identity.sessions  # type: ignore[attr-defined]
+    sessions = browser._transport.app.state.services.access.identity.sessions  # type: ignore[attr-defined]
     monkeypatch.setattr(sessions, "check_form", lambda session, sent: None)
     assert (await browser.post("/logout")).status_code == 303
     assert (await browser.get("/requests")).status_code == 303

@@ -264,15 +264,6 @@ async def test_what_is_answered_is_what_openapi_says(desk: LearnedDesk, http: ht
         jsonschema.validate(await got(http, real), resolved)
 
 
-async def test_a_gateway_without_models_says_so(desk: LearnedDesk) -> None:
-    fakes.make_release(desk.database, DEV)
-    app = create_app(fakes.gateway_services(desk.database), sampling=False)
-    transport = httpx2.ASGITransport(app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://desk", headers=key(desk, "admin")) as client:
-        answer = await client.get("/admin/rollouts")
-        assert (answer.status_code, answer.json()["error"]["next_step"]) == (503, "Ask the project's own gateway.")
-
-
 def test_the_plan_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from antiphon.gateway.admin import rollouts
     from antiphon.releases import declaration

@@ -340,7 +340,7 @@ async def test_a_client_that_vanishes_during_silent_prefill_frees_its_slot(
         freed = loop.time() - left
     # One decode step of the engine takes about 7 ms (FACTS); the slot must be free within one.
     assert freed < 0.007
-    assert running.services.receipts.list(answerer.asked[0].scope) == []
+    assert running.services.predictions.receipts.list(answerer.asked[0].scope) == []
     answerer.hold = None
     async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=keys["service"]) as client:
         assert (await client.chat.completions.create(model="desk", messages=MESSAGES)).choices

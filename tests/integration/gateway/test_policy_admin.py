@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.keys import Keys
 from antiphon.governance.live_policies import LivePolicies
 from antiphon.governance.policy import default_policies
@@ -33,11 +32,6 @@ CASE = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Served(GatewayServices):
-    policies: Any = None
-
-
 @dataclass
 class World:
     running: Running
@@ -55,12 +49,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     sets = PolicySets(store.database, store.audit.append)
     live = LivePolicies(sets, store.database.clock, store.scope)
     store.__dict__["decider"] = live
-    plain = fakes.gateway_services(store.database, environment="prod", authorise=live.require)
-    given = {field.name: getattr(plain, field.name) for field in fields(GatewayServices)}
+    services = fakes.gateway_services(
+        store.database, environment="prod", authorize=live.require, policies=PolicyService(store, sets)
+    )
     issued = Keys(store.database, fakes.SECRET)
     roles = {"ann": "admin", "bob": "admin", "eve": "engineer", "vic": "viewer", "app": "service"}
     keys = {name: issued.create("default", name, role)[0] for name, role in roles.items()}
-    async with serve(Served(**{**given, "policies": PolicyService(store, sets)})) as running:
+    async with serve(services) as running:
         yield World(running, keys)
     store.close()
 
@@ -148,10 +143,3 @@ async def test_the_page_shows_what_a_proposal_changes_and_approves_it(world: Wor
         done = await browser.post("/policy", data={**form, "reason": "agreed"})
         assert (done.status_code, done.headers["location"]) == (303, "/policy")
         assert "by bob: agreed" in (await browser.get("/policy")).text
-
-
-async def test_a_gateway_without_policies_says_so(running: Running, keys: dict[str, str]) -> None:
-    headers = {"authorization": f"Bearer {keys['admin']}"}
-    async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
-        answer = await client.get("/admin/policies")
-        assert answer.status_code == 503

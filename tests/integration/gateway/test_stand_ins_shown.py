@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import httpx2
@@ -11,6 +10,7 @@ from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
+from antiphon.testing import fakes
 
 BREAKERS = (
     BreakerStatus("main", "open", 12, 9, 2, 3.5),
@@ -26,7 +26,7 @@ COUNTS = (
 
 
 async def test_breakers_and_reuse_are_shown_everywhere(services, keys) -> None:
-    shown = dataclasses.replace(services, breakers=lambda: BREAKERS, reuse=lambda scope: COUNTS)
+    shown = fakes.replaced(services, breakers=lambda: BREAKERS, reuse=lambda scope: COUNTS)
     async with serve(shown) as running, httpx2.AsyncClient(base_url=running.url, timeout=10) as client:
         status = (await client.get("/admin/status", headers={"authorization": f"Bearer {keys['viewer']}"})).json()
         assert [one["state"] for one in status["breakers"]] == ["open", "closed"]

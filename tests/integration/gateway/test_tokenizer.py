@@ -25,8 +25,7 @@ async def http(database: Database, keys: dict[str, str]) -> AsyncIterator[httpx2
     engine = await LocalEngine(runtimes).start()
     services = fakes.gateway_services(
         database,
-        engine=engine.describe,
-        tokenising=engine,
+        engine=engine,
         models=lambda scope: ("desk", *names),
         max_body_bytes=4_000_000,
     )

@@ -129,6 +129,10 @@ class _Ready:
     def notices(self) -> dict[str, str]:
         return {}
 
+    @property
+    def health(self) -> _Ready:
+        return self
+
 
 @asynccontextmanager
 async def serve_tls(files: TlsFiles, *, poll: float = 0.02, clock: Any = None) -> AsyncIterator[Served]:

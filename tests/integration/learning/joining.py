@@ -11,6 +11,7 @@ import msgspec
 from tests.unit.catalog.examples import DEV, NOON, application, open_database, receipt
 
 from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.core.clock import ManualClock
@@ -21,6 +22,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.matching import subject_of
+from antiphon.learning.outcomes.monitoring import Monitor
 
 KEY = b"k" * 32
 SCHEMA = json.dumps(
@@ -74,6 +76,17 @@ class Desk:
             texts=Blobs(self.database),
             applications=self.declared,
             subject_key=KEY,
+        )
+
+    @property
+    def monitor(self) -> Monitor:
+        return Monitor(
+            outcomes=self.outcomes,
+            receipts=self.receipts,
+            datasets=Datasets(self.database),
+            applications=self.declared,
+            lake=None,  # type: ignore[arg-type]
+            clock=self.clock,
         )
 
     def predict(

@@ -18,8 +18,8 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
-from antiphon.services.explaining import Explaining
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
@@ -76,7 +76,7 @@ async def project(tmp_path: Path) -> AsyncIterator[Project]:
 async def test_every_role_is_explained_and_replayed(project: Project) -> None:
     control = project.release(PLAIN, live=True)
     candidate = project.release(msgspec.structs.replace(PLAIN, owner="the next one"))
-    scope, explaining = project.store.scope, Explaining(project.store)
+    scope, explaining = project.store.scope, ProjectPredictions(project.store)
     rollout = project.rollouts.start(
         scope, "desk", candidate.id, control.id, Rollout(canary=(30,), shadow=1.0), "author", "a test", state="canary"
     )

@@ -49,12 +49,12 @@ def _query(call: Call) -> AuditPage:
 
 def page(call: Call, wanted: AuditFilter) -> AuditPage:
     """One page of the caller's own scope."""
-    found = tuple(call.services.trailed().query(call.scope, wanted))
+    found = tuple(call.services.access.trail.query(call.scope, wanted))
     return AuditPage(found, found[-1].sequence if len(found) == wanted.limit and found[-1].sequence > 0 else None)
 
 
 def _checkpoint(call: Call) -> AuditCheckpoint:
-    trail = call.services.trailed()
+    trail = call.services.access.trail
     newest = trail.checkpoint(call.scope)
     if newest is None:
         raise NotFoundError(
@@ -71,7 +71,7 @@ def _proof(call: Call) -> AuditProof:
         raise InvalidInputError(
             f"{text[:40]!r} is not a record's number.", where="sequence", next_step="Records are counted from 0."
         )
-    return call.services.trailed().proof(call.scope, int(text))
+    return call.services.access.trail.proof(call.scope, int(text))
 
 
 OPERATIONS = (

@@ -43,12 +43,12 @@ class DatasetList(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> DatasetList:
     wanted: DatasetsWanted = call.query
-    found = call.services.datasets.list(call.scope, wanted.application, kind=wanted.kind, limit=wanted.limit)
+    found = call.services.learning.datasets.list(call.scope, wanted.application, kind=wanted.kind, limit=wanted.limit)
     return DatasetList(tuple(line(dataset) for dataset in found))
 
 
 def _get(call: Call) -> Dataset:
-    return call.services.datasets.get(call.scope, call.path["dataset"])
+    return call.services.learning.datasets.get(call.scope, call.path["dataset"])
 
 
 def line(dataset: Dataset) -> DatasetLine:

@@ -11,7 +11,7 @@ from antiphon.catalog.evaluations import Evaluation
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import release_shapes
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.learning.evaluation.gates import DISPARITY
 from antiphon.learning.registry.card import ModelCard
@@ -28,13 +28,13 @@ class EvaluationsWanted(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> release_shapes.EvaluationList:
     wanted: EvaluationsWanted = call.query
-    found = call.services.learned().evaluations.list(call.scope, wanted.application, wanted.release, wanted.limit)
+    found = call.services.learning.evaluations.list(call.scope, wanted.application, wanted.release, wanted.limit)
     shown = evaluations_shown(call.services, call.scope, call.principal, found)
     return release_shapes.EvaluationList(tuple(map(release_shapes.evaluation_line, shown)))
 
 
 def _get(call: Call) -> Evaluation:
-    found = call.services.learned().evaluations.get(call.scope, call.path["evaluation"])
+    found = call.services.learning.evaluations.get(call.scope, call.path["evaluation"])
     return evaluations_shown(call.services, call.scope, call.principal, [found])[0]
 
 
@@ -44,7 +44,7 @@ def card_shown(services: GatewayServices, scope: Scope, who: Principal, name: st
     Raises:
         NotFoundError: there is no such model.
     """
-    card = services.learned().registry.card(scope, name)
+    card = services.learning.registry.card(scope, name)
     newest = () if card.evaluation is None else (card.evaluation,)
     shown = evaluations_shown(services, scope, who, (*newest, *card.earlier))
     return msgspec.structs.replace(card, evaluation=shown[0] if newest else None, earlier=shown[len(newest) :])
@@ -67,7 +67,7 @@ def evaluations_shown(
 ) -> tuple[Evaluation, ...]:
     """Evaluations; what one says of single values of an entity's keys is for those who may read all entities."""
     readable = {
-        name: services.records.may_read_application(scope, who, name)
+        name: services.access.records.may_read_application(scope, who, name)
         for name in {one.application for one in evaluations}
     }
     return tuple(one if readable[one.application] else _without_slices(one) for one in evaluations)

@@ -15,7 +15,7 @@ from antiphon.features.offline.lineage import Lineage
 from antiphon.features.publication.rollback import ViewRollback
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 
@@ -100,27 +100,27 @@ class Holding(msgspec.Struct, frozen=True):
 
 def _rollback(call: Call) -> ViewRollback:
     wanted: TakeBack = call.body
-    return call.services.watched().rollback.view(
+    return call.services.features.rollback.view(
         call.scope, call.path["view"], wanted.to, reason=wanted.reason, principal=call.principal.id, hold=wanted.hold,
         dry_run=wanted.dry_run, seen=wanted.seen,
     )  # fmt: skip
 
 
 def _hold(call: Call) -> Holding:
-    view, rollback = call.path["view"], call.services.watched().rollback
+    view, rollback = call.path["view"], call.services.features.rollback
     rollback.hold(call.scope, view, reason=call.body.reason, principal=call.principal.id)
     return Holding(view, rollback.held(call.scope).get(view))
 
 
 def _resume(call: Call) -> Holding:
-    view, rollback = call.path["view"], call.services.watched().rollback
+    view, rollback = call.path["view"], call.services.features.rollback
     rollback.resume(call.scope, view, reason=call.body.reason, principal=call.principal.id)
     return Holding(view, rollback.held(call.scope).get(view))
 
 
 def _last(call: Call) -> LastSkew:
     view = call.path["view"]
-    found = call.services.watched().skew.last(call.scope, view)
+    found = call.services.features.skew.last(call.scope, view)
     return LastSkew(
         view, None if found is None else differences_shown(call.services, call.scope, call.principal, found)
     )
@@ -128,13 +128,13 @@ def _last(call: Call) -> LastSkew:
 
 def _skew_history(call: Call) -> SkewHistory:
     view, wanted = call.path["view"], call.query
-    return SkewHistory(view, tuple(call.services.watched().skew.history(call.scope, view, wanted.limit)))
+    return SkewHistory(view, tuple(call.services.features.skew.history(call.scope, view, wanted.limit)))
 
 
 def _skew(call: Call) -> SkewReport:
     wanted: Comparison = call.body
     view = call.path["view"]
-    found = call.services.watched().skew.measure(
+    found = call.services.features.skew.measure(
         call.scope,
         [view],
         as_of=wanted.as_of,
@@ -149,8 +149,8 @@ def _skew(call: Call) -> SkewReport:
 
 def _lineage(call: Call) -> Lineage:
     wanted: OfEntity = call.body
-    call.services.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", wanted.entity)
-    found = call.services.watched().lineage.of_entity(
+    call.services.access.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", wanted.entity)
+    found = call.services.features.lineage.of_entity(
         call.scope, f"{call.path['view']}.{wanted.feature}", wanted.entity, wanted.as_of, wanted.limit
     )
     return found.placeless()
@@ -170,16 +170,16 @@ def lineage_of_prediction(
     Raises:
         NotFoundError: no such prediction or feature. ForbiddenError: policy keeps them from this principal.
     """
-    receipt = services.records.require_prediction(scope, who, prediction)
-    services.records.require_source_rows(scope, who, receipt)
-    return services.watched().lineage.of_prediction(scope, prediction, feature, limit)
+    receipt = services.access.records.require_prediction(scope, who, prediction)
+    services.access.records.require_source_rows(scope, who, receipt)
+    return services.features.lineage.of_prediction(scope, prediction, feature, limit)
 
 
 def differences_shown(services: GatewayServices, scope: Scope, who: Principal, report: SkewReport) -> SkewReport:
     """A comparison with the examples of views whose values this principal may read; their entities are named to those
     who may publish the view."""
     views = {feature.view for feature in report.features}
-    readable = {view for view in views if services.records.may_read_view(scope, who, view)}
+    readable = {view for view in views if services.access.records.may_read_view(scope, who, view)}
     shown = msgspec.structs.replace(
         report,
         features=tuple(
@@ -193,7 +193,7 @@ def differences_shown(services: GatewayServices, scope: Scope, who: Principal, r
 def may_publish(services: GatewayServices, who: Principal, view: str) -> bool:
     """Whether policy lets somebody publish a view, and order work on it."""
     try:
-        services.authorise(who, "publish", f"view/{view}")
+        services.access.authorize(who, "publish", f"view/{view}")
     except ForbiddenError:
         return False
     return True

@@ -55,18 +55,18 @@ class Rotate(msgspec.Struct, frozen=True):
 
 
 def _list(call: Call) -> shapes.KeyList:
-    return shapes.KeyList(shapes.read_all(call.services.identity.list(call.scope.tenant), shapes.KeyLine))
+    return shapes.KeyList(shapes.read_all(call.services.access.identity.list(call.scope.tenant), shapes.KeyLine))
 
 
 def _show(call: Call) -> shapes.KeyLine:
-    return shapes.read(call.services.identity.show(call.scope.tenant, call.path["key"]), shapes.KeyLine)
+    return shapes.read(call.services.access.identity.show(call.scope.tenant, call.path["key"]), shapes.KeyLine)
 
 
 def _create(call: Call) -> shapes.NewKey:
     wanted: Create = call.body
     limits = Limits(wanted.actions, wanted.resources)
     check_grant(call.principal.limits, limits)
-    key, record = call.services.identity.create(
+    key, record = call.services.access.identity.create(
         call.scope.tenant,
         wanted.name,
         wanted.role,
@@ -80,22 +80,22 @@ def _create(call: Call) -> shapes.NewKey:
 
 def _allow(call: Call) -> shapes.KeyLine:
     wanted: Allow = call.body
-    allowed = call.services.identity.allow(
+    allowed = call.services.access.identity.allow(
         call.scope.tenant, call.path["key"], wanted.allowance(), by=call.principal.id
     )
     return shapes.read(allowed, shapes.KeyLine)
 
 
 def _use(call: Call) -> shapes.KeyUse:
-    record = call.services.identity.show(call.scope.tenant, call.path["key"])
+    record = call.services.access.identity.show(call.scope.tenant, call.path["key"])
     allowance: Allowance = record.allowance
-    used = call.services.limited().used(call.scope.tenant, allowance.bucket or record.id, allowance.meters)
+    used = call.services.access.quotas.used(call.scope.tenant, allowance.bucket or record.id, allowance.meters)
     return shapes.KeyUse(shapes.read(allowance, shapes.KeyAllowance), {name: round(used[name]) for name in used})
 
 
 def _rotate(call: Call) -> shapes.RotatedKey:
     wanted: Rotate = call.body
-    rotated = call.services.identity.rotate(
+    rotated = call.services.access.identity.rotate(
         call.scope.tenant,
         call.path["key"],
         parse_duration(wanted.overlap),
@@ -108,7 +108,7 @@ def _rotate(call: Call) -> shapes.RotatedKey:
 
 
 def _approve(call: Call) -> shapes.KeyLine:
-    approved = call.services.identity.approve(
+    approved = call.services.access.identity.approve(
         call.scope.tenant, call.path["key"], by=call.principal, reason=call.body.reason
     )
     return shapes.read(approved, shapes.KeyLine)
@@ -116,7 +116,7 @@ def _approve(call: Call) -> shapes.KeyLine:
 
 def _revoke(call: Call) -> shapes.KeyLine:
     return shapes.read(
-        call.services.identity.revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
+        call.services.access.identity.revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
     )
 
 

@@ -49,7 +49,7 @@ class Train(msgspec.Struct, frozen=True):
 
 
 def _list(call: Call) -> release_shapes.VersionList:
-    lines = call.services.learned().registry.lines(call.scope, call.query.application)
+    lines = call.services.learning.registry.lines(call.scope, call.query.application)
     shown = lines_shown(call.services, call.scope, call.principal, lines)
     return release_shapes.VersionList(tuple(map(release_shapes.version_line, shown)))
 
@@ -65,13 +65,13 @@ def _card(call: Call) -> Page:
 
 def _compare(call: Call) -> ModelComparison:
     wanted: Two = call.query
-    return call.services.learned().registry.compare(call.scope, wanted.a, wanted.b)
+    return call.services.learning.registry.compare(call.scope, wanted.a, wanted.b)
 
 
 def _train(call: Call) -> shapes.RunLine:
     wanted: Train = call.body
     # Policy may name one application; the operation as a whole was asked about before.
-    call.services.authorise(call.principal, "release", f"application/{wanted.application}")
+    call.services.access.authorize(call.principal, "release", f"application/{wanted.application}")
     order = TrainOrder(
         application=wanted.application,
         delta=wanted.delta,
@@ -83,8 +83,8 @@ def _train(call: Call) -> shapes.RunLine:
         reason=wanted.reason,
         key=wanted.key,
     )
-    run = call.services.learned().training.place(call.scope, call.principal.id, order, call.principal)
-    return shapes.read(call.services.runs.get(call.scope, run), shapes.RunLine)
+    run = call.services.learning.training.place(call.scope, call.principal.id, order, call.principal)
+    return shapes.read(call.services.work.runs.get(call.scope, run), shapes.RunLine)
 
 
 OPERATIONS = (

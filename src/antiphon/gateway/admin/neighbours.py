@@ -38,7 +38,7 @@ def _neighbours(call: Call) -> Neighbours:
         top=asked.top,
         number=asked.publication,
     )
-    return call.services.watched().neighbours.find(
+    return call.services.features.neighbours.find(
         call.scope,
         call.principal,
         view,

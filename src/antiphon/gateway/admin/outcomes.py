@@ -55,24 +55,26 @@ class OutcomeList(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> OutcomeList:
     wanted: OutcomesWanted = call.query
-    found = call.services.outcomes.list(
-        call.scope, call.path["application"], wanted.status, wanted.before, wanted.limit
+    found = call.services.learning.outcomes.list(
+        call.scope, call.path["application"], status=wanted.status, before=wanted.before, limit=wanted.limit
     )
-    readable = call.services.records.readable_outcomes(call.scope, call.principal, call.path["application"], found)
+    readable = call.services.access.records.readable_outcomes(
+        call.scope, call.principal, call.path["application"], found
+    )
     return OutcomeList(tuple(line(outcome) for outcome in readable))
 
 
 def _performance(call: Call) -> Performance:
     wanted: MomentsWanted = call.query
-    call.services.records.require_application(call.scope, call.principal, call.path["application"])
+    call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
     since = None if wanted.since is None else utc(wanted.since)
     until = None if wanted.until is None else utc(wanted.until)
-    return call.services.outcomes.performance(call.scope, call.path["application"], since, until)
+    return call.services.learning.monitor.performance(call.scope, call.path["application"], since=since, until=until)
 
 
 def _drift(call: Call) -> DriftReport:
-    call.services.records.require_application(call.scope, call.principal, call.path["application"])
-    return call.services.outcomes.drift(call.scope, call.path["application"])
+    call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
+    return call.services.learning.monitor.drift(call.scope, call.path["application"])
 
 
 def line(outcome: Outcome) -> OutcomeLine:

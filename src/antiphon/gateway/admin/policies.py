@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -11,7 +12,6 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.policy_ports import acting
 from antiphon.governance.policy_document import CasePrincipal, PolicyCase, PolicyDocument
 from antiphon.governance.policy_sets import PolicyVersion
 
@@ -119,11 +119,11 @@ def line(version: PolicyVersion) -> PolicyLine:
 
 
 def _list(call: Call) -> PolicyList:
-    return PolicyList(tuple(line(one) for one in call.services.policed().list(call.scope)))
+    return PolicyList(tuple(line(one) for one in call.services.access.policies.list(call.scope)))
 
 
 def _get(call: Call) -> PolicyText:
-    found = call.services.policed().get(call.scope, _number(call))
+    found = call.services.access.policies.get(call.scope, _number(call))
     document = found.document
     return PolicyText(line(found), document.cedar, document.attributes, len(document.cases))
 
@@ -131,19 +131,23 @@ def _get(call: Call) -> PolicyText:
 def _propose(call: Call) -> PolicyLine:
     wanted: Propose = call.body
     document = PolicyDocument(wanted.cedar, wanted.attributes, wanted.cases)
-    return line(call.services.policed().propose(call.scope, document, by=call.principal, reason=wanted.reason))
+    return line(call.services.access.policies.propose(call.scope, document, by=call.principal, reason=wanted.reason))
 
 
 def _approve(call: Call) -> PolicyLine:
-    return line(call.services.policed().approve(call.scope, _number(call), by=call.principal, reason=call.body.reason))
+    return line(
+        call.services.access.policies.approve(call.scope, _number(call), by=call.principal, reason=call.body.reason)
+    )
 
 
 def _reject(call: Call) -> PolicyLine:
-    return line(call.services.policed().reject(call.scope, _number(call), by=call.principal, reason=call.body.reason))
+    return line(
+        call.services.access.policies.reject(call.scope, _number(call), by=call.principal, reason=call.body.reason)
+    )
 
 
 def _diff(call: Call) -> PolicyDifference:
-    policies = call.services.policed()
+    policies = call.services.access.policies
     before = acting(policies.list(call.scope)).number if call.query.before is None else call.query.before
     found = policies.diff(call.scope, before, policies.get(call.scope, _number(call)).document)
     changed = tuple(DecisionChange(one.origin, one.sentence) for one in found.changed)
@@ -157,7 +161,7 @@ def _explain(call: Call) -> Explained:
         context["keys"] = wanted.keys
     # Nobody learns about another tenant's policies: whoever is meant is asked about in one's own.
     who = msgspec.structs.replace(wanted.principal.principal(), tenant=call.scope.tenant)
-    found = call.services.policed().explain(call.scope, who, wanted.action, wanted.resource, context)
+    found = call.services.access.policies.explain(call.scope, who, wanted.action, wanted.resource, context)
     return Explained(
         allowed=found.decision.allowed,
         sentence=found.sentence,
@@ -229,3 +233,8 @@ OPERATIONS = (
         body=Decide,
     ),
 )
+
+
+def acting(versions: Sequence[PolicyVersion]) -> PolicyVersion:
+    """Returns the version in force."""
+    return next(version for version in versions if version.state == "in_force")

@@ -15,7 +15,7 @@ from antiphon.core.scope import Scope
 from antiphon.gateway import limits
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 
@@ -31,11 +31,13 @@ class Filter(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> shapes.PredictionList:
     wanted: Filter = call.query
-    receipts = call.services.receipts.list(
+    receipts = call.services.predictions.receipts.list(
         call.scope, wanted.application, wanted.path, wanted.before, wanted.limit,
         roles=None if wanted.all_roles else SEEN_ROLES + STAND_IN_ROLES,
     )  # fmt: skip
-    return shapes.PredictionList(tuple(shapes.prediction_line(receipt, call.services.prices) for receipt in receipts))
+    return shapes.PredictionList(
+        tuple(shapes.prediction_line(receipt, call.services.settings.prices) for receipt in receipts)
+    )
 
 
 def _get(call: Call) -> shapes.PredictionDetail:
@@ -43,20 +45,20 @@ def _get(call: Call) -> shapes.PredictionDetail:
 
 
 def _explain(call: Call) -> Mapping[str, Any]:
-    records, prediction = call.services.records, call.path["prediction"]
+    records, prediction = call.services.access.records, call.path["prediction"]
     receipt = records.require_prediction(call.scope, call.principal, prediction)
     source_rows = records.may_read_source_rows(call.scope, call.principal, receipt)
-    return call.services.explain(call.scope, prediction, source_rows)
+    return call.services.predictions.explain(call.scope, prediction, source_rows)
 
 
 async def _replay(call: Call) -> Mapping[str, Any]:
     services, who, prediction = call.services, call.principal, call.path["prediction"]
-    receipt = await run_in_threadpool(services.records.require_replay, call.scope, who, prediction)
+    receipt = await run_in_threadpool(services.access.records.require_replay, call.scope, who, prediction)
     if receipt.cache.prediction is not None:
-        receipt = await run_in_threadpool(services.receipts.get, call.scope, receipt.cache.prediction)
+        receipt = await run_in_threadpool(services.predictions.receipts.get, call.scope, receipt.cache.prediction)
     reservation = await limits.reserve_again(services, who, receipt)
     try:
-        replayed = await services.replay(call.scope, prediction)
+        replayed = await services.predictions.replay(call.scope, prediction)
     except BaseException as error:
         if reservation is not None:
             reservation.failed(error)
@@ -73,11 +75,11 @@ def detail(services: GatewayServices, scope: Scope, who: Principal, prediction: 
         NotFoundError: no such prediction in this scope.
         ForbiddenError: policy keeps it from this principal.
     """
-    receipt: Receipt = services.records.require_prediction(scope, who, prediction)
+    receipt: Receipt = services.access.records.require_prediction(scope, who, prediction)
 
     def text(blob: str | None) -> str | None:
         try:
-            return services.texts.get(scope, blob).decode(errors="replace") if blob else None
+            return services.predictions.texts.get(scope, blob).decode(errors="replace") if blob else None
         except NotFoundError:
             return None
 
@@ -87,8 +89,8 @@ def detail(services: GatewayServices, scope: Scope, who: Principal, prediction: 
         question=text(receipt.question_blob),
         entity=text(receipt.entity_blob),
         prompts=tuple(text(attempt.prompt_blob) for attempt in receipt.attempts),
-        cost=shapes.cost(receipt, services.prices),
-        currency=services.prices.currency,
+        cost=shapes.cost(receipt, services.settings.prices),
+        currency=services.settings.prices.currency,
     )
 
 

@@ -13,7 +13,7 @@ from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.services.features.view_status import ViewGlance
 
@@ -55,13 +55,15 @@ class IncomingEvents(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> shapes.PublicationList:
     return shapes.PublicationList(
-        shapes.read_all(call.services.publications.list(call.scope, call.query.limit), shapes.PublicationLine)
+        shapes.read_all(call.services.features.publications.list(call.scope, call.query.limit), shapes.PublicationLine)
     )
 
 
 def _rollback(call: Call) -> shapes.PublicationLine:
     wanted: Rollback = call.body
-    made = call.services.publications.rollback(call.scope, wanted.to, reason=wanted.reason, principal=call.principal.id)
+    made = call.services.features.publications.rollback(
+        call.scope, wanted.to, reason=wanted.reason, principal=call.principal.id
+    )
     return shapes.read(made, shapes.PublicationLine)
 
 
@@ -70,27 +72,24 @@ def _views(call: Call) -> FeatureList:
 
 
 def glances(services: GatewayServices, scope: Scope, who: Principal) -> tuple[ViewGlance, ...]:
-    """Every view at a glance; where nobody watches, how fresh it is."""
-    if services.watch is not None:
-        return freshness_shown(services, scope, who, services.watch.glance(scope))
-    fresh = freshness_shown(services, scope, who, services.freshness(scope))
-    return tuple(ViewGlance(**msgspec.structs.asdict(one)) for one in fresh)
+    """Returns the status of every view that the principal may see."""
+    return freshness_shown(services, scope, who, services.features.glance(scope))
 
 
 def _refresh(call: Call) -> shapes.RunLine:
     wanted: Refresh = call.body
     as_of = wanted.as_of.isoformat() if wanted.as_of else None
-    run = call.services.runs.refresh(call.scope, wanted.views, as_of, wanted.key, wanted.whole)
+    run = call.services.work.runs.refresh(call.scope, wanted.views, as_of, wanted.key, wanted.whole)
     return shapes.read(run, shapes.RunLine)
 
 
 def _append(call: Call) -> shapes.Appended:
     stream = call.path["stream"]
-    return shapes.Appended(stream, call.services.streams.append(call.scope, stream, call.body.events))
+    return shapes.Appended(stream, call.services.features.streams.append(call.scope, stream, call.body.events))
 
 
 def _streams(call: Call) -> shapes.StreamList:
-    return shapes.StreamList(tuple(call.services.streams.status(call.scope)))
+    return shapes.StreamList(tuple(call.services.features.streams.status(call.scope)))
 
 
 OPERATIONS = (

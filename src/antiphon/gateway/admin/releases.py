@@ -12,7 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.gateway.admin import release_shapes, shapes
 from antiphon.gateway.admin.rollouts import Why
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.releases import bundle as bundles
 
 
@@ -50,7 +50,7 @@ def _list(call: Call) -> shapes.ReleaseList:
 def _activate(call: Call) -> shapes.ReleaseList:
     wanted: Activate = call.body
     who = call.principal
-    call.services.transitions.activate(
+    call.services.learning.transitions.activate(
         call.scope, wanted.application, wanted.release, principal=who.id, reason=wanted.reason, by=who
     )
     return listed(call.services, call.scope, wanted.application)
@@ -58,7 +58,7 @@ def _activate(call: Call) -> shapes.ReleaseList:
 
 def _rollback(call: Call) -> shapes.ReleaseList:
     wanted: Rollback = call.body
-    call.services.transitions.rollback(
+    call.services.learning.transitions.rollback(
         call.scope, wanted.application, principal=call.principal.id, reason=wanted.reason
     )
     return listed(call.services, call.scope, wanted.application)
@@ -66,7 +66,7 @@ def _rollback(call: Call) -> shapes.ReleaseList:
 
 def _back(call: Call) -> release_shapes.WentBack:
     wanted: Why = call.body
-    done = call.services.transitions.rollback(
+    done = call.services.learning.transitions.rollback(
         call.scope, call.path["application"], principal=call.principal.id, reason=wanted.reason
     )
     undone = None if done.rollout is None else done.rollout.id
@@ -74,14 +74,14 @@ def _back(call: Call) -> release_shapes.WentBack:
 
 
 def _changelog(call: Call) -> release_shapes.ChangeList:
-    entries = call.services.learned().changelog.of(call.scope, call.path["application"])
+    entries = call.services.learning.changelog.of(call.scope, call.path["application"])
     return release_shapes.ChangeList(shapes.read_all(entries, release_shapes.ChangeLine))
 
 
 def _live_at(call: Call) -> release_shapes.LiveThen:
     wanted: At = call.query
-    then = call.services.learned().changelog.at(call.scope, call.path["application"], utc(wanted.time))
-    now = call.services.releases.live(call.scope, call.path["application"])
+    then = call.services.learning.changelog.at(call.scope, call.path["application"], utc(wanted.time))
+    now = call.services.learning.releases.live(call.scope, call.path["application"])
     lines = [
         None if release is None else line(release, now is not None and release.id == now.id)
         for release in (then.release, then.candidate)
@@ -95,16 +95,16 @@ def _diff(call: Call) -> release_shapes.ReleaseDiff:
 
 def differing(services: GatewayServices, scope: Scope, before: str, after: str) -> release_shapes.ReleaseDiff:
     """Two releases by field."""
-    first, second = (services.releases.get(scope, release).bundle for release in (before, after))
+    first, second = (services.learning.releases.get(scope, release).bundle for release in (before, after))
     changes = bundles.diff(first, second)
     return release_shapes.ReleaseDiff(before, after, changes, bundles.summary(changes))
 
 
 def listed(services: GatewayServices, scope: Scope, application: str | None) -> shapes.ReleaseList:
     """Releases, newest first."""
-    releases = services.releases.list(scope, application)
+    releases = services.learning.releases.list(scope, application)
     names = {release.bundle.application.name for release in releases}
-    live = {name: services.releases.live(scope, name) for name in names}
+    live = {name: services.learning.releases.live(scope, name) for name in names}
     live_ids = {release.id for release in live.values() if release is not None}
     newest = sorted(releases, key=lambda release: (release.created_at, release.number), reverse=True)
     return shapes.ReleaseList(tuple(line(release, release.id in live_ids) for release in newest))

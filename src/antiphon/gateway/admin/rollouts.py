@@ -11,7 +11,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.gateway.admin import release_shapes, shapes
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 
 USERS = 300
 """Canary users that a declaration is made for when nobody says how many there will be."""
@@ -49,7 +49,7 @@ class Why(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> release_shapes.RolloutList:
     wanted: RolloutsWanted = call.query
-    found = call.services.learned().rollouts.list(call.scope, wanted.application, wanted.limit)
+    found = call.services.learning.rollouts.list(call.scope, wanted.application, wanted.limit)
     return release_shapes.RolloutList(tuple(map(release_shapes.rollout_line, found)))
 
 
@@ -62,7 +62,7 @@ def detail(
     services: GatewayServices, scope: Scope, rollout: str, judgements: int, users: int
 ) -> release_shapes.RolloutDetail:
     """A rollout with its evidence."""
-    learning = services.learned()
+    learning = services.learning
     found = learning.rollouts.get(scope, rollout)
     return release_shapes.RolloutDetail(
         rollout=release_shapes.rollout_line(found),
@@ -85,35 +85,35 @@ def declared(plan: RolloutPlan, users: int) -> str:
 def _begin(call: Call) -> release_shapes.RolloutLine:
     wanted: Begin = call.body
     reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
-    begun = call.services.transitions.begin(
+    begun = call.services.learning.transitions.begin(
         call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force, by=call.principal
     )
     return release_shapes.rollout_line(begun)
 
 
 def _hold(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.transitions.hold(
+    moved = call.services.learning.transitions.hold(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
 def _resume(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.transitions.resume(
+    moved = call.services.learning.transitions.resume(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
 def _abort(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.transitions.abort(
+    moved = call.services.learning.transitions.abort(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
 def _undo(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.transitions.undo(
+    moved = call.services.learning.transitions.undo(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)

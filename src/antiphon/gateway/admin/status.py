@@ -16,7 +16,7 @@ from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.measurements import Measurements, percentiles
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.streams import StreamStatus
@@ -36,10 +36,10 @@ async def status(
     """The whole status, for a principal or for no one; a part that does not answer is reported, it does not fail the
     rest."""
     engine, ready, stored = await asyncio.gather(
-        engine_status(services), services.ready(), run_in_threadpool(_stored, services, scope, who)
+        engine_status(services), services.health.ready(), run_in_threadpool(_stored, services, scope, who)
     )
     now = services.clock.monotonic()
-    breakers = tuple(services.breakers())
+    breakers = tuple(services.generation.breakers())
     return shapes.Status(
         environment=services.environment,
         tenant=scope.tenant,
@@ -57,7 +57,7 @@ async def status(
         breakers=breakers,
         elsewhere=engines_elsewhere(stored.processes, engine, breakers),
         reuse=stored.reuse,
-        gate=None if services.gate is None else services.gate(),
+        gate=services.generation.gate(),
     )
 
 
@@ -74,7 +74,7 @@ async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
     """The engine's own description, or why there is none."""
     try:
         async with asyncio.timeout(2.0):
-            described = await services.engine()
+            described = await services.generation.engine.describe()
     except (AntiphonError, TimeoutError, OSError) as error:
         return shapes.EngineStatus(False, str(error) or "It did not answer in time.", (), None)
     return shapes.EngineStatus(True, None, described.models, described.load)
@@ -92,17 +92,19 @@ class _Stored(NamedTuple):
 
 
 def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> _Stored:
-    current = services.publications.current(scope)
-    jobs = services.batches.list(scope, 10)
+    current = services.features.publications.current(scope)
+    jobs = services.work.tables.list(scope, 10)
     return _Stored(
         publication=None if current is None else int(current.number),
-        freshness=freshness_shown(services, scope, who, services.freshness(scope)),
-        streams=tuple(services.streams.status(scope)),
-        jobs=shapes.batch_lines(jobs, services.batches.estimates(scope, [job.id for job in jobs]), services.prices),
-        applications=tuple(services.models(scope)),
-        processes=tuple(services.processes()),
-        runs=shapes.read_all(services.runs.list(scope, 5), shapes.RunLine),
-        reuse=shapes.reuse_lines(services.reuse(scope)),
+        freshness=freshness_shown(services, scope, who, services.features.freshness(scope)),
+        streams=tuple(services.features.streams.status(scope)),
+        jobs=shapes.batch_lines(
+            jobs, services.work.tables.estimates(scope, [job.id for job in jobs]), services.settings.prices
+        ),
+        applications=tuple(services.generation.models(scope)),
+        processes=tuple(services.health.processes()),
+        runs=shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),
+        reuse=shapes.reuse_lines(services.predictions.reuse(scope)),
     )
 
 

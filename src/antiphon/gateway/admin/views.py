@@ -13,7 +13,7 @@ from antiphon.catalog.verdicts import Finding, Verdict
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.services.features.view_status import ViewFreshness
 
@@ -74,8 +74,8 @@ def description(
     Raises:
         NotFoundError: there is no such view or version.
     """
-    found = services.remembered().describe(scope, view, version)
-    if services.records.may_read_view(scope, who, view):
+    found = services.features.history.describe(scope, view, version)
+    if services.access.records.may_read_view(scope, who, view):
         return found
     latest = found.latest
     if latest is not None:
@@ -90,8 +90,8 @@ def difference(services: GatewayServices, scope: Scope, who: Principal, before: 
     Raises:
         NotFoundError: there is no such version.
     """
-    found = services.remembered().difference(scope, before, after)
-    if services.records.may_read_view(scope, who, found.view):
+    found = services.features.history.difference(scope, before, after)
+    if services.access.records.may_read_view(scope, who, found.view):
         return found
     return msgspec.structs.replace(
         found, before=_bare_line(found.before), after=_bare_line(found.after), features=(), columns=()
@@ -104,8 +104,8 @@ def history(services: GatewayServices, scope: Scope, who: Principal, view: str, 
     Raises:
         NotFoundError: there is no such view.
     """
-    found = services.remembered().history(scope, view, limit)
-    return found if services.records.may_read_view(scope, who, view) else tuple(map(_bare_line, found))
+    found = services.features.history.history(scope, view, limit)
+    return found if services.access.records.may_read_view(scope, who, view) else tuple(map(_bare_line, found))
 
 
 def freshness_shown(
@@ -114,7 +114,7 @@ def freshness_shown(
     """How fresh views are; why one is blocked in words for those who may read its values, by its rules for others."""
     return tuple(
         one
-        if not one.blocked or (who is not None and services.records.may_read_view(scope, who, one.view))
+        if not one.blocked or (who is not None and services.access.records.may_read_view(scope, who, one.view))
         else msgspec.structs.replace(one, blocked=one.blocked_by)
         for one in views
     )
@@ -170,8 +170,8 @@ def _diff(call: Call) -> ViewDifference:
 
 def _quarantine(call: Call) -> KeptAside:
     view = call.path["view"]
-    call.services.records.require_source(call.scope, call.principal, f"view/{view}")
-    found = call.services.remembered().quarantine(call.scope, view, call.query.version, call.query.limit)
+    call.services.access.records.require_source(call.scope, call.principal, f"view/{view}")
+    found = call.services.features.history.quarantine(call.scope, view, call.query.version, call.query.limit)
     if found is None:
         return KeptAside(view, None, 0, {}, ())
     rows = tuple({"rule": row.rule, "columns": row.columns} for row in found.rows)

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from antiphon.batch.orders import Outlook
+from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.core.settings import PriceSettings
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import BatchOrder
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -29,17 +28,19 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def _jobs(call: Call) -> shapes.BatchList:
-    jobs = call.services.batches.list(call.scope, call.query.limit)
+    jobs = call.services.work.tables.list(call.scope, call.query.limit)
     return shapes.BatchList(_lines(call, jobs))
 
 
 def _lines(call: Call, jobs: Sequence[Any]) -> tuple[shapes.BatchLine, ...]:
-    estimates = call.services.batches.estimates(call.scope, [job.id for job in jobs])
-    return shapes.batch_lines(jobs, estimates, call.services.prices)
+    estimates = call.services.work.tables.estimates(call.scope, [job.id for job in jobs])
+    return shapes.batch_lines(jobs, estimates, call.services.settings.prices)
 
 
 def _outlook(call: Call) -> shapes.BatchOutlook:
-    return batch_outlook(call.services.batches.outlook(call.scope, call.principal, call.body), call.services.prices)
+    return batch_outlook(
+        call.services.work.tables.outlook(call.scope, call.principal, call.body), call.services.settings.prices
+    )
 
 
 def batch_outlook(found: Outlook, prices: PriceSettings) -> shapes.BatchOutlook:
@@ -49,35 +50,35 @@ def batch_outlook(found: Outlook, prices: PriceSettings) -> shapes.BatchOutlook:
 
 
 def _create(call: Call) -> shapes.BatchLine:
-    return shapes.read(call.services.batches.create(call.scope, call.principal, call.body), shapes.BatchLine)
+    return shapes.read(call.services.work.tables.create(call.scope, call.principal, call.body), shapes.BatchLine)
 
 
 def _job(call: Call) -> shapes.BatchLine:
-    return _lines(call, [call.services.batches.get(call.scope, call.path["job"])])[0]
+    return _lines(call, [call.services.work.tables.get(call.scope, call.path["job"])])[0]
 
 
 def _rows(call: Call) -> shapes.BatchRows:
     page: Page = call.query
-    listed = call.services.batches.rows(call.scope, call.path["job"], page.after, page.limit)
+    listed = call.services.work.tables.rows(call.scope, call.path["job"], page.after, page.limit)
     readable = listed
     if listed:
-        job = call.services.batches.get(call.scope, call.path["job"])
-        readable = call.services.records.readable_rows(call.scope, call.principal, job, listed)
+        job = call.services.work.tables.get(call.scope, call.path["job"])
+        readable = call.services.access.records.readable_rows(call.scope, call.principal, job, listed)
     return shapes.BatchRows(
         shapes.read_all(readable, shapes.BatchRow), listed[-1].line if len(listed) == page.limit else None
     )
 
 
 def _runs(call: Call) -> shapes.RunList:
-    return shapes.RunList(shapes.read_all(call.services.runs.list(call.scope, call.query.limit), shapes.RunLine))
+    return shapes.RunList(shapes.read_all(call.services.work.runs.list(call.scope, call.query.limit), shapes.RunLine))
 
 
 def _run(call: Call) -> shapes.RunLine:
-    return shapes.read(call.services.runs.get(call.scope, call.path["run"]), shapes.RunLine)
+    return shapes.read(call.services.work.runs.get(call.scope, call.path["run"]), shapes.RunLine)
 
 
 def _cancel(call: Call) -> shapes.RunLine:
-    call.services.runs.cancel(call.scope, call.path["run"], call.principal)
+    call.services.work.runs.cancel(call.scope, call.path["run"], call.principal)
     return _run(call)
 
 
@@ -90,7 +91,7 @@ OPERATIONS = (
         "batch",
         shapes.BatchLine,
         _create,
-        body=BatchOrder,
+        body=TableOrder,
         changes=True,
         status=201,
     ),
@@ -101,7 +102,7 @@ OPERATIONS = (
         "batch",
         shapes.BatchOutlook,
         _outlook,
-        body=BatchOrder,
+        body=TableOrder,
     ),
     Operation("GET", "/admin/batch/{job}", "One batch job with its counts.", "read", shapes.BatchLine, _job),
     Operation("GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read", shapes.BatchRows, _rows, Page),

@@ -24,8 +24,8 @@ LONGEST = 300
 async def audit(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """One page of records, by the filters in the query."""
     services = pages.services
-    await run_in_threadpool(services.authorise, who, "audit", "audit/*")
-    trail = services.trailed()
+    await run_in_threadpool(services.access.authorize, who, "audit", "audit/*")
+    trail = services.access.trail
     given = {name: request.query_params.get(name, "").strip() for name in FIELDS}
     wanted = filter_of(given)
     records = await run_in_threadpool(trail.query, scope, wanted)

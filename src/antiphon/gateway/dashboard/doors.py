@@ -52,7 +52,7 @@ def _door(request: Request, problem: AntiphonError | None) -> Response:
     """The login form, made for this browser."""
     pages: Pages = request.app.state.pages
     text = session.door(request)
-    FORM_TOKEN.set(pages.services.identity.sessions.login_token(text))
+    FORM_TOKEN.set(pages.services.access.identity.sessions.login_token(text))
     code = 200 if problem is None else problem.http_status
     response = pages.render("login.html", code, page="login", who=None, target=_local(request), problem=problem)
     session.keep_door(response, request, text)

@@ -19,7 +19,7 @@ from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.plots import Plot
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 _VERSIONS = 30
@@ -45,7 +45,7 @@ async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> R
         for name, values in parse_qs((await incoming.body(request, 10_000)).decode(errors="replace")).items()
     }
     try:
-        await run_in_threadpool(pages.services.authorise, who, "publish", f"view/{name}")
+        await run_in_threadpool(pages.services.access.authorize, who, "publish", f"view/{name}")
         await run_in_threadpool(_act, pages.services, scope, name, who.id, form)
     except AntiphonError as error:
         return await _show(pages, name, who, scope, error, form.get("reason", ""))
@@ -53,7 +53,7 @@ async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> R
 
 
 def _act(services: GatewayServices, scope: Scope, view: str, who: str, form: dict[str, str]) -> None:
-    rollback, reason, seen = services.watched().rollback, form.get("reason", ""), form.get("seen", "")
+    rollback, reason, seen = services.features.rollback, form.get("reason", ""), form.get("seen", "")
     match form.get("act"):
         case "rollback":
             rollback.view(
@@ -84,14 +84,14 @@ async def _show(
     services = pages.services
     shown = await run_in_threadpool(description, services, scope, who, name)
     lines = await run_in_threadpool(history, services, scope, who, name, _VERSIONS)
-    fresh = await run_in_threadpool(pages.services.freshness, scope)
+    fresh = await run_in_threadpool(pages.services.features.freshness, scope)
     current = shown.current
     statistics = (
         [StatisticsDifference(name, None, found) for name, found in current.statistics.items()] if current else []
     )
-    publication = await run_in_threadpool(services.publications.current, scope)
-    watch, may = services.watch, await run_in_threadpool(may_publish, services, who, name)
-    held = (await run_in_threadpool(watch.rollback.held, scope)).get(name) if watch is not None else None
+    publication = await run_in_threadpool(services.features.publications.current, scope)
+    may = await run_in_threadpool(may_publish, services, who, name)
+    held = (await run_in_threadpool(services.features.rollback.held, scope)).get(name)
     served = {line.snapshot: line for line in lines if line.snapshot is not None and line.outcome != "blocked"}
     return pages.render(
         "view.html",
@@ -100,7 +100,7 @@ async def _show(
         reason=reason,
         publication=publication.number if publication is not None else None,
         held=held,
-        may=may and watch is not None and current is not None,
+        may=may and current is not None,
         earlier=[line for line in served.values() if not line.current],
         page="features",
         who=who,

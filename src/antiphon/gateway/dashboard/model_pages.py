@@ -12,7 +12,7 @@ from antiphon.gateway.dashboard.pages import Pages
 from antiphon.gateway.dashboard.plots import reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.operation import Page, page_response
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.learning.registry import card as cards
 
@@ -50,20 +50,20 @@ async def card(pages: Pages, request: Request, who: Principal, scope: Scope) -> 
 async def compare(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Two models side by side."""
     first, second = (request.query_params.get(name, "") for name in ("a", "b"))
-    found = await run_in_threadpool(pages.services.learned().registry.compare, scope, first, second)
+    found = await run_in_threadpool(pages.services.learning.registry.compare, scope, first, second)
     return pages.render("compare.html", page="models", who=who, found=found)
 
 
 def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str | None) -> dict[str, object]:
     known = applications(services, scope)
     application = chosen(known, wanted)
-    lines = () if application is None else services.learned().registry.lines(scope, application)
+    lines = () if application is None else services.learning.registry.lines(scope, application)
     lines = lines_shown(services, scope, who, lines)
-    releases = [] if application is None else services.releases.list(scope, application)
+    releases = [] if application is None else services.learning.releases.list(scope, application)
     evaluated = (
         set()
         if application is None
-        else {one.release for one in services.learned().evaluations.list(scope, application, None, 1_000)}
+        else {one.release for one in services.learning.evaluations.list(scope, application, None, 1_000)}
     )
     return {
         "applications": known,

@@ -12,7 +12,7 @@ from antiphon.gateway.admin import shapes
 from antiphon.gateway.dashboard.pages import Pages
 from antiphon.gateway.dashboard.plots import by_day, reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 STATUSES = ("joined", "late", "duplicate", "contradictory", "unknown")
@@ -37,7 +37,7 @@ async def run_rows(pages: Pages, request: Request, who: Principal, scope: Scope)
 
 
 async def _runs(pages: Pages, scope: Scope) -> tuple[shapes.RunLine, ...]:
-    found = await run_in_threadpool(pages.services.runs.list, scope, RUNS)
+    found = await run_in_threadpool(pages.services.work.runs.list, scope, RUNS)
     return shapes.read_all(found, shapes.RunLine)
 
 
@@ -48,13 +48,13 @@ def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str |
     if application is None:
         return found
     try:
-        services.records.require_application(scope, who, application)
-        performance = services.outcomes.performance(scope, application, None, None)
-        drift = services.outcomes.drift(scope, application)
+        services.access.records.require_application(scope, who, application)
+        performance = services.learning.monitor.performance(scope, application)
+        drift = services.learning.monitor.drift(scope, application)
     except (InvalidInputError, NotFoundError, ForbiddenError) as error:
         # It declares no outcome, is applied no more, or is not for this reader: nothing is shown, and what to do is.
         return {**found, "why": error}
-    releases = {release.id: release for release in services.releases.list(scope, application)}
+    releases = {release.id: release for release in services.learning.releases.list(scope, application)}
     return {
         **found,
         "performance": performance,

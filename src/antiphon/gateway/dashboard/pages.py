@@ -26,7 +26,7 @@ from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.history import Histories, History
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 HERE = Path(__file__).parent
@@ -80,7 +80,7 @@ class Pages:
     def render(self, template: str, code: int = 200, **names: object) -> Response:
         text = self._templates.get_template(template).render(
             environment=self.services.environment,
-            currency=self.services.prices.currency,
+            currency=self.services.settings.prices.currency,
             csrf=FORM_TOKEN.get(),
             warning=self.services.warning,
             **names,
@@ -110,7 +110,13 @@ class Pages:
         path = _path(request.query_params.get("path"))
         before = _moment(request.query_params.get("before"))
         receipts = await run_in_threadpool(
-            self.services.receipts.list, scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES + STAND_IN_ROLES
+            self.services.predictions.receipts.list,
+            scope,
+            application,
+            path,
+            before,
+            _PAGE + 1,
+            roles=SEEN_ROLES + STAND_IN_ROLES,
         )
         shown = receipts[:_PAGE]
         older = None
@@ -126,7 +132,7 @@ class Pages:
             first=before is None,
             application=application,
             path=path,
-            applications=await run_in_threadpool(self.services.models, scope),
+            applications=await run_in_threadpool(self.services.generation.models, scope),
         )
 
     async def prediction(self, request: Request, who: Principal, scope: Scope) -> Response:
@@ -156,7 +162,7 @@ def endpoint(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Re
         request.state.principal = who
         FORM_TOKEN.set(held.form_token)
         try:
-            await run_in_threadpool(services.authorise, who, "read", "dashboard/*")
+            await run_in_threadpool(services.access.authorize, who, "read", "dashboard/*")
             if request.method not in ("GET", "HEAD"):
                 await session.require_form(request, services, held)
             return await page(pages, request, who, services.scope(who))

@@ -12,9 +12,9 @@ from starlette.responses import RedirectResponse, Response
 from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
+from antiphon.gateway.admin.policies import acting
 from antiphon.gateway.dashboard.pages import SAFE, Pages
-from antiphon.gateway.policy_ports import acting
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.policy_sets import PolicyVersion
 from antiphon.governance.principal import Principal
 
@@ -23,14 +23,14 @@ ACTS = ("approve", "reject")
 
 async def policy(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Versions, the text in force and what a proposal changes."""
-    await run_in_threadpool(pages.services.authorise, who, "propose", "policy/*")
+    await run_in_threadpool(pages.services.access.authorize, who, "propose", "policy/*")
     return await _show(pages, who, scope, request.query_params.get("version", ""))
 
 
 async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Approve or reject, with a reason; then the page again, with what was wrong if anything was."""
     # Outside of the block below: whoever may not approve does not get the page in the answer either.
-    await run_in_threadpool(pages.services.authorise, who, "approve", "policy/*")
+    await run_in_threadpool(pages.services.access.authorize, who, "approve", "policy/*")
     form = {
         name: values[0].strip()
         for name, values in parse_qs((await incoming.body(request, 10_000)).decode(errors="replace")).items()
@@ -50,7 +50,7 @@ def _act(services: GatewayServices, who: Principal, scope: Scope, form: dict[str
         raise InvalidInputError(
             "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
         )
-    policies = services.policed()
+    policies = services.access.policies
     (policies.approve if wanted == "approve" else policies.reject)(scope, _number(number), by=who, reason=reason)
 
 
@@ -68,7 +68,7 @@ async def _show(
 
 
 def _read(services: GatewayServices, who: Principal, scope: Scope, wanted: str) -> dict[str, object]:
-    policies = services.policed()
+    policies = services.access.policies
     versions = policies.list(scope)
     now = acting(versions)
     chosen: PolicyVersion = policies.get(scope, _number(wanted)) if wanted else _latest_proposal(versions) or now
@@ -82,7 +82,7 @@ def _latest_proposal(versions: Sequence[PolicyVersion]) -> PolicyVersion | None:
 
 def _may(services: GatewayServices, who: Principal) -> bool:
     try:
-        services.authorise(who, "approve", "policy/*")
+        services.access.authorize(who, "approve", "policy/*")
     except ForbiddenError:
         return False
     return True

@@ -21,7 +21,7 @@ from antiphon.gateway.admin.releases import differing, listed
 from antiphon.gateway.admin.rollouts import USERS, detail
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.rollout_view import RolloutView, standing, view
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 
 JUDGEMENTS = 1_000
@@ -54,7 +54,7 @@ async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> R
     }
     application = form.get("application", "")
     try:
-        await run_in_threadpool(pages.services.authorise, who, "release", f"release/{application}")
+        await run_in_threadpool(pages.services.access.authorize, who, "release", f"release/{application}")
         await run_in_threadpool(_act, pages.services, scope, who.id, form)
     except AntiphonError as error:
         return await _show(pages, who, scope, application or None, problem=error, reason=form.get("reason", ""))
@@ -66,14 +66,14 @@ async def diff(pages: Pages, request: Request, who: Principal, scope: Scope) -> 
     before, after = (request.query_params.get(name, "") for name in ("before", "after"))
     found = await run_in_threadpool(differing, pages.services, scope, before, after)
     names = await run_in_threadpool(
-        lambda: tuple(pages.services.releases.get(scope, release) for release in (before, after))
+        lambda: tuple(pages.services.learning.releases.get(scope, release) for release in (before, after))
     )
     return pages.render("diff.html", page="releases", who=who, found=found, before=names[0], after=names[1])
 
 
 def applications(services: GatewayServices, scope: Scope) -> list[str]:
     """Names of the applications that have a release."""
-    return sorted({release.bundle.application.name for release in services.releases.list(scope)})
+    return sorted({release.bundle.application.name for release in services.learning.releases.list(scope)})
 
 
 def chosen(known: list[str], wanted: str | None) -> str | None:
@@ -111,8 +111,8 @@ def _read(services: GatewayServices, who: Principal, scope: Scope, wanted: str |
     if application is None:
         return found
     lines = listed(services, scope, application).releases
-    history = services.releases.history(scope, application)
-    changes = services.learned().changelog.of(scope, application)
+    history = services.learning.releases.history(scope, application)
+    changes = services.learning.changelog.of(scope, application)
     shown = _rollout(services, scope, application)
     return {
         **found,
@@ -124,13 +124,13 @@ def _read(services: GatewayServices, who: Principal, scope: Scope, wanted: str |
             ::-1
         ],
         "shown": shown,
-        "may": _may(services.authorise, who, application),
+        "may": _may(services.access.authorize, who, application),
     }
 
 
 def _rollout(services: GatewayServices, scope: Scope, application: str) -> RolloutView | None:
     """The rollout under way, else the last one."""
-    learning = services.learned()
+    learning = services.learning
     found = next(iter(learning.rollouts.list(scope, application, 1)), None)
     if found is None:
         return None
@@ -154,9 +154,9 @@ def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str
         raise InvalidInputError(
             "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
         )
-    learning, transitions = services.learned(), services.transitions
+    learning, transitions = services.learning, services.learning.transitions
     active = learning.rollouts.active(scope, application)
-    live = services.releases.live(scope, application)
+    live = services.learning.releases.live(scope, application)
     # What one saw when one pressed: another rollout, step or live release now is another decision.
     if form.get("seen") != standing(active) or form.get("live") != (live.id if live is not None else ""):
         raise ConflictError(

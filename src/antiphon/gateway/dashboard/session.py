@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import incoming
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.sessions import Session
 
 COOKIE = "antiphon_session"
@@ -48,7 +48,7 @@ async def current(request: Request, services: GatewayServices) -> Session:
     value = request.cookies.get(cookie_name(request))
     if not value:
         raise UnauthenticatedError("There is no session.", where="session", next_step="Sign in with an API key.")
-    return await run_in_threadpool(services.identity.sessions.find, value)
+    return await run_in_threadpool(services.access.identity.sessions.find, value)
 
 
 async def require_form(request: Request, services: GatewayServices, session: Session) -> None:
@@ -62,7 +62,7 @@ async def require_form(request: Request, services: GatewayServices, session: Ses
     sent = request.headers.get(FORM_HEADER)
     if sent is None:
         sent = form_of(await incoming.body(request, MOST_FORM_BYTES)).get(FORM_FIELD)
-    services.identity.sessions.check_form(session, sent)
+    services.access.identity.sessions.check_form(session, sent)
 
 
 def require_same_origin(request: Request) -> None:
@@ -97,7 +97,7 @@ def require_login_form(request: Request, services: GatewayServices, form: dict[s
         ForbiddenError: it is one.
     """
     require_same_origin(request)
-    services.identity.sessions.check_login(request.cookies.get(_door_name(request)), form.get(FORM_FIELD))
+    services.access.identity.sessions.check_login(request.cookies.get(_door_name(request)), form.get(FORM_FIELD))
 
 
 def form_of(content: bytes) -> dict[str, str]:
@@ -112,7 +112,7 @@ async def begin(response: Response, request: Request, services: GatewayServices,
         UnauthenticatedError: the key does not hold.
     """
     name = cookie_name(request)
-    text = await run_in_threadpool(services.identity.sessions.begin, key, request.cookies.get(name))
+    text = await run_in_threadpool(services.access.identity.sessions.begin, key, request.cookies.get(name))
     _set(response, request, name, text)
     _drop(response, request, _door_name(request))
 
@@ -130,7 +130,7 @@ async def end(response: Response, request: Request, services: GatewayServices) -
         pass
     else:
         await require_form(request, services, session)
-        await run_in_threadpool(services.identity.sessions.end, request.cookies[name])
+        await run_in_threadpool(services.access.identity.sessions.end, request.cookies[name])
     _drop(response, request, name)
 
 

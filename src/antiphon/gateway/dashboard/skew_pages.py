@@ -42,8 +42,8 @@ async def measure(pages: Pages, request: Request, who: Principal, scope: Scope) 
     }
     view = form.get("view", "")
     try:
-        await run_in_threadpool(pages.services.authorise, who, "publish", f"view/{view or '*'}")
-        measuring = pages.services.watched().skew.measure
+        await run_in_threadpool(pages.services.access.authorize, who, "publish", f"view/{view or '*'}")
+        measuring = pages.services.features.skew.measure
         sample = _sample(form.get("sample", ""))
         asked = [view] if view else []
         await run_in_threadpool(lambda: measuring(scope, asked, sample=sample, seconds=SECONDS, trigger=who.id))
@@ -56,11 +56,11 @@ async def _show(
     pages: Pages, who: Principal, scope: Scope, view: str, problem: AntiphonError | None = None
 ) -> Response:
     services = pages.services
-    kept = services.watched().skew
+    kept = services.features.skew
     found = await run_in_threadpool(kept.last, scope, view or None)
     lines = compared(await run_in_threadpool(kept.history, scope, view or None, MOST_LINES))
     may = await run_in_threadpool(may_publish, services, who, "*")
-    views = sorted({one.view for one in await run_in_threadpool(services.freshness, scope)})
+    views = sorted({one.view for one in await run_in_threadpool(services.features.freshness, scope)})
     if found is not None:
         found = await run_in_threadpool(differences_shown, services, scope, who, found)
     code = 200 if problem is None else problem.http_status

@@ -15,7 +15,7 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.measurements import Measured, Measurements
 from antiphon.gateway.openai import shapes
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer
@@ -32,7 +32,7 @@ class Asked:
     def __init__(self, services: GatewayServices, measurements: Measurements) -> None:
         self.id = new_id("req")
         self.model = UNKNOWN
-        self.tenant = services.default_tenant
+        self.tenant = services.settings.project.tenant
         self.created = int(services.clock.now().timestamp())
         self._services = services
         self._measurements = measurements

@@ -18,7 +18,7 @@ from antiphon.gateway import incoming
 from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery, batch_object
 from antiphon.gateway.openai.file_shapes import ends_of
 from antiphon.gateway.openai.files import permitted
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 
@@ -26,7 +26,9 @@ from antiphon.governance.principal import Principal
 async def create(request: Request) -> Response:
     """``POST /v1/batches``."""
     services, principal = await permitted(request, "batch", "job/*")
-    body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), BatchCreate)
+    body = incoming.typed(
+        incoming.json_object(await incoming.body(request, services.settings.gateway.max_body_bytes)), BatchCreate
+    )
     order = BatchOrder(
         input_file_id=body.input_file_id,
         endpoint=body.endpoint,
@@ -37,7 +39,9 @@ async def create(request: Request) -> Response:
     )
     originator = incoming.originating_user(request, principal)
     await run_in_threadpool(_require_input, services, principal, order.input_file_id)
-    made = await run_in_threadpool(services.batched().create, services.scope(principal), principal, order, originator)
+    made = await run_in_threadpool(
+        services.work.batches.create, services.scope(principal), principal, order, originator
+    )
     return _json(batch_object(made))
 
 
@@ -47,7 +51,7 @@ async def list_batches(request: Request) -> Response:
     query = incoming.typed(incoming.query(request), BatchQuery, from_text=True)
 
     def page() -> BatchPage:
-        found = services.batched().list(services.scope(principal), after=query.after, limit=query.limit + 1)
+        found = services.work.batches.list(services.scope(principal), after=query.after, limit=query.limit + 1)
         shown = _shown(services, services.scope(principal), found[: query.limit])
         return BatchPage(data=shown, **ends_of(shown), has_more=len(found) > query.limit)
 
@@ -59,18 +63,18 @@ async def retrieve(request: Request) -> Response:
     batch = request.path_params["batch"]
     services, principal = await permitted(request, "read", f"job/{batch}")
     scope = services.scope(principal)
-    return _json(await run_in_threadpool(lambda: _shown(services, scope, [services.batched().get(scope, batch)])[0]))
+    return _json(await run_in_threadpool(lambda: _shown(services, scope, [services.work.batches.get(scope, batch)])[0]))
 
 
 async def cancel(request: Request) -> Response:
     """``POST /v1/batches/ID/cancel``."""
     batch = request.path_params["batch"]
     services, principal = await permitted(request, "batch", f"job/{batch}")
-    found = await run_in_threadpool(services.batched().get, services.scope(principal), batch)
+    found = await run_in_threadpool(services.work.batches.get, services.scope(principal), batch)
     owned = Resource("job", batch, principal.tenant, author=found.job.principal)
-    await run_in_threadpool(services.authorise, principal, "batch", owned)
+    await run_in_threadpool(services.access.authorize, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
-    stop = services.batched().cancel
+    stop = services.work.batches.cancel
     return _json(
         batch_object(await run_in_threadpool(stop, services.scope(principal), batch, principal.id, originator))
     )
@@ -80,12 +84,12 @@ def _require_input(services: GatewayServices, principal: Principal, file: str) -
     """A batch shows its input in what comes of it: whoever orders one may read the file."""
     scope = services.scope(principal)
     with suppress(NotFoundError):  # which is said of the field that names it
-        services.records.require_file(scope, principal, services.filed().get(scope, file))
+        services.access.records.require_file(scope, principal, services.work.files.get(scope, file))
 
 
 def _shown(services: GatewayServices, scope: Scope, found: Sequence[Batch]) -> tuple[BatchObject, ...]:
     """Batches with their estimates."""
-    estimates = services.batches.estimates(scope, [batch.id for batch in found if not batch.ended])
+    estimates = services.work.tables.estimates(scope, [batch.id for batch in found if not batch.ended])
     return tuple(batch_object(batch, estimates.get(batch.id)) for batch in found)
 
 

@@ -19,7 +19,7 @@ from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import Count
 from antiphon.gateway.openai import parameters
 from antiphon.gateway.openai.asking import Asked, let_in, waited_for
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
 
@@ -129,7 +129,9 @@ async def embeddings(request: Request) -> Response:
     try:
         principal = await incoming.principal(request, services)
         asked.tenant = principal.tenant
-        read = parameters.read(await incoming.body(request, services.max_body_bytes), EmbeddingParameters)
+        read = parameters.read(
+            await incoming.body(request, services.settings.gateway.max_body_bytes), EmbeddingParameters
+        )
         user = incoming.originating_user(request, principal, read.user)
         question = embedding_request(read, services.scope(principal), principal, asked.id, user)
         parent = incoming.traceparent(request)
@@ -143,7 +145,7 @@ async def embeddings(request: Request) -> Response:
         return refusal
 
     async def made() -> Embedding:
-        return await services.embedded().embed(traced)
+        return await services.generation.embeddings.embed(traced)
 
     with telemetry.span("gateway.embed", traceparent=parent, kind=SpanKind.SERVER):
         traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)

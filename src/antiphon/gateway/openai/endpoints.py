@@ -21,7 +21,7 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.event_stream import EventStream
 from antiphon.gateway.openai import chunks, parameters, shapes, whole
 from antiphon.gateway.openai.asking import Asked, let_in, waited_for
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.serving import several
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
@@ -52,7 +52,7 @@ async def models(request: Request) -> Response:
     """``GET /v1/models``, and ``GET /v1/models/NAME``."""
     services: GatewayServices = request.app.state.services
     scope = services.scope(await incoming.principal(request, services))
-    names = services.models(scope)
+    names = services.generation.models(scope)
     wanted = request.path_params.get("model")
     if wanted is None:
         listed = shapes.ModelList(data=tuple(shapes.Model(id=name) for name in names))
@@ -80,7 +80,7 @@ async def _complete(
     try:
         principal = await incoming.principal(request, services)
         asked.tenant = principal.tenant
-        read = parameters.read(await incoming.body(request, services.max_body_bytes), shape)
+        read = parameters.read(await incoming.body(request, services.settings.gateway.max_body_bytes), shape)
         user = incoming.originating_user(request, principal, read.user)
         question = ask(read, services.scope(principal), principal, asked.id, user)
         question = msgspec.structs.replace(question, timeout=incoming.timeout(request))
@@ -99,7 +99,7 @@ async def _complete(
         events = _events(asked, request, questions, parent, partial(streamed, asked.id, asked.created, read))
         return EventStream(events, headers=headers, first=asked.first_byte, ended=asked.ended)
     with telemetry.span("gateway.answer", traceparent=parent, kind=SpanKind.SERVER):
-        work = several.answers(services.answering.answer, _traced(questions, parent))
+        work = several.answers(services.generation.answerer.answer, _traced(questions, parent))
         answers = await waited_for(asked, request, headers, work)
     if isinstance(answers, Response):
         return answers
@@ -132,7 +132,9 @@ async def _answering(
     denials: Denials = request.app.state.denials
     with telemetry.span("gateway.stream", traceparent=parent, kind=SpanKind.SERVER):
         try:
-            async with aclosing(several.stream(services.answering.stream, _traced(questions, parent))) as items:
+            async with aclosing(
+                several.stream(services.generation.answerer.stream, _traced(questions, parent))
+            ) as items:
                 async for number, item in items:
                     if isinstance(item, Answer):
                         asked.answered(item)

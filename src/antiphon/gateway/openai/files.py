@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
 from antiphon.gateway import incoming, multipart
 from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, ends_of, file_object
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.services import GatewayServices
 from antiphon.governance.policy_request import Action, Resource
 from antiphon.governance.principal import Principal
 
@@ -29,7 +29,7 @@ async def create(request: Request) -> Response:
     """``POST /v1/files``."""
     services, principal = await permitted(request, "batch", "file/*")
     originator = incoming.originating_user(request, principal)
-    begin = services.filed().begin
+    begin = services.work.files.begin
     upload = await run_in_threadpool(begin, services.scope(principal), principal.id, originator)
     try:
         form = await multipart.read(request, "file", upload.write)
@@ -54,7 +54,7 @@ async def list_files(request: Request) -> Response:
         return _json(FileList(data=(), first_id=None, last_id=None, has_more=False))
 
     def page() -> FileList:
-        found = services.filed().list(
+        found = services.work.files.list(
             services.scope(principal),
             after=query.after,
             limit=query.limit + 1,
@@ -71,18 +71,18 @@ async def retrieve(request: Request) -> Response:
     """``GET /v1/files/ID``."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "read", f"file/{file}")
-    return _json(file_object(await run_in_threadpool(services.filed().get, services.scope(principal), file)))
+    return _json(file_object(await run_in_threadpool(services.work.files.get, services.scope(principal), file)))
 
 
 async def delete(request: Request) -> Response:
     """``DELETE /v1/files/ID``."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "batch", f"file/{file}")
-    found = await run_in_threadpool(services.filed().get, services.scope(principal), file)
+    found = await run_in_threadpool(services.work.files.get, services.scope(principal), file)
     owned = Resource("file", file, principal.tenant, author=found.principal)
-    await run_in_threadpool(services.authorise, principal, "batch", owned)
+    await run_in_threadpool(services.access.authorize, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
-    await run_in_threadpool(services.filed().delete, services.scope(principal), file, principal.id, originator)
+    await run_in_threadpool(services.work.files.delete, services.scope(principal), file, principal.id, originator)
     return _json(FileDeleted(id=file))
 
 
@@ -90,8 +90,8 @@ async def content(request: Request) -> Response:
     """``GET /v1/files/ID/content``, or one range of its bytes."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "read", f"file/{file}")
-    found = await run_in_threadpool(services.filed().get, services.scope(principal), file)
-    await run_in_threadpool(services.records.require_file, services.scope(principal), principal, found)
+    found = await run_in_threadpool(services.work.files.get, services.scope(principal), file)
+    await run_in_threadpool(services.access.records.require_file, services.scope(principal), principal, found)
     wanted = _range(request.headers.get("range"), found.size)
     first, end = wanted or (0, found.size)
     headers = {
@@ -101,7 +101,7 @@ async def content(request: Request) -> Response:
     }
     if wanted is not None:
         headers["content-range"] = f"bytes {first}-{end - 1}/{found.size}"
-    stream = await run_in_threadpool(services.filed().open, found)
+    stream = await run_in_threadpool(services.work.files.open, found)
     return StreamingResponse(
         _pieces(stream, first, end), 206 if wanted else 200, headers, media_type="application/octet-stream"
     )
@@ -115,7 +115,7 @@ async def permitted(request: Request, action: Action, resource: str) -> tuple[Ga
     """
     services: GatewayServices = request.app.state.services
     principal = await incoming.principal(request, services)
-    await run_in_threadpool(services.authorise, principal, action, resource)
+    await run_in_threadpool(services.access.authorize, principal, action, resource)
     return services, principal
 
 

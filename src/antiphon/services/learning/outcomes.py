@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-
-from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets
-from antiphon.catalog.outcomes import Outcome, Outcomes, OutcomeStatus
+from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.outcomes import Outcomes
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.learning.datasets.builder import DatasetBuilder
-from antiphon.learning.outcomes.intake import OutcomeJoiner, OutcomeResult
-from antiphon.learning.outcomes.monitoring import DriftReport, Monitor, Performance
-from antiphon.learning.outcomes.submission import OutcomeSubmission
+from antiphon.learning.outcomes.intake import OutcomeJoiner
+from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.services.governance.policies import withheld
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -90,41 +86,3 @@ def monitor(store: Store) -> Monitor:
         lake=FeatureStores(store).lake,
         clock=store.database.clock,
     )
-
-
-class OutcomeAdapter:
-    """Outcomes as the gateway takes and reads them."""
-
-    def __init__(self, store: Store) -> None:
-        self._outcomes = Outcomes(store.database)
-        self._joiner = outcome_joiner(store)
-        self._monitor = monitor(store)
-
-    def take(self, scope: Scope, principal: str, arriving: Sequence[OutcomeSubmission]) -> Sequence[OutcomeResult]:
-        return self._joiner.take_many(scope, principal, arriving)
-
-    def list(
-        self, scope: Scope, application: str, status: OutcomeStatus | None, before: datetime | None, limit: int
-    ) -> Sequence[Outcome]:
-        return self._outcomes.list(scope, application, status=status, before=before, limit=limit)
-
-    def performance(
-        self, scope: Scope, application: str, since: datetime | None, until: datetime | None
-    ) -> Performance:
-        return self._monitor.performance(scope, application, since=since, until=until)
-
-    def drift(self, scope: Scope, application: str) -> DriftReport:
-        return self._monitor.drift(scope, application)
-
-
-class DatasetAdapter:
-    """Datasets as the gateway reads them."""
-
-    def __init__(self, store: Store) -> None:
-        self._datasets = Datasets(store.database)
-
-    def list(self, scope: Scope, application: str | None, kind: DatasetKind | None, limit: int) -> Sequence[Dataset]:
-        return self._datasets.list(scope, application, kind=kind, limit=limit)
-
-    def get(self, scope: Scope, dataset: str) -> Dataset:
-        return self._datasets.get(scope, dataset)

@@ -24,8 +24,8 @@ from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply import apply as applying
-from antiphon.services.explaining import Explaining
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
 from antiphon.serving.request import Answer, AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
@@ -134,7 +134,7 @@ class Desk:
         return await self.answerer.answer(AnswerRequest(self.store.scope, asker, application, entity, **fields))
 
     def told(self, answer: Answer) -> dict[str, Any]:
-        found = Explaining(self.store).explain(self.store.scope, answer.receipt.prediction)
+        found = ProjectPredictions(self.store).explain(self.store.scope, answer.receipt.prediction)
         return {**found, "features": {feature["name"]: feature for feature in found["features"]}}
 
     async def close(self) -> None:

@@ -1,14 +1,17 @@
-"""explain and replay: everything one prediction was made from, down to the source rows, and the text again."""
+"""Explains and replays predictions, and counts how many were answered from store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
+from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
+from antiphon.core.clock import Clock
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.offline.lineage import Lineage
@@ -22,8 +25,8 @@ MOST_SOURCE_ROWS = 20
 """Source rows shown for each feature; how many there are in all is always said."""
 
 
-class Explaining:
-    """Answers what a prediction was made from, out of the catalog, the lake and the event log."""
+class ProjectPredictions:
+    """Explains predictions from the catalog, the lake and the event log, and replays them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -215,3 +218,20 @@ class Explaining:
             return self._store.blobs.get(scope, blob).decode(errors="replace")
         except NotFoundError:
             return None
+
+
+class RecentReuse:
+    """Counts how many of the last hour's online answers were reused, at most every quarter of a minute."""
+
+    def __init__(self, receipts: ReceiptCounts, clock: Clock) -> None:
+        self._receipts = receipts
+        self._clock = clock
+        self._counted: dict[Scope, tuple[float, Sequence[ReuseCount]]] = {}
+
+    def of(self, scope: Scope) -> Sequence[ReuseCount]:
+        now = self._clock.monotonic()
+        known = self._counted.get(scope)
+        if known is None or now - known[0] > 15.0:
+            since = self._clock.now() - timedelta(hours=1)
+            known = self._counted[scope] = (now, self._receipts.reuse(scope, since))
+        return known[1]

@@ -1,23 +1,31 @@
-"""Models, evaluations, rollouts and training orders of one project."""
+"""Releases, rollouts, models, datasets and outcomes of one project, as the gateway and the commands use them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.evidence import Judgements
 from antiphon.catalog.evidence_counts import EvidenceCounts
 from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.outcomes import Outcomes
+from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine
 from antiphon.governance.principal import Principal
+from antiphon.learning.outcomes.intake import OutcomeJoiner
+from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.registry.models import ModelRegistry
 from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.releases.changelog import Changelog
+from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.learning.outcomes import monitor, outcome_joiner
 from antiphon.services.project.store import Store
+from antiphon.services.rollouts import rollout_transitions
 
 if TYPE_CHECKING:
     from antiphon.services.features.platform import FeaturePlatform
@@ -25,8 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearningServices:
-    """Models and rollouts of one project."""
+    """Releases, rollouts, models, datasets and outcomes of one project.
 
+    Attributes:
+        transitions: moves rollouts and live pointers, with their audit entries.
+        joiner: joins arriving outcomes to predictions. ``monitor``: quality and drift by them.
+    """
+
+    releases: Releases
+    transitions: RolloutTransitions
     rollouts: Rollouts
     judgements: Judgements
     evidence: EvidenceCounts
@@ -34,12 +49,18 @@ class LearningServices:
     registry: ModelRegistry
     evaluations: Evaluations
     training: ProjectTrainingOrders
+    datasets: Datasets
+    outcomes: Outcomes
+    joiner: OutcomeJoiner
+    monitor: Monitor
 
 
 def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
-    """Services over a project's stores; trainings are ordered here and run by the worker."""
+    """Builds the services over a project's stores; trainings are ordered here and run by the worker."""
     database = store.database
     return LearningServices(
+        releases=store.releases,
+        transitions=rollout_transitions(store),
         rollouts=store.rollouts,
         judgements=Judgements(database),
         evidence=EvidenceCounts(database),
@@ -47,6 +68,10 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         registry=ModelRegistry(database),
         evaluations=Evaluations(database),
         training=ProjectTrainingOrders(store, engine, commit, features),
+        datasets=Datasets(database),
+        outcomes=Outcomes(database),
+        joiner=outcome_joiner(store),
+        monitor=monitor(store),
     )
 
 

@@ -1,0 +1,145 @@
+"""The services that the gateway calls, grouped by noun. ``app`` builds them, once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from antiphon.batch.files import FileStore
+from antiphon.batch.request_batches import RequestBatches
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.receipt_counts import ReuseCount
+from antiphon.catalog.receipts import Receipts
+from antiphon.core.circuit_breaker import BreakerStatus
+from antiphon.core.clock import Clock
+from antiphon.core.scope import Scope
+from antiphon.core.settings import Settings
+from antiphon.engine.api.port import Engine
+from antiphon.governance.policy_request import Resource
+from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Quotas
+from antiphon.operations.processes import ProcessStatus
+from antiphon.services.features.feature_services import FeatureServices
+from antiphon.services.governance.audit_trail import AuditTrail
+from antiphon.services.governance.identity import ProjectIdentity
+from antiphon.services.governance.policy_versions import PolicyService
+from antiphon.services.learning.learning_services import LearningServices
+from antiphon.services.runs import ProjectRuns
+from antiphon.services.table_jobs import ProjectTableJobs
+from antiphon.serving.admission.engine_gate import GateStatus
+from antiphon.serving.answerer import Answerer
+from antiphon.serving.embedding import Embeddings
+from antiphon.serving.records import Records
+
+
+@dataclass(frozen=True)
+class GenerationServices:
+    """Answers and vectors, and the engines behind them.
+
+    Attributes:
+        models: names that a request may use as ``model``: applications first, then plain models.
+        most_tokens: the longest text that an application or model may write when the request sets no limit.
+        breakers: states of the engines' circuit breakers in this process.
+        gate: state of the queue in front of the engine.
+    """
+
+    answerer: Answerer
+    embeddings: Embeddings
+    engine: Engine
+    models: Callable[[Scope], Sequence[str]]
+    most_tokens: Callable[[Scope, str], int]
+    breakers: Callable[[], Sequence[BreakerStatus]]
+    gate: Callable[[], GateStatus]
+
+
+@dataclass(frozen=True)
+class PredictionServices:
+    """Stored answers.
+
+    Attributes:
+        texts: by content hash; ``NotFoundError`` once erased.
+        explain: everything that a prediction was made from, with or without source rows.
+        replay: generates a prediction's text again and compares it.
+        reuse: how many of the last hour's online answers were reused.
+    """
+
+    receipts: Receipts
+    texts: Blobs
+    explain: Callable[[Scope, str, bool], Mapping[str, Any]]
+    replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
+    reuse: Callable[[Scope], Sequence[ReuseCount]]
+
+
+@dataclass(frozen=True)
+class AccessServices:
+    """Identity, authorization and evidence.
+
+    Attributes:
+        authorize: raises ``ForbiddenError`` unless the principal may do the action to the resource (``kind/name``).
+        records: rights to stored answers.
+        audit: ``governance.audit.AuditLog.append``, for changes that are not recorded in their own transaction.
+        trail: the audit log: evidence of refusals and readings, queries and proofs.
+    """
+
+    identity: ProjectIdentity
+    authorize: Callable[[Principal, str, str | Resource], object]
+    records: Records
+    audit: Callable[..., Any]
+    trail: AuditTrail
+    policies: PolicyService
+    quotas: Quotas
+
+
+@dataclass(frozen=True)
+class WorkServices:
+    """Durable runs, batch jobs over tables, and files and batches of OpenAI's API."""
+
+    runs: ProjectRuns
+    tables: ProjectTableJobs
+    files: FileStore
+    batches: RequestBatches
+
+
+@dataclass(frozen=True)
+class HealthServices:
+    """State of the project's processes.
+
+    Attributes:
+        processes: the children under supervision.
+        ready: part to what is wrong with it; ``None`` when it works.
+        notices: part to a defect that does not keep it from serving.
+    """
+
+    processes: Callable[[], Sequence[ProcessStatus]]
+    ready: Callable[[], Awaitable[Mapping[str, str | None]]]
+    notices: Callable[[], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class GatewayServices:
+    """Everything that the gateway calls.
+
+    Attributes:
+        warning: shown on every page of the dashboard, such as that nothing is encrypted.
+    """
+
+    settings: Settings
+    clock: Clock
+    warning: str | None
+    generation: GenerationServices
+    predictions: PredictionServices
+    access: AccessServices
+    features: FeatureServices
+    learning: LearningServices
+    work: WorkServices
+    health: HealthServices
+
+    @property
+    def environment(self) -> str:
+        """The environment of every request; the tenant is the principal's."""
+        return self.settings.project.environment
+
+    def scope(self, principal: Principal) -> Scope:
+        """The scope that a principal works in."""
+        return Scope(principal.tenant, self.environment)

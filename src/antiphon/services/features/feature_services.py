@@ -1,0 +1,58 @@
+"""Features of one project, as the gateway and the commands use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from antiphon.core.scope import Scope
+from antiphon.features.offline.history import ViewHistory
+from antiphon.services.features.glance import FeatureGlance
+from antiphon.services.features.lineage import FeatureLineage
+from antiphon.services.features.lookup import Lookups
+from antiphon.services.features.neighbours import ProjectNeighbours
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.publications import ProjectPublications
+from antiphon.services.features.rollback import FeatureRollback
+from antiphon.services.features.skew import FeatureSkew
+from antiphon.services.features.streams import Streams
+from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.project.store import Store
+
+
+@dataclass(frozen=True)
+class FeatureServices:
+    """Publishing, reading and watching features.
+
+    Attributes:
+        freshness: of each served view; ``glance``: its whole status.
+        history: versions of views, verdicts and differences.
+        skew: comparisons of batch and online values.
+    """
+
+    publications: ProjectPublications
+    streams: Streams
+    freshness: Callable[[Scope], Sequence[ViewFreshness]]
+    glance: FeatureGlance
+    history: ViewHistory
+    lookups: Lookups
+    skew: FeatureSkew
+    rollback: FeatureRollback
+    neighbours: ProjectNeighbours
+    lineage: FeatureLineage
+
+
+def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) -> FeatureServices:
+    """Builds the services over the stores of this process."""
+    return FeatureServices(
+        publications=ProjectPublications(store, platform),
+        streams=Streams(store, platform),
+        freshness=platform.freshness,
+        glance=FeatureGlance(store, platform),
+        history=platform.history,
+        lookups=lookups,
+        skew=FeatureSkew(store, platform),
+        rollback=FeatureRollback(store, platform),
+        neighbours=platform.neighbours,
+        lineage=FeatureLineage(store, platform),
+    )
