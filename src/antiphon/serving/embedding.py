@@ -15,16 +15,17 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.receipts import Attempt, CacheReceipt, Path, PolicyReceipt, Receipt, Timing, UsageReceipt
-from antiphon.core.errors import DeadlineExceededError, ForbiddenError, NotFoundError
+from antiphon.core.errors import DeadlineExceededError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
 from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
-from antiphon.serving.answering.arrival import Arrival, arrive
+from antiphon.serving.answering.context import Arrival, arrive
+from antiphon.serving.answering.policy import policy_context, require_allowed
 from antiphon.serving.builtin import BUILTIN
-from antiphon.serving.features.printing import fingerprint
+from antiphon.serving.features.reading import NO_FEATURES
 from antiphon.serving.ports import Decision, TextEmbedding
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
@@ -106,22 +107,11 @@ class Embeddings:
             request.principal,
             "answer",
             Resource("application", request.model),
-            {
-                "purpose": _PURPOSE,
-                "path": request.path,
-                "tenant": request.scope.tenant,
-                "originator": request.originating_user,
-                "keys": {},
-                "as_of": int(self._services.clock.now().timestamp()),
-            },
+            policy_context(
+                request.scope, _PURPOSE, request.path, request.originating_user, {}, self._services.clock.now()
+            ),
         )
-        if not decision.allowed:
-            raise ForbiddenError(
-                f"Policy does not let {request.principal.id} ask {request.model}: {decision.reason}.",
-                where="policy",
-                next_step=f"`antiphon policy explain {request.principal.id} answer application/{request.model}` "
-                "says what would have to hold.",
-            )
+        require_allowed(decision, request.principal, request.model)
         return decision
 
     async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> TextEmbeddings:
@@ -173,7 +163,7 @@ class Embeddings:
             as_of=moment,
             created_at=moment,
             features=(),
-            feature_fingerprint=fingerprint({}),
+            feature_fingerprint=NO_FEATURES.fingerprint,
             question_blob=None,
             attempts=(
                 Attempt(

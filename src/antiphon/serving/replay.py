@@ -137,7 +137,7 @@ async def _generated_again(
         parameters=texts.get(origin.scope, attempt.parameters_blob).decode() if attempt.parameters_blob else "",
     )
     text, fingerprint = "", ""
-    async with aclosing(generation.stream(engine, request)) as events:
+    async with aclosing(generation.generate(engine, request)) as events:
         async for event in events:
             if not isinstance(event, Delta):
                 text, fingerprint = event.finished.text, event.finished.fingerprint

@@ -21,7 +21,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described
 from antiphon.serving.answering import evidence
-from antiphon.serving.answering.arrival import Arrival
+from antiphon.serving.answering.context import Arrival
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
 
 _log = logging.getLogger(__name__)

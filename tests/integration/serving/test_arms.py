@@ -27,7 +27,7 @@ from antiphon.definitions.learning import Rollout
 from antiphon.governance.principal import Principal
 from antiphon.serving import answerer
 from antiphon.serving.answering import evidence
-from antiphon.serving.answering.arrival import arrive
+from antiphon.serving.answering.context import arrive
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import Says, Script, ScriptedEngine
@@ -400,4 +400,4 @@ async def test_an_answer_of_an_arm_is_replayed(make: Make, role: Role) -> None:
             release_of=desk.releases.get,
         )
         assert again.identical
-    assert evidence.replaces(desk.receipts.get(SCOPE, again.origin))
+    assert evidence.uses_template(desk.receipts.get(SCOPE, again.origin))

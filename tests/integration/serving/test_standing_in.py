@@ -326,7 +326,7 @@ async def test_an_identical_prompt_is_answered_without_an_engine(make: Make, eng
 
 async def test_a_stand_in_cannot_be_asked_for(make: Make) -> None:
     desk = make(changed())
-    with pytest.raises(InvalidInputError, match="cannot be asked for"):
+    with pytest.raises(InvalidInputError, match="cannot be requested"):
         await desk.answerer.answer(desk.request(role="degraded", release=desk.release.id))
 
 

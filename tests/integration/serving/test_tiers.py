@@ -10,7 +10,7 @@ import pytest
 
 from antiphon.core.errors import DeadlineExceededError, OverloadedError, ResourceUnavailableError
 from antiphon.serving.admission.limits import Admission
-from antiphon.serving.answering.arrival import arrive
+from antiphon.serving.answering.context import arrive
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 from antiphon.testing.small_desk import DESK, SmallDesk
 

@@ -11,26 +11,28 @@ from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
 from antiphon.serving.answering import reuse
-from antiphon.serving.answering.generation import Asked
-from antiphon.serving.features import reading as freshness
+from antiphon.serving.answering.generation import GenerationSpec
+from antiphon.serving.features import reading
+from antiphon.serving.features.printing import fingerprint
+from antiphon.serving.features.reading import FeatureReading
 from antiphon.testing.small_desk import DESK, START, ReadValue, ReadVector
 
 LATER = START + timedelta(hours=1)
 
 
-def reading(contract: Freshness | None = None, **values: ReadValue) -> freshness.Reading:
+def read(contract: Freshness | None = None, **values: ReadValue) -> FeatureReading:
     application = msgspec.structs.replace(DESK, freshness={"congestion": contract} if contract else {})
     read = {"congestion.delay": ReadValue(26.0, START), "weather.wind": ReadValue(11.0, START)}
     read |= {name.replace("__", "."): value for name, value in values.items()}
-    return freshness.apply(ReadVector(3, read), application, LATER)
+    return reading.apply_contracts(ReadVector(3, read), application, LATER)
 
 
-def contract_of(found: freshness.Reading, name: str = "congestion.delay") -> str:
+def contract_of(found: FeatureReading, name: str = "congestion.delay") -> str:
     return next(feature.contract for feature in found.features if feature.name == name)
 
 
 def test_without_a_contract_any_age_is_fresh() -> None:
-    found = reading()
+    found = read()
     assert contract_of(found) == "fresh"
     assert found.prints == {"congestion.delay": "25", "weather.wind": "10"}
     assert found.publication == 3
@@ -38,11 +40,11 @@ def test_without_a_contract_any_age_is_fresh() -> None:
 
 @pytest.mark.parametrize(("max_age", "contract"), [("60m", "fresh"), ("3599s", "flagged")])
 def test_the_limit_itself_is_still_fresh(max_age: str, contract: str) -> None:
-    assert contract_of(reading(Freshness(max_age))) == contract
+    assert contract_of(read(Freshness(max_age))) == contract
 
 
 def test_a_default_prints_nothing_even_when_it_is_all_there_is() -> None:
-    found = reading(Freshness("1m", "default"), weather__wind=ReadValue(None, None))
+    found = read(Freshness("1m", "default"), weather__wind=ReadValue(None, None))
     assert found.prints == {"congestion.delay": None, "weather.wind": None}
     assert contract_of(found) == "defaulted"
     assert contract_of(found, "weather.wind") == "absent"
@@ -52,20 +54,20 @@ def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
     with pytest.raises(
         FeatureUnavailableError, match=r"^The feature congestion\.delay is 3600 s old, its contract allows 1m"
     ):
-        reading(Freshness("1m", "reject"))
+        read(Freshness("1m", "reject"))
     with pytest.raises(FeatureUnavailableError, match="has no value"):
-        reading(Freshness("1m", "reject"), congestion__delay=ReadValue(None, None))
+        read(Freshness("1m", "reject"), congestion__delay=ReadValue(None, None))
 
 
 def test_an_entity_nobody_knows_is_refused() -> None:
     with pytest.raises(FeatureUnavailableError, match="no features"):
-        reading(congestion__delay=ReadValue(None, None), weather__wind=ReadValue(None, None))
+        read(congestion__delay=ReadValue(None, None), weather__wind=ReadValue(None, None))
     with pytest.raises(FeatureUnavailableError, match="no features"):  # a count of no events is a zero
-        reading(congestion__delay=ReadValue(0, None), weather__wind=ReadValue(None, None))
+        read(congestion__delay=ReadValue(0, None), weather__wind=ReadValue(None, None))
 
 
 def test_an_application_without_features_reads_nothing() -> None:
-    assert freshness.apply(None, DESK, LATER) == freshness.Reading(None, (), {})
+    assert reading.apply_contracts(None, DESK, LATER) == reading.NO_FEATURES
 
 
 STORED = StoredAnswer(
@@ -96,12 +98,12 @@ def test_a_question_is_found_by_its_words() -> None:
     assert reuse.question_hash(None) == reuse.question_hash("")
 
 
-ASKED = Asked("m", "fp", "prompt", (), Decoding(), "{}", True)
+SPEC = GenerationSpec("m", "fp", "prompt", (), Decoding(), "{}", True)
 
 
 def test_an_answer_without_engine_parameters_is_found_over_an_upgrade() -> None:
     # As it was before there were any: another one would write every stored answer anew.
-    assert reuse.prompt_key(ASKED, DESK, {"a.b": "1"}) == "b7fc63e1415a7fd8ca9ad5c4fcf01ba7"
+    assert reuse.prompt_key(SPEC, DESK, fingerprint({"a.b": "1"})) == "b7fc63e1415a7fd8ca9ad5c4fcf01ba7"
 
 
 @pytest.mark.parametrize(
@@ -113,22 +115,21 @@ def test_an_answer_without_engine_parameters_is_found_over_an_upgrade() -> None:
     ],
 )  # fmt: skip
 def test_whatever_decides_the_text_is_in_the_key(change: dict[str, Any]) -> None:
-    prints: dict[str, str | None] = {"a.b": "1"}
-    key = reuse.prompt_key(ASKED, DESK, prints)
-    assert key == reuse.prompt_key(ASKED, DESK, dict(prints))
-    assert key != reuse.prompt_key(msgspec.structs.replace(ASKED, **change), DESK, prints)
-    assert key != reuse.prompt_key(ASKED, DESK, {"a.b": "2"}), "the guard judges by it"
-    assert key != reuse.prompt_key(ASKED, msgspec.structs.replace(DESK, guards=()), prints)
-    assert key == reuse.prompt_key(ASKED, msgspec.structs.replace(DESK, name="x", reuse=Reuse("never")), prints)
+    prints = fingerprint({"a.b": "1"})
+    key = reuse.prompt_key(SPEC, DESK, prints)
+    assert key != reuse.prompt_key(msgspec.structs.replace(SPEC, **change), DESK, prints)
+    assert key != reuse.prompt_key(SPEC, DESK, fingerprint({"a.b": "2"})), "the guard judges by it"
+    assert key != reuse.prompt_key(SPEC, msgspec.structs.replace(DESK, guards=()), prints)
+    assert key == reuse.prompt_key(SPEC, msgspec.structs.replace(DESK, name="x", reuse=Reuse("never")), prints)
 
 
 def test_a_contract_may_ask_for_the_quality_of_the_source() -> None:
     contract = Freshness("1d", "default", min_source_quality=0.9)
 
-    def apply(facts: dict[str, SnapshotFacts], contract: Freshness, publication: int | None = 3) -> freshness.Reading:
+    def apply(facts: dict[str, SnapshotFacts], contract: Freshness, publication: int | None = 3) -> FeatureReading:
         application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
         read = {"congestion.delay": ReadValue(26.0, LATER)}
-        return freshness.apply(ReadVector(publication, read, facts), application, LATER)
+        return reading.apply_contracts(ReadVector(publication, read, facts), application, LATER)
 
     good = facts_of(0.95)
     assert contract_of(apply({"congestion": good}, contract)) == "fresh"

@@ -13,7 +13,7 @@ from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError
 from antiphon.definitions.learning import Outcome
-from antiphon.serving.answering.arrival import Arrival, arrive
+from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
 from antiphon.serving.shadow import Mirroring, ShadowCounts, Shadows, mirrored
 from antiphon.testing.fakes import make_receipt

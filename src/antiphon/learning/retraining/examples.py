@@ -22,7 +22,7 @@ from antiphon.definitions.learning import FineTune
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.serving.answering import prompts
-from antiphon.serving.features import reading as freshness
+from antiphon.serving.features.reading import apply_contracts
 from antiphon.training.examples import Example, Part
 
 _HASH_BITS = 64
@@ -74,8 +74,8 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
     tune = _fine_tune(application)
     told = served_application(application, application.model)
     where = f"application {application.name}, model.prompt"
-    reading = freshness.apply(row.features if told.versions else None, told, row.moment)
-    names = prompts.variables(told, reading.prints, row.entity, None)
+    read = apply_contracts(row.features if told.versions else None, told, row.moment)
+    names = prompts.variables(told, read.prints, row.entity, None)
     prompt = prompts.chat(model, prompts.turns(told, prompts.render(told.prompt.template, names, where)))
     whole = is_whole(row.example, tune)
     parts = completion(application, tune, {**names, "label": row.label}, row.label, whole=whole)

@@ -1,6 +1,6 @@
-"""What a request says about a rollout: the exposure of a user in one of its arms, or a pair of live and shadow.
+"""Evidence of a rollout: the exposure of a user in one of its arms, or a pair of live answer and shadow.
 
-Pure: the values are made here and committed in ``committing``. An exposure has its request's id, so that one request
+Pure: the values are made here and committed by ``recorder``. An exposure has its request's id, so that one request
 is one exposure even when its first recording was committed and said to have failed.
 """
 
@@ -13,17 +13,17 @@ from antiphon.catalog.rollouts import Arm, Assigned, Exposure, ShadowPair
 from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.serving.answering.arrival import Arrival
+from antiphon.serving.answering.context import Arrival
 from antiphon.serving.request import Mirrored
 
 
 def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: bool) -> Exposure | None:
-    """The exposure behind an answer; ``None`` for somebody who is in no arm.
+    """The exposure behind an answer; ``None`` for a user in no arm.
 
-    What stood in for a release is no answer of its own: its arm failed this user, as it would have without a stand-in.
+    A substitute is not an answer of the release: its arm failed this user, as it would have without a substitute.
 
     Args:
-        replaced: whether a fallback stands in the text that is served, now or since it was first made.
+        replaced: whether the served text has a guard's fallback in it, from this request or from when it was made.
     """
     arm = _arm(assigned)
     if arm is None or assigned.rollout is None:
@@ -50,7 +50,7 @@ def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: b
 def failed(
     arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception, moment: datetime
 ) -> Exposure | None:
-    """The exposure of a user who got no answer; ``None`` for somebody who is in no arm."""
+    """The exposure of a user who got no answer; ``None`` for a user in no arm."""
     arm = _arm(assigned)
     if arm is None or assigned.rollout is None:
         return None
@@ -74,13 +74,13 @@ def failed(
     )
 
 
-def replaces(receipt: Receipt) -> bool:
-    """Whether a guard put its fallback into this receipt's text."""
+def uses_template(receipt: Receipt) -> bool:
+    """Tells whether a guard put its fallback into this receipt's text."""
     return any(action.action == "template" for action in receipt.guards)
 
 
 def probability(application: ApplicationSpec, classes: dict[str, dict[str, float]]) -> float | None:
-    """What an answer gives to the positive label of the application's outcome; ``None`` when it was not measured."""
+    """The probability of the positive label of the application's outcome; ``None`` when it was not measured."""
     outcome = application.outcome
     return None if outcome is None else classes.get(outcome.property, {}).get(outcome.positive)
 
@@ -103,7 +103,7 @@ def paired(mirrors: Mirrored, application: ApplicationSpec, receipt: Receipt) ->
 
 
 def unpaired(mirrors: Mirrored, scope: Scope, code: str, seconds: float, moment: datetime) -> ShadowPair:
-    """An online answer that the candidate had none to set beside."""
+    """An online answer without an answer of the candidate."""
     return ShadowPair(
         rollout=mirrors.rollout,
         scope=scope,
@@ -120,7 +120,7 @@ def unpaired(mirrors: Mirrored, scope: Scope, code: str, seconds: float, moment:
 
 
 def code_of(error: Exception) -> str:
-    """The error's code; whatever was not raised on purpose is an internal error."""
+    """The error's code; an unexpected error is an internal one."""
     return error.code if isinstance(error, AntiphonError) else AntiphonError.code
 
 

@@ -1,4 +1,4 @@
-"""From a prompt to a text that passed its guards: generate, guard, retry, template.
+"""From a prompt to a text that passed its guards: generate, guard, retry, fall back to the guard's template.
 
 The steps after the engine are pure, so that a replay can take them again from the recorded texts.
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
+from antiphon.catalog.receipts import GuardReceipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceededError, EngineError, InvalidOutputError
 from antiphon.core.ids import canonical, new_id
+from antiphon.core.telemetry import traceparent
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
 from antiphon.engine.api.messages import (
-    Branch,
     ChatTurn,
     Delta,
     GenerationRequest,
@@ -30,13 +30,15 @@ from antiphon.engine.api.messages import (
 )
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import guards, prompts
+from antiphon.serving.answering.context import AnswerContext
 from antiphon.serving.answering.output import mismatches, parsed
+from antiphon.serving.answering.overrides import engine_fields
 from antiphon.serving.answering.tools import schema, tagged, writes_tools
 from antiphon.serving.ports import Engine
-from antiphon.serving.request import DecodingOverrides, Tier
+from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
 
-class Asked(msgspec.Struct, frozen=True):
+class GenerationSpec(msgspec.Struct, frozen=True):
     """Everything that decides a text: the same value gives the same text inside one fingerprint.
 
     Attributes:
@@ -60,8 +62,8 @@ class Asked(msgspec.Struct, frozen=True):
     parameters: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Generated(msgspec.Struct, frozen=True):
-    """One attempt: what was sent and what came back; ``prompt`` are the prompt's own tokens, if they were asked for."""
+class Generation(msgspec.Struct, frozen=True):
+    """One attempt: the engine's request and its result; ``prompt`` are the prompt's own tokens, if requested."""
 
     sent: GenerationRequest
     finished: GenerationResult
@@ -69,34 +71,44 @@ class Generated(msgspec.Struct, frozen=True):
     prompt: tuple[TokenOut, ...] = ()
 
 
-class Written(msgspec.Struct, frozen=True):
-    """The outcome of all attempts together."""
+class GuardedText(msgspec.Struct, frozen=True):
+    """The text of all attempts together, and the actions of the guards."""
 
     text: str
     finish_reason: str
-    attempts: tuple[Generated, ...]
+    attempts: tuple[Generation, ...]
     actions: tuple[GuardReceipt, ...]
 
-    @property
-    def branches(self) -> tuple[Branch, ...]:
-        """Of the first attempt: a retry is sampled, so its branch says less about the model."""
-        return self.attempts[0].finished.branches
 
-    @property
-    def usage(self) -> UsageReceipt:
-        """Tokens and engine seconds of every attempt."""
-        usages = [attempt.finished.usage for attempt in self.attempts]
-        return UsageReceipt(
-            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-            cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
-            completion_tokens=sum(usage.completion_tokens for usage in usages),
-            forced_tokens=sum(usage.forced_tokens for usage in usages),
-            engine_seconds=sum(usage.engine_seconds for usage in usages),
-            attempts=len(usages),
+def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
+    """The request's prompt and decoding for a model.
+
+    Raises:
+        InvalidInputError: a template fails.
+    """
+    request, application = context.request, context.application
+    raw: str | tuple[int, ...] | None = None
+    if application.prompt.template or application.versions:
+        where = f"application {application.name}, prompt"
+        conversation = prompts.turns(
+            application, prompts.render(application.prompt.template, context.template_names, where)
         )
+    else:
+        conversation = list(request.messages)
+        raw = request.prompt_ids or request.prompt
+    return render(
+        model,
+        conversation,
+        application.decoding,
+        application.schema,
+        request.overrides,
+        raw_prompt=raw,
+        classes=bool(application.classes),
+        cache_salt=request.scope.tenant,
+    )
 
 
-def ask(
+def render(
     model: ModelDescription,
     conversation: Sequence[ChatTurn],
     decoding: Decoding,
@@ -106,7 +118,7 @@ def ask(
     raw_prompt: str | tuple[int, ...] | None = None,
     classes: bool = False,
     cache_salt: str = "",
-) -> Asked:
+) -> GenerationSpec:
     """Render the conversation for a model: as text, or as turns when the engine has its own template.
 
     A raw prompt, text or tokens, goes to the engine as it is.
@@ -121,7 +133,7 @@ def ask(
             grammar = tagged(tools)
         elif tools is not None:
             json_schema = schema(tools)
-    return Asked(
+    return GenerationSpec(
         model=model.name,
         fingerprint=model.fingerprint,
         prompt=prompt,
@@ -140,13 +152,8 @@ def ask(
     )
 
 
-def engine_fields(parameters: str) -> dict[str, Any]:
-    """Request fields beyond OpenAI's, by name."""
-    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
-
-
 def service_level(slo: SLO) -> ServiceLevel:
-    """What batch work in the engine may not take from an application's answers."""
+    """The service level that batch work in the engine must leave to an application's answers."""
     return ServiceLevel(
         ttft=parse_duration(slo.ttft_p99).total_seconds(),
         tpot=None if slo.tpot_p99 is None else parse_duration(slo.tpot_p99).total_seconds(),
@@ -155,51 +162,45 @@ def service_level(slo: SLO) -> ServiceLevel:
     )
 
 
-def to_engine(
-    asked: Asked,
-    path: Path,
-    attempt: int,
-    warmth: float,
-    traceparent: str | None,
-    slo: SLO | None = None,
-    tier: Tier = "default",
+def engine_request(
+    spec: GenerationSpec, request: AnswerRequest, slo: SLO, attempt: int = 0, warmth: float = 0.0
 ) -> GenerationRequest:
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
-    decoding = asked.decoding
-    priority = "batch" if tier == "flex" else path
-    parameters = engine_fields(asked.parameters or "")
+    decoding = spec.decoding
+    priority = "batch" if request.tier == "flex" else request.path
+    parameters = engine_fields(spec.parameters or "")
     ignore_end = bool(parameters.pop("ignore_eos", False))
     return GenerationRequest(
         id=new_id("gen"),
-        model=asked.model,
-        prompt=asked.prompt,
-        messages=asked.messages,
+        model=spec.model,
+        prompt=spec.prompt,
+        messages=spec.messages,
         max_tokens=decoding.max_tokens,
         temperature=max(decoding.temperature, warmth) if attempt else decoding.temperature,
         top_p=decoding.top_p,
         seed=decoding.seed + attempt,
         stop=decoding.stop,
-        json_schema=asked.json_schema,
-        logprobs=asked.logprobs,
-        branches=asked.branches and attempt == 0,
+        json_schema=spec.json_schema,
+        logprobs=spec.logprobs,
+        branches=spec.branches and attempt == 0,
         priority=priority,
-        traceparent=traceparent,
-        cache_salt=asked.cache_salt,
-        level=None if slo is None or priority == "batch" else service_level(slo),
-        ahead=tier == "priority",
-        prompt_ids=asked.prompt_ids,
-        prompt_logprobs=asked.prompt_logprobs,
-        penalties=asked.penalties,
-        tools=asked.tools,
-        grammar=asked.grammar,
+        traceparent=traceparent(),
+        cache_salt=spec.cache_salt,
+        level=None if priority == "batch" else service_level(slo),
+        ahead=request.tier == "priority",
+        prompt_ids=spec.prompt_ids,
+        prompt_logprobs=spec.prompt_logprobs,
+        penalties=spec.penalties,
+        tools=spec.tools,
+        grammar=spec.grammar,
         ignore_end=ignore_end,
         parameters=canonical(parameters).decode() if parameters else "",
     )
 
 
-async def stream(
+async def generate(
     engine: Engine, request: GenerationRequest, deadline: float | None = None
-) -> AsyncGenerator[Delta | Generated, None]:
+) -> AsyncGenerator[Delta | Generation, None]:
     """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
 
     Raises:
@@ -217,7 +218,7 @@ async def stream(
             elif event.reason == "cancelled":
                 break
             else:
-                yield Generated(sent=request, finished=event, tokens=tuple(tokens), prompt=prompt)
+                yield Generation(sent=request, finished=event, tokens=tuple(tokens), prompt=prompt)
                 return
     raise EngineError("The engine gave the text up before its end.", where="engine", next_step="Try again.")
 
@@ -236,38 +237,38 @@ async def _next(
         ) from None
 
 
-async def write(
-    engine: Engine, asked: Asked, application: ApplicationSpec, names: Mapping[str, Any],
-    prints: Mapping[str, str | None], path: Path, traceparent: str | None, deadline: float | None = None,
-    tier: Tier = "default",
-) -> Written:  # fmt: skip
-    """Generate until the guards pass, or take the fallback when the retries are used up.
+async def generate_guarded(
+    engine: Engine, spec: GenerationSpec, context: AnswerContext, deadline: float | None = None
+) -> GuardedText:
+    """Generate until the guards pass, or take the guard's fallback when the retries are used up.
 
     Raises:
         DeadlineExceededError: the attempts together took too long.
         InvalidOutputError: the text does not meet the schema (it was cut off, say) and no fallback mends it.
     """
+    application, prints, names = context.application, context.reading.prints, context.template_names
     retries = max((guard.retries for guard in application.guards), default=0)
     warmth = max((guard.retry_temperature for guard in application.guards), default=0.0)
-    attempts: list[Generated] = []
+    attempts: list[Generation] = []
     actions: list[GuardReceipt] = []
     for number in range(1 + retries):
-        request = to_engine(asked, path, number, warmth, traceparent, application.slo, tier)
-        async for event in stream(engine, request, deadline):
-            if isinstance(event, Generated):
-                attempts.append(event)
+        request = engine_request(spec, context.request, application.slo, number, warmth)
+        async with aclosing(generate(engine, request, deadline)) as events:
+            async for event in events:
+                if isinstance(event, Generation):
+                    attempts.append(event)
         generated = attempts[-1].finished
         wrong = check(generated.text, generated.reason, application, prints, names)
         if not wrong:
             actions += [GuardReceipt(guard=_name(guard.property), action="pass") for guard in application.guards]
-            return Written(generated.text, generated.reason, tuple(attempts), tuple(actions))
+            return GuardedText(generated.text, generated.reason, tuple(attempts), tuple(actions))
         if not application.guards:
             raise _invalid(application, "; ".join(wrong.values()))
         if number < retries:
             actions += [GuardReceipt(_name(place), "retry", reason) for place, reason in wrong.items()]
     text, replaced = fall_back([attempt.finished.text for attempt in attempts], application, prints, names)
     actions += [GuardReceipt(_name(place), "template", reason) for place, reason in replaced.items()]
-    return Written(text, "stop", tuple(attempts), tuple(actions))
+    return GuardedText(text, "stop", tuple(attempts), tuple(actions))
 
 
 def check(
@@ -277,7 +278,7 @@ def check(
     prints: Mapping[str, str | None],
     names: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Why this text may not be served: guarded property (``""``: the output as a whole) to a reason."""
+    """Find what keeps a text from being served: guarded property (``""``: the output as a whole) to a reason."""
     output: Any = None
     wrong: dict[str, str] = {}
     if application.output_schema is not None:
@@ -288,11 +289,11 @@ def check(
         for place, mismatch in mismatches(application.schema or {}, output).items():
             wrong.setdefault(place if place in guarded else "", mismatch)
     for guard in application.guards:
-        stated = output.get(guard.property) if isinstance(output, dict) else text
-        if not isinstance(stated, str):
+        guarded_text = output.get(guard.property) if isinstance(output, dict) else text
+        if not isinstance(guarded_text, str):
             wrong.setdefault(guard.property, f"it has no {guard.property}")
             continue
-        found = guards.violations(stated, application.figures, prints, names["entity"].values())
+        found = guards.violations(guarded_text, application.figures, prints, names["entity"].values())
         if found:
             wrong.setdefault(guard.property, "; ".join(found[:3]))
     return wrong

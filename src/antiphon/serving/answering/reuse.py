@@ -1,4 +1,4 @@
-"""When a stored answer may be served: the application's declared rule, and nothing else."""
+"""Reuse of stored answers: by the application's declared rule, or by an identical prompt."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.on_demand import InputValue
-from antiphon.serving.answering.generation import Asked
-from antiphon.serving.features.printing import fingerprint
+from antiphon.serving.answering.generation import GenerationSpec
 
 
 def question_hash(question: str | None, inputs: Mapping[str, InputValue] | None = None) -> str:
-    """How a stored answer is found by its question and what was said beside it."""
-    asked = (question or "").strip()
-    return content_hash([asked, inputs] if inputs else asked.encode())[:32]
+    """Hash by which a stored answer is found: of the question's words and the request's inputs."""
+    words = (question or "").strip()
+    return content_hash([words, inputs] if inputs else words.encode())[:32]
 
 
-def prompt_key(asked: Asked, application: ApplicationSpec, prints: dict[str, str | None], namespace: str = "") -> str:
+def prompt_key(spec: GenerationSpec, application: ApplicationSpec, fingerprint: str, namespace: str = "") -> str:
     """The same key gives the same served text: everything that decides it, the guards' inputs too.
 
-    A ``namespace`` keeps its answers to itself (an arm of a rollout); without one, every release shares them.
+    Args:
+        fingerprint: of the printed figures.
+        namespace: keeps its answers to itself (an arm of a rollout); without one, every release shares them.
     """
-    decides = [asked, application.guards, application.figures, application.output_schema, fingerprint(prints)]
+    decides = [spec, application.guards, application.figures, application.output_schema, fingerprint]
     return content_hash([*decides, namespace] if namespace else decides)[:32]
 
 
 def may_serve(stored: StoredAnswer, rule: Reuse, prints_fingerprint: str, as_of: datetime) -> bool:
-    """Whether the rule lets this stored answer stand in for a new one at ``as_of``."""
+    """Tells whether the rule lets this stored answer be served at ``as_of``."""
     if rule.mode == "always":
         return True
     if rule.mode == "fingerprint":

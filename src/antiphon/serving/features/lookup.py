@@ -23,6 +23,7 @@ from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow
 from antiphon.governance.policy_request import purpose_to_name
+from antiphon.serving.answering.policy import policy_context
 from antiphon.serving.features.lookup_derived import checked_inputs, derive, require_no_inputs
 from antiphon.serving.features.lookup_judge import Judge, joined, masked
 from antiphon.serving.features.lookup_values import LookedUp, Lookup, LookupPlan, LookupRequest
@@ -217,14 +218,9 @@ class FeatureLookup:
     def _decided(self, request: LookupRequest, as_of: datetime) -> list[tuple[str, ...]] | None:
         """What policy hides of each entity; ``None``: nothing of any."""
         plan, tenant = request.plan, request.scope.tenant
-        context = {
-            "purpose": plan.purpose,
-            "path": "online",
-            "tenant": tenant,
-            "originator": request.originating_user,
-            "keys": request.entities[0],
-            "as_of": int(as_of.timestamp()),
-        }
+        context = policy_context(
+            request.scope, plan.purpose, "online", request.originating_user, request.entities[0], as_of
+        )
         if not self._reads_entities(tenant):
             masked = _require(self._decide(request.principal, "answer", plan.resource, context), request).masked
             return [masked] * len(request.entities) if masked else None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.application import ApplicationSpec, Figure
 from antiphon.definitions.on_demand import InputType, InputValue, checked_input, defaults_of
 from antiphon.features.expressions.on_demand import payload, values
+from antiphon.serving.features.printing import printed
 
 
 def input_types(application: ApplicationSpec) -> dict[str, InputType]:
@@ -72,10 +73,14 @@ def computed(
     inputs: Mapping[str, InputValue],
     entity: Mapping[str, str],
     as_of: datetime,
+    figures: Mapping[str, Figure],
+    hidden: Callable[[str], bool],
 ) -> dict[str, FeatureReceipt]:
-    """On-demand features of values as their contracts left them; a feature that was hidden is missing here too.
+    """On-demand features of values as their contracts left them; ``event_time`` is the latest of those that were read.
 
-    ``event_time`` is the latest of those that were read.
+    Args:
+        figures: by feature, for printing.
+        hidden: tells whether policy masks a feature.
     """
     if not application.on_demand:
         return {}
@@ -85,14 +90,15 @@ def computed(
         for name, (value, reads) in values(view, known).items():
             times = [read[one].event_time for one in reads if one in read]
             latest = max((time for time in times if time is not None), default=None)
+            masked = hidden(name)
             receipts[name] = FeatureReceipt(
                 name=name,
-                value=value,
-                printed=None,
+                value=None if masked else value,
+                printed=None if masked else printed(value, figures.get(name)),
                 definition_version=view.definition_version,
                 snapshot=None,
                 event_time=latest,
-                age_seconds=None if latest is None else (as_of - latest).total_seconds(),
-                contract="absent" if value is None else "fresh",
+                age_seconds=None if masked or latest is None else (as_of - latest).total_seconds(),
+                contract="masked" if masked else "absent" if value is None else "fresh",
             )
     return receipts

@@ -17,9 +17,9 @@ _DIGITS = Context(prec=400, rounding=ROUND_HALF_UP)
 Value = float | int | str | bool | None
 
 
-def printed(value: Value, figure: Figure) -> str | None:
-    """The figure as text (``"25"``), or ``None`` when there is no value."""
-    if value is None:
+def printed(value: Value, figure: Figure | None) -> str | None:
+    """The figure as text (``"25"``), or ``None`` when there is no value, or no figure is declared for it."""
+    if value is None or figure is None:
         return None
     if isinstance(value, (str, bool)) or figure.step == 0:
         return str(value)

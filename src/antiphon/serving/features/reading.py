@@ -1,33 +1,43 @@
-"""What a freshness contract does to a value that is read: it stands in the receipt."""
+"""Features of one request: each value checked against its freshness contract and printed, as its receipt records."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import FeatureUnavailableError
-from antiphon.definitions.application import ApplicationSpec, Freshness
+from antiphon.definitions.application import ApplicationSpec, Figure, Freshness
 from antiphon.definitions.on_demand import InputValue
 from antiphon.features.freshness import rule_of
 from antiphon.features.online.remedies import Remedied
 from antiphon.serving.features import on_demand
-from antiphon.serving.features.printing import Value, print_all
+from antiphon.serving.features.printing import fingerprint, printed
 from antiphon.serving.ports import FeatureValue, FeatureVector
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """Features of one request after their contracts: what was read, and how it prints."""
+class FeatureReading(msgspec.Struct, frozen=True):
+    """Features of one request after their contracts: what was read, and how it prints.
+
+    Attributes:
+        fingerprint: hash of the prints; two readings that print alike have the same one, and the same prompt.
+    """
 
     publication: int | None
     features: tuple[FeatureReceipt, ...]
     prints: dict[str, str | None]
+    fingerprint: str
 
 
-def apply(
+NO_FEATURES = FeatureReading(None, (), {}, fingerprint({}))
+"""The reading of an application without features."""
+
+
+def apply_contracts(
     vector: FeatureVector | None,
     application: ApplicationSpec,
     as_of: datetime,
@@ -35,21 +45,22 @@ def apply(
     inputs: Mapping[str, InputValue] | None = None,
     entity: Mapping[str, str] | None = None,
     remedies: Mapping[str, Remedied] | None = None,
-) -> Reading:
-    """Hold every value against its view's contract; a masked one is read as absent, whatever its contract.
+) -> FeatureReading:
+    """Check every value against its view's contract; a masked one is read as absent, whatever its contract.
 
-    On-demand features are computed of what is left; those of a dataset's row are in it already.
+    On-demand features are computed of the result; those of a dataset's row are in it already.
 
     Args:
-        inputs, entity: what the request says, for on-demand features.
-        remedies: what stands in for stale values, by ``view.feature``.
+        inputs, entity: of the request, for on-demand features.
+        remedies: substitutes for stale values, by ``view.feature``.
 
     Raises:
-        FeatureUnavailableError: a value is beyond a contract that rejects, or the entity has no features at all.
+        FeatureUnavailableError: a value violates a contract that rejects, or the entity has no features at all.
     """
     if vector is None and not application.on_demand:
-        return Reading(publication=None, features=(), prints={})
-    receipts = {} if vector is None else _held(vector, application, as_of, masked, remedies or {})
+        return NO_FEATURES
+    figures = {figure.feature: figure for figure in application.figures}
+    receipts = {} if vector is None else _held(vector, application, as_of, masked, remedies or {}, figures)
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
     if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
         raise FeatureUnavailableError(
@@ -58,27 +69,22 @@ def apply(
             next_step="Check the entity's keys; `antiphon features status` shows what is published.",
         )
     if not has_on_demand(application, receipts):
-        receipts |= on_demand.computed(application, receipts, inputs or {}, entity or {}, as_of)
-        for name in receipts:
-            if masked and _hidden(name, masked):
-                receipts[name] = msgspec.structs.replace(
-                    receipts[name], value=None, age_seconds=None, contract="masked"
-                )
-    values: Mapping[str, Value] = {name: receipt.value for name, receipt in receipts.items()}
-    prints = print_all(values, application.figures)
-    return Reading(
+        receipts |= on_demand.computed(
+            application, receipts, inputs or {}, entity or {}, as_of, figures, partial(_hidden, masked=masked)
+        )
+    prints = {name: receipts[name].printed if name in receipts else None for name in figures}
+    return FeatureReading(
         publication=vector.publication if vector is not None else None,
-        features=tuple(
-            msgspec.structs.replace(receipt, printed=prints.get(name)) for name, receipt in receipts.items()
-        ),
+        features=tuple(receipts.values()),
         prints=prints,
+        fingerprint=fingerprint(prints),
     )
 
 
 def to_remedy(
     vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
 ) -> list[str]:
-    """Views with a stale value whose contract asks for something in its place."""
+    """Views with a stale value whose contract asks for a substitute."""
     if vector.publication is None:
         return []
     rules = {view: rule for view, one in application.freshness.items() if (rule := rule_of(one)).substitutes}
@@ -99,6 +105,7 @@ def _held(
     as_of: datetime,
     masked: Sequence[str],
     remedies: Mapping[str, Remedied],
+    figures: Mapping[str, Figure],
 ) -> dict[str, FeatureReceipt]:
     receipts: dict[str, FeatureReceipt] = {}
     for name, value in vector.values.items():
@@ -109,12 +116,13 @@ def _held(
         contract = application.freshness.get(view)
         if contract is not None and vector.publication is None:  # a dataset's row belongs to no snapshot
             contract = msgspec.structs.replace(contract, min_source_quality=0.0)
-        receipts[name] = _judge(name, value, contract, as_of, _quality(vector, view), remedies.get(name))
+        quality, figure = _quality(vector, view), figures.get(name)
+        receipts[name] = _judge(name, value, contract, as_of, quality, remedies.get(name), figure)
     return receipts
 
 
 def has_on_demand(application: ApplicationSpec, names: Collection[str]) -> bool:
-    """Whether every on-demand feature is among these: a dataset's row has them, with the inputs they were made from."""
+    """Tells whether every on-demand feature is among these; a dataset's row has them already."""
     return all(f"{view.name}.{name}" in names for view in application.on_demand for name in view.features)
 
 
@@ -143,11 +151,12 @@ def _judge(
     as_of: datetime,
     quality: float | None,
     remedied: Remedied | None,
+    figure: Figure | None,
 ) -> FeatureReceipt:
     rule = rule_of(contract)
     outcome = rule.outcome(value.value, _event_time(value), microseconds(as_of), rule.accepts_source(quality))
     if outcome not in ("fresh", "absent") and remedied is not None:
-        return _stood_in(name, remedied, as_of)
+        return _substituted(name, remedied, as_of, figure)
     age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
     if outcome == "rejected" or (outcome == "absent" and rule.violation == "rejected"):
         raise FeatureUnavailableError(
@@ -155,10 +164,11 @@ def _judge(
             where=f"feature {name}",
             next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
         )
+    kept = None if outcome == "defaulted" else value.value
     return FeatureReceipt(
         name=name,
-        value=None if outcome == "defaulted" else value.value,
-        printed=None,
+        value=kept,
+        printed=printed(kept, figure),
         definition_version=value.definition_version,
         snapshot=value.snapshot,
         event_time=value.event_time,
@@ -169,12 +179,12 @@ def _judge(
     )
 
 
-def _stood_in(name: str, remedied: Remedied, as_of: datetime) -> FeatureReceipt:
+def _substituted(name: str, remedied: Remedied, as_of: datetime, figure: Figure | None) -> FeatureReceipt:
     moment = remedied.event_time
     return FeatureReceipt(
         name=name,
         value=remedied.value,
-        printed=None,
+        printed=printed(remedied.value, figure),
         definition_version=remedied.definition_version,
         snapshot=remedied.snapshot,
         event_time=moment,

@@ -23,9 +23,9 @@ from antiphon.features.freshness import SourceQuality
 from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow, oldest_of
 from antiphon.governance.policy_request import Decision, Resource
-from antiphon.serving.features import reading as freshness
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import Derived, LookupPlan, LookupRequest
+from antiphon.serving.features.reading import apply_contracts
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, ReadValue, ReadVector
 
 NOW = START + timedelta(days=1)
@@ -85,7 +85,7 @@ def answered(contract: Freshness, read: Read, *, snapshot: bool = True) -> str:
     vector = ReadVector(1 if snapshot else None, values, {"congestion": facts(read.quality)} if snapshot else {})
     application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
     try:
-        found = freshness.apply(vector, application, NOW)
+        found = apply_contracts(vector, application, NOW)
     except FeatureUnavailableError as error:
         return "absent" if "has no value" in str(error) else "rejected"
     (receipt,) = (one for one in found.features if one.name == "congestion.delay")

@@ -8,7 +8,7 @@ from antiphon.catalog.rollouts import Assigned
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash
 from antiphon.core.scope import Scope
-from antiphon.serving.answering.arrival import arrive, as_requested, cache_namespace
+from antiphon.serving.answering.context import arrive, as_requested, cache_namespace
 from antiphon.serving.request import AnswerRequest, Mirrored
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE
 

@@ -1,0 +1,76 @@
+"""Parameters of a request that an application's release pins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import UnsupportedParameterError
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.engine.api.messages import Penalties
+from antiphon.serving.request import AnswerRequest
+
+
+def engine_fields(parameters: str) -> dict[str, Any]:
+    """Request fields beyond OpenAI's, by name."""
+    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
+
+
+def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> None:
+    """Refuse parameters that the application's release pins to another value.
+
+    Raises:
+        UnsupportedParameterError: names the parameter.
+    """
+    overrides, decoding = request.overrides, application.decoding
+    penalties = overrides.penalties or Penalties()
+    pinned = {
+        "temperature": (overrides.temperature, decoding.temperature),
+        "top_p": (overrides.top_p, decoding.top_p),
+        "seed": (overrides.seed, decoding.seed),
+        "stop": (overrides.stop, decoding.stop),
+        "max_tokens": (overrides.max_tokens, decoding.max_tokens),
+        "response_format": (overrides.json_schema, application.schema),
+        "n": (overrides.choices, 1),
+        "echo": (overrides.prompt_logprobs, None),
+        "frequency_penalty": (penalties.frequency or None, None),
+        "presence_penalty": (penalties.presence or None, None),
+        "logit_bias": (penalties.bias or None, None),
+        "tools": (overrides.tools, None),
+        "prompt": (request.prompt_ids or None, None),
+        **{name: (value, None) for name, value in engine_fields(overrides.engine).items()},
+    }
+    granted = set()
+    if overrides.max_tokens is not None and overrides.max_tokens >= decoding.max_tokens:
+        granted.add("max_tokens")
+    if overrides.json_schema == {"type": "object"} and application.output_schema is not None:
+        granted.add("response_format")  # any JSON object: that is what it gives
+    for name, (requested, own) in pinned.items():
+        if requested is not None and requested != own and name not in granted:
+            raise UnsupportedParameterError(
+                f"The application {application.name!r} pins its own `{name}`.",
+                where=name,
+                next_step="Leave the parameter out, or ask the plain model.",
+            )
+    _check_turns(request, application)
+
+
+def _check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
+    """Refuse turns other than the one user turn that an application reads as its question."""
+    for number, turn in enumerate(request.messages):
+        where = f"messages[{number}]"
+        if turn.role != "user":
+            what = f"`{where}` is a turn of the role `{turn.role}`"
+        elif number:
+            what = f"`{where}` is a second turn of the user"
+        elif turn.name is not None:
+            what, where = f"`{where}` has a `name`", f"{where}.name"
+        else:
+            continue
+        raise UnsupportedParameterError(
+            f"The application {application.name!r} reads one turn of the user as its question, and {what}.",
+            where=where,
+            next_step="Send that one turn alone: what else the model is told is in its release, and conversations are "
+            "not kept. A plain model takes any turns.",
+        )

@@ -1,0 +1,80 @@
+"""Commits an answer in one transaction: texts, receipt, stored answer, and a rollout's evidence.
+
+Invariant: an :class:`Answer` exists only once its receipt is committed; a client that goes away during the commit
+leaves a whole receipt, for a submitted commit is carried out whatever becomes of its caller. The exposure of a user in
+a rollout is committed with the receipt of the answer, or by itself when there is none: once either way.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from antiphon.catalog.rollouts import Assigned, ShadowPair
+from antiphon.core.telemetry import span
+from antiphon.serving.answering import evidence
+from antiphon.serving.answering.context import AnswerContext, Arrival
+from antiphon.serving.answering.receipts import AnswerDraft, receipt_of, stored_answer
+from antiphon.serving.request import Answer
+from antiphon.serving.services import Services
+
+_log = logging.getLogger(__name__)
+
+
+class AnswerRecorder:
+    """Commits answers, and the evidence of requests without one."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def record(self, context: AnswerContext, draft: AnswerDraft) -> Answer:
+        """The answer of a draft, once its receipt is committed."""
+        services, request = self._services, context.request
+        receipt, texts = receipt_of(context, draft, services.clock.now(), services.checkpoint(request.scope))
+        kept = stored_answer(context, draft, receipt)
+        replaced = draft.stored.replaced if draft.stored is not None else evidence.uses_template(receipt)
+        exposure = evidence.answered(context.arrival, context.assigned, receipt, replaced)
+        mirrors = request.mirrors
+        pair = evidence.paired(mirrors, context.application, receipt) if mirrors is not None else None
+
+        def effect(connection: Any) -> None:
+            services.receipts.add(receipt, texts, within=connection)
+            if kept is not None:
+                services.stored.put(kept, within=connection)
+            if exposure is not None:
+                services.exposures.add(exposure, within=connection)
+            if pair is not None:
+                services.pairs.add(pair, within=connection)
+
+        with span("commit"):
+            await services.commit.submit(effect)
+        last = draft.generations[-1] if draft.generations else None
+        return Answer(
+            prediction=receipt.prediction,
+            request=receipt.request,
+            text=draft.text,
+            finish_reason=receipt.finish_reason,
+            usage=receipt.usage,
+            receipt=receipt,
+            publication=receipt.publication,
+            # A guard's template replaces the model's text, and so its tokens.
+            tokens=last.tokens if last is not None and draft.text == last.finished.text else (),
+            prompt=last.prompt if last is not None else (),
+        )
+
+    async def record_failure(
+        self, arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception
+    ) -> None:
+        """Commit the exposure of a user who gets no answer. Never raises: the error under way is more important."""
+        services = self._services
+        exposure = evidence.failed(arrival, assigned, publication, error, services.clock.now())
+        if exposure is None:
+            return
+        try:
+            await services.commit.submit(lambda connection: services.exposures.add(exposure, within=connection))
+        except Exception:
+            _log.exception("the exposure of request %s is not recorded", arrival.request_id)
+
+    async def record_unpaired(self, pair: ShadowPair) -> None:
+        """Commit an online answer that the candidate had no answer beside."""
+        await self._services.commit.submit(lambda connection: self._services.pairs.add(pair, within=connection))

@@ -1,0 +1,80 @@
+"""Substitutes for a release whose engine does not answer: other engines in order, then stored answers.
+
+Invariants:
+- Only a request with a waiting user gets a substitute: a batch row waits for its engine, and an evaluated or mirrored
+  answer must come from the model itself.
+- An answer of another release is served only to principals whom policy lets ask that release, and unmasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from antiphon.catalog.answers import StoredAnswer
+from antiphon.catalog.receipts import Degraded
+from antiphon.catalog.releases import Release
+from antiphon.core.clock import parse_duration
+from antiphon.definitions.degradation import MAIN, Target, WhenUnavailable, target_of
+from antiphon.serving.answering.context import AnswerContext
+from antiphon.serving.answering.policy import ReleaseResources, policy_context
+from antiphon.serving.services import Services
+
+
+def targets(context: AnswerContext) -> tuple[Target, ...]:
+    """Engines and models to try in order: the release's own model on the main engine first."""
+    own = Target(MAIN, context.release.bundle.model.name)
+    if not context.interactive:
+        return (own,)
+    return tuple(dict.fromkeys((own, *(target_of(named, own.model) for named in context.application.fallback))))
+
+
+def candidates(
+    services: Services, context: AnswerContext, resources: ReleaseResources
+) -> Iterator[tuple[StoredAnswer, Degraded]]:
+    """Stored answers that may be served when no engine answers, the best first; each is looked up when it is needed."""
+    rule, request = context.application.when_unavailable, context.request
+    if rule.serve == "refuse" or context.cache_namespace is None or not context.interactive or context.reports_tokens:
+        return
+    release = context.release
+    for namespace in dict.fromkeys((context.cache_namespace, release.id)):
+        if found := _stored(services, context, namespace, rule):
+            yield found, _degraded(context, found, "precomputed", release)
+    if rule.serve != "previous_release":
+        return
+    previous = services.releases.previous(request.scope, request.application)
+    if previous is None or previous.id == release.id or not _permitted(services, context, previous, resources):
+        return
+    if found := _stored(services, context, previous.id, rule):
+        yield found, _degraded(context, found, "previous_release", previous)
+
+
+def _stored(services: Services, context: AnswerContext, namespace: str, rule: WhenUnavailable) -> StoredAnswer | None:
+    found = services.stored.latest(
+        context.request.scope,
+        namespace,
+        context.arrival.subject,
+        context.question_hash,
+        as_of=context.as_of,
+    )
+    if found is None or (rule.max_age is not None and context.as_of - found.as_of > parse_duration(rule.max_age)):
+        return None
+    return found
+
+
+def _degraded(
+    context: AnswerContext, found: StoredAnswer, policy: Literal["precomputed", "previous_release"], release: Release
+) -> Degraded:
+    age = (context.as_of - found.as_of).total_seconds()
+    return Degraded(policy, release.id, age)
+
+
+def _permitted(services: Services, context: AnswerContext, previous: Release, resources: ReleaseResources) -> bool:
+    request, purpose = context.request, previous.bundle.application.purpose
+    decision = services.decide(
+        request.principal,
+        "answer",
+        resources.of(previous),
+        policy_context(request.scope, purpose, request.path, request.originating_user, request.entity, context.as_of),
+    )
+    return decision.allowed and not decision.masked
