@@ -15,7 +15,7 @@ from antiphon.definitions.view_name import snake_case
 
 if TYPE_CHECKING:
     from antiphon.features.feast.repository import FeastRepository
-    from antiphon.features.feast.translation import Finding, Translation
+    from antiphon.features.feast.translation import Translation, TranslationFinding
 
 INCOMPLETE = 5
 """Exit code when something has no counterpart and nothing was written."""
@@ -46,15 +46,15 @@ def import_feast(
     from antiphon.features.feast import render
     from antiphon.features.feast.feast_process import read_with_feast
     from antiphon.features.feast.syntax import read_syntax
-    from antiphon.features.feast.translate import Choices, translate
+    from antiphon.features.feast.translate import TranslationOptions, translate
 
     if online:
         from antiphon.core import outgoing
 
         outgoing.check_url(online, where="--online")
-    choices = Choices(online=bool(online), event_id=_event_ids(event_id or []), available_at=available_at)
+    options = TranslationOptions(online=bool(online), event_id=_event_ids(event_id or []), available_at=available_at)
     read = read_with_feast(repository, python) if python is not None else read_syntax(repository)
-    translation = translate(read, repository, to, choices)
+    translation = translate(read, repository, to, options)
     text = render.definitions_text(translation, repository.resolve().name) if translation.views else ""
     if text:
         render.check(text)
@@ -100,7 +100,7 @@ def _report(read: FeastRepository, translation: Translation, files: list[str], t
     }
 
 
-def _line(finding: Finding) -> dict[str, Any]:
+def _line(finding: TranslationFinding) -> dict[str, Any]:
     return {
         "noun": finding.noun,
         "name": finding.name,

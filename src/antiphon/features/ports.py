@@ -13,7 +13,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake
-from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, OverlayReading, Progress
+from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, OverlayState, StreamProgress
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.tiles.entity_state import EntityState
 from antiphon.features.tiles.evaluate import Evaluator
@@ -142,13 +142,13 @@ class OnlineSnapshots(Protocol):
 class StreamedOverlay(Protocol):
     """Streamed events of one scope in LMDB or Redis, with the consumer's offsets in the same store and transaction."""
 
-    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
         """One consistent state, in one round trip: the offsets of ``views``, and for each query (view, entity, offset)
         the events after that offset."""
         ...
 
     def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
         where one moves. Raises ``UnavailableError``."""

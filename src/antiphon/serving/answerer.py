@@ -34,7 +34,7 @@ from antiphon.core.telemetry import GENAI, span
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
-from antiphon.features.online.remedies import Remedied
+from antiphon.features.online.remedies import SubstituteValue
 from antiphon.serving.answering import generation, receipts, reuse
 from antiphon.serving.answering.context import AnswerContext, Arrival, arrive, as_requested, cache_namespace, entity_of
 from antiphon.serving.answering.flights import Flights
@@ -265,9 +265,9 @@ class Answerer:
         as_of: datetime,
         entity: Mapping[str, str],
         masked: Sequence[str],
-    ) -> dict[str, Remedied]:
+    ) -> dict[str, SubstituteValue]:
         """Substitutes for stale values; found in a thread, for a source or an older snapshot may be slow."""
-        services, found = self._services, dict[str, Remedied]()
+        services, found = self._services, dict[str, SubstituteValue]()
         if vector is None or vector.publication is None or services.remedies is None:
             return found
         for view in reading.to_remedy(vector, application, as_of, masked):

@@ -21,7 +21,7 @@ from antiphon.engine.api.messages import (
     TextEmbeddingRequest,
     TextEmbeddings,
 )
-from antiphon.features.online.remedies import Remedied
+from antiphon.features.online.remedies import SubstituteValue
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class Remedies(Protocol):
         as_of: datetime,
         contract: Freshness,
         publication: int,
-    ) -> Sequence[Mapping[str, Remedied]]:
+    ) -> Sequence[Mapping[str, SubstituteValue]]:
         """Of each entity the values, by ``view.feature``, that meet the contract of a view (name, version)."""
         ...
 

@@ -10,7 +10,7 @@ import numpy
 
 from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.features.embedding.vectors import Embedded
+from antiphon.features.embedding.vectors import EmbeddingResult
 
 _WORD = re.compile(r"\w+")
 
@@ -27,12 +27,12 @@ class HashedWords:
         self.model = model or hashed_words()
         self.embedded = 0
 
-    def embed(self, texts: Sequence[str]) -> Embedded:
+    def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         """See :class:`Embedder`."""
         self.embedded += len(texts)
         words = [_WORD.findall(text.lower()) or [text] for text in texts]
         vectors = numpy.array([self._vector(listed[: self.model.tokens]) for listed in words], dtype=numpy.float32)
-        return Embedded(vectors, tuple(len(listed) > self.model.tokens for listed in words))
+        return EmbeddingResult(vectors, tuple(len(listed) > self.model.tokens for listed in words))
 
     def _vector(self, words: Sequence[str]) -> numpy.ndarray:
         total = numpy.zeros(self.model.dimensions)

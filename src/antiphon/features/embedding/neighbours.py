@@ -136,7 +136,7 @@ class NeighbourLookup:
                 f"`antiphon features resume {spec.name} --reason …` first.",
             )
         space = self._spaces.open(snapshot, question.feature)
-        vector, without = self._asked(spec, space, question)
+        vector, without = self._query_vector(spec, space, question)
         search: Literal["index", "exact"] = "exact" if space.index is None else "index"
         near = space.nearest(vector, spec.models[question.feature], question.top, without=without)
         found = []
@@ -170,7 +170,7 @@ class NeighbourLookup:
             )
         return found
 
-    def _asked(
+    def _query_vector(
         self, spec: FeatureViewSpec, space: VectorSpace, question: Question
     ) -> tuple[NDArray[numpy.float32], int | None]:
         """The vector to compare with, and the row that is not its own neighbour."""

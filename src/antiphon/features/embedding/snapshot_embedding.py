@@ -31,7 +31,7 @@ _log = logging.getLogger("antiphon.features")
 INDEX_SUFFIX = ".faiss"
 
 
-class _Made(msgspec.Struct, frozen=True):
+class _FeatureVectors(msgspec.Struct, frozen=True):
     facts: SnapshotVectors
     vectors: NDArray[numpy.float32]
 
@@ -53,7 +53,7 @@ class SnapshotEmbedding:
         self._spec = spec
         self._lake = lake
         self._previous = previous
-        self._made: dict[str, _Made] = {}
+        self._made: dict[str, _FeatureVectors] = {}
         if spec.models and embedders is None:
             raise SetupError(
                 f"The view {spec.name!r} has vectors, and nothing here embeds texts.",
@@ -99,7 +99,7 @@ class SnapshotEmbedding:
                 embedded=len(new),
                 truncated=sum(truncated.values()),
             )
-            self._made[name] = _Made(facts, vectors)
+            self._made[name] = _FeatureVectors(facts, vectors)
         return table
 
     def finished(self, scope: Scope) -> dict[str, SnapshotVectors]:

@@ -5,20 +5,18 @@ Rows of features hold neither, so no answer, receipt or bulk lookup shows a text
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
 from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.vectors import VectorSource
-from antiphon.features.lake.content import Lake
+from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StateQuery, StreamedOverlay
@@ -72,13 +70,13 @@ class VectorReader:
         publications: Publications,
         online: OnlineSnapshots,
         clock: Clock,
-        vectors: VectorSource,
+        vectors: VectorSpaces,
         overlay: StreamedOverlay | None = None,
         lease: float = LEASE_SECONDS,
     ) -> None:
         self._vectors = vectors
-        self._texts = FeatureReader(
-            scope, publications=publications, online=_Texts(online), clock=clock, overlay=overlay, lease=lease
+        self._texts = _TextReader(
+            scope, publications=publications, online=online, clock=clock, overlay=overlay, lease=lease
         )
 
     def read_many(
@@ -122,9 +120,9 @@ class VectorReader:
                 if only is not None and f"{view}.{name}" not in only:
                     continue
                 texts = [vector.values[f"{view}.{name}"] for vector in read]
-                asked = [text.value if isinstance(text.value, str) else None for text in texts]
+                given = [text.value if isinstance(text.value, str) else None for text in texts]
                 snapshot = texts[0].snapshot if texts else ""
-                made = self._vectors.vectors(snapshot, name, model, asked) if texts else []
+                made = self._vectors.vectors(snapshot, name, model, given) if texts else []
                 if texts:
                     snapshots[view] = (snapshot, version, read[0].refreshed[view])
                 for row, text, vector in zip(found, texts, made, strict=True):
@@ -173,41 +171,11 @@ class _TextSnapshot:
         return self._opened.states(queries)
 
 
-class _Texts:
-    """An online store whose snapshots are opened so; whoever owns the store lets go of them and closes it."""
+class _TextReader(FeatureReader):
+    """Reads the texts of embedded features. The store's owner decides which of its snapshots stay open."""
 
-    def __init__(self, online: OnlineSnapshots) -> None:
-        self._online = online
+    def _open(self, view: str, snapshot: str) -> OpenedSnapshot:
+        return _TextSnapshot(super()._open(view, snapshot))
 
-    def open(self, scope: Scope, view: str, snapshot: str) -> OpenedSnapshot:
-        return _TextSnapshot(self._online.open(scope, view, snapshot))
-
-    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
-        return self._online.entity_hash(entity, keys)
-
-    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
-        return self._online.entity_hashes(entity, keys)
-
-    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
-        return self._online.build(manifest, spec, lake)
-
-    def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
-        return self._online.sealed(scope, view, snapshot)
-
-    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
-        return self._online.whole(scope, view, snapshot)
-
-    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
-        return self._online.condemn(scope, view, snapshot)
-
-    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
-        pass
-
-    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
-        return self._online.files(scope)
-
-    def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
-        return []
-
-    def close(self) -> None:
+    def _forget(self, names: Iterable[tuple[str, str]]) -> None:
         pass

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Embedded(msgspec.Struct, frozen=True):
+class EmbeddingResult(msgspec.Struct, frozen=True):
     """What an embedder made of texts.
 
     Attributes:
@@ -43,7 +43,7 @@ class Embedder(Protocol):
         """Which model it is."""
         ...
 
-    def embed(self, texts: Sequence[str]) -> Embedded:
+    def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         """Vectors of texts, none of which is empty; raises ``EngineError``."""
         ...
 
@@ -53,17 +53,6 @@ class Embedders(Protocol):
 
     def get(self, model: EmbeddingModel) -> Embedder:
         """The embedder of a model; raises ``SetupError`` when it is not here or of other weights."""
-        ...
-
-
-class VectorSource(Protocol):
-    """Vectors of texts that were read online."""
-
-    def vectors(
-        self, snapshot: str, feature: str, model: EmbeddingModel, texts: Sequence[str | None]
-    ) -> Sequence[NDArray[numpy.float32] | None]:
-        """The vector of each text, ``None`` where there is none; raises ``EmbeddingModelMismatchError`` and
-        ``FeatureUnavailableError``."""
         ...
 
 

@@ -176,12 +176,12 @@ class ExpressionSql:
             return f"CASE WHEN isfinite({number}) THEN {number} END", kind
         return f"CAST(this_row.{quoted(name)} AS {SQL_TYPES[kind]})", kind
 
-    def _of_kind(self, node: Expression, wanted: Kind, symbol: str, *, finite: bool = False) -> str:
+    def _of_kind(self, node: Expression, expected: Kind, symbol: str, *, finite: bool = False) -> str:
         sql, kind = self._finite(node) if finite else self.expression(node)
         if kind == "null":
-            return f"CAST(NULL AS {SQL_TYPES[wanted]})"
-        if kind != wanted:
-            raise self._wrong(f"{symbol!r} needs a {wanted}, not a {kind}.")
+            return f"CAST(NULL AS {SQL_TYPES[expected]})"
+        if kind != expected:
+            raise self._wrong(f"{symbol!r} needs a {expected}, not a {kind}.")
         return sql
 
     def _finite(self, node: Expression) -> tuple[str, Kind]:

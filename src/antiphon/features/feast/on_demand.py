@@ -23,7 +23,7 @@ class Operand(msgspec.Struct, frozen=True):
     whole: bool = False
 
 
-class Untranslatable(Exception):
+class UntranslatableError(Exception):
     """The function does what expressions do not; its text says which part of it."""
 
 
@@ -44,14 +44,14 @@ def expressions_of(code: str, columns: Mapping[str, Operand]) -> dict[str, Opera
         columns: what its table has, by name.
 
     Raises:
-        Untranslatable: says which part.
+        UntranslatableError: says which part.
     """
     try:
         (function,) = ast.parse(code).body
     except (SyntaxError, ValueError):
-        raise Untranslatable("its source is not one function") from None
+        raise UntranslatableError("its source is not one function") from None
     if not isinstance(function, ast.FunctionDef) or len(function.args.args) != 1:
-        raise Untranslatable("it is not a function of one table")
+        raise UntranslatableError("it is not a function of one table")
     return _Function(function.args.args[0].arg, columns).returned(function.body)
 
 
@@ -83,7 +83,7 @@ class _Function:
                     return table
                 case _:
                     raise _beyond(statement)
-        raise Untranslatable("it returns nothing")
+        raise UntranslatableError("it returns nothing")
 
     def _assign(self, name: str, value: ast.expr) -> None:
         table = self._table(value)
@@ -151,13 +151,13 @@ class _Function:
 
     def _column(self, name: str) -> Operand:
         if name not in self.columns:
-            raise Untranslatable(f"it reads {name!r}, which is not among what is translated")
+            raise UntranslatableError(f"it reads {name!r}, which is not among what is translated")
         return self.columns[name]
 
     def _of(self, node: ast.expr, kind: Kind) -> Operand:
         found = self._operand(node)
         if found.kind != kind:
-            raise Untranslatable(f"`{_shown(node)}` is a {found.kind} where a {kind} is needed")
+            raise UntranslatableError(f"`{_shown(node)}` is a {found.kind} where a {kind} is needed")
         return found
 
     def _joined(self, operator: ast.AST, values: list[ast.expr]) -> Operand:
@@ -227,8 +227,8 @@ class _Function:
         return Operand(f"{number.code}.{name}()", "number", number.whole and name == "abs")
 
 
-def _beyond(node: ast.AST) -> Untranslatable:
-    return Untranslatable(f"`{_shown(node)}` has no counterpart among expressions")
+def _beyond(node: ast.AST) -> UntranslatableError:
+    return UntranslatableError(f"`{_shown(node)}` has no counterpart among expressions")
 
 
 def _shown(node: ast.AST) -> str:
@@ -255,12 +255,12 @@ def translated(
         views: those that are translated, by Feast's name; ``sources`` those that are declared.
 
     Raises:
-        Untranslatable: says what has none.
+        UntranslatableError: says what has none.
     """
     if not view.code:
-        raise Untranslatable("its function is not found in the repository")
+        raise UntranslatableError("its function is not found in the repository")
     if view.mode not in ("pandas", "python"):
-        raise Untranslatable(f"its function is of the mode {view.mode}")
+        raise UntranslatableError(f"its function is of the mode {view.mode}")
     inputs: dict[str, str] = {}
     operands: dict[str, Operand] = {}
     read: dict[str, str] = {}
@@ -268,7 +268,7 @@ def translated(
         for names, operand, needs in _columns(source, views, sources):
             for name in names:
                 if name in operands:
-                    raise Untranslatable(f"two of its sources have a column {name!r}")
+                    raise UntranslatableError(f"two of its sources have a column {name!r}")
                 operands[name] = operand
                 read[operand.code] = needs
         if source in sources and sources[source].kind == "request":
@@ -278,10 +278,10 @@ def translated(
     for field in view.fields:
         found = made.get(field.name)
         if found is None:
-            raise Untranslatable(f"it does not give {field.name!r}")
+            raise UntranslatableError(f"it does not give {field.name!r}")
         kind = _KINDS.get(field.type)
         if found.kind != kind or (field.type in _WHOLE and not found.whole):
-            raise Untranslatable(f"it gives a {found.kind} as {field.name!r}, which is declared {field.type}")
+            raise UntranslatableError(f"it gives a {found.kind} as {field.name!r}, which is declared {field.type}")
         features[named[field.name]] = ast.unparse(ast.parse(found.code, mode="eval"))  # without needless parentheses
     written = " ".join(features.values())
     return WrittenOnDemand(
@@ -299,11 +299,11 @@ def _columns(
     if source in sources and sources[source].kind == "request":
         for field in sources[source].fields:
             if field.type not in _KINDS or not field.name.isidentifier() or field.name.lower() != field.name:
-                raise Untranslatable(f"its request's {field.name!r} ({field.type}) is no input of ours")
+                raise UntranslatableError(f"its request's {field.name!r} ({field.type}) is no input of ours")
             yield (field.name,), _operand(f"request.{field.name}", field), ""
         return
     if source not in views:
-        raise Untranslatable(f"{source!r}, which it reads, is left out")
+        raise UntranslatableError(f"{source!r}, which it reads, is left out")
     declared, written = views[source]
     types = {field.name: field for field in declared.fields}
     for ours, original in written.origin.items():

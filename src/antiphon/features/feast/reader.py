@@ -10,9 +10,8 @@ earlier moment cannot be asked about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import msgspec
 
@@ -30,18 +29,13 @@ SKEW = timedelta(seconds=1)
 """How far the clocks of Feast's data may be ahead of ours: a value from after the asked moment by less is served."""
 
 
-class Definitions(Protocol):
-    """Where a view's definition is found."""
-
-    def __call__(self, view: str, version: str) -> FeatureViewSpec: ...
-
-
 class FeastReader:
     """Reads views of Feast from its server and all others through ``own``. Safe to share between threads.
 
     Args:
         project: Feast's project, for receipts; the server serves one and does not name it.
         own: the reader of everything that is published here.
+        definitions: finds the definition of a view by its name and version.
     """
 
     def __init__(
@@ -50,7 +44,7 @@ class FeastReader:
         project: str,
         *,
         own: FeatureReader,
-        definitions: Definitions,
+        definitions: Callable[[str, str], FeatureViewSpec],
     ) -> None:
         self._server = server
         self._project = project

@@ -16,7 +16,7 @@ SourceKind = Literal["file", "push", "stream", "request", "other"]
 ViewKind = Literal["FeatureView", "BatchFeatureView", "StreamFeatureView", "LabelView", "other"]
 
 
-class At(msgspec.Struct, frozen=True, order=True):
+class Location(msgspec.Struct, frozen=True, order=True):
     """A file below the repository and a line of it."""
 
     file: str = ""
@@ -38,7 +38,7 @@ class FeastEntity(msgspec.Struct, frozen=True):
 
     name: str
     join_keys: tuple[str, ...]
-    at: At = At()
+    at: Location = Location()
 
 
 class FeastSource(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class FeastSource(msgspec.Struct, frozen=True):
     mapping: dict[str, str] = {}
     batch: str = ""
     fields: tuple[FeastField, ...] = ()
-    at: At = At()
+    at: Location = Location()
 
 
 class FeastView(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class FeastView(msgspec.Struct, frozen=True):
     computed: str = ""
     owner: str = ""
     description: str = ""
-    at: At = At()
+    at: Location = Location()
 
 
 class FeastOnDemand(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ class FeastOnDemand(msgspec.Struct, frozen=True):
     fields: tuple[FeastField, ...]
     mode: str = "pandas"
     code: str = ""
-    at: At = At()
+    at: Location = Location()
 
 
 class FeastUse(msgspec.Struct, frozen=True):
@@ -110,16 +110,16 @@ class FeastService(msgspec.Struct, frozen=True):
 
     name: str
     uses: tuple[FeastUse, ...]
-    at: At = At()
+    at: Location = Location()
 
 
-class Unread(msgspec.Struct, frozen=True):
+class UnreadObject(msgspec.Struct, frozen=True):
     """An object that could not be read, or is of a kind that has no counterpart."""
 
     noun: str
     name: str
     reason: str
-    at: At = At()
+    at: Location = Location()
 
 
 class FeastRepository(msgspec.Struct, frozen=True):
@@ -133,4 +133,4 @@ class FeastRepository(msgspec.Struct, frozen=True):
     views: tuple[FeastView, ...] = ()
     on_demand: tuple[FeastOnDemand, ...] = ()
     services: tuple[FeastService, ...] = ()
-    unread: tuple[Unread, ...] = ()
+    unread: tuple[UnreadObject, ...] = ()

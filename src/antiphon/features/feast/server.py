@@ -42,14 +42,14 @@ class _Metadata(msgspec.Struct):
     feature_names: list[str] = []
 
 
-class _Column(msgspec.Struct):
+class _ResponseColumn(msgspec.Struct):
     values: list[Any] = []
     statuses: list[str] = []
     event_timestamps: list[str] = []
 
 
 class _Response(msgspec.Struct):
-    results: list[_Column]
+    results: list[_ResponseColumn]
     metadata: _Metadata
 
 
@@ -147,7 +147,7 @@ class FeastServer:
             raise self._unavailable(f"The feature server is not reached ({type(error).__name__}).") from error
 
     def _rows(
-        self, found: Mapping[str, _Column], features: Sequence[tuple[str, str]], rows: int
+        self, found: Mapping[str, _ResponseColumn], features: Sequence[tuple[str, str]], rows: int
     ) -> list[dict[tuple[str, str], OnlineValue]]:
         made: list[dict[tuple[str, str], OnlineValue]] = [{} for _ in range(rows)]
         for view, feature in features:

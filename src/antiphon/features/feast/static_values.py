@@ -16,21 +16,21 @@ from typing import Any
 
 import msgspec
 
-from antiphon.features.feast.repository import At
+from antiphon.features.feast.repository import Location
 
 _SAME_PATH = ("os.path.abspath", "path.abspath", "os.path.realpath", "path.realpath")
 
 
-class Unknown(Exception):
+class UndeclaredError(Exception):
     """An expression that only running the file would tell."""
 
-    def __init__(self, what: str, at: At) -> None:
+    def __init__(self, what: str, at: Location) -> None:
         super().__init__(what)
         self.what = what
         self.at = at
 
 
-class Made(msgspec.Struct, frozen=True, eq=False):
+class FeastCall(msgspec.Struct, frozen=True, eq=False):
     """A call of one of Feast's classes, or a function under one of its decorators, then with its
     name and source.
 
@@ -40,8 +40,8 @@ class Made(msgspec.Struct, frozen=True, eq=False):
     kind: str
     arguments: tuple[ast.expr, ...]
     keywords: Mapping[str, ast.expr]
-    at: At
-    scope: Scope
+    at: Location
+    scope: ModuleScope
     function: str = ""
     code: str = ""
 
@@ -49,7 +49,7 @@ class Made(msgspec.Struct, frozen=True, eq=False):
         """The value of the first of these keywords that is given, or of the argument at this place.
 
         Raises:
-            Unknown: it is given, and not declared.
+            UndeclaredError: it is given, and not declared.
         """
         for name in names:
             if name in self.keywords:
@@ -59,40 +59,40 @@ class Made(msgspec.Struct, frozen=True, eq=False):
         return default
 
 
-class Chosen(msgspec.Struct, frozen=True, eq=False):
+class FeatureSelection(msgspec.Struct, frozen=True, eq=False):
     """``view[["a", "b"]]``: some features of a view."""
 
-    made: Made
+    call: FeastCall
     features: tuple[str, ...]
 
 
-class Scope:
+class ModuleScope:
     """What one file binds at its top. ``feast`` maps local names to Feast's own; ``others`` finds another file's."""
 
-    def __init__(self, file: str, tree: ast.Module, others: Mapping[str, Scope]) -> None:
+    def __init__(self, file: str, tree: ast.Module, others: Mapping[str, ModuleScope]) -> None:
         self.file = file
         self.tree = tree
         self.others = others
-        self.bound: dict[str, ast.expr | Made] = {}
+        self.bound: dict[str, ast.expr | FeastCall] = {}
         self.rebound: set[str] = set()
         self.feast: dict[str, str] = {}
         self.imported: dict[str, tuple[str, str]] = {}
         self.modules: dict[str, str] = {}
-        self._made: dict[int, Made] = {}
+        self._calls: dict[int, FeastCall] = {}
         self._evaluating: set[str] = set()
 
-    def at(self, node: ast.AST) -> At:
-        return At(self.file, getattr(node, "lineno", 0))
+    def at(self, node: ast.AST) -> Location:
+        return Location(self.file, getattr(node, "lineno", 0))
 
-    def made(self, node: ast.Call) -> Made | None:
+    def call(self, node: ast.Call) -> FeastCall | None:
         """The call as one of Feast's, or ``None``; the same node gives the same object."""
         kind = self.feast_name(node.func)
         if kind is None:
             return None
-        known = self._made.get(id(node))
+        known = self._calls.get(id(node))
         if known is None:
             keywords = {each.arg: each.value for each in node.keywords if each.arg is not None}
-            known = self._made[id(node)] = Made(kind, tuple(node.args), keywords, self.at(node), self)
+            known = self._calls[id(node)] = FeastCall(kind, tuple(node.args), keywords, self.at(node), self)
         return known
 
     def feast_name(self, node: ast.expr) -> str | None:
@@ -107,7 +107,7 @@ class Scope:
         """The value of an expression.
 
         Raises:
-            Unknown: it is not declared.
+            UndeclaredError: it is not declared.
         """
         match node:
             case ast.Constant(value=value):
@@ -130,14 +130,14 @@ class Scope:
                 return self._called(node)
             case ast.Subscript(value=value, slice=index):
                 taken = self.value(value)
-                if isinstance(taken, Made):
-                    return Chosen(taken, tuple(self.value(index)))
+                if isinstance(taken, FeastCall):
+                    return FeatureSelection(taken, tuple(self.value(index)))
             case ast.Attribute(value=ast.Call() | ast.Attribute() | ast.Name() as value, attr="parent"):
                 return self._parent(value)
             case ast.Attribute(value=value, attr=attribute):
                 if self._module(value).partition(".")[0] == "feast" or self.feast_name(value) is not None:
                     return attribute
-        raise Unknown(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
+        raise UndeclaredError(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
 
     def source(self, node: ast.expr) -> str:
         """An expression as it is written."""
@@ -153,7 +153,7 @@ class Scope:
                 return other._named(original, node)
         if name in self.bound and name not in self.rebound and name not in self._evaluating:
             bound = self.bound[name]
-            if isinstance(bound, Made):
+            if isinstance(bound, FeastCall):
                 return bound
             self._evaluating.add(name)
             try:
@@ -161,12 +161,12 @@ class Scope:
             finally:
                 self._evaluating.discard(name)
         why = "is bound more than once" if name in self.rebound else "is not declared at the top of the file"
-        raise Unknown(f"`{name}` {why}", self.at(node))
+        raise UndeclaredError(f"`{name}` {why}", self.at(node))
 
     def _called(self, node: ast.Call) -> Any:
-        made = self.made(node)
-        if made is not None:
-            return made
+        call = self.call(node)
+        if call is not None:
+            return call
         written = ast.unparse(node.func)
         if written in ("timedelta", "datetime.timedelta"):
             units = ("days", "seconds", "microseconds", "milliseconds", "minutes", "hours", "weeks")
@@ -180,7 +180,7 @@ class Scope:
             return self._parent(node.args[0])
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("resolve", "absolute") and not node.args:
             return self._path(node.func.value)
-        raise Unknown(f"`{written}(…)` is called", self.at(node))
+        raise UndeclaredError(f"`{written}(…)` is called", self.at(node))
 
     def _operated(self, node: ast.expr, left: Any, operator: ast.operator, right: Any) -> Any:
         number = isinstance(left, (int, float)) and isinstance(right, (int, float))
@@ -190,12 +190,12 @@ class Scope:
             return posixpath.join(left, right)
         if isinstance(operator, ast.Mult) and (number or (isinstance(left, timedelta) and isinstance(right, int))):
             return left * right
-        raise Unknown(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
+        raise UndeclaredError(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
 
     def _path(self, node: ast.expr) -> str:
         value = self.value(node)
         if not isinstance(value, str):
-            raise Unknown(f"`{ast.unparse(node)[:80]}` is no path", self.at(node))
+            raise UndeclaredError(f"`{ast.unparse(node)[:80]}` is no path", self.at(node))
         return value
 
     def _parent(self, node: ast.expr) -> str:
@@ -205,7 +205,7 @@ class Scope:
     def _number(self, node: ast.expr) -> Any:
         value = self.value(node)
         if not isinstance(value, (int, float)):
-            raise Unknown(f"`{ast.unparse(node)[:80]}` is no number", self.at(node))
+            raise UndeclaredError(f"`{ast.unparse(node)[:80]}` is no number", self.at(node))
         return value
 
     def _part(self, part: ast.expr) -> str:

@@ -19,7 +19,6 @@ import msgspec
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.features.feast.repository import (
     SETTINGS,
-    At,
     FeastEntity,
     FeastField,
     FeastOnDemand,
@@ -28,10 +27,11 @@ from antiphon.features.feast.repository import (
     FeastSource,
     FeastUse,
     FeastView,
+    Location,
     SourceKind,
-    Unread,
+    UnreadObject,
 )
-from antiphon.features.feast.static_values import Chosen, Made, Scope, Unknown
+from antiphon.features.feast.static_values import FeastCall, FeatureSelection, ModuleScope, UndeclaredError
 
 _VIEWS = ("FeatureView", "BatchFeatureView", "StreamFeatureView", "LabelView", "SortedFeatureView")
 _DECORATORS = {
@@ -65,15 +65,15 @@ def read_syntax(root: Path) -> FeastRepository:
     scopes, broken = _scopes(root)
     found: dict[str, list[Any]] = {"entities": [], "sources": [], "views": [], "on_demand": [], "services": []}
     unread = list(broken)
-    seen: set[At] = set()
-    for made in _declared(scopes.values()):
-        seen.add(made.at)
+    seen: set[Location] = set()
+    for call in _declared(scopes.values()):
+        seen.add(call.at)
         try:
-            noun, value = _read(made)
-        except Unknown as unknown:
-            unread.append(Unread(made.kind, _name_of(made), f"{unknown.what}, at {unknown.at}", made.at))
+            noun, value = _read(call)
+        except UndeclaredError as unknown:
+            unread.append(UnreadObject(call.kind, _name_of(call), f"{unknown.what}, at {unknown.at}", call.at))
             continue
-        if noun == "unread" and isinstance(value, Unread):
+        if noun == "unread" and isinstance(value, UnreadObject):
             unread.append(value)
         elif noun in found:
             found[noun].append(value)
@@ -111,14 +111,14 @@ def project_of(root: Path) -> str:
     return project[1]
 
 
-def places(root: Path) -> dict[tuple[str, str], At]:
+def places(root: Path) -> dict[tuple[str, str], Location]:
     """Where objects are declared, by (what kind of noun, name), as far as the syntax tells."""
     scopes, _ = _scopes(root)
-    found: dict[tuple[str, str], At] = {}
-    for made in _declared(scopes.values()):
-        name = _name_of(made)
+    found: dict[tuple[str, str], Location] = {}
+    for call in _declared(scopes.values()):
+        name = _name_of(call)
         if name:
-            found.setdefault((_noun(made.kind), name), made.at)
+            found.setdefault((_noun(call.kind), name), call.at)
     return found
 
 
@@ -128,7 +128,9 @@ def with_places(repository: FeastRepository, root: Path) -> FeastRepository:
 
     def placed(noun: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(
-            msgspec.structs.replace(value, at=known.get((noun, value.name), At(SETTINGS, 0) if not known else At()))
+            msgspec.structs.replace(
+                value, at=known.get((noun, value.name), Location(SETTINGS, 0) if not known else Location())
+            )
             for value in values
         )
 
@@ -142,10 +144,10 @@ def with_places(repository: FeastRepository, root: Path) -> FeastRepository:
     )
 
 
-def _scopes(root: Path) -> tuple[dict[str, Scope], list[Unread]]:
+def _scopes(root: Path) -> tuple[dict[str, ModuleScope], list[UnreadObject]]:
     """Every Python file of the repository, by module name."""
-    scopes: dict[str, Scope] = {}
-    broken: list[Unread] = []
+    scopes: dict[str, ModuleScope] = {}
+    broken: list[UnreadObject] = []
     for file in sorted(root.rglob("*.py")):
         relative = file.relative_to(root)
         if any(part.startswith(".") or part in _SKIPPED for part in relative.parts[:-1]):
@@ -156,16 +158,18 @@ def _scopes(root: Path) -> tuple[dict[str, Scope], list[Unread]]:
             tree = ast.parse(file.read_bytes(), str(relative))
         except (SyntaxError, ValueError, OSError, RecursionError) as error:
             line = getattr(error, "lineno", None) or 0
-            broken.append(Unread("file", str(relative), f"it is not Python: {error}", At(str(relative), line)))
+            broken.append(
+                UnreadObject("file", str(relative), f"it is not Python: {error}", Location(str(relative), line))
+            )
             continue
         module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-        scope = Scope(str(relative), tree, scopes)
+        scope = ModuleScope(str(relative), tree, scopes)
         _bind(scope)
         scopes[module] = scope
     return scopes, broken
 
 
-def _bind(scope: Scope) -> None:
+def _bind(scope: ModuleScope) -> None:
     for node in scope.tree.body:
         match node:
             case ast.Import(names=names):
@@ -194,16 +198,18 @@ def _bind(scope: Scope) -> None:
                             {each.arg: each.value for each in arguments.keywords if each.arg} if arguments else {}
                         )
                         code = ast.unparse(ast.FunctionDef(**{**vars(node), "decorator_list": []}))
-                        scope.bound[name] = Made(kind, (), keywords, scope.at(node), scope, function=name, code=code)
+                        scope.bound[name] = FeastCall(
+                            kind, (), keywords, scope.at(node), scope, function=name, code=code
+                        )
 
 
-def _assign(scope: Scope, name: str, value: ast.expr) -> None:
+def _assign(scope: ModuleScope, name: str, value: ast.expr) -> None:
     if name in scope.bound:
         scope.rebound.add(name)
     scope.bound[name] = value
 
 
-def _declared(scopes: Iterable[Scope]) -> Iterator[Made]:
+def _declared(scopes: Iterable[ModuleScope]) -> Iterator[FeastCall]:
     """Everything that Feast would collect: what is bound at the top of a file, and the sources inside it."""
     seen: set[int] = set()
     for scope in scopes:
@@ -211,124 +217,124 @@ def _declared(scopes: Iterable[Scope]) -> Iterator[Made]:
             if name in scope.rebound:
                 continue
             try:
-                value = bound if isinstance(bound, Made) else scope.value(bound)
-            except Unknown:
+                value = bound if isinstance(bound, FeastCall) else scope.value(bound)
+            except UndeclaredError:
                 # A call of Feast's with something unknown inside is told when it is read; the rest is the user's own.
                 value = None
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, Made):
+                if isinstance(each, FeastCall):
                     yield from _with_inner(each, seen)
 
 
-def _with_inner(made: Made, seen: set[int]) -> Iterator[Made]:
-    if id(made) in seen:
+def _with_inner(call: FeastCall, seen: set[int]) -> Iterator[FeastCall]:
+    if id(call) in seen:
         return
-    seen.add(id(made))
-    yield made
+    seen.add(id(call))
+    yield call
     for name in ("source", "batch_source", "stream_source"):
         try:
-            inner = made.value(name)
-        except Unknown:
+            inner = call.value(name)
+        except UndeclaredError:
             continue
-        if isinstance(inner, Made):
+        if isinstance(inner, FeastCall):
             yield from _with_inner(inner, seen)
 
 
-def _hidden(scopes: Iterable[Scope], seen: set[At]) -> Iterator[Unread]:
+def _hidden(scopes: Iterable[ModuleScope], seen: set[Location]) -> Iterator[UnreadObject]:
     """Objects that are made, but the syntax does not show which: in a loop, a function, a condition, a name reused."""
     kinds = {*_VIEWS, *_SOURCES, "Entity", "FeatureService"}
     for scope in scopes:
         for node in ast.walk(scope.tree):
             if not isinstance(node, ast.Call) or scope.feast_name(node.func) not in kinds or scope.at(node) in seen:
                 continue
-            made = scope.made(node)
-            if made is not None:
+            call = scope.call(node)
+            if call is not None:
                 why = "it is made where only running the file tells what becomes of it"
-                yield Unread(made.kind, _name_of(made), why, made.at)
+                yield UnreadObject(call.kind, _name_of(call), why, call.at)
 
 
-def _source_name(made: Made) -> str:
+def _source_name(call: FeastCall) -> str:
     """A source without a name goes by its path, as in Feast."""
-    return str(made.value("name", place=0 if made.kind == "PushSource" else None) or made.value("path") or "")
+    return str(call.value("name", place=0 if call.kind == "PushSource" else None) or call.value("path") or "")
 
 
-def _read(made: Made) -> tuple[str, Any]:
-    if made.kind == "Entity":
-        name = str(made.value("name", place=0))
-        keys = made.value("join_keys") or [made.value("join_key", default=name)]
-        return "entities", FeastEntity(name, tuple(str(key) for key in keys), made.at)
-    if made.kind.endswith("Source"):
-        return "sources", _source(made)
-    if made.kind == "OnDemandFeatureView":
-        fields = _fields(made)
-        sources = made.value("sources", default=[])
+def _read(call: FeastCall) -> tuple[str, Any]:
+    if call.kind == "Entity":
+        name = str(call.value("name", place=0))
+        keys = call.value("join_keys") or [call.value("join_key", default=name)]
+        return "entities", FeastEntity(name, tuple(str(key) for key in keys), call.at)
+    if call.kind.endswith("Source"):
+        return "sources", _source(call)
+    if call.kind == "OnDemandFeatureView":
+        fields = _fields(call)
+        sources = call.value("sources", default=[])
         listed = list(sources.values()) if isinstance(sources, dict) else sources
-        name = str(made.value("name", default=made.function))
-        mode = str(made.value("mode", default="pandas"))
+        name = str(call.value("name", default=call.function))
+        mode = str(call.value("mode", default="pandas"))
         return "on_demand", FeastOnDemand(
-            name, tuple(_referred(each) for each in listed), fields, mode, made.code, made.at
+            name, tuple(_referred(each) for each in listed), fields, mode, call.code, call.at
         )
-    if made.kind in _VIEWS:
-        return "views", _view(made)
-    if made.kind == "FeatureService":
+    if call.kind in _VIEWS:
+        return "views", _view(call)
+    if call.kind == "FeatureService":
         uses = [
-            FeastUse(_referred(each), each.features if isinstance(each, Chosen) else None)
-            for each in made.value("features", place=1, default=[])
+            FeastUse(_referred(each), each.features if isinstance(each, FeatureSelection) else None)
+            for each in call.value("features", place=1, default=[])
         ]
-        return "services", FeastService(str(made.value("name", place=0)), tuple(uses), made.at)
-    if made.kind in ("Permission", "SavedDataset"):
-        return "unread", Unread(made.kind, _name_of(made), "it has no counterpart among definitions", made.at)
+        return "services", FeastService(str(call.value("name", place=0)), tuple(uses), call.at)
+    if call.kind in ("Permission", "SavedDataset"):
+        return "unread", UnreadObject(call.kind, _name_of(call), "it has no counterpart among definitions", call.at)
     return "", None
 
 
-def _source(made: Made) -> FeastSource:
-    batch = made.value("batch_source")
-    format_ = made.value("file_format")
-    kind = _SOURCES.get(made.kind, "other")
+def _source(call: FeastCall) -> FeastSource:
+    batch = call.value("batch_source")
+    format_ = call.value("file_format")
+    kind = _SOURCES.get(call.kind, "other")
     return FeastSource(
-        name=_source_name(made),
+        name=_source_name(call),
         kind=kind,
-        type=made.kind,
-        path=str(made.value("path", default="")) if kind == "file" else "",
-        format=format_.kind if isinstance(format_, Made) and format_.kind != "ParquetFormat" else "",
-        timestamp=str(made.value("timestamp_field", "event_timestamp_column", default="")),
-        created=str(made.value("created_timestamp_column", default="")),
-        mapping={str(key): str(value) for key, value in (made.value("field_mapping") or {}).items()},
-        batch=_source_name(batch) if isinstance(batch, Made) else "",
-        fields=_fields(made) if kind == "request" else (),
-        at=made.at,
+        type=call.kind,
+        path=str(call.value("path", default="")) if kind == "file" else "",
+        format=format_.kind if isinstance(format_, FeastCall) and format_.kind != "ParquetFormat" else "",
+        timestamp=str(call.value("timestamp_field", "event_timestamp_column", default="")),
+        created=str(call.value("created_timestamp_column", default="")),
+        mapping={str(key): str(value) for key, value in (call.value("field_mapping") or {}).items()},
+        batch=_source_name(batch) if isinstance(batch, FeastCall) else "",
+        fields=_fields(call) if kind == "request" else (),
+        at=call.at,
     )
 
 
-def _view(made: Made) -> FeastView:
-    ttl = made.value("ttl")
-    source = made.value("source", "stream_source", "batch_source")
+def _view(call: FeastCall) -> FeastView:
+    ttl = call.value("ttl")
+    source = call.value("source", "stream_source", "batch_source")
     entities = [
-        each if isinstance(each, str) else str(each.value("name", place=0)) for each in made.value("entities") or []
+        each if isinstance(each, str) else str(each.value("name", place=0)) for each in call.value("entities") or []
     ]
-    computed = "a function" if made.function or "udf" in made.keywords else ""
-    if "aggregations" in made.keywords:
+    computed = "a function" if call.function or "udf" in call.keywords else ""
+    if "aggregations" in call.keywords:
         computed = f"{computed} and aggregations" if computed else "aggregations"
     return FeastView(
-        name=str(made.value("name", place=0, default=made.function)),
-        kind="other" if made.kind == "SortedFeatureView" else made.kind,  # type: ignore[arg-type]
-        type=made.kind,
+        name=str(call.value("name", place=0, default=call.function)),
+        kind="other" if call.kind == "SortedFeatureView" else call.kind,  # type: ignore[arg-type]
+        type=call.kind,
         entities=tuple(entities),
-        fields=_fields(made),
-        source=_source_name(source) if isinstance(source, Made) else "",
+        fields=_fields(call),
+        source=_source_name(source) if isinstance(source, FeastCall) else "",
         ttl=ttl.total_seconds() if isinstance(ttl, timedelta) else 0.0,
-        online=bool(made.value("online", default=True)),
+        online=bool(call.value("online", default=True)),
         computed=computed,
-        owner=str(made.value("owner", default="")),
-        description=str(made.value("description", default="")),
-        at=made.at,
+        owner=str(call.value("owner", default="")),
+        description=str(call.value("description", default="")),
+        at=call.at,
     )
 
 
-def _fields(made: Made) -> tuple[FeastField, ...]:
+def _fields(call: FeastCall) -> tuple[FeastField, ...]:
     found = []
-    for each in made.value("schema", "features", default=[]):
-        if not isinstance(each, Made):
+    for each in call.value("schema", "features", default=[]):
+        if not isinstance(each, FeastCall):
             continue
         dtype = each.keywords.get("dtype") or (each.arguments[1] if len(each.arguments) > 1 else None)
         written = each.scope.source(dtype).rpartition(".")[2] if dtype is not None else ""
@@ -340,9 +346,9 @@ def _fields(made: Made) -> tuple[FeastField, ...]:
 
 def _referred(value: Any) -> str:
     """The name of a view or source that another object refers to."""
-    if isinstance(value, Chosen):
-        value = value.made
-    if isinstance(value, Made):
+    if isinstance(value, FeatureSelection):
+        value = value.call
+    if isinstance(value, FeastCall):
         return str(value.value("name", place=0, default=value.function))
     return str(value)
 
@@ -354,15 +360,15 @@ def _noun(kind: str) -> str:
     return nouns.get(kind, "view" if kind in _VIEWS else kind)
 
 
-def _name_of(made: Made) -> str:
+def _name_of(call: FeastCall) -> str:
     attempts: list[Callable[[], Any]] = [
-        lambda: made.value("name", place=0, default=made.function),
-        lambda: made.value("path"),
+        lambda: call.value("name", place=0, default=call.function),
+        lambda: call.value("path"),
     ]
     for attempt in attempts:
         try:
             name = attempt()
-        except Unknown:
+        except UndeclaredError:
             continue
         if isinstance(name, str) and name:
             return name

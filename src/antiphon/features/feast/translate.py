@@ -14,19 +14,19 @@ import msgspec
 
 from antiphon.definitions.view_name import snake_case
 from antiphon.features.feast import on_demand
-from antiphon.features.feast.on_demand import Untranslatable
+from antiphon.features.feast.on_demand import UntranslatableError
 from antiphon.features.feast.repository import (
-    At,
     FeastOnDemand,
     FeastRepository,
     FeastService,
     FeastSource,
     FeastView,
+    Location,
 )
 from antiphon.features.feast.source_files import FileFacts, file_facts, pattern_of
 from antiphon.features.feast.translation import (
-    Finding,
     Translation,
+    TranslationFinding,
     WrittenEntity,
     WrittenOnDemand,
     WrittenService,
@@ -44,7 +44,7 @@ SERVABLE = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"})
 """Feast's types that a feature of ours can have."""
 
 
-class Choices(msgspec.Struct, frozen=True):
+class TranslationOptions(msgspec.Struct, frozen=True):
     """What the user decides.
 
     Attributes:
@@ -58,23 +58,25 @@ class Choices(msgspec.Struct, frozen=True):
     available_at: bool = False
 
 
-def translate(repository: FeastRepository, root: Path, target: Path, choices: Choices | None = None) -> Translation:
+def translate(
+    repository: FeastRepository, root: Path, target: Path, options: TranslationOptions | None = None
+) -> Translation:
     """Translate what a repository declares; nothing is written.
 
     Args:
         root: the repository, where relative paths start.
         target: the folder of the project that will hold the definitions.
     """
-    return _Translator(repository, root, target, choices or Choices()).translation()
+    return _Translator(repository, root, target, options or TranslationOptions()).translation()
 
 
 class _Translator:
-    def __init__(self, repository: FeastRepository, root: Path, target: Path, choices: Choices) -> None:
+    def __init__(self, repository: FeastRepository, root: Path, target: Path, options: TranslationOptions) -> None:
         self.repository = repository
         self.root = root.resolve()
         self.target = target.resolve()
-        self.choices = choices
-        self.findings: list[Finding] = []
+        self.options = options
+        self.findings: list[TranslationFinding] = []
         self.known_entities = {entity.name: entity for entity in repository.entities}
         self.known_sources = {source.name: source for source in repository.sources}
         self.entities: dict[tuple[str, ...], WrittenEntity] = {}
@@ -101,18 +103,18 @@ class _Translator:
             findings=tuple(sorted(self.findings, key=lambda each: (each.at, each.noun, each.name))),
         )
 
-    def _leave_out(self, noun: str, name: str, what: str, at: At) -> None:
-        self.findings.append(Finding("left_out", noun, name, what, at))
+    def _leave_out(self, noun: str, name: str, what: str, at: Location) -> None:
+        self.findings.append(TranslationFinding("left_out", noun, name, what, at))
 
-    def _note(self, noun: str, name: str, what: str, at: At) -> None:
-        self.findings.append(Finding("note", noun, name, what, at))
+    def _note(self, noun: str, name: str, what: str, at: Location) -> None:
+        self.findings.append(TranslationFinding("note", noun, name, what, at))
 
     def _view(self, view: FeastView) -> None:
         name = our_name(view.name)
         called = class_name(name)
         if view.kind in ("LabelView", "other"):
             return self._leave_out("view", view.name, f"a {view.type} has no counterpart", view.at)
-        if view.computed and not self.choices.online:
+        if view.computed and not self.options.online:
             what = f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
             return self._leave_out("view", view.name, what, view.at)
         if not name or snake_case(called) != name:
@@ -125,7 +127,7 @@ class _Translator:
         keys = self._keys(view)
         if keys is None:
             return None
-        source = self._online_source(view, name) if self.choices.online else self._source(view, keys)
+        source = self._online_source(view, name) if self.options.online else self._source(view, keys)
         if source is None:
             return None
         features = self._features(view, keys, source)
@@ -146,7 +148,7 @@ class _Translator:
                 if our_name(field) in features
             },
         )
-        if self.choices.online:
+        if self.options.online:
             self.sources[source.variable] = source
         return None
 
@@ -221,7 +223,7 @@ class _Translator:
             return None
         event_id = ""
         if pushed is not None:
-            event_id = self.choices.event_id.get(pushed.name, "")
+            event_id = self.options.event_id.get(pushed.name, "")
             if not event_id:
                 self._note(
                     "source", pushed.name,
@@ -237,7 +239,7 @@ class _Translator:
             path=reachable(path, self.target),
             event_time=source.timestamp,
             event_id=event_id,
-            created=source.created if self.choices.available_at else "",
+            created=source.created if self.options.available_at else "",
         )
         self.sources[name] = written
         return written
@@ -253,7 +255,7 @@ class _Translator:
         if facts.problem:
             return facts.problem
         columns = facts.columns
-        for column in (source.timestamp, source.created if self.choices.available_at else ""):
+        for column in (source.timestamp, source.created if self.options.available_at else ""):
             if column and columns and column not in columns:
                 return f"its files have no column {column!r}"
         return None
@@ -265,14 +267,14 @@ class _Translator:
         """Our feature names to columns of the source."""
         source = self._origin(view)
         unmapped = {ours: column for column, ours in source.mapping.items()} if source is not None else {}
-        columns = self._facts(source).columns if source is not None and not self.choices.online else {}
+        columns = self._facts(source).columns if source is not None and not self.options.online else {}
         fields = [(field.name, field.type) for field in view.fields]
         if not fields and source is not None:
             taken = {*keys, source.timestamp, source.created}
             fields = [(name, kind) for name, kind in columns.items() if name not in taken]
         features: dict[str, str] = {}
         for field, kind in fields:
-            column = field if self.choices.online else unmapped.get(field, field)
+            column = field if self.options.online else unmapped.get(field, field)
             name = our_name(field)
             full = f"{view.name}:{field}"
             if kind not in SERVABLE:
@@ -289,7 +291,7 @@ class _Translator:
                 features[name] = column
                 if name != field:
                     self._note("feature", full, f"it is called {name} here", view.at)
-        if source is not None and features and not self.choices.online:
+        if source is not None and features and not self.options.online:
             self._differences(view, source, keys, tuple(features.values()))
         return features
 
@@ -333,7 +335,7 @@ class _Translator:
             return self._leave_out("on-demand view", view.name, "a feature's name makes no name of ours", view.at)
         try:
             self.on_demand[name] = on_demand.translated(view, called, named, known, self.known_sources)
-        except Untranslatable as reason:
+        except UntranslatableError as reason:
             names = ", ".join(named)
             what = (
                 f"its features ({names}) are a Python function ({view.mode}), and {reason}; write them as expressions"

@@ -11,10 +11,10 @@ import msgspec
 
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.view_name import snake_case
-from antiphon.features.feast.repository import At, FeastEntity
+from antiphon.features.feast.repository import FeastEntity, Location
 
 
-class Finding(msgspec.Struct, frozen=True):
+class TranslationFinding(msgspec.Struct, frozen=True):
     """What is to be said about one object.
 
     ``left_out``: it is not in the translation. ``note``: it is, and this differs.
@@ -24,7 +24,7 @@ class Finding(msgspec.Struct, frozen=True):
     noun: str
     name: str
     what: str
-    at: At = At()
+    at: Location = Location()
 
 
 class WrittenEntity(msgspec.Struct, frozen=True):
@@ -90,10 +90,10 @@ class Translation(msgspec.Struct, frozen=True):
     views: tuple[WrittenView, ...]
     on_demand: tuple[WrittenOnDemand, ...]
     services: tuple[WrittenService, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[TranslationFinding, ...]
 
     @property
-    def left_out(self) -> tuple[Finding, ...]:
+    def left_out(self) -> tuple[TranslationFinding, ...]:
         """What is not in it."""
         return tuple(finding for finding in self.findings if finding.kind == "left_out")
 

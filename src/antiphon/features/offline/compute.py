@@ -7,13 +7,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import msgspec
 
+from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import local_paths
 from antiphon.features.expressions.compile_sql import text
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 SPOOL = "objects"
 """The folder below a computation's own where objects of a store lie while it reads them."""
 _BATCH = 100_000
+_DEADLINE_CHECK_SECONDS = 0.02
+T = TypeVar("T")
 
 
 class ComputeLimits(msgspec.Struct, frozen=True):
@@ -272,3 +276,42 @@ def _name_alone(quoted: re.Match[str]) -> str:
 
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
+
+
+class Deadline:
+    """End of the time that a computation may take."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._end = clock.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        """True once the time is up."""
+        return self._clock.monotonic() >= self._end
+
+    def while_left(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items one after the other, until the time is up."""
+        for item in items:
+            if self.over:
+                return
+            yield item
+
+    @contextmanager
+    def interrupting(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Interrupt the connection's queries in the block, again and again, once the time is up: a single interruption
+        may fall between two queries and stop neither."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(_DEADLINE_CHECK_SECONDS):
+                if self.over:
+                    connection.interrupt()
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join()

@@ -7,23 +7,11 @@ the project's codec for the file's place. Entities are keyed hashes already and 
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from typing import Any
 
 from antiphon.core.errors import SealMismatchError
 
 _NONCE = 12
-
-
-class ValueCipher(Protocol):
-    """Turns values into what is stored under a key, and back."""
-
-    def seal(self, key: bytes, value: bytes) -> bytes:
-        """What is stored."""
-        ...
-
-    def open(self, key: bytes, stored: bytes) -> bytes:
-        """The value; raises ``SealMismatchError`` when it was changed or moved from another key."""
-        ...
 
 
 class PlainValues:
@@ -61,6 +49,9 @@ class SealedValues:
                 where="online store",
                 next_step="`antiphon up` builds the file again from the lake.",
             ) from error
+
+
+ValueCipher = PlainValues | SealedValues
 
 
 def new_file_key() -> bytes:

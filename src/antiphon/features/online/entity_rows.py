@@ -18,7 +18,7 @@ import msgspec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.expression import Kind, kind_of_value
-from antiphon.features.online.overlay_records import OverlayReading, view_prefix
+from antiphon.features.online.overlay_records import OverlayState, view_prefix
 from antiphon.features.ports import OpenedSnapshot, StateQuery
 from antiphon.features.values import EVER, EntityRow, MeasureValue, StreamedEvent
 
@@ -64,10 +64,10 @@ class SnapshotRows:
         self._entity_hashes = entity_hashes
         self._entity = spec.entity.name
         self._keys = spec.entity.keys
-        self._kept = _Kept[EntityRow](kept)
+        self._kept = _RowCache[EntityRow](kept)
         self._held = self._expired = 0
         self._expired_from = EVER
-        self._hashes = _Kept[bytes](kept)
+        self._hashes = _RowCache[bytes](kept)
 
     def entities(self, keys: Sequence[Mapping[str, str]]) -> list[Entity]:
         """What each request's keys name here.
@@ -151,9 +151,9 @@ class SnapshotRows:
     ) -> list[EntityRow]:
         """The rows found, with those that are missing read."""
         missing = [place for place, row in enumerate(found) if row is None]
-        asked = [entities[place] for place in missing] if len(missing) < len(found) else entities
+        unknown = [entities[place] for place in missing] if len(missing) < len(found) else entities
         # Of a view that follows a stream hashes are asked for by every reading; elsewhere a kept row needs none.
-        hashes = self._hashed(asked) if self.offset is None else self.hashed(asked)
+        hashes = self._hashed(unknown) if self.offset is None else self.hashed(unknown)
         since, before = self.opened.meta.as_of, self._expired_from
         fresh: dict[Entity, EntityRow] = {}
         if streamed or min(moments) < since or max(moments) >= before:
@@ -200,16 +200,16 @@ class SnapshotRows:
         """Each entity and moment from its state, read in one go."""
         meta, evaluator = self.opened.meta, self.opened.evaluator
         width = evaluator.plan.tile
-        asked: list[StateQuery] = []
+        queries: list[StateQuery] = []
         for (_, as_of), hashed in places.items():
             events = streamed.get(hashed)
-            asked.append(StateQuery(hashed, as_of, {event.event_time // width for event in events} if events else ()))
+            queries.append(StateQuery(hashed, as_of, {event.event_time // width for event in events} if events else ()))
         # What encodings are set against is asked for with the entities: one round trip for everything.
         together = [StateQuery(self._together(), meta.as_of, ())] if evaluator.encodes else []
-        states = self.opened.states([*asked, *together])
+        states = self.opened.states([*queries, *together])
         every = states[-1] if together else None
         rows: dict[tuple[Entity, int], EntityRow] = {}
-        for place, question, state in zip(places, asked, states, strict=False):
+        for place, question, state in zip(places, queries, states, strict=False):
             rows[place] = evaluator.row(state, streamed.get(question.entity) or (), question.as_of, every, meta.as_of)
         # Of an entity that is asked about at several moments the last one stays.
         self._kept.keep({entity: row for (entity, as_of), row in rows.items() if row.until > as_of + 1})
@@ -228,7 +228,7 @@ class SnapshotRows:
     def _together(self) -> bytes:
         return self._entity_hashes(self._entity, [[None] * len(self._keys)])[0]
 
-    def streamed(self, entities: Sequence[Entity], reading: OverlayReading) -> dict[bytes, list[StreamedEvent]]:
+    def streamed(self, entities: Sequence[Entity], reading: OverlayState) -> dict[bytes, list[StreamedEvent]]:
         """Of these entities the events after the snapshot."""
         found: dict[bytes, list[StreamedEvent]] = {}
         for hashed in self.hashed(entities):
@@ -238,7 +238,7 @@ class SnapshotRows:
         return found
 
 
-class _Kept(dict[Entity, T]):
+class _RowCache(dict[Entity, T]):
     """A dictionary that is bounded: of too many the first kept go, an eighth at a time, since finding the first is dear
     in a dictionary that lost many. Reading needs no lock."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -28,7 +28,7 @@ from antiphon.core.errors import (
 from antiphon.core.scope import Scope
 from antiphon.features.online import lookup_errors
 from antiphon.features.online.entity_rows import KEPT_ROWS, Entity, SnapshotRows
-from antiphon.features.online.overlay_records import OverlayReading
+from antiphon.features.online.overlay_records import OverlayState
 from antiphon.features.online.remedies import EarlierRows
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOverlay
 from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
@@ -93,7 +93,7 @@ class FeatureReader:
         self._kept = kept
         self._lock = threading.Lock()
         self._current: Publication | None = None
-        self._asked: float | None = None
+        self._leased_at: float | None = None
         self._away = False
         self._snapshots: dict[tuple[str, str], SnapshotRows] = {}
         self._condemned_ones: set[tuple[str, str]] = set()
@@ -192,11 +192,11 @@ class FeatureReader:
     def publication(self) -> Publication | None:
         """The publication currently leased, asked for again when the lease is over."""
         now = self._clock.monotonic()
-        asked = self._asked
-        if asked is not None and now - asked < self._lease:
+        leased_at = self._leased_at
+        if leased_at is not None and now - leased_at < self._lease:
             return self._current
         with self._lock:
-            if self._asked is None or now - self._asked >= self._lease:
+            if self._leased_at is None or now - self._leased_at >= self._lease:
                 try:
                     found = self._publications.current(self._scope)
                     self._away = False
@@ -208,13 +208,13 @@ class FeatureReader:
                 if found is not None and (self._current is None or found.number > self._current.number):
                     self._let_go(self._current, found)
                     self._current = found
-                self._asked = now
+                self._leased_at = now
             return self._current
 
     def _later(self, number: int) -> Publication | None:
         """The current publication, asked for within the lease, if it is later than this one."""
         with self._lock:
-            self._asked = None
+            self._leased_at = None
         found = self.publication()
         return found if found is not None and found.number > number else None
 
@@ -238,6 +238,9 @@ class FeatureReader:
         self._prepared = {key: found for key, found in self._prepared.items() if key[0] in numbers}
         self._snapshots = {key: found for key, found in self._snapshots.items() if key in names}
         self._checked = {key: moment for key, moment in self._checked.items() if key in names}
+        self._forget(names)
+
+    def _forget(self, names: Iterable[tuple[str, str]]) -> None:
         self._online.forget(self._scope, names)
 
     def earlier(self, view: str, version: str, publication: int) -> Iterator[EarlierRows]:
@@ -275,8 +278,8 @@ class FeatureReader:
 
     def _opened(self, publication: Publication, views: Mapping[str, str]) -> tuple[SnapshotRows, ...]:
         """The views' snapshots in a publication, found once for each set of views."""
-        asked = (publication.number, tuple(views.items()))
-        prepared = self._prepared.get(asked)
+        key = (publication.number, tuple(views.items()))
+        prepared = self._prepared.get(key)
         if prepared is not None:
             return prepared
         opened: list[SnapshotRows] = []
@@ -291,7 +294,7 @@ class FeatureReader:
             opened.append(found)
         if len(self._prepared) >= _PREPARED:
             self._prepared = {}
-        self._prepared[asked] = prepared = tuple(opened)
+        self._prepared[key] = prepared = tuple(opened)
         return prepared
 
     def _read(
@@ -300,16 +303,14 @@ class FeatureReader:
         """The overlay is read once for everything, then each view's snapshot once for all of its entities."""
         entities = [one.entities(keys) for one in opened]
         reading = self._streamed(opened, entities)
-        return tuple(
-            (one, self._rows_of(one, asked, as_of, reading)) for one, asked in zip(opened, entities, strict=True)
-        )
+        return tuple((one, self._rows_of(one, own, as_of, reading)) for one, own in zip(opened, entities, strict=True))
 
     def _rows_of(
-        self, one: SnapshotRows, asked: Sequence[Entity], as_of: int | Sequence[int], reading: OverlayReading | None
+        self, one: SnapshotRows, entities: Sequence[Entity], as_of: int | Sequence[int], reading: OverlayState | None
     ) -> list[EntityRow]:
-        streamed = one.streamed(asked, reading) if reading is not None and one.offset is not None else {}
+        streamed = one.streamed(entities, reading) if reading is not None and one.offset is not None else {}
         try:
-            return one.rows(asked, as_of, streamed)
+            return one.rows(entities, as_of, streamed)
         except (FeatureUnavailableError, InvalidInputError, UnavailableError):
             raise
         except CorruptionError:
@@ -349,17 +350,17 @@ class FeatureReader:
             _log.error("The online snapshot %s of %s is damaged; it is built again from the lake.", snapshot, view)
         return True
 
-    def _streamed(self, opened: Sequence[SnapshotRows], entities: Sequence[Sequence[Entity]]) -> OverlayReading | None:
+    def _streamed(self, opened: Sequence[SnapshotRows], entities: Sequence[Sequence[Entity]]) -> OverlayState | None:
         """The events after the snapshots, of the views that follow a stream."""
         following = [
-            (one, one.offset, asked) for one, asked in zip(opened, entities, strict=True) if one.offset is not None
+            (one, one.offset, own) for one, own in zip(opened, entities, strict=True) if one.offset is not None
         ]
         if self._overlay is None or not following:
             return None
-        wanted = dict.fromkeys(
-            (one.prefix, hashed, offset) for one, offset, asked in following for hashed in one.hashed(asked)
+        queries = dict.fromkeys(
+            (one.prefix, hashed, offset) for one, offset, own in following for hashed in one.hashed(own)
         )
-        reading = self._overlay.read([one.prefix for one, _, _ in following], wanted)
+        reading = self._overlay.read([one.prefix for one, _, _ in following], queries)
         if any(reading.lacking(one.prefix) for one, _, _ in following):
             raise lookup_errors.replaying()
         for one, offset, _ in following:

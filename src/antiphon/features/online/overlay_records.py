@@ -36,7 +36,7 @@ class OverlayEvent(msgspec.Struct, frozen=True):
     event: StreamedEvent
 
 
-class Progress(msgspec.Struct, frozen=True):
+class StreamProgress(msgspec.Struct, frozen=True):
     """What the consumer saw of a view's stream beside its values; of one batch, or of everything it has applied.
 
     Attributes:
@@ -51,10 +51,10 @@ class Progress(msgspec.Struct, frozen=True):
     watermark: int | None = None
     lateness: int = 0
 
-    def and_then(self, batch: Progress) -> Progress:
+    def and_then(self, batch: StreamProgress) -> StreamProgress:
         """Both together."""
         known = [each for each in (self.watermark, batch.watermark) if each is not None]
-        return Progress(
+        return StreamProgress(
             self.rejected + batch.rejected,
             self.late + batch.late,
             max(known, default=None),
@@ -77,7 +77,7 @@ class OverlayCheck(msgspec.Struct, frozen=True):
     damaged: int = 0
 
 
-class OverlayReading(msgspec.Struct, frozen=True):
+class OverlayState(msgspec.Struct, frozen=True):
     """One consistent state of an overlay, as far as it was asked for.
 
     Attributes:
@@ -92,7 +92,7 @@ class OverlayReading(msgspec.Struct, frozen=True):
 
     offsets: dict[bytes, int]
     pruned: dict[bytes, int]
-    progress: dict[bytes, Progress]
+    progress: dict[bytes, StreamProgress]
     events: dict[tuple[bytes, bytes], list[StreamedEvent]]
     replaying: bool = False
     targets: dict[bytes, int] = {}
@@ -102,7 +102,7 @@ class OverlayReading(msgspec.Struct, frozen=True):
         return self.replaying and (view not in self.targets or self.offsets[view] < self.targets[view])
 
 
-decode_progress = msgspec.msgpack.Decoder(Progress).decode
+decode_progress = msgspec.msgpack.Decoder(StreamProgress).decode
 
 
 _SCHEMA = "overlay/1"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -21,9 +20,8 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.freshness import FreshnessRule
-from antiphon.features.monitoring.skew.batch import Deadline
 from antiphon.features.offline.batch_values import values_at
-from antiphon.features.offline.compute import ComputeLimits, compute
+from antiphon.features.offline.compute import ComputeLimits, Deadline, compute
 from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
@@ -31,17 +29,15 @@ from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.values import EntityRow, MeasureValue
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 AT_ONCE = 2
 """Recomputations of one process at the same time; others wait within their time."""
 
-_LOOKS_EVERY = 0.02
-
 Keys = Mapping[str, str]
 
 
-class Asked(msgspec.Struct, frozen=True):
+class ContractViolation(msgspec.Struct, frozen=True):
     """A view's contract that is not met, in numbers.
 
     Attributes:
@@ -60,7 +56,7 @@ class Asked(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Remedied(msgspec.Struct, frozen=True):
+class SubstituteValue(msgspec.Struct, frozen=True):
     """A value in the place of a stale one, and where it is from; ``snapshot`` is ``None`` for a recomputed one."""
 
     contract: Literal["previous", "recomputed"]
@@ -88,16 +84,18 @@ class EarlierRows:
         return None if facts is None else facts.source_quality
 
 
-def previous(earlier: Iterable[EarlierRows], asked: Asked, keys: Sequence[Keys]) -> list[dict[str, Remedied]]:
+def previous(
+    earlier: Iterable[EarlierRows], violation: ContractViolation, keys: Sequence[Keys]
+) -> list[dict[str, SubstituteValue]]:
     """Of each entity the features that have an earlier value that met the contract, by ``view.feature``."""
-    found: list[dict[str, Remedied]] = [{} for _ in keys]
+    found: list[dict[str, SubstituteValue]] = [{} for _ in keys]
     for one in earlier:
-        if not asked.rule.accepts_source(one.quality):
+        if not violation.rule.accepts_source(one.quality):
             continue
         try:
-            rows = one.read(keys, [asked.as_of] * len(keys))
+            rows = one.read(keys, [violation.as_of] * len(keys))
             for known, key, row in zip(found, keys, rows, strict=True):
-                _take(one, asked, key, row, known)
+                _take(one, violation, key, row, known)
         except AntiphonError:
             # It is gone, pruned or does not reach back so far: an older one may.
             continue
@@ -106,30 +104,32 @@ def previous(earlier: Iterable[EarlierRows], asked: Asked, keys: Sequence[Keys])
     return found
 
 
-def _take(one: EarlierRows, asked: Asked, key: Keys, row: EntityRow, known: dict[str, Remedied]) -> None:
+def _take(
+    one: EarlierRows, violation: ContractViolation, key: Keys, row: EntityRow, known: dict[str, SubstituteValue]
+) -> None:
     """The row's values that are young enough; the others as they were at the last moment at which they were."""
     names = one.snapshot.names
     late: dict[int, list[int]] = {}
     for place, (name, value, moment) in enumerate(zip(names, row.values, row.event_times, strict=True)):
         if name in known or value is None:
             continue
-        if asked.rule.accepts_age(moment, asked.as_of):
+        if violation.rule.accepts_age(moment, violation.as_of):
             known[name] = _earlier(one, row, place)
         elif moment is not None:
-            late.setdefault(moment + asked.rule.max_age, []).append(place)
+            late.setdefault(moment + violation.rule.max_age, []).append(place)
     for moment, places in late.items():
         if moment < one.snapshot.opened.meta.answers_from:
             continue
         (then,) = one.read([key], [moment])
         for place in places:
             at = then.event_times[place]
-            if then.values[place] is not None and asked.rule.accepts_age(at, moment):
+            if then.values[place] is not None and violation.rule.accepts_age(at, moment):
                 known[names[place]] = _earlier(one, then, place)
 
 
-def _earlier(one: EarlierRows, row: EntityRow, place: int) -> Remedied:
+def _earlier(one: EarlierRows, row: EntityRow, place: int) -> SubstituteValue:
     moment = row.event_times[place]
-    return Remedied(
+    return SubstituteValue(
         "previous",
         row.values[place],
         None if moment is None else from_microseconds(moment),
@@ -140,7 +140,7 @@ def _earlier(one: EarlierRows, row: EntityRow, place: int) -> Remedied:
     )
 
 
-class Recomputing:
+class Recomputer:
     """Features of few entities by the batch path, now.
 
     Args:
@@ -154,16 +154,18 @@ class Recomputing:
         self._limits = limits or ComputeLimits()
         self._places = threading.BoundedSemaphore(AT_ONCE)
 
-    def recomputed(self, spec: FeatureViewSpec, asked: Asked, keys: Sequence[Keys]) -> list[dict[str, Remedied]]:
+    def recompute(
+        self, spec: FeatureViewSpec, violation: ContractViolation, keys: Sequence[Keys]
+    ) -> list[dict[str, SubstituteValue]]:
         """Of each entity the features whose new value meets the contract; none when the time is over or the source
         cannot be read."""
-        nothing: list[dict[str, Remedied]] = [{} for _ in keys]
-        deadline = Deadline(self._clock, asked.seconds)
-        if not asked.rule.accepts_source(None) or not self._places.acquire(timeout=asked.seconds):
+        nothing: list[dict[str, SubstituteValue]] = [{} for _ in keys]
+        deadline = Deadline(self._clock, violation.seconds)
+        if not violation.rule.accepts_source(None) or not self._places.acquire(timeout=violation.seconds):
             # How good the source is now nobody has measured, so a contract that asks for it is not met by it.
             return nothing
         try:
-            found = list(self._computed(spec, asked, keys, deadline))
+            found = list(self._computed(spec, violation, keys, deadline))
             return nothing if deadline.over else found
         except AntiphonError:
             return nothing
@@ -171,11 +173,11 @@ class Recomputing:
             self._places.release()
 
     def _computed(
-        self, spec: FeatureViewSpec, asked: Asked, keys: Sequence[Keys], deadline: Deadline
-    ) -> Iterator[dict[str, Remedied]]:
+        self, spec: FeatureViewSpec, violation: ContractViolation, keys: Sequence[Keys], deadline: Deadline
+    ) -> Iterator[dict[str, SubstituteValue]]:
         plan = plan_of(spec)
         entities = [tuple(str(each[key]) for key in plan.keys) for each in keys]
-        with compute(self._limits) as connection, _interrupting(connection, deadline):
+        with compute(self._limits) as connection, deadline.interrupting(connection):
             load_rows(
                 connection,
                 plan,
@@ -187,35 +189,17 @@ class Recomputing:
             if deadline.over:
                 yield from ({} for _ in keys)
                 return
-            wanted = set(entities)
-            found = {entity: values for entity, values in values_at(connection, plan, asked.as_of) if entity in wanted}
+            requested = set(entities)
+            found = {
+                entity: values for entity, values in values_at(connection, plan, violation.as_of) if entity in requested
+            }
         for entity in entities:
             yield {
-                f"{asked.view}.{name}": Remedied(
+                f"{violation.view}.{name}": SubstituteValue(
                     "recomputed", one.value, from_microseconds(one.event_time), None, spec.definition_version
                 )
                 for name, one in found.get(entity, {}).items()
                 if one.value is not None
                 and one.event_time is not None
-                and asked.rule.accepts_age(one.event_time, asked.as_of)
+                and violation.rule.accepts_age(one.event_time, violation.as_of)
             }
-
-
-@contextmanager
-def _interrupting(connection: duckdb.DuckDBPyConnection, deadline: Deadline) -> Iterator[None]:
-    """Interrupt whatever the connection does once the time is over: a single interruption may fall between two queries
-    and stop neither."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_LOOKS_EVERY):
-            if deadline.over:
-                connection.interrupt()
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watching.join()

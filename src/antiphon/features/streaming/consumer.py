@@ -22,7 +22,7 @@ from antiphon.core.errors import AntiphonError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import Measured, Payload, compile_measures, key_texts, sequence
-from antiphon.features.online.overlay_records import OverlayEvent, OverlayReading, Progress, view_prefix
+from antiphon.features.online.overlay_records import OverlayEvent, OverlayState, StreamProgress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
 from antiphon.features.values import StreamedEvent
@@ -182,7 +182,7 @@ class StreamConsumer:
                 ahead = stored[-1].offset if stored else offset
         return taken
 
-    def _begun(self, stream: str, followers: Sequence[_Follower], reading: OverlayReading) -> OverlayReading:
+    def _begun(self, stream: str, followers: Sequence[_Follower], reading: OverlayState) -> OverlayState:
         """The state once views that nothing was read for again begin where their snapshots end.
 
         The replay of a stream ends where its log ends now: events that come meanwhile do not prolong it.
@@ -198,9 +198,9 @@ class StreamConsumer:
                 self._overlay.apply({one.prefix: offset}, (), {})
         return self._overlay.read([one.prefix for one in followers]) if included else reading
 
-    def _apply(self, followers: list[_Follower], stored: Sequence[StoredEvent], reading: OverlayReading) -> None:
+    def _apply(self, followers: list[_Follower], stored: Sequence[StoredEvent], reading: OverlayState) -> None:
         events: list[OverlayEvent] = []
-        seen: dict[bytes, Progress] = {}
+        seen: dict[bytes, StreamProgress] = {}
         for follower in followers:
             watermark, late, lateness, rejected = reading.progress[follower.prefix].watermark, 0, 0, 0
             for item in stored:
@@ -215,7 +215,7 @@ class StreamConsumer:
                     watermark = happened
                 if event is not _FILTERED:
                     events.append(event)
-            seen[follower.prefix] = Progress(rejected, late, watermark, lateness)
+            seen[follower.prefix] = StreamProgress(rejected, late, watermark, lateness)
         self._overlay.apply({follower.prefix: stored[-1].offset for follower in followers}, events, seen)
 
     def furthest(self, stream: str) -> int:

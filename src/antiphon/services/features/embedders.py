@@ -10,7 +10,7 @@ from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.engine import weights
 from antiphon.engine.backends.llamacpp.encoder import LlamaCppEmbedding
-from antiphon.features.embedding.vectors import Embedded, Embedder
+from antiphon.features.embedding.vectors import Embedder, EmbeddingResult
 
 
 class LocalEmbedders:
@@ -78,9 +78,9 @@ class _LocalEmbedder:
     def model(self) -> EmbeddingModel:
         return self._model
 
-    def embed(self, texts: Sequence[str]) -> Embedded:
+    def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         made = self._opened.embed(texts)
-        return Embedded(made.vectors, made.truncated)
+        return EmbeddingResult(made.vectors, made.truncated)
 
     def close(self) -> None:
         self._opened.close()

@@ -11,7 +11,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.features.freshness import rule_of
 from antiphon.features.offline.compute import ComputeLimits
-from antiphon.features.online.remedies import Asked, Recomputing, Remedied, previous
+from antiphon.features.online.remedies import ContractViolation, Recomputer, SubstituteValue, previous
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -23,7 +23,7 @@ class ProjectRemedies:
         self._store = store
         self._platform = platform
         self._lock = threading.Lock()
-        self._recomputing: dict[Scope, Recomputing] = {}
+        self._recomputing: dict[Scope, Recomputer] = {}
 
     def remedied(
         self,
@@ -33,9 +33,9 @@ class ProjectRemedies:
         as_of: datetime,
         contract: Freshness,
         publication: int,
-    ) -> list[dict[str, Remedied]]:
+    ) -> list[dict[str, SubstituteValue]]:
         """Of each entity what stands in the place of stale values of a view (name, definition version)."""
-        asked = Asked(
+        violation = ContractViolation(
             view=view[0],
             definition_version=view[1],
             as_of=microseconds(as_of),
@@ -44,16 +44,16 @@ class ProjectRemedies:
             seconds=parse_duration(contract.within).total_seconds(),
         )
         if contract.when_stale == "previous":
-            return previous(self._platform.published(scope).earlier(*view, publication), asked, keys)
+            return previous(self._platform.published(scope).earlier(*view, publication), violation, keys)
         spec = self._store.definitions.get(scope, *view)
-        return self._of(scope).recomputed(spec, asked, keys)
+        return self._of(scope).recompute(spec, violation, keys)
 
-    def _of(self, scope: Scope) -> Recomputing:
+    def _of(self, scope: Scope) -> Recomputer:
         with self._lock:
             found = self._recomputing.get(scope)
             if found is None:
                 store = self._store
-                found = self._recomputing[scope] = Recomputing(
+                found = self._recomputing[scope] = Recomputer(
                     scope, store.events, store.database.clock, ComputeLimits(threads=1, memory=512)
                 )
             return found

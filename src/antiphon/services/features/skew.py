@@ -25,7 +25,7 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
 from antiphon.features.monitoring.skew.measure import SAMPLE, SECONDS, Progress, Skew
-from antiphon.features.monitoring.skew.predictions import Served
+from antiphon.features.monitoring.skew.predictions import PredictionFeatures
 from antiphon.features.monitoring.skew.selection import OFF, WORKFLOW, due
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.online.lookup import FeatureReader
@@ -215,7 +215,7 @@ class FeatureSkew:
         applications = applied.project.applications.values() if applied is not None else ()
         return {view.name for application in applications for view in application.on_demand}
 
-    def _served(self, scope: Scope, since: datetime | None, sample: int) -> Iterator[Served]:
+    def _served(self, scope: Scope, since: datetime | None, sample: int) -> Iterator[PredictionFeatures]:
         receipts = self._store.receipts.list(scope, since=since, limit=sample, roles=SEEN_ROLES) if sample else ()
         pinned: dict[str, tuple[OnDemandSpec, ...]] = {}
         for receipt in receipts:
@@ -226,11 +226,11 @@ class FeatureSkew:
             yield served(self._store, receipt, pinned[receipt.release])
 
 
-def served(store: Store, receipt: Receipt, on_demand: Sequence[OnDemandSpec]) -> Served:
+def served(store: Store, receipt: Receipt, on_demand: Sequence[OnDemandSpec]) -> PredictionFeatures:
     """What a receipt says about the features that it was made from."""
     entity = _text(store, receipt, receipt.entity_blob)
     keys: dict[str, str] | None = None if entity is None else msgspec.json.decode(entity)
-    return Served(
+    return PredictionFeatures(
         prediction=receipt.prediction,
         keys=keys,
         as_of=receipt.as_of,

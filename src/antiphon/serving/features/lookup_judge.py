@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from antiphon.core.clock import microseconds
 from antiphon.features.freshness import ContractOutcome, rule_of
 from antiphon.features.online.entity_rows import SnapshotRows
-from antiphon.features.online.remedies import Remedied
+from antiphon.features.online.remedies import SubstituteValue
 from antiphon.features.values import EVER, EntityRow, MeasureValue
 from antiphon.serving.features.lookup_values import LookedUp, LookupPlan, LookupValue
 
@@ -60,7 +60,7 @@ class Judge:
         """Whether a value of the row does not meet the contract."""
         return any(outcome not in _MET for outcome in self._outcomes(*self._columns(row), as_of))
 
-    def with_remedies(self, row: EntityRow, as_of: int, instead: Mapping[str, Remedied]) -> LookedUp:
+    def with_remedies(self, row: EntityRow, as_of: int, instead: Mapping[str, SubstituteValue]) -> LookedUp:
         """The row with other values in the place of stale ones."""
         values, times = self._columns(row)
         line = self._one_by_one(values, times, as_of)

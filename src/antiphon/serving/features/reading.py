@@ -14,7 +14,7 @@ from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import ApplicationSpec, Figure, Freshness
 from antiphon.definitions.on_demand import InputValue
 from antiphon.features.freshness import rule_of
-from antiphon.features.online.remedies import Remedied
+from antiphon.features.online.remedies import SubstituteValue
 from antiphon.serving.features import on_demand
 from antiphon.serving.features.printing import fingerprint, printed
 from antiphon.serving.ports import FeatureValue, FeatureVector
@@ -44,7 +44,7 @@ def apply_contracts(
     masked: Sequence[str] = (),
     inputs: Mapping[str, InputValue] | None = None,
     entity: Mapping[str, str] | None = None,
-    remedies: Mapping[str, Remedied] | None = None,
+    remedies: Mapping[str, SubstituteValue] | None = None,
 ) -> FeatureReading:
     """Check every value against its view's contract; a masked one is read as absent, whatever its contract.
 
@@ -104,7 +104,7 @@ def _held(
     application: ApplicationSpec,
     as_of: datetime,
     masked: Sequence[str],
-    remedies: Mapping[str, Remedied],
+    remedies: Mapping[str, SubstituteValue],
     figures: Mapping[str, Figure],
 ) -> dict[str, FeatureReceipt]:
     receipts: dict[str, FeatureReceipt] = {}
@@ -150,7 +150,7 @@ def _judge(
     contract: Freshness | None,
     as_of: datetime,
     quality: float | None,
-    remedied: Remedied | None,
+    remedied: SubstituteValue | None,
     figure: Figure | None,
 ) -> FeatureReceipt:
     rule = rule_of(contract)
@@ -179,7 +179,7 @@ def _judge(
     )
 
 
-def _substituted(name: str, remedied: Remedied, as_of: datetime, figure: Figure | None) -> FeatureReceipt:
+def _substituted(name: str, remedied: SubstituteValue, as_of: datetime, figure: Figure | None) -> FeatureReceipt:
     moment = remedied.event_time
     return FeatureReceipt(
         name=name,

@@ -14,7 +14,7 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
-from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, Progress, view_prefix
+from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, StreamProgress, view_prefix
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.ports import StreamedOverlay
@@ -95,16 +95,16 @@ def offsets(overlay: StreamedOverlay, entity: bytes = EWR, after: int = 0, view:
 def test_an_empty_overlay_knows_nothing(overlay: StreamedOverlay) -> None:
     reading = overlay.read([VIEW, SECOND], [(VIEW, EWR, 0)])
     assert (reading.offsets, reading.pruned) == ({VIEW: 0, SECOND: 0},) * 2
-    assert reading.progress == {VIEW: Progress(), SECOND: Progress()}
+    assert reading.progress == {VIEW: StreamProgress(), SECOND: StreamProgress()}
     assert reading.events == {(VIEW, EWR): []}
 
 
 def test_events_and_offset_are_read_by_another_process(opening: Callable[..., StreamedOverlay]) -> None:
     events = [written(1), written(2, LGA), written(3), written(300), written(2, view=SECOND)]
-    opening().apply({VIEW: 300, SECOND: 2}, events, {VIEW: Progress(rejected=4)})
+    opening().apply({VIEW: 300, SECOND: 2}, events, {VIEW: StreamProgress(rejected=4)})
     reading = opening().read([VIEW, SECOND], [(VIEW, EWR, 0), (VIEW, LGA, 0), (VIEW, EWR, 3), (SECOND, EWR, 1)])
     assert reading.offsets == {VIEW: 300, SECOND: 2}
-    assert reading.progress == {VIEW: Progress(rejected=4), SECOND: Progress()}
+    assert reading.progress == {VIEW: StreamProgress(rejected=4), SECOND: StreamProgress()}
     assert reading.events[VIEW, LGA] == [written(2).event]
     assert reading.events[SECOND, EWR] == [written(2).event]
     # The same (view, entity) asked twice: the later question stands.
@@ -115,26 +115,26 @@ def test_events_and_offset_are_read_by_another_process(opening: Callable[..., St
 
 
 def test_offsets_never_go_back_and_redelivery_changes_nothing(overlay: StreamedOverlay) -> None:
-    overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: Progress(rejected=1)})
+    overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: StreamProgress(rejected=1)})
     overlay.apply({VIEW: 5}, [written(4), written(5)], {})
     overlay.apply({VIEW: 4}, [written(4)], {})
     assert overlay.read([VIEW]).offsets == {VIEW: 5}
-    assert overlay.read([VIEW]).progress == {VIEW: Progress(rejected=1)}
+    assert overlay.read([VIEW]).progress == {VIEW: StreamProgress(rejected=1)}
     assert offsets(overlay) == [4, 5]
 
 
 def test_what_was_seen_adds_up_and_counts_only_where_an_offset_moves(opening: Callable[..., StreamedOverlay]) -> None:
     moment = 1_365_595_200_000_001
-    opening().apply({VIEW: 5}, [], {VIEW: Progress(rejected=1, late=2, watermark=moment, lateness=7)})
-    opening().apply({VIEW: 5}, [], {VIEW: Progress(rejected=1, late=2, watermark=moment + 9, lateness=70)})
-    assert opening().read([VIEW]).progress == {VIEW: Progress(1, 2, moment, 7)}
-    opening().apply({VIEW: 6}, [], {VIEW: Progress(late=1, watermark=moment - 1, lateness=3)})
-    assert opening().read([VIEW]).progress == {VIEW: Progress(1, 3, moment, 7)}
-    opening().apply({VIEW: 7}, [], {VIEW: Progress(rejected=2, watermark=moment + 1)})
-    opening().apply({VIEW: 8, SECOND: 1}, [], {SECOND: Progress(watermark=-5)})
+    opening().apply({VIEW: 5}, [], {VIEW: StreamProgress(rejected=1, late=2, watermark=moment, lateness=7)})
+    opening().apply({VIEW: 5}, [], {VIEW: StreamProgress(rejected=1, late=2, watermark=moment + 9, lateness=70)})
+    assert opening().read([VIEW]).progress == {VIEW: StreamProgress(1, 2, moment, 7)}
+    opening().apply({VIEW: 6}, [], {VIEW: StreamProgress(late=1, watermark=moment - 1, lateness=3)})
+    assert opening().read([VIEW]).progress == {VIEW: StreamProgress(1, 3, moment, 7)}
+    opening().apply({VIEW: 7}, [], {VIEW: StreamProgress(rejected=2, watermark=moment + 1)})
+    opening().apply({VIEW: 8, SECOND: 1}, [], {SECOND: StreamProgress(watermark=-5)})
     assert opening().read([VIEW, SECOND]).progress == {
-        VIEW: Progress(3, 3, moment + 1, 7),
-        SECOND: Progress(watermark=-5),
+        VIEW: StreamProgress(3, 3, moment + 1, 7),
+        SECOND: StreamProgress(watermark=-5),
     }
 
 

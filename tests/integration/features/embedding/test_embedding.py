@@ -33,7 +33,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup, Question
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextVector, VectorReader, VectorRows
-from antiphon.features.embedding.vectors import Embedded
+from antiphon.features.embedding.vectors import EmbeddingResult
 from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.offline.materialize import Materialisation, materialize
@@ -414,9 +414,9 @@ def test_a_publication_that_becomes_current_in_between_is_read_as_a_whole(tmp_pa
 class Shifted(HashedWords):
     """A model that makes other vectors than it did."""
 
-    def embed(self, texts: Sequence[str]) -> Embedded:
+    def embed(self, texts: Sequence[str]) -> EmbeddingResult:
         found = super().embed(texts)
-        return Embedded(found.vectors + numpy.float32(0.001), found.truncated)
+        return EmbeddingResult(found.vectors + numpy.float32(0.001), found.truncated)
 
 
 def skew(made: Embedding, embedders: GivenEmbedders) -> SkewReport:

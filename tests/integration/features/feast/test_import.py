@@ -20,7 +20,7 @@ import antiphon
 from antiphon.core.errors import DeadlineExceededError, InvalidInputError, SetupError
 from antiphon.definitions import project
 from antiphon.features.feast.feast_process import read_with_feast
-from antiphon.features.feast.repository import At, FeastRepository
+from antiphon.features.feast.repository import FeastRepository, Location
 from antiphon.features.feast.syntax import read_syntax
 
 
@@ -55,7 +55,7 @@ def test_feast_and_the_syntax_tell_the_same(feast: FeastWorld) -> None:
     by_feast = read_with_feast(feast.root, feast.python)
     assert by_feast.read_by == "feast"
     assert by_feast.feast_version == "0.67.0"
-    assert by_feast.views[0].at == At("rides.py", 13)
+    assert by_feast.views[0].at == Location("rides.py", 13)
     assert plain(by_feast) == plain(read_syntax(feast.root))
 
 

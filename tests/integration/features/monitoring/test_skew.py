@@ -21,7 +21,7 @@ from antiphon.catalog.skew_reports import FeatureSkew, SkewReport
 from antiphon.core.errors import ConflictError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.monitoring.skew.measure import GONE, LATE, Skew
-from antiphon.features.monitoring.skew.predictions import Served
+from antiphon.features.monitoring.skew.predictions import PredictionFeatures
 from antiphon.features.monitoring.skew.report import same
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.tiles.tile import Tile
@@ -41,7 +41,7 @@ def skew_of(world: World) -> Skew:
     )
 
 
-def measured(world: World, *served: Served, at: float = 0.0, **options: Any) -> SkewReport:
+def measured(world: World, *served: PredictionFeatures, at: float = 0.0, **options: Any) -> SkewReport:
     return skew_of(world).measure(list(world.specs.values()), served, as_of=NOON + minutes(at), **options)
 
 
@@ -49,7 +49,7 @@ def of(report: SkewReport, feature: str, path: str = "online") -> FeatureSkew:
     return next(one for one in report.features if (f"{one.view}.{one.feature}", one.path) == (feature, path))
 
 
-def served(vector: FeatureVector, prediction: str, at: float, **keys: str) -> Served:
+def served(vector: FeatureVector, prediction: str, at: float, **keys: str) -> PredictionFeatures:
     """What a receipt says about a reading; through JSON, as it is stored."""
     features = [
         FeatureReceipt(
@@ -59,10 +59,10 @@ def served(vector: FeatureVector, prediction: str, at: float, **keys: str) -> Se
         for name, value in vector.values.items()
     ]  # fmt: skip
     stored = msgspec.json.decode(msgspec.json.encode(features), type=tuple[FeatureReceipt, ...])
-    return Served(prediction, keys, NOON + minutes(at), stored)
+    return PredictionFeatures(prediction, keys, NOON + minutes(at), stored)
 
 
-def ask(world: World, number: int, at: float) -> Served:
+def ask(world: World, number: int, at: float) -> PredictionFeatures:
     return served(world.read(NOON + minutes(at), **EWR), f"pred_{number}", at, **EWR)
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_brought_to_the_same_knowledge_says_why(world: World) -> 
     assert of(measured(world), "congestion.latest").not_comparable == {"the overlay is ahead of the log": 1}
 
 
-def ask_view(world: World, view: str, number: int) -> Served:
+def ask_view(world: World, view: str, number: int) -> PredictionFeatures:
     return served(world.read(NOON, view, **EWR), f"pred_{number}", 0, **EWR)
 
 
@@ -243,7 +243,7 @@ def test_on_demand_features_of_a_prediction_are_computed_anew(world: World) -> N
 
     spec = Compared.spec()
     features = (FeatureReceipt("compared.ratio", 2.5, None, spec.definition_version, None, None, None, "fresh"),)
-    asked = Served("pred_1", EWR, NOON, features, {"minutes": 10.0}, (spec,))
+    asked = PredictionFeatures("pred_1", EWR, NOON, features, {"minutes": 10.0}, (spec,))
     wrong = msgspec.structs.replace(
         asked, prediction="pred_2", features=(msgspec.structs.replace(features[0], value=2.4),)
     )

@@ -47,7 +47,7 @@ from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError,
 from antiphon.core.scope import Scope
 from antiphon.features.online.overlay_records import OverlayEvent, view_prefix
 from antiphon.features.online.redis import writer as redis_writer
-from antiphon.features.online.redis.layout import Place, decode_seal, encode_seal
+from antiphon.features.online.redis.layout import SnapshotKeys, decode_seal, encode_seal
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
@@ -267,7 +267,7 @@ def test_finished_rows_count_only_as_long_as_their_build_is_sealed(world: World,
 def test_a_snapshot_of_another_format_is_told_and_built_anew(world: World, server: RedisServer) -> None:
     first = world.publish(NOON)
     spec = world.specs["congestion"]
-    place = Place(world.scope, "congestion", first.snapshots[spec.key])
+    place = SnapshotKeys(world.scope, "congestion", first.snapshots[spec.key])
     seal = decode_seal(server.client.get(place.seal))
     meta = msgspec.structs.replace(decode_meta(seal.meta), format=2)
     server.client.set(place.seal, encode_seal(msgspec.structs.replace(seal, format=2, meta=encode_meta(meta))))

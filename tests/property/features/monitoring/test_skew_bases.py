@@ -13,7 +13,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.property.features.sources.test_taking_over import KINDS, known, later, made, views, write
 
 from antiphon.core.clock import microseconds
-from antiphon.features.monitoring.skew.batch import Wanted, batch_side
+from antiphon.features.monitoring.skew.batch import SourceQuery, batch_side
 from antiphon.features.offline.batch_values import Computed
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of
@@ -21,7 +21,7 @@ from antiphon.features.plan import plan_of
 ENTITIES = [("a",), ("b",), ("c",), ("nobody",)]
 
 
-def values(world: World, wanted: Wanted, moments: list[int]) -> tuple[str | None, list[Any]]:
+def values(world: World, wanted: SourceQuery, moments: list[int]) -> tuple[str | None, list[Any]]:
     with compute(ComputeLimits()) as connection:
         side = batch_side(connection, wanted, lake=world.lake, log=world.log)
         return side.basis, [side.values(ENTITIES, moment, wanted.through) for moment in moments]
@@ -47,7 +47,7 @@ def test_the_lake_judges_as_the_source_does(kind: str, first: Any, then: Any, as
             world.append("sales", *happened)
         through = world.log.end(world.scope, "sales") if kind == "stream" else None
         moments = [microseconds(NOON + minutes(6) + timedelta(minutes=offset)) for offset in asked]
-        wanted = Wanted(world.scope, plan_of(spec), manifest, through, ENTITIES)
+        wanted = SourceQuery(world.scope, plan_of(spec), manifest, through, ENTITIES)
         basis, by_source = values(world, wanted, moments)
         assert basis == "source"
         write(folder / "part-001.parquet", then)

@@ -11,7 +11,7 @@ from antiphon.catalog.snapshots import SnapshotVectors
 from antiphon.core.errors import CorruptionError, EngineError, SetupError
 from antiphon.features.embedding.index import NeighbourIndex, build
 from antiphon.features.embedding.space import VectorSpace
-from antiphon.features.embedding.vectors import Embedded, embedded
+from antiphon.features.embedding.vectors import EmbeddingResult, embedded
 from antiphon.testing.embedding import HashedWords, hashed_words
 
 MODEL = hashed_words(dimensions=32)
@@ -80,14 +80,14 @@ def test_nothing_has_no_neighbours() -> None:
 @pytest.mark.parametrize("broken", ["nan", "zero", "width", "count"])
 def test_what_a_broken_model_makes_is_refused(broken: str) -> None:
     class Broken(HashedWords):
-        def embed(self, texts: object) -> Embedded:
+        def embed(self, texts: object) -> EmbeddingResult:
             made = super().embed(["one", "two"])
             vectors = made.vectors.copy()
             if broken == "nan":
                 vectors[1, 3] = numpy.nan
             elif broken == "zero":
                 vectors[1] = 0
-            return Embedded(
+            return EmbeddingResult(
                 vectors[:, :-1] if broken == "width" else vectors[: 1 + (broken != "count")], made.truncated
             )
 

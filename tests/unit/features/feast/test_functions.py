@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.features.feast.on_demand import Operand, Untranslatable, expressions_of
+from antiphon.features.feast.on_demand import Operand, UntranslatableError, expressions_of
 
 COLUMNS = {
     "rate": Operand("Stats.rate", "number"),
@@ -72,11 +72,11 @@ def test_tables_are_filled_and_names_stand_for_what_they_hold() -> None:
     ],
 )
 def test_what_is_no_expression_is_told(body: str, said: str) -> None:
-    with pytest.raises(Untranslatable, match=said):
+    with pytest.raises(UntranslatableError, match=said):
         told(body)
 
 
 @pytest.mark.parametrize("code", ["x = 1", "def a(b, c): return {}", "def a(", "import os\ndef a(b): return {}"])
 def test_it_is_one_function_of_one_table(code: str) -> None:
-    with pytest.raises(Untranslatable, match="function"):
+    with pytest.raises(UntranslatableError, match="function"):
         expressions_of(code, COLUMNS)

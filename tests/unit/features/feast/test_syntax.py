@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.features.feast.repository import At, FeastField, FeastRepository
+from antiphon.features.feast.repository import FeastField, FeastRepository, Location
 from antiphon.features.feast.syntax import places, read_syntax
 
 YAML = "project: rides\nprovider: local\nonline_store:\n  type: redis\n  connection_string: x\n"
@@ -43,7 +43,7 @@ def test_what_is_declared_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, entities=ENTITIES, views=VIEWS)
     assert (found.project, found.unread) == ("rides", ())
     (entity,), (source,), (view,), (service,) = found.entities, found.sources, found.views, found.services
-    assert (entity.name, entity.join_keys, entity.at) == ("driver", ("driver_id",), At("entities.py", 3))
+    assert (entity.name, entity.join_keys, entity.at) == ("driver", ("driver_id",), Location("entities.py", 3))
     assert (source.name, source.kind, source.timestamp, source.created) == (
         "data/v1/stats.parquet", "file", "at", "made",
     )  # fmt: skip
@@ -51,7 +51,7 @@ def test_what_is_declared_is_read(tmp_path: Path) -> None:
     assert view.fields[:2] == (FeastField("rate", "FLOAT"), FeastField("trips", "INT64"))
     assert view.fields[2].type == "ARRAY(INT64)"
     assert [use.features for use in service.uses] == [("rate",), None]
-    assert places(tmp_path)["view", "stats"] == At("views.py", 14)
+    assert places(tmp_path)["view", "stats"] == Location("views.py", 14)
 
 
 def test_nothing_of_the_repository_runs(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_is_computed_is_told_with_its_place(tmp_path: Path, text: str, noun
     found = read(tmp_path, some=text)
     assert found.unread, "silence would lose it"
     first = found.unread[0]
-    assert (first.noun, first.at) == (noun, At("some.py", line))
+    assert (first.noun, first.at) == (noun, Location("some.py", line))
     assert said in first.reason
 
 

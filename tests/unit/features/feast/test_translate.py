@@ -17,7 +17,6 @@ from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
 from antiphon.features.feast import render
 from antiphon.features.feast.repository import (
-    At,
     FeastEntity,
     FeastField,
     FeastOnDemand,
@@ -26,18 +25,21 @@ from antiphon.features.feast.repository import (
     FeastSource,
     FeastUse,
     FeastView,
-    Unread,
+    Location,
+    UnreadObject,
 )
-from antiphon.features.feast.translate import Choices, Translation, translate
+from antiphon.features.feast.translate import Translation, TranslationOptions, translate
 
-DRIVER = FeastEntity("driver", ("driver_id",), At("a.py", 1))
-RIDER = FeastEntity("Rider", ("rider_id",), At("a.py", 2))
-FILE = FeastSource("stats_source", "file", "FileSource", path="data/stats.parquet", timestamp="at", at=At("a.py", 3))
+DRIVER = FeastEntity("driver", ("driver_id",), Location("a.py", 1))
+RIDER = FeastEntity("Rider", ("rider_id",), Location("a.py", 2))
+FILE = FeastSource(
+    "stats_source", "file", "FileSource", path="data/stats.parquet", timestamp="at", at=Location("a.py", 3)
+)
 VIEW = FeastView(
     "driver_stats", "FeatureView", "FeatureView", ("driver",),
-    (FeastField("rate", "FLOAT"), FeastField("Trips", "INT64")), "stats_source", ttl=5400.0, at=At("a.py", 9),
+    (FeastField("rate", "FLOAT"), FeastField("Trips", "INT64")), "stats_source", ttl=5400.0, at=Location("a.py", 9),
 )  # fmt: skip
-SERVICE = FeastService("Pricing", (FeastUse("driver_stats"),), At("a.py", 20))
+SERVICE = FeastService("Pricing", (FeastUse("driver_stats"),), Location("a.py", 20))
 
 
 def repository(**changed: Any) -> FeastRepository:
@@ -47,7 +49,7 @@ def repository(**changed: Any) -> FeastRepository:
     return msgspec.structs.replace(whole, **changed)
 
 
-def translated(folder: Path, choices: Choices | None = None, **changed: Any) -> Translation:
+def translated(folder: Path, choices: TranslationOptions | None = None, **changed: Any) -> Translation:
     return translate(repository(**changed), folder, folder, choices)
 
 
@@ -85,12 +87,12 @@ def test_a_columns_mapping_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_pushed_source_is_a_stream_once_its_events_have_ids(tmp_path: Path) -> None:
-    push = FeastSource("pushed", "push", "PushSource", batch="stats_source", at=At("a.py", 5))
+    push = FeastSource("pushed", "push", "PushSource", batch="stats_source", at=Location("a.py", 5))
     view = msgspec.structs.replace(VIEW, source="pushed")
     as_table = translated(tmp_path, sources=(push, FILE), views=(view,))
     assert [(note.name, note.at.line) for note in as_table.findings] == [("driver_stats:Trips", 9), ("pushed", 5)][::-1]
     assert loaded(tmp_path, as_table).views["driver_stats"].source.kind == "table"
-    as_stream = translated(tmp_path, Choices(event_id={"pushed": "id"}), sources=(push, FILE), views=(view,))
+    as_stream = translated(tmp_path, TranslationOptions(event_id={"pushed": "id"}), sources=(push, FILE), views=(view,))
     source = loaded(tmp_path, as_stream).views["driver_stats"].source
     assert (source.kind, source.name, source.event_id) == ("stream", "pushed", "id")
 
@@ -98,7 +100,9 @@ def test_a_pushed_source_is_a_stream_once_its_events_have_ids(tmp_path: Path) ->
 def test_with_feasts_server_any_source_and_computed_views_are_served(tmp_path: Path) -> None:
     warehouse = FeastSource("stats_source", "other", "BigQuerySource")
     view = msgspec.structs.replace(VIEW, computed="aggregations", name="Driver-Stats")
-    translation = translated(tmp_path, Choices(online=True), sources=(warehouse,), views=(view,), services=())
+    translation = translated(
+        tmp_path, TranslationOptions(online=True), sources=(warehouse,), views=(view,), services=()
+    )
     assert translation.left_out == ()
     found = loaded(tmp_path, translation).views["driver_stats"]
     assert (found.source.kind, found.source.feast, found.columns()) == ("feast", "Driver-Stats", {"rate", "Trips"})
@@ -110,7 +114,7 @@ ASKED = FeastSource("asked", "request", "RequestSource", fields=(FeastField("ext
 PLUS = FeastOnDemand(
     "rate_plus", ("driver_stats", "asked"), (FeastField("Sum", "FLOAT"),),
     code='def rate_plus(inputs):\n    return {"Sum": inputs["driver_stats__Trips"] + inputs["extra"]}',
-    at=At("a.py", 30),
+    at=Location("a.py", 30),
 )  # fmt: skip
 
 
@@ -168,11 +172,15 @@ LEFT_OUT: list[tuple[dict[str, Any], str, str, str]] = [
     ({"sources": (msgspec.structs.replace(FILE, format="DeltaFormat"),)}, "source", "stats_source", "DeltaFormat"),
     ({"sources": (msgspec.structs.replace(FILE, mapping={"id": "driver_id"}),)}, "view", "driver_stats", "join key"),
     (
-        {"on_demand": (FeastOnDemand("plus", ("driver_stats",), (FeastField("x", "DOUBLE"),), at=At("a.py", 30)),)},
+        {
+            "on_demand": (
+                FeastOnDemand("plus", ("driver_stats",), (FeastField("x", "DOUBLE"),), at=Location("a.py", 30)),
+            )
+        },
         "on-demand view", "plus", "Python function",
     ),
-    ({"unread": (Unread("Entity", "e", "it is computed", At("a.py", 40)),)}, "Entity", "e", "computed"),
-    ({"services": (FeastService("s", (FeastUse("ghost"),), At("a.py", 8)),)}, "service", "s", "'ghost'"),
+    ({"unread": (UnreadObject("Entity", "e", "it is computed", Location("a.py", 40)),)}, "Entity", "e", "computed"),
+    ({"services": (FeastService("s", (FeastUse("ghost"),), Location("a.py", 8)),)}, "service", "s", "'ghost'"),
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from antiphon.features.offline.compute import files_of, relation_of
 _SINGLE = (NotNull, Between, OneOf)
 
 
-class Stage(NamedTuple):
+class QuarantineStage(NamedTuple):
     """A quarantining rule: a SELECT of the rows it keeps out, and one of the rows after it."""
 
     rule: Rule
@@ -27,7 +27,7 @@ class Stage(NamedTuple):
     left: str
 
 
-def stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterator[Stage]:
+def quarantine_stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterator[QuarantineStage]:
     """What each quarantining rule does to ``rows`` (a SELECT of the source's rows), in order.
 
     Raises:
@@ -42,11 +42,11 @@ def stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterat
         holds = " AND ".join(condition_sql(condition, types, where) for condition in conditions(single))
         offenders = f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({holds})"
         left = f"SELECT * FROM ({left}) AS this_row WHERE {holds}"
-        yield Stage(single, offenders, left)
+        yield QuarantineStage(single, offenders, left)
     for rule in (rule for rule in rules if not isinstance(rule, _SINGLE)):
         offenders = relational(rule, left, types)
         left = _without(rule, left, types, offenders)
-        yield Stage(rule, offenders, left)
+        yield QuarantineStage(rule, offenders, left)
 
 
 def admitted_relation(spec: FeatureViewSpec, relation: str, types: Mapping[str, str]) -> str:

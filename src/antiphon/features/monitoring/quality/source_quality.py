@@ -39,7 +39,7 @@ from antiphon.features.expressions.compile_sql import (
     quoted,
     text,
 )
-from antiphon.features.monitoring.quality.row_rules import offends, relational, require, stages
+from antiphon.features.monitoring.quality.row_rules import offends, quarantine_stages, relational, require
 from antiphon.features.monitoring.quality.statistics import StatisticsBuilder, TextNames
 from antiphon.features.offline.compute import types_of
 from antiphon.features.ports import LogReader
@@ -296,7 +296,7 @@ def quarantine_sql(spec: FeatureViewSpec, raw: Raw) -> str | None:
     columns = ", ".join(quoted(name) for name in raw.types)
     parts = [
         f"SELECT {text(stage.rule.name)} AS antiphon_reason, {columns} FROM ({stage.offenders})"
-        for stage in stages(spec, f"SELECT * FROM {SOURCE}", raw.types)
+        for stage in quarantine_stages(spec, f"SELECT * FROM {SOURCE}", raw.types)
     ]
     return " UNION ALL ".join(parts) if parts else None
 

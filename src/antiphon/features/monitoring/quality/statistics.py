@@ -91,7 +91,9 @@ class StatisticsBuilder:
         named: Mapping[str, NameOf] | None = None,
     ) -> None:
         known, named = before or {}, named or {}
-        self._columns = {name: _Column(known[name].edges if name in known else (), named.get(name)) for name in names}
+        self._columns = {
+            name: _ColumnCounts(known[name].edges if name in known else (), named.get(name)) for name in names
+        }
 
     def add(self, table: pyarrow.Table | pyarrow.RecordBatch, prefix: str = "") -> None:
         """Take a batch; a column is looked for under ``prefix`` and its name, its event times with ``.event_time``."""
@@ -107,7 +109,7 @@ class StatisticsBuilder:
         return {name: column.finish() for name, column in self._columns.items()}
 
 
-class _Column:
+class _ColumnCounts:
     def __init__(self, edges: Sequence[float], name_of: NameOf | None) -> None:
         self.name_of = name_of
         self.rows = self.nulls = self.not_finite = 0

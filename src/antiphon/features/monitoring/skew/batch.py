@@ -7,17 +7,15 @@ that the snapshot read, and the log's after it: where that cannot be had, :attr:
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from antiphon.catalog.skew_reports import Basis
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.clock import Clock, microseconds
+from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import is_objects
@@ -34,41 +32,8 @@ from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, o
 if TYPE_CHECKING:
     import duckdb
 
-T = TypeVar("T")
 
-
-class Deadline:
-    """When work has to end: asked between two pieces of it, and a query under way is interrupted."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._end = clock.monotonic() + seconds
-
-    @property
-    def over(self) -> bool:
-        """Whether the time is up."""
-        return self._clock.monotonic() >= self._end
-
-    def while_left(self, items: Iterable[T]) -> Iterator[T]:
-        """The items one after the other, until the time is up."""
-        for item in items:
-            if self.over:
-                return
-            yield item
-
-    @contextmanager
-    def interrupting(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Interrupt the connection's queries when the time is up."""
-        timer = threading.Timer(max(0.0, self._end - self._clock.monotonic()), connection.interrupt)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-
-class Wanted(msgspec.Struct, frozen=True):
+class SourceQuery(msgspec.Struct, frozen=True):
     """What is asked of a snapshot's source.
 
     Attributes:
@@ -99,15 +64,15 @@ class BatchSide:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        wanted: Wanted,
+        query: SourceQuery,
         basis: Basis | None,
         *,
         kept: KeptTiles | None = None,
         lost: str = "",
     ) -> None:
         self._connection = connection
-        self._plan = wanted.plan
-        self._known_by = microseconds(wanted.manifest.as_of)
+        self._plan = query.plan
+        self._known_by = microseconds(query.manifest.as_of)
         self._kept = kept
         self.basis = basis
         self.lost = lost
@@ -159,7 +124,7 @@ class BatchSide:
 
 
 def batch_side(
-    connection: duckdb.DuckDBPyConnection, wanted: Wanted, *, lake: Lake, log: LogReader | None
+    connection: duckdb.DuckDBPyConnection, query: SourceQuery, *, lake: Lake, log: LogReader | None
 ) -> BatchSide:
     """Read the source as the snapshot saw it: the source itself while it is that, else the files that it was made from
     while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now.
@@ -170,28 +135,28 @@ def batch_side(
     """
     failed: AntiphonError | None = None
     loaded: LoadedRows | None = None
-    if not _looks_elsewhere(wanted.plan):
+    if not _looks_elsewhere(query.plan):
         try:
-            if (own := _own_files(wanted)) is not None:
-                basis = _from_files(connection, wanted, log, own)
+            if (own := _own_files(query)) is not None:
+                basis = _from_files(connection, query, log, own)
                 if basis is not None:
-                    return BatchSide(connection, wanted, basis)
+                    return BatchSide(connection, query, basis)
             else:
-                loaded = _loaded(connection, wanted, log)
-                if loaded.source_hash == wanted.manifest.source_hash:
-                    return BatchSide(connection, wanted, "source")
+                loaded = _loaded(connection, query, log)
+                if loaded.source_hash == query.manifest.source_hash:
+                    return BatchSide(connection, query, "source")
         except AntiphonError as error:
             failed = error
     try:
-        before = kept_events(connection, wanted.plan, wanted.manifest, lake, wanted.among)
+        before = kept_events(connection, query.plan, query.manifest, lake, query.among)
         kept = None
-        if wanted.plan.unbounded:
-            kept = kept_tiles(connection, wanted.plan, wanted.manifest, lake, wanted.among)
+        if query.plan.unbounded:
+            kept = kept_tiles(connection, query.plan, query.manifest, lake, query.among)
         load_rows(
-            connection, wanted.plan, scope=wanted.scope, log=log, through=wanted.through, entities=wanted.among,
+            connection, query.plan, scope=query.scope, log=log, through=query.through, entities=query.among,
             merged=False, before=before,
         )  # fmt: skip
-        return BatchSide(connection, wanted, "lake", kept=kept)
+        return BatchSide(connection, query, "lake", kept=kept)
     except CorruptionError as error:
         lost = "the snapshot's files are gone from the lake" if "has no file" in error.what else error.what
     except AntiphonError as error:
@@ -199,31 +164,31 @@ def batch_side(
     if failed is not None:
         raise failed
     if loaded is None:
-        _loaded(connection, wanted, log)
-    return BatchSide(connection, wanted, None, lost=lost)
+        _loaded(connection, query, log)
+    return BatchSide(connection, query, None, lost=lost)
 
 
-def _own_files(wanted: Wanted) -> list[Path] | None:
+def _own_files(query: SourceQuery) -> list[Path] | None:
     """The very files that the snapshot was made from; ``None`` when its source is no files, or nobody knows which."""
-    source, files = wanted.plan.spec.source, wanted.manifest.read.files
+    source, files = query.plan.spec.source, query.manifest.read.files
     return [Path(path) for path, _ in files] if source.path is not None and source.sql is None and files else None
 
 
 def _from_files(
-    connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None, paths: list[Path]
+    connection: duckdb.DuckDBPyConnection, query: SourceQuery, log: LogReader | None, paths: list[Path]
 ) -> Basis | None:
     """Load the files that the snapshot was made from; ``None``: one of them changed or is gone.
 
     They are hashed before they are read, which spares reading what changed, and after it, so that a change meanwhile is
     seen.
     """
-    source, were = wanted.plan.spec.source, wanted.manifest.read.files
+    source, were = query.plan.spec.source, query.manifest.read.files
     if is_objects(source.path):
-        return _from_objects(connection, wanted, log)
+        return _from_objects(connection, query, log)
     for path, sha256 in were:
         if not Path(path).is_file() or digests_of([Path(path)]) != [sha256]:
             return None
-    if _loaded(connection, wanted, log, FileSource(relation_of(paths), "", tuple(map(str, paths)))).files != were:
+    if _loaded(connection, query, log, FileSource(relation_of(paths), "", tuple(map(str, paths)))).files != were:
         return None
     try:
         return "source" if files_of(source.path or "") == paths else "files"
@@ -231,31 +196,31 @@ def _from_files(
         return "files"
 
 
-def _from_objects(connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None) -> Basis | None:
+def _from_objects(connection: duckdb.DuckDBPyConnection, query: SourceQuery, log: LogReader | None) -> Basis | None:
     """The same of objects: their store is asked once for the connection, so that nothing changes meanwhile."""
-    rows = opened(connection, wanted.plan.spec.source)
+    rows = opened(connection, query.plan.spec.source)
     if rows is None:
         return None
-    rows, were = rows.hashed(), dict(wanted.manifest.read.files)
+    rows, were = rows.hashed(), dict(query.manifest.read.files)
     now = dict(zip(rows.files, rows.contents(), strict=True))
     if any(now.get(name) != sha256 for name, sha256 in were.items()):
         return None
     added = [name for name in rows.files if name not in were]
-    _loaded(connection, wanted, log, rows.without(added))
+    _loaded(connection, query, log, rows.without(added))
     return "files" if added else "source"
 
 
 def _loaded(
-    connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None, rows: OpenedSource | None = None
+    connection: duckdb.DuckDBPyConnection, query: SourceQuery, log: LogReader | None, rows: OpenedSource | None = None
 ) -> LoadedRows:
     return load_rows(
         connection,
-        wanted.plan,
-        scope=wanted.scope,
+        query.plan,
+        scope=query.scope,
         log=log,
-        known_by=microseconds(wanted.manifest.as_of),
-        through=wanted.through,
-        entities=wanted.among,
+        known_by=microseconds(query.manifest.as_of),
+        through=query.through,
+        entities=query.among,
         merged=False,
         rows=rows,
     )

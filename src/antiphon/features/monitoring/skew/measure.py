@@ -24,14 +24,14 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.vector_reader import TextVector
 from antiphon.features.lake.content import Lake
-from antiphon.features.monitoring.skew.batch import BatchSide, Deadline, Wanted, batch_side
+from antiphon.features.monitoring.skew.batch import BatchSide, SourceQuery, batch_side
 from antiphon.features.monitoring.skew.lake_state import Entity
-from antiphon.features.monitoring.skew.predictions import Served, compare_on_demand, unusable
-from antiphon.features.monitoring.skew.report import Tally, same, shown_value
+from antiphon.features.monitoring.skew.predictions import PredictionFeatures, compare_on_demand, unusable
+from antiphon.features.monitoring.skew.report import SkewCounts, same, shown_value
 from antiphon.features.monitoring.skew.selection import sample_entities
 from antiphon.features.monitoring.skew.vectors import SkewVectors, Vector, shown
 from antiphon.features.offline.batch_values import Computed
-from antiphon.features.offline.compute import ComputeLimits, compute
+from antiphon.features.offline.compute import ComputeLimits, Deadline, compute
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.plan import plan_of
@@ -55,7 +55,7 @@ BETWEEN = "another publication came in between"
 Progress = Callable[[int, int, str], None]
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _OnlineValues(msgspec.Struct, frozen=True):
     """Values of one view, entity and moment, as the online path gave them; ``through`` is what it knew of the log."""
 
     keys: Entity
@@ -102,7 +102,7 @@ class Skew:
     def measure(
         self,
         views: Sequence[FeatureViewSpec],
-        served: Iterable[Served] = (),
+        served: Iterable[PredictionFeatures] = (),
         *,
         on_demand: Collection[str] | None = None,
         as_of: datetime | None = None,
@@ -131,18 +131,18 @@ class Skew:
         try:
             started = self._clock.monotonic()
             deadline = Deadline(self._clock, seconds)
-            tally = Tally(EXAMPLES)
+            counts = SkewCounts(EXAMPLES)
             moment = as_of or self._clock.now()
-            groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, tally)
+            groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, counts)
             total = len(views) + len(groups)
             for done, spec in enumerate(views):
                 progress(done, total, f"online {spec.name}")
-                self._online(spec, moment, sample, seed, tally, deadline)
-            for done, ((key, snapshot), asked) in enumerate(groups.items(), start=len(views)):
+                self._online(spec, moment, sample, seed, counts, deadline)
+            for done, ((key, snapshot), readings) in enumerate(groups.items(), start=len(views)):
                 progress(done, total, f"served {key.partition('@')[0]}")
-                self._served(key, snapshot, asked, tally, deadline)
+                self._served(key, snapshot, readings, counts, deadline)
             progress(total, total, "compared")
-            features = tally.features()
+            features = counts.features()
             publication = self._reader.publication()
             return SkewReport(
                 publication=None if publication is None else publication.number,
@@ -162,11 +162,11 @@ class Skew:
             self._busy.release()
 
     def _online(
-        self, spec: FeatureViewSpec, moment: datetime, sample: int, seed: int, tally: Tally, deadline: Deadline
+        self, spec: FeatureViewSpec, moment: datetime, sample: int, seed: int, counts: SkewCounts, deadline: Deadline
     ) -> None:
         def passed_over(reason: str) -> None:
             for feature in spec.features:
-                tally.passed_over(spec.name, spec.definition_version, feature, "online", reason)
+                counts.passed_over(spec.name, spec.definition_version, feature, "online", reason)
 
         if spec.source.kind == "feast":
             return passed_over(FOREIGN)
@@ -190,15 +190,15 @@ class Skew:
                 return passed_over("it has no entities")
             keys = [dict(zip(plan.keys, entity, strict=True)) for entity in entities]
             rows = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
-            vectors = self._read_vectors(spec, keys, moment, tally)
-            asked: list[_Asked] = []
+            vectors = self._read_vectors(spec, keys, moment, counts)
+            readings: list[_OnlineValues] = []
             for entity, row, near in zip(entities, rows, vectors, strict=True):
                 by_offset: dict[int | None, dict[str, tuple[MeasureValue | Vector, datetime | None]]] = {}
                 found: dict[str, FeatureValue | TextVector] = {**row.values, **near}
                 for name, value in found.items():
                     feature = name.partition(".")[2]
                     if name in near and value.snapshot != manifest.id:
-                        tally.passed_over(spec.name, spec.definition_version, feature, "online", BETWEEN)
+                        counts.passed_over(spec.name, spec.definition_version, feature, "online", BETWEEN)
                         continue
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
@@ -206,13 +206,13 @@ class Skew:
                     # What arrived meanwhile is in it as far as its own latest event.
                     through = None if known is None else max(known, value.stream_offset or 0)
                     by_offset.setdefault(through, {})[feature] = (value.value, value.event_time)
-                asked += [_Asked(entity, microseconds(moment), *one) for one in by_offset.items()]
+                readings += [_OnlineValues(entity, microseconds(moment), *one) for one in by_offset.items()]
         except AntiphonError as error:
             return passed_over(error.what)
-        self._compare(spec, manifest, asked, "online", tally, deadline)
+        self._compare(spec, manifest, readings, "online", counts, deadline)
 
     def _read_vectors(
-        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime, tally: Tally
+        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime, counts: SkewCounts
     ) -> list[dict[str, TextVector]]:
         if not spec.models:
             return [{} for _ in keys]
@@ -223,7 +223,7 @@ class Skew:
             except AntiphonError as error:
                 reason = error.what
         for feature in spec.models:
-            tally.passed_over(spec.name, spec.definition_version, feature, "online", reason, len(keys))
+            counts.passed_over(spec.name, spec.definition_version, feature, "online", reason, len(keys))
         return [{} for _ in keys]
 
     def _consumed(self, spec: FeatureViewSpec) -> int | None:
@@ -234,30 +234,36 @@ class Skew:
         return self._overlay.read([prefix]).offsets[prefix]
 
     def _grouped(
-        self, served: Iterable[Served], names: set[str], on_demand: Collection[str] | None, tally: Tally
-    ) -> tuple[dict[tuple[str, str], list[_Asked]], int]:
+        self,
+        served: Iterable[PredictionFeatures],
+        names: set[str],
+        on_demand: Collection[str] | None,
+        counts: SkewCounts,
+    ) -> tuple[dict[tuple[str, str], list[_OnlineValues]], int]:
         """What predictions used, by view and snapshot. On-demand features are compared on the way."""
-        groups: dict[tuple[str, str], list[_Asked]] = {}
+        groups: dict[tuple[str, str], list[_OnlineValues]] = {}
         looked_at = 0
         for one in served:
             looked_at += 1
             by_snapshot: dict[tuple[str, str], list[FeatureReceipt]] = {}
-            compare_on_demand(one, on_demand, self._limits, tally)
+            compare_on_demand(one, on_demand, self._limits, counts)
             made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
             for feature in one.features:
                 view, _, name = feature.name.partition(".")
                 if view not in names or feature.name in made:
                     continue
                 if reason := unusable(one, feature):
-                    tally.passed_over(view, feature.definition_version, name, "served", reason)
+                    counts.passed_over(view, feature.definition_version, name, "served", reason)
                     continue
                 assert feature.snapshot is not None
                 by_snapshot.setdefault((f"{view}@{feature.definition_version}", feature.snapshot), []).append(feature)
             for (key, snapshot), features in by_snapshot.items():
-                groups.setdefault((key, snapshot), []).extend(self._asked(key, one, features))
+                groups.setdefault((key, snapshot), []).extend(self._readings(key, one, features))
         return groups, looked_at
 
-    def _asked(self, key: str, one: Served, features: Sequence[FeatureReceipt]) -> Iterable[_Asked]:
+    def _readings(
+        self, key: str, one: PredictionFeatures, features: Sequence[FeatureReceipt]
+    ) -> Iterable[_OnlineValues]:
         """Each feature went as far into the log as its own latest event: what came later is not in it."""
         view, _, version = key.partition("@")
         spec = self._definitions.get(self._scope, view, version)
@@ -267,70 +273,72 @@ class Skew:
             values = by_offset.setdefault(feature.stream_offset, {})
             values[feature.name.partition(".")[2]] = (feature.value, feature.event_time)
         for offset, values in by_offset.items():
-            yield _Asked(keys, microseconds(one.as_of), offset, values, one.prediction)
+            yield _OnlineValues(keys, microseconds(one.as_of), offset, values, one.prediction)
 
-    def _served(self, key: str, snapshot: str, asked: Sequence[_Asked], tally: Tally, deadline: Deadline) -> None:
+    def _served(
+        self, key: str, snapshot: str, readings: Sequence[_OnlineValues], counts: SkewCounts, deadline: Deadline
+    ) -> None:
         view, _, version = key.partition("@")
         spec = self._definitions.get(self._scope, view, version)
         if spec.source.kind == "feast":
-            return _pass_over(asked, view, version, "served", FOREIGN, tally)
+            return _pass_over(readings, view, version, "served", FOREIGN, counts)
         try:
             manifest = self._snapshots.get(self._scope, snapshot)
         except NotFoundError:
-            return _pass_over(asked, view, version, "served", GONE, tally)
+            return _pass_over(readings, view, version, "served", GONE, counts)
         if manifest.stream_offset is not None:
             least = manifest.stream_offset
-            asked = [msgspec.structs.replace(one, through=max(least, one.through or 0)) for one in asked]
-        self._compare(spec, manifest, asked, "served", tally, deadline)
+            readings = [msgspec.structs.replace(one, through=max(least, one.through or 0)) for one in readings]
+        self._compare(spec, manifest, readings, "served", counts, deadline)
 
     def _compare(
         self,
         spec: FeatureViewSpec,
         manifest: SnapshotManifest,
-        asked: Sequence[_Asked],
+        readings: Sequence[_OnlineValues],
         path: Path,
-        tally: Tally,
+        counts: SkewCounts,
         deadline: Deadline,
     ) -> None:
-        left = list(asked)
-        offsets = [one.through for one in asked if one.through is not None]
+        left = list(readings)
+        offsets = [one.through for one in readings if one.through is not None]
         try:
             with compute(self._limits) as connection, deadline.interrupting(connection):
-                entities = {one.keys for one in asked}
-                wanted = Wanted(self._scope, plan_of(spec), manifest, max(offsets, default=None), entities)
-                batch = batch_side(connection, wanted, lake=self._lake, log=self._log)
-                groups: dict[tuple[int, int | None], list[_Asked]] = {}
-                for one in asked:
+                entities = {one.keys for one in readings}
+                query = SourceQuery(self._scope, plan_of(spec), manifest, max(offsets, default=None), entities)
+                batch = batch_side(connection, query, lake=self._lake, log=self._log)
+                groups: dict[tuple[int, int | None], list[_OnlineValues]] = {}
+                for one in readings:
                     groups.setdefault((one.as_of, one.through), []).append(one)
                 for (moment, through), together in groups.items():
                     if deadline.over:
                         break
                     computed = batch.values([one.keys for one in together], moment, through)
                     for one in deadline.while_left(together):
-                        self._judge(spec, manifest, one, computed[one.keys], batch, path, tally)
+                        self._judge(spec, manifest, one, computed[one.keys], batch, path, counts)
                         left.remove(one)
             reason = LATE
         except AntiphonError as error:
             reason = LATE if deadline.over else error.what
-        _pass_over(left, spec.name, spec.definition_version, path, reason, tally)
+        _pass_over(left, spec.name, spec.definition_version, path, reason, counts)
 
     def _judge(
         self,
         spec: FeatureViewSpec,
         manifest: SnapshotManifest,
-        one: _Asked,
+        one: _OnlineValues,
         computed: Mapping[str, Computed | str],
         batch: BatchSide,
         path: Path,
-        tally: Tally,
+        counts: SkewCounts,
     ) -> None:
         for feature, (value, time) in one.values.items():
             found = computed.get(feature)
             if found is None:
-                tally.passed_over(spec.name, spec.definition_version, feature, path, "its definition has it no more")
+                counts.passed_over(spec.name, spec.definition_version, feature, path, "its definition has it no more")
                 continue
             if isinstance(found, str):
-                tally.passed_over(spec.name, spec.definition_version, feature, path, found)
+                counts.passed_over(spec.name, spec.definition_version, feature, path, found)
                 continue
             batch_time = None if found.event_time is None else from_microseconds(found.event_time)
             expected: MeasureValue | Vector = found.value
@@ -338,12 +346,12 @@ class Skew:
                 assert self._vectors is not None
                 made = self._vectors.batch(manifest.id, feature, spec.models[feature], found.value)
                 if isinstance(made, str):
-                    tally.passed_over(spec.name, spec.definition_version, feature, path, made)
+                    counts.passed_over(spec.name, spec.definition_version, feature, path, made)
                     continue
                 expected = made
             equal = same(value, expected) and time == batch_time
             if not equal and batch.basis is None:
-                tally.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
+                counts.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
                 continue
             tags = spec.tags.get(feature, Tags())
             difference = Difference(
@@ -351,14 +359,16 @@ class Skew:
                 _shown(expected, tags), time, batch_time, manifest.id, one.through, one.prediction,
             )  # fmt: skip
             basis = batch.basis or "now"
-            tally.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
+            counts.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
 
 
 def _shown(value: MeasureValue | Vector, tags: Tags) -> MeasureValue:
     return shown(value) if isinstance(value, tuple) else shown_value(value, tags)
 
 
-def _pass_over(asked: Iterable[_Asked], view: str, version: str, path: Path, reason: str, tally: Tally) -> None:
-    for one in asked:
+def _pass_over(
+    readings: Iterable[_OnlineValues], view: str, version: str, path: Path, reason: str, counts: SkewCounts
+) -> None:
+    for one in readings:
         for feature in one.values:
-            tally.passed_over(view, version, feature, path, reason)
+            counts.passed_over(view, version, feature, path, reason)

@@ -14,7 +14,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.expressions.on_demand import with_on_demand
-from antiphon.features.monitoring.skew.report import Tally, same, shown_value
+from antiphon.features.monitoring.skew.report import SkewCounts, same, shown_value
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.values import MeasureValue
 
@@ -67,7 +67,7 @@ REPLACED = {
 }
 
 
-class Served(msgspec.Struct, frozen=True):
+class PredictionFeatures(msgspec.Struct, frozen=True):
     """What one prediction used.
 
     Attributes:
@@ -84,7 +84,7 @@ class Served(msgspec.Struct, frozen=True):
     on_demand: tuple[OnDemandSpec, ...] = ()
 
 
-def unusable(one: Served, feature: FeatureReceipt) -> str:
+def unusable(one: PredictionFeatures, feature: FeatureReceipt) -> str:
     """Why a value of a receipt says nothing about the online path; empty when it does."""
     if feature.contract == "masked":
         return "policy hid it"
@@ -97,7 +97,9 @@ def unusable(one: Served, feature: FeatureReceipt) -> str:
     return ""
 
 
-def compare_on_demand(one: Served, names: Collection[str] | None, limits: ComputeLimits, tally: Tally) -> None:
+def compare_on_demand(
+    one: PredictionFeatures, names: Collection[str] | None, limits: ComputeLimits, counts: SkewCounts
+) -> None:
     """Compare what a prediction's on-demand features were with what SQL makes of the same inputs."""
     values = {feature.name: feature for feature in one.features}
     for view in one.on_demand:
@@ -116,10 +118,10 @@ def compare_on_demand(one: Served, names: Collection[str] | None, limits: Comput
         for name, feature in held.items():
             why = reason or ("policy hid it" if feature.contract == "masked" else "")
             if why:
-                tally.passed_over(view.name, feature.definition_version, name, "served", why)
+                counts.passed_over(view.name, feature.definition_version, name, "served", why)
                 continue
             value = computed[name]
-            tally.compared(
+            counts.compared(
                 view.name, feature.definition_version, name, "served",
                 None if same(feature.value, value) else Difference(
                     one.keys, one.as_of, shown_value(feature.value, Tags()), shown_value(value, Tags()),

@@ -28,7 +28,7 @@ def shown_value(value: MeasureValue, tags: Tags) -> MeasureValue:
     return value
 
 
-class Tally:
+class SkewCounts:
     """Counts values by feature; keeps the first few differences of each."""
 
     def __init__(self, examples: int) -> None:

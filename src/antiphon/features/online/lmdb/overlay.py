@@ -5,7 +5,7 @@ skipped; an event stands under its log offset, so a reading on top of a snapshot
 takes exactly the events after O, whichever snapshot that is.
 
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
-``w`` + view: what was seen of its stream (:class:`Progress`; ``x`` + view, rejected events, is an older form);
+``w`` + view: what was seen of its stream (:class:`StreamProgress`; ``x`` + view, rejected events, is an older form);
 ``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
 (``overlay_file``), and ``r`` + view: the offset at which the view is. ``view`` is 8 bytes of the
 hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
@@ -28,8 +28,8 @@ from antiphon.features.online.overlay_records import (
     OverlayCheck,
     OverlayEvent,
     OverlayKeys,
-    OverlayReading,
-    Progress,
+    OverlayState,
+    StreamProgress,
     decode_event,
     decode_progress,
     encode_event,
@@ -59,10 +59,10 @@ class LmdbOverlay:
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
         self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME, published)
 
-    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
         with self._file.transaction() as transaction:
-            reading = OverlayReading({}, {}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
+            reading = OverlayState({}, {}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
             for view in views:
                 reading.offsets[view] = _number(transaction.get(b"o" + view))
                 reading.pruned[view] = _number(transaction.get(b"p" + view))
@@ -86,7 +86,7 @@ class LmdbOverlay:
         return found
 
     def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
         move has seen nothing new.
@@ -213,10 +213,10 @@ def _number(stored: bytes | None) -> int:
     return 0 if stored is None else int.from_bytes(stored, "big")
 
 
-def _progress(transaction: Any, view: bytes) -> Progress:
+def _progress(transaction: Any, view: bytes) -> StreamProgress:
     stored = transaction.get(b"w" + view)
     if stored is None:
-        return Progress(rejected=_number(transaction.get(b"x" + view)))
+        return StreamProgress(rejected=_number(transaction.get(b"x" + view)))
     return decode_progress(stored)
 
 

@@ -30,7 +30,7 @@ from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
 from antiphon.features.online.lmdb import environments
-from antiphon.features.online.lmdb.writer import Seal, key_context, read_seal
+from antiphon.features.online.lmdb.writer import FileSeal, key_context, read_seal
 from antiphon.features.online.snapshots.encoding import (
     BASE,
     FORMAT,
@@ -200,7 +200,7 @@ class LmdbSnapshot:
         if found[0] != self.seal.bytes or not self._matches(anew=False):
             raise self._broken("it was changed while it was open")
 
-    def _seals(self) -> tuple[Seal, ...]:
+    def _seals(self) -> tuple[FileSeal, ...]:
         try:
             return read_seal(self._file).alternatives
         except (OSError, msgspec.DecodeError) as error:
@@ -218,7 +218,7 @@ class LmdbSnapshot:
         self._stream.seek(0)
         return found, hashlib.file_digest(self._stream, "sha256").hexdigest()
 
-    def _matching(self, seals: Sequence[Seal], digest: str) -> Seal:
+    def _matching(self, seals: Sequence[FileSeal], digest: str) -> FileSeal:
         for seal in seals:
             if seal.snapshot == self._snapshot and seal.sha256 == digest:
                 return seal
@@ -237,7 +237,7 @@ def _let_go(environment: Any, stream: BufferedReader) -> None:
     stream.close()
 
 
-def _cipher_of(seal: Seal, file: Path, codec: Codec | None, scope: Scope) -> ValueCipher:
+def _cipher_of(seal: FileSeal, file: Path, codec: Codec | None, scope: Scope) -> ValueCipher:
     codec = codec or PlainCodec()
     if seal.key is None:
         if not codec.accepts_plain:

@@ -23,7 +23,7 @@ from antiphon.features.online.snapshots.sorting import SortedRecords
 _SCHEMA = "online/1"
 
 
-class Seal(msgspec.Struct, frozen=True):
+class FileSeal(msgspec.Struct, frozen=True):
     """The record beside a finished file, which says what it holds.
 
     Attributes:
@@ -37,16 +37,16 @@ class Seal(msgspec.Struct, frozen=True):
     sha256: str
     bytes: int
     key: str | None = None
-    otherwise: Seal | None = None
+    otherwise: FileSeal | None = None
     format: int = 0
 
     @property
-    def alternatives(self) -> tuple[Seal, ...]:
+    def alternatives(self) -> tuple[FileSeal, ...]:
         """The seals that a file here may match."""
         return (self,) if self.otherwise is None else (self, self.otherwise)
 
 
-_decode_seal = msgspec.json.Decoder(Seal).decode
+_decode_seal = msgspec.json.Decoder(FileSeal).decode
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def seal_path(file: Path) -> Path:
     return file.with_name(file.name + ".seal")
 
 
-def write_seal(file: Path, seal: Seal) -> None:
+def write_seal(file: Path, seal: FileSeal) -> None:
     """Put a seal beside a file, whole or not at all."""
     marker = seal_path(file)
     draft = marker.with_name(f".{marker.name}.{os.getpid()}")
@@ -80,7 +80,7 @@ def write_seal(file: Path, seal: Seal) -> None:
     fsync_folder(file.parent)
 
 
-def read_seal(file: Path) -> Seal:
+def read_seal(file: Path) -> FileSeal:
     """The seal beside a file; raises ``OSError`` or ``DecodeError``."""
     return _decode_seal(seal_path(file).read_bytes())
 
@@ -163,7 +163,7 @@ class LmdbWriter:
         finally:
             environment.close()
 
-    def seal(self, instead_of: Seal | None = None) -> Seal:
+    def seal(self, instead_of: FileSeal | None = None) -> FileSeal:
         """Finish the file and its seal; ``instead_of`` a file of the same content that is there.
 
         Of two that build one snapshot at once the first stays: a file and its seal are put in place by one at a time.
@@ -176,7 +176,9 @@ class LmdbWriter:
         with self._temporary.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
-        seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format)
+        seal = FileSeal(
+            self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format
+        )
         with one_at_a_time(self._target.parent):
             if instead_of is not None:
                 before = msgspec.structs.replace(instead_of, otherwise=None)

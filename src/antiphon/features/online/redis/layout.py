@@ -28,7 +28,7 @@ LAYOUT = 2
 """Of the keys above; before there was a hash for each entity."""
 
 
-class Seal(msgspec.Struct, frozen=True):
+class BuildSeal(msgspec.Struct, frozen=True):
     """What makes a build a snapshot.
 
     Attributes:
@@ -51,10 +51,10 @@ class Seal(msgspec.Struct, frozen=True):
 
 
 encode_seal = msgspec.msgpack.Encoder().encode
-decode_seal = msgspec.msgpack.Decoder(Seal).decode
+decode_seal = msgspec.msgpack.Decoder(BuildSeal).decode
 
 
-class Place(msgspec.Struct, frozen=True):
+class SnapshotKeys(msgspec.Struct, frozen=True):
     """A snapshot's keys."""
 
     scope: Scope

@@ -27,8 +27,8 @@ from antiphon.features.online.overlay_records import (
     OverlayCheck,
     OverlayEvent,
     OverlayKeys,
-    OverlayReading,
-    Progress,
+    OverlayState,
+    StreamProgress,
     decode_event,
     encode_event,
     key_place,
@@ -86,19 +86,19 @@ class RedisOverlay:
         self._seen = [self._prefix + name for name in ("rejected", "late", "watermark", "lateness")]
         self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
 
-    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+    def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
-        listed, asked = list(dict.fromkeys(views)), list(queries)
+        listed, listed_queries = list(dict.fromkeys(views)), list(queries)
         try:
-            return self._read(listed, asked)
+            return self._read(listed, listed_queries)
         except CorruptionError:
             if not self._sealing:
                 raise
             # The keys may have been replaced between the events and the keys.
-            return self._read(listed, asked)
+            return self._read(listed, listed_queries)
 
-    def _read(self, views: list[bytes], asked: list[tuple[bytes, bytes, int]]) -> OverlayReading:
-        reading = OverlayReading({}, {}, {}, {})
+    def _read(self, views: list[bytes], queries: list[tuple[bytes, bytes, int]]) -> OverlayState:
+        reading = OverlayState({}, {}, {}, {})
         if not views:
             return reading
         with self._server.answering():
@@ -107,20 +107,20 @@ class RedisOverlay:
             pipeline.zmscore(self._pruned, views)
             for hash_name in self._seen:
                 pipeline.hmget(hash_name, views)
-            for view, entity, after in asked:
+            for view, entity, after in queries:
                 pipeline.zrangebyscore(self._events(view, entity), f"({after}", "+inf")
             offsets, pruned, rejected, late, watermark, lateness, *found = pipeline.execute()
             for place, view in enumerate(views):
                 reading.offsets[view] = int(offsets[place] or 0)
                 reading.pruned[view] = int(pruned[place] or 0)
-                reading.progress[view] = Progress(
+                reading.progress[view] = StreamProgress(
                     int(rejected[place] or 0),
                     int(late[place] or 0),
                     None if watermark[place] is None else int(watermark[place]),
                     int(lateness[place] or 0),
                 )
             records = RedisKeyRecords(self._server.client, self._held, self._retired)
-            for (view, entity, _), members in zip(asked, found, strict=True):
+            for (view, entity, _), members in zip(queries, found, strict=True):
                 reading.events[view, entity] = list(self._opened(records, view, entity, members))
         return reading
 
@@ -136,7 +136,7 @@ class RedisOverlay:
                 yield decode_event(self._keys.open(records, _sealed_for(view, entity, offset), member[_OFFSET:]))
 
     def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
         move has seen nothing new.
@@ -149,7 +149,7 @@ class RedisOverlay:
 
         def write(pipeline: Any) -> None:
             for view, offset in offsets.items():
-                new = seen.get(view, Progress())
+                new = seen.get(view, StreamProgress())
                 watermark = "" if new.watermark is None else new.watermark
                 counts = (new.rejected, new.late, watermark, new.lateness)
                 pipeline.eval(_ADVANCE, 5, self._offsets, *self._seen, view, offset, *counts)
@@ -270,7 +270,7 @@ class RedisOverlay:
         return resealed
 
     def _pass(self, leaving: set[bytes]) -> int:
-        """Seal events anew, but for those under the keys at ``leaving``."""
+        """BuildSeal events anew, but for those under the keys at ``leaving``."""
         with self._server.answering():
             views = self._server.bulk.zrange(self._offsets, 0, -1)
         return sum(

@@ -20,8 +20,8 @@ from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCip
 from antiphon.features.online.redis.layout import (
     LAYOUT,
     SEALED,
-    Place,
-    Seal,
+    BuildSeal,
+    SnapshotKeys,
     decode_seal,
 )
 from antiphon.features.online.redis.server import RedisServer
@@ -54,7 +54,7 @@ class _Build(msgspec.Struct, frozen=True):
     cipher."""
 
     stored: bytes
-    seal: Seal
+    seal: BuildSeal
     prefix: str
     rows: str
     cipher: ValueCipher
@@ -64,7 +64,7 @@ class _Build(msgspec.Struct, frozen=True):
         return self.prefix + key.hex()
 
 
-class _Known:
+class _CachedEntity:
     """An entity that was read, with those of its tiles' events that were."""
 
     __slots__ = ("blocks", "state")
@@ -85,7 +85,7 @@ class _Known:
 class RedisSnapshot:
     """A sealed snapshot opened for reading. Safe to share between threads."""
 
-    def __init__(self, server: RedisServer, place: Place, codec: Codec) -> None:
+    def __init__(self, server: RedisServer, place: SnapshotKeys, codec: Codec) -> None:
         """Open.
 
         Raises:
@@ -110,11 +110,11 @@ class RedisSnapshot:
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._rows = layout_of(self.meta, self.evaluator)
         self._sealing = self._build.seal.key is not None
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: OrderedDict[bytes, _CachedEntity] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
-    def seal(self) -> Seal:
+    def seal(self) -> BuildSeal:
         """The seal as last read."""
         return self._build.seal
 
@@ -168,18 +168,20 @@ class RedisSnapshot:
             self._loaded({entity: known[entity] for entity in hidden}, hidden)
         return [known[query.entity].state for query in queries]
 
-    def _loaded(self, known: Mapping[bytes, _Known | None], needed: Mapping[bytes, set[int]]) -> dict[bytes, _Known]:
+    def _loaded(
+        self, known: Mapping[bytes, _CachedEntity | None], needed: Mapping[bytes, set[int]]
+    ) -> dict[bytes, _CachedEntity]:
         """The entities with their heads and these tiles' events."""
-        wanted: dict[bytes, tuple[bool, list[int]]] = {}
+        parts: dict[bytes, tuple[bool, list[int]]] = {}
         for entity, found in known.items():
             missing = needed[entity] if found is None else found.missing(needed[entity])
             if found is None or missing:
-                wanted[entity] = (found is None, sorted(missing))
+                parts[entity] = (found is None, sorted(missing))
         loaded = {entity: found for entity, found in known.items() if found is not None}
-        if not wanted:
+        if not parts:
             return loaded
-        build, answers = self._fetched(wanted)
-        for (entity, (with_head, tiles)), answer in zip(wanted.items(), answers, strict=True):
+        build, answers = self._fetched(parts)
+        for (entity, (with_head, tiles)), answer in zip(parts.items(), answers, strict=True):
             if with_head:
                 record, base, *answer = answer
                 opened = None if record is None else build.cipher.open(entity, record)
@@ -193,21 +195,21 @@ class RedisSnapshot:
                     raise self._broken(f"the events of tile {index} are missing")
         return loaded
 
-    def _fetched(self, wanted: Mapping[bytes, tuple[bool, list[int]]]) -> tuple[_Build, list[list[bytes | None]]]:
+    def _fetched(self, parts: Mapping[bytes, tuple[bool, list[int]]]) -> tuple[_Build, list[list[bytes | None]]]:
         """The stored values, all of one build that was the snapshot when they were read; and that build."""
         while True:
             build = self._build
-            asked = [[build.name(key) for key in _keys(entity, *what)] for entity, what in wanted.items()]
+            names = [[build.name(key) for key in _keys(entity, *what)] for entity, what in parts.items()]
             with self._server.answering():
-                stored, *found = self._server.client.mget(self._place.seal, *chain.from_iterable(asked))
+                stored, *found = self._server.client.mget(self._place.seal, *chain.from_iterable(names))
             if stored == build.stored:
                 answers = iter(found)
-                return build, [list(islice(answers, len(names))) for names in asked]
+                return build, [list(islice(answers, len(each))) for each in names]
             # It was sealed anew meanwhile (with the same content), or it is gone.
             self._build = self._built(stored)
 
-    def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> _Known:
-        known = _Known(self._decoder, record, base, lambda index: self._block(entity, index))
+    def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> _CachedEntity:
+        known = _CachedEntity(self._decoder, record, base, lambda index: self._block(entity, index))
         with self._lock:
             self._known[entity] = known
             if len(self._known) > _CACHED_ENTITIES:

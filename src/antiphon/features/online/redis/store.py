@@ -13,7 +13,7 @@ from antiphon.core.errors import CorruptionError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake
-from antiphon.features.online.redis.layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
+from antiphon.features.online.redis.layout import DROP, TOUCH, BuildSeal, SnapshotKeys, builds_key, decode_seal
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.snapshot import RedisSnapshot
 from antiphon.features.online.redis.writer import RedisWriter
@@ -38,7 +38,7 @@ class RedisStore:
         self._key = key
         self._codec: Codec = codec or PlainCodec()
         self._lock = threading.Lock()
-        self._opened: dict[Place, RedisSnapshot] = {}
+        self._opened: dict[SnapshotKeys, RedisSnapshot] = {}
 
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
@@ -51,7 +51,7 @@ class RedisStore:
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Whether the snapshot can be read online."""
         with self._server.answering():
-            return bool(self._server.client.exists(Place(scope, view, snapshot).seal))
+            return bool(self._server.client.exists(SnapshotKeys(scope, view, snapshot).seal))
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot from its lake files, unless it is there; whether it was built now.
@@ -62,7 +62,7 @@ class RedisStore:
             SetupError: it may evict what it is given.
         """
         self._server.require_keeping()
-        place = Place(manifest.scope, manifest.view, manifest.id)
+        place = SnapshotKeys(manifest.scope, manifest.view, manifest.id)
         known = self._known(place)
         if known is not None and known[1].format == FORMAT and self._touched(place, *known):
             return False
@@ -76,7 +76,7 @@ class RedisStore:
         )
         return writer.seal(instead_of=other)
 
-    def _known(self, place: Place) -> tuple[bytes, Seal] | None:
+    def _known(self, place: SnapshotKeys) -> tuple[bytes, BuildSeal] | None:
         """The seal that is there, as stored and as read."""
         with self._server.answering():
             stored = self._server.client.get(place.seal)
@@ -91,7 +91,7 @@ class RedisStore:
                 next_step=f"Delete the key {place.seal}, and publish the view again.",
             ) from error
 
-    def _touched(self, place: Place, stored: bytes, seal: Seal) -> bool:
+    def _touched(self, place: SnapshotKeys, stored: bytes, seal: BuildSeal) -> bool:
         """Whether it is still there; if so it counts as written now, for it is about to be published."""
         keys = (place.seal, builds_key(place.scope))
         with self._server.answering():
@@ -104,7 +104,7 @@ class RedisStore:
             CorruptionError: its seal is missing, or does not open.
             UnavailableError: the server does not answer.
         """
-        place = Place(scope, view, snapshot)
+        place = SnapshotKeys(scope, view, snapshot)
         found = self._opened.get(place)
         if found is None:
             self._server.require_keeping()
@@ -119,7 +119,7 @@ class RedisStore:
         Raises:
             UnavailableError: the server does not answer.
         """
-        place = Place(scope, view, snapshot)
+        place = SnapshotKeys(scope, view, snapshot)
         with self._server.answering():
             stored = self._server.client.get(place.seal)
         if self.whole(scope, view, snapshot):
@@ -143,7 +143,7 @@ class RedisStore:
             return False
         return True
 
-    def _unseal(self, place: Place, stored: bytes) -> None:
+    def _unseal(self, place: SnapshotKeys, stored: bytes) -> None:
         build = _build_of(stored)
         if build is not None:
             self._dropped(place, build, stored, _ANY_TIME)
@@ -179,13 +179,13 @@ class RedisStore:
             self._server.bulk.hdel(builds_key(scope), *dead.values())
         return sorted(field.replace(":", "/") for field in dead.values())
 
-    def _builds(self, scope: Scope) -> Iterator[tuple[Place, str, bytes | None, bool]]:
+    def _builds(self, scope: Scope) -> Iterator[tuple[SnapshotKeys, str, bytes | None, bool]]:
         """Every build: its place, its name, its seal if it is the snapshot, and whether somebody still builds it."""
         with self._server.answering():
             fields = [field.decode() for field in self._server.bulk.hkeys(builds_key(scope))]
         for field in fields:
             view, snapshot, build = field.split(":")
-            place = Place(scope, view, snapshot)
+            place = SnapshotKeys(scope, view, snapshot)
             with self._server.answering():
                 pipeline = self._server.bulk.pipeline(transaction=True)
                 pipeline.get(place.seal)
@@ -193,7 +193,7 @@ class RedisStore:
                 stored, alive = pipeline.execute()
             yield place, build, stored if stored is not None and _build_of(stored) == build else None, bool(alive)
 
-    def _dropped(self, place: Place, build: str, sealed: bytes, older_than: float) -> bool:
+    def _dropped(self, place: SnapshotKeys, build: str, sealed: bytes, older_than: float) -> bool:
         keys = (place.seal, builds_key(place.scope), place.rows(build))
         with self._server.answering():
             return bool(self._server.bulk.eval(DROP, 3, *keys, sealed, place.field(build), repr(older_than)))
@@ -254,7 +254,7 @@ class RedisStore:
             WriteConflictError: somebody else did the same.
         """
         before = self._opened_anew(scope, view, snapshot)
-        place = Place(scope, view, snapshot)
+        place = SnapshotKeys(scope, view, snapshot)
         writer = RedisWriter(self._server, place, before.meta, self._codec)
         try:
             copy_records(before.values(), writer)
@@ -265,7 +265,7 @@ class RedisStore:
             raise WriteConflictError(f"{snapshot} was sealed anew by somebody else.", where="online store")
 
     def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
-        return RedisSnapshot(self._server, Place(scope, view, snapshot), self._codec)
+        return RedisSnapshot(self._server, SnapshotKeys(scope, view, snapshot), self._codec)
 
     def close(self) -> None:
         """Let go of every opened snapshot; the server's connections are its owner's."""
@@ -275,7 +275,7 @@ class RedisStore:
 
 def _build_of(stored: bytes) -> str | None:
     try:
-        seal: Seal = decode_seal(stored)
+        seal: BuildSeal = decode_seal(stored)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return seal.build

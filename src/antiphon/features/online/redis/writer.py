@@ -18,8 +18,8 @@ from antiphon.features.online.redis.layout import (
     ROWS,
     SEAL,
     WRITE,
-    Place,
-    Seal,
+    BuildSeal,
+    SnapshotKeys,
     builds_key,
     decode_seal,
     encode_seal,
@@ -123,7 +123,7 @@ class RedisWriter:
 
     joins = False
 
-    def __init__(self, server: RedisServer, place: Place, meta: SnapshotMeta, codec: Codec) -> None:
+    def __init__(self, server: RedisServer, place: SnapshotKeys, meta: SnapshotMeta, codec: Codec) -> None:
         self._server = server
         self._place = place
         self._build = secrets.token_hex(8)
@@ -198,7 +198,7 @@ class RedisWriter:
             if not self._scripts.finish():
                 raise self._lost()
         seal = encode_seal(
-            Seal(
+            BuildSeal(
                 format=FORMAT,
                 snapshot=self._place.snapshot,
                 build=self._build,
@@ -263,6 +263,6 @@ class Digest:
         return f"{self._sum % 2**256:064x}"
 
 
-def key_context(place: Place) -> PayloadContext:
+def key_context(place: SnapshotKeys) -> PayloadContext:
     """The place that a snapshot's own key is sealed for."""
     return PayloadContext(_SCHEMA, place.scope, f"{place.view}/{place.snapshot}")

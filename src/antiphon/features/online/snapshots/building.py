@@ -236,20 +236,20 @@ def _unlike() -> CorruptionError:
 
 
 def _measured(schema: pyarrow.Schema, plan: Plan) -> list[pyarrow.DataType]:
-    wanted = [f"m{index}" for index in range(len(plan.measures))]
+    measures = [f"m{index}" for index in range(len(plan.measures))]
     if schema.names != [
         *(f"k{index}" for index in range(len(plan.keys))),
         "event_time",
         "available_at",
         "seq",
-        *wanted,
+        *measures,
     ]:
         raise _other("events", schema.names)
-    return [schema.field(name).type for name in wanted]
+    return [schema.field(name).type for name in measures]
 
 
-def _require(found: pyarrow.Schema, wanted: pyarrow.Schema) -> None:
-    if found.names != wanted.names or found.types != wanted.types:
+def _require(found: pyarrow.Schema, expected: pyarrow.Schema) -> None:
+    if found.names != expected.names or found.types != expected.types:
         raise _other("tile", found.names)
 
 

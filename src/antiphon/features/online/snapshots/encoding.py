@@ -22,7 +22,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,7 +33,14 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
+from antiphon.features.tiles.row_digest import text_bytes
 from antiphon.features.tiles.tile import Tile, pack, unpack
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+    Array = numpy.ndarray[Any, Any]
 
 FORMAT = 3
 META = b"m"
@@ -44,6 +52,7 @@ HAS_AVAILABLE, HAS_NULLS, TILED = 1, 2, 4
 BASE = b"\xff"
 ROW = b"r"
 _BIAS = 2**63
+_SLICES = 4_096
 _head = struct.Struct("<II")
 _PACKED = b"\x01" + bytes(7)
 
@@ -268,3 +277,33 @@ class RecordDecoder:
 
 def _value(word: Any, code: str) -> Any:
     return word != 0 if code == "b" else word
+
+
+def sliced(content: Array | bytes, places: Array, order: Array | None = None) -> list[bytes]:
+    """What lies between each place and the next, of which the first is 0; or of these the ones in ``order``."""
+    import numpy
+
+    # Copies: views would have to be looked at by every collection of garbage.
+    widths = numpy.diff(places)
+    if len(widths) and widths[0] > 0 and bool((widths == widths[0]).all()):
+        pieces = numpy.frombuffer(content, f"V{widths[0]}")
+        if order is None:
+            every: list[bytes] = pieces.tolist()
+            return every
+        found: list[bytes] = []
+        for first in range(0, len(order), _SLICES):
+            found += pieces[order[first : first + _SLICES]].tolist()
+        return found
+    whole = bytes(content)
+    if order is not None:
+        return [whole[first:end] for first, end in zip(places[order].tolist(), places[order + 1].tolist(), strict=True)]
+    return [whole[first:end] for first, end in pairwise(places.tolist())]
+
+
+def text_words(column: pyarrow.Array) -> tuple[Array, memoryview]:
+    """A column of texts as the length of each in bytes, of null 0, and the bytes of all."""
+    import numpy
+    import pyarrow.compute as pc
+
+    filled = pc.fill_null(column, "")
+    return pc.binary_length(filled).to_numpy(zero_copy_only=False).astype(numpy.int64), text_bytes(filled)

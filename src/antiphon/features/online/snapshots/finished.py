@@ -18,8 +18,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.online.snapshots.encoding import SnapshotMeta
-from antiphon.features.online.snapshots.packing import sliced, text_words
+from antiphon.features.online.snapshots.encoding import SnapshotMeta, sliced, text_words
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import NOTHING
 from antiphon.features.tiles.evaluate import Evaluator

@@ -7,8 +7,7 @@ over the entities' records, and a record is a slice of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.online.snapshots.encoding import (
@@ -19,7 +18,10 @@ from antiphon.features.online.snapshots.encoding import (
     encode_base,
     masks_of,
     sequence_words,
+    sliced,
+    text_words,
 )
+from antiphon.features.online.snapshots.finished import PackedRows
 from antiphon.features.online.snapshots.sorting import key_order
 from antiphon.features.online.snapshots.tiled import tiled_records
 from antiphon.features.plan import Plan
@@ -33,21 +35,8 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-_AT_ONCE = 4_096
-
 Records = tuple[list[bytes], list[bytes]]
 """Keys and values."""
-
-
-class Ahead(Protocol):
-    """Words that stand before an entity's events in its record."""
-
-    sizes: Array
-    """How many, of each entity."""
-
-    def put(self, words: Array, begins: Array) -> None:
-        """Write them into an array of words, each entity's from where it begins."""
-        ...
 
 
 def events_are_few(batch: RowBatch) -> bool:
@@ -57,7 +46,7 @@ def events_are_few(batch: RowBatch) -> bool:
     return int(numpy.diff(batch.starts).max(initial=0)) <= FEW
 
 
-def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead | None = None) -> Records:
+def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: PackedRows | None = None) -> Records:
     """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and
     a value for each tile's events.
 
@@ -86,7 +75,7 @@ def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead
     return keys, values
 
 
-def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None, order: Array | None = None) -> list[bytes]:
+def _few(batch: RowBatch, plan: Plan, ahead: PackedRows | None = None, order: Array | None = None) -> list[bytes]:
     import numpy
 
     starts, entity = batch.starts[:-1], batch.entity
@@ -140,27 +129,6 @@ def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None, order: Array |
     return records
 
 
-def sliced(content: Array | bytes, places: Array, order: Array | None = None) -> list[bytes]:
-    """What lies between each place and the next, of which the first is 0; or of these the ones in ``order``."""
-    import numpy
-
-    # Copies: views would have to be looked at by every collection of garbage.
-    widths = numpy.diff(places)
-    if len(widths) and widths[0] > 0 and bool((widths == widths[0]).all()):
-        pieces = numpy.frombuffer(content, f"V{widths[0]}")
-        if order is None:
-            every: list[bytes] = pieces.tolist()
-            return every
-        found: list[bytes] = []
-        for first in range(0, len(order), _AT_ONCE):
-            found += pieces[order[first : first + _AT_ONCE]].tolist()
-        return found
-    whole = bytes(content)
-    if order is not None:
-        return [whole[first:end] for first, end in zip(places[order].tolist(), places[order + 1].tolist(), strict=True)]
-    return [whole[first:end] for first, end in pairwise(places.tolist())]
-
-
 def _put_sequences(words: Array, batch: RowBatch, begins: Array, counts: Array) -> None:
     """Twelve bytes for each sequence of 24 hexadecimal digits."""
     import numpy
@@ -180,15 +148,6 @@ def _words(column: MeasureColumn) -> Array:
 
     values = column.values
     return values.view(numpy.int64) if values.dtype == numpy.float64 else values.astype(numpy.int64, copy=False)
-
-
-def text_words(column: pyarrow.Array) -> tuple[Array, memoryview]:
-    """A column of texts as the length of each in bytes, of null 0, and the bytes of all."""
-    import numpy
-    import pyarrow.compute as pc
-
-    filled = pc.fill_null(column, "")
-    return pc.binary_length(filled).to_numpy(zero_copy_only=False).astype(numpy.int64), text_bytes(filled)
 
 
 def _present(columns: Sequence[MeasureColumn], rows: int) -> Array:
