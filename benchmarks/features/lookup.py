@@ -48,10 +48,10 @@ from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.publication.publish import Publisher
-from antiphon.governance.policy import Decider
-from antiphon.governance.policy_document import default_document
-from antiphon.governance.policy_request import Column, Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.document import default_document
+from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.request import Column, Resource
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import LookupPlan, LookupRequest
 

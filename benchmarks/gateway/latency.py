@@ -26,7 +26,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.fakes import make_receipt
 

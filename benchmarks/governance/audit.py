@@ -31,13 +31,13 @@ from benchmarks.governance.audit_tampering import FLIPS, Tampering
 
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
-from antiphon.governance import audit_proof
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.audit_check import verify
-from antiphon.governance.audit_writer import AuditWriter
-from antiphon.governance.checkpoint_key import CheckpointKey
-from antiphon.governance.checkpointing import Checkpointing
-from antiphon.governance.witness import Witness
+from antiphon.governance.audit.checkpoint_key import CheckpointKey
+from antiphon.governance.audit.checkpointing import Checkpointing
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.proof import prove
+from antiphon.governance.audit.verification import verify
+from antiphon.governance.audit.witness import Witness
+from antiphon.governance.audit.writer import AuditWriter
 
 # Samples by size: records written for throughput, blocks they are written in, requests timed, records of the small
 # log, bits flipped in each byte, proofs timed. Nothing is drawn at random; salts are the system's.
@@ -171,8 +171,7 @@ def throughput(folder: Path, records: int, blocks: int, proofs: int) -> dict[str
     assert signed is not None
     step = max(1, records // proofs)
     proved = [
-        timed(lambda number=number: audit_proof.prove(log, KEY, SCOPE, number, signed))
-        for number in range(0, each * blocks, step)
+        timed(lambda number=number: prove(log, KEY, SCOPE, number, signed)) for number in range(0, each * blocks, step)
     ]
     database.close()
     return {

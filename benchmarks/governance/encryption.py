@@ -148,7 +148,7 @@ async def rotation(size: dict[str, Any]) -> dict[str, Any]:
 def replace_every_key(project: EncryptedProject) -> dict[str, int]:
     """New data keys, a new wrapping key, everything sealed anew, another key of checkpoints: as commands do it."""
     os.environ["BENCH_PASSPHRASE"] = PASSPHRASE
-    from antiphon.governance.held_keys import LEASE_SECONDS
+    from antiphon.governance.encryption.held_keys import LEASE_SECONDS
     from antiphon.services.governance.encryption import open_encryption
 
     with open_encryption(project.root) as encryption:
@@ -236,7 +236,7 @@ async def _rate(client: Client, shops: list[str], seconds: float) -> float:
 def _lookups(project: EncryptedProject, shops: list[str]) -> dict[str, float]:
     """Median microseconds of one entity's lookup in both views: for the first time in a process, and again."""
     os.environ["BENCH_PASSPHRASE"] = PASSPHRASE
-    from antiphon.governance.protection import protect
+    from antiphon.governance.encryption.protection import protect
     from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.project.store import Store
 

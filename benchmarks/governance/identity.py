@@ -29,12 +29,12 @@ from antiphon.catalog.database import Database
 from antiphon.core.child_process import start_child
 from antiphon.core.scope import Scope
 from antiphon.core.settings import OidcSettings
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.audit_writer import AuditWriter
-from antiphon.governance.issuer_keys import IssuerKeys
-from antiphon.governance.keys import Keys
-from antiphon.governance.policy import Decider
-from antiphon.governance.tokens import Tokens
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.writer import AuditWriter
+from antiphon.governance.identity.issuer_keys import IssuerKeys
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.policy.engine import Decider
 from antiphon.services.project.store import Store
 from antiphon.testing.local_issuer import LocalIssuer
 

@@ -24,12 +24,12 @@ from benchmarks.governance import policy_fuzz
 from benchmarks.governance.policy_mutants import mutants
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.governance.policy import Action, Decider, Resource
-from antiphon.governance.policy_document import PolicyDocument, default_document, schema_text
-from antiphon.governance.policy_request import Column, Row
-from antiphon.governance.policy_test import run_case
-from antiphon.governance.principal import Principal
-from antiphon.governance.residual import RowPolicy
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.cases import run_case
+from antiphon.governance.policy.document import PolicyDocument, default_document, schema_text
+from antiphon.governance.policy.engine import Action, Decider, Resource
+from antiphon.governance.policy.request import Column, Row
+from antiphon.governance.policy.residual import RowPolicy
 
 RESULTS = Path(__file__).parents[1] / "results" / "governance.jsonl"
 SEED = 20261124

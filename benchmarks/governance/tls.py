@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives import hashes
 from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.core.tls import gateway_url, own_client
-from antiphon.governance import certificates
+from antiphon.governance.certificates import authority as certificates
 from antiphon.services.project.store import Store
 from antiphon.testing.running import free_port, scratch, separate
 

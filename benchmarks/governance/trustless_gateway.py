@@ -23,8 +23,8 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.gateway.application import create_app
-from antiphon.governance.policy_request import Decision, Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Decision, Resource
 from antiphon.services.answering import is_plain
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.limits import Admission

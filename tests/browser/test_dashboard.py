@@ -17,7 +17,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.scope import Scope
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 pytestmark = pytest.mark.browser

@@ -11,7 +11,7 @@ from tests.browser.test_dashboard import ARGUMENTS, CHROMIUM, CONTRAST
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.test_feature_pages import Watched
 
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 pytestmark = pytest.mark.browser

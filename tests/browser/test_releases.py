@@ -14,7 +14,7 @@ from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.unit.catalog.examples import DEV
 
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 pytestmark = pytest.mark.browser

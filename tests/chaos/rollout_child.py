@@ -25,7 +25,7 @@ from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 from antiphon.releases.rollout import RolloutTransitions
 
 SCOPE, APPLICATION, SECRET = Scope(), "desk", b"s" * 32

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.features.world import NOON, World, event, minutes
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Source, count, feature_view
 from antiphon.core.errors import AntiphonError, CorruptionError, UnavailableError
@@ -28,7 +28,7 @@ from antiphon.features.publication.healing import Healer, SnapshotHealth
 from antiphon.features.publication.publish import included_offsets
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.features.values import StreamedEvent
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
 RETURNS = Source.stream("returns", event_time="at", available_at="known", event_id="id")

@@ -25,8 +25,8 @@ from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts
 from antiphon.core.child_process import start_child
 from antiphon.definitions.application import SLO, Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.audit_check import verify
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.verification import verify
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ import pytest
 
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
-from antiphon.governance.policy import Decider
-from antiphon.governance.policy_check import check
-from antiphon.governance.policy_document import PolicyDocument, default_document
-from antiphon.governance.policy_request import Column, Resource
-from antiphon.governance.policy_sets import PolicySets
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.document import PolicyDocument, default_document
+from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.request import Column, Resource
+from antiphon.governance.policy.validation import check
+from antiphon.governance.policy.versions import PolicySets
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
 BLOCKS = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(), re.M | re.S)

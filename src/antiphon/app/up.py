@@ -16,7 +16,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import SetupError
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
-from antiphon.governance.key_records import KeyRecord
+from antiphon.governance.identity.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import ProcessEvent, Supervisor
 from antiphon.services.governance.identity import at_terminal, key_detail

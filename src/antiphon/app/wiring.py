@@ -26,9 +26,9 @@ from antiphon.gateway.services import (
     PredictionServices,
     WorkServices,
 )
-from antiphon.governance.policy_request import Resource
-from antiphon.governance.principal import Principal
-from antiphon.governance.quotas import Quotas
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.quotas import Quotas
+from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services

@@ -12,7 +12,7 @@ from pathlib import Path
 from antiphon.batch.ports import Jobs
 from antiphon.batch.table_files import matches
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.records import Records
 
 

@@ -25,7 +25,7 @@ from antiphon.core.paths import require_nameable
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import defaults_of
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.features.on_demand import input_types
 
 WORKFLOW = "table_job"

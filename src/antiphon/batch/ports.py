@@ -12,7 +12,7 @@ from antiphon.catalog.jobs import BatchJob, JobRow, JobStatus
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
 from antiphon.serving.request import Answer, AnswerRequest
 

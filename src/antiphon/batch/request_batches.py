@@ -15,7 +15,7 @@ from antiphon.catalog.batches import Batch, Batches
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 WORKFLOW = "openai_batch"
 WINDOWS = {"24h": timedelta(hours=24)}

@@ -20,7 +20,7 @@ from antiphon.catalog.batches import Batch, Ending
 from antiphon.catalog.jobs import JobRow
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving import several
 from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.embedding import EmbeddingRequest

@@ -34,7 +34,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import AntiphonError, ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.request import AnswerRequest
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
 from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import input_of_text
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.features.on_demand import input_types
 from antiphon.serving.request import Answer, AnswerRequest
 

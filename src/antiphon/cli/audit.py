@@ -16,8 +16,8 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from antiphon.core.scope import Scope
-    from antiphon.governance.audit_record import AuditEntry
-    from antiphon.governance.checkpoint import Checkpoint
+    from antiphon.governance.audit.checkpoint import Checkpoint
+    from antiphon.governance.audit.record import AuditEntry
     from antiphon.services.project.store import Store
 
 app = typer.Typer(name="audit", help="Who saw or changed what, and proof of it.", no_args_is_help=True)
@@ -43,7 +43,7 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Who saw or changed what, between when and when; latest first."""
-    from antiphon.governance.audit_query import AuditFilter
+    from antiphon.governance.audit.query import AuditFilter
 
     wanted = AuditFilter(
         who=principal or None,
@@ -77,7 +77,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check the whole log against its head and every witnessed checkpoint; leaves with 1 when something is wrong."""
-    from antiphon.governance.witness import read_witness
+    from antiphon.governance.audit.witness import read_witness
 
     if witness is not None and not witness.exists():
         raise NotFoundError("There is no such file.", where=str(witness), next_step="Name the witness file.")

@@ -14,7 +14,7 @@ from antiphon.core.clock import SystemClock, parse_duration
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import KeyLine
-    from antiphon.governance.key_records import KeyRecord
+    from antiphon.governance.identity.key_records import KeyRecord
 
 app = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
 
@@ -48,8 +48,8 @@ def create(
 ) -> None:
     """Make a key; it is shown this once."""
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
-    from antiphon.governance.allowance import Allowance
-    from antiphon.governance.principal import Limits
+    from antiphon.governance.identity.allowance import Allowance
+    from antiphon.governance.identity.principal import Limits
     from antiphon.services.governance.identity import project_identity
 
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
@@ -137,7 +137,7 @@ def allow(
 ) -> None:
     """Give a key these quotas instead of those it has, within a second, everywhere; what it has used stays used."""
     from antiphon.gateway.admin.shapes import KeyLine, read
-    from antiphon.governance.allowance import Allowance
+    from antiphon.governance.identity.allowance import Allowance
     from antiphon.services.governance.identity import key_detail
 
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
@@ -206,7 +206,7 @@ def revoke(key: Key, project: Project = HERE, as_json: Json = False) -> None:
 @app.command("trust-clock")
 def trust_clock(reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
     """Forget that a later time was seen here: the clock was ahead then, and is right now. Stop `antiphon up` first."""
-    from antiphon.governance.last_use import trust_clock as forget
+    from antiphon.governance.identity.last_use import trust_clock as forget
     from antiphon.operations.preflight import require_not_up
 
     with stores(project) as store:

@@ -14,11 +14,11 @@ from antiphon.cli.project import at_terminal, stores
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from antiphon.governance.policy_check import Checked
-    from antiphon.governance.policy_diff import PolicyDiff
-    from antiphon.governance.policy_explain import Explanation
-    from antiphon.governance.policy_sets import PolicyVersion
-    from antiphon.governance.principal import Principal
+    from antiphon.governance.identity.principal import Principal
+    from antiphon.governance.policy.diff import PolicyDiff
+    from antiphon.governance.policy.explanation import Explanation
+    from antiphon.governance.policy.validation import Checked
+    from antiphon.governance.policy.versions import PolicyVersion
     from antiphon.services.governance.policy_versions import PolicyService
     from antiphon.services.project.store import Store
 
@@ -59,8 +59,8 @@ def run_tests(
     files: Files = None, without_defaults: WithoutDefaults = False, project: Project = HERE, as_json: Json = False
 ) -> None:
     """Decide every test case by the project's policies and say which come out otherwise."""
-    from antiphon.governance.policy import Decider
-    from antiphon.governance.policy_test import run_cases
+    from antiphon.governance.policy.cases import run_cases
+    from antiphon.governance.policy.engine import Decider
 
     with stores(project) as store:
         document = _service(store).declared(defaults=not without_defaults, tests=tuple(files or ()))
@@ -196,7 +196,7 @@ def _service(store: Store) -> PolicyService:
 def _principal(store: Store, name: str, role: str, clearance: str) -> Principal:
     import msgspec
 
-    from antiphon.governance.principal import Principal
+    from antiphon.governance.identity.principal import Principal
 
     here = at_terminal(store)
     found = here if name == here.id else None

@@ -84,8 +84,8 @@ def enable(name: Name, reason: Reason, project: Project = HERE, as_json: Json = 
 
 
 def _change(project: Path, name: str, action: str, reason: str, as_json: bool, **changes: Any) -> None:
-    from antiphon.governance.policy_sets import DEVELOPMENT
-    from antiphon.governance.provenance import Provenance
+    from antiphon.governance.identity.provenance import Provenance
+    from antiphon.governance.policy.versions import DEVELOPMENT
 
     with stores(project) as store, store.database.transaction() as connection:
         by = at_terminal(store).id

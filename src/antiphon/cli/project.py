@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from antiphon.gateway.services import GatewayServices
-    from antiphon.governance.policy_request import Action
-    from antiphon.governance.principal import Principal
+    from antiphon.governance.identity.principal import Principal
+    from antiphon.governance.policy.request import Action
     from antiphon.services.project.store import Store
 
 

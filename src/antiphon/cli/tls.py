@@ -13,7 +13,7 @@ from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 
 if TYPE_CHECKING:
     from antiphon.core.settings import ProjectPaths, TlsSettings
-    from antiphon.governance.certificate_checks import Finding
+    from antiphon.governance.certificates.checks import Finding
 
 app = typer.Typer(name="tls", help="Certificates of the gateway.", no_args_is_help=True)
 
@@ -34,7 +34,7 @@ def init(
     """Make a local authority with a server and a client certificate."""
     from antiphon.core import settings
     from antiphon.core.clock import SystemClock
-    from antiphon.governance import certificates
+    from antiphon.governance.certificates import authority as certificates
 
     loaded, paths = settings.load(project)
     if write and _has_section(project / settings.FILE_NAME):
@@ -68,7 +68,8 @@ def rotate(
     """Make new keys and certificates for the same names; a running gateway takes them over within a second."""
     from antiphon.core import settings
     from antiphon.core.clock import SystemClock
-    from antiphon.governance import certificate_checks, certificates
+    from antiphon.governance.certificates import authority as certificates
+    from antiphon.governance.certificates import checks as certificate_checks
 
     _, paths = settings.load(project)
     current = certificates.rotate(paths.directory / FOLDER, SystemClock().now(), days=days or None, authority=authority)
@@ -84,7 +85,7 @@ def show_certificates(project: Project = HERE, as_json: Json = False) -> None:
     """The certificates that antiphon.toml names: for whom, by whom, how long."""
     from antiphon.core import settings
     from antiphon.core.clock import SystemClock
-    from antiphon.governance import certificate_checks
+    from antiphon.governance.certificates import checks as certificate_checks
 
     loaded, paths = settings.load(project)
     now = SystemClock().now()
@@ -119,7 +120,7 @@ def check(
     from antiphon.core import settings
     from antiphon.core.clock import SystemClock
     from antiphon.gateway.transport_security import tls_files
-    from antiphon.governance import certificate_checks
+    from antiphon.governance.certificates import checks as certificate_checks
 
     loaded, paths = settings.load(project)
     files = tls_files(loaded.tls, paths.root)

@@ -25,7 +25,7 @@ from antiphon.core.errors import AntiphonError, ForbiddenError, UnauthenticatedE
 from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 IN_FULL = 20
 UNKNOWN_IN_FULL = 40

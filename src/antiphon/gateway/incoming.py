@@ -15,7 +15,7 @@ from antiphon.core.memory import MemoryRelease
 from antiphon.gateway.bounds import require_64_bits
 from antiphon.gateway.recognition import Recognition
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal, originator
+from antiphon.governance.identity.principal import Principal, originator
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.gateway.departure import Departed
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.allowance import REQUESTS, TOKENS, TOKENS_DAY
-from antiphon.governance.principal import Principal
-from antiphon.governance.quotas import Grant
+from antiphon.governance.identity.allowance import REQUESTS, TOKENS, TOKENS_DAY
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.quotas import Grant
 from antiphon.serving.request import AnswerRequest
 
 _SUFFIXES = {REQUESTS: "requests", TOKENS: "tokens", TOKENS_DAY: "tokens-day"}

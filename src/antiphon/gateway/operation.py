@@ -22,8 +22,8 @@ from antiphon.gateway import incoming
 from antiphon.gateway.departure import while_connected
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.policy_request import Action
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Action
 
 KINDS = {
     "audit": "audit",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from antiphon.governance.certificate_checks import CertificateFacts
+from antiphon.governance.certificates.checks import CertificateFacts
 
 EXTENSION = "antiphon.tls"
 

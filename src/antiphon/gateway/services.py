@@ -16,9 +16,9 @@ from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.core.settings import Settings
 from antiphon.engine.api.port import Engine
-from antiphon.governance.policy_request import Resource
-from antiphon.governance.principal import Principal
-from antiphon.governance.quotas import Quotas
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.quotas import Quotas
+from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail

@@ -10,7 +10,7 @@ from typing import Any
 
 from antiphon.gateway.bounded_connection import BoundedConnection
 from antiphon.gateway.peer import EXTENSION, TlsConnection
-from antiphon.governance.certificate_checks import described
+from antiphon.governance.certificates.checks import described
 
 HANDSHAKE_SECONDS = 15.0
 

@@ -10,7 +10,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 
 class Applications(Protocol):

@@ -26,7 +26,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.orchestration.streams import wait
 from antiphon.serving.request import Answer, AnswerRequest
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 
 class Audit(Protocol):

@@ -23,7 +23,7 @@ from antiphon.catalog.rollouts import UNDER_WAY, Rollout, Rollouts, RolloutState
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases.candidate import check_candidate, check_features, unread
 from antiphon.releases.ports import Audit, FeatureExists, Promoting
 

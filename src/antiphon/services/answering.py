@@ -13,8 +13,8 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
-from antiphon.governance.policy import Decision, Resource
-from antiphon.governance.principal import REVOKED, Principal
+from antiphon.governance.identity.principal import REVOKED, Principal
+from antiphon.governance.policy.engine import Decision, Resource
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import ProjectRemedies
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial

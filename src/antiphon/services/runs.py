@@ -12,7 +12,7 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import require_cancel
 from antiphon.services.project.store import Store

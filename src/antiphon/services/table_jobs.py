@@ -14,7 +14,7 @@ from antiphon.batch.orders import Orders, Outlook, TableOrder
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import (
     batch_estimates,
 )

@@ -9,7 +9,7 @@ from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release, Releases
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.governance.policy_request import Column, Resource, application_resource
+from antiphon.governance.policy.request import Column, Resource, application_resource
 from antiphon.serving.builtin import BUILTIN
 
 _MASKED = "masked"

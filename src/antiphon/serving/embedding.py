@@ -20,8 +20,8 @@ from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
 from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
-from antiphon.governance.policy_request import Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Resource
 from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.answering.policy import policy_context, require_allowed
 from antiphon.serving.builtin import BUILTIN

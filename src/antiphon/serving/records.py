@@ -26,9 +26,9 @@ from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.catalog.releases import Releases
 from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.governance.policy import Decider, Decision, Resource
-from antiphon.governance.principal import Principal
-from antiphon.governance.prohibitions import Prohibitions
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.engine import Decider, Decision, Resource
+from antiphon.governance.policy.prohibitions import Prohibitions
 from antiphon.serving.disclosures import Disclosures, ReleaseDisclosure, view_resource
 
 SOURCE_ROWS = "read_source_rows"

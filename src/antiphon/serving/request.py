@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Penalties, TokenOut
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.answering.tools import Tools
 
 Tier = Literal["default", "priority", "flex"]

@@ -9,7 +9,7 @@ from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 
 class FakeBatches:

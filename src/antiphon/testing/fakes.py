@@ -53,11 +53,11 @@ from antiphon.gateway.services import (
     PredictionServices,
     WorkServices,
 )
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.keys import Keys
-from antiphon.governance.policy import Decider
-from antiphon.governance.principal import Principal
-from antiphon.governance.quotas import Quotas
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.quotas import Quotas
+from antiphon.governance.policy.engine import Decider
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions

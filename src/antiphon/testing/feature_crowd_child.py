@@ -34,7 +34,7 @@ from antiphon.engine.api.messages import GenerationRequest
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.overlay_records import view_prefix
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply.apply import apply

@@ -39,8 +39,8 @@ from antiphon.definitions.application import (
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs
-from antiphon.governance.policy import Decider
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.engine import Decider
 from antiphon.releases.router import assign
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer

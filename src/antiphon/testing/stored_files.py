@@ -24,7 +24,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.features.lake.local import LocalLake
 from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 
 SCOPE = Scope("default", "test")
 """The project's own."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 from tests.unit.catalog.examples import DEV, NOON, OTHER
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog import schema, sealed_columns
 from antiphon.catalog.blobs import Blobs
@@ -17,7 +17,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.core.scope import Scope
 from antiphon.durable.run import LeaseLostError, Progress, Run
 from antiphon.durable.runs import Runs
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 LEASE = timedelta(seconds=10)
 

@@ -15,10 +15,10 @@ from tests.unit.catalog.examples import receipt
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.governance import checkpoint_key
-from antiphon.governance.audit_check import verify
-from antiphon.governance.checkpoint import parse, signed_by
-from antiphon.governance.policy import Decider
+from antiphon.governance.audit import checkpoint_key
+from antiphon.governance.audit.checkpoint import parse, signed_by
+from antiphon.governance.audit.verification import verify
+from antiphon.governance.policy.engine import Decider
 from antiphon.governance.verifier import antiphon_verify
 from antiphon.services.governance.audit_trail import AuditedReceipts, receipt_hash
 from antiphon.services.project.store import Store

@@ -13,7 +13,7 @@ from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batches import Batches
 from antiphon.core.errors import ConflictError, SetupError
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import askable, file_contents, file_store
 from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import write_project

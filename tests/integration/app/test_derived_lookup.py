@@ -18,8 +18,8 @@ from tests.integration.app.watched_project import Project, told
 
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import InvalidInputError
-from antiphon.governance.policy_request import Decision
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Decision
 from antiphon.services.export.frames import open_project
 from antiphon.services.features import platform as features
 from antiphon.serving.features.lookup import FeatureLookup

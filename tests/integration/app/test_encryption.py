@@ -16,11 +16,11 @@ from antiphon.catalog.batches import Batches, LineError
 from antiphon.catalog.events import Event
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.governance import keyring
-from antiphon.governance.audit_check import verify
-from antiphon.governance.audit_query import AuditFilter
-from antiphon.governance.principal import Principal
-from antiphon.governance.protection import protect
+from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.verification import verify
+from antiphon.governance.encryption import keyring
+from antiphon.governance.encryption.protection import protect
+from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 from antiphon.services.apply.apply import apply
 from antiphon.services.batches import file_contents, file_store

@@ -14,7 +14,7 @@ from tests.integration.app.watched_project import DEFINITIONS, Project, told
 
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import ForbiddenError, NotFoundError, TooLargeError
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.apply.apply import apply
 from antiphon.serving.features.lookup import MOST_ENTITIES
 from antiphon.serving.features.lookup_values import LookupRequest

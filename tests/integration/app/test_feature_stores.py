@@ -22,7 +22,7 @@ from antiphon.cli.main import assemble
 from antiphon.core.errors import SetupError
 from antiphon.definitions.objects import ObjectStore
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.governance import keyring
+from antiphon.governance.encryption import keyring
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import write_project

@@ -14,8 +14,8 @@ from benchmarks.governance.identity import GOAL_SECONDS, SETTINGS, free_port, ga
 from antiphon.app.up import first_key
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import SetupError
-from antiphon.governance import revocation
-from antiphon.governance.principal import REVOKED
+from antiphon.governance.identity import revocation
+from antiphon.governance.identity.principal import REVOKED
 from antiphon.services.project.store import Store
 
 

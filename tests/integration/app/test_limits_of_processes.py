@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from antiphon.governance.allowance import Allowance
+from antiphon.governance.identity.allowance import Allowance
 from antiphon.services.project.store import Store
 from antiphon.testing.running import _process, free_port, ready, scratch, until
 

@@ -17,8 +17,8 @@ from antiphon.catalog.events import Event
 from antiphon.cli.encryption import app
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
-from antiphon.governance import keyring
-from antiphon.governance.protection import protect
+from antiphon.governance.encryption import keyring
+from antiphon.governance.encryption.protection import protect
 from antiphon.services.governance import log_check
 from antiphon.services.governance.encryption import Encryption, EncryptionCheck, open_encryption
 from antiphon.services.governance.encryption_setup import initialise

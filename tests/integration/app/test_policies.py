@@ -11,9 +11,9 @@ import pytest
 
 from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.definitions.sensitivity import Tags
-from antiphon.governance.live_policies import LivePolicies
-from antiphon.governance.policy_sets import PolicySets
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.live import LivePolicies
+from antiphon.governance.policy.versions import PolicySets
 from antiphon.services.apply.apply import Applied, apply
 from antiphon.services.governance import policies
 from antiphon.services.governance.policy_versions import PolicyService

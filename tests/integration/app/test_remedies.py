@@ -13,7 +13,7 @@ from tests.integration.app.watched_project import Project, told
 
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply.apply import apply

@@ -17,7 +17,7 @@ from antiphon.catalog.events import Event as IncomingEvent
 from antiphon.cli.main import assemble
 from antiphon.core.errors import ConflictError, NotFoundError, OverloadedError
 from antiphon.gateway.measurements import Measurements
-from antiphon.governance import keyring
+from antiphon.governance.encryption import keyring
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.streams import Streams

@@ -28,8 +28,8 @@ from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.tiles.tile import Tile
 from antiphon.gateway.application import create_app
-from antiphon.governance.keys import Keys
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store

@@ -31,7 +31,7 @@ from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.durable.run import RunResult
 from antiphon.engine.api.messages import GenerationRequest
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
 from antiphon.testing.stored_files import shared

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from antiphon.cli.encryption import app
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
-from antiphon.governance import keyring
+from antiphon.governance.encryption import keyring
 from antiphon.testing.chaos_project import write_project
 
 

@@ -161,7 +161,7 @@ async def test_up_serves_https_and_its_own_clients_reach_it(project: Path, mutua
 def test_an_expired_certificate_ends_the_start_with_what_to_do(project: Path) -> None:
     from datetime import UTC, datetime, timedelta
 
-    from antiphon.governance import certificates
+    from antiphon.governance.certificates import authority as certificates
 
     folder = project / ".antiphon" / "tls"
     certificates.init(folder, certificates.Asked(days=1), datetime.now(UTC) - timedelta(days=3))

@@ -20,7 +20,7 @@ from antiphon.core import http_client, outgoing
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.http_client import HttpClient, HttpResponse, ResponseError
 from antiphon.core.tls import ClientTls
-from antiphon.governance import certificates
+from antiphon.governance.certificates.authority import AUTHORITY, SERVER, SERVER_KEY, Asked, init
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 Answer = Callable[[Any, int], None]
@@ -349,15 +349,13 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificates.init(
-        tmp_path_factory.mktemp("tls"), certificates.Asked(("localhost",), ("127.0.0.1",)), datetime.now(UTC)
-    )
+    return init(tmp_path_factory.mktemp("tls"), Asked(("localhost",), ("127.0.0.1",)), datetime.now(UTC))
 
 
 @pytest.fixture
 def encrypted(authority: Path) -> Iterator[Server]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority / certificates.SERVER, authority / certificates.SERVER_KEY)
+    context.load_cert_chain(authority / SERVER, authority / SERVER_KEY)
     with serving(always(), context) as server:
         yield server
 
@@ -365,7 +363,7 @@ def encrypted(authority: Path) -> Iterator[Server]:
 def test_a_certificate_is_verified_against_the_name(
     encrypted: Server, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trusting = ClientTls(authority / certificates.AUTHORITY)
+    trusting = ClientTls(authority / AUTHORITY)
     with contextlib.closing(client(encrypted, scheme="https", host="localhost", tls=trusting)) as http:
         assert http.get() == http.get() == HttpResponse(200, b"hi")
         assert encrypted.connections == 1
@@ -393,10 +391,10 @@ def test_an_unknown_authority_is_not_trusted(encrypted: Server, monkeypatch: pyt
 
 def test_an_expired_certificate_is_not_accepted(tmp_path: Path) -> None:
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
-    current = certificates.init(tmp_path, certificates.Asked(), long_ago)
+    current = init(tmp_path, Asked(), long_ago)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(current / certificates.SERVER, current / certificates.SERVER_KEY)
-    trusting = ClientTls(current / certificates.AUTHORITY)
+    context.load_cert_chain(current / SERVER, current / SERVER_KEY)
+    trusting = ClientTls(current / AUTHORITY)
     with (
         serving(always(), context) as server,
         contextlib.closing(client(server, scheme="https", host="localhost", tls=trusting)) as http,

@@ -19,7 +19,7 @@ from antiphon.core.errors import SetupError
 from antiphon.engine import weights
 from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 

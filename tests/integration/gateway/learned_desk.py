@@ -25,7 +25,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.durable.runs import Runs
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.outcomes.submission import OutcomeSubmission
 from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper

@@ -13,7 +13,7 @@ from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.core.errors import EngineError
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import OPERATIONS
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 from antiphon.testing import fakes
 
 SCOPE = Scope("default", "dev")

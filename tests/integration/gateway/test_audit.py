@@ -14,8 +14,8 @@ from tests.integration.gateway.signing_in import sign_in
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
 from antiphon.core.settings import ProjectPaths, Settings
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.audit_record import AuditEntry
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.record import AuditEntry
 from antiphon.governance.verifier import antiphon_verify
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.testing import fakes

@@ -21,8 +21,8 @@ from antiphon.core.errors import InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.keys import Keys
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 from antiphon.testing.stored_files import batch_jobs, file_store
 

@@ -8,7 +8,7 @@ from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import create_app
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 SCOPE = Scope("default", "dev")

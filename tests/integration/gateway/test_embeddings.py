@@ -19,8 +19,8 @@ from antiphon.core.scope import Scope
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
-from antiphon.governance.keys import Keys
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embeddings
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes

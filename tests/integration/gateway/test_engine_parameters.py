@@ -26,7 +26,7 @@ from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.engine_parameters import EngineParameters
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes

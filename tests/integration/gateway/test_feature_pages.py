@@ -20,7 +20,7 @@ from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.services.features.view_status import ViewFreshness
 from antiphon.testing import fakes
 

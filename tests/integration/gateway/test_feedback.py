@@ -16,7 +16,7 @@ from tests.unit.catalog.examples import DEV, NOON
 from antiphon.catalog.datasets import Datasets
 from antiphon.gateway import openapi
 from antiphon.gateway.application import OPERATIONS, create_app
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 

@@ -13,16 +13,16 @@ import httpx2
 import openai
 import pytest
 from tests.integration.gateway.conftest import Running
-from tests.unit.governance.test_sealing import Keys as OwnKeys
+from tests.unit.governance.encryption.test_sealing import Keys as OwnKeys
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import Files
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import TooLargeError
 from antiphon.core.scope import Scope
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.keys import Keys
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.encryption.sealing import AesGcmCodec
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 from antiphon.testing.stored_files import file_store
 

@@ -29,7 +29,7 @@ from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
 from antiphon.gateway.openai.batch_lines import BatchLines
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.serving import several
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay

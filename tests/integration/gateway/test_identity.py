@@ -16,9 +16,9 @@ from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings, OidcSettings
 from antiphon.gateway.application import create_app
 from antiphon.gateway.dashboard import session
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.keys import Keys
-from antiphon.governance.principal import Limits
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principal import Limits
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.testing import fakes
 from antiphon.testing.local_issuer import LocalIssuer

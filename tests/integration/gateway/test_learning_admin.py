@@ -16,7 +16,7 @@ from tests.unit.catalog.examples import DEV
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.gateway.application import create_app
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 CANARY = RolloutPlan(canary=(5, 50), step_units=50)

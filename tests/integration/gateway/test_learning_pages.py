@@ -18,7 +18,7 @@ from tests.unit.catalog.examples import DEV
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.durable.run import Progress
 from antiphon.gateway.application import create_app
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 CANARY = RolloutPlan(canary=(5, 50), step_units=50)

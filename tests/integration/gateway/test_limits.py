@@ -16,8 +16,8 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.errors import DeadlineExceededError, EngineError, OverloadedError, ResourceUnavailableError
 from antiphon.gateway import limits
-from antiphon.governance.allowance import Allowance
-from antiphon.governance.keys import Keys
+from antiphon.governance.identity.allowance import Allowance
+from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Will it be on time?"}]
@@ -230,7 +230,7 @@ def test_durations_are_written_as_openai_does() -> None:
 
 def test_a_prompts_size_is_learnt_from_the_last_ones_of_its_application() -> None:
     from antiphon.core.scope import Scope
-    from antiphon.governance.principal import Principal
+    from antiphon.governance.identity.principal import Principal
     from antiphon.serving.request import AnswerRequest
 
     sizes, asked = limits.PromptSizes(), AnswerRequest(

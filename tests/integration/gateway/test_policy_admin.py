@@ -13,10 +13,10 @@ import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.governance.keys import Keys
-from antiphon.governance.live_policies import LivePolicies
-from antiphon.governance.policy import default_policies
-from antiphon.governance.policy_sets import PolicySets
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.policy.engine import default_policies
+from antiphon.governance.policy.live import LivePolicies
+from antiphon.governance.policy.versions import PolicySets
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.project.store import Store
 from antiphon.testing import fakes

@@ -19,8 +19,8 @@ from antiphon.core.clock import ManualClock, SystemClock
 from antiphon.core.errors import SetupError
 from antiphon.gateway import transport_security
 from antiphon.gateway.transport_security import TlsFiles, TransportSecurity
-from antiphon.governance import certificates
-from antiphon.governance.certificate_checks import described
+from antiphon.governance.certificates import authority as certificates
+from antiphon.governance.certificates.checks import described
 
 REFUSED = (ssl.SSLError, ConnectionError)
 

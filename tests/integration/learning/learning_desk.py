@@ -31,7 +31,7 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.retraining.orders import TrainingOrders, TrainOrder

@@ -11,10 +11,10 @@ from tests.integration.learning.flown import Flown
 
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
-from antiphon.governance.policy import Decider, Resource, default_policies
-from antiphon.governance.policy_request import Row
-from antiphon.governance.principal import Principal
-from antiphon.governance.residual import RowPolicy
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.engine import Decider, Resource, default_policies
+from antiphon.governance.policy.request import Row
+from antiphon.governance.policy.residual import RowPolicy
 from antiphon.learning.datasets.builder import DatasetBuilder
 
 RULE = """

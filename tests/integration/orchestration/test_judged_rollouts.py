@@ -16,7 +16,7 @@ from antiphon.catalog.rollouts import Arm, Exposure, Rollout, Rollouts, ShadowPa
 from antiphon.core.clock import ManualClock
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge

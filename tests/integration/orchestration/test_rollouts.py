@@ -19,7 +19,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.rollouts import SECONDS, UNITS, EvidenceReader, RolloutKeeper
 from antiphon.releases.rollout import RolloutTransitions
 

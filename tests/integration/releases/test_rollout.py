@@ -17,8 +17,8 @@ from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.audit_check import verify
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.verification import verify
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions

@@ -26,7 +26,7 @@ from antiphon.core.errors import (
 )
 from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
 from antiphon.engine.api.messages import Alternative, Branch
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, DecodingOverrides, Message, TextDelta

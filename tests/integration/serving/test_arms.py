@@ -24,7 +24,7 @@ from antiphon.core.errors import (
 )
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Rollout
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving import answerer
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import arrive

@@ -19,7 +19,7 @@ from antiphon.core.errors import EngineError, InvalidInputError, OverloadedError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import Rollout
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta

@@ -15,7 +15,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.features.platform import FeaturePlatform

@@ -15,13 +15,13 @@ import msgspec
 import pytest
 from tests.integration.training.conftest import SHARE, TINY, Reference
 from tests.integration.training.tiny import flights, order
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.priority import session_nice
 from antiphon.core.scope import Scope
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.training import child
 from antiphon.training.base import Base
 from antiphon.training.batches import Encoded

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.property.features import oracle
 from tests.property.features.oracle import MINUTE, Known
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import (
     Entity,
@@ -51,7 +51,7 @@ from antiphon.features.plan import plan_of
 from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.features.values import EVER
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 SCOPE = Scope()
 T = datetime(2013, 4, 10, 12, tzinfo=UTC)

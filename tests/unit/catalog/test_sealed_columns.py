@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from tests.unit.catalog.examples import DEV, NOON, receipt
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog import schema, sealed_columns
 from antiphon.catalog.blobs import Blobs
@@ -18,8 +18,8 @@ from antiphon.catalog.sealed_columns import CLEAR_COLUMNS, SEALED_COLUMNS
 from antiphon.core.codec import PlainCodec, unpack
 from antiphon.core.errors import CorruptionError
 from antiphon.durable.runs import Runs
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 
 HASHES = {
     "api_keys.hash", "audit_entries.detail_salt", "audit_entries.erased", "audit_entries.leaf",

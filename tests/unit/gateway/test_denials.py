@@ -16,7 +16,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import denials
 from antiphon.gateway.denials import IN_FULL, MOST_SUMMARIES, SUMMARY, UNKNOWN_IN_FULL, Denials
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.testing import fakes
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from antiphon.core.errors import UnauthenticatedError
 from antiphon.gateway.recognition import Recognition
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 ANN = Principal("ann", "default", "service")
 

@@ -7,7 +7,7 @@ from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.operations.cost import price, summarise
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.fakes import make_receipt

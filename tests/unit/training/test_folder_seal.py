@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.governance.test_sealing import HERE, Keys
+from tests.unit.governance.encryption.test_sealing import HERE, Keys
 
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import CorruptionError
-from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.learning.evaluation.journal import journal
 from antiphon.training import examples, folder_seal
 from antiphon.training.checkpoint import Checkpoints, Standing

@@ -17,7 +17,7 @@ from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.disk import delete_older, room_needed
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
-from antiphon.governance.sealed_files import SealedSink
+from antiphon.governance.encryption.sealed_files import SealedSink
 
 _SCHEMA = "lake/1"
 _PIECE = 2**20

@@ -17,7 +17,7 @@ from antiphon.core.codec import Codec
 from antiphon.core.disk import delete_older, room_needed
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake, LakeDraft, context_of, missing
-from antiphon.governance.sealed_files import key_of, open_sealed
+from antiphon.governance.encryption.sealed_files import key_of, open_sealed
 
 
 class LocalLake(Lake):

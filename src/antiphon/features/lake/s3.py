@@ -20,7 +20,7 @@ from antiphon.core.disk import room_needed
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import Bucket, Role, S3Place
 from antiphon.features.lake.content import Lake, LakeDraft, changed, context_of, missing
-from antiphon.governance.sealed_files import key_of, open_sealed
+from antiphon.governance.encryption.sealed_files import key_of, open_sealed
 
 _PIECE = 2**20
 _PART = 64 * 2**20

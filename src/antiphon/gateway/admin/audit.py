@@ -10,9 +10,9 @@ import msgspec
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
-from antiphon.governance.audit_proof import AuditProof
-from antiphon.governance.audit_query import MOST, AuditFilter
-from antiphon.governance.audit_record import AuditEntry
+from antiphon.governance.audit.proof import AuditProof
+from antiphon.governance.audit.query import MOST, AuditFilter
+from antiphon.governance.audit.record import AuditEntry
 
 
 class Filter(msgspec.Struct, frozen=True):

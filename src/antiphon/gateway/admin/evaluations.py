@@ -12,7 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.gateway.admin import release_shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.gates import DISPARITY
 from antiphon.learning.registry.card import ModelCard
 from antiphon.learning.registry.models import ModelLine

@@ -16,7 +16,7 @@ from antiphon.features.publication.rollback import ViewRollback
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 
 class Comparison(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
-from antiphon.governance.policy_document import CasePrincipal, PolicyCase, PolicyDocument
-from antiphon.governance.policy_sets import PolicyVersion
+from antiphon.governance.policy.document import CasePrincipal, PolicyCase, PolicyDocument
+from antiphon.governance.policy.versions import PolicyVersion
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 

@@ -16,7 +16,7 @@ from antiphon.gateway import limits
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 
 class Filter(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.view_status import ViewGlance
 
 

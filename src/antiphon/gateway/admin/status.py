@@ -17,7 +17,7 @@ from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.measurements import Measurements, percentiles
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewFreshness

@@ -14,7 +14,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.view_status import ViewFreshness
 
 Fresh = TypeVar("Fresh", bound=ViewFreshness)

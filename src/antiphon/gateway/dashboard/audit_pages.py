@@ -13,8 +13,8 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway.dashboard.pages import Pages
-from antiphon.governance.audit_query import AuditFilter
-from antiphon.governance.principal import Principal
+from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.identity.principal import Principal
 
 PAGE = 50
 FIELDS = ("who", "action", "subject", "since", "until", "denied", "before")

@@ -10,7 +10,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.lineage import Lineage
 from antiphon.gateway.admin.feature_watch import lineage_of_prediction
 from antiphon.gateway.dashboard.pages import Pages
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 _ROWS = 30
 

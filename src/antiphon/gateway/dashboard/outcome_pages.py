@@ -13,7 +13,7 @@ from antiphon.gateway.dashboard.pages import Pages
 from antiphon.gateway.dashboard.plots import by_day, reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 STATUSES = ("joined", "late", "duplicate", "contradictory", "unknown")
 RUNS = 50

@@ -27,7 +27,7 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.history import Histories, History
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 HERE = Path(__file__).parent
 _PAGE = 40

@@ -15,8 +15,8 @@ from antiphon.gateway import incoming
 from antiphon.gateway.admin.policies import acting
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.policy_sets import PolicyVersion
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.versions import PolicyVersion
 
 ACTS = ("approve", "reject")
 

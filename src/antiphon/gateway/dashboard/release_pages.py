@@ -22,7 +22,7 @@ from antiphon.gateway.admin.rollouts import USERS, detail
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.rollout_view import RolloutView, standing, view
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 JUDGEMENTS = 1_000
 """The last so many are plotted."""

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import incoming
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.sessions import Session
+from antiphon.governance.identity.sessions import Session
 
 COOKIE = "antiphon_session"
 SECURE_COOKIE = "__Host-antiphon_session"

@@ -18,7 +18,7 @@ from antiphon.gateway.admin.feature_watch import differences_shown, may_publish
 from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard import plots
 from antiphon.gateway.dashboard.pages import SAFE, Pages
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 
 MOST = 500
 """Entities of each view, and predictions, from a page."""

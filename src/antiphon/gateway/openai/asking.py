@@ -16,7 +16,7 @@ from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.measurements import Measured, Measurements
 from antiphon.gateway.openai import shapes
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer
 

@@ -12,7 +12,7 @@ from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
 from antiphon.gateway import problem
 from antiphon.gateway.openai import embeddings, parameters, whole
-from antiphon.governance.principal import Principal, originator
+from antiphon.governance.identity.principal import Principal, originator
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.request import AnswerRequest
 

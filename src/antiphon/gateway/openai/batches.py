@@ -19,8 +19,8 @@ from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, Batch
 from antiphon.gateway.openai.file_shapes import ends_of
 from antiphon.gateway.openai.files import permitted
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.policy_request import Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Resource
 
 
 async def create(request: Request) -> Response:

@@ -20,7 +20,7 @@ from antiphon.gateway.bounds import Count
 from antiphon.gateway.openai import parameters
 from antiphon.gateway.openai.asking import Asked, let_in, waited_for
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
 
 

@@ -17,8 +17,8 @@ from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
 from antiphon.gateway import incoming, multipart
 from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, ends_of, file_object
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.policy_request import Action, Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Action, Resource
 
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")

@@ -22,7 +22,7 @@ from antiphon.gateway import incoming
 from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
 from antiphon.gateway.openai.tools import Called, Named, Offered, offered
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.admission import tiers
 from antiphon.serving.answering.tools import Tools
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message

@@ -22,7 +22,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import attacks, gates
 from antiphon.learning.evaluation.attacks import Probe, ProbeResult

@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.scope import Scope
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.rows import DatasetSurvey
 from antiphon.learning.ports import MayTrain
 from antiphon.learning.retraining.plan import TrainArguments, recipe

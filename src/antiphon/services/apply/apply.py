@@ -20,7 +20,7 @@ from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import Level, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases import bundle as bundles
 from antiphon.services.apply.compatibility import consequences, require_unbroken
 from antiphon.services.apply.fallbacks import require_named

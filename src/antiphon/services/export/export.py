@@ -16,9 +16,9 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
 from antiphon.features.exports.exported import About, ExportedRows, Permit, about
-from antiphon.governance.policy_request import Column, Resource, Row
-from antiphon.governance.principal import Principal
-from antiphon.governance.residual import RowPolicy
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Column, Resource, Row
+from antiphon.governance.policy.residual import RowPolicy
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 

@@ -16,8 +16,8 @@ from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.governance.policy_request import application_resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import application_resource
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import deciding
 from antiphon.services.features.lookup_plan import lookup_plan

@@ -8,7 +8,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
-from antiphon.governance.policy_request import Column, Resource
+from antiphon.governance.policy.request import Column, Resource
 from antiphon.serving.features.lookup_values import Derived, LookupPlan
 
 _Names = tuple[str, ...] | None

@@ -7,8 +7,8 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.neighbours import NeighbourLookup, Neighbours, Question
-from antiphon.governance.policy_request import Column, Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Column, Resource
 from antiphon.services.project.store import Store
 
 

@@ -16,19 +16,21 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.core.settings import ProjectPaths, Settings
-from antiphon.governance import audit_check, audit_proof, checkpoint_key
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.audit_check import Verification
-from antiphon.governance.audit_proof import AuditProof, ExportHead
-from antiphon.governance.audit_query import AuditFilter
-from antiphon.governance.audit_record import AuditEntry
-from antiphon.governance.audit_writer import AuditWriter
-from antiphon.governance.checkpoint import Checkpoint, signed_by
-from antiphon.governance.checkpoint_key import CheckpointKey
-from antiphon.governance.checkpointing import Checkpointing, NewestCheckpoint, newest
-from antiphon.governance.policy import Decision
-from antiphon.governance.principal import Principal
-from antiphon.governance.witness import Witness
+from antiphon.governance.audit import checkpoint_key
+from antiphon.governance.audit import proof as audit_proof
+from antiphon.governance.audit import verification as audit_check
+from antiphon.governance.audit.checkpoint import Checkpoint, signed_by
+from antiphon.governance.audit.checkpoint_key import CheckpointKey
+from antiphon.governance.audit.checkpointing import Checkpointing, NewestCheckpoint, newest
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.proof import AuditProof, ExportHead
+from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.record import AuditEntry
+from antiphon.governance.audit.verification import Verification
+from antiphon.governance.audit.witness import Witness
+from antiphon.governance.audit.writer import AuditWriter
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.engine import Decision
 
 ANSWER = "answer"
 """The action that records a prediction: its subject is the prediction, its detail the hash of its receipt."""

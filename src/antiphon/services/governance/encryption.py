@@ -19,7 +19,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.store import RedisStore
-from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
+from antiphon.governance.encryption.protection import Mode, Protection, protect, recorded_mode
 from antiphon.services.batches import file_contents
 from antiphon.services.governance.log_check import CheckedStream, check_log, on_server
 from antiphon.services.project.feature_stores import FeatureStores

@@ -13,10 +13,18 @@ from antiphon.catalog.events import StreamHomes
 from antiphon.catalog.sealed_columns import Problem
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
-from antiphon.governance import keyring
-from antiphon.governance.key_provider import provider_of, secret_in
-from antiphon.governance.protection import PLAINTEXT_WARNING, Mode, mode_of, opened, protect, record_mode, recorded_mode
-from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
+from antiphon.governance.encryption import keyring
+from antiphon.governance.encryption.key_provider import provider_of, secret_in
+from antiphon.governance.encryption.protection import (
+    PLAINTEXT_WARNING,
+    Mode,
+    mode_of,
+    opened,
+    protect,
+    record_mode,
+    recorded_mode,
+)
+from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.operations.processes import is_running, read_records
 from antiphon.services.governance.encryption import Encryption, Tell, unprotected
 

@@ -16,17 +16,17 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings
-from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.authentication import Authenticator
-from antiphon.governance.issuer_keys import IssuerKeys
-from antiphon.governance.key_records import KeyRecord, Rotated
-from antiphon.governance.keys import Keys
-from antiphon.governance.policy_sets import DEVELOPMENT
-from antiphon.governance.principal import NO_LIMITS, TERMINAL, Kind, Limits, Principal
-from antiphon.governance.provenance import Provenance
-from antiphon.governance.sessions import Session, Sessions
-from antiphon.governance.tokens import Tokens
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
+from antiphon.governance.identity.authentication import Authenticator
+from antiphon.governance.identity.issuer_keys import IssuerKeys
+from antiphon.governance.identity.key_records import KeyRecord, Rotated
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principal import NO_LIMITS, TERMINAL, Kind, Limits, Principal
+from antiphon.governance.identity.provenance import Provenance
+from antiphon.governance.identity.sessions import Session, Sessions
+from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.policy.versions import DEVELOPMENT
 from antiphon.services.project.store import Store
 
 

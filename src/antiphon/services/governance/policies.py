@@ -13,11 +13,11 @@ from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.run import Run
-from antiphon.governance.policy import Decision, Resource
-from antiphon.governance.policy_request import Action, Row, application_resource
-from antiphon.governance.principal import Principal
-from antiphon.governance.provenance import Provenance
-from antiphon.governance.residual import RowPolicy
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.provenance import Provenance
+from antiphon.governance.policy.engine import Decision, Resource
+from antiphon.governance.policy.request import Action, Row, application_resource
+from antiphon.governance.policy.residual import RowPolicy
 from antiphon.learning.ports import MayTrain, Withheld
 from antiphon.releases.ports import Promoting
 from antiphon.releases.rollout import RolloutTransitions

@@ -17,16 +17,16 @@ from antiphon.catalog.batches import Batches
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.governance.policy import Decider
-from antiphon.governance.policy_check import Checked, check, unknown_action
-from antiphon.governance.policy_diff import PolicyDiff, compare
-from antiphon.governance.policy_document import PolicyDocument, default_document, read_document
-from antiphon.governance.policy_explain import Explanation, explain
-from antiphon.governance.policy_request import Resource, application_resource, resource_of
-from antiphon.governance.policy_sets import PolicySets, PolicyVersion
-from antiphon.governance.principal import Principal
-from antiphon.governance.provenance import Provenance
-from antiphon.governance.recent_requests import RecentRequests
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.provenance import Provenance
+from antiphon.governance.policy.diff import PolicyDiff, compare
+from antiphon.governance.policy.document import PolicyDocument, default_document, read_document
+from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.explanation import Explanation, explain
+from antiphon.governance.policy.recent_requests import RecentRequests
+from antiphon.governance.policy.request import Resource, application_resource, resource_of
+from antiphon.governance.policy.validation import Checked, check, unknown_action
+from antiphon.governance.policy.versions import PolicySets, PolicyVersion
 from antiphon.services.project.store import Store
 from antiphon.serving.records import Records
 

@@ -16,7 +16,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.registry.models import ModelRegistry

@@ -28,12 +28,12 @@ from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.keys import Keys
-from antiphon.governance.live_policies import LivePolicies
-from antiphon.governance.policy_sets import PolicySets
-from antiphon.governance.protection import Protection, protect
-from antiphon.governance.recent_requests import RecentRequests
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.encryption.protection import Protection, protect
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.policy.live import LivePolicies
+from antiphon.governance.policy.recent_requests import RecentRequests
+from antiphon.governance.policy.versions import PolicySets
 from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.project.credentials import log_access

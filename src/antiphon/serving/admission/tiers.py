@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from antiphon.core.errors import ForbiddenError
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.serving.request import Tier
 
 

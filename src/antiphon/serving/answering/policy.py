@@ -10,8 +10,8 @@ from antiphon.catalog.receipts import Path
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.governance.policy_request import Resource, application_resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Resource, application_resource
 from antiphon.serving.ports import Decision
 
 _MAX_RELEASES = 1_000

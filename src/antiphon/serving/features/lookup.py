@@ -22,7 +22,7 @@ from antiphon.features.freshness import rule_of
 from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow
-from antiphon.governance.policy_request import purpose_to_name
+from antiphon.governance.policy.request import purpose_to_name
 from antiphon.serving.answering.policy import policy_context
 from antiphon.serving.features.lookup_derived import checked_inputs, derive, require_no_inputs
 from antiphon.serving.features.lookup_judge import Judge, joined, masked

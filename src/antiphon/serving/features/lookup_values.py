@@ -15,8 +15,8 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.values import MeasureValue
-from antiphon.governance.policy_request import Resource
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Resource
 
 LookupValue = MeasureValue | tuple[float, ...]
 """A value, or a vector's float32 numbers."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.servers import S3Process
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.catalog.batches import Batches
@@ -26,8 +26,8 @@ from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.governance.audit import AuditLog
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 HERE, OTHER = Scope("one", "dev"), Scope("two", "dev")
 SUFFIX = ".parquet"

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.features.desk import history, specs, write
 from tests.integration.features.world import NOON, minutes
 from tests.servers import RedisProcess
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock, microseconds
@@ -26,7 +26,7 @@ from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StateQuery
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 SCOPE, OTHER = Scope("one", "dev"), Scope("two", "dev")
 KEY = b"k" * 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.servers import RedisProcess
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
@@ -19,7 +19,7 @@ from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.values import StreamedEvent
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 SCOPE, OTHER = Scope("one", "dev"), Scope("two", "dev")
 VIEW, SECOND = view_prefix("congestion@1"), view_prefix("routes@1")

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 from tests.servers import NatsProcess
 from tests.unit.catalog.examples import DEV, NOON, OTHER
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.events import Event, EventLog, StreamHomes
@@ -17,7 +17,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 Log = EventLog | NatsEventLog
 

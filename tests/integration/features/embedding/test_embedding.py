@@ -13,7 +13,7 @@ import numpy
 import pyarrow.parquet
 import pytest
 from tests.integration.features.world import NOON, World, minutes
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Source, col, embed, feature_view, last
 from antiphon.catalog.events import Event
@@ -38,9 +38,9 @@ from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.governance.policy_request import Decision
-from antiphon.governance.principal import Principal
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.request import Decision
 from antiphon.services.features.lookup_plan import lookup_plan
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import LookupRequest

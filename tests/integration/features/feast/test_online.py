@@ -20,7 +20,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.governance.principal import Principal
+from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply import apply as applying

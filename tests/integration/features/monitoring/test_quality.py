@@ -16,7 +16,7 @@ from tests.integration.features.desk import ORIGIN, flight, history, specs, writ
 from tests.integration.features.offline.test_refresh import run_refresh
 from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, event, minutes
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Source, col, count, feature_view, mean
 from antiphon.catalog.verdicts import Verdict
@@ -28,7 +28,7 @@ from antiphon.definitions.quality import PythonCheck, Quality
 from antiphon.features.monitoring.quality.inspection import quarantined_rows
 from antiphon.features.offline.lineage import trace
 from antiphon.features.offline.refresh import Refreshed
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 Rows = list[dict[str, Any]]
 

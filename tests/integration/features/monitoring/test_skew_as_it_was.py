@@ -13,12 +13,12 @@ from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.sources.test_sql_source import NOON as DAY_SIX
 from tests.integration.features.sources.test_sql_source import made
 from tests.integration.features.world import NOON, World, event, minutes
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Source, col, count, distinct, feature_view, first, frequency, mean, quantile, std, target
 from antiphon.catalog.skew_reports import SkewReport
 from antiphon.features.monitoring.skew.measure import CHANGED
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 
 @pytest.fixture

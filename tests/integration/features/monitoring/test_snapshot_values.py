@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Quality, Source, col, expect, feature_view, last
 from antiphon.catalog.snapshot_facts import RuleCheck
@@ -25,7 +25,7 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.features.monitoring.quality.custom_rules import check_values
 from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 ROWS = 200_000
 SHOP = Entity("shop", ["shop"])

@@ -40,7 +40,7 @@ from tests.integration.features.publication.test_publish import (  # noqa: F401
 )
 from tests.integration.features.world import NOON, World, minutes
 from tests.servers import RedisProcess, until
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Source, col, distinct, feature_view, frequency, quantile, target
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
@@ -54,7 +54,7 @@ from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.online.redis.writer import Scripts, packed_script
 from antiphon.features.online.snapshots.encoding import decode_meta, encode_meta
 from antiphon.features.values import StreamedEvent
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 FAR = timedelta(days=400_000)
 

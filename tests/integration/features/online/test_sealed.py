@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.integration.features.world import NOON, World, minutes
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon.catalog.events import Event
@@ -19,7 +19,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.online.lmdb.writer import LmdbWriter, read_seal, seal_path, write_seal
 from antiphon.features.online.snapshots.encoding import META
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 WORD = b"PLANTEDWORD"
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")

@@ -23,7 +23,7 @@ from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 from tests.property.features.sources.test_loader_fuzz import SIZE, mutated
 from tests.servers import S3Process, free_port
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Quality, Source, col, count, expect, feature_view, last, mean
 from antiphon.catalog.events import Event
@@ -40,7 +40,7 @@ from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.sources.opened import version_of
 from antiphon.features.sources.stored_objects import matching_keys
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 ACCESS, SECRET = "OBJECTS_TEST_ACCESS", "OBJECTS_TEST_SECRET"
 HEADER = b"id,origin,dest,scheduled,departed,dep_delay\n"

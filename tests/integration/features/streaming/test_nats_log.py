@@ -11,7 +11,7 @@ from tests.integration.features.desk import history, specs, write
 from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import NatsProcess, until
-from tests.unit.governance.test_sealing import Keys
+from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
@@ -28,7 +28,7 @@ from antiphon.features.streaming.nats_access import Access
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
 from antiphon.features.streaming.nats_stream import require_url
-from antiphon.governance.sealing import AesGcmCodec
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 DEV, OTHER = Scope(), Scope("other", "dev")
 NAME = "antiphon_default_dev_departures"

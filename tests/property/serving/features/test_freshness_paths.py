@@ -22,7 +22,7 @@ from antiphon.features.exports.frames import with_contracts
 from antiphon.features.freshness import SourceQuality
 from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow, oldest_of
-from antiphon.governance.policy_request import Decision, Resource
+from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import Derived, LookupPlan, LookupRequest
 from antiphon.serving.features.reading import apply_contracts

@@ -1,0 +1,340 @@
+"""What was done, by whom, in which order: an append-only Merkle tree (RFC 6962) a scope.
+
+Invariants:
+- A record's number, content and place are one transaction with what it records when the caller gives ``within``;
+  whichever process appends, numbers have no gap.
+- The head (size, peaks, newest checkpoint) is sealed under the server's secret. A head that does not hold is never
+  extended: a damaged log is closed until somebody has looked at it.
+- What was signed and witnessed cannot be changed by anybody without being found (``audit_check``).
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import LargeBinary, cast, func, select, update
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import CorruptionError, InvalidInputError
+from antiphon.core.ids import canonical
+from antiphon.core.scope import Scope
+from antiphon.governance.audit import record as audit_record
+from antiphon.governance.audit.merkle import Kept, Node, Tree
+from antiphon.governance.audit.query import AuditFilter, entries
+from antiphon.governance.audit.record import Act, AuditEntry, Outcome, Row, act
+from antiphon.governance.audit.rows import COLUMNS, insertion, loaded, of_user
+
+ERASE = "audit.erase"
+"""The action that says how many identities were erased."""
+
+_NAMES: tuple[str, ...] = audit_record.FIELDS
+_PEAK = 32
+
+# Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
+# The checkpoint as bytes: one that is no UTF-8 any more is a damaged head and not a failing catalog.
+_HEAD = "SELECT size, peaks, CAST(checkpoint AS BLOB), seal FROM audit_heads WHERE tenant = ? AND environment = ?"
+_KEEP = "INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)"
+_EXTEND = (
+    "UPDATE audit_heads SET size = ?, peaks = ?, checkpoint = ?, seal = ? WHERE tenant = ? AND environment = ? "
+    "AND seal = ? AND size = ? AND peaks = ? AND checkpoint = ?"
+)
+_MOVE = (
+    "INSERT INTO audit_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size, "
+    "peaks = excluded.peaks, checkpoint = excluded.checkpoint, seal = excluded.seal"
+)
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Where a scope's log ends. ``checkpoint`` is the newest signed one, as text; empty before the first."""
+
+    tree: Tree
+    checkpoint: str = ""
+
+
+class AuditLog:
+    """Repository of audit records.
+
+    Args:
+        database: the catalog.
+        secret: the server's secret (``secret.load_secret``).
+    """
+
+    def __init__(self, database: Database, secret: bytes) -> None:
+        self.database = database
+        self._secret = secret
+        # The heads that this process left. One that another process moved, that was undone or changed is not extended
+        # by mistake: it is told by comparing the whole row while writing.
+        self._left: dict[Scope, tuple[Head, tuple[Any, ...]]] = {}
+
+    def append(
+        self,
+        scope: Scope,
+        principal: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        originator: str | None = None,
+        outcome: Outcome = "done",
+        within: Connection | None = None,
+    ) -> AuditEntry:
+        """Record an act; on disk when this returns, or with the transaction of ``within``.
+
+        Args:
+            principal: who did it; ``originator`` is the user on whose behalf.
+            detail: names of ``audit_record.ALLOWED``; the values of others are left out.
+
+        Raises:
+            InvalidInputError: a name is too long.
+            CorruptionError: the log's head is damaged.
+        """
+        one = self.act(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
+        with self.database.writing(within) as connection:
+            (made,) = self.append_all([one], within=connection)
+        return audit_record.entry(scope, made)
+
+    def act(
+        self,
+        scope: Scope,
+        principal: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        originator: str | None = None,
+        outcome: Outcome = "done",
+    ) -> Act:
+        """An act of now, checked; it is not in the log yet."""
+        now = microseconds(self.database.clock.now())
+        return act(scope, now, principal, action, subject, detail, originator=originator, outcome=outcome)
+
+    def append_with_commit(self, one: Act) -> None:
+        """Record an act with the write transaction that is open in this thread: all of it in one append, right before
+        the commit, which fails when the log is damaged."""
+        self.database.gather(self._append_gathered, one)
+
+    def _append_gathered(self, acts: Sequence[Act], connection: Connection) -> None:
+        self.append_all(acts, within=connection)
+
+    def append_all(self, acts: Sequence[Act], *, within: Connection) -> builtins.list[Row]:
+        """Record acts in their order, in one transaction.
+
+        Raises:
+            CorruptionError: a log's head is damaged; nothing may be committed then.
+        """
+        scopes: dict[Scope, builtins.list[Act]] = {}
+        for one in acts:
+            scopes.setdefault(one.scope, []).append(one)
+        made: builtins.list[Row] = []
+        for scope, group in scopes.items():
+            rows, nodes = self._extend(scope, group, within)
+            within.exec_driver_sql(*insertion(self.database, scope, rows))
+            if nodes:
+                owner = (scope.tenant, scope.environment)
+                within.exec_driver_sql(_KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
+            made += rows
+        return made
+
+    def _extend(
+        self, scope: Scope, group: Sequence[Act], within: Connection
+    ) -> tuple[builtins.list[Row], builtins.list[Node]]:
+        """Move the head over these acts; their rows and nodes, which are to be written then."""
+        left = self._left.get(scope)
+        if left is not None:
+            rows, nodes, head = _extended(left[0], group)
+            if self._move(scope, head, within, since=left[1]):
+                return rows, nodes
+        rows, nodes, head = _extended(self.head(scope, within=within), group)
+        self._move(scope, head, within)
+        return rows, nodes
+
+    def head(self, scope: Scope, *, within: Connection | None = None) -> Head:
+        """Where the log ends.
+
+        Raises:
+            CorruptionError: the head is damaged, or not sealed with this server's secret.
+        """
+        with self.database.reading(within) as connection:
+            found = connection.exec_driver_sql(_HEAD, (scope.tenant, scope.environment)).first()
+            if found is None and within is not None and self._has_entries(scope, connection):
+                raise _damaged(scope, "there are records and no head")
+        if found is None:
+            return Head(Tree())
+        size, peaks, checkpoint, seal = found
+        try:
+            head = Head(Tree(size, _peaks(peaks)), checkpoint.decode())
+        except UnicodeDecodeError:
+            raise _damaged(scope, "its checkpoint is no text") from None
+        if len(head.tree.peaks) != int(size).bit_count() or not hmac.compare_digest(seal, self.seal(scope, head)):
+            raise _damaged(scope, "its head is not as this server left it")
+        return head
+
+    def seal(self, scope: Scope, head: Head) -> bytes:
+        """What the head is sealed with: HMAC-SHA-256 over scope, size, peaks and checkpoint."""
+        peaks = b"".join(head.tree.peaks).hex()
+        return hmac.digest(
+            self._secret,
+            canonical(["audit head", scope.tenant, scope.environment, head.tree.size, peaks, head.checkpoint]),
+            "sha256",
+        )
+
+    def set_checkpoint(self, scope: Scope, checkpoint: str, *, within: Connection | None = None) -> None:
+        """Keep the newest signed checkpoint with the head."""
+        with self.database.writing(within) as connection:
+            self._move(scope, Head(self.head(scope, within=connection).tree, checkpoint), connection)
+
+    def scopes(self, *, headless: bool = False) -> builtins.list[Scope]:
+        """Every scope that has a log; ``headless`` ones too, whose head is gone (this reads every record's key)."""
+        tables = (schema.audit_heads, *((schema.audit_entries, schema.audit_nodes) if headless else ()))
+        found: set[Scope] = set()
+        with self.database.read() as connection:
+            for table in tables:
+                of = select(cast(table.c.tenant, LargeBinary), cast(table.c.environment, LargeBinary)).distinct()
+                for tenant, environment in connection.execute(of):
+                    # A row whose scope is no name was moved there: it is missed where it belongs.
+                    with contextlib.suppress(InvalidInputError, UnicodeDecodeError):
+                        found.add(Scope(tenant.decode(), environment.decode()))
+        return sorted(found)
+
+    def list(
+        self,
+        scope: Scope,
+        *,
+        before: int | None = None,
+        limit: int = 50,
+        action: str | None = None,
+        within: Connection | None = None,
+    ) -> builtins.list[AuditEntry]:
+        """Records with ``sequence < before``, latest first."""
+        return self.query(scope, AuditFilter(action=action, before=before, limit=limit), within=within)
+
+    def query(
+        self, scope: Scope, wanted: AuditFilter, *, within: Connection | None = None
+    ) -> builtins.list[AuditEntry]:
+        """Who saw or changed what, latest first."""
+        with self.database.reading(within) as connection:
+            return entries(self.database, connection, scope, wanted)
+
+    def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
+        """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
+
+        What was done stays provable, and that something was erased too. The erased bytes leave the disk with the next
+        ``Database.truncate_log``.
+
+        Returns:
+            In how many places it stood.
+
+        Raises:
+            InvalidInputError: who erases is the one who is erased.
+        """
+        if principal == name:
+            raise InvalidInputError(
+                "Nobody erases themselves.", where="principal", next_step="Ask somebody else to do it."
+            )
+        table, erased = schema.audit_entries, 0
+        name = audit_record.written(name)
+        quoted = canonical(name).decode()[1:-1]
+        word = re.compile(rf"(?<![\w.@+-]){re.escape(quoted)}(?![\w@+-])")
+        with self.database.transaction() as connection:
+            for field in audit_record.FIELDS:
+                stands = table.c[field] == name
+                if field == "originator":
+                    stands = of_user(self.database, scope, name)
+                if field == "detail":
+                    stands = (func.instr(table.c.detail, quoted) > 0) & (table.c.action != ERASE)
+                statement = select(*COLUMNS).where(schema.owned(table, scope), stands)
+                for found in connection.execute(statement).all():
+                    row = loaded(self.database, scope, found)
+                    if field == "detail" and word.search(row.detail or "") is None:
+                        continue
+                    kept = dict(zip(_NAMES, audit_record.commitments(row), strict=True))
+                    gone = set(audit_record.gone(row))
+                    connection.execute(
+                        update(table)
+                        .where(schema.owned(table, scope), table.c.sequence == row.sequence)
+                        .values(
+                            {
+                                field: None,
+                                f"{field}_salt": None,
+                                "erased": canonical({one: kept[one] for one in (*gone, field)}),
+                                **({"originator_sealed": None} if field == "originator" else {}),
+                            }
+                        )
+                    )
+                    erased += 1
+            if erased:
+                detail = {"count": erased, "reason": reason}
+                self.append(scope, principal, ERASE, "erased", detail, within=connection)
+        return erased
+
+    def kept(self, scope: Scope, connection: Connection) -> Kept:
+        """Reads kept nodes of the scope's tree."""
+        entries_, nodes = schema.audit_entries, schema.audit_nodes
+
+        def read(level: int, start: int, end: int) -> builtins.list[bytes]:
+            if level == 0:
+                statement = select(entries_.c.leaf).where(
+                    schema.owned(entries_, scope), entries_.c.sequence >= start, entries_.c.sequence < end
+                )
+                found = connection.execute(statement.order_by(entries_.c.sequence)).scalars().all()
+            else:
+                statement = select(nodes.c.hash).where(
+                    schema.owned(nodes, scope),
+                    nodes.c.level == level,
+                    nodes.c.position >= start,
+                    nodes.c.position < end,
+                )
+                found = connection.execute(statement.order_by(nodes.c.position)).scalars().all()
+            if len(found) != end - start:
+                raise _damaged(scope, f"a node of level {level} between {start} and {end} is missing")
+            return [*found]
+
+        return read
+
+    def _move(self, scope: Scope, head: Head, connection: Connection, *, since: tuple[Any, ...] | None = None) -> bool:
+        """Write the head; given the row that it stood in ``since`` (seal, size, peaks, checkpoint), only over that one.
+
+        Returns:
+            Whether it was written.
+        """
+        size, peaks, seal = head.tree.size, b"".join(head.tree.peaks), self.seal(scope, head)
+        owner = (scope.tenant, scope.environment)
+        if since is None:
+            connection.exec_driver_sql(_MOVE, (*owner, size, peaks, head.checkpoint, seal))
+        elif not connection.exec_driver_sql(_EXTEND, (size, peaks, head.checkpoint, seal, *owner, *since)).rowcount:
+            return False
+        self._left[scope] = (head, (seal, size, peaks, head.checkpoint))
+        return True
+
+    def _has_entries(self, scope: Scope, connection: Connection) -> bool:
+        table = schema.audit_entries
+        return (
+            connection.execute(select(table.c.sequence).where(schema.owned(table, scope)).limit(1)).first() is not None
+        )
+
+
+def _extended(head: Head, group: Sequence[Act]) -> tuple[builtins.list[Row], builtins.list[Node], Head]:
+    rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
+    tree, nodes = head.tree.extended(one.leaf for one in rows)
+    return rows, nodes, Head(tree, head.checkpoint)
+
+
+def _peaks(content: bytes) -> tuple[bytes, ...]:
+    return tuple(content[start : start + _PEAK] for start in range(0, len(content), _PEAK))
+
+
+def _damaged(scope: Scope, what: str) -> CorruptionError:
+    return CorruptionError(
+        f"The audit log of {scope} is damaged: {what}.",
+        where="audit",
+        next_step="Nothing is recorded in it until it is mended: run `antiphon audit verify`, then restore a backup.",
+    )

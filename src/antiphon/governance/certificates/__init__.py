@@ -1,0 +1,1 @@
+"""TLS certificates of a project and of its own authority."""

@@ -1,0 +1,1 @@
+"""Data keys, what wraps them, and payloads sealed with them."""

@@ -1,0 +1,160 @@
+"""Wrapping keys in a key service over HTTP.
+
+``POST URL/wrap`` ``{"plaintext", "context"}`` → ``{"key_id", "ciphertext"}``; ``POST URL/unwrap`` ``{"key_id",
+"ciphertext", "context"}`` → ``{"plaintext"}``; ``POST URL/rotate`` ``{}`` → ``{"key_id"}``. Bytes are base64. Every
+request carries a bearer token, is bounded in time, and is repeated when the service is away: each is idempotent but
+``rotate``, which is sent once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
+from antiphon.core.http_client import HttpClient, ResponseError
+from antiphon.governance.encryption.key_provider import WrappedKey, unknown_wrapping_key
+
+_PROBE = b"antiphon probe"
+_MOST_BYTES = 65_536
+
+
+class _Wrapped(msgspec.Struct, frozen=True):
+    key_id: str
+    ciphertext: str
+
+
+class _Unwrapped(msgspec.Struct, frozen=True):
+    plaintext: str
+
+
+class _Rotated(msgspec.Struct, frozen=True):
+    key_id: str
+
+
+class KmsKeys:
+    """A key service.
+
+    Args:
+        url: its base; ``http`` only on this machine.
+        token: the bearer token.
+        timeout: seconds one request may take.
+        attempts: how often a request is sent while the service is away.
+        pause: waits between attempts.
+    """
+
+    name = "kms"
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = 5.0,
+        attempts: int = 3,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._client = HttpClient(
+            self._url,
+            where="encryption.url",
+            secret=True,
+            timeout=timeout,
+            most_bytes=_MOST_BYTES,
+            headers={"authorization": f"Bearer {token}"},
+        )
+        self._attempts = attempts
+        self._pause = pause
+
+    def current(self) -> str:
+        # A service tells which key is current by using it.
+        return self.wrap(bytes(32), _PROBE).wrapping_key
+
+    def wrap(self, key: bytes, context: bytes) -> WrappedKey:
+        answer = self._post("wrap", {"plaintext": _text(key), "context": _text(context)}, _Wrapped)
+        return WrappedKey(answer.key_id, answer.ciphertext.encode())
+
+    def unwrap(self, wrapped: WrappedKey, context: bytes) -> bytes:
+        body = {"key_id": wrapped.wrapping_key, "ciphertext": wrapped.content.decode(), "context": _text(context)}
+        answer = self._post("unwrap", body, _Unwrapped, wrapped.wrapping_key)
+        try:
+            return base64.b64decode(answer.plaintext, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise self._nonsense("unwrap") from error
+
+    def rotate(self) -> str:
+        rotated: _Rotated = self._post("rotate", {}, _Rotated, attempts=1)
+        return rotated.key_id
+
+    def retire(self, wrapping_key: str) -> None:
+        """The service's owner retires its keys."""
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def _post(
+        self, path: str, body: dict[str, str], kind: Any, wrapping_key: str | None = None, attempts: int | None = None
+    ) -> Any:
+        why = ""
+        for attempt in range(attempts or self._attempts):
+            if attempt:
+                self._pause(0.1 * 4**attempt)
+            try:
+                response = self._client.post(f"/{path}", body, repeat=path != "rotate")
+            except ResponseError as error:
+                raise self._nonsense(path) from error
+            except OSError as error:
+                why = type(error).__name__
+                continue
+            if response.status >= 500 or response.status == 429:
+                why = f"status {response.status}"
+                continue
+            return self._understood(path, response.status, response.body, kind, wrapping_key)
+        raise UnavailableError(
+            f"The key service does not answer ({why}).",
+            where=f"{self._url}/{path}",
+            next_step="Keys that a process already holds go on working; new ones wait for the service.",
+        )
+
+    def _understood(self, path: str, status: int, content: bytes, kind: Any, wrapping_key: str | None) -> Any:
+        where = f"{self._url}/{path}"
+        if status in (401, 403):
+            raise SetupError(
+                "The key service refuses this project's token.", where=where, next_step="Renew [encryption] secret."
+            )
+        if status == 404 and wrapping_key is not None:
+            raise unknown_wrapping_key(wrapping_key, where, "Restore the key in the key service.")
+        if status == 400 and path == "unwrap":
+            raise CorruptionError(
+                f"The key service refuses a data key wrapped by {wrapping_key}.",
+                where=where,
+                next_step="Its row was changed or moved: restore the catalog from a backup.",
+            )
+        if status in (404, 405) and path == "rotate":
+            raise InvalidInputError(
+                "The key service rotates its keys by itself.", where=where,
+                next_step="Rotate there, then run `antiphon encryption rewrap`.",
+            )  # fmt: skip
+        if status != 200:
+            raise SetupError(f"The key service answers with status {status}.", where=where, next_step="See its log.")
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.DecodeError as error:
+            raise self._nonsense(path) from error
+
+    def _nonsense(self, path: str) -> SetupError:
+        return SetupError(
+            "The key service's answer cannot be read.",
+            where=f"{self._url}/{path}",
+            next_step="docs/encryption.md states what it must answer.",
+        )
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()

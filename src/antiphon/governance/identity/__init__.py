@@ -1,0 +1,1 @@
+"""Principals, their credentials, and how much each may use."""

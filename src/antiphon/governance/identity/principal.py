@@ -1,0 +1,225 @@
+"""Who asks, as a value: a principal, what its credential is confined to, and for whom it may speak.
+
+Invariant: a credential never gives more than its principal's role. :meth:`Limits.refusal` is asked by the decider
+before any policy, so that what a key is not for is denied everywhere in one way and explained like a policy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from antiphon.core.errors import ForbiddenError, InvalidInputError
+from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
+
+Role = Literal["admin", "engineer", "service", "viewer"]
+Kind = Literal["person", "service"]
+Clearance = Literal["public", "internal", "confidential", "restricted"]
+
+ORIGINATE = "originate"
+"""What a key must be for, if it is confined to some actions, to name the user on whose behalf it asks."""
+
+KEY_SCOPE = "key-scope"
+"""Stands where a policy's id would, when the key itself is not for what was asked."""
+
+TOKEN = "token:"
+"""How the id of a token's principal begins: ``token:ISSUER#SUBJECT``."""
+
+TERMINAL = "@terminal"
+"""How the id of whoever is at the terminal ends."""
+
+REVOKED = "credential-revoked"
+"""Stands there when the key was revoked, or its principal disabled, after work in its name was ordered."""
+
+_ORIGINATING_ROLES = frozenset({"admin", "engineer", "service"})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
+# OpenAI's `user` is whatever its sender calls a user; only what could break a line or hide in one is refused.
+_ORIGINATOR = re.compile(r"[^\W_][!-~]{0,127}\Z", re.ASCII)
+_TOKEN = re.compile(r"token:[A-Za-z0-9._:/~-]{1,255}#[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
+_RESOURCE = re.compile(r"[a-z]{1,32}/(\*|[^\s/*]{1,200})\Z")
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one credential is for, beside what its principal's role permits.
+
+    Attributes:
+        actions: policy actions, and ``originate``; empty is every one.
+        resources: ``kind/name`` or ``kind/*``, such as ``application/flight-desk``; empty is every one.
+    """
+
+    actions: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+
+    def refusal(self, action: str, resource: str) -> str | None:
+        """Why the credential is not for this, or ``None`` when it is."""
+        if self.actions and action not in self.actions:
+            return f"its key is only for {', '.join(self.actions)}"
+        if (
+            self.resources
+            and resource not in self.resources
+            and f"{resource.partition('/')[0]}/*" not in self.resources
+        ):
+            return f"its key is only for {', '.join(self.resources)}"
+        return None
+
+    def covers(self, other: Limits) -> bool:
+        """Whether whatever the other is for, this is for too."""
+        return _covers(self.actions, other.actions, lambda one: one in self.actions) and _covers(
+            self.resources,
+            other.resources,
+            lambda one: one in self.resources or f"{one.partition('/')[0]}/*" in self.resources,
+        )
+
+
+def _covers(own: tuple[str, ...], others: tuple[str, ...], holds: Callable[[str], bool]) -> bool:
+    return not own or (bool(others) and all(holds(one) for one in others))
+
+
+NO_LIMITS = Limits()
+
+
+def check_grant(granting: Limits, granted: Limits) -> None:
+    """Refuse to give by a key what that key is not for itself: it would be a way out of its limits.
+
+    Raises:
+        ForbiddenError: the granting key is confined more than the one it would make.
+    """
+    if not granting.covers(granted):
+        raise ForbiddenError(
+            "A key cannot make a key that is for more than itself.",
+            where="limits",
+            next_step="Confine the new key at least as much, or use a key that is not confined.",
+        )
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Somebody or something that may ask. ``id`` is the name its keys were made for.
+
+    Attributes:
+        clearance: the most sensitive features it may see.
+        limits: of the credential it came with.
+        credential: the id of its key, ``token`` for a JWT, empty for what needs none (a command at the terminal).
+        allowance: what its key may use; only keys have quotas.
+    """
+
+    id: str
+    tenant: str
+    role: Role
+    kind: Kind = "service"
+    clearance: Clearance = "internal"
+    limits: Limits = NO_LIMITS
+    credential: str = ""
+    allowance: Allowance = NO_ALLOWANCE
+
+    @property
+    def originates(self) -> bool:
+        """Whether it may name the user on whose behalf it asks."""
+        actions = self.limits.actions
+        return self.role in _ORIGINATING_ROLES and (not actions or ORIGINATE in actions)
+
+
+def token_principal(issuer: str, subject: str) -> str:
+    """The id of whom an issuer's token names: it carries the issuer, so that no key's principal is ever the same."""
+    return f"{TOKEN}{issuer.partition('://')[2].rstrip('/') or issuer}#{subject}"
+
+
+def subject_of(principal: str) -> str | None:
+    """The subject in the id of a token's principal; ``None`` for a key's."""
+    return principal.partition("#")[2] if principal.startswith(TOKEN) else None
+
+
+def reserved(name: str) -> str | None:
+    """For whom a name is kept that no key may have; ``None``: it is free."""
+    if name.startswith(TOKEN):
+        return "tokens of an issuer"
+    return "whoever is at the terminal" if name.endswith(TERMINAL) else None
+
+
+def check_key_name(name: str) -> None:
+    """Refuse a principal's name that no key may speak for.
+
+    Raises:
+        InvalidInputError: it is kept for identities that have no keys.
+    """
+    if (kept := reserved(name)) is not None:
+        raise InvalidInputError(
+            f"{name!r} is kept for {kept}: no key is made for it.",
+            where="name",
+            next_step=f"Use a name that does not begin with {TOKEN!r} and does not end in {TERMINAL!r}.",
+        )
+
+
+def check_name(name: str, where: str = "name") -> None:
+    """Refuse what is not a principal's name, or the id of a token's.
+
+    Raises:
+        InvalidInputError: says which characters a name may have.
+    """
+    if _TOKEN.match(name):
+        return
+    if not _NAME.match(name):
+        raise InvalidInputError(
+            "The given name is not a principal's name." if len(name) > 128 else f"{name!r} is not a principal's name.",
+            where=where,
+            next_step="Use letters, digits and @ . _ : | + -, at most 128, first a letter or digit.",
+        )
+
+
+def check_limits(limits: Limits, actions: frozenset[str]) -> None:
+    """Refuse limits that could never match.
+
+    Args:
+        actions: what policy knows.
+
+    Raises:
+        InvalidInputError: an unknown action, or a resource that is not ``kind/name``.
+    """
+    known = actions | {ORIGINATE}
+    for action in limits.actions:
+        if action not in known:
+            raise InvalidInputError(
+                f"{action!r} is not an action.", where="actions", next_step=f"Use some of {', '.join(sorted(known))}."
+            )
+    for resource in limits.resources:
+        if not _RESOURCE.match(resource):
+            raise InvalidInputError(
+                f"{resource!r} is not a resource.",
+                where="resources",
+                next_step="Write kind/name or kind/*, such as application/flight-desk or stream/*.",
+            )
+
+
+def originator(principal: Principal, *named: str | None) -> str | None:
+    """The user on whose behalf a principal asks. It grants nothing: it stands in receipts, audit and policy context.
+
+    Args:
+        named: where a request may name one, in order (a header, a field of the body); all that do must agree.
+
+    Raises:
+        ForbiddenError: the principal may not speak for others.
+        InvalidInputError: the name is malformed, or two places name two users.
+    """
+    given = {name for name in named if name is not None}
+    if not given:
+        return None
+    if not principal.originates:
+        raise ForbiddenError(
+            f"{principal.id} ({principal.role}) may not ask on behalf of another user.",
+            where="user",
+            next_step=f"Leave the user out, or ask an administrator for a key that is for {ORIGINATE!r}.",
+        )
+    if len(given) > 1:
+        raise InvalidInputError(
+            "X-Antiphon-User and `user` name two users.", where="user", next_step="Send one of them, or the same twice."
+        )
+    name = given.pop()
+    if not _ORIGINATOR.match(name):
+        raise InvalidInputError(
+            "The value of X-Antiphon-User or `user` is not a user's name.",
+            where="user",
+            next_step="Use at most 128 visible ASCII characters without spaces, first a letter or digit.",
+        )
+    return name

@@ -1,0 +1,84 @@
+"""What a change of policies changes: the text, and the decisions about test cases and about recent requests."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from antiphon.core.ids import canonical
+from antiphon.governance.policy.cases import context_of
+from antiphon.governance.policy.document import PolicyCase, PolicyDocument
+from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.recent_requests import Asked
+from antiphon.governance.policy.request import Decision
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A request that is decided otherwise: ``what`` describes it, ``origin`` says where it came from."""
+
+    what: str
+    origin: Literal["case", "recent"]
+    before: Decision
+    after: Decision
+
+    @property
+    def sentence(self) -> str:
+        """The change in words."""
+        was, now = ("allowed" if said.allowed else "denied" for said in (self.before, self.after))
+        masked = "" if self.before.masked == self.after.masked else f", masked {', '.join(self.after.masked) or 'none'}"
+        return f"{self.what}: {was} ({self.before.reason}) → {now} ({self.after.reason}){masked}"
+
+
+class PolicyDiff(msgspec.Struct, frozen=True):
+    """What differs between two documents. ``text`` is a unified diff; ``tried`` is how often both decided."""
+
+    before: str
+    after: str
+    text: str
+    changed: tuple[Changed, ...]
+    tried: int
+
+
+def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Asked] = ()) -> PolicyDiff:
+    """Decide everything with both.
+
+    Raises:
+        InvalidInputError: one of them does not parse or does not fit the schema.
+    """
+    old, new = Decider(before), Decider(after)
+    cases: dict[str, PolicyCase] = {case.name: case for document in (before, after) for case in document.cases}
+    changed: list[Changed] = []
+    tried = 0
+    for case in cases.values():
+        tried += 1
+        asked = (case.principal.principal(), case.action, case.resource.resource(), context_of(case))
+        said = old.decide(*asked), new.decide(*asked)
+        if _differs(*said):
+            changed.append(Changed(case.name, "case", *said))
+    for one in recent:
+        tried += 1
+        said = (
+            old.decide(one.principal, one.action, one.resource, one.context),
+            new.decide(one.principal, one.action, one.resource, one.context),
+        )
+        if _differs(*said):
+            what = f"{one.principal.id} ({one.principal.role}) {one.action} {one.resource}"
+            changed.append(Changed(what, "recent", *said))
+    return PolicyDiff(old.digest, new.digest, text_diff(before, after), tuple(changed), tried)
+
+
+def text_diff(before: PolicyDocument, after: PolicyDocument) -> str:
+    """A unified diff of policies and attributes; empty when they are the same."""
+    return "\n".join(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))
+
+
+def _lines(document: PolicyDocument) -> list[str]:
+    attributes = [f"# {name}: {canonical(tags).decode()}" for name, tags in sorted(document.attributes.items())]
+    return [*document.cedar.splitlines(), *attributes]
+
+
+def _differs(before: Decision, after: Decision) -> bool:
+    return before.allowed != after.allowed or before.masked != after.masked

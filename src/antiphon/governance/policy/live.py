@@ -1,0 +1,129 @@
+"""The policies in force as a process sees them: parsed once, renewed by a lease.
+
+Invariants: a version that was approved decides in every process that reaches the catalog within :data:`LEASE_SECONDS`.
+One that does not reach it decides by what it knows for at most ``bound`` seconds, then denies by raising. What somebody
+asked is decided by one version from beginning to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any, Protocol
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.leases import Leases, Renewer
+from antiphon.core.scope import Scope
+from antiphon.governance.identity.principal import Principal
+from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.request import Decision, Resource
+from antiphon.governance.policy.versions import PolicyVersion
+
+LEASE_SECONDS = 0.25
+BOUND_SECONDS = 30.0
+_MOST_REMEMBERED = 256
+
+
+class Versions(Protocol):
+    """Where the truth about policies is (``policy_sets.PolicySets``)."""
+
+    def in_force_number(self, scope: Scope) -> int | None: ...
+    def get(self, scope: Scope, number: int) -> PolicyVersion: ...
+
+
+class _Leased(msgspec.Struct, frozen=True):
+    number: int | None
+    decider: Decider
+
+
+class LivePolicies:
+    """Decides by the policies in force in a principal's tenant. Safe to share between threads.
+
+    Args:
+        versions: where the truth is.
+        clock: only its monotonic reading is used.
+        scope: whose policies :attr:`digest` is of; its environment is every request's.
+        bound: for how many seconds known policies are believed while the catalog is away.
+        renewer: reads again which are in force before a lease ends.
+    """
+
+    def __init__(
+        self,
+        versions: Versions,
+        clock: Clock,
+        scope: Scope,
+        *,
+        bound: float = BOUND_SECONDS,
+        renewer: Renewer | None = None,
+    ) -> None:
+        self._versions = versions
+        self._scope = scope
+        self._leases: Leases[str, _Leased] = Leases(
+            clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of the policies in force in the own scope: what a release pins.
+
+        Raises:
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
+        """
+        return self.decider().digest
+
+    def decider(self, tenant: str | None = None) -> Decider:
+        """The decider in force in a tenant, the own one by default.
+
+        Raises:
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
+        """
+        tenant = self._scope.tenant if tenant is None else tenant
+        leased = self._leases.look(tenant, partial(self._read, tenant))
+        assert leased is not None
+        return leased.decider
+
+    def decide(
+        self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
+    ) -> Decision:
+        """As :meth:`Decider.decide`, by the policies in force; the environment is this process's.
+
+        Raises:
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
+        """
+        return self.decider(principal.tenant).decide(principal, action, resource, self._here(context))
+
+    def require(
+        self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
+    ) -> Decision:
+        """As :meth:`Decider.require`, by the policies in force.
+
+        Raises:
+            ForbiddenError: the decision is to deny.
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
+        """
+        return self.decider(principal.tenant).require(principal, action, resource, self._here(context))
+
+    def forget(self) -> None:
+        """Ask the catalog at the next request, for a process that approved policies itself."""
+        self._leases.forget()
+
+    def _here(self, context: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        if context is not None and context.get("environment") == self._scope.environment:
+            return context
+        return {**(context or {}), "environment": self._scope.environment}
+
+    def _read(self, tenant: str) -> _Leased:
+        scope = Scope(tenant, self._scope.environment)
+        number, before = self._versions.in_force_number(scope), self._leases.last(tenant)
+        if before is not None and before.number == number:
+            return before
+        if number is None:
+            return _Leased(None, _default())
+        return _Leased(number, Decider(self._versions.get(scope, number).document))
+
+
+@cache
+def _default() -> Decider:
+    return Decider()
