@@ -2,9 +2,9 @@
 
 Run ``python -m benchmarks.batches.batch_order --size ci|demo|full [--record]``: tables, then one JSON line.
 
-The engine's own step loop, lanes and kept prefixes run under a virtual clock with the calibrated costs of a small model
-on two cores (``benchmarks.colocation``); the order of rows and jobs, the gauge and the estimates are the product's own.
-Beside them run conversations of the Azure trace of 2023, whose rate changes every twenty minutes.
+The engine's own step loop, executors and kept prefixes run under a virtual clock with the calibrated costs of a small
+model on two cores (``benchmarks.colocation``); the order of rows and jobs, the gauge and the estimates are the
+product's own. Beside them run conversations of the Azure trace of 2023, whose rate changes every twenty minutes.
 
 - *Prefixes*: one job whose lines take turns among system prompts, of which the engine can keep a quarter. Prompt tokens
   computed, beside the least that has to be computed (each beginning once, up to the last whole chunk).
@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.colocation import calibration as calibrations
 from benchmarks.colocation.calibration import Calibration
 from benchmarks.colocation.policies import ours
-from benchmarks.colocation.simulator import Costed, VirtualClock, _Inbox
+from benchmarks.colocation.simulator import Costed, Inbox, VirtualClock
 from benchmarks.colocation.traces import Request, Scaling, arrivals
 from msgspec.structs import replace
 
@@ -44,9 +44,9 @@ from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Supplied, Usage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
-from antiphon.engine.execution.executor import Emission
-from antiphon.engine.execution.prefix_cache import chain_of
-from antiphon.engine.execution.runtime import Kept
+from antiphon.engine.execution.model_executor import Emission
+from antiphon.engine.execution.prefix_cache import hash_prefixes
+from antiphon.engine.execution.runtime import SequenceState
 from antiphon.engine.execution.sequence import Sequence as Generation
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
@@ -70,14 +70,14 @@ Rule = Callable[[Sequence[Claim], Turned, float], Claim]
 class LargeStates(Costed):
     """Kept states are as large as the model's: the engine can keep as many as it could in reality."""
 
-    def keep(self, slot: int) -> Kept:
+    def copy_state(self, slot: int) -> SequenceState:
         held = self._held[slot]
-        super().keep(slot)
+        super().copy_state(slot)
         return np.broadcast_to(np.uint8(0), (held * KEPT_BYTES_A_TOKEN,))
 
-    def restore(self, slot: int, kept: Kept) -> None:
-        held = len(kept) // KEPT_BYTES_A_TOKEN
-        super().restore(slot, np.frombuffer(held.to_bytes(8, "big"), dtype=np.uint8))
+    def restore_state(self, slot: int, state: SequenceState) -> None:
+        held = len(state) // KEPT_BYTES_A_TOKEN
+        super().restore_state(slot, np.frombuffer(held.to_bytes(8, "big"), dtype=np.uint8))
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,13 @@ class Run:
         self._stopped = False
         self.outcome = Outcome()
         runtime = LargeStates(calibration, self.clock, np.random.default_rng(1))
-        inbox: Any = _Inbox(self.clock, inf, self._more)
+        inbox = Inbox(self.clock, inf, self._more)
         self.loop = ours(LEVEL).loop(runtime, self.clock, self._told, inbox)
 
     def go(self) -> Outcome:
         """Run until every job has ended."""
         self.loop.run()
-        counters = self.loop.lanes[0].counters
+        counters = self.loop.executors[0].counters
         self.outcome.reused = counters.reused_prefix_tokens
         return self.outcome
 
@@ -283,13 +283,13 @@ class Run:
     def _submit(self, ticket: int, prompt: Sequence[int], tokens: int, priority: Priority, at: float) -> None:
         level = LEVEL if priority == "online" else None
         wanted = GenerationRequest(str(ticket), "costed", "", tokens, priority=priority, level=level, ignore_end=True)
-        lane = self.loop.lanes[0]
-        chain = chain_of(prompt, lane.runtime.layout.chunk_tokens)
+        executor = self.loop.executors[0]
+        chain = hash_prefixes(prompt, executor.runtime.layout.chunk_tokens)
         self.loop.submit(
-            lane,
+            executor,
             Generation(
                 ticket=ticket, request=wanted, prompt=list(prompt), forced=[], constraint=None,
-                vocabulary=lane.runtime.vocabulary, chain=chain, arrived=at,
+                vocabulary=executor.runtime.vocabulary, prefix_hashes=chain, arrived=at,
             ),
         )  # fmt: skip
 
@@ -367,7 +367,7 @@ def computed_limit(order: Order, chunk: int) -> int:
     seen = set[bytes]()
     total = 0
     for prompt in order.prompts:
-        digests = chain_of(prompt, chunk).digests
+        digests = hash_prefixes(prompt, chunk).digests
         shared = sum(1 for digest in digests if digest in seen)
         seen.update(digests)
         total += len(prompt) - shared * chunk

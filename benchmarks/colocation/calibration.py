@@ -219,7 +219,7 @@ def measure(
     for position in range(0, max(contexts), layout.chunk_tokens):
         runtime.feed(0, position, tokens[position : position + layout.chunk_tokens], False)
         if position + layout.chunk_tokens in contexts:
-            states[position + layout.chunk_tokens] = runtime.keep(0)
+            states[position + layout.chunk_tokens] = runtime.copy_state(0)
     measured = _Measured()
     ends, rounds = time.monotonic() + seconds, 0
     while rounds < 2 or time.monotonic() < ends:
@@ -228,7 +228,7 @@ def measure(
             if kind == "decode":
                 for slot in range(size):
                     begin = time.perf_counter()
-                    runtime.restore(slot, states[context])
+                    runtime.restore_state(slot, states[context])
                     measured.samples.setdefault(("move", 1, context), []).append(time.perf_counter() - begin)
                 for after in range(3):
                     positions = [context + after] * size
@@ -238,7 +238,7 @@ def measure(
             else:
                 runtime.drop(0)
                 if context:
-                    runtime.restore(0, states[context])
+                    runtime.restore_state(0, states[context])
                 fed = tokens[context : context + size]
                 measured.time((kind, size, context), partial(runtime.feed, 0, context, fed, True))
         rounds += 1

@@ -34,7 +34,7 @@ async def _serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     planner = named(options.policy).make().planner
-    engine = await LocalEngine({options.model: _runtime(options)}, planner=planner, lane=Insistent).start()
+    engine = await LocalEngine({options.model: _runtime(options)}, planner=planner, executor=Insistent).start()
     await serve(engine, options.socket, stop)
 
 

@@ -1,22 +1,24 @@
 """Who runs next: the policies that are compared.
 
 A policy is a function of the scheduler's state with the signature of
-:func:`antiphon.engine.scheduling.scheduler.plan`, carried out by the engine's own lane; the online part of every plan
-is the engine's own too. So a comparison differs in what batch may do and in nothing else. ``ours`` is the engine
+:func:`antiphon.engine.scheduling.scheduler.plan`, carried out by the engine's own executor; the online part of every
+plan is the engine's own too. So a comparison differs in what batch may do and in nothing else. ``ours`` is the engine
 untouched. Calls of the others are never given up for who
 arrives: that is a part of ours, and no peer does it.
 """
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from antiphon.engine.execution.executor import Emission, Lane
+from antiphon.engine.execution.model_executor import Emission, ModelExecutor
 from antiphon.engine.execution.runtime import Runtime
-from antiphon.engine.execution.step_loop import Inbox, StepLoop
-from antiphon.engine.scheduling.scheduler import Budget, Plan, Planner, SequenceView, State, plan
+from antiphon.engine.execution.step_loop import Message, StepLoop
+from antiphon.engine.scheduling.scheduler import plan
 from antiphon.engine.scheduling.service_level import ServiceLevel
+from antiphon.engine.scheduling.state import Planner, SchedulerState, SequenceView, StepBudget, StepPlan
 
 Emit = Callable[[list[Emission]], None]
 Monotonic = Callable[[], float]
@@ -41,19 +43,21 @@ class Policy:
     level: ServiceLevel | None = None
     gives_way: bool = False
 
-    def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit, inbox: Inbox | None = None) -> StepLoop:
-        """A step loop with one lane that follows this policy."""
+    def loop(
+        self, runtime: Runtime, monotonic: Monotonic, emit: Emit, inbox: queue.SimpleQueue[Message] | None = None
+    ) -> StepLoop:
+        """A step loop with one executor that follows this policy."""
         if not self.gives_way:
-            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], Budget(), emit, inbox, monotonic)
-        lane = Lane(runtime, monotonic, planner=self.planner, awaited=lambda: loop.awaited())
-        loop = StepLoop([lane], Budget(), emit, inbox, monotonic)
+            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], StepBudget(), emit, inbox, monotonic)
+        executor = ModelExecutor(runtime, monotonic, planner=self.planner, online_waiting=lambda: loop.online_waiting())
+        loop = StepLoop([executor], StepBudget(), emit, inbox, monotonic)
         return loop
 
 
-class Insistent(Lane):
-    """A lane that ends every call that it began."""
+class Insistent(ModelExecutor):
+    """An executor that ends every call that it began."""
 
-    def give_way(self) -> None:
+    def interrupt_batch(self) -> None:
         pass
 
 
@@ -81,24 +85,24 @@ def online_only(name: str = "online only") -> Policy:
 class Placed:
     """Who is in a slot after a plan's moves."""
 
-    keep: tuple[int, ...]
+    swap_out: tuple[int, ...]
     admit: tuple[int, ...]
     online: tuple[SequenceView, ...]
     batch: tuple[SequenceView, ...]
 
 
-def placed(state: State, most_batch: int) -> Placed:
+def placed(state: SchedulerState, most_batch: int) -> Placed:
     """Slots: online by arrival, over the youngest batch sequences if need be; then batch, oldest first."""
-    resident = [sequence for sequence in state.sequences if sequence.place == "resident"]
-    absent = by_arrival(sequence for sequence in state.sequences if sequence.place != "resident")
+    resident = [sequence for sequence in state.sequences if sequence.residency == "resident"]
+    absent = by_arrival(sequence for sequence in state.sequences if sequence.residency != "resident")
     free = state.slots - len(resident)
     evictable = by_arrival(sequence for sequence in resident if sequence.priority == "batch")
-    keep: list[int] = []
+    swap_out: list[int] = []
     admit: list[SequenceView] = []
     for sequence in absent:
         if sequence.priority == "online":
             if free == 0 and evictable:
-                keep.append(evictable.pop().ticket)
+                swap_out.append(evictable.pop().ticket)
                 free += 1
             if free == 0:
                 break
@@ -106,26 +110,26 @@ def placed(state: State, most_batch: int) -> Placed:
             free -= 1
     waiting = [sequence for sequence in absent if sequence.priority == "batch"]
     admit += waiting[: max(min(free, most_batch - len(evictable)), 0)]
-    present = by_arrival([*(sequence for sequence in resident if sequence.ticket not in keep), *admit])
+    present = by_arrival([*(sequence for sequence in resident if sequence.ticket not in swap_out), *admit])
     return Placed(
-        tuple(keep),
+        tuple(swap_out),
         tuple(sequence.ticket for sequence in admit),
         tuple(sequence for sequence in present if sequence.priority == "online"),
         tuple(sequence for sequence in present if sequence.priority == "batch"),
     )
 
 
-def online_part(state: State, budget: Budget, slots: Placed) -> Plan:
+def online_part(state: SchedulerState, budget: StepBudget, slots: Placed) -> StepPlan:
     """What the engine's own scheduler would do if there were no batch."""
     return plan(replace(state, sequences=slots.online), budget)
 
 
-def online_first(state: State, budget: Budget, *, most_batch: int) -> Plan:
+def online_first(state: SchedulerState, budget: StepBudget, *, most_batch: int) -> StepPlan:
     """All online work, then one step of at most ``most_batch`` batch sequences, whatever it takes."""
     slots = placed(state, most_batch)
     online = online_part(state, budget, slots)
-    return Plan(
-        keep=slots.keep,
+    return StepPlan(
+        swap_out=slots.swap_out,
         admit=slots.admit,
         prefill=(*online.prefill, *chunks(slots.batch, BATCH_PREFILL_TOKENS, state.chunk_tokens, progress=False)),
         decode=(*online.decode, *(sequence.ticket for sequence in slots.batch if sequence.generating)),

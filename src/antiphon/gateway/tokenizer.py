@@ -17,7 +17,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.engine.api.messages import ModelDescription, Tokenization, TokenizationRequest
 from antiphon.engine.api.port import Engine
-from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_readable
+from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_size
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import TokenId
 from antiphon.gateway.services import GatewayServices
@@ -125,7 +125,7 @@ async def _read(
     Raises:
         TooLargeError: the text or the list is too long. RateLimitError: the key's requests are used up.
     """
-    require_readable(question)
+    require_size(question)
     await limits.count_request(services, await incoming.principal(request, services))
     return await engine.tokenize(question)
 

@@ -22,8 +22,8 @@ from antiphon.engine import weights
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
-from antiphon.engine.execution.runtime import Interrupted, Layout
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.execution.runtime import CallInterruptedError, Layout
+from antiphon.engine.scheduling.state import StepBudget
 
 pytestmark = [pytest.mark.model]
 
@@ -78,7 +78,7 @@ async def engines(model_path: Path) -> AsyncIterator[Engines]:
 
     async def start(*, slots: int, share_prefixes: bool, threads: int) -> LocalEngine:
         runtime = LlamaCpp("base", found, Layout(slots=slots, context_tokens=512), threads=threads)
-        return await LocalEngine({"base": runtime}, share_prefixes=share_prefixes, budget=Budget(0.05, 0.1)).start()
+        return await LocalEngine({"base": runtime}, share_prefixes=share_prefixes, budget=StepBudget(0.05, 0.1)).start()
 
     alone = await start(slots=1, share_prefixes=False, threads=1)
     expected = [await outcome(alone, probe) for probe in PROBES]
@@ -176,15 +176,15 @@ async def test_a_prompt_is_measured_the_same_in_a_crowd_and_its_text_is_that_wit
 async def test_a_batch_request_that_is_pushed_out_and_restored_repeats_itself(engines: Engines) -> None:
     engine = engines.sharing
     restored = 0
-    runtime = engine._step_loop.lanes[0].runtime
-    restore = runtime.restore
+    runtime = engine._step_loop.executors[0].runtime
+    restore_state = runtime.restore_state
 
-    def counting(slot: int, kept: object) -> None:
+    def counting(slot: int, state: object) -> None:
         nonlocal restored
         restored += 1
-        restore(slot, kept)  # type: ignore[arg-type]
+        restore_state(slot, state)  # type: ignore[arg-type]
 
-    runtime.restore = counting  # type: ignore[method-assign]
+    runtime.restore_state = counting  # type: ignore[method-assign]
     try:
         request = PROBES[2]
         fields = {field: getattr(request, field) for field in request.__struct_fields__}
@@ -202,7 +202,7 @@ async def test_a_batch_request_that_is_pushed_out_and_restored_repeats_itself(en
                 found = (event.text, event.token_ids, event.reason, tuple(tokens))
         await asyncio.gather(*pushing)
     finally:
-        del runtime.restore  # type: ignore[method-assign]
+        del runtime.restore_state  # type: ignore[method-assign]
     assert restored >= 1
     assert found == engines.expected[2]
 
@@ -272,7 +272,7 @@ def interrupted(runtime: LlamaCpp, call: Callable[[], object]) -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
-        with pytest.raises(Interrupted):
+        with pytest.raises(CallInterruptedError):
             calling()
     finally:
         thread.join()

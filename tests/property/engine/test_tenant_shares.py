@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.property.engine.test_scheduler import budgets, states
 
 from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduling.scheduler import Budget, SequenceView, State, plan
+from antiphon.engine.scheduling.scheduler import plan
+from antiphon.engine.scheduling.state import SchedulerState, SequenceView, StepBudget
 from antiphon.engine.scheduling.tenant_shares import (
     HEAVY_TENANT_WEIGHT,
     MAX_LAG_SECONDS,
@@ -22,13 +23,13 @@ MODEL = LatencyModel(CallModel((0.01, 0.001, 0.0)), CallModel((0.01, 0.004, 0.0)
 
 
 @given(states(), budgets)
-def test_one_tenant_is_served_as_if_it_had_no_name(state: State, budget: Budget) -> None:
+def test_one_tenant_is_served_as_if_it_had_no_name(state: SchedulerState, budget: StepBudget) -> None:
     named = replace(state, sequences=tuple(replace(sequence, tenant="a") for sequence in state.sequences))
     assert plan(named, budget) == plan(state, budget)
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["resident", "waiting", "kept"])), max_size=14),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["resident", "waiting", "swapped"])), max_size=14),
     st.randoms(use_true_random=False),
     st.integers(1, 5),
 )
@@ -43,10 +44,10 @@ def test_a_slot_changes_hands_only_towards_a_tenant_that_has_none(
         order = ticket if random.random() < 0.8 else ticket - 100
         generating = place == "resident" and random.random() < 0.5
         sequences.append(SequenceView(ticket, "online", order, 32, 8, generating, place, tenant=tenant))
-    decided = plan(State(tuple(sequences), slots, CHUNK, MODEL), Budget())
-    keep, admit = set(decided.keep), set(decided.admit)
+    decided = plan(SchedulerState(tuple(sequences), slots, CHUNK, MODEL), StepBudget())
+    keep, admit = set(decided.swap_out), set(decided.admit)
     assert not keep & admit
-    before = Counter(each.tenant for each in sequences if each.place == "resident")
+    before = Counter(each.tenant for each in sequences if each.residency == "resident")
     gained = Counter(sequences[ticket].tenant for ticket in admit)
     lost = Counter(sequences[ticket].tenant for ticket in keep)
     after = before + gained - lost
@@ -59,7 +60,7 @@ def test_a_slot_changes_hands_only_towards_a_tenant_that_has_none(
 
 
 class Simulated:
-    """The lane's rules in virtual time, with requests that are replaced as soon as they end."""
+    """The executor's rules in virtual time, with requests that are replaced as soon as they end."""
 
     def __init__(self, requests: list[tuple[str, int, int]], slots: int = SLOTS) -> None:
         self.slots = slots
@@ -85,13 +86,13 @@ class Simulated:
         self.shares.arrived(tenant)
 
     def step(self) -> float:
-        state = State(tuple(self.views.values()), self.slots, CHUNK, MODEL, service=self.shares.service)
-        decided = plan(state, Budget())
+        state = SchedulerState(tuple(self.views.values()), self.slots, CHUNK, MODEL, service=self.shares.service)
+        decided = plan(state, StepBudget())
         assert decided.prefill or decided.decode, "there is work, and none was done"
-        for ticket in decided.keep:
-            self.views[ticket] = replace(self.views[ticket], place="kept")
+        for ticket in decided.swap_out:
+            self.views[ticket] = replace(self.views[ticket], residency="swapped")
         for ticket in decided.admit:
-            self.views[ticket] = replace(self.views[ticket], place="resident")
+            self.views[ticket] = replace(self.views[ticket], residency="resident")
         took, served = 0.0, list[int]()
         for ticket, tokens in decided.prefill:
             each, seconds = self.views[ticket], 0.0

@@ -77,7 +77,7 @@ class Loads:
 async def running() -> AsyncIterator[tuple[LocalEngine, Loads]]:
     loads = Loads()
     engine = await LocalEngine(
-        {"words": Watched("words")}, load=loads, keep=lambda models: loads.kept.append(tuple(models))
+        {"words": Watched("words")}, load=loads, save_declaration=lambda models: loads.kept.append(tuple(models))
     ).start()
     try:
         async with asyncio.timeout(20):

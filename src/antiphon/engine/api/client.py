@@ -54,7 +54,7 @@ class EngineClient:
         self._path = path
         self._peer = peer
         self._connect_seconds = connect_seconds
-        self._connection: _Connection | None = None
+        self._connection: _ClientConnection | None = None
         self._connecting = asyncio.Lock()
 
     async def describe(self) -> EngineDescription:
@@ -136,7 +136,7 @@ class EngineClient:
             await self._connection.close()
             self._connection = None
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self) -> _ClientConnection:
         async with self._connecting:
             if self._connection is None or self._connection.lost:
                 if self._connection is not None:
@@ -144,7 +144,7 @@ class EngineClient:
                 self._connection = await self._connect()
             return self._connection
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> _ClientConnection:
         where = str(self._path)
         try:
             async with asyncio.timeout(self._connect_seconds):
@@ -177,10 +177,10 @@ class EngineClient:
                 where=where,
                 next_step="Run both from the same version of Antiphon.",
             )
-        return _Connection(reader, writer, where)
+        return _ClientConnection(reader, writer, where)
 
 
-class _Connection:
+class _ClientConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
         self._reader = reader
         self._writer = writer

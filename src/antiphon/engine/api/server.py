@@ -60,14 +60,14 @@ async def serve(
         SetupError: another process answers on the socket, or the path cannot be used.
     """
     _claim(path)
-    connections: set[_Connection] = set()
+    connections: set[_ServerConnection] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not is_ours(writer.get_extra_info("socket")):
             _log.warning("A client was refused: it is a process of another user.")
             writer.close()
             return
-        connection = _Connection(engine, reader, writer, stop)
+        connection = _ServerConnection(engine, reader, writer, stop)
         connections.add(connection)
         try:
             await connection.run()
@@ -123,7 +123,7 @@ def _claim(path: Path) -> None:
     )
 
 
-class _Connection:
+class _ServerConnection:
     def __init__(
         self,
         engine: LocalEngine,
@@ -186,7 +186,7 @@ class _Connection:
             elif message.id in self._tickets:
                 self._cancelled.add(message.id)
         elif isinstance(message, DescriptionRequest):
-            self._send(self._engine.described(message.id))
+            self._send(self._engine.description(message.id))
         elif isinstance(message, ModelDeclaration):
             self._begin(self._serve(message))
         elif isinstance(message, TokenizationRequest):

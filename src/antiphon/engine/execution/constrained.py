@@ -1,4 +1,4 @@
-"""Output that must meet a JSON schema: masks before sampling, and tokens the grammar leaves no choice about.
+"""Constrains output to a JSON schema: masks before sampling, and tokens that the grammar forces.
 
 The grammar engine is llguidance (an Earley parser over a token trie); a mask costs tens of microseconds.
 Objects are written with ``", "`` and ``": "`` and no other free whitespace, so that more tokens are forced;
@@ -22,7 +22,7 @@ _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_sepa
 
 
 class Constraint:
-    """Where one generation stands in its grammar."""
+    """State of one generation in its grammar."""
 
     def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
@@ -112,7 +112,7 @@ class Grammars:
 
 
 def _unsound(schema: str) -> str | None:
-    """Why the schema must not reach the grammar engine, which a bound can end with its whole process."""
+    """Reason for which the schema must not reach the grammar engine, whose limits may end the whole process."""
     try:
         return json_schemas.unsound(msgspec.json.decode(schema))
     except (msgspec.DecodeError, RecursionError):

@@ -1,6 +1,6 @@
-"""From a request to a sequence: checked, tokenised, and with its grammar compiled.
+"""Turns a request into a sequence: checked, tokenized, and with its grammar compiled.
 
-It may take a hundred milliseconds, so it happens in a thread, before the step loop hears of it.
+This may take a hundred milliseconds, so it happens in a thread, before the step loop.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import msgspec
 from antiphon.core.errors import InvalidInputError, PromptTooLongError, UnsatisfiableSchemaError
 from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import GenerationRequest
-from antiphon.engine.execution.executor import Lane
-from antiphon.engine.execution.prefix_cache import chain_of
+from antiphon.engine.execution.model_executor import ModelExecutor
+from antiphon.engine.execution.prefix_cache import hash_prefixes
 from antiphon.engine.execution.sequence import Sequence
 
 MOST_STOPS = 16
@@ -67,11 +67,11 @@ def check(request: GenerationRequest) -> None:
     )
 
 
-def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float) -> Sequence:
-    """The sequence of a request that was checked; from any thread.
+def prepare(executor: ModelExecutor, ticket: int, request: GenerationRequest, arrived: float) -> Sequence:
+    """Make the sequence of a request that was checked; from any thread.
 
     Raises:
-        InvalidInputError, PromptTooLongError, UnsatisfiableSchemaError: what the model says to it.
+        InvalidInputError, PromptTooLongError, UnsatisfiableSchemaError: the model cannot serve it.
     """
     if request.messages or request.tools is not None:
         raise InvalidInputError(
@@ -79,7 +79,7 @@ def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float
             where="messages",
             next_step="Render them with the template of its description, and send a prompt.",
         )
-    runtime = lane.runtime
+    runtime = executor.runtime
     room = runtime.layout.context_tokens
     _require_room(request, room, runtime.vocabulary.longest)
     runtime.wake()  # Here and not in the step loop, where others would wait for it.
@@ -97,7 +97,7 @@ def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float
     forced: list[int] = []
     constrained = request.json_schema if request.grammar is None else request.grammar
     if constrained is not None:
-        constraint = lane.grammars.constraint(constrained, lark=request.grammar is not None)
+        constraint = executor.grammars.constraint(constrained, lark=request.grammar is not None)
         forced = constraint.forced()
         if len(forced) + (not constraint.complete) > request.max_tokens:
             raise UnsatisfiableSchemaError(
@@ -112,7 +112,7 @@ def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float
         forced=forced,
         constraint=constraint,
         vocabulary=runtime.vocabulary,
-        chain=chain_of(prompt + forced, runtime.layout.chunk_tokens, request.cache_salt),
+        prefix_hashes=hash_prefixes(prompt + forced, runtime.layout.chunk_tokens, request.cache_salt),
         arrived=arrived,
     )
 

@@ -1,4 +1,4 @@
-"""What the step loop needs of a model runtime: tokens in, logits out, and sequences that can be kept and moved.
+"""The port of a model runtime: tokens in, logits out, and sequences whose state can be copied and moved.
 
 A runtime is used by one thread at a time, but ``tokenize`` and the plain attributes may be read from any.
 """
@@ -17,12 +17,12 @@ from antiphon.engine.api.messages import ModelDescription
 Logits = NDArray[np.float32]
 """One value per token of the vocabulary, shape ``(vocabulary,)``; valid until the runtime's next call."""
 
-Kept = NDArray[np.uint8]
+SequenceState = NDArray[np.uint8]
 """A sequence's whole state in host memory, opaque."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class TokenVocabulary:
     """``pieces[token]`` is the token's bytes (empty for control tokens); ``ends`` are the end-of-generation tokens.
     No token stands for more than ``longest`` bytes of a text; 0 where that is not known."""
 
@@ -33,7 +33,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How work is cut into calls of the runtime; part of the fingerprint, because it decides the last bits.
+    """The way work is cut into calls of the runtime; part of the fingerprint, because it decides the last bits.
 
     Attributes:
         chunk_tokens: a prompt is computed alone, in chunks of this many tokens counted from position 0, and so
@@ -47,18 +47,18 @@ class Layout:
     context_tokens: int = 1024
 
 
-class Interrupted(Exception):
-    """A call was given up in the middle: the sequences are as they were before it."""
+class CallInterruptedError(Exception):
+    """A call was aborted: the sequences are as they were before it."""
 
 
 class Runtime(Protocol):
-    """One model with ``layout.slots`` places for sequences."""
+    """One model with ``layout.slots`` sequence slots; implemented on llama.cpp and by a simulated model."""
 
     @property
     def description(self) -> ModelDescription: ...
 
     @property
-    def vocabulary(self) -> Vocabulary: ...
+    def vocabulary(self) -> TokenVocabulary: ...
 
     @property
     def layout(self) -> Layout: ...
@@ -97,8 +97,8 @@ class Runtime(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Give up the call in flight, or else the next one; from any thread. That call raises :class:`Interrupted`,
-        soon and having changed nothing, unless it ends before it notices."""
+        """Abort the call in flight, or else the next one; from any thread. That call raises
+        :class:`CallInterruptedError`, soon and having changed nothing, unless it ends before it notices."""
         ...
 
     def rearm(self) -> None:
@@ -106,23 +106,23 @@ class Runtime(Protocol):
         ...
 
     def drop(self, slot: int) -> None:
-        """Forget what the slot holds."""
+        """Clear a slot."""
         ...
 
-    def keep(self, slot: int) -> Kept:
+    def copy_state(self, slot: int) -> SequenceState:
         """A copy of the slot's state."""
         ...
 
-    def restore(self, slot: int, kept: Kept) -> None:
-        """Put a kept state into a slot; what the slot held before is gone. Continuing is bit-identical."""
+    def restore_state(self, slot: int, state: SequenceState) -> None:
+        """Put a copied state into a slot, in place of its own. Continuing is bit-identical."""
         ...
 
     def rest(self) -> None:
-        """Let go of the weights, and of what the slots hold, until :meth:`wake` or the next call."""
+        """Free the weights and the slots' states until :meth:`wake` or the next call."""
         ...
 
     def wake(self) -> None:
-        """Load what :meth:`rest` let go of; from any thread.
+        """Load the weights again after :meth:`rest`; from any thread.
 
         Raises:
             SetupError: memory does not suffice. EngineError: the file has been changed.
@@ -131,7 +131,7 @@ class Runtime(Protocol):
 
     @property
     def resting(self) -> bool:
-        """Whether the weights are let go."""
+        """True while the weights are not in memory."""
         ...
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""One generation in flight: what is still to compute, what was chosen, what may be shown.
+"""One generation in flight: its pending tokens, the chosen ones, and the text that may be shown.
 
-Invariant: everything here depends on the request and its own logits alone, never on neighbours or on time.
+Invariant: everything here depends on the request and its own logits alone, never on other sequences or on time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from antiphon.engine.api.messages import (
 )
 from antiphon.engine.execution import sampling
 from antiphon.engine.execution.constrained import Constraint
-from antiphon.engine.execution.prefix_cache import Chain
-from antiphon.engine.execution.runtime import Logits, Vocabulary
+from antiphon.engine.execution.prefix_cache import PrefixHashes
+from antiphon.engine.execution.runtime import Logits, TokenVocabulary
 from antiphon.engine.execution.transcript import Transcript
 
 MOST_BRANCH_OPTIONS = 32
@@ -34,10 +34,10 @@ Reason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(slots=True)
-class Spent:
-    """What one generation cost so far; see :class:`~antiphon.engine.api.messages.GenerationUsage`.
+class SequenceStats:
+    """Times and costs of one generation so far; see :class:`~antiphon.engine.api.messages.GenerationUsage`.
 
-    ``accepted`` counts the tokens that were chosen from logits, ``last_token`` is when the last of them was.
+    ``accepted`` counts the tokens that were chosen from logits; ``last_token`` is the moment of the last one.
     """
 
     arrived: float
@@ -51,16 +51,16 @@ class Spent:
 
 
 @dataclass(slots=True)
-class _Emitted:
+class _PendingToken:
     token: TokenOut
     start: int
     end: int
 
 
 class Sequence:
-    """Mutable, owned by the step loop's thread.
+    """One generation; mutable, owned by the step loop's thread.
 
-    ``pending`` are the tokens that wait to enter the KV: the prompt with what the grammar forces right after it,
+    ``pending`` are the tokens that wait to enter the KV cache: the prompt with what the grammar forces right after it,
     later one sampled token with what it forces.
     """
 
@@ -72,8 +72,8 @@ class Sequence:
         prompt: list[int],
         forced: list[int],
         constraint: Constraint | None,
-        vocabulary: Vocabulary,
-        chain: Chain,
+        vocabulary: TokenVocabulary,
+        prefix_hashes: PrefixHashes,
         arrived: float,
     ) -> None:
         self.ticket = ticket
@@ -81,13 +81,13 @@ class Sequence:
         self.prompt = prompt
         self.constraint = constraint
         self.vocabulary = vocabulary
-        self.chain = chain
-        self.spent = Spent(arrived)
+        self.prefix_hashes = prefix_hashes
+        self.stats = SequenceStats(arrived)
         self.pending = prompt + forced
         self.position = 0
         self.slot: int | None = None
-        self.kept = False
-        self.keep_prefix_at = 0
+        self.swapped_out = False
+        self.cache_prefix_at = 0
         self.tokens: list[int] = []
         self.forced_tokens = 0
         self.branches: list[Branch] = []
@@ -96,7 +96,7 @@ class Sequence:
         self._transcript = Transcript(request.stop)
         self._generator = sampling.generator_for(request.seed)
         self._shown = 0
-        self._held: list[_Emitted] = []
+        self._unshown: list[_PendingToken] = []
         self._counts: Counter[int] | None = Counter() if request.penalties != Penalties() else None
         self._scored: list[TokenOut] = []
         if self.scored:
@@ -119,15 +119,15 @@ class Sequence:
 
     @property
     def generating(self) -> bool:
-        """The prompt, with the tokens forced right after it, is in the KV."""
+        """The prompt, with the tokens forced right after it, is in the KV cache."""
         return self.position >= self._prefill
 
     def score(self, position: int, every: list[Logits]) -> None:
         """Measure the prompt's tokens after ``position`` by the logits after those from there on."""
-        wanted = self.request.prompt_logprobs or 0
+        count = self.request.prompt_logprobs or 0
         for token, logits in zip(self.prompt[position + 1 :], every, strict=False):
             normaliser = sampling.log_normaliser(logits)
-            alternatives = self._alternatives(logits, sampling.most_probable(logits, wanted), normaliser)
+            alternatives = self._alternatives(logits, sampling.most_probable(logits, count), normaliser)
             self._scored.append(TokenOut(token, "", float(logits[token]) - normaliser, False, alternatives))
 
     def accept(self, logits: Logits) -> None:
@@ -186,7 +186,7 @@ class Sequence:
         end = len(self._transcript.text)
         # After a stop the text is shorter than it was: the token keeps what is left of its own text.
         text = self._transcript.text[start:end]
-        self._held.append(_Emitted(TokenOut(token, text, logprob, forced, alternatives), start, end))
+        self._unshown.append(_PendingToken(TokenOut(token, text, logprob, forced, alternatives), start, end))
         if self._transcript.stopped:
             self._finish("stop")
         elif len(self.tokens) >= self.request.max_tokens:
@@ -215,14 +215,14 @@ class Sequence:
             self._transcript.finish()
         until = self._transcript.releasable
         ready: list[TokenOut] = []
-        while self._held and (self._held[0].end <= until or self.reason is not None):
-            emitted = self._held.pop(0)
-            if self._transcript.stopped and emitted.start >= until:
+        while self._unshown and (self._unshown[0].end <= until or self.reason is not None):
+            pending = self._unshown.pop(0)
+            if self._transcript.stopped and pending.start >= until:
                 continue
-            text = self._transcript.text[emitted.start : min(emitted.end, until)]
+            text = self._transcript.text[pending.start : min(pending.end, until)]
             ready.append(
                 TokenOut(
-                    emitted.token.token, text, emitted.token.logprob, emitted.token.forced, emitted.token.alternatives
+                    pending.token.token, text, pending.token.logprob, pending.token.forced, pending.token.alternatives
                 )
             )
         text = self._transcript.text[self._shown : until]
@@ -243,25 +243,25 @@ class Sequence:
             shown.append(msgspec.structs.replace(token, text=transcript.text[start:]))
         return tuple(shown)
 
-    def finished(self, fingerprint: str, now: float) -> GenerationResult:
+    def result(self, fingerprint: str, now: float) -> GenerationResult:
         """The end of the generation, after the last :meth:`delta`."""
-        spent = self.spent
-        admitted = spent.admitted if spent.admitted is not None else now
-        first = spent.first_token if spent.first_token is not None else now
+        stats = self.stats
+        admitted = stats.admitted if stats.admitted is not None else now
+        first = stats.first_token if stats.first_token is not None else now
         return GenerationResult(
             id=self.request.id,
             reason=self.reason or "cancelled",
             text=self._transcript.text[: self._transcript.releasable],
             usage=GenerationUsage(
                 prompt_tokens=self.prompt_tokens,
-                cached_prompt_tokens=min(spent.cached_tokens, self.prompt_tokens),
+                cached_prompt_tokens=min(stats.cached_tokens, self.prompt_tokens),
                 completion_tokens=len(self.tokens),
                 forced_tokens=self.forced_tokens,
-                steps=spent.steps,
-                queue_seconds=admitted - spent.arrived,
+                steps=stats.steps,
+                queue_seconds=admitted - stats.arrived,
                 prefill_seconds=first - admitted,
                 decode_seconds=now - first,
-                engine_seconds=spent.engine_seconds,
+                engine_seconds=stats.engine_seconds,
             ),
             fingerprint=fingerprint,
             token_ids=tuple(self.tokens),

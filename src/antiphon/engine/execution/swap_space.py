@@ -1,7 +1,7 @@
-"""States of sequences that gave their slot away: in host memory, beyond a capacity on disk.
+"""Swap space for sequences that gave their slot away: states in host memory, beyond a capacity on disk.
 
-Who comes back first stays in memory: sequences get their slots back in order of arrival, so the youngest are written
-out. Writing goes on in a thread of its own, because it happens just when somebody online has arrived.
+Sequences get their slots back in order of arrival, so the oldest states stay in memory and the youngest are written
+out. Writing goes on in a thread of its own, because it happens just when an online request has arrived.
 
 A file has no name, and is sealed with a key that never leaves this process: a prompt can be read from a state. So
 nothing is left when the process ends, however it ends.
@@ -20,7 +20,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from antiphon.core.errors import EngineError
-from antiphon.engine.execution.runtime import Kept
+from antiphon.engine.execution.runtime import SequenceState
 
 CAPACITY_BYTES = 1 << 30
 _NONCE_BYTES = 12
@@ -28,8 +28,8 @@ _NONCE_BYTES = 12
 _log = logging.getLogger("antiphon.engine")
 
 
-class KeptStates:
-    """By ticket; owned by the step loop's thread.
+class SwapSpace:
+    """Sequence states by ticket; owned by the step loop's thread.
 
     Args:
         capacity_bytes: of host memory. More is held only while it is being written, or when the disk takes no more.
@@ -39,27 +39,27 @@ class KeptStates:
     def __init__(self, capacity_bytes: int = CAPACITY_BYTES, folder: Path | None = None) -> None:
         self._capacity = capacity_bytes
         self._folder = folder
-        self._here: dict[int, Kept] = {}
-        self._leaving: dict[int, tuple[Kept, Future[IO[bytes]]]] = {}
-        self._away: dict[int, IO[bytes]] = {}
+        self._in_memory: dict[int, SequenceState] = {}
+        self._writing: dict[int, tuple[SequenceState, Future[IO[bytes]]]] = {}
+        self._on_disk: dict[int, IO[bytes]] = {}
         self._seal = AESGCM(AESGCM.generate_key(bit_length=256))
         self._writer: ThreadPoolExecutor | None = None
         self._disk_is_full = False
 
-    def put(self, ticket: int, state: Kept) -> None:
-        """Keep a state until it is taken or dropped."""
-        self._here[ticket] = state
+    def put(self, ticket: int, state: SequenceState) -> None:
+        """Store a state until it is taken or dropped."""
+        self._in_memory[ticket] = state
         self._settle()
 
-    def take(self, ticket: int) -> Kept:
-        """A state that was kept; it is kept no longer.
+    def take(self, ticket: int) -> SequenceState:
+        """Remove a state and return it.
 
         Raises:
             EngineError: it was on disk and cannot be read again.
         """
         self._settle()
-        state = self._here.pop(ticket, None)
-        file = self._away.pop(ticket, None)
+        state = self._in_memory.pop(ticket, None)
+        file = self._on_disk.pop(ticket, None)
         if state is None and file is not None:
             try:
                 with file:
@@ -74,61 +74,61 @@ class KeptStates:
         return state
 
     def drop(self, ticket: int) -> None:
-        """Forget a state; one that is not kept is ignored."""
+        """Drop a state; an unknown ticket is ignored."""
         self._settle()
-        self._here.pop(ticket, None)
-        if (file := self._away.pop(ticket, None)) is not None:
+        self._in_memory.pop(ticket, None)
+        if (file := self._on_disk.pop(ticket, None)) is not None:
             file.close()
 
     def close(self) -> None:
-        """Forget everything, and wait for the thread."""
+        """Drop all states, and wait for the writing thread."""
         if self._writer is not None:
             self._writer.shutdown()
-        self._here.clear()
+        self._in_memory.clear()
         self._settle()
-        for file in self._away.values():
+        for file in self._on_disk.values():
             file.close()
-        self._away.clear()
+        self._on_disk.clear()
 
     @property
     def host_bytes(self) -> int:
-        """Held in memory now."""
-        return sum(state.nbytes for state in self._here.values())
+        """Bytes of states in memory."""
+        return sum(state.nbytes for state in self._in_memory.values())
 
     @property
     def on_disk(self) -> int:
-        """How many states are on disk now."""
-        return len(self._away)
+        """States on disk."""
+        return len(self._on_disk)
 
     def _settle(self) -> None:
-        """Let go of what has been written meanwhile; not needed is the file of who came back before that."""
-        for ticket in [ticket for ticket, (_, writing) in self._leaving.items() if writing.done()]:
-            left, writing = self._leaving.pop(ticket)
+        """Drop states from memory that have been written meanwhile, and files of states that were taken before that."""
+        for ticket in [ticket for ticket, (_, writing) in self._writing.items() if writing.done()]:
+            written, writing = self._writing.pop(ticket)
             try:
                 file = writing.result()
             except OSError as error:
                 self._disk_is_full = True
                 _log.warning("Paused sequences stay in memory, beyond %d bytes: %s", self._capacity, error)
                 continue
-            if self._here.get(ticket) is left:
-                del self._here[ticket]
-                self._away[ticket] = file
+            if self._in_memory.get(ticket) is written:
+                del self._in_memory[ticket]
+                self._on_disk[ticket] = file
             else:
                 file.close()
         self._relieve()
 
     def _relieve(self) -> None:
-        """Have the youngest written, as many as there is no room for."""
-        excess = self.host_bytes - self._capacity - sum(leaving.nbytes for leaving, _ in self._leaving.values())
-        for youngest in sorted(self._here, reverse=True):
+        """Write the youngest states to disk, as many as exceed the capacity."""
+        excess = self.host_bytes - self._capacity - sum(leaving.nbytes for leaving, _ in self._writing.values())
+        for youngest in sorted(self._in_memory, reverse=True):
             if excess <= 0 or self._disk_is_full:
                 return
-            if youngest not in self._leaving:
-                leaving = self._here[youngest]
+            if youngest not in self._writing:
+                leaving = self._in_memory[youngest]
                 excess -= leaving.nbytes
-                self._leaving[youngest] = leaving, self._thread().submit(self._write, youngest, leaving)
+                self._writing[youngest] = leaving, self._thread().submit(self._write, youngest, leaving)
 
-    def _write(self, ticket: int, state: Kept) -> IO[bytes]:
+    def _write(self, ticket: int, state: SequenceState) -> IO[bytes]:
         nonce = os.urandom(_NONCE_BYTES)
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it stays open, for it has no name
         try:
@@ -142,7 +142,7 @@ class KeptStates:
 
     def _thread(self) -> ThreadPoolExecutor:
         if self._writer is None:
-            self._writer = ThreadPoolExecutor(1, thread_name_prefix="antiphon-kept-states")
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="antiphon-swap-space")
         return self._writer
 
 

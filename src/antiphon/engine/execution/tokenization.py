@@ -1,4 +1,4 @@
-"""How a model reads a text: its tokens, and the text of tokens."""
+"""Tokenizes texts for callers, and turns tokens back into text."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from antiphon.engine.api.messages import Tokenization, TokenizationRequest
 from antiphon.engine.execution.runtime import Runtime
 
 MOST_TEXT_BYTES = 256 * 1024
-"""Of a text whose tokens are asked for; more than any prompt here has."""
+"""Longest text to be tokenized; more than any prompt here has."""
 
 MOST_TOKENS = 64 * 1024
-"""Whose text is asked for."""
+"""Most tokens to be turned into text."""
 
 MOST_WAITING = 64
-"""Questions of one tenant that may wait for their turn."""
+"""Requests of one tenant that may wait for their turn."""
 
-_Question = tuple[Runtime, TokenizationRequest, "asyncio.Future[Tokenization]"]
+_Entry = tuple[Runtime, TokenizationRequest, "asyncio.Future[Tokenization]"]
 
 _NICENESS = 5
 
 
-def require_readable(request: TokenizationRequest) -> None:
-    """Refuse a question that would take too long to answer.
+def require_size(request: TokenizationRequest) -> None:
+    """Refuse a request that would take too long.
 
     Raises:
         TooLargeError: the text, or the list of tokens, is too long.
@@ -50,25 +50,25 @@ def require_readable(request: TokenizationRequest) -> None:
         )
 
 
-class TextReader:
-    """Answers questions about tokens one after another, tenants in turns. Belongs to an event loop.
+class TokenizationQueue:
+    """Tokenizes one request after another, tenants in turns. Belongs to an event loop.
 
-    Its thread gives way to the step loop's: requests that generate share the machine with it.
+    Its thread has a lower priority than the step loop's: requests that generate share the machine with it.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=give_way)
-        self._waiting: dict[str, deque[_Question]] = {}
-        """By tenant, the one whose turn is next first."""
+        self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=lower_thread_priority)
+        self._waiting: dict[str, deque[_Entry]] = {}
+        """Requests by tenant, the tenant whose turn is next first."""
         self._busy = False
 
     def begin(self, runtime: Runtime, request: TokenizationRequest) -> asyncio.Future[Tokenization]:
-        """Ask; the future has the answer.
+        """Add a request; the future has its result.
 
         Raises:
-            TooLargeError: see :func:`require_readable`. OverloadedError: too many of this tenant wait.
+            TooLargeError: see :func:`require_size`. OverloadedError: too many of this tenant wait.
         """
-        require_readable(request)
+        require_size(request)
         waiting = self._waiting.setdefault(request.tenant, deque())
         if len(waiting) >= MOST_WAITING:
             raise OverloadedError(f"{len(waiting)} texts wait to be tokenized.", next_step="Try again in a moment.")
@@ -94,7 +94,7 @@ class TextReader:
         if waiting:
             self._waiting[tenant] = waiting  # behind the others
         self._busy = True
-        reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenised, runtime, request)
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenize, runtime, request)
         reading.add_done_callback(partial(self._ended, answer))
 
     def _ended(self, answer: asyncio.Future[Tokenization], reading: asyncio.Future[Tokenization]) -> None:
@@ -107,21 +107,21 @@ class TextReader:
         self._next()
 
 
-def give_way() -> None:
+def lower_thread_priority() -> None:
     """Lower this thread's priority below the step loop's."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _NICENESS)
 
 
-def tokenised(runtime: Runtime, request: TokenizationRequest) -> Tokenization:
-    """The answer to a question about tokens. Nothing is put before a text; control tokens have none.
+def tokenize(runtime: Runtime, request: TokenizationRequest) -> Tokenization:
+    """The tokens of a text, or the text of tokens. No token is added before a text; control tokens have no text.
 
     Raises:
         InvalidInputError: the model has no such token.
     """
     if request.text is not None:
-        # A runtime may put the token of a beginning before a text that has none: with one there, it adds nothing.
+        # A runtime may add its first token before a text that lacks it: with one there, it adds none.
         begin = runtime.description.bos
         tokens = runtime.tokenize(begin + request.text)
         return Tokenization(request.id, request.text, tuple(tokens[1:] if begin else tokens))

@@ -1,27 +1,24 @@
-"""Forecast of each online sequence's next token, as if these were alone: pure, by the scheduler's own rules."""
+"""Forecasts each online sequence's next token, as if batch work did not exist; pure, by the scheduler's own rules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from antiphon.engine.scheduling.latency_model import StepTimes
-
-if TYPE_CHECKING:
-    from antiphon.engine.scheduling.scheduler import Budget, SequenceView
+from antiphon.engine.scheduling.state import SequenceView, StepBudget
 
 
 def forecast(
-    online: Sequence[SequenceView], model: StepTimes, chunk_tokens: int, budget: Budget
+    online: Sequence[SequenceView], model: StepTimes, chunk_tokens: int, budget: StepBudget
 ) -> Mapping[int, float]:
-    """Forecast each sequence's next token, in seconds from now, as if these were alone from now on.
+    """Forecast each sequence's next token, in seconds from now, as if these sequences were alone from now on.
 
-    The same rules as :func:`~antiphon.engine.scheduling.scheduler.add_online`, step after step, but that nobody starts
-    or ends to generate on the way, and that tenants are served in order of arrival: which of them goes first moves who
-    waits, not how much there is to do.
+    The rules are those of :func:`~antiphon.engine.scheduling.scheduler.add_online`, step after step, except that no
+    sequence starts or ends to generate on the way and that tenants are served in order of arrival: their turns change
+    which request waits, not how much there is to compute.
     """
     generating = [sequence for sequence in online if sequence.generating]
-    # Of a step whatever is in it, and the tokens of those who generate.
+    # The fixed cost of a step, and the tokens of those that generate.
     tokens = model.step + model.decode(len(generating), sum(sequence.position for sequence in generating))
     forced = sum(model.feed(each.pending, each.position) for each in generating if each.pending > 1)
     found: dict[int, float] = {}
@@ -54,8 +51,3 @@ def forecast(
 def prompt_seconds(model: StepTimes, sequence: SequenceView, tokens: int, context: int) -> float:
     """Seconds that so many tokens of a sequence's prompt add."""
     return model.score(tokens, context) if sequence.scored else model.feed(tokens, context)
-
-
-def oldest_first(sequences: Iterable[SequenceView]) -> list[SequenceView]:
-    """In order of arrival."""
-    return sorted(sequences, key=lambda sequence: sequence.order)

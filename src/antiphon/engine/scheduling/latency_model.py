@@ -1,11 +1,10 @@
-"""How long the engine's calls will take, learnt while serving.
+"""Predicts the seconds of the engine's calls, learnt while serving.
 
 Prompts are computed in calls of their own and all decoding sequences in one, so each kind of call is learnt by itself,
 from calls measured one by one: recursive least squares with exponential forgetting (Haykin, *Adaptive Filter Theory*,
 ch. 10; in information form), over (1, tokens, tokens × thousand context tokens) for a prompt's chunk and over
-(1, sequences, thousand context tokens read) for a decode call. How far calls exceed the prediction is followed by a
-quantile that moves with each of them (adaptive conformal inference, Gibbs and Candès 2021), so that it holds whatever
-the errors' distribution.
+(1, sequences, thousand context tokens read) for a decode call. A quantile of measured over predicted seconds moves with
+each call (adaptive conformal inference, Gibbs and Candès 2021), so that it holds whatever the errors' distribution.
 
 Frozen: an observation gives a new model.
 """
@@ -18,14 +17,14 @@ from typing import ClassVar, Protocol
 _FORGETTING = 0.98
 """Remembers about fifty calls: two seconds of a busy engine."""
 _RIDGE = 0.05
-"""How strongly weights stay what they were in directions that nothing was observed in, in squared units."""
+"""Strength, in squared units, with which weights keep their values in directions without observations."""
 _OUTLIER = 3.0
-"""A call that takes longer than so many times the prediction counts as that: one pause of the machine is no new
-machine, and a machine that has become slower is learnt all the same."""
+"""Cap of a call's seconds, in multiples of the prediction: one pause of the machine does not change the model, and a
+machine that has become slower is learnt all the same."""
 _TRUSTED = 8
 """Calls after which a prediction is worth comparing with."""
 _COVERED = 0.9
-"""The share of calls that shall not exceed the upper prediction."""
+"""Share of calls that shall not exceed the upper prediction."""
 _STEP = 0.02
 
 Weights = tuple[float, float, float]
@@ -97,13 +96,15 @@ def _solved(information: Matrix, evidence: Weights, before: Weights) -> Weights:
 
 
 class StepTimes(Protocol):
-    """What the scheduler asks: how long a step will take, by what is in it. All in seconds.
+    """Predicted seconds of a step by its contents; a port because our own step loop and vLLM's passes differ.
+
+    Implemented by :class:`LatencyModel` and :class:`~antiphon.engine.backends.vllm.forward_model.ForwardModel`.
 
     Attributes:
         mixed: prompts and tokens are computed in one call, so that what is added to a step costs less than a step of
             its own.
-        step: of a step, whatever is in it.
-        excess: in nine of ten steps what was measured is at most so many times what was predicted.
+        step: fixed cost of a step.
+        excess: in nine of ten steps the measured seconds are at most so many times the predicted ones.
     """
 
     @property
@@ -116,15 +117,15 @@ class StepTimes(Protocol):
     def excess(self) -> float: ...
 
     def feed(self, tokens: int, context: int) -> float:
-        """What so many tokens of one prompt add, of which ``context`` tokens are computed already."""
+        """Seconds that tokens of one prompt add, of which ``context`` tokens are computed already."""
         ...
 
     def score(self, tokens: int, context: int) -> float:
-        """What :meth:`feed` says, for tokens each of which is measured by its logits."""
+        """As :meth:`feed`, with the logits after each token."""
         ...
 
     def decode(self, sequences: int, context: int) -> float:
-        """What one token each of several sequences adds, which have ``context`` tokens in all."""
+        """Seconds that one token each of several sequences adds, which have ``context`` tokens in all."""
         ...
 
 
@@ -144,7 +145,7 @@ class LatencyModel:
         return self.feeding.predict(tokens, tokens * context / 1000.0) if tokens else 0.0
 
     def score(self, tokens: int, context: int) -> float:
-        """The same with the logits after each token, and what is made of them."""
+        """As :meth:`feed`, with the logits after each token and their use."""
         return self.scoring.predict(tokens, tokens * context / 1000.0) if tokens else 0.0
 
     def decode(self, sequences: int, context: int) -> float:

@@ -1,8 +1,8 @@
-"""How much batch may take now: due times from service levels, and what comes back from how they were met.
+"""Decides by how much batch work may delay online tokens: due times from service levels, corrected by feedback.
 
-The levels' allowances are tightened by a factor, one for those in seconds and one for slowdowns. It falls with every
-request that was served worse than its level though it would have been met without batch work, and rises with every
-other, so that in the long run the share of the harmed is the declared one whatever the model's errors are (adaptive
+Allowances of the service levels are tightened by a factor, one for bounds in seconds and one for slowdowns. It falls
+with every request that missed its level though it would have met it without batch work, and rises with every other, so
+that in the long run the share of harmed requests is the declared one whatever the model's errors are (adaptive
 conformal inference, Gibbs and Candès 2021).
 """
 
@@ -14,8 +14,8 @@ from math import exp, inf, log
 from random import Random
 
 from antiphon.engine.scheduling.latency_model import StepTimes
-from antiphon.engine.scheduling.scheduler import Budget
 from antiphon.engine.scheduling.service_level import DEFAULT_LEVEL, Factors, ServiceLevel
+from antiphon.engine.scheduling.state import StepBudget
 from antiphon.engine.scheduling.twin import Twin
 from antiphon.engine.scheduling.work_clock import WorkClock
 
@@ -23,18 +23,18 @@ _STEP = 0.1
 _FIRST, _LEAST = 0.5, 0.1
 _REMEMBERED = 0.9
 _LENGTHS = 64
-"""So many latest lengths of outputs stand for the next ones."""
+"""Latest output lengths that stand for the next ones."""
 _SEED = 1
 _MOST_PATIENCE = 0.25
 HARMED_SECONDS = 0.01
-"""The share of requests that batch may make miss bounds in seconds: what a p99 leaves."""
+"""Share of requests that batch work may make miss bounds in seconds: the rest of a p99."""
 HARMED_SLOWDOWN = 0.1
-"""The share of requests that batch may slow down by more than their level says: one of a few milliseconds is
-slowed down by anything, and is not what batch has to stand still for."""
+"""Share of requests that batch work may slow down by more than their level says: anything slows down a request of a few
+milliseconds, and batch need not stop for it."""
 
 
 class Factor:
-    """One factor that follows how many are harmed. ``accepted`` is the share that may be."""
+    """A tightening factor that follows the share of harmed requests; ``accepted`` is the share that may be harmed."""
 
     def __init__(self, accepted: float) -> None:
         self._accepted = accepted
@@ -45,8 +45,8 @@ class Factor:
         return exp(self._log)
 
     def follow(self, expected: bool, met: bool) -> None:
-        """A request has ended, that was expected to meet its bounds or not, and did or did not. What was met against
-        expectation counts as well: of those at the edge some fall to either side by chance."""
+        """Adjust the factor to a request that was expected to meet its bounds or not, and did or did not. One that met
+        them against expectation counts as well: at the edge, requests fall to either side by chance."""
         self._log = min(max(self._log + _STEP * (self._accepted - (expected - met)), log(_LEAST)), 0.0)
 
 
@@ -58,8 +58,8 @@ class _Request:
     expected: int
 
 
-class Pacing:
-    """One model's online requests: when their tokens are due. Owned by the step loop's thread."""
+class Pacer:
+    """Knows when the tokens of one model's online requests are due. Owned by the step loop's thread."""
 
     def __init__(self, slots: int, chunk_tokens: int) -> None:
         self._twin = Twin(slots, chunk_tokens)
@@ -73,16 +73,16 @@ class Pacing:
 
     @property
     def factors(self) -> Factors:
-        """What allowances are multiplied by."""
+        """The factors that allowances are multiplied by."""
         return Factors(self._seconds.value, self._slowdown.value)
 
     @property
     def patience(self) -> float:
-        """Seconds that somebody who arrives may wait for a call of batch's that could be given up, whose work would be
-        lost; read by other threads. Half of what the latest requests could have waited."""
+        """Seconds that a new online request may wait for a batch call that could be aborted, whose work would be lost;
+        read by other threads. Half of the wait that recent requests could have borne."""
         return min(self._allowance / 2, _MOST_PATIENCE)
 
-    def arrived(
+    def add(
         self,
         ticket: int,
         level: ServiceLevel | None,
@@ -95,11 +95,11 @@ class Pacing:
         tenant: str = "",
         scored: bool = False,
     ) -> None:
-        """An online request has arrived; see :meth:`Twin.arrive`."""
+        """Add an online request that has arrived; see :meth:`Twin.add`."""
         expected = self._length(0, most)
         self._requests[ticket] = _Request(level or DEFAULT_LEVEL, now, most, expected)
         moment = self._work.work(now)
-        self._twin.arrive(
+        self._twin.add(
             ticket,
             moment,
             position=position,
@@ -110,44 +110,44 @@ class Pacing:
             scored=scored,
         )
 
-    def ran(self, begin: float, end: float, predicted: float) -> None:
-        """A call of the model ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""
-        self._work.ran(begin, end, predicted)
+    def observe_call(self, begin: float, end: float, predicted: float) -> None:
+        """Note that a call ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""
+        self._work.observe(begin, end, predicted)
 
-    def advance(self, now: float, model: StepTimes, budget: Budget) -> None:
+    def advance(self, now: float, model: StepTimes, budget: StepBudget) -> None:
         """Bring the twin up to now."""
         self._twin.advance(self._work.work(now), model, budget)
 
     def due(
-        self, ticket: int, emitted: int, first_token: float | None, model: StepTimes, budget: Budget
+        self, ticket: int, emitted: int, first_token: float | None, model: StepTimes, budget: StepBudget
     ) -> tuple[float, float]:
-        """When a request's next token is due, and until when batch may hold it up."""
+        """The due time of a request's next token, and the time until which batch may delay it."""
         request = self._requests[ticket]
         if emitted >= request.expected:
             request.expected = self._length(emitted, request.most)
-            self._twin.goes_on(ticket, request.expected)
-        alone = self.alone(ticket, emitted, model, budget)
+            self._twin.extend(ticket, request.expected)
+        alone = self.time_without_batch(ticket, emitted, model, budget)
         due = request.level.due
         return (
             due(request.arrived, first_token, emitted, alone),
             due(request.arrived, first_token, emitted, alone, self.factors),
         )
 
-    def alone(self, ticket: int, token: int, model: StepTimes, budget: Budget) -> float:
-        """When a request's token (counted from 0) would be out without batch work."""
-        return self._work.time(self._twin.out(ticket, token, model, budget))
+    def time_without_batch(self, ticket: int, token: int, model: StepTimes, budget: StepBudget) -> float:
+        """The moment at which a request's token (counted from 0) would be out without batch work."""
+        return self._work.time(self._twin.token_time(ticket, token, model, budget))
 
-    def ended(
-        self, ticket: int, tokens: int, first_token: float | None, now: float, model: StepTimes, budget: Budget
+    def remove(
+        self, ticket: int, tokens: int, first_token: float | None, now: float, model: StepTimes, budget: StepBudget
     ) -> None:
-        """A request has ended, with so many tokens; without a first token it says nothing about batch."""
+        """Remove a request that has ended, with so many tokens; without a first token it says nothing about batch."""
         request = self._requests.pop(ticket, None)
         if request is None:
             return
         if first_token is not None and tokens > 0:
             level, begun = request.level, request.arrived
-            alone = self.alone(ticket, tokens - 1, model, budget)
-            first = self.alone(ticket, 0, model, budget)
+            alone = self.time_without_batch(ticket, tokens - 1, model, budget)
+            first = self.time_without_batch(ticket, 0, model, budget)
             if level.in_seconds:
                 expected = level.met_seconds(begun, first, alone, tokens)
                 self._seconds.follow(expected, level.met_seconds(begun, first_token, now, tokens))
@@ -158,14 +158,14 @@ class Pacing:
             if allowance < inf:
                 before = allowance if self._allowance == inf else self._allowance
                 self._allowance = _REMEMBERED * before + (1 - _REMEMBERED) * allowance
-        self._twin.leave(ticket)
+        self._twin.remove(ticket)
 
     def _length(self, emitted: int, most: int) -> int:
-        """How many tokens a request that has ``emitted`` so many will have: as many as one of late that had more."""
+        """Expected tokens of a request that has ``emitted`` some: as many as a recent request that had more."""
         longer = [length for length in self._lengths if length > emitted]
         return min(most, self._chance.choice(longer)) if longer else most
 
-    def budget(self, base: Budget) -> Budget:
+    def budget(self, base: StepBudget) -> StepBudget:
         """The bounds of the next step."""
         allowed = self._allowance
         return base if allowed >= base.arrival_seconds else replace(base, arrival_seconds=allowed)

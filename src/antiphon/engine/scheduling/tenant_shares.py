@@ -19,10 +19,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from antiphon.engine.scheduling.scheduler import SequenceView
+from antiphon.engine.scheduling.state import SequenceView
 
 MAX_LEAD_SECONDS = 0.25
 """Virtual seconds by which a tenant may lead the one that has had least and still compute prompts."""
@@ -152,7 +151,7 @@ def next_for_a_slot(
         key=lambda each: (
             each.order >= 0,
             held.get(each.tenant, 0),
-            each.place == "waiting",
+            each.residency == "waiting",
             service.get(each.tenant, 0.0),
             each.order,
         ),

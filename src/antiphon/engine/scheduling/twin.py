@@ -1,26 +1,27 @@
-"""The engine as it would be without batch work: a queue in virtual time on the latency model.
+"""Twin queue: the engine as it would be without batch work, in virtual time on the latency model.
 
-What an online request takes without batch cannot be measured while batch runs. So every online request also goes
-through this twin, whose steps are planned by the same function and take as long as the model predicts. Its time is that
-of predicted work (:mod:`~antiphon.engine.scheduling.work_clock`).
+The time an online request takes without batch work cannot be measured while batch runs. So every online request also
+goes through this twin, whose steps are planned by the same function and take as long as the model predicts. Its time is
+that of predicted work (:mod:`~antiphon.engine.scheduling.work_clock`).
 
-Invariant: the twin is never ahead of the clock it is given. How long an output will be it knows no better than anybody
-else: a request leaves it after as many tokens as requests had of late, so that what is slow for batch's sake in reality
-does not stay in the twin as well, and make everybody else there slow; and comes back when the real one writes more.
+Invariant: the twin is never ahead of the clock it is given. It does not know the length of an output: a request leaves
+it after as many tokens as recent requests had, so that a request that batch work slows down in reality does not stay in
+the twin as well and slow the others there; it comes back when the real request writes more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from antiphon.engine.scheduling.forecast import forecast, oldest_first, prompt_seconds
+from antiphon.engine.scheduling.forecast import forecast, prompt_seconds
 from antiphon.engine.scheduling.latency_model import StepTimes
-from antiphon.engine.scheduling.scheduler import Budget, Plan, SequenceView, State, plan
+from antiphon.engine.scheduling.scheduler import plan
+from antiphon.engine.scheduling.state import SchedulerState, SequenceView, StepBudget, StepPlan, oldest_first
 from antiphon.engine.scheduling.tenant_shares import TenantShares
 
 
 @dataclass(slots=True)
-class _Virtual:
+class _VirtualRequest:
     ticket: int
     order: int
     arrived: float
@@ -35,11 +36,11 @@ class _Virtual:
 
     @property
     def pace(self) -> float:
-        """Seconds a token, over those that it has after its first."""
+        """Seconds per token after the first."""
         return (self.times[-1] - self.times[0]) / max(len(self.times) - 1, 1)
 
     def view(self) -> SequenceView:
-        place = "resident" if self.resident else "waiting"
+        residency = "resident" if self.resident else "waiting"
         return SequenceView(
             self.ticket,
             "online",
@@ -47,7 +48,7 @@ class _Virtual:
             self.position,
             self.pending,
             self.generating,
-            place,
+            residency,
             tenant=self.tenant,
             scored=self.scored,
         )
@@ -59,14 +60,14 @@ class Twin:
     def __init__(self, slots: int, chunk_tokens: int) -> None:
         self._slots = slots
         self._chunk_tokens = chunk_tokens
-        self._present: dict[int, _Virtual] = {}
-        self._written: dict[int, _Virtual] = {}
-        """Those that have all their tokens, and whose real requests go on."""
+        self._present: dict[int, _VirtualRequest] = {}
+        self._written: dict[int, _VirtualRequest] = {}
+        """Requests that have all their expected tokens, while the real ones go on."""
         self._clock = 0.0
         self._expected: dict[int, float] | None = None
         self._shares = TenantShares()
 
-    def arrive(
+    def add(
         self,
         ticket: int,
         now: float,
@@ -78,19 +79,21 @@ class Twin:
         tenant: str = "",
         scored: bool = False,
     ) -> None:
-        """A request arrives: ``position`` tokens of its prompt are kept already, ``pending`` are to be computed, and it
-        is expected to write ``most``. Smaller ``order`` goes first; by ticket unless said."""
+        """Add a request that arrives: ``position`` tokens of its prompt are cached, ``pending`` are to be computed,
+        and it is expected to write ``most``. Smaller ``order`` goes first; the ticket by default."""
         if not self._present:
             self._clock = max(self._clock, now)
         placed = ticket if order is None else order
-        self._present[ticket] = _Virtual(ticket, placed, now, position, pending, most, tenant=tenant, scored=scored)
+        self._present[ticket] = _VirtualRequest(
+            ticket, placed, now, position, pending, most, tenant=tenant, scored=scored
+        )
         self._shares.arrived(tenant)
         self._expected = None
 
-    def goes_on(self, ticket: int, most: int) -> None:
-        """The real request has written as much as was expected of it, and goes on: it is expected to write ``most``.
+    def extend(self, ticket: int, most: int) -> None:
+        """Expect ``most`` tokens of a request that has written as many as were expected and goes on.
 
-        If it had gone here, it comes back with the tokens that it would have written meanwhile at its pace.
+        If it has left the twin, it comes back with the tokens that it would have written meanwhile at its pace.
         """
         if ticket in self._present:
             self._present[ticket].most = most
@@ -106,15 +109,15 @@ class Twin:
             self._shares.arrived(virtual.tenant)
             self._expected = None
 
-    def leave(self, ticket: int) -> None:
-        """The real request has ended."""
+    def remove(self, ticket: int) -> None:
+        """Remove a request whose real one has ended."""
         virtual = self._present.pop(ticket, None)
         if virtual is not None:
             self._shares.left(virtual.tenant)
         self._written.pop(ticket, None)
         self._expected = None
 
-    def advance(self, now: float, model: StepTimes, budget: Budget) -> None:
+    def advance(self, now: float, model: StepTimes, budget: StepBudget) -> None:
         """Run every step that would have ended by now."""
         while self._present:
             here = [each for each in self._present.values() if each.arrived <= self._clock]
@@ -124,36 +127,36 @@ class Twin:
                     return
                 continue
             views = tuple(each.view() for each in here)
-            state = State(views, self._slots, self._chunk_tokens, model, service=self._shares.service)
-            decided = plan(state, budget)
-            if self._clock + decided.predicted_seconds > now:
+            state = SchedulerState(views, self._slots, self._chunk_tokens, model, service=self._shares.service)
+            step = plan(state, budget)
+            if self._clock + step.predicted_seconds > now:
                 return
-            self._run(decided, model)
+            self._run(step, model)
 
-    def out(self, ticket: int, token: int, model: StepTimes, budget: Budget) -> float:
-        """When a request's token (counted from 0) was out, or is expected to be."""
+    def token_time(self, ticket: int, token: int, model: StepTimes, budget: StepBudget) -> float:
+        """The moment at which a request's token (counted from 0) was out, or is expected to be."""
         virtual = self._present.get(ticket) or self._written.get(ticket)
         if virtual is None:
             return self._clock
         if token < len(virtual.times):
             return virtual.times[token]
         if virtual.ticket not in self._present:
-            # The real one writes more than was expected of it: at the pace of the last ones.
+            # The real request writes more than expected: at the pace of its last tokens.
             return virtual.times[-1] + virtual.pace * (token - len(virtual.times) + 1)
         if self._expected is None:
             views = oldest_first(each.view() for each in self._present.values())
             self._expected = dict(forecast(views, model, self._chunk_tokens, budget))
         return self._clock + self._expected[ticket]
 
-    def _run(self, decided: Plan, model: StepTimes) -> None:
+    def _run(self, step: StepPlan, model: StepTimes) -> None:
         self._expected = None
-        for ticket in decided.keep:
+        for ticket in step.swap_out:
             self._present[ticket].resident = False
-        for ticket in decided.admit:
+        for ticket in step.admit:
             self._present[ticket].resident = True
         clock = self._clock + model.step
-        begun: list[tuple[_Virtual, float]] = []
-        for ticket, tokens in decided.prefill:
+        started: list[tuple[_VirtualRequest, float]] = []
+        for ticket, tokens in step.prefill:
             each, left, before = self._present[ticket], tokens, clock
             while left:
                 chunk = min(self._chunk_tokens - each.position % self._chunk_tokens, left)
@@ -162,21 +165,21 @@ class Twin:
             self._shares.charge(each.tenant, clock - before)
             if not each.pending:
                 each.generating, each.pending = True, 1
-                begun.append((each, clock))
+                started.append((each, clock))
         present = self._present
-        decoding = [present[ticket] for ticket in decided.decode if ticket in present]
+        decoding = [present[ticket] for ticket in step.decode if ticket in present]
         took = model.decode(len(decoding), sum(each.position for each in decoding))
         clock += took
         for each in decoding:
             self._shares.charge(each.tenant, took / len(decoding))
-        for each, out in begun:
-            self._out(each, clock if model.mixed else out)
+        for each, out in started:
+            self._record(each, clock if model.mixed else out)
         for each in decoding:
             each.position += 1
-            self._out(each, clock)
+            self._record(each, clock)
         self._clock = clock
 
-    def _out(self, each: _Virtual, clock: float) -> None:
+    def _record(self, each: _VirtualRequest, clock: float) -> None:
         each.times.append(clock)
         if len(each.times) >= each.most:
             self._written[each.ticket] = self._present.pop(each.ticket)

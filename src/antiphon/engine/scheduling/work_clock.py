@@ -1,11 +1,11 @@
-"""Seconds of predicted work beside the clock's seconds.
+"""Maps clock time to predicted work, so that a simulation meets the same machine as the measured calls.
 
 A call that was predicted to take 30 ms and took 60, because the machine had something else to do, is 30 ms of work in
-60 ms of time. What is imagined to run instead of it, for example the same requests without batch work, would have met
-the same machine: in those 60 ms it gets 30 ms of work done. So what is imagined is compared with what was measured
-under the same noise, as common random numbers do it in simulation.
+60 ms of time. A simulation that runs instead of it, for example the same requests without batch work, would have met
+the same machine: in those 60 ms it gets 30 ms of work done. So simulated and measured times are compared under the same
+noise (common random numbers).
 
-Where nothing of the model's was measured, a second is a second of work.
+Where no call of the model was measured, a second is a second of work.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _MOST_POINTS = 8192
 
 
 class WorkClock:
-    """A monotonic, piecewise linear map between the two; both read as seconds since the same beginning."""
+    """A monotonic, piecewise linear map between time and work; both are seconds since the same beginning."""
 
     def __init__(self) -> None:
         self._times = [0.0]
         self._works = [0.0]
 
-    def ran(self, begin: float, end: float, predicted: float) -> None:
-        """A call ran from ``begin`` to ``end``. Calls are told in their order and do not overlap."""
+    def observe(self, begin: float, end: float, predicted: float) -> None:
+        """A call ran from ``begin`` to ``end``. Calls come in order and do not overlap."""
         begin = max(begin, self._times[-1])
         if end <= begin:
             return

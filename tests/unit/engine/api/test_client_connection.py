@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, cast
 
 from antiphon.core.errors import EngineError
-from antiphon.engine.api.client import _Connection
+from antiphon.engine.api.client import _ClientConnection
 from antiphon.engine.api.messages import DescriptionRequest
 
 
@@ -25,7 +25,7 @@ class BrokenReader:
 
 
 async def test_a_write_to_a_closed_transport_tells_who_waits() -> None:
-    connection = _Connection(asyncio.StreamReader(), cast(Any, ClosedWriter()), "engine.sock")
+    connection = _ClientConnection(asyncio.StreamReader(), cast(Any, ClosedWriter()), "engine.sock")
     answers = connection.ask("one", DescriptionRequest("one"))
     assert isinstance(answers.get_nowait(), EngineError)
     assert connection.lost
@@ -33,7 +33,7 @@ async def test_a_write_to_a_closed_transport_tells_who_waits() -> None:
 
 
 async def test_a_read_that_breaks_does_not_break_the_next_connection() -> None:
-    connection = _Connection(cast(Any, BrokenReader()), cast(Any, ClosedWriter()), "engine.sock")
+    connection = _ClientConnection(cast(Any, BrokenReader()), cast(Any, ClosedWriter()), "engine.sock")
     while not connection.lost:
         await asyncio.sleep(0)
     await connection.close()  # raises nothing

@@ -1,4 +1,4 @@
-"""The loop, lane and local engine over a simulated runtime whose calls wait until the test lets them run."""
+"""The loop, executor and local engine over a simulated runtime whose calls wait until the test lets them run."""
 
 import asyncio
 import contextlib
@@ -22,15 +22,15 @@ from antiphon.engine.api.messages import (
 )
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
-from antiphon.engine.execution.executor import Emission, Lane
 from antiphon.engine.execution.local import LocalEngine
-from antiphon.engine.execution.prefix_cache import chain_of
-from antiphon.engine.execution.runtime import Interrupted, Layout, Logits
+from antiphon.engine.execution.model_executor import Emission, ModelExecutor
+from antiphon.engine.execution.prefix_cache import hash_prefixes
+from antiphon.engine.execution.runtime import CallInterruptedError, Layout, Logits
 from antiphon.engine.execution.sequence import Sequence as Generation
 from antiphon.engine.execution.step_loop import StepLoop
-from antiphon.engine.execution.swap_space import KeptStates
+from antiphon.engine.execution.swap_space import SwapSpace
 from antiphon.engine.execution.tokenization import MOST_WAITING
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.scheduling.state import StepBudget
 
 
 class Gated(SimulatedRuntime):
@@ -63,9 +63,9 @@ class Gated(SimulatedRuntime):
         self._pass("step", list(slots), len(tokens))
         return super().step(slots, positions, tokens)
 
-    def restore(self, slot: int, kept: object) -> None:
+    def restore_state(self, slot: int, state: object) -> None:
         self.restored += 1
-        super().restore(slot, kept)  # type: ignore[arg-type]
+        super().restore_state(slot, state)  # type: ignore[arg-type]
 
     async def in_a_call(self) -> None:
         """Wait until the loop's thread is inside a call (the gate being closed)."""
@@ -124,7 +124,7 @@ async def test_a_cancelled_request_frees_its_slot_before_the_next_step() -> None
         assert (await waiting).reason == "length"
         # Of the first prompt's 400 tokens only those of the step in flight were computed.
         prompts = sum(tokens for kind, _, tokens in runtime.calls if kind == "feed")
-        assert prompts <= Budget().online_prefill_tokens + len("About second.\n")
+        assert prompts <= StepBudget().online_prefill_tokens + len("About second.\n")
 
 
 async def test_a_turn_that_does_not_end_is_told_and_waiting_is_none() -> None:
@@ -146,7 +146,7 @@ async def test_a_turn_that_does_not_end_is_told_and_waiting_is_none() -> None:
 async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged(memory: int, tmp_path: Path) -> None:
     async with running(slots=1) as (engine, _):
         alone = await collect(engine, asking("long", priority="batch", max_tokens=60))
-    async with running(slots=1, kept=KeptStates(memory, tmp_path)) as (engine, runtime):
+    async with running(slots=1, swap_space=SwapSpace(memory, tmp_path)) as (engine, runtime):
         runtime.gate.clear()
         batch = asyncio.create_task(collect(engine, asking("long", priority="batch", max_tokens=60)))
         for _ in range(6):
@@ -265,7 +265,7 @@ async def test_usage_counts_what_the_engine_did() -> None:
 
 
 async def test_batch_waits_while_a_step_may_be_no_longer_than_onlines() -> None:
-    async with running(slots=2, budget=Budget(arrival_seconds=1e-9)) as (engine, runtime):
+    async with running(slots=2, budget=StepBudget(arrival_seconds=1e-9)) as (engine, runtime):
         batch = asyncio.create_task(collect(engine, asking("batch", priority="batch", max_tokens=30)))
         online = await collect(engine, asking("online", max_tokens=30))
         assert online.reason == "length"
@@ -292,7 +292,7 @@ class Interruptible(SimulatedRuntime):
         self.entered.set()
         try:
             super()._wait(3600.0)
-        except Interrupted:
+        except CallInterruptedError:
             self.given_up += 1
             self.free = 10_000
             raise
@@ -347,48 +347,48 @@ class Timed(SimulatedRuntime):
         return super().step(slots, positions, tokens)
 
 
-def generation(lane: Lane, ticket: int, request: GenerationRequest, arrived: float) -> Generation:
-    prompt = lane.runtime.tokenize(request.prompt)
+def generation(executor: ModelExecutor, ticket: int, request: GenerationRequest, arrived: float) -> Generation:
+    prompt = executor.runtime.tokenize(request.prompt)
     return Generation(
         ticket=ticket,
         request=request,
         prompt=prompt,
         forced=[],
         constraint=None,
-        vocabulary=lane.runtime.vocabulary,
-        chain=chain_of(prompt, 8),
+        vocabulary=executor.runtime.vocabulary,
+        prefix_hashes=hash_prefixes(prompt, 8),
         arrived=arrived,
     )
 
 
 def test_what_another_model_serves_online_is_no_harm_of_batchs() -> None:
     clock = [1.0]
-    lanes = [Lane(Timed(clock), lambda: clock[0]) for _ in range(2)]
-    loop = StepLoop(lanes, Budget(), lambda emissions: None)
+    executors = [ModelExecutor(Timed(clock), lambda: clock[0]) for _ in range(2)]
+    loop = StepLoop(executors, StepBudget(), lambda emissions: None)
     for ticket in range(1, 41):
-        lane = lanes[ticket % 2]
-        loop.submit(lane, generation(lane, ticket, asking(str(ticket), max_tokens=12), clock[0]))
+        executor = executors[ticket % 2]
+        loop.submit(executor, generation(executor, ticket, asking(str(ticket), max_tokens=12), clock[0]))
     loop.stop()
-    before = lanes[0].pacing.factors.slowdown
+    before = executors[0].pacer.factors.slowdown
     loop.run()
-    assert all(lane.pacing.factors.slowdown > before for lane in lanes)
+    assert all(executor.pacer.factors.slowdown > before for executor in executors)
 
 
 @pytest.mark.parametrize(("seconds", "first"), [(0.01, "online"), (0.2, "batch")])
 def test_batch_of_another_model_waits_for_a_gap_unless_none_comes_for_long(seconds: float, first: str) -> None:
     """An answer of 500 tokens takes 5 or 100 s."""
     clock, ends = [1.0], list[int]()
-    lanes = [Lane(Timed(clock, seconds), lambda: clock[0]) for _ in range(2)]
+    executors = [ModelExecutor(Timed(clock, seconds), lambda: clock[0]) for _ in range(2)]
     loop = StepLoop(
-        lanes,
-        Budget(),
+        executors,
+        StepBudget(),
         lambda emissions: ends.extend(ticket for ticket, event in emissions if isinstance(event, GenerationResult)),
         monotonic=lambda: clock[0],
     )
     online = asking("online", max_tokens=500)
     batch = asking("batch", max_tokens=10, priority="batch")
-    for ticket, (lane, request) in enumerate(zip(lanes, (online, batch), strict=True), start=1):
-        loop.submit(lane, generation(lane, ticket, msgspec.structs.replace(request, ignore_end=True), clock[0]))
+    for ticket, (executor, request) in enumerate(zip(executors, (online, batch), strict=True), start=1):
+        loop.submit(executor, generation(executor, ticket, msgspec.structs.replace(request, ignore_end=True), clock[0]))
     loop.stop()
     loop.run()
     assert ends == ([1, 2] if first == "online" else [2, 1])
@@ -396,14 +396,14 @@ def test_batch_of_another_model_waits_for_a_gap_unless_none_comes_for_long(secon
 
 async def test_calls_that_measure_a_prompt_are_learnt_by_themselves() -> None:
     async with running() as (engine, _):
-        lane = engine._step_loop.lanes[0]
-        before = lane.latency_model
+        executor = engine._step_loop.executors[0]
+        before = executor.calls.latency_model
         await collect(engine, msgspec.structs.replace(asking("a", max_tokens=0), prompt_logprobs=1))
-        measured = lane.latency_model
+        measured = executor.calls.latency_model
         assert (measured.feeding, measured.scoring.seen > 0) == (before.feeding, True)
         await collect(engine, asking("a", max_tokens=1))
-        assert lane.latency_model.feeding.seen > 0
-        assert lane.latency_model.scoring == measured.scoring
+        assert executor.calls.latency_model.feeding.seen > 0
+        assert executor.calls.latency_model.scoring == measured.scoring
 
 
 async def test_texts_are_tokenized_beside_the_step_loop_one_at_a_time_and_not_without_end() -> None:

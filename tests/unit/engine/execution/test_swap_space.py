@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from antiphon.core.errors import EngineError
-from antiphon.engine.execution.runtime import Kept
-from antiphon.engine.execution.swap_space import KeptStates
+from antiphon.engine.execution.runtime import SequenceState
+from antiphon.engine.execution.swap_space import SwapSpace
 
 SECRET = b"the customer's own words"
 
 
-def state(ticket: int, size: int = 1000) -> Kept:
+def state(ticket: int, size: int = 1000) -> SequenceState:
     content = (SECRET + bytes([ticket])) * size
     return np.frombuffer(content[:size], dtype=np.uint8)
 
 
-def settled(states: KeptStates, on_disk: int) -> None:
+def settled(states: SwapSpace, on_disk: int) -> None:
     """Wait until so many states have been written."""
     deadline = time.monotonic() + 10
     while states.on_disk < on_disk:
@@ -38,7 +38,7 @@ def files_of_this_process(folder: Path) -> list[str]:
 
 
 def test_what_fits_stays_in_memory(tmp_path: Path) -> None:
-    states = KeptStates(2_500, tmp_path)
+    states = SwapSpace(2_500, tmp_path)
     states.put(1, state(1))
     states.put(2, state(2))
     assert states.host_bytes == 2_000
@@ -48,7 +48,7 @@ def test_what_fits_stays_in_memory(tmp_path: Path) -> None:
 
 
 def test_the_youngest_go_to_disk_and_come_back_unchanged(tmp_path: Path) -> None:
-    states = KeptStates(2_500, tmp_path)
+    states = SwapSpace(2_500, tmp_path)
     for ticket in (5, 3, 4, 1):
         states.put(ticket, state(ticket))
     settled(states, 2)
@@ -60,7 +60,7 @@ def test_the_youngest_go_to_disk_and_come_back_unchanged(tmp_path: Path) -> None
 
 
 def test_no_file_has_a_name_and_none_holds_what_was_said(tmp_path: Path) -> None:
-    states = KeptStates(0, tmp_path)
+    states = SwapSpace(0, tmp_path)
     states.put(1, state(1))
     settled(states, 1)
     assert list(tmp_path.iterdir()) == []
@@ -74,7 +74,7 @@ def test_no_file_has_a_name_and_none_holds_what_was_said(tmp_path: Path) -> None
 
 
 def test_one_that_comes_back_while_it_is_written_is_taken_from_memory(tmp_path: Path) -> None:
-    states = KeptStates(0, tmp_path)
+    states = SwapSpace(0, tmp_path)
     states.put(1, state(1, 5_000_000))
     assert bytes(states.take(1)) == bytes(state(1, 5_000_000))
     states.put(1, state(9))
@@ -83,7 +83,7 @@ def test_one_that_comes_back_while_it_is_written_is_taken_from_memory(tmp_path: 
 
 
 def test_a_disk_that_takes_nothing_loses_nothing(tmp_path: Path) -> None:
-    states = KeptStates(0, tmp_path / "missing")
+    states = SwapSpace(0, tmp_path / "missing")
     states.put(1, state(1))
     deadline = time.monotonic() + 10
     while not states._disk_is_full and time.monotonic() < deadline:
@@ -94,7 +94,7 @@ def test_a_disk_that_takes_nothing_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_what_was_changed_on_disk_is_refused(tmp_path: Path) -> None:
-    states = KeptStates(0, tmp_path)
+    states = SwapSpace(0, tmp_path)
     states.put(1, state(1))
     settled(states, 1)
     with Path(files_of_this_process(tmp_path)[0]).open("r+b") as file:
@@ -105,7 +105,7 @@ def test_what_was_changed_on_disk_is_refused(tmp_path: Path) -> None:
 
 
 def test_closing_leaves_nothing_open(tmp_path: Path) -> None:
-    states = KeptStates(0, tmp_path)
+    states = SwapSpace(0, tmp_path)
     for ticket in range(4):
         states.put(ticket, state(ticket))
     states.close()

@@ -12,8 +12,8 @@ from antiphon.engine.execution.tokenization import (
     MOST_TEXT_BYTES,
     MOST_TOKENS,
     MOST_WAITING,
-    TextReader,
-    require_readable,
+    TokenizationQueue,
+    require_size,
 )
 
 
@@ -27,14 +27,14 @@ from antiphon.engine.execution.tokenization import (
 )
 def test_what_would_take_too_long_is_refused_with_its_bound(question: TokenizationRequest, where: str) -> None:
     with pytest.raises(TooLargeError) as refused:
-        require_readable(question)
+        require_size(question)
     assert refused.value.where == where
     assert refused.value.next_step
 
 
 def test_what_is_just_short_enough_is_read() -> None:
-    require_readable(TokenizationRequest("t", "m", "ç" * (MOST_TEXT_BYTES // 2)))
-    require_readable(TokenizationRequest("t", "m", tokens=(1,) * MOST_TOKENS))
+    require_size(TokenizationRequest("t", "m", "ç" * (MOST_TEXT_BYTES // 2)))
+    require_size(TokenizationRequest("t", "m", tokens=(1,) * MOST_TOKENS))
 
 
 class HeldRuntime(SimulatedRuntime):
@@ -50,7 +50,7 @@ class HeldRuntime(SimulatedRuntime):
 
 
 async def test_a_tenant_with_many_questions_holds_no_other_up() -> None:
-    runtime, reader, order = HeldRuntime(), TextReader(), list[str]()
+    runtime, reader, order = HeldRuntime(), TokenizationQueue(), list[str]()
     try:
         asked = [
             reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="crowd"))

@@ -1,92 +1,92 @@
 import random
 
 from antiphon.engine.scheduling.latency_model import LatencyModel
-from antiphon.engine.scheduling.pacing import HARMED_SLOWDOWN, Pacing
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.scheduling.pacing import HARMED_SLOWDOWN, Pacer
 from antiphon.engine.scheduling.service_level import ServiceLevel
+from antiphon.engine.scheduling.state import StepBudget
 
-MODEL, BUDGET = LatencyModel(), Budget()
+MODEL, BUDGET = LatencyModel(), StepBudget()
 
 
-def served(pacing: Pacing, ticket: int, level: ServiceLevel, at: float, slowdown: float) -> None:
+def served(pacer: Pacer, ticket: int, level: ServiceLevel, at: float, slowdown: float) -> None:
     """A request of one prompt and ten tokens that took ``1 + slowdown`` times what it takes alone."""
-    pacing.arrived(ticket, level, at, position=0, pending=32, most=10)
-    pacing.advance(at + 5.0, MODEL, BUDGET)
-    first, last = pacing.alone(ticket, 0, MODEL, BUDGET), pacing.alone(ticket, 9, MODEL, BUDGET)
+    pacer.add(ticket, level, at, position=0, pending=32, most=10)
+    pacer.advance(at + 5.0, MODEL, BUDGET)
+    first, last = pacer.time_without_batch(ticket, 0, MODEL, BUDGET), pacer.time_without_batch(ticket, 9, MODEL, BUDGET)
     longer = 1 + slowdown
-    pacing.ended(ticket, 10, at + (first - at) * longer, at + (last - at) * longer, MODEL, BUDGET)
+    pacer.remove(ticket, 10, at + (first - at) * longer, at + (last - at) * longer, MODEL, BUDGET)
 
 
 def test_harm_makes_it_stricter_and_its_absence_laxer() -> None:
-    pacing, level = Pacing(4, 32), ServiceLevel(slowdown=0.1)
-    before = pacing.factors.slowdown
-    served(pacing, 1, level, 10.0, slowdown=0.5)
-    harmed = pacing.factors.slowdown
+    pacer, level = Pacer(4, 32), ServiceLevel(slowdown=0.1)
+    before = pacer.factors.slowdown
+    served(pacer, 1, level, 10.0, slowdown=0.5)
+    harmed = pacer.factors.slowdown
     assert harmed < before
-    served(pacing, 2, level, 20.0, slowdown=0.0)
-    assert harmed < pacing.factors.slowdown < before
+    served(pacer, 2, level, 20.0, slowdown=0.0)
+    assert harmed < pacer.factors.slowdown < before
 
 
 def test_in_the_long_run_the_accepted_share_is_harmed() -> None:
     """Served by an engine whose slowdown is the allowance times the factor, with errors that nobody told it of."""
-    pacing, level, chance = Pacing(4, 32), ServiceLevel(slowdown=0.2), random.Random(3)
+    pacer, level, chance = Pacer(4, 32), ServiceLevel(slowdown=0.2), random.Random(3)
     harmed = 0
     for number in range(3_000):
-        slowdown = 0.2 * pacing.factors.slowdown * chance.lognormvariate(0.0, 0.8)
+        slowdown = 0.2 * pacer.factors.slowdown * chance.lognormvariate(0.0, 0.8)
         harmed += slowdown > 0.2
-        served(pacing, number, level, 10.0 * number, slowdown)
+        served(pacer, number, level, 10.0 * number, slowdown)
     assert abs(harmed / 3_000 - HARMED_SLOWDOWN) < 0.02
 
 
 def test_what_would_have_been_missed_without_batch_is_no_harm() -> None:
-    pacing, level = Pacing(4, 32), ServiceLevel(ttft=0.001, tpot=0.001)
-    before = pacing.factors.seconds
-    served(pacing, 1, level, 10.0, slowdown=3.0)
-    assert pacing.factors.seconds > before
+    pacer, level = Pacer(4, 32), ServiceLevel(ttft=0.001, tpot=0.001)
+    before = pacer.factors.seconds
+    served(pacer, 1, level, 10.0, slowdown=3.0)
+    assert pacer.factors.seconds > before
 
 
 def test_a_slow_machine_is_no_harm() -> None:
     """Without batch work the same calls run in the twin, and in the time that they really took."""
-    pacing, level = Pacing(4, 32), ServiceLevel(slowdown=0.1)
-    pacing.arrived(1, level, 10.0, position=0, pending=32, most=3)
+    pacer, level = Pacer(4, 32), ServiceLevel(slowdown=0.1)
+    pacer.add(1, level, 10.0, position=0, pending=32, most=3)
     clock = 10.0
     for number, predicted in enumerate([MODEL.feed(32, 0), MODEL.decode(1, 32), MODEL.decode(1, 33)]):
         begin, clock = clock, clock + 7 * predicted
-        pacing.ran(begin, clock, predicted)
-        pacing.advance(clock + 1e-9, MODEL, BUDGET)
-        pacing.due(1, number + 1, 11.0, MODEL, BUDGET)
-    assert abs(pacing.alone(1, 2, MODEL, BUDGET) - clock) < 1e-6
+        pacer.observe_call(begin, clock, predicted)
+        pacer.advance(clock + 1e-9, MODEL, BUDGET)
+        pacer.due(1, number + 1, 11.0, MODEL, BUDGET)
+    assert abs(pacer.time_without_batch(1, 2, MODEL, BUDGET) - clock) < 1e-6
 
 
 def test_an_answer_longer_than_the_latest_stays_in_the_twin() -> None:
-    pacing, level = Pacing(4, 32), ServiceLevel(slowdown=0.1)
+    pacer, level = Pacer(4, 32), ServiceLevel(slowdown=0.1)
     for number in range(1, 20):
-        served(pacing, number, level, 10.0 * number, slowdown=0.0)
+        served(pacer, number, level, 10.0 * number, slowdown=0.0)
     for ticket in (98, 99):
-        pacing.arrived(ticket, level, 300.0, position=0, pending=32, most=40)
+        pacer.add(ticket, level, 300.0, position=0, pending=32, most=40)
     now = 300.0 + 2 * MODEL.feed(32, 0)
     for emitted in range(1, 41):
-        pacing.advance(now, MODEL, BUDGET)
+        pacer.advance(now, MODEL, BUDGET)
         for ticket in (98, 99):
-            pacing.due(ticket, emitted, 300.1, MODEL, BUDGET)
+            pacer.due(ticket, emitted, 300.1, MODEL, BUDGET)
         now += MODEL.decode(2, 2 * (31 + emitted))
     # Two decode together to the end, whatever was expected of them at first.
-    assert abs(pacing.alone(99, 39, MODEL, BUDGET) - now) < 0.03
+    assert abs(pacer.time_without_batch(99, 39, MODEL, BUDGET) - now) < 0.03
 
 
 def test_arrivals_may_wait_as_long_as_the_latest_requests_could() -> None:
-    pacing = Pacing(4, 32)
-    assert pacing.budget(BUDGET) == BUDGET
+    pacer = Pacer(4, 32)
+    assert pacer.budget(BUDGET) == BUDGET
     for number in range(50):
-        served(pacing, number, ServiceLevel(slowdown=0.05), 10.0 * number, slowdown=0.0)
-    taken = pacing.budget(BUDGET).arrival_seconds
+        served(pacer, number, ServiceLevel(slowdown=0.05), 10.0 * number, slowdown=0.0)
+    taken = pacer.budget(BUDGET).arrival_seconds
     assert 0 < taken < BUDGET.arrival_seconds
-    assert 0 < pacing.patience <= taken / 2
+    assert 0 < pacer.patience <= taken / 2
 
 
 def test_a_request_that_ended_without_a_token_says_nothing() -> None:
-    pacing = Pacing(4, 32)
-    before = pacing.factors
-    pacing.arrived(1, None, 1.0, position=0, pending=32, most=10)
-    pacing.ended(1, 0, None, 9.0, MODEL, BUDGET)
-    assert pacing.factors == before
+    pacer = Pacer(4, 32)
+    before = pacer.factors
+    pacer.add(1, None, 1.0, position=0, pending=32, most=10)
+    pacer.remove(1, 0, None, 9.0, MODEL, BUDGET)
+    assert pacer.factors == before

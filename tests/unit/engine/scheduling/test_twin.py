@@ -1,84 +1,84 @@
 from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.scheduling.state import StepBudget
 from antiphon.engine.scheduling.twin import Twin
 
 MODEL = LatencyModel(CallModel((0.0, 0.002, 0.0), excess=1.0), CallModel((0.010, 0.005, 0.0), excess=1.0))
 """64 ms for a chunk of 32 tokens; a decode call of n sequences 10 ms and 5 ms each."""
 
-BUDGET = Budget()
+BUDGET = StepBudget()
 
 
 def test_one_request_alone() -> None:
     twin = Twin(slots=4, chunk_tokens=32)
-    twin.arrive(1, 100.0, position=0, pending=64, most=3)
-    assert abs(twin.out(1, 0, MODEL, BUDGET) - 100.128) < 1e-9  # Expected: nothing has run yet.
+    twin.add(1, 100.0, position=0, pending=64, most=3)
+    assert abs(twin.token_time(1, 0, MODEL, BUDGET) - 100.128) < 1e-9  # Expected: nothing has run yet.
     twin.advance(100.5, MODEL, BUDGET)
-    assert [round(twin.out(1, token, MODEL, BUDGET), 6) for token in range(3)] == [100.128, 100.143, 100.158]
+    assert [round(twin.token_time(1, token, MODEL, BUDGET), 6) for token in range(3)] == [100.128, 100.143, 100.158]
 
 
 def test_who_arrives_in_the_middle_of_a_step_waits_for_its_end() -> None:
     twin = Twin(slots=4, chunk_tokens=32)
-    twin.arrive(1, 0.0, position=0, pending=32, most=100)
+    twin.add(1, 0.0, position=0, pending=32, most=100)
     twin.advance(0.070, MODEL, BUDGET)  # The chunk took until 64 ms; the step of the next token ends at 79 ms.
-    twin.arrive(2, 0.070, position=0, pending=32, most=100)
+    twin.add(2, 0.070, position=0, pending=32, most=100)
     twin.advance(0.300, MODEL, BUDGET)
-    assert abs(twin.out(1, 1, MODEL, BUDGET) - 0.079) < 1e-9
-    assert abs(twin.out(2, 0, MODEL, BUDGET) - 0.143) < 1e-9
-    assert abs(twin.out(1, 2, MODEL, BUDGET) - 0.158) < 1e-9
+    assert abs(twin.token_time(1, 1, MODEL, BUDGET) - 0.079) < 1e-9
+    assert abs(twin.token_time(2, 0, MODEL, BUDGET) - 0.143) < 1e-9
+    assert abs(twin.token_time(1, 2, MODEL, BUDGET) - 0.158) < 1e-9
 
 
 def test_an_arrival_slows_the_others_down_as_it_would() -> None:
     alone, joined = Twin(slots=4, chunk_tokens=32), Twin(slots=4, chunk_tokens=32)
     for twin in (alone, joined):
-        twin.arrive(1, 0.0, position=0, pending=32, most=50)
-    joined.arrive(2, 0.2, position=0, pending=96, most=50)
+        twin.add(1, 0.0, position=0, pending=32, most=50)
+    joined.add(2, 0.2, position=0, pending=96, most=50)
     for twin in (alone, joined):
         twin.advance(2.0, MODEL, BUDGET)
-    assert joined.out(1, 40, MODEL, BUDGET) > alone.out(1, 40, MODEL, BUDGET) + 0.19
+    assert joined.token_time(1, 40, MODEL, BUDGET) > alone.token_time(1, 40, MODEL, BUDGET) + 0.19
 
 
 def test_what_is_kept_of_a_prompt_is_not_computed() -> None:
     twin = Twin(slots=4, chunk_tokens=32)
-    twin.arrive(1, 0.0, position=64, pending=32, most=1)
+    twin.add(1, 0.0, position=64, pending=32, most=1)
     twin.advance(1.0, MODEL, BUDGET)
-    assert abs(twin.out(1, 0, MODEL, BUDGET) - 0.064) < 1e-9
+    assert abs(twin.token_time(1, 0, MODEL, BUDGET) - 0.064) < 1e-9
 
 
 def test_who_writes_more_than_was_expected_goes_on_at_its_pace() -> None:
     twin = Twin(slots=4, chunk_tokens=32)
-    twin.arrive(1, 0.0, position=0, pending=32, most=3)
+    twin.add(1, 0.0, position=0, pending=32, most=3)
     twin.advance(1.0, MODEL, BUDGET)
-    assert abs(twin.out(1, 4, MODEL, BUDGET) - (0.064 + 4 * 0.015)) < 1e-9
+    assert abs(twin.token_time(1, 4, MODEL, BUDGET) - (0.064 + 4 * 0.015)) < 1e-9
 
 
 def test_who_has_left_makes_nobody_wait() -> None:
     twin = Twin(slots=1, chunk_tokens=32)
-    twin.arrive(1, 0.0, position=0, pending=32, most=1_000)
-    twin.arrive(2, 0.0, position=0, pending=32, most=10)
+    twin.add(1, 0.0, position=0, pending=32, most=1_000)
+    twin.add(2, 0.0, position=0, pending=32, most=10)
     twin.advance(0.5, MODEL, BUDGET)
-    twin.leave(1)
+    twin.remove(1)
     twin.advance(1.0, MODEL, BUDGET)
-    assert twin.out(2, 0, MODEL, BUDGET) < 0.6
+    assert twin.token_time(2, 0, MODEL, BUDGET) < 0.6
 
 
 def test_who_goes_on_comes_back_with_what_it_would_have_written_meanwhile() -> None:
     twin = Twin(slots=4, chunk_tokens=32)
-    twin.arrive(1, 0.0, position=0, pending=32, most=3)
+    twin.add(1, 0.0, position=0, pending=32, most=3)
     twin.advance(0.5, MODEL, BUDGET)
-    twin.arrive(2, 0.5, position=0, pending=32, most=5)
+    twin.add(2, 0.5, position=0, pending=32, most=5)
     twin.advance(0.6, MODEL, BUDGET)
-    twin.goes_on(1, 100)
+    twin.extend(1, 100)
     twin.advance(1.0, MODEL, BUDGET)
-    assert abs(twin.out(1, 30, MODEL, BUDGET) - (0.064 + 30 * 0.015)) < 1e-9
-    assert twin.out(2, 4, MODEL, BUDGET) - twin.out(2, 3, MODEL, BUDGET) > 0.019
+    assert abs(twin.token_time(1, 30, MODEL, BUDGET) - (0.064 + 30 * 0.015)) < 1e-9
+    assert twin.token_time(2, 4, MODEL, BUDGET) - twin.token_time(2, 3, MODEL, BUDGET) > 0.019
 
 
 def test_who_goes_ahead_does_so_here_as_well() -> None:
     twin = Twin(slots=1, chunk_tokens=32)
-    twin.arrive(1, 0.0, position=0, pending=32, most=100)
+    twin.add(1, 0.0, position=0, pending=32, most=100)
     twin.advance(0.1, MODEL, BUDGET)
-    twin.arrive(2, 0.1, position=0, pending=32, most=2)
-    twin.arrive(3, 0.1, position=0, pending=32, most=2, order=-1)
-    twin.leave(1)
+    twin.add(2, 0.1, position=0, pending=32, most=2)
+    twin.add(3, 0.1, position=0, pending=32, most=2, order=-1)
+    twin.remove(1)
     twin.advance(2.0, MODEL, BUDGET)
-    assert twin.out(3, 0, MODEL, BUDGET) < twin.out(2, 0, MODEL, BUDGET)
+    assert twin.token_time(3, 0, MODEL, BUDGET) < twin.token_time(2, 0, MODEL, BUDGET)

@@ -11,7 +11,7 @@ def test_where_nothing_ran_a_second_is_a_second() -> None:
 
 def test_a_call_that_took_twice_as_long_is_half_as_much_work() -> None:
     clock = WorkClock()
-    clock.ran(10.0, 10.6, 0.3)
+    clock.observe(10.0, 10.6, 0.3)
     assert abs(clock.work(10.2) - 10.1) < 1e-9
     assert abs(clock.work(11.6) - 11.3) < 1e-9
     assert abs(clock.time(10.1) - 10.2) < 1e-9
@@ -23,7 +23,7 @@ def test_there_and_back_is_the_same_moment_also_when_old_calls_are_forgotten() -
     for _ in range(20_000):
         begin = now + chance.choice((0.0, 0.0, 0.01))
         now = begin + chance.uniform(0.001, 0.05)
-        clock.ran(begin, now, chance.uniform(0.001, 0.05))
+        clock.observe(begin, now, chance.uniform(0.001, 0.05))
     for _ in range(200):
         moment = now - chance.uniform(-1.0, 60.0)
         assert abs(clock.time(clock.work(moment)) - moment) < 1e-6

@@ -17,7 +17,7 @@ from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import EmbedderDescription
 from antiphon.engine.backends.llamacpp.runtime import Library
-from antiphon.engine.unit_vector import unit_bytes
+from antiphon.engine.execution.embedding_executor import unit_bytes
 from antiphon.engine.weights import Weights
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class LlamaCppEmbedding:
 
 
 class LlamaCppEncoder:
-    """Implements :class:`~antiphon.engine.execution.embedding.Encoder`: what an engine process serves.
+    """Implements :class:`~antiphon.engine.execution.embedding_executor.PublishedEncoder`: what an engine process
+    serves.
 
     Args, raises: as :class:`LlamaCppEmbedding`, and:
         dimensions: that its vectors are declared to have.

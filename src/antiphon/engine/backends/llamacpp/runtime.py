@@ -25,7 +25,7 @@ import numpy as np
 from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import ModelDescription
-from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
+from antiphon.engine.execution.runtime import CallInterruptedError, Layout, Logits, SequenceState, TokenVocabulary
 from antiphon.engine.weights import Golden, Weights
 
 _log = logging.getLogger("antiphon.engine")
@@ -88,7 +88,7 @@ class LlamaCpp:
         return self._description
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> TokenVocabulary:
         return self._vocabulary
 
     @property
@@ -188,7 +188,7 @@ class LlamaCpp:
         if self._context is not None:
             self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
-    def keep(self, slot: int) -> Kept:
+    def copy_state(self, slot: int) -> SequenceState:
         size = int(self._lib.llama_state_seq_get_size(self._context, slot))
         kept = np.empty(size, dtype=np.uint8)
         target = self._ffi.from_buffer("uint8_t[]", kept, require_writable=True)
@@ -196,11 +196,11 @@ class LlamaCpp:
             raise EngineError("llama.cpp could not copy a sequence's state.")
         return kept
 
-    def restore(self, slot: int, kept: Kept) -> None:
+    def restore_state(self, slot: int, state: SequenceState) -> None:
         self.wake()
         self.drop(slot)
-        source = self._ffi.from_buffer("uint8_t[]", kept)
-        if self._lib.llama_state_seq_set_data(self._context, source, kept.nbytes, slot) != kept.nbytes:
+        source = self._ffi.from_buffer("uint8_t[]", state)
+        if self._lib.llama_state_seq_set_data(self._context, source, state.nbytes, slot) != state.nbytes:
             raise EngineError("llama.cpp could not restore a sequence's state.")
 
     def close(self) -> None:
@@ -272,7 +272,7 @@ class LlamaCpp:
         self._batch.n_tokens = count
         status = self._lib.llama_decode(self._context, self._batch)
         if status == _ABORTED:
-            raise Interrupted
+            raise CallInterruptedError
         if status != 0:
             raise EngineError(f"llama.cpp failed in a step (status {status}: {self._library.last_message()}).")
 
@@ -282,7 +282,7 @@ class LlamaCpp:
             raise EngineError("llama.cpp returned no logits.")
         return np.frombuffer(self._ffi.buffer(pointer, self._size * 4), dtype=np.float32)
 
-    def _read_vocabulary(self) -> tuple[Vocabulary, list[bytes]]:
+    def _read_vocabulary(self) -> tuple[TokenVocabulary, list[bytes]]:
         capacity = 4096
         buffer = self._ffi.new("char[]", capacity)
         shown: list[bytes] = []
@@ -295,7 +295,7 @@ class LlamaCpp:
             named.append(b"\xff" + piece if control else piece)
         ends = frozenset(t for t in range(self._size) if self._lib.llama_vocab_is_eog(self._vocab, t))
         # Control tokens are read from their names, which have a byte before them here.
-        return Vocabulary(tuple(shown), ends, max(len(piece) for piece in named)), named
+        return TokenVocabulary(tuple(shown), ends, max(len(piece) for piece in named)), named
 
     def _describe(self, name: str, weights: Weights) -> ModelDescription:
         template = self._lib.llama_model_chat_template(self._model, self._ffi.NULL)

@@ -32,7 +32,7 @@ _SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class RequestStart:
     """An online request as it was sent.
 
     Attributes:
@@ -49,7 +49,7 @@ class Begun:
     level: ServiceLevel
 
 
-class Admission:
+class BatchAdmission:
     """One server's. ``limit`` is how many batch requests it may have now."""
 
     def __init__(self) -> None:
@@ -76,16 +76,16 @@ class Admission:
         elif not self.online and now - self._last_online > _QUIET:
             self._rise()
 
-    def online_began(self, now: float, size: int, level: ServiceLevel | None) -> Begun:
+    def online_began(self, now: float, size: int, level: ServiceLevel | None) -> RequestStart:
         """An online request is sent."""
         if not self._chance.randrange(_ALONE_EVERY):
             self._silent_until = now + _ALONE_SECONDS
-        begun = Begun(now, size, self.online, self.batch, level or DEFAULT_LEVEL)
+        begun = RequestStart(now, size, self.online, self.batch, level or DEFAULT_LEVEL)
         self.online += 1
         self._last_online = now
         return begun
 
-    def first_token(self, begun: Begun, now: float) -> None:
+    def first_token(self, begun: RequestStart, now: float) -> None:
         """Its first token is here."""
         waited = now - begun.at
         if not begun.batch and not self.batch:
@@ -101,7 +101,7 @@ class Admission:
         self.online -= 1
         self._last_online = now
 
-    def _harmed(self, begun: Begun, waited: float) -> bool:
+    def _harmed(self, begun: RequestStart, waited: float) -> bool:
         level = begun.level
         alone = self._alone.predict(begun.size, begun.beside)
         if level.ttft is not None and waited > level.ttft > alone:

@@ -43,10 +43,10 @@ from antiphon.engine.api.messages import (
     Tokenization,
     TokenizationRequest,
 )
-from antiphon.engine.backends.remote.admission import Admission, Begun
+from antiphon.engine.backends.remote.admission import BatchAdmission, RequestStart
 from antiphon.engine.backends.remote.refusals import refusal_of, unreachable
 from antiphon.engine.backends.remote.requests import generation_body
-from antiphon.engine.backends.remote.stream import Reading, fingerprint
+from antiphon.engine.backends.remote.stream import CompletionStream, fingerprint
 from antiphon.engine.backends.remote.vectors import vectors_of
 
 Serves = Literal["openai", "vllm"]
@@ -107,7 +107,7 @@ class RemoteEngine:
         self._monotonic = monotonic
         self._serves = serves
         self._parameters = frozenset(parameters)
-        self._admission = Admission()
+        self._admission = BatchAdmission()
         self._changed = asyncio.Condition()
 
     async def describe(self) -> EngineDescription:
@@ -158,7 +158,7 @@ class RemoteEngine:
         content = msgspec.json.encode(body)
         async with self._admitted(request) as begun:
             began = self._monotonic()
-            reading = Reading(request, began)
+            reading = CompletionStream(request, began)
             try:
                 path = "/chat/completions" if request.messages else "/completions"
                 async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
@@ -183,7 +183,7 @@ class RemoteEngine:
         yield reading.finished(self._monotonic())
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, request: GenerationRequest) -> AsyncIterator[Begun | None]:
+    async def _admitted(self, request: GenerationRequest) -> AsyncIterator[RequestStart | None]:
         """The time in which the server has the request: a batch request waits for it here. Yields what an online
         request's first token is to be held against; ``None`` where nothing is learnt from it."""
         admission = self._admission

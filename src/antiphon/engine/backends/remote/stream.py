@@ -19,7 +19,7 @@ from antiphon.engine.api.messages import (
 from antiphon.engine.api.tool_text import ToolWriter
 
 
-class Reading:
+class CompletionStream:
     """What was read of one stream so far; times are of the caller's clock."""
 
     def __init__(self, request: GenerationRequest, began: float) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import EmbedderDescription
-from antiphon.engine.unit_vector import unit_bytes
+from antiphon.engine.execution.embedding_executor import unit_bytes
 
 _WORD = re.compile(r"\w+")
 
 
 class SimulatedEncoder:
-    """Implements :class:`~antiphon.engine.execution.embedding.Encoder`: each word adds a direction drawn from its hash.
+    """Implements :class:`~antiphon.engine.execution.embedding_executor.PublishedEncoder`: each word adds a direction
+    drawn from its hash.
 
     Args:
         tokens: words of the longest text.

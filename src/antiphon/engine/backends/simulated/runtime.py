@@ -1,4 +1,4 @@
-"""A runtime without a model: deterministic words, step times as configured. For tests of everything around it.
+"""A runtime without a model: deterministic words, step times as configured; for tests of everything around it.
 
 It has no context length worth mentioning and no knowledge; under a JSON schema it writes short valid values.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import ModelDescription
-from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
+from antiphon.engine.execution.runtime import CallInterruptedError, Layout, Logits, SequenceState, TokenVocabulary
 
 _SENTENCE = (
     "a an and are answers at before by every flight for from here in is it later model no of on one only online or "
@@ -94,8 +94,8 @@ class SimulatedRuntime:
         return self._description
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(_PIECES, frozenset({_END}), _LONGEST)
+    def vocabulary(self) -> TokenVocabulary:
+        return TokenVocabulary(_PIECES, frozenset({_END}), _LONGEST)
 
     @property
     def layout(self) -> Layout:
@@ -149,11 +149,11 @@ class SimulatedRuntime:
     def drop(self, slot: int) -> None:
         self._slots[slot] = _Slot([])
 
-    def keep(self, slot: int) -> Kept:
+    def copy_state(self, slot: int) -> SequenceState:
         return np.frombuffer(msgspec.msgpack.encode(self._slots[slot]), dtype=np.uint8)
 
-    def restore(self, slot: int, kept: Kept) -> None:
-        self._slots[slot] = msgspec.msgpack.decode(kept.tobytes(), type=_Slot)
+    def restore_state(self, slot: int, state: SequenceState) -> None:
+        self._slots[slot] = msgspec.msgpack.decode(state.tobytes(), type=_Slot)
 
     def rest(self) -> None:
         self._slots = [_Slot([]) for _ in range(self._layout.slots)]
@@ -174,7 +174,7 @@ class SimulatedRuntime:
             self._sleep(seconds + self._call_seconds)
         if self._interrupted.is_set():
             self._interrupted.clear()
-            raise Interrupted
+            raise CallInterruptedError
 
     def _logits(self, held: _Slot) -> Logits:
         if held.start < 0:
@@ -198,7 +198,7 @@ class SimulatedRuntime:
 
 
 class _GrammarTokens:
-    """What llguidance asks of a tokeniser."""
+    """The tokenizer that llguidance expects."""
 
     eos_token_id = _END
     bos_token_id = None

@@ -1,4 +1,4 @@
-"""What a request to vLLM says of its priority and service level, besides OpenAI's parameters; both directions.
+"""Writes and reads the priority and service level of a request to vLLM, beyond OpenAI's parameters.
 
 ``priority`` is vLLM's own parameter: 0 is online, more than 0 is batch, and lower goes first. The service level is in
 ``vllm_xargs``, seconds under ``antiphon_ttft``, ``antiphon_tpot`` and ``antiphon_latency``, a share under
@@ -27,7 +27,7 @@ def body(priority: Priority, level: ServiceLevel | None) -> dict[str, Any]:
 
 
 def priority_of(number: int) -> Priority:
-    """What vLLM's number means here."""
+    """The priority for vLLM's number."""
     return "batch" if number > 0 else "online"
 
 

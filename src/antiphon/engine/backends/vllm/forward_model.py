@@ -1,4 +1,4 @@
-"""How long a forward pass takes that computes prompts and tokens together.
+"""Predicts the seconds of a forward pass that computes prompts and tokens together.
 
 One pass has a price of its own, and every token in it adds to that. The price and what tokens of running sequences
 add are learnt from passes without a prompt, what a prompt's tokens add from what is left of the others: the same
@@ -20,8 +20,8 @@ _TOKENS = CallModel((0.02, 0.002, 0.001))
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
-    """What one pass computed.
+class ForwardPass:
+    """Contents of one pass.
 
     Attributes:
         sequences, context: those with one token each, and the tokens they had in all.
@@ -52,7 +52,8 @@ class ForwardModel:
         return self.tokens.excess
 
     def feed(self, tokens: int, context: int) -> float:
-        """Without a price of its own: it is paid once a pass, and a prompt may take part in any number of pieces."""
+        """Seconds without the fixed cost of a pass, which is paid once while a prompt may take part in any number of
+        pieces."""
         _, of_token, of_context = self.prompt.weights
         return of_token * tokens + of_context * tokens * context / 1000.0
 
@@ -63,7 +64,7 @@ class ForwardModel:
         _, of_sequence, of_context = self.tokens.weights
         return of_sequence * sequences + of_context * context / 1000.0
 
-    def predict(self, forward: Forward) -> float:
+    def predict(self, forward: ForwardPass) -> float:
         """Expected seconds of a whole pass."""
         return (
             self.step
@@ -72,7 +73,7 @@ class ForwardModel:
             + self.prompt.weights[2] * forward.prompt_context / 1000.0
         )
 
-    def observe(self, forward: Forward, seconds: float) -> ForwardModel:
+    def observe(self, forward: ForwardPass, seconds: float) -> ForwardModel:
         """The model after one more measured pass."""
         if not forward.prompt_tokens:
             return replace(self, tokens=self.tokens.observe(forward.sequences, forward.context / 1000.0, seconds))

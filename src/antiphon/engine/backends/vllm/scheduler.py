@@ -26,8 +26,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.request import RequestStatus
 
 from antiphon.engine.backends.vllm.arguments import level_of, priority_of
-from antiphon.engine.backends.vllm.forward_model import Forward
-from antiphon.engine.backends.vllm.policy import Allowed, StepPolicy, Unfinished
+from antiphon.engine.backends.vllm.forward_model import ForwardPass
+from antiphon.engine.backends.vllm.policy import PassPlan, RequestView, StepPolicy
 
 VLLM = "0.32.0"
 """The release whose scheduler was read for this."""
@@ -39,8 +39,8 @@ _READY = (RequestStatus.RUNNING, RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
 @dataclass(slots=True)
-class _UnderWay:
-    forward: Forward
+class _PassUnderWay:
+    forward: ForwardPass
     predicted: float
     scheduled: float
 
@@ -60,9 +60,9 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         if self.policy.value != "priority":
             raise ValueError("AntiphonScheduler needs vLLM's --scheduling-policy priority.")
-        self._ours = StepPolicy(self.max_num_active_reqs, CHUNK_TOKENS, self.max_num_scheduled_tokens)
+        self._policy = StepPolicy(self.max_num_active_reqs, CHUNK_TOKENS, self.max_num_scheduled_tokens)
         self._allowed: dict[str, int] = {}
-        self._under_way: deque[_UnderWay] = deque()
+        self._under_way: deque[_PassUnderWay] = deque()
         self._ended = -inf
         settings = (self.vllm_config.additional_config or {}).get("antiphon", {})
         if unknown := settings.keys() - {"trace"}:
@@ -73,10 +73,10 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)
-        if request.request_id in self._ours or request.sampling_params is None:
+        if request.request_id in self._policy or request.sampling_params is None:
             return
         waited = time.time() - request.arrival_time
-        self._ours.arrived(
+        self._policy.add(
             request.request_id,
             priority_of(request.priority),
             level_of(request.sampling_params.extra_args),
@@ -88,17 +88,17 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         now = time.monotonic()
         begins = max(now, self._expected_end())
-        decided = self._ours.decide(self._unfinished(), now, begins)
+        decided = self._policy.decide(self._unfinished(), now, begins)
         self._allowed = dict(decided.tokens)
         seconds = time.monotonic() - now
-        for id in decided.evict:
-            self._evict(self.requests[id], now)
+        for id in decided.preempt:
+            self._preempt(self.requests[id], now)
         made = super().schedule(*args, **kwargs)
         if made.total_num_scheduled_tokens:
             forward = self._forward(made.num_scheduled_tokens)
-            self._under_way.append(_UnderWay(forward, self._ours.model.predict(forward), now))
-        if self._trace is not None and decided.held:
-            self._tell(self._trace, decided, seconds, made.num_scheduled_tokens)
+            self._under_way.append(_PassUnderWay(forward, self._policy.model.predict(forward), now))
+        if self._trace is not None and decided.throttled:
+            self._write_trace(self._trace, decided, seconds, made.num_scheduled_tokens)
         return made
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -106,37 +106,38 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         if scheduler_output.total_num_scheduled_tokens:
             ended = self._under_way.popleft()
             # A pass that was scheduled while another ran began when that had ended.
-            self._ours.measured(ended.forward, max(ended.scheduled, self._ended), now, ended.predicted)
+            self._policy.observe_pass(ended.forward, max(ended.scheduled, self._ended), now, ended.predicted)
             self._ended = now
-        told = super().update_from_output(scheduler_output, model_runner_output)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
         for id in scheduler_output.num_scheduled_tokens:
             request = self.requests.get(id)
-            if request is not None and id in self._ours:
-                self._ours.emitted(id, request.num_output_tokens, now)
-        return told
+            if request is not None and id in self._policy:
+                self._policy.observe_tokens(id, request.num_output_tokens, now)
+        return outputs
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        self._ours.ended(request.request_id, request.num_output_tokens, time.monotonic())
+        self._policy.remove(request.request_id, request.num_output_tokens, time.monotonic())
         return super()._free_request(request, *args, **kwargs)
 
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
-        """The last that vLLM asks before it gives a request tokens, running or waiting; 0 leaves it out of the pass."""
-        asked: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        """Limit a request's tokens, running or waiting, in vLLM's last question before it schedules them; 0 leaves it
+        out."""
+        requested: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         # A batch request that became ready since the decision, by its grammar for example, waits for the next one.
-        undecided = 0 if request.priority > 0 and request.request_id in self._ours else asked
-        return min(asked, self._allowed.get(request.request_id, undecided))
+        undecided = 0 if request.priority > 0 and request.request_id in self._policy else requested
+        return min(requested, self._allowed.get(request.request_id, undecided))
 
     def shutdown(self) -> None:
         if self._trace is not None:
             self._trace.close()
         super().shutdown()
 
-    def _unfinished(self) -> Iterator[Unfinished]:
-        """What could take part in the next pass: of batch requests that wait, no more than there are slots, so that a
-        long queue costs nothing."""
+    def _unfinished(self) -> Iterator[RequestView]:
+        """Requests that could take part in the next pass: of waiting batch requests no more than there are slots, so
+        that a long queue costs nothing."""
         batch_waiting = 0
         for request in chain(self.running, self.kv_holding_waiting, self.waiting):  # Online comes before batch.
-            if request.request_id not in self._ours or request.status not in _READY:
+            if request.request_id not in self._policy or request.status not in _READY:
                 continue
             running = request.status == RequestStatus.RUNNING
             if not running and request.priority > 0:
@@ -147,21 +148,21 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
             written = request.num_output_tokens + in_flight
             pending = request.num_tokens + in_flight - request.num_computed_tokens
             if pending > 0 and written < request.max_tokens:
-                yield Unfinished(request.request_id, request.num_computed_tokens, pending, written, running)
+                yield RequestView(request.request_id, request.num_computed_tokens, pending, written, running)
 
     def _expected_end(self) -> float:
-        """When the passes under way will have ended."""
+        """The predicted end of the passes under way."""
         end = self._ended
         for each in self._under_way:
             end = max(end, each.scheduled) + each.predicted
         return end
 
-    def _evict(self, request: Any, now: float) -> None:
+    def _preempt(self, request: Any, now: float) -> None:
         """Give a batch request's slot to an online one. Its KV stays in the prefix cache until the memory is needed."""
         self.running.remove(request)
         self._preempt_request(request, now)
 
-    def _forward(self, scheduled: dict[str, int]) -> Forward:
+    def _forward(self, scheduled: dict[str, int]) -> ForwardPass:
         sequences = context = prompt_tokens = prompt_context = 0
         for id, tokens in scheduled.items():
             computed = self.requests[id].num_computed_tokens - tokens
@@ -169,20 +170,20 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
                 sequences, context = sequences + 1, context + computed
             else:
                 prompt_tokens, prompt_context = prompt_tokens + tokens, prompt_context + tokens * computed
-        return Forward(sequences, context, prompt_tokens, prompt_context)
+        return ForwardPass(sequences, context, prompt_tokens, prompt_context)
 
-    def _tell(self, trace: TextIO, decided: Allowed, seconds: float, scheduled: dict[str, int]) -> None:
+    def _write_trace(self, trace: TextIO, decided: PassPlan, seconds: float, scheduled: dict[str, int]) -> None:
         priorities = [(self.requests[id].priority > 0, tokens) for id, tokens in scheduled.items()]
         line = {
             "at": round(time.monotonic(), 4),
             "step": self.current_step,
             "online_tokens": sum(tokens for batch, tokens in priorities if not batch),
             "batch_tokens": sum(tokens for batch, tokens in priorities if batch),
-            "batch_tokens_by_priority_alone": decided.batch_wanted,
-            "held": len(decided.held),
+            "batch_tokens_by_priority_alone": decided.batch_requested,
+            "held": len(decided.throttled),
             "slack_ms": None if decided.slack_seconds == inf else round(decided.slack_seconds * 1e3, 1),
             "predicted_ms": round(decided.predicted_seconds * 1e3, 1),
             "deciding_ms": round(seconds * 1e3, 2),
-            "allowances_times": [round(factor, 3) for factor in self._ours.pacing.factors],
+            "allowances_times": [round(factor, 3) for factor in self._policy.pacer.factors],
         }
         trace.write(json.dumps(line) + "\n")

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from antiphon.engine.backends.remote.admission import FIRST, LEAST, Admission
+from antiphon.engine.backends.remote.admission import FIRST, LEAST, BatchAdmission
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
 LEVEL = ServiceLevel(slowdown=0.5)
@@ -14,7 +14,7 @@ class Server:
 
     def __init__(self, each: float) -> None:
         self.each = each
-        self.admission = Admission()
+        self.admission = BatchAdmission()
         self.now = 0.0
         self._ends: list[float] = []
         self._chance = random.Random(5)
@@ -62,7 +62,7 @@ def test_a_bound_in_seconds_needs_nothing_learnt() -> None:
 
 
 def test_a_slowdown_is_judged_only_once_requests_were_served_alone() -> None:
-    admission = Admission()
+    admission = BatchAdmission()
     for number in range(20):
         admission.batch_began()
         begun = admission.online_began(float(number), 100, LEVEL)
@@ -79,7 +79,7 @@ def test_requests_are_served_alone_now_and_then() -> None:
 
 
 def test_a_refusal_lowers_the_limit_once_for_all_that_were_sent_before() -> None:
-    admission = Admission()
+    admission = BatchAdmission()
     for _ in range(2):
         admission.batch_began()
     admission.limit = 10.0
@@ -88,7 +88,7 @@ def test_a_refusal_lowers_the_limit_once_for_all_that_were_sent_before() -> None
 
 
 def test_with_nobody_online_it_grows() -> None:
-    admission = Admission()
+    admission = BatchAdmission()
     for number in range(40):
         admission.batch_began()
         admission.batch_ended(float(number))

@@ -9,7 +9,7 @@ import pytest
 
 from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest
-from antiphon.engine.backends.remote.stream import Reading
+from antiphon.engine.backends.remote.stream import CompletionStream
 
 
 def event(text: str, reason: str | None = None, **more: Any) -> bytes:
@@ -21,8 +21,8 @@ def logged(token: str) -> bytes:
     return json.dumps({"choices": [choice]}).encode()
 
 
-def reading() -> Reading:
-    return Reading(GenerationRequest("r", "any", "", 8, messages=(ChatTurn("user", "Say."),)), 10.0)
+def reading() -> CompletionStream:
+    return CompletionStream(GenerationRequest("r", "any", "", 8, messages=(ChatTurn("user", "Say."),)), 10.0)
 
 
 def test_events_that_come_together_are_one_delta_of_the_same_text() -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from antiphon.engine.api.messages import Priority
-from antiphon.engine.backends.vllm.forward_model import Forward, ForwardModel
-from antiphon.engine.backends.vllm.policy import Allowed, StepPolicy, Unfinished
+from antiphon.engine.backends.vllm.forward_model import ForwardModel, ForwardPass
+from antiphon.engine.backends.vllm.policy import PassPlan, RequestView, StepPolicy
 from antiphon.engine.scheduling.forecast import forecast
-from antiphon.engine.scheduling.scheduler import Budget, SequenceView
 from antiphon.engine.scheduling.service_level import ServiceLevel
+from antiphon.engine.scheduling.state import SequenceView, StepBudget
 
 LEVEL = ServiceLevel(slowdown=0.25)
 SLOTS = 16
@@ -34,14 +34,14 @@ class _Request:
         return self.prompt + len(self.times) - self.computed
 
 
-def everything(unfinished: list[Unfinished]) -> dict[str, int]:
+def everything(unfinished: list[RequestView]) -> dict[str, int]:
     """What an engine does that knows priorities alone."""
     return {each.id: each.pending for each in unfinished}
 
 
 def serve(
     online: list[_Request], batch: int, seconds: float, ruled: bool = True
-) -> tuple[list[_Request], int, list[Allowed]]:
+) -> tuple[list[_Request], int, list[PassPlan]]:
     """Run passes until the online requests are served and ``seconds`` are over; returns the requests, batch's tokens
     and the decisions."""
     policy = StepPolicy(SLOTS, 32, 2048)
@@ -53,15 +53,14 @@ def serve(
         while coming and coming[0].arrived <= now:
             request = coming.pop(0)
             present[request.id] = request
-            policy.arrived(
-                request.id, "online", LEVEL, request.arrived, prompt_tokens=request.prompt, most=request.most
-            )
+            policy.add(request.id, "online", LEVEL, request.arrived, prompt_tokens=request.prompt, most=request.most)
         while sum(request.priority == "batch" for request in present.values()) < batch:
             number += 1
             present[f"b{number}"] = _Request(f"b{number}", "batch", 256, 64, now)
-            policy.arrived(f"b{number}", "batch", None, now, prompt_tokens=256, most=64)
+            policy.add(f"b{number}", "batch", None, now, prompt_tokens=256, most=64)
         unfinished = [
-            Unfinished(each.id, each.computed, each.pending, len(each.times), each.running) for each in present.values()
+            RequestView(each.id, each.computed, each.pending, len(each.times), each.running)
+            for each in present.values()
         ]
         if not unfinished:
             now = coming[0].arrived if coming else seconds
@@ -74,7 +73,7 @@ def serve(
         assert not ruled or sum(each.running for each in present.values()) <= SLOTS
         forward = _forward(taken)
         seconds_taken = 0.035 + 0.001 * forward.sequences + 0.0008 * forward.prompt_tokens
-        policy.measured(forward, now, now + seconds_taken, policy.model.predict(forward))
+        policy.observe_pass(forward, now, now + seconds_taken, policy.model.predict(forward))
         now += seconds_taken
         for each, count in taken:
             each.computed, each.running = each.computed + count, True
@@ -82,17 +81,17 @@ def serve(
                 continue
             each.times.append(now)
             written += each.priority == "batch" and now <= seconds
-            policy.emitted(each.id, len(each.times), now)
+            policy.observe_tokens(each.id, len(each.times), now)
             if len(each.times) == each.most:
-                policy.ended(each.id, len(each.times), now)
+                policy.remove(each.id, len(each.times), now)
                 del present[each.id]
     return online, written, decisions
 
 
-def _forward(taken: list[tuple[_Request, int]]) -> Forward:
+def _forward(taken: list[tuple[_Request, int]]) -> ForwardPass:
     tokens = [each for each, count in taken if count == 1 and each.computed]
     prompts = [(each, count) for each, count in taken if not (count == 1 and each.computed)]
-    return Forward(
+    return ForwardPass(
         len(tokens),
         sum(each.computed for each in tokens),
         sum(count for _, count in prompts),
@@ -132,26 +131,26 @@ def test_batch_alone_is_never_held_up() -> None:
 
 def test_a_running_batch_request_that_is_left_out_keeps_its_slot() -> None:
     _, _, decisions = serve(asked()[:5], 12, 26.0)
-    held = [decided for decided in decisions if decided.held]
+    held = [decided for decided in decisions if decided.throttled]
     assert held
-    assert not any(decided.evict for decided in decisions)
-    assert all(decided.batch_given < decided.batch_wanted for decided in held)
+    assert not any(decided.preempt for decided in decisions)
+    assert all(decided.batch_granted < decided.batch_requested for decided in held)
 
 
-def slots_for(online: int) -> Callable[[], Allowed]:
+def slots_for(online: int) -> Callable[[], PassPlan]:
     policy = StepPolicy(4, 32, 2048)
     for number in range(4):
-        policy.arrived(f"b{number}", "batch", None, 0.0, prompt_tokens=64, most=8)
+        policy.add(f"b{number}", "batch", None, 0.0, prompt_tokens=64, most=8)
     for number in range(online):
-        policy.arrived(f"o{number}", "online", LEVEL, 1.0, prompt_tokens=32, most=8)
-    unfinished = [Unfinished(f"b{number}", 64 + number, 1, 1 + number, True) for number in range(4)]
-    unfinished += [Unfinished(f"o{number}", 0, 32, 0, False) for number in range(online)]
+        policy.add(f"o{number}", "online", LEVEL, 1.0, prompt_tokens=32, most=8)
+    unfinished = [RequestView(f"b{number}", 64 + number, 1, 1 + number, True) for number in range(4)]
+    unfinished += [RequestView(f"o{number}", 0, 32, 0, False) for number in range(online)]
     return lambda: policy.decide(unfinished, 1.0, 1.0)
 
 
 def test_online_gets_the_slot_of_the_batch_request_that_has_least_to_compute_again() -> None:
     decided = slots_for(2)()
-    assert decided.evict == ("b0", "b1")
+    assert decided.preempt == ("b0", "b1")
     assert decided.tokens["o0"] == decided.tokens["o1"] == 32
     assert decided.tokens["b0"] == decided.tokens["b1"] == 0
 
@@ -160,15 +159,15 @@ def test_batch_prompts_are_computed_beside_batch_tokens() -> None:
     """A pass of their own would cost what the tokens of many sequences cost."""
     policy = StepPolicy(8, 32, 2048)
     for id in ("b0", "b1"):
-        policy.arrived(id, "batch", None, 0.0, prompt_tokens=64, most=8)
-    decided = policy.decide([Unfinished("b0", 64, 1, 1, True), Unfinished("b1", 0, 64, 0, False)], 1.0, 1.0)
+        policy.add(id, "batch", None, 0.0, prompt_tokens=64, most=8)
+    decided = policy.decide([RequestView("b0", 64, 1, 1, True), RequestView("b1", 0, 64, 0, False)], 1.0, 1.0)
     assert decided.tokens == {"b0": 1, "b1": 64}
-    assert decided.held == ()
+    assert decided.throttled == ()
 
 
 def test_a_prompt_and_the_tokens_beside_it_are_out_at_the_end_of_one_pass() -> None:
-    model, budget = ForwardModel(), Budget(step_seconds=1.0, online_prefill_tokens=2048)
+    model, budget = ForwardModel(), StepBudget(step_seconds=1.0, online_prefill_tokens=2048)
     prompt = SequenceView(1, "online", 1, 0, 64, False, "resident")
     writing = SequenceView(2, "online", 2, 100, 1, True, "resident")
     found = forecast([prompt, writing], model, 32, budget)
-    assert found[1] == found[2] == pytest.approx(model.predict(Forward(1, 100, 64, 32 * 32)))
+    assert found[1] == found[2] == pytest.approx(model.predict(ForwardPass(1, 100, 64, 32 * 32)))

@@ -1,12 +1,12 @@
-"""One embedding model's texts in the step loop: vectors are made between the steps of those who generate.
+"""One embedding model in the step loop: vectors are made between the steps of models that generate.
 
 Invariants:
-- One text a turn, so nobody waits for more than one text. Tenants take turns; of one tenant the oldest request is done
-  first.
-- A text of batch is embedded only in time that online work leaves: when nobody waits to be taken in, and the predicted
-  call fits what the other models can be held up for now.
+- One text a turn, so a request waits for at most one text of another. Tenants take turns; of one tenant the oldest
+  request goes first.
+- A text of batch is embedded only in time that online work leaves: when no online request waits to be added, and the
+  predicted call fits into the slack of the other models.
 - The first text of an online request is embedded at once. Its other texts give way to tokens that would be late for
-  them, each for no longer than somebody who arrives may wait.
+  them, each for no longer than a new request may wait.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from antiphon.core.errors import AntiphonError, EngineError, InvalidInputError, PromptTooLongError
 from antiphon.engine.api.failures import failure_of
 from antiphon.engine.api.messages import EmbedderDescription, TextEmbeddingRequest, TextEmbeddings
-from antiphon.engine.execution.counters import Counters
-from antiphon.engine.execution.executor import Emission
+from antiphon.engine.execution.step_executor import Counters, Emission
 from antiphon.engine.scheduling.latency_model import LatencyModel
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.scheduling.state import StepBudget
 
 MOST_TEXTS = 2_048
-"""Texts of one request, as at OpenAI."""
+"""Most texts of one request, as at OpenAI."""
 
 
 class Encoder(Protocol):
-    """An embedding model. ``tokenize`` may be called from any thread, ``vector`` and ``close`` by one at a time."""
+    """An embedding model; implemented on llama.cpp and by a simulated one.
+
+    ``tokenize`` may be called from any thread, ``vector`` and ``close`` by one at a time.
+    """
 
     @property
     def description(self) -> EmbedderDescription: ...
 
     def tokenize(self, text: str) -> list[int] | None:
-        """Token ids with those that the model adds; ``None`` when they are more than it reads."""
+        """Token ids with those that the model adds; ``None`` when they exceed its longest text."""
         ...
 
     def vector(self, tokens: list[int]) -> bytes:
@@ -47,40 +52,40 @@ class Encoder(Protocol):
 
 @dataclass(slots=True, eq=False)
 class EmbeddingWork:
-    """One request on its way, owned by the step loop's thread. Times are of the engine's monotonic clock."""
+    """One request in progress, owned by the step loop's thread. Times are of the engine's monotonic clock."""
 
     ticket: int
     request: TextEmbeddingRequest
     texts: list[list[int]]
     arrived: float
-    begun: float | None = None
+    began: float | None = None
     last: float = 0.0
     engine_seconds: float = 0.0
     vectors: bytearray = field(default_factory=bytearray)
     done: int = 0
 
 
-class EmbeddingLane:
-    """Implements :class:`~antiphon.engine.execution.step_loop.ServedLane` for one embedding model.
+class EmbeddingExecutor:
+    """Implements :class:`~antiphon.engine.execution.step_executor.StepExecutor` for one embedding model.
 
     Args:
         monotonic: measures calls.
-        awaited: whether somebody waits to be taken in, so that batch work is not to be begun now.
+        online_waiting: says if an online request waits to be added, so that batch work is not to be begun now.
     """
 
     slots = 0
-    kept_on_disk = 0
+    swapped_to_disk = 0
     resting = False
 
-    def __init__(self, encoder: Encoder, monotonic: Callable[[], float], awaited: Callable[[], bool]) -> None:
+    def __init__(self, encoder: Encoder, monotonic: Callable[[], float], online_waiting: Callable[[], bool]) -> None:
         self.encoder = encoder
         self.counters = Counters()
         self._latency_model = LatencyModel()
         self._monotonic = monotonic
-        self._awaited = awaited
+        self._online_waiting = online_waiting
         self._works: dict[int, EmbeddingWork] = {}
         self._turns: dict[str, int] = {}
-        """How many texts had been embedded when each tenant's last one was, or when it came."""
+        """Texts embedded in all when each tenant had its last turn, or when it arrived."""
         self.latest_step = (monotonic(), monotonic())
 
     @property
@@ -95,8 +100,8 @@ class EmbeddingLane:
     def serves_online(self) -> bool:
         return any(work.request.priority == "online" for work in self._works.values())
 
-    def prepared(self, ticket: int, request: TextEmbeddingRequest) -> EmbeddingWork:
-        """The request, checked and tokenised; from any thread.
+    def prepare(self, ticket: int, request: TextEmbeddingRequest) -> EmbeddingWork:
+        """Check and tokenize a request; from any thread.
 
         Raises:
             InvalidInputError, PromptTooLongError: as :meth:`~antiphon.engine.api.port.Engine.embed`.
@@ -129,22 +134,22 @@ class EmbeddingLane:
         return EmbeddingWork(ticket, request, texts, arrived)
 
     def count(self, priority: str, *, waiting: bool) -> int:
-        """Requests of a priority whose first text waits, or was begun."""
+        """Requests of a priority whose first text waits, or has begun."""
         return sum(
             1
             for work in list(self._works.values())
-            if work.request.priority == priority and (work.begun is None) == waiting
+            if work.request.priority == priority and (work.began is None) == waiting
         )
 
     def add(self, work: EmbeddingWork) -> None:
-        """Take a request in."""
+        """Add a request."""
         if not self._works:
             self._turns.clear()
         self._turns.setdefault(work.request.tenant, self.counters.embedded_texts)
         self._works[work.ticket] = work
 
     def cancel(self, ticket: int) -> list[Emission]:
-        """Forget a request."""
+        """Drop a request."""
         work = self._works.pop(ticket, None)
         return [] if work is None else [_failed(work, EngineError("The request was cancelled."))]
 
@@ -153,27 +158,27 @@ class EmbeddingLane:
         works, self._works = self._works, {}
         return [_failed(work, error) for work in works.values()]
 
-    def held_up(self, other: object) -> None:
-        """Its due times are of the wall clock."""
+    def observe_online_step(self, begin: float, end: float) -> None:
+        """Do nothing: due times here are of the wall clock."""
 
-    def give_way(self) -> None:
-        """A call is one text, and is not given up."""
+    def interrupt_batch(self) -> None:
+        """Do nothing: a call is one text, and is not aborted."""
 
     def close(self) -> None:
         """Free the model."""
         self.encoder.close()
 
-    def slack(self, budget: Budget) -> float:
-        """Seconds by which the others may hold this model up now; infinite when nobody online waits for it."""
+    def slack(self, budget: StepBudget) -> float:
+        """Seconds by which other executors may delay this one now; infinite when it has no online request."""
         waits = [work.last or work.arrived for work in self._works.values() if work.request.priority == "online"]
         return budget.arrival_seconds - (self._monotonic() - min(waits)) if waits else inf
 
-    def step(self, budget: Budget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
+    def step(self, budget: StepBudget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
         """Embed one text, if it is its turn.
 
         Args:
-            slack_elsewhere: seconds by which the other lanes can be held up.
-            leaves_gaps: batch can wait for a time with nobody online.
+            slack_elsewhere: seconds by which the other executors can be delayed.
+            leaves_gaps: batch work can wait for a time without online work.
 
         Raises:
             EngineError: the model failed; the requests cannot go on.
@@ -188,7 +193,7 @@ class EmbeddingLane:
         now = self._monotonic()
         self.latest_step = (begin, now)
         self._latency_model = self._latency_model.observe_feed(len(tokens), 0, now - begin)
-        work.begun = begin if work.begun is None else work.begun
+        work.began = begin if work.began is None else work.began
         work.last, work.done = now, work.done + 1
         work.engine_seconds += now - begin
         self.counters.steps += 1
@@ -199,7 +204,7 @@ class EmbeddingLane:
         if work.done < len(work.texts):
             return []
         del self._works[work.ticket]
-        return [(work.ticket, self._embedded(work, work.begun))]
+        return [(work.ticket, self._result(work, work.began))]
 
     def _next(self) -> EmbeddingWork | None:
         """Online before batch; then the tenant whose last text is longest ago, its oldest request first."""
@@ -209,16 +214,16 @@ class EmbeddingLane:
             default=None,
         )
 
-    def _may(self, work: EmbeddingWork, budget: Budget, slack_elsewhere: float, leaves_gaps: bool) -> bool:
+    def _may(self, work: EmbeddingWork, budget: StepBudget, slack_elsewhere: float, leaves_gaps: bool) -> bool:
         seconds = self._latency_model.feed(len(work.texts[work.done]), 0) * self._latency_model.feeding.excess
         fits = seconds <= slack_elsewhere
         if work.request.priority == "batch":
-            # Beside somebody online a text takes as long as in the next gap: it would delay and gain nothing.
+            # Beside online work a text takes as long as in the next gap: it would delay and gain nothing.
             waits = slack_elsewhere < inf and leaves_gaps
-            return fits and not waits and not self._awaited()
-        return fits or work.begun is None or self._monotonic() - work.last >= budget.arrival_seconds
+            return fits and not waits and not self._online_waiting()
+        return fits or work.began is None or self._monotonic() - work.last >= budget.arrival_seconds
 
-    def _embedded(self, work: EmbeddingWork, begun: float) -> TextEmbeddings:
+    def _result(self, work: EmbeddingWork, began: float) -> TextEmbeddings:
         description = self.encoder.description
         return TextEmbeddings(
             id=work.request.id,
@@ -226,10 +231,25 @@ class EmbeddingLane:
             dimensions=description.dimensions,
             tokens=tuple(len(tokens) for tokens in work.texts),
             fingerprint=description.fingerprint,
-            queue_seconds=begun - work.arrived,
+            queue_seconds=began - work.arrived,
             engine_seconds=work.engine_seconds,
         )
 
 
 def _failed(work: EmbeddingWork, error: AntiphonError) -> Emission:
     return (work.ticket, failure_of(work.request.id, error))
+
+
+def unit_bytes(vector: NDArray[np.floating]) -> bytes:
+    """The vector with length 1, as float32, little-endian: the bytes that feature views store of the same text. The
+    length is a sum in float64 in a fixed order.
+
+    Raises:
+        EngineError: it has a NaN or an infinity in it, or is zero.
+    """
+    exact = vector.astype(np.float64)
+    length = np.sqrt(float((exact * exact).sum()))
+    if not np.isfinite(length) or length == 0:
+        raise EngineError("The embedding model made a vector that is zero or not finite.")
+    made: bytes = (exact / length).astype("<f4").tobytes()
+    return made

@@ -8,10 +8,10 @@ import pytest
 from antiphon.core.errors import InvalidInputError, PromptTooLongError
 from antiphon.engine.api.messages import RequestFailure, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
-from antiphon.engine.execution.embedding import MOST_TEXTS, EmbeddingLane
-from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.execution.embedding_executor import MOST_TEXTS, EmbeddingExecutor
+from antiphon.engine.scheduling.state import StepBudget
 
-BUDGET = Budget(arrival_seconds=0.25)
+BUDGET = StepBudget(arrival_seconds=0.25)
 
 
 class Clock:
@@ -28,17 +28,17 @@ class Clock:
 class World:
     def __init__(self, token_seconds: float = 0.01) -> None:
         self.clock = Clock()
-        self.awaited = False
+        self.online_waiting = False
         encoder = SimulatedEncoder(
             "vectors", tokens=8, dimensions=16, token_seconds=token_seconds, sleep=self.clock.sleep
         )
-        self.lane = EmbeddingLane(encoder, self.clock, lambda: self.awaited)
+        self.executor = EmbeddingExecutor(encoder, self.clock, lambda: self.online_waiting)
         self.tickets = 0
 
     def ask(self, *texts: str, priority: str = "online", tenant: str = "") -> int:
         self.tickets += 1
         request = TextEmbeddingRequest(f"r{self.tickets}", "vectors", texts, priority=priority, tenant=tenant)  # type: ignore[arg-type]
-        self.lane.add(self.lane.prepared(self.tickets, request))
+        self.executor.add(self.executor.prepare(self.tickets, request))
         return self.tickets
 
 
@@ -49,9 +49,9 @@ def numbers(embedded: TextEmbeddings) -> numpy.ndarray:
 def test_one_text_a_turn_and_all_vectors_at_the_end() -> None:
     world = World()
     ticket = world.ask("one flight", "two flights", "three")
-    assert world.lane.step(BUDGET) == []
-    assert world.lane.step(BUDGET) == []
-    ((told, embedded),) = world.lane.step(BUDGET)
+    assert world.executor.step(BUDGET) == []
+    assert world.executor.step(BUDGET) == []
+    ((told, embedded),) = world.executor.step(BUDGET)
     assert told == ticket
     assert isinstance(embedded, TextEmbeddings)
     assert embedded.tokens == (2, 2, 1)
@@ -59,17 +59,17 @@ def test_one_text_a_turn_and_all_vectors_at_the_end() -> None:
     assert rows.shape == (3, 16)
     assert numpy.allclose((rows * rows).sum(axis=1), 1.0)
     assert embedded.engine_seconds == pytest.approx(0.05)
-    assert world.lane.idle
-    assert (world.lane.counters.embedded_texts, world.lane.counters.embedded_tokens) == (3, 5)
+    assert world.executor.idle
+    assert (world.executor.counters.embedded_texts, world.executor.counters.embedded_tokens) == (3, 5)
 
 
 def test_a_vector_is_the_same_whatever_else_is_embedded() -> None:
     world = World()
     world.ask("a late flight")
-    ((_, alone),) = world.lane.step(BUDGET)
+    ((_, alone),) = world.executor.step(BUDGET)
     world.ask("something else", "a late flight")
-    world.lane.step(BUDGET)
-    ((_, beside),) = world.lane.step(BUDGET)
+    world.executor.step(BUDGET)
+    ((_, beside),) = world.executor.step(BUDGET)
     assert isinstance(alone, TextEmbeddings)
     assert isinstance(beside, TextEmbeddings)
     assert numbers(beside)[1].tobytes() == alone.vectors
@@ -79,62 +79,62 @@ def test_online_goes_before_batch_that_came_first() -> None:
     world = World()
     batch = world.ask("old", priority="batch")
     online = world.ask("new")
-    assert [ticket for ticket, _ in world.lane.step(BUDGET)] == [online]
-    assert [ticket for ticket, _ in world.lane.step(BUDGET)] == [batch]
+    assert [ticket for ticket, _ in world.executor.step(BUDGET)] == [online]
+    assert [ticket for ticket, _ in world.executor.step(BUDGET)] == [batch]
 
 
 def test_batch_waits_for_time_that_online_work_leaves() -> None:
     world = World()
     ticket = world.ask("a text of five words", priority="batch")
-    assert world.lane.step(BUDGET, slack_elsewhere=0.0, leaves_gaps=False) == []
-    assert world.lane.step(BUDGET, slack_elsewhere=9.0) == [], "the next gap is as good"
-    world.awaited = True
-    assert world.lane.step(BUDGET, slack_elsewhere=inf) == []
-    assert world.lane.counters.embedded_texts == 0
-    world.awaited = False
-    assert [told for told, _ in world.lane.step(BUDGET, slack_elsewhere=inf)] == [ticket]
+    assert world.executor.step(BUDGET, slack_elsewhere=0.0, leaves_gaps=False) == []
+    assert world.executor.step(BUDGET, slack_elsewhere=9.0) == [], "the next gap is as good"
+    world.online_waiting = True
+    assert world.executor.step(BUDGET, slack_elsewhere=inf) == []
+    assert world.executor.counters.embedded_texts == 0
+    world.online_waiting = False
+    assert [told for told, _ in world.executor.step(BUDGET, slack_elsewhere=inf)] == [ticket]
 
 
 def test_what_a_text_takes_is_learnt() -> None:
     world = World(token_seconds=0.02)
     for _ in range(30):
         world.ask("one two three four", priority="batch")
-        world.lane.step(BUDGET)
+        world.executor.step(BUDGET)
     world.ask("one two three four", priority="batch")
-    assert world.lane.step(BUDGET, slack_elsewhere=0.06, leaves_gaps=False) == []
-    assert world.lane.step(BUDGET, slack_elsewhere=0.2, leaves_gaps=False) != []
+    assert world.executor.step(BUDGET, slack_elsewhere=0.06, leaves_gaps=False) == []
+    assert world.executor.step(BUDGET, slack_elsewhere=0.2, leaves_gaps=False) != []
 
 
 def test_the_first_online_text_is_embedded_at_once_and_the_rest_give_way_for_a_bounded_time() -> None:
     world = World()
     world.ask("first", "second")
-    world.lane.step(BUDGET, slack_elsewhere=0.0)
-    assert world.lane.counters.embedded_texts == 1
-    assert world.lane.step(BUDGET, slack_elsewhere=0.0) == []
-    assert world.lane.counters.embedded_texts == 1
+    world.executor.step(BUDGET, slack_elsewhere=0.0)
+    assert world.executor.counters.embedded_texts == 1
+    assert world.executor.step(BUDGET, slack_elsewhere=0.0) == []
+    assert world.executor.counters.embedded_texts == 1
     world.clock.sleep(BUDGET.arrival_seconds)
-    assert world.lane.step(BUDGET, slack_elsewhere=0.0) != []
+    assert world.executor.step(BUDGET, slack_elsewhere=0.0) != []
 
 
 def test_others_may_hold_online_texts_up_only_as_long_as_who_arrives_may_wait() -> None:
     world = World()
-    assert world.lane.slack(BUDGET) == inf
+    assert world.executor.slack(BUDGET) == inf
     world.ask("batch", priority="batch")
-    assert world.lane.slack(BUDGET) == inf
+    assert world.executor.slack(BUDGET) == inf
     world.ask("online")
-    assert world.lane.slack(BUDGET) == pytest.approx(0.25)
+    assert world.executor.slack(BUDGET) == pytest.approx(0.25)
     world.clock.sleep(0.2)
-    assert world.lane.slack(BUDGET) == pytest.approx(0.05)
+    assert world.executor.slack(BUDGET) == pytest.approx(0.05)
 
 
 def test_a_cancelled_request_is_gone_and_an_unknown_one_is_ignored() -> None:
     world = World()
     ticket = world.ask("never", priority="batch")
-    ((told, failed),) = world.lane.cancel(ticket)
+    ((told, failed),) = world.executor.cancel(ticket)
     assert told == ticket
     assert isinstance(failed, RequestFailure)
-    assert world.lane.idle
-    assert world.lane.cancel(ticket) == []
+    assert world.executor.idle
+    assert world.executor.cancel(ticket) == []
 
 
 @pytest.mark.parametrize(
@@ -151,22 +151,22 @@ def test_a_cancelled_request_is_gone_and_an_unknown_one_is_ignored() -> None:
 def test_what_cannot_be_embedded_is_refused_by_name(
     changes: dict[str, object], kind: type[InvalidInputError], where: str
 ) -> None:
-    lane = World().lane
+    executor = World().executor
     asked: dict[str, object] = {"id": "r", "model": "vectors", "texts": ("a",)}
     with pytest.raises(kind) as refused:
-        lane.prepared(1, TextEmbeddingRequest(**{**asked, **changes}))  # type: ignore[arg-type]
+        executor.prepare(1, TextEmbeddingRequest(**{**asked, **changes}))  # type: ignore[arg-type]
     assert refused.value.where == where
     assert refused.value.next_step
-    assert lane.prepared(1, TextEmbeddingRequest("r", "vectors", ("a",), dimensions=16)).texts
+    assert executor.prepare(1, TextEmbeddingRequest("r", "vectors", ("a",), dimensions=16)).texts
 
 
 def test_tenants_take_turns_text_by_text() -> None:
     world = World()
     many = world.ask(*["a text"] * 40, tenant="a")
-    world.lane.step(BUDGET)
+    world.executor.step(BUDGET)
     few = world.ask("one", "two", tenant="b")
-    ended = [ticket for _ in range(4) for ticket, _ in world.lane.step(BUDGET)]
+    ended = [ticket for _ in range(4) for ticket, _ in world.executor.step(BUDGET)]
     assert ended == [few], "b's second text comes after one of a's"
     again = world.ask("three", tenant="a")
-    assert [ticket for _ in range(60) for ticket, _ in world.lane.step(BUDGET)] == [many, again]
-    assert world.lane.idle
+    assert [ticket for _ in range(60) for ticket, _ in world.executor.step(BUDGET)] == [many, again]
+    assert world.executor.idle
