@@ -103,9 +103,9 @@ class SnapshotEmbedding:
         return table
 
     def finished(self, scope: Scope) -> dict[str, SnapshotVectors]:
-        """What there is of each feature, after its index, if it is to have one, was written into the lake.
+        """Write the indexes of features with many texts into the lake; return the facts of every feature.
 
-        Where faiss is not installed there is none, and every vector is compared: the same answers, later.
+        Without faiss there is no index, and every vector is compared: the same answers, later.
         """
         found: dict[str, SnapshotVectors] = {}
         for name, made in self._made.items():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class EmbeddingResult(msgspec.Struct, frozen=True):
-    """What an embedder made of texts.
+    """Vectors of a batch of texts.
 
     Attributes:
         vectors: float32, one row a text; of any length, and in the order of the texts.
@@ -33,14 +33,14 @@ class EmbeddingResult(msgspec.Struct, frozen=True):
 
 
 class Embedder(Protocol):
-    """An embedding model that is ready. Safe to share between threads.
+    """A loaded embedding model. Safe to share between threads. Implemented above, by ``services.features.embedders``.
 
     A text gets the same bytes whatever texts it is embedded with.
     """
 
     @property
     def model(self) -> EmbeddingModel:
-        """Which model it is."""
+        """The model."""
         ...
 
     def embed(self, texts: Sequence[str]) -> EmbeddingResult:
@@ -49,7 +49,7 @@ class Embedder(Protocol):
 
 
 class Embedders(Protocol):
-    """The models that are on this machine."""
+    """Embedding models on this machine. Implemented above, by ``services.features.embedders``."""
 
     def get(self, model: EmbeddingModel) -> Embedder:
         """The embedder of a model; raises ``SetupError`` when it is not here or of other weights."""
@@ -65,7 +65,7 @@ def text_hash(text: str) -> bytes:
 
 
 def has_vector(text: object) -> bool:
-    """Whether a feature's text has a vector: an absent or a blank one has none."""
+    """Tell whether a feature's text has a vector: an absent or a blank one has none."""
     return isinstance(text, str) and bool(text.strip())
 
 
@@ -129,7 +129,7 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.fl
 
 
 def required_text(text: str | None, where: str) -> str:
-    """A text that somebody asks with.
+    """Check the text of a query.
 
     Raises:
         InvalidInputError: it is blank, or no Unicode text.

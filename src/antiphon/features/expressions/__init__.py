@@ -1,1 +1,1 @@
-"""What a definition computes of an event, compiled: to SQL for batch, to Python closures online."""
+"""Expressions of definitions compiled to SQL for batch and to Python closures for online reads."""

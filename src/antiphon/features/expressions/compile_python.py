@@ -1,4 +1,4 @@
-"""Measures compiled to Python closures: what the stream runs on every event.
+"""Compiles measures to Python closures, which streams run on every event.
 
 Invariant: for every payload the closure gives the very integers, booleans, texts and nulls that the SQL of
 ``compile_sql`` gives for the same row.
@@ -7,26 +7,14 @@ Invariant: for every payload the closure gives the very integers, booleans, text
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 
 from antiphon.definitions.nodes import Value
-from antiphon.features.expressions.expression_python import Payload, compile_expression, normalise
+from antiphon.features.expressions.expression_python import Payload, compile_expression, plain
 from antiphon.features.plan import LIMIT, Measure, Plan
 from antiphon.features.tiles.sketches import hashed
 from antiphon.features.values import MeasureValue
 
-__all__ = [
-    "SEQUENCE_DIGITS",
-    "Measured",
-    "Payload",
-    "compile_expression",
-    "compile_measure",
-    "compile_measures",
-    "key_texts",
-    "normalise",
-    "sequence",
-]
 Measured = tuple[MeasureValue, ...]
 
 SEQUENCE_DIGITS = 24
@@ -80,19 +68,12 @@ def _counted(_value: Value) -> int:
     return 1
 
 
-def _plain(value: Value) -> Value:
-    if isinstance(value, float):
-        # Adding zero turns -0.0 into 0.0: one zero on both paths.
-        return value + 0.0 if math.isfinite(value) else None
-    return value
-
-
 def _hashed(value: Value) -> int | None:
-    value = _plain(value)
+    value = plain(value)
     return None if value is None else hashed(value)
 
 
-_FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": _counted, "plain": _plain, "hashed": _hashed}
+_FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": _counted, "plain": plain, "hashed": _hashed}
 
 
 def _quantiser(scale: tuple[int, int]) -> Callable[[Value], int | None]:

@@ -1,4 +1,4 @@
-"""Measured rows in DuckDB SQL: what batch, point-in-time and lineage run.
+"""Compiles a view's measures to DuckDB SQL, for batch, point-in-time joins and lineage.
 
 Invariant: the same values as ``compile_python``. So fixed-point measures become integers before they are added, and
 sums are HUGEINT, never floating.
@@ -13,11 +13,9 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
-from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, column_kind, quoted, text
+from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, quoted
 from antiphon.features.plan import LIMIT, Measure, Plan
 from antiphon.features.tiles.sketches import hashed_sql
-
-__all__ = ["column_kind", "quoted", "rows_sql", "text"]
 
 INSTANT_TYPES = ("TIMESTAMP", "DATE", "VARCHAR")
 """Beginnings of the DuckDB types that a time column may have."""

@@ -1,4 +1,4 @@
-"""Expressions compiled to Python closures: what the stream, on-demand features and the online read run.
+"""Compiles expressions to Python closures, for streams, on-demand features and online reads.
 
 Invariant: for every payload the closure gives the very numbers, booleans, texts and nulls that the SQL of
 ``expression_sql`` gives for the same row. Instants are microseconds since 1970 in a float.
@@ -43,7 +43,7 @@ Payload = Mapping[str, Any]
 Evaluate = Callable[[Payload], Value]
 
 NOW = "now"
-"""What the moment that is asked about stands under in a payload; inputs stand under ``request.NAME``."""
+"""Key of the request's moment in a payload; inputs have the key ``request.NAME``."""
 INSTANT = re.compile(
     r"[1-9]\d{3}-(0\d|1[0-2])-([0-2]\d|3[01])[T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
     r"(Z|[+-](0\d|1[0-4]):[0-5]\d)?",
@@ -116,7 +116,7 @@ def compile_expression(node: Expression) -> Evaluate:
 
 
 def request_place(name: str) -> str:
-    """What an input of the request stands under in a payload."""
+    """Key of a request input in a payload."""
     return f"request.{name}"
 
 
@@ -131,6 +131,14 @@ def normalise(value: object) -> Value:
             return None
         return number if math.isfinite(number) else None
     return _microseconds(value) if isinstance(value, datetime) else None
+
+
+def plain(value: Value) -> Value:
+    """A computed value as it is stored: a number that is not finite is null, and there is one zero on both paths."""
+    if isinstance(value, float):
+        # Adding zero turns -0.0 into 0.0.
+        return value + 0.0 if math.isfinite(value) else None
+    return value
 
 
 def instant_of(value: Value) -> float | None:

@@ -1,4 +1,4 @@
-"""Expressions compiled to DuckDB SQL: what batch, point in time and lineage run.
+"""Compiles expressions to DuckDB SQL, for batch, point-in-time joins and lineage.
 
 Invariant: the same values as ``expression_python``. So every number is cast to DOUBLE before anything is done with it,
 and what DuckDB would compute otherwise than Python is made of operations that both round correctly (``numerics``).
@@ -58,7 +58,7 @@ def text(value: str) -> str:
 
 
 def column_kind(sql_type: str) -> Kind:
-    """What values of a DuckDB type are to an expression; ``unknown`` cannot be used in one."""
+    """Kind that a DuckDB type has in expressions; values of the kind ``unknown`` cannot be used."""
     if sql_type.startswith(_NUMERIC):
         return "number"
     if sql_type.startswith("TIMESTAMP"):

@@ -1,4 +1,4 @@
-"""Arithmetic that DuckDB and Python would do differently, done alike: logarithms, and instants in time zones.
+"""Logarithms and time zone offsets that DuckDB and Python compute to the same bits.
 
 A logarithm of the C library may differ in its last bit between machines, and a time zone database between DuckDB and
 Python. So the logarithm is made of the four operations that IEEE 754 rounds correctly, and a zone's offsets are read

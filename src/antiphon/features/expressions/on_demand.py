@@ -1,11 +1,10 @@
-"""On-demand features computed: a closure for one request, SQL for a table of rows; the same values from both.
+"""Computes on-demand features: by closures for one request, by SQL for a table of rows, with the same values.
 
 A payload has inputs under ``request.NAME``, the moment under ``now`` and other features under their full names.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,8 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, FeatureValue, Value, outside
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
-from antiphon.features.expressions.expression_python import NOW, Evaluate, compile_expression, request_place
-from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted
+from antiphon.features.expressions.expression_python import NOW, Evaluate, compile_expression, plain, request_place
+from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted, text
 from antiphon.features.offline.compute import ComputeLimits, compute, types_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _compiled: dict[tuple[str, str], tuple[tuple[str, tuple[str, ...], Evaluate], ..
 
 
 def payload(inputs: Mapping[str, InputValue], features: Mapping[str, Value | int], as_of: datetime) -> dict[str, Any]:
-    """What expressions read, of one request."""
+    """Payload of one request, which expressions read."""
     return {
         NOW: float(microseconds(as_of)),
         **{request_place(name): value for name, value in inputs.items()},
@@ -38,7 +37,7 @@ def payload(inputs: Mapping[str, InputValue], features: Mapping[str, Value | int
 
 def values(spec: OnDemandSpec, given: Mapping[str, Any]) -> dict[str, tuple[Value, tuple[str, ...]]]:
     """Full name to value and to the names of the features it was made from."""
-    return {name: (_plain(evaluate(given)), reads) for name, reads, evaluate in _functions(spec)}
+    return {name: (plain(evaluate(given)), reads) for name, reads, evaluate in _functions(spec)}
 
 
 def _functions(spec: OnDemandSpec) -> tuple[tuple[str, tuple[str, ...], Evaluate], ...]:
@@ -56,13 +55,6 @@ def _functions(spec: OnDemandSpec) -> tuple[tuple[str, tuple[str, ...], Evaluate
 
 def _reads(node: Expression) -> tuple[str, ...]:
     return tuple(found.name for found in outside(node) if isinstance(found, FeatureValue))
-
-
-def _plain(value: Value) -> Value:
-    if isinstance(value, float):
-        # Adding zero: there is one zero.
-        return value + 0.0 if math.isfinite(value) else None
-    return value
 
 
 def computed_of(table: pyarrow.Table, specs: Sequence[OnDemandSpec], as_of: str) -> pyarrow.Table:
@@ -163,7 +155,7 @@ def _default_sql(name: str, declared: InputType, default: Value) -> str:
         return f"CAST(NULL AS {_SQL_TYPES[declared]}) AS {place}"
     if isinstance(value, datetime):
         value = float(microseconds(value))
-    literal = f"'{value.replace(chr(39), chr(39) * 2)}'" if isinstance(value, str) else repr(value)
+    literal = text(value) if isinstance(value, str) else repr(value)
     return f"CAST({literal} AS {_SQL_TYPES[declared]}) AS {place}"
 
 

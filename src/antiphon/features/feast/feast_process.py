@@ -1,4 +1,4 @@
-"""A repository read by the user's own Feast, in the user's own Python: what it computes is computed."""
+"""Reads a repository with the user's own Feast in the user's own Python, which runs the repository's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""An on-demand view of Feast as one of ours: its function's columns are expressions over features and the request."""
+"""Translates Feast's on-demand views: a Python function becomes expressions over features and the request.
+
+Nothing of the function runs. Read are assignments, a table or mapping that is filled column by column, and the return
+value; in them arithmetic, comparisons, conditions, choices and a few functions of pandas and numpy. Comparisons are
+false for missing values, as in pandas. A division by zero is missing here, where pandas has infinity: a number that is
+not finite is null.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,7 @@ class Operand(msgspec.Struct, frozen=True):
 
 
 class UntranslatableError(Exception):
-    """The function does what expressions do not; its text says which part of it."""
+    """Raised for a function that expressions cannot replace; the message names the part."""
 
 
 _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}

@@ -2,10 +2,10 @@
 
 Invariants: a value carries the event time that Feast has for it, so that its age is judged as any other's (Feast
 applies a ttl in batch alone); an entity that Feast does not know is absent, a server that does not answer is an error,
-and never one for the other; a value from after the asked moment is never served, but for the skew of clocks.
+and never one for the other; a value from after the requested moment is never served, but for the skew of clocks.
 
 Feast keeps the latest value alone and has no publications: views that are read here are not read at one instant, and an
-earlier moment cannot be asked about.
+earlier moment cannot be queried.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SNAPSHOT = "feast:"
 """How a receipt's snapshot begins that names a Feast project and view: ``feast:PROJECT/VIEW``."""
 
 SKEW = timedelta(seconds=1)
-"""How far the clocks of Feast's data may be ahead of ours: a value from after the asked moment by less is served."""
+"""How far the clocks of Feast's data may be ahead of ours: a value later than the requested moment by less is
+served."""
 
 
 class FeastReader:
@@ -140,7 +141,7 @@ class FeastReader:
 
 
 def column_of(spec: FeatureViewSpec, feature: str) -> str:
-    """What Feast calls a feature: the one column that it is the last of."""
+    """Feast's name of a feature: the one column of which it is the latest value."""
     (column,) = columns(spec.features[feature].expression)
     return column
 

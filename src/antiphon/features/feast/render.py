@@ -1,4 +1,4 @@
-"""A translation as the two files of a project, checked by loading them."""
+"""Renders a translation as the two files of a project and checks them by loading."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class FeastOnDemand(msgspec.Struct, frozen=True):
 
 
 class FeastUse(msgspec.Struct, frozen=True):
-    """What a service takes of a view; ``features`` is ``None`` for all of it."""
+    """Features that a service takes from a view; ``features`` is ``None`` for all of them."""
 
     view: str
     features: tuple[str, ...] | None = None
@@ -123,7 +123,7 @@ class UnreadObject(msgspec.Struct, frozen=True):
 
 
 class FeastRepository(msgspec.Struct, frozen=True):
-    """Everything a repository declares; ``read_by`` says how it was read."""
+    """Declarations of a repository; ``read_by`` names the way it was read."""
 
     project: str
     read_by: Literal["feast", "syntax"]

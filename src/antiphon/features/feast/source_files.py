@@ -1,4 +1,4 @@
-"""What a Feast source's files hold, as far as it decides whether a translation means the same."""
+"""Columns, ties and nulls in the files of a Feast source, which decide whether a translation means the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.errors import AntiphonError, SetupError
-from antiphon.features.expressions.compile_sql import quoted
+from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.offline.compute import ComputeLimits, compute, files_of, one_row, relation_of, types_of
 
 _KINDS = {
@@ -17,14 +17,14 @@ _KINDS = {
 
 
 class FileFacts(msgspec.Struct, frozen=True):
-    """What is in the files.
+    """Facts about the files of a source.
 
     Attributes:
         problem: why they cannot be a source of ours; empty for nothing. Files that are not there are no problem yet.
         columns: column to Feast's type, or DuckDB's where Feast has none. Empty when there are no files.
-        missing: of the columns asked about, those that are not there.
+        missing: requested columns that are not there.
         ties: rows that share entity and event time with another row.
-        nulls: rows in which one of the columns asked about is null.
+        nulls: rows in which a requested column is null.
     """
 
     problem: str = ""
@@ -35,7 +35,7 @@ class FileFacts(msgspec.Struct, frozen=True):
 
 
 def pattern_of(root: Path, path: str) -> str:
-    """Where a source's path leads, as a path or pattern of ours: a folder means the Parquet files in it."""
+    """Path or pattern of the files of a source; a folder stands for the Parquet files in it."""
     whole = Path(path.removeprefix("file://"))
     whole = whole if whole.is_absolute() else root / whole
     return str(whole / "**" / "*.parquet") if whole.is_dir() else str(whole)

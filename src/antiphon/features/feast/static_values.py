@@ -1,4 +1,4 @@
-"""The value of an expression in a user's Python file as far as it is declared, without running anything.
+"""Evaluates declared values in a user's Python file without running it.
 
 Known are constants, lists, tuples and mappings of known ones, sums and f-strings of texts, ``timedelta(…)``, paths
 (``os.path.join(…)``, ``Path(__file__).parent / "data"``; those that start at a file are below the repository), names
@@ -22,7 +22,7 @@ _SAME_PATH = ("os.path.abspath", "path.abspath", "os.path.realpath", "path.realp
 
 
 class UndeclaredError(Exception):
-    """An expression that only running the file would tell."""
+    """Raised for an expression whose value only running the file would tell."""
 
     def __init__(self, what: str, at: Location) -> None:
         super().__init__(what)
@@ -67,7 +67,8 @@ class FeatureSelection(msgspec.Struct, frozen=True, eq=False):
 
 
 class ModuleScope:
-    """What one file binds at its top. ``feast`` maps local names to Feast's own; ``others`` finds another file's."""
+    """Names bound at the top of one file. ``feast`` maps local names to Feast's own; ``others`` finds another file's
+    scope."""
 
     def __init__(self, file: str, tree: ast.Module, others: Mapping[str, ModuleScope]) -> None:
         self.file = file
@@ -96,7 +97,7 @@ class ModuleScope:
         return known
 
     def feast_name(self, node: ast.expr) -> str | None:
-        """What Feast calls this, or ``None`` when it is not of Feast."""
+        """Feast's name of an object, or ``None`` when it is not Feast's."""
         if isinstance(node, ast.Name):
             return self.feast.get(node.id)
         if isinstance(node, ast.Attribute) and self._module(node.value).partition(".")[0] == "feast":

@@ -1,4 +1,4 @@
-"""A Feast repository read from its syntax: nothing of it runs, and Feast is not needed.
+"""Reads a Feast repository from its syntax: nothing of it runs, and Feast is not needed.
 
 What is declared is read; what is computed (a loop that makes views, a path from the environment) is told with its
 place, so that the reader knows to let the user's own Feast read the repository instead. The same reading finds the
@@ -112,7 +112,7 @@ def project_of(root: Path) -> str:
 
 
 def places(root: Path) -> dict[tuple[str, str], Location]:
-    """Where objects are declared, by (what kind of noun, name), as far as the syntax tells."""
+    """Locations of declarations by (noun, name), as far as the syntax tells."""
     scopes, _ = _scopes(root)
     found: dict[tuple[str, str], Location] = {}
     for call in _declared(scopes.values()):
@@ -210,7 +210,7 @@ def _assign(scope: ModuleScope, name: str, value: ast.expr) -> None:
 
 
 def _declared(scopes: Iterable[ModuleScope]) -> Iterator[FeastCall]:
-    """Everything that Feast would collect: what is bound at the top of a file, and the sources inside it."""
+    """Objects that Feast would collect: those bound at the top of a file, and the sources inside them."""
     seen: set[int] = set()
     for scope in scopes:
         for name, bound in scope.bound.items():

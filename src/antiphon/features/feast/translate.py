@@ -1,4 +1,4 @@
-"""A Feast repository into a project's ``definitions.py``: what it becomes, and what has no counterpart and why.
+"""Translates a Feast repository into the definitions of a project, and reports what has no counterpart and why.
 
 Meaning is kept or told. A Feast view is the latest row of a table for each entity, so its features become ``last``
 of their columns, and its ``ttl`` a freshness contract, which Antiphon applies online and in batch alike. Where the two
@@ -45,7 +45,7 @@ SERVABLE = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"})
 
 
 class TranslationOptions(msgspec.Struct, frozen=True):
-    """What the user decides.
+    """Options of the user.
 
     Attributes:
         online: views are read from Feast's feature server instead of from files.

@@ -1,4 +1,4 @@
-"""What a Feast repository becomes, as values, and what is to be said about what has no counterpart."""
+"""Values of a translated Feast repository: definitions to write, findings, and names in our form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from antiphon.features.feast.repository import FeastEntity, Location
 
 
 class TranslationFinding(msgspec.Struct, frozen=True):
-    """What is to be said about one object.
+    """Remark about one object.
 
     ``left_out``: it is not in the translation. ``note``: it is, and this differs.
     """
@@ -74,7 +74,7 @@ class WrittenOnDemand(msgspec.Struct, frozen=True):
 
 
 class WrittenService(msgspec.Struct, frozen=True):
-    """What an application is given: views, and their contracts."""
+    """Views of an application, made of a Feast feature service."""
 
     variable: str
     name: str
@@ -82,7 +82,7 @@ class WrittenService(msgspec.Struct, frozen=True):
 
 
 class Translation(msgspec.Struct, frozen=True):
-    """What a repository becomes."""
+    """Definitions and findings of a translated repository."""
 
     project: str
     entities: tuple[WrittenEntity, ...]
@@ -94,7 +94,7 @@ class Translation(msgspec.Struct, frozen=True):
 
     @property
     def left_out(self) -> tuple[TranslationFinding, ...]:
-        """What is not in it."""
+        """Findings about objects that were left out."""
         return tuple(finding for finding in self.findings if finding.kind == "left_out")
 
 

@@ -18,7 +18,7 @@ import msgspec
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import local_paths
-from antiphon.features.expressions.compile_sql import text
+from antiphon.features.expressions.expression_sql import text
 from antiphon.features.sources.delta_table import delta_files, is_delta
 
 if TYPE_CHECKING:

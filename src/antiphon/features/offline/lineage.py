@@ -16,7 +16,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
-from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.monitoring.skew.report import same
 from antiphon.features.offline.compute import ComputeLimits, compute, types_of
 from antiphon.features.plan import Plan, PlannedFeature, midnight_before, plan_of

@@ -26,7 +26,7 @@ KEPT_ROWS = 32_768
 """Rows of one snapshot that a process keeps: about 25 MB for ten numbers each."""
 
 _TRIED = 100
-"""So many more finished rows have expired than held before they are not asked for any more."""
+"""Finished rows are no longer read once so many more of them have expired than held."""
 
 T = TypeVar("T")
 Entity = Hashable
@@ -70,7 +70,7 @@ class SnapshotRows:
         self._hashes = _RowCache[bytes](kept)
 
     def entities(self, keys: Sequence[Mapping[str, str]]) -> list[Entity]:
-        """What each request's keys name here.
+        """Entity of each request, by its keys.
 
         Raises:
             InvalidInputError: one is missing.
@@ -188,7 +188,8 @@ class SnapshotRows:
         return found  # type: ignore[return-value]
 
     def _count(self, held: int, expired: int, moments: Sequence[int]) -> None:
-        """Where most finished rows have expired, asking for them first is a round trip for nothing, and more expire."""
+        """Count finished rows that hold and that expired: where most have expired, reading them first is a round trip
+        for nothing, and more expire."""
         self._held += held
         self._expired += expired
         if self._expired > _TRIED + self._held:
@@ -269,5 +270,5 @@ def _fitting(snapshot: OpenedSnapshot, event: StreamedEvent) -> StreamedEvent:
 
 
 def value_fits(value: MeasureValue, kind: Kind) -> bool:
-    """Whether a plain value is of a column's kind."""
+    """Tell whether a plain value is of a column's kind."""
     return value is None or kind_of_value(value) == kind

@@ -49,11 +49,11 @@ _PASSED_OVER = 16
 
 
 class FeatureRows(msgspec.Struct, frozen=True):
-    """What a bulk read found, by view: values stay in the rows of their snapshots.
+    """Rows of a bulk read, by view: values stay in the rows of their snapshots.
 
     Attributes:
         publication: the number every row comes from.
-        views: each view with the rows of the entities, in the order asked.
+        views: each view with the rows of the entities, in the order of the request.
         catalog_away: the catalog did not answer, so the leased publication was served.
     """
 

@@ -1,4 +1,7 @@
-"""What an overlay keeps of a streamed event, whichever store holds it."""
+"""Records of an overlay in any store: streamed events, progress of consumers, and the keys that events are sealed with.
+
+The keys lie in the overlay itself, sealed by the codec.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class OverlayEvent(msgspec.Struct, frozen=True):
 
 
 class StreamProgress(msgspec.Struct, frozen=True):
-    """What the consumer saw of a view's stream beside its values; of one batch, or of everything it has applied.
+    """Progress of a view's stream consumer beside the values: of one batch, or of everything it has applied.
 
     Attributes:
         rejected: events without usable entity keys.
@@ -63,7 +66,7 @@ class StreamProgress(msgspec.Struct, frozen=True):
 
 
 class OverlayCheck(msgspec.Struct, frozen=True):
-    """What opening every streamed event found.
+    """Result of opening every streamed event.
 
     Attributes:
         by_key: events by the data key that seals the overlay's key for them; ``plaintext`` without one.
@@ -115,7 +118,7 @@ earlier versions it is itself alone."""
 
 
 class KeyRecords(Protocol):
-    """The overlay's keys as stored, seen from inside a transaction: place to packed envelope."""
+    """Keys of an overlay inside a transaction, place to packed envelope; for LMDB and for Redis."""
 
     def get(self, place: bytes, /) -> bytes | None:
         """The envelope at a place."""
@@ -145,7 +148,7 @@ class OverlayKeys:
         self._lock = threading.Lock()
 
     def seal(self, records: KeyRecords, key: bytes, value: bytes) -> bytes:
-        """What is stored of a value, inside a write transaction."""
+        """Seal a value, inside a write transaction."""
         if not self._codec.sealing:
             return _CHECKED + crc32(value, crc32(key)).to_bytes(4, "big") + value
         current = self._current
@@ -188,7 +191,7 @@ class OverlayKeys:
         return OverlayCheck(dict(by_key), unopened, problem, damaged)
 
     def current(self, records: KeyRecords) -> bool:
-        """Whether every key is sealed by the data key that seals now, and nothing can be there that is not sealed."""
+        """Tell whether every key is sealed by the current data key, and nothing can be unsealed."""
         if self._codec.accepts_plain:
             return False
         wanted = self._codec.current_key(self._scope)
@@ -233,7 +236,7 @@ class OverlayKeys:
 
 
 def key_place(stored: bytes) -> bytes | None:
-    """Where the key stands that a stored value is sealed with; ``None`` for one in plaintext."""
+    """Place of the key that a stored value is sealed with; ``None`` for a value in plaintext."""
     return b"k" + stored[:_NUMBER] if stored[:1] == b"\0" else None
 
 

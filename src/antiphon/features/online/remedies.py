@@ -1,4 +1,4 @@
-"""What a freshness contract may do about a stale value before it falls back: an earlier value, or a new one.
+"""Substitutes for values that violate a freshness contract: an earlier value, or a recomputed one.
 
 Invariants: an *earlier* value is one that met the contract: of the same moment from the newest earlier snapshot whose
 source was good enough, or as it was when it was last young enough. A *recomputed* value is what the batch path gives
@@ -162,7 +162,7 @@ class Recomputer:
         nothing: list[dict[str, SubstituteValue]] = [{} for _ in keys]
         deadline = Deadline(self._clock, violation.seconds)
         if not violation.rule.accepts_source(None) or not self._places.acquire(timeout=violation.seconds):
-            # How good the source is now nobody has measured, so a contract that asks for it is not met by it.
+            # The present quality of the source is not measured, so a contract that asks for it is not met by it.
             return nothing
         try:
             found = list(self._computed(spec, violation, keys, deadline))

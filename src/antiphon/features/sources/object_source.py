@@ -23,7 +23,7 @@ from antiphon.core.disk import room_needed
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.offline.compute import SPOOL, one_row, relation_of, together
 from antiphon.features.sources.stored_objects import StoredObject, fetch, listed
 

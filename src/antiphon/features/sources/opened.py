@@ -11,7 +11,7 @@ import msgspec
 from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.offline.compute import digests_of, files_of, one_row, relation_of, together
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta

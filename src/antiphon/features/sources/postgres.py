@@ -17,7 +17,7 @@ import msgspec
 
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.expressions.compile_sql import quoted
+from antiphon.features.expressions.expression_sql import quoted
 
 if TYPE_CHECKING:
     import duckdb

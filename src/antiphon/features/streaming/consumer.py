@@ -21,7 +21,8 @@ from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.expressions.compile_python import Measured, Payload, compile_measures, key_texts, sequence
+from antiphon.features.expressions.compile_python import Measured, compile_measures, key_texts, sequence
+from antiphon.features.expressions.expression_python import Payload
 from antiphon.features.online.overlay_records import OverlayEvent, OverlayState, StreamProgress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from antiphon.definitions.nodes import Column
-from antiphon.features.expressions.compile_python import compile_measure, key_texts, normalise
+from antiphon.features.expressions.compile_python import compile_measure, key_texts
+from antiphon.features.expressions.expression_python import normalise
 from antiphon.features.plan import LIMIT, Measure, PlannedFeature
 from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile, pack, unpack

@@ -1,1 +1,1 @@
-"""How good a source and a snapshot are, and the gates that judge it."""
+"""Quality of sources and snapshots, and the gates that judge it."""

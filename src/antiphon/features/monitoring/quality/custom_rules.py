@@ -13,7 +13,7 @@ from antiphon.catalog.snapshot_facts import RuleCheck
 from antiphon.core.errors import SetupError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Between, NotNull, Python, Sql, digest_of
-from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.monitoring.quality.snapshot_values import VALUES, SnapshotValues
 from antiphon.features.monitoring.quality.source_quality import SOURCE
 from antiphon.features.offline.compute import first_line
@@ -32,7 +32,7 @@ _MOST_REASONS = 5
 
 
 def needs_values(spec: FeatureViewSpec) -> bool:
-    """Whether a rule looks at all feature values together."""
+    """Tell whether a rule looks at all feature values together."""
     rules = spec.quality.rules if spec.quality is not None else ()
     return any(
         isinstance(rule, Python) or (isinstance(rule, (Sql, NotNull, Between)) and rule.over == "features")
@@ -43,7 +43,7 @@ def needs_values(spec: FeatureViewSpec) -> bool:
 def check_values(
     connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec, values: SnapshotValues, functions: Functions | None
 ) -> Iterator[RuleCheck]:
-    """What rules over features, and functions, find; ``values`` are the snapshot's, opened on the connection."""
+    """Check rules over features and functions; ``values`` are the snapshot's, opened on the connection."""
     found: Mapping[str, Any] | None = None
     for rule in spec.quality.rules if spec.quality is not None else ():
         if isinstance(rule, Sql) and rule.over == "features":
@@ -82,7 +82,7 @@ def _called(rule: Python, function: Any, table: pyarrow.Table) -> tuple[str, ...
 
 
 def schema_failures(schema: Any, table: pyarrow.Table) -> list[str]:
-    """What a pandera schema (of Polars or of pandas) finds wrong with a table, a sentence each.
+    """Validate a table by a pandera schema (of Polars or of pandas); return a sentence for each failure.
 
     Raises:
         SetupError: pandera, or the frames that the schema is for, are not installed.
@@ -123,5 +123,4 @@ def _counted(connection: duckdb.DuckDBPyConnection, rule: str, select: str, valu
 
 def _source(connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec) -> pyarrow.Table:
     latest = spec.source.available_at or spec.source.event_time
-    quoted = '"' + latest.replace('"', '""') + '"'
-    return connection.sql(f"SELECT * FROM {SOURCE} ORDER BY {quoted} DESC LIMIT {MOST_ROWS}").to_arrow_table()
+    return connection.sql(f"SELECT * FROM {SOURCE} ORDER BY {quoted(latest)} DESC LIMIT {MOST_ROWS}").to_arrow_table()

@@ -1,9 +1,9 @@
-"""Whether two samples, known by their histograms, are of one distribution.
+"""Tests of whether two samples, known by their histograms, are of one distribution; population stability index.
 
 Approximation: a Kolmogorov-Smirnov distance over bins is the greatest difference of the cumulative shares *at edges*,
 so it is at most the distance of the samples themselves, and short of it by no more than the largest share of a bin; its
-p-value errs to the side of not telling. Snapshots share events and entities, so p-values are a scale and not a
-probability; therefore a difference must also be large (an effect) to be told.
+p-value errs to the side of no finding. Snapshots share events and entities, so p-values are a scale and not a
+probability; therefore a difference must also be large (an effect) to be reported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from antiphon.catalog.snapshot_facts import Statistics
 
 LEAST = 100
-"""With fewer values on either side nothing is told."""
+"""With fewer values on either side there is no result."""
 
 NORMAL_99 = 2.3263478740408408
 NORMAL_9999 = 3.719016485455709
@@ -26,7 +26,7 @@ _CELLS = 20
 
 
 class Distance(NamedTuple):
-    """How far a variable is from what it was.
+    """Distance of a variable's distribution from the earlier one.
 
     ``psi`` the population stability index and ``noise`` what it stays below in 9,999 of 10,000 comparisons of a
     distribution with itself; ``effect`` the KS distance of numbers, Cramér's V of categories; ``p_value``

@@ -54,7 +54,7 @@ Outcome = Literal["passed", "warned", "blocked"]
 
 
 class GateResult(msgspec.Struct, frozen=True):
-    """Whether a snapshot may be published, and everything that was found."""
+    """Verdict on a snapshot, with every finding."""
 
     view: str
     snapshot: str
@@ -62,18 +62,18 @@ class GateResult(msgspec.Struct, frozen=True):
 
     @property
     def outcome(self) -> Outcome:
-        """What becomes of it."""
+        """Consequence for the snapshot."""
         actions = {finding.action for finding in self.findings}
         return "blocked" if "block" in actions else "warned" if actions else "passed"
 
     @property
     def passed(self) -> bool:
-        """Whether it may be published."""
+        """True when the snapshot may be published."""
         return self.outcome != "blocked"
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Every reason why not."""
+        """Reasons of the blocking findings."""
         return tuple(finding.reason for finding in self.findings if finding.action == "block")
 
 
@@ -101,7 +101,7 @@ def gate(
 def _standard(
     spec: FeatureViewSpec, manifest: SnapshotManifest, previous: SnapshotManifest | None, quality: QualitySpec
 ) -> Iterator[str]:
-    """What no snapshot may be, whatever is declared; and what ``standard`` adds."""
+    """Defects that block every snapshot, and those that ``standard`` adds."""
     if manifest.definition_version != spec.definition_version:
         yield (
             f"The snapshot of {spec.name!r} was made by definition version {manifest.definition_version}, "

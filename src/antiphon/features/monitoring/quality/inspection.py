@@ -1,4 +1,4 @@
-"""The look at a source that goes with a materialisation: its quality, its rules, and the rows that are kept aside."""
+"""Inspection of a source while it is materialized: its quality, its rules, and its quarantined rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Typed
+from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.source_quality import (
     Raw,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Inspection:
-    """What is found out about one source while one snapshot is made of it, and how long that took."""
+    """Findings about one source while one snapshot is made of it, and the time that they took."""
 
     quality: SourceQuality | None = None
 
@@ -139,7 +140,7 @@ class Inspection:
             )
             if not reasons:
                 return None
-            columns = ", ".join('"' + name.replace('"', '""') + '"' for name in self._raw.types)
+            columns = ", ".join(map(quoted, self._raw.types))
             rows = f"SELECT {columns}, antiphon_reason FROM ({sql}) ORDER BY ALL"
             # A row that offends two rules stands there twice, and is one row kept out.
             ((self.kept_aside,),) = self._connection.execute(
@@ -155,21 +156,21 @@ class Inspection:
             return self._quarantined
 
     def add(self, checks: Iterable[RuleCheck]) -> None:
-        """Take what rules found."""
+        """Add results of rules."""
         self._checks.update({check.rule: check for check in checks})
 
     def checks(self) -> tuple[RuleCheck, ...]:
-        """What every rule over rows found, in the order in which they are declared."""
+        """Results of all rules over rows, in the order of their declaration."""
         return tuple(self._checks[rule.name] for rule in self.rules.rules if rule.name in self._checks)
 
     def rejections(self, unusable: int) -> dict[str, int]:
-        """Why rows were left out: reason to rows; a row may stand under several rules."""
+        """Rejected rows by reason; a row may count under several rules."""
         found = {"without usable keys or times": unusable} if unusable else {}
         return {**found, **(self._quarantined.reasons if self._quarantined is not None else {})}
 
 
 def typed_reasons(rule: Typed, kinds: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with a source's columns, a sentence each."""
+    """Defects of a source's columns, a sentence each."""
     for column, wanted in rule.columns.items():
         found = kinds.get(column)
         if found is None:

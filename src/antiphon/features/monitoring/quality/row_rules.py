@@ -13,7 +13,8 @@ from typing import NamedTuple
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Between, ExistsIn, NotNull, OneOf, Rule, Sql, Unique, admitted, conditions
-from antiphon.features.expressions.compile_sql import column_kind, condition_sql, quoted, text
+from antiphon.features.expressions.compile_sql import condition_sql
+from antiphon.features.expressions.expression_sql import column_kind, quoted, text
 from antiphon.features.offline.compute import files_of, relation_of
 
 _SINGLE = (NotNull, Between, OneOf)
@@ -28,7 +29,7 @@ class QuarantineStage(NamedTuple):
 
 
 def quarantine_stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterator[QuarantineStage]:
-    """What each quarantining rule does to ``rows`` (a SELECT of the source's rows), in order.
+    """Effect of each quarantining rule on ``rows`` (a SELECT of the source's rows), in order.
 
     Raises:
         InvalidInputError: a rule names a column that is missing or of another kind.

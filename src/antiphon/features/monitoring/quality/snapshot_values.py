@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from antiphon.catalog.snapshots import SnapshotFile
 from antiphon.core.disk import room_needed
 from antiphon.core.errors import UnavailableError
-from antiphon.features.expressions.compile_sql import quoted
+from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.lake.content import Lake
 from antiphon.features.offline.compute import parquet_reader
 

@@ -1,4 +1,4 @@
-"""The source as it was read: how good its rows are, what rules over rows find in them, and which rows are kept out.
+"""Quality of a source's rows: profile, results of rules over rows, and the rows to quarantine.
 
 Everything here is a query of DuckDB over the same files that the snapshot is made of, in the same connection. That the
 files did not change between two readings is checked by who opens them (``marks_of``).
@@ -31,14 +31,8 @@ from antiphon.definitions.quality import (
     Typed,
     Unique,
 )
-from antiphon.features.expressions.compile_sql import (
-    INSTANT_TYPES,
-    column_kind,
-    condition_sql,
-    instant_sql,
-    quoted,
-    text,
-)
+from antiphon.features.expressions.compile_sql import INSTANT_TYPES, condition_sql, instant_sql
+from antiphon.features.expressions.expression_sql import column_kind, quoted, text
 from antiphon.features.monitoring.quality.row_rules import offends, quarantine_stages, relational, require
 from antiphon.features.monitoring.quality.statistics import StatisticsBuilder, TextNames
 from antiphon.features.offline.compute import types_of
@@ -265,7 +259,7 @@ def profile(
 def check_rows(
     connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec, raw: Raw, rows: int
 ) -> Iterator[RuleCheck]:
-    """What rules that look at several rows find. A rule that cannot be checked says why; it is not passed over."""
+    """Check rules that look at several rows. A rule that cannot be checked yields its error; it is not skipped."""
     for rule in spec.quality.rules if spec.quality is not None else ():
         if not isinstance(rule, (Unique, ExistsIn)) and not (isinstance(rule, Sql) and rule.over == "source"):
             continue
@@ -319,8 +313,8 @@ def _duplicates(
 
 
 def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str, public: bool) -> str:
-    """Which values offend, in words: an extra query, and only of a rule that does not hold. Of texts that are not
-    public it says how many there are."""
+    """Describe the offending values, by an extra query for a rule that does not hold. Texts that are not public are
+    only counted."""
     if isinstance(rule, Between):
         number = f"CAST(this_row.{quoted(rule.of)} AS DOUBLE)"
         # In FILTER and not in WHERE: a Parquet file's statistics leave NaN out, and DuckDB skips row groups by them.

@@ -1,1 +1,1 @@
-"""Whether batch and online agree on live data."""
+"""Comparison of batch and online values on live data."""

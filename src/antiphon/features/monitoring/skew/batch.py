@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 class SourceQuery(msgspec.Struct, frozen=True):
-    """What is asked of a snapshot's source.
+    """Query to the source of a snapshot.
 
     Attributes:
         through: the last log offset that any reading knew.
-        entities: those that will be asked about.
+        entities: those whose values will be computed.
     """
 
     scope: Scope
@@ -49,7 +49,7 @@ class SourceQuery(msgspec.Struct, frozen=True):
 
     @property
     def among(self) -> Collection[Entity] | None:
-        """Whose rows are read: an encoding is set against all entities together."""
+        """Entities whose rows are read; ``None`` for all, which encodings are set against."""
         return None if self.plan.fitted_windows else self.entities
 
 
@@ -227,6 +227,6 @@ def _loaded(
 
 
 def _looks_elsewhere(plan: Plan) -> bool:
-    """Whether rows are kept out by what stands in another file, of which no hash is kept."""
+    """Tell whether a rule quarantines rows by another file, of which no hash is kept."""
     rules = plan.spec.quality.quarantining if plan.spec.quality is not None else ()
     return any(isinstance(rule, ExistsIn) for rule in rules)

@@ -1,4 +1,8 @@
-"""What a snapshot keeps of its source in the lake: events that readings look at one by one, and tiles of older ones.
+"""State of a source that a snapshot keeps in the lake: events that are read one by one, and tiles of older ones.
+
+A feature over all time is the base tile of older events plus the rows after it. Adding tiles is exact
+(``tiles/tile.py``), so the value is that of all rows together: no row after the base repeats one in it
+(``ViewPlan.retained_from``).
 
 Both were written by batch as it read the source, before anything was sealed for the online store.
 """

@@ -1,4 +1,4 @@
-"""Skew: whether what is read online is what batch computes, measured on live data.
+"""Measures skew: compares values read online with values that batch computes, on live data.
 
 Invariant: a value counts as different only where both sides knew the same: the source as the snapshot saw it, the log
 as far as the reading went. What cannot be brought to that is not compared, and it is said why. So a difference is a
@@ -227,7 +227,7 @@ class Skew:
         return [{} for _ in keys]
 
     def _consumed(self, spec: FeatureViewSpec) -> int | None:
-        """How far the view's stream was consumed before anything is read."""
+        """Offset that the view's stream consumer had applied before anything is read."""
         if spec.source.kind != "stream" or self._overlay is None:
             return None
         prefix = view_prefix(spec.key)
@@ -240,7 +240,7 @@ class Skew:
         on_demand: Collection[str] | None,
         counts: SkewCounts,
     ) -> tuple[dict[tuple[str, str], list[_OnlineValues]], int]:
-        """What predictions used, by view and snapshot. On-demand features are compared on the way."""
+        """Group the values of predictions by view and snapshot. On-demand features are compared on the way."""
         groups: dict[tuple[str, str], list[_OnlineValues]] = {}
         looked_at = 0
         for one in served:

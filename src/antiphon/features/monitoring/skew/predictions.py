@@ -1,4 +1,4 @@
-"""What predictions used: which of their values say something about the online path, and on-demand features anew."""
+"""Features of predictions: selects the values that were read online, and computes on-demand features anew by SQL."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ REPLACED = {
 
 
 class PredictionFeatures(msgspec.Struct, frozen=True):
-    """What one prediction used.
+    """Features of one prediction.
 
     Attributes:
         keys: the entity's; ``None`` when they were erased.
@@ -85,7 +85,7 @@ class PredictionFeatures(msgspec.Struct, frozen=True):
 
 
 def unusable(one: PredictionFeatures, feature: FeatureReceipt) -> str:
-    """Why a value of a receipt says nothing about the online path; empty when it does."""
+    """Reason for which a value of a receipt cannot be compared; empty when it can."""
     if feature.contract == "masked":
         return "policy hid it"
     if feature.contract in REPLACED:

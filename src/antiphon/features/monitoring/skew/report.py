@@ -1,4 +1,4 @@
-"""How what a comparison of batch and online found is counted."""
+"""Counts of equal and different values in a comparison of batch and online."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from antiphon.features.values import MeasureValue
 
 
 def same(one: MeasureValue | tuple[float, ...], other: MeasureValue | tuple[float, ...]) -> bool:
-    """Whether two values are the same, floats bit for bit; a number of another type is another value."""
+    """Compare two values, floats bit for bit; a number of another type is another value."""
     if isinstance(one, float) and isinstance(other, float):
         return struct.pack(">d", one) == struct.pack(">d", other)
     if isinstance(one, tuple) and isinstance(other, tuple):
@@ -62,7 +62,7 @@ class SkewCounts:
         self._put(msgspec.structs.replace(known, not_comparable=reasons))
 
     def features(self) -> tuple[FeatureSkew, ...]:
-        """What was found, the different first."""
+        """Counts by feature, those with differences first."""
         return tuple(sorted(self._found.values(), key=lambda one: (not one.different, one.view, one.path, one.feature)))
 
     def _known(self, view: str, version: str, feature: str, path: Path) -> FeatureSkew:

@@ -1,4 +1,4 @@
-"""Whom to ask about: a sample of a snapshot's entities, and those that came through the stream last."""
+"""Schedules comparisons of batch and online, and samples the entities to compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKFLOW = "skew"
 """The workflow's name in the registry."""
 
 OFF = "off"
-"""The setting that compares only when somebody asks."""
+"""The setting without a schedule."""
 
 
 def due(now: datetime, every: timedelta, since: datetime | None) -> str | None:

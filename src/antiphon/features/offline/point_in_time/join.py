@@ -21,7 +21,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.embedding.snapshot_embedding import vector_column
 from antiphon.features.embedding.vectors import Embedders
-from antiphon.features.expressions.compile_sql import quoted
+from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.expressions.on_demand import with_on_demand
 from antiphon.features.offline.batch_values import Computed
 from antiphon.features.offline.compute import ComputeLimits, compute, one_row, relation_of

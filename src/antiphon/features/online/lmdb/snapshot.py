@@ -115,12 +115,12 @@ class LmdbSnapshot:
             yield None if value is None else opened(entity, bytes(value))
 
     def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
-        """What the snapshot knows of entities; :data:`NOTHING` of one it never saw. The tiles' events are read when
-        they are needed: a file is near."""
+        """States of entities; :data:`NOTHING` for an unknown one. Events of tiles are loaded when they are needed: the
+        file is local."""
         return [self.state(query.entity) for query in queries]
 
     def state(self, hashed: bytes) -> EntityState:
-        """What the snapshot knows of an entity."""
+        """State of an entity."""
         found = self._states.get(hashed)
         if found is not None:
             return found
@@ -154,7 +154,7 @@ class LmdbSnapshot:
 
     @property
     def size(self) -> int:
-        """How many values there are."""
+        """Number of values."""
         with self._environment.begin() as transaction:
             return int(transaction.stat()["entries"])
 

@@ -55,11 +55,11 @@ class LmdbStore:
         return entity_hashes(self._key, entity, keys)
 
     def file(self, scope: Scope, view: str, snapshot: str) -> Path:
-        """Where a snapshot's sealed file is."""
+        """Path of a snapshot's sealed file."""
         return self._root / scope.tenant / scope.environment / view / f"{snapshot}.mdb"
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Whether the snapshot can be read online."""
+        """Tell whether the snapshot can be read online."""
         return is_sealed(self.file(scope, view, snapshot), snapshot)
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
@@ -228,7 +228,7 @@ class LmdbStore:
 
 
 def _identity(file: Path) -> tuple[int, int, int, int] | None:
-    """Which file stands under a name, and in which state: device, inode, size and time of change."""
+    """Identity and state of the file of a name: device, inode, size and time of change."""
     try:
         found = file.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where sealed snapshots stand in Redis, and the scripts that change several keys in one step.
+"""Keys of sealed snapshots in Redis, and the scripts that change several of them in one step.
 
 Keys, in clear but for the entity:
 
@@ -29,7 +29,7 @@ LAYOUT = 2
 
 
 class BuildSeal(msgspec.Struct, frozen=True):
-    """What makes a build a snapshot.
+    """Seal of a build: names the build that is the snapshot.
 
     Attributes:
         key: packed envelope of the snapshot's own key; ``None`` in plaintext.
@@ -66,7 +66,7 @@ class SnapshotKeys(msgspec.Struct, frozen=True):
         return f"{self._prefix}:seal"
 
     def build(self, build: str) -> str:
-        """What the keys of one build begin with."""
+        """Prefix of the keys of one build."""
         return f"{self._prefix}:{build}:"
 
     def rows(self, build: str) -> str:
@@ -74,7 +74,7 @@ class SnapshotKeys(msgspec.Struct, frozen=True):
         return f"{self._prefix}:{build}:rows"
 
     def building(self, build: str) -> str:
-        """The key that says that somebody builds."""
+        """Key of the mark of a build under way."""
         return f"{self._prefix}:{build}:building"
 
     def field(self, build: str) -> str:

@@ -54,7 +54,7 @@ end
 return 1
 """
 """Keys: offsets, rejected, late, watermark, lateness; arguments: view, offset, numbers rejected and late, watermark,
-lateness. Told twice it counts once. Microseconds since 1970 are below 2^53, so comparing doubles compares them."""
+lateness. Sent twice it counts once. Microseconds since 1970 are below 2^53, so comparing doubles compares them."""
 
 _PRUNE = """
 local said = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
@@ -326,7 +326,7 @@ class RedisOverlay:
         return f"{self._prefix}entities:{view.hex()}"
 
     def close(self) -> None:
-        """Nothing to close: the server's connections are its owner's."""
+        """Do nothing: the server's owner closes its connections."""
 
 
 class RedisKeyRecords:
@@ -357,7 +357,7 @@ class RedisKeyRecords:
         return found
 
     def still_there(self, watching: Any) -> bool:
-        """Whether the server still holds every key, asked over the connection that watches them."""
+        """Tell whether the server still holds every key, over the connection that watches them."""
         return not self._known or None not in watching.hmget(self._held, list(self._known))
 
     def _all(self) -> dict[bytes, bytes]:

@@ -1,6 +1,6 @@
-"""Redis or Valkey, spoken to by redis-py: connections, what its errors mean, and that it keeps what it is given.
+"""Connection to Redis or Valkey by redis-py: clients, translation of errors, and a check of the eviction policy.
 
-The only file that imports ``redis``. A server that does not answer is asked again at most every quarter of a second, so
+The only file that imports ``redis``. A server that does not answer is retried at most every quarter of a second, so
 that requests fail at once instead of each waiting for a timeout.
 """
 
@@ -186,14 +186,14 @@ class RedisServer:
         if policy.startswith("allkeys"):
             raise SetupError(
                 f"{self.name} evicts any key when memory runs out (maxmemory-policy {policy}): values would be missing "
-                "and nobody would know.",
+                "without notice.",
                 where="online store",
                 next_step="Set `maxmemory-policy noeviction`, or a volatile-… one: our keys have no expiry.",
             )
         self._keeps = True
 
     def describe(self) -> str:
-        """What answers, in words: for ``antiphon doctor``."""
+        """Name and version of the server, for ``antiphon doctor``."""
         with self.answering():
             found = self.client.info("server")
         self.require_keeping()

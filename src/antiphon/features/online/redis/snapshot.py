@@ -60,7 +60,7 @@ class _Build(msgspec.Struct, frozen=True):
     cipher: ValueCipher
 
     def name(self, key: bytes) -> str:
-        """Where a record stands."""
+        """Redis key of a record."""
         return self.prefix + key.hex()
 
 
@@ -148,8 +148,8 @@ class RedisSnapshot:
         return self._rows.rows(stored)
 
     def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
-        """What the snapshot knows of each entity; one round trip for whatever was not read before, and one more when
-        tiles hold events that were not available yet."""
+        """States of entities; one round trip for all that was not read before, and one more when tiles hold events that
+        were not available yet."""
         edges = {as_of: edge_tiles(self.plan, as_of) for as_of in {query.as_of for query in queries}}
         needed: dict[bytes, set[int]] = {}
         for query in queries:
@@ -217,7 +217,7 @@ class RedisSnapshot:
         return known
 
     def _block(self, entity: bytes, index: int) -> Block:
-        """A tile's events that nobody foresaw."""
+        """Events of a tile that was not loaded ahead."""
         build, ((stored,),) = self._fetched({entity: (False, [index])})
         if stored is None:
             raise self._broken(f"the events of tile {index} are missing")

@@ -49,7 +49,7 @@ class RedisStore:
         return entity_hashes(self._key, entity, keys)
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Whether the snapshot can be read online."""
+        """Tell whether the snapshot can be read online."""
         with self._server.answering():
             return bool(self._server.client.exists(SnapshotKeys(scope, view, snapshot).seal))
 
@@ -92,7 +92,7 @@ class RedisStore:
             ) from error
 
     def _touched(self, place: SnapshotKeys, stored: bytes, seal: BuildSeal) -> bool:
-        """Whether it is still there; if so it counts as written now, for it is about to be published."""
+        """Tell whether it is still there; if so it counts as written now, for it is about to be published."""
         keys = (place.seal, builds_key(place.scope))
         with self._server.answering():
             return bool(self._server.client.eval(TOUCH, 2, *keys, stored, place.field(seal.build)))

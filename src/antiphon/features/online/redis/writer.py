@@ -1,4 +1,11 @@
-"""A sealed snapshot in Redis being built: written in batches that nobody sees, and sealed in one step."""
+"""Builds a sealed snapshot in Redis: writes records in batches that no reader sees, and seals it in one step.
+
+Scripts are sent one after the other, and their answers are taken while others still are under way. A client packs
+commands an argument at a time, which takes it longer than the server needs to store them; here a script's request
+(RESP, the Redis serialization protocol) is put together from what all its records have in common.
+
+Invariant: a connection that broke off or still owes answers is never used again.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +245,7 @@ class RedisWriter:
 
 
 class Digest:
-    """What was stored, whatever order it came in."""
+    """Digest of stored records, independent of their order."""
 
     def __init__(self) -> None:
         self._sum = 0

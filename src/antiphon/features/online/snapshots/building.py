@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class SnapshotWriter(Protocol):
-    """Something that a snapshot is written into; nobody sees it before it is sealed.
+    """Writer of a snapshot, which no reader sees before it is sealed: ``LmdbWriter`` and ``RedisWriter``.
 
     Attributes:
         joins: whether a finished row stands before the value, in one record.

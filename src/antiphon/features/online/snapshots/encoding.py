@@ -1,4 +1,4 @@
-"""What a sealed snapshot stores under each of its keys, whichever store holds it. Format 3.
+"""Records of a sealed snapshot, in any store. Format 3.
 
 Keys: ``m`` the meta record; an entity's hash (16 bytes) its events, after its finished row where a store keeps both
 together (``finished`` says what that is); the hash and ``0xff`` its base tile, when a feature
@@ -58,7 +58,7 @@ _PACKED = b"\x01" + bytes(7)
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True):
-    """What a sealed snapshot says about itself; enough to read it without the catalog. Instants in microseconds."""
+    """Metadata of a sealed snapshot, enough to read it without the catalog. Instants in microseconds."""
 
     format: int
     snapshot: str
@@ -90,12 +90,12 @@ def plain_kinds(plan: Plan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], 
 
 
 def base_key(hashed: bytes) -> bytes:
-    """Where an entity's base tile stands."""
+    """Key of an entity's base tile."""
     return hashed + BASE
 
 
 def row_key(hashed: bytes) -> bytes:
-    """Where an entity's finished row stands in a store that keeps it by itself."""
+    """Key of an entity's finished row in a store that keeps it apart."""
     return hashed + ROW
 
 
@@ -105,7 +105,7 @@ def tile_field(index: int) -> bytes:
 
 
 def block_key(hashed: bytes, index: int) -> bytes:
-    """Where a tile's events stand."""
+    """Key of a tile's events."""
     return hashed + tile_field(index)
 
 
@@ -280,7 +280,8 @@ def _value(word: Any, code: str) -> Any:
 
 
 def sliced(content: Array | bytes, places: Array, order: Array | None = None) -> list[bytes]:
-    """What lies between each place and the next, of which the first is 0; or of these the ones in ``order``."""
+    """Slices of content between each place and the next, of which the first is 0; all of them, or those in
+    ``order``."""
     import numpy
 
     # Copies: views would have to be looked at by every collection of garbage.

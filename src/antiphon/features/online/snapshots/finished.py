@@ -1,7 +1,7 @@
-"""Finished rows: an entity's values as batch computed them, which a reading takes as they are while they hold.
+"""Finished rows: an entity's values as batch computed them, which reads return unchanged while they hold.
 
 Invariant: a finished row is what the entity's state gives for every moment from the snapshot's own up to ``until``, the
-first at which an event becomes visible or leaves a window. Whoever reads one compares the moment with both.
+first at which an event becomes visible or leaves a window. A reader compares its moment with both.
 
 A row is a sequence of 8-byte little-endian words, then texts:
 
@@ -39,8 +39,8 @@ _TEXT = "t"
 
 
 def codes_of(schema: pyarrow.Schema, plan: Plan) -> str | None:
-    """What kind of word each feature's values are, a letter each: ``q`` an integer, ``d`` a double, ``?`` a boolean,
-    ``t`` a text; ``None`` when some have no word, or there is no feature.
+    """Kinds of the words of a row, a letter for each feature: ``q`` an integer, ``d`` a double, ``?`` a boolean, ``t``
+    a text; ``None`` when a feature has no such word, or there is none.
 
     Args:
         schema: of the snapshot's file of values.
@@ -133,7 +133,7 @@ class RowLayout:
         return EntityRow(tuple(values), times, None, self._since, words[0], oldest_of(values, times))
 
     def after(self, record: bytes) -> bytes:
-        """What stands in a record after its row."""
+        """Rest of a record after its row."""
         words = self._layouts[0].unpack_from(record)
         return record[self._layouts[words[1]].size + sum([words[_HEAD + place] for place in self._texts]) :]
 
@@ -144,7 +144,7 @@ class RowLayout:
 
 
 def layout_of(meta: SnapshotMeta, evaluator: Evaluator) -> RowLayout | None:
-    """How a snapshot's finished rows are read; ``None`` when it has none. Every entity that it knows has one."""
+    """Layout of a snapshot's finished rows; ``None`` when it has none. Every entity that it knows has one."""
     if meta.rows is None:
         return None
     absent = None if evaluator.encodes else evaluator.row(NOTHING, (), meta.as_of)

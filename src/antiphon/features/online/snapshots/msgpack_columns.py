@@ -42,14 +42,14 @@ class EncodedColumn:
 
 
 def array_header(length: int) -> bytes:
-    """What stands before an array of so many values."""
+    """Header of an array of so many values."""
     if length < 16:
         return bytes((0x90 | length,))
     return b"\xdc" + length.to_bytes(2, "big") if length < 2**16 else b"\xdd" + length.to_bytes(4, "big")
 
 
 def map_header(length: int) -> bytes:
-    """What stands before a map of so many pairs."""
+    """Header of a map of so many pairs."""
     if length < 16:
         return bytes((0x80 | length,))
     return b"\xde" + length.to_bytes(2, "big") if length < 2**16 else b"\xdf" + length.to_bytes(4, "big")

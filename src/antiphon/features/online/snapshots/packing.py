@@ -40,7 +40,7 @@ Records = tuple[list[bytes], list[bytes]]
 
 
 def events_are_few(batch: RowBatch) -> bool:
-    """Whether every entity's events stand in its own record."""
+    """Tell whether every entity's events fit in its own record."""
     import numpy
 
     return int(numpy.diff(batch.starts).max(initial=0)) <= FEW

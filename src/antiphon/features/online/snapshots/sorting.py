@@ -60,7 +60,7 @@ class SortedRecords:
                 self._spill()
 
     def finish(self) -> None:
-        """Nothing more is added."""
+        """Close the input."""
         if self._files:
             self._spill()
 
@@ -75,7 +75,7 @@ class SortedRecords:
             file.close()
 
     def discard(self) -> None:
-        """Let go of everything."""
+        """Drop all records."""
         self._keys, self._values = [], []
         for file in self._files:
             file.close()

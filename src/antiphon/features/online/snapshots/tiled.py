@@ -185,7 +185,7 @@ def _first_equal(found: Aggregates, column: MeasureColumn, of: Array) -> Array:
 
 
 def _sketches(found: Aggregates, parts: Any, size: int) -> list[bytes]:
-    """What ``pack`` puts at a tile's end: the least hashes, and buckets with their counts."""
+    """Sketches at a tile's end, as ``pack`` writes them: the least hashes, and buckets with their counts."""
     import numpy
 
     hashes, buckets = [_NIL] * size, [_NIL] * size
