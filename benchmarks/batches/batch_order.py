@@ -40,7 +40,7 @@ from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.gauge import Gauge, JobMeter
 from antiphon.batch.job_order import Claim, Turned, following
 from antiphon.batch.row_order import Prefix, Row, distinct_bytes, in_order
-from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Supplied, Usage
+from antiphon.catalog.batch_work import EngineSupply, ForecastInputs, OpenJob, RowUsage, Sizes
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
@@ -135,26 +135,26 @@ class InMemory:
     def __init__(self) -> None:
         self.jobs: dict[str, OpenJob] = {}
         self.done: dict[str, int] = {}
-        self._usages: dict[str, Usage] = {}
-        self._supplied: dict[float, Supplied] = {}
+        self._usages: dict[str, RowUsage] = {}
+        self._supplied: dict[float, EngineSupply] = {}
 
     def declare(self, scope: Scope, job: str, model: str, sizes: Sizes, deadline: Any, *, within: Any = None) -> None:
         moment = None if deadline is None else deadline.timestamp()
         self.jobs[job] = OpenJob(job, scope.tenant, model, sizes, deadline=moment)
-        self._usages[job] = Usage()
+        self._usages[job] = RowUsage()
 
-    def used(self, scope: Scope, job: str, usage: Usage) -> None:
+    def used(self, scope: Scope, job: str, usage: RowUsage) -> None:
         self._usages[job] += usage
 
-    def supply(self, scope: Scope, worker: str, got: Supplied) -> None:
-        known = self._supplied.get(got.began, Supplied(got.began, 0.0, 0.0))
-        self._supplied[got.began] = Supplied(
+    def supply(self, scope: Scope, worker: str, got: EngineSupply) -> None:
+        known = self._supplied.get(got.began, EngineSupply(got.began, 0.0, 0.0))
+        self._supplied[got.began] = EngineSupply(
             got.began, known.seconds + got.seconds, known.engine_seconds + got.engine_seconds
         )
 
-    def look(self, scope: Scope) -> Looked:
+    def look(self, scope: Scope) -> ForecastInputs:
         left = [job for job in self.jobs.values() if self.done.get(job.id, 0) < job.sizes.rows]
-        return Looked(
+        return ForecastInputs(
             tuple(replace(job, usage=self._usages[job.id], rows_done=self.done.get(job.id, 0)) for job in left),
             tuple((job.model, self._usages[job.id]) for job in self.jobs.values() if self._usages[job.id].rows),
             tuple(self._supplied.values()),

@@ -60,7 +60,7 @@ class Journal:
         from antiphon.catalog.database import Database
         from antiphon.core.scope import Scope
         from antiphon.durable.executor import Executor
-        from antiphon.durable.registry import Registry
+        from antiphon.durable.registry import WorkflowRegistry
         from antiphon.durable.runs import Runs
 
         self.folder = folder
@@ -69,7 +69,7 @@ class Journal:
         self.database.migrate()
         self.blobs = Blobs(self.database)
         self.runs = Runs(self.database)
-        self.registry = Registry()
+        self.registry = WorkflowRegistry()
         self.registry.add("cost", self.cost)
         self.registry.add("crash", self.crash)
         self.executor = Executor(self.database, self.registry, executor, poll=0.05)

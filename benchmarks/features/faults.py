@@ -36,7 +36,7 @@ from antiphon.definitions import expect
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Quality
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.lake.local import LocalLake
@@ -132,7 +132,7 @@ class Project:
     async def refresh(self) -> Run:
         """Run the durable workflow to its end."""
         self.clock.advance(timedelta(seconds=1))
-        registry = Registry()
+        registry = WorkflowRegistry()
         registry.add(WORKFLOW, self.refresher.refresh)
         runs, stop = Runs(self.database), asyncio.Event()
         wanted = {"views": [self.spec.key], "as_of": self.clock.now().isoformat(), "reason": "nightly"}

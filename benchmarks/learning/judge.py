@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from antiphon.catalog.rollouts import Exposure, Rollout
+from antiphon.catalog.rollouts import Exposure, RolloutRecord
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 from antiphon.releases.evidence import weights
 from antiphon.releases.judge import judge
 
 RESULTS = Path(__file__).parents[1] / "results" / "judge.jsonl"
-PLAN = RolloutPlan(shadow=0.2, shadow_pairs=300, canary=(5, 20, 50))
+PLAN = Rollout(shadow=0.2, shadow_pairs=300, canary=(5, 20, 50))
 BASE_RATES, RATIOS, INVALID = (0.02, 0.05), (2.0, 4.0), 0.01
 PEEK = 100
 BLOCK = 100
@@ -160,7 +160,7 @@ def same_as_judge(draw: np.random.Generator, requests: int) -> bool:
     seen = users(draw, 1, requests, 0.05, 0.2)
     rolled = int(judged(seen)[0][0])
     begun = datetime(2026, 1, 1, tzinfo=UTC)
-    rollout = Rollout(
+    rollout = RolloutRecord(
         "roll", Scope(), "desk", "next", "live", PLAN, "canary", 0, False, "", "", begun, begun, None
     )  # fmt: skip
     exposures = [

@@ -13,13 +13,13 @@ from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.unit.catalog.examples import DEV
 
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
 pytestmark = pytest.mark.browser
 
-CANARY = RolloutPlan(canary=(5, 50), step_units=50)
+CANARY = Rollout(canary=(5, 50), step_units=50)
 PATHS = ("/releases", "/models", "/models/desk.v1", "/models/compare?a=desk.v1&b=desk.v2", "/outcomes", "/runs")
 
 

@@ -21,16 +21,16 @@ from tests.unit.catalog.examples import bundle, open_database
 from antiphon.catalog.database import Database
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts
+from antiphon.catalog.rollouts import Exposure, Judgement, RolloutRecord, Rollouts
 from antiphon.core.child_process import start_child
 from antiphon.definitions.application import SLO, Decoding
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 
 ROOT = Path(__file__).parents[2]
-PLAN = RolloutPlan(shadow=0.5, shadow_pairs=10, canary=(5, 20))
+PLAN = Rollout(shadow=0.5, shadow_pairs=10, canary=(5, 20))
 
 
 @pytest.fixture
@@ -152,11 +152,11 @@ def inconsistencies(folder: Path) -> list[str]:
     return wrong
 
 
-def look(database: Database, decision: Any) -> list[Rollout]:
+def look(database: Database, decision: Any) -> list[RolloutRecord]:
     """A worker that starts after the kill looks at the rollouts until nothing is under way; every rollout there is."""
 
     def judge(
-        rollout: Rollout, exposures: Sequence[Exposure], pairs: Sequence[Any], now: datetime, slo: SLO
+        rollout: RolloutRecord, exposures: Sequence[Exposure], pairs: Sequence[Any], now: datetime, slo: SLO
     ) -> Judgement:
         return Judgement(
             rollout.id, 0, SCOPE, rollout.state, rollout.step, decision, "Decided.", (), 0.0, 100.0, 20.0, now

@@ -18,7 +18,7 @@ import numpy
 
 from antiphon.app.wiring import open_learning
 from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation, Measure
+from antiphon.catalog.evaluations import Evaluation, IntervalEstimate
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
@@ -41,8 +41,8 @@ class Forecaster(msgspec.Struct, frozen=True):
     """How one of them did on the sample: AUC and Brier score with 95 % intervals (bootstrap by flight)."""
 
     name: str
-    auc: Measure
-    brier: Measure
+    auc: IntervalEstimate
+    brier: IntervalEstimate
 
 
 class Notices(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Measured(msgspec.Struct, frozen=True):
     flights: int
     late: float
     forecasters: tuple[Forecaster, ...]
-    differences: dict[str, Measure]
+    differences: dict[str, IntervalEstimate]
     notices: tuple[Notices, ...]
     tokens: dict[str, float]
 

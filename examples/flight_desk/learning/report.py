@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.evaluations import Measure
+from antiphon.catalog.evaluations import IntervalEstimate
 from antiphon.catalog.rollouts import Judgement
 from examples.flight_desk import plots
 from examples.flight_desk.learning.measure import (
@@ -159,7 +159,7 @@ def _ordered(measured: Measured) -> list[Forecaster]:
     return [known[name] for name in _ORDER if name in known]
 
 
-def _shown(measure: Measure) -> str:
+def _shown(measure: IntervalEstimate) -> str:
     return f"{measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]"
 
 

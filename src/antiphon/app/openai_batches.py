@@ -11,7 +11,7 @@ from antiphon.batch.shared import Shared
 from antiphon.catalog.batches import Batches
 from antiphon.core.clock import parse_duration
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines
 from antiphon.services.batches import askable, embedding_models
 from antiphon.services.project.store import Store
@@ -26,7 +26,7 @@ def request_batches(store: Store, files: FileStore) -> RequestBatches:
 
 def batch_executor(store: Store, files: FileStore, answer: AnswerLine, worker: str, shared: Shared) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
-    wanted, registry = store.settings.batch, Registry()
+    wanted, registry = store.settings.batch, WorkflowRegistry()
     jobs = BatchJobs(
         BatchParts(
             batches=Batches(store.database),

@@ -23,7 +23,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.orchestration.governor import Governor
@@ -111,7 +111,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         decide=row_decisions(store),
         sources=wired.features.source_files,
     )
-    registry = Registry()
+    registry = WorkflowRegistry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)

@@ -12,7 +12,7 @@ import msgspec
 
 from antiphon.batch.forecast import Cost, Left, Supply, Work, cost_of, delivered_at_ends, work_error, work_left
 from antiphon.batch.ports import Measurements
-from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Usage
+from antiphon.catalog.batch_work import ForecastInputs, OpenJob, RowUsage, Sizes
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
@@ -132,14 +132,14 @@ class Estimates:
 class _Seen(msgspec.Struct, frozen=True):
     """Measurements, and what follows from them for every open job."""
 
-    looked: Looked
+    looked: ForecastInputs
     cost: Cost
     supply: Supply
     work: Sequence[tuple[OpenJob, Work]]
     delivered: Mapping[str, float]
 
 
-def _seen(looked: Looked, now: float) -> _Seen | None:
+def _seen(looked: ForecastInputs, now: float) -> _Seen | None:
     cost = cost_of([usage for _, usage in looked.usages])
     if cost is None or sum(one.seconds for one in looked.supplied) < LEAST_MEASURED_SECONDS:
         return None
@@ -155,9 +155,9 @@ def _left(work: Sequence[tuple[OpenJob, Work]]) -> list[Left]:
     ]
 
 
-def _alike(looked: Looked, job: OpenJob) -> Usage:
+def _alike(looked: ForecastInputs, job: OpenJob) -> RowUsage:
     """What rows of the model took in other jobs."""
-    total = sum((usage for model, usage in looked.usages if model == job.model), Usage())
+    total = sum((usage for model, usage in looked.usages if model == job.model), RowUsage())
     return total - job.usage
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.batch.job_order import ESCALATED_SHARE, Claim
-from antiphon.catalog.batch_work import OpenJob, Supplied, Usage
+from antiphon.catalog.batch_work import EngineSupply, OpenJob, RowUsage
 
 BUCKET_SECONDS = 300.0
 """Of one measurement of the supply."""
@@ -86,7 +86,7 @@ class Cost(msgspec.Struct, frozen=True):
     written: float
 
 
-def cost_of(usages: Sequence[Usage]) -> Cost | None:
+def cost_of(usages: Sequence[RowUsage]) -> Cost | None:
     """Least squares over jobs, each weighed by its engine seconds; ``None`` when nothing was measured."""
     measured = [one for one in usages if one.engine_seconds > 0]
     if not measured:
@@ -106,7 +106,7 @@ def cost_of(usages: Sequence[Usage]) -> Cost | None:
     )
 
 
-def work_left(job: OpenJob, cost: Cost, alike: Usage) -> Work | None:
+def work_left(job: OpenJob, cost: Cost, alike: RowUsage) -> Work | None:
     """What a job still has to do.
 
     Args:
@@ -119,7 +119,7 @@ def work_left(job: OpenJob, cost: Cost, alike: Usage) -> Work | None:
     # A row of this job says as much as any number of others' rows beyond OWN_WEIGHT.
     known = job.usage + _capped(alike, OWN_WEIGHT)
     if job.sizes.prompt_bytes and not known.prompt_bytes:
-        known += Usage(1, 1_000, 100, int(1_000 * TOKENS_A_BYTE), 0, int(100 * OUTPUT_SHARE))
+        known += RowUsage(1, 1_000, 100, int(1_000 * TOKENS_A_BYTE), 0, int(100 * OUTPUT_SHARE))
     if not known.rows:
         return None
     share = rows / job.sizes.rows if job.sizes.rows else 0.0
@@ -208,7 +208,7 @@ class Supply:
         measured: of the week before, in any order; at least one.
     """
 
-    def __init__(self, measured: Sequence[Supplied], now: float) -> None:
+    def __init__(self, measured: Sequence[EngineSupply], now: float) -> None:
         steps = int(HORIZON_HOURS * _HOUR / BUCKET_SECONDS)
         at = now + BUCKET_SECONDS * np.arange(steps, dtype=np.float64)
         usable = sorted((one for one in measured if one.seconds >= BUCKET_SECONDS / 10), key=lambda one: one.began)
@@ -260,11 +260,11 @@ def work_error(job: OpenJob) -> float:
     return WORK_ERROR / sqrt(1.0 + job.usage.rows / OWN_WEIGHT)
 
 
-def _capped(usage: Usage, rows: float) -> Usage:
+def _capped(usage: RowUsage, rows: float) -> RowUsage:
     if usage.rows <= rows:
         return usage
     part = rows / usage.rows
-    return Usage(*(type(each)(round(each * part, 6)) for each in msgspec.structs.astuple(usage)))
+    return RowUsage(*(type(each)(round(each * part, 6)) for each in msgspec.structs.astuple(usage)))
 
 
 def _profile(began: Floats, rates: Floats) -> Callable[[Floats], Floats]:

@@ -15,7 +15,7 @@ from antiphon.batch.estimates import Estimates
 from antiphon.batch.forecast import BUCKET_SECONDS
 from antiphon.batch.ports import Measurements
 from antiphon.batch.row_order import Row
-from antiphon.catalog.batch_work import Supplied, Usage
+from antiphon.catalog.batch_work import EngineSupply, RowUsage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import EngineError, OverloadedError, UnavailableError
@@ -77,7 +77,7 @@ class Gauge:
             self._seconds = self._engine_seconds = 0.0
         if seconds or engine_seconds:
             began = self._now() // BUCKET_SECONDS * BUCKET_SECONDS
-            self._measurements.supply(self._scope, self._worker, Supplied(began, seconds, engine_seconds))
+            self._measurements.supply(self._scope, self._worker, EngineSupply(began, seconds, engine_seconds))
 
     def meter(self, scope: Scope, job: str, estimates: Estimates) -> JobMeter:
         """A meter of one job's rows."""
@@ -106,7 +106,7 @@ class JobMeter:
         self._estimates = estimates
         self._scope = scope
         self._job = job
-        self._used = Usage()
+        self._used = RowUsage()
         self.seconds_left = 0.0
 
     @contextmanager
@@ -119,7 +119,7 @@ class JobMeter:
         """A row has its answers."""
         engine_seconds = sum(usage.engine_seconds for usage in usages)
         self._gauge.got(engine_seconds)
-        self._used += Usage(
+        self._used += RowUsage(
             rows=1,
             prompt_bytes=0 if row is None else row.prompt_bytes,
             output_limit=0 if row is None else row.output_limit,
@@ -131,7 +131,7 @@ class JobMeter:
 
     def keep(self) -> None:
         """Keep what was measured since the last time; call it in a thread."""
-        used, self._used = self._used, Usage()
+        used, self._used = self._used, RowUsage()
         self._gauge.flush()
         if used.rows:
             self._measurements.used(self._scope, self._job, used)

@@ -40,7 +40,7 @@ class Sizes(msgspec.Struct, frozen=True):
     output_limit: int = 0
 
 
-class Usage(msgspec.Struct, frozen=True):
+class RowUsage(msgspec.Struct, frozen=True):
     """What the answered rows of a job took; ``rows`` of them with ``prompt_bytes`` and ``output_limit`` by their
     sizes."""
 
@@ -52,13 +52,13 @@ class Usage(msgspec.Struct, frozen=True):
     output_tokens: int = 0
     engine_seconds: float = 0.0
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
+    def __add__(self, other: RowUsage) -> RowUsage:
+        return RowUsage(
             *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
         )
 
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(
+    def __sub__(self, other: RowUsage) -> RowUsage:
+        return RowUsage(
             *(a - b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
         )
 
@@ -70,12 +70,12 @@ class OpenJob(msgspec.Struct, frozen=True):
     tenant: str
     model: str
     sizes: Sizes
-    usage: Usage = Usage()
+    usage: RowUsage = RowUsage()
     rows_done: int = 0
     deadline: float | None = None
 
 
-class Supplied(msgspec.Struct, frozen=True):
+class EngineSupply(msgspec.Struct, frozen=True):
     """Engine seconds that batch work got in ``seconds`` of wall time in which it had work; from ``began`` on (seconds
     since 1970)."""
 
@@ -89,12 +89,12 @@ class Supplied(msgspec.Struct, frozen=True):
         return self.engine_seconds / self.seconds
 
 
-class Looked(msgspec.Struct, frozen=True):
+class ForecastInputs(msgspec.Struct, frozen=True):
     """Everything that a forecast is made from: jobs that have not ended, what rows took by model, and the supply."""
 
     open: tuple[OpenJob, ...]
-    usages: tuple[tuple[str, Usage], ...]
-    supplied: tuple[Supplied, ...]
+    usages: tuple[tuple[str, RowUsage], ...]
+    supplied: tuple[EngineSupply, ...]
 
 
 class BatchWork:
@@ -128,12 +128,12 @@ class BatchWork:
             job=job,
             updated_at=self._now(),
             **said,
-            **_columns(Usage()),
+            **_columns(RowUsage()),
         )
         with self._database.writing(within) as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=_work.primary_key, set_=said))
 
-    def used(self, scope: Scope, job: str, usage: Usage, *, within: Connection | None = None) -> None:
+    def used(self, scope: Scope, job: str, usage: RowUsage, *, within: Connection | None = None) -> None:
         """Add what more rows of a job took; does nothing for a job that was not declared."""
         added = {name: _work.c[name] + value for name, value in _columns(usage).items()}
         with self._database.writing(within) as connection:
@@ -143,7 +143,7 @@ class BatchWork:
                 .values(updated_at=self._now(), **added)
             )
 
-    def supply(self, scope: Scope, worker: str, got: Supplied, *, within: Connection | None = None) -> None:
+    def supply(self, scope: Scope, worker: str, got: EngineSupply, *, within: Connection | None = None) -> None:
         """Add to what batch work got in the bucket that begins at ``got.began``, as this worker saw it."""
         began = int(got.began * 1_000_000)
         values = {"seconds": got.seconds, "engine_seconds": got.engine_seconds}
@@ -159,7 +159,7 @@ class BatchWork:
                 )
             )
 
-    def look(self, scope: Scope, *, within: Connection | None = None) -> Looked:
+    def look(self, scope: Scope, *, within: Connection | None = None) -> ForecastInputs:
         """What there is now. Jobs of all tenants are among it: they share one engine.
 
         Args:
@@ -200,13 +200,13 @@ class BatchWork:
                     schema.owned(_supply, scope), _supply.c.began_at >= self._now() - KEPT // timedelta(microseconds=1)
                 )
             ).all()
-        return Looked(
+        return ForecastInputs(
             tuple(_open(row) for row in open_),
             tuple((row.model, _usage(row)) for row in usages),
-            tuple(Supplied(row.began_at / 1_000_000, row.seconds, row.engine_seconds) for row in supplied),
+            tuple(EngineSupply(row.began_at / 1_000_000, row.seconds, row.engine_seconds) for row in supplied),
         )
 
-    def usage(self, scope: Scope, jobs: Collection[str], *, within: Connection | None = None) -> dict[str, Usage]:
+    def usage(self, scope: Scope, jobs: Collection[str], *, within: Connection | None = None) -> dict[str, RowUsage]:
         """What the rows of these jobs took."""
         with self._database.reading(within) as connection:
             found = connection.execute(select(_work).where(schema.owned(_work, scope), _work.c.job.in_(jobs))).all()
@@ -216,12 +216,12 @@ class BatchWork:
         return microseconds(self._database.clock.now())
 
 
-def _columns(usage: Usage) -> dict[str, int | float]:
-    return {f"done_{name}": getattr(usage, name) for name in Usage.__struct_fields__}
+def _columns(usage: RowUsage) -> dict[str, int | float]:
+    return {f"done_{name}": getattr(usage, name) for name in RowUsage.__struct_fields__}
 
 
-def _usage(row: Row[tuple[object, ...]]) -> Usage:
-    return Usage(*(getattr(row, f"done_{name}") for name in Usage.__struct_fields__))
+def _usage(row: Row[tuple[object, ...]]) -> RowUsage:
+    return RowUsage(*(getattr(row, f"done_{name}") for name in RowUsage.__struct_fields__))
 
 
 def _open(row: Row[tuple[object, ...]]) -> OpenJob:

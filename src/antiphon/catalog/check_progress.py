@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.sealed_columns import Problem
+from antiphon.catalog.sealed_columns import UnreadablePayload
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.scope import Scope
 
@@ -21,12 +21,12 @@ HOLDS = timedelta(days=1)
 """How long what was checked is taken for checked; after that a check begins anew."""
 
 
-class Reached(msgspec.Struct, frozen=True):
+class CheckPosition(msgspec.Struct, frozen=True):
     """What was checked so far: through which offset, by data key, what does not open, and when it was kept."""
 
     through: int = 0
     by_key: dict[str, int] = {}
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[UnreadablePayload, ...] = ()
     at: datetime | None = None
 
 
@@ -36,7 +36,7 @@ class CheckProgress:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def of(self, scope: Scope, store: str, target: str) -> Reached:
+    def of(self, scope: Scope, store: str, target: str) -> CheckPosition:
         """Where to go on; at the beginning when ``target`` is another one now, or it is too long ago."""
         table = schema.reencryptions
         with self._database.read() as connection:
@@ -45,10 +45,10 @@ class CheckProgress:
             ).first()
         now = self._database.clock.now()
         if row is None or row.target != target or now - from_microseconds(row.updated_at) > HOLDS:
-            return Reached()
-        return msgspec.json.decode(row.cursor, type=Reached)
+            return CheckPosition()
+        return msgspec.json.decode(row.cursor, type=CheckPosition)
 
-    def keep(self, scope: Scope, store: str, target: str, reached: Reached) -> None:
+    def keep(self, scope: Scope, store: str, target: str, reached: CheckPosition) -> None:
         """Remember it; what two checks at once remember is the later one's."""
         now = self._database.clock.now()
         values = {

@@ -17,7 +17,7 @@ from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 
 
-class Measure(msgspec.Struct, frozen=True):
+class IntervalEstimate(msgspec.Struct, frozen=True):
     """A figure with its 95 % bootstrap interval (paired by row where two things are compared)."""
 
     value: float
@@ -44,7 +44,7 @@ class Slice(msgspec.Struct, frozen=True):
     brier: float
 
 
-class Gate(msgspec.Struct, frozen=True):
+class EvaluationGate(msgspec.Struct, frozen=True):
     """One gate: ``passed`` is ``None`` when it is switched off. ``reason`` is a sentence with both figures."""
 
     name: str
@@ -100,9 +100,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     rows: int
     positives: int
     failed: dict[str, int]
-    auc: Measure | None
-    brier: Measure
-    log_loss: Measure
+    auc: IntervalEstimate | None
+    brier: IntervalEstimate
+    log_loss: IntervalEstimate
     base_rate_brier: float
     reliability: tuple[Bin, ...]
     slices: tuple[Slice, ...]
@@ -117,8 +117,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     tokens: float
     engine_seconds: float
     against: str | None
-    difference: dict[str, Measure]
-    gates: tuple[Gate, ...]
+    difference: dict[str, IntervalEstimate]
+    gates: tuple[EvaluationGate, ...]
     rows_blob: str
     created_at: datetime
     guards: dict[str, int] = {}

@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True):
     payload: dict[str, Any]
 
 
-class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+class _SealedEvent(msgspec.Struct, frozen=True, array_like=True):
     """What is sealed of an event; in its column stands what its id is looked up by."""
 
     event_id: str
@@ -65,7 +65,7 @@ class StreamHome(msgspec.Struct, frozen=True):
     end: int
 
 
-_decode = msgspec.json.Decoder(_Sealed).decode
+_decode = msgspec.json.Decoder(_SealedEvent).decode
 
 
 class EventLog:
@@ -172,7 +172,7 @@ class EventLog:
             "event_time": microseconds(event.event_time),
             "available_at": microseconds(event.available_at),
             "payload": self._database.seal(
-                scope, _SCHEMA, f"{stream}:{index}", msgspec.json.encode(_Sealed(event.event_id, event.payload))
+                scope, _SCHEMA, f"{stream}:{index}", msgspec.json.encode(_SealedEvent(event.event_id, event.payload))
             ),
             "created_at": microseconds(self._database.clock.now()),
         }

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rollouts import Arm, Rollout
+from antiphon.catalog.rollouts import Arm, RolloutRecord
 from antiphon.core.scope import Scope
 
 
@@ -43,7 +43,7 @@ class EvidenceCounts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def arms(self, rollout: Rollout, *, within: Connection | None = None) -> tuple[ArmCount, ...]:
+    def arms(self, rollout: RolloutRecord, *, within: Connection | None = None) -> tuple[ArmCount, ...]:
         """The arms that saw anybody, by name."""
         table = schema.exposures
         at_step = case((table.c.step == rollout.step, table.c.unit))

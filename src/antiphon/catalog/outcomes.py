@@ -27,7 +27,7 @@ OutcomeKind = Literal["label", "thumbs", "correction", "text"]
 OutcomeStatus = Literal["joined", "late", "duplicate", "contradictory", "unknown"]
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class OutcomeRecord(msgspec.Struct, frozen=True):
     """One outcome and what became of it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Coverage(msgspec.Struct, frozen=True):
 _SCHEMA = "outcome/1"
 _CHUNK = 400
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Outcome)
+_decoder = msgspec.json.Decoder(OutcomeRecord)
 
 
 class Outcomes:
@@ -86,7 +86,7 @@ class Outcomes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, outcome: Outcome, *, within: Connection | None = None) -> None:
+    def add(self, outcome: OutcomeRecord, *, within: Connection | None = None) -> None:
         """Record an outcome.
 
         Raises:
@@ -102,7 +102,7 @@ class Outcomes:
                     next_step="Send each outcome with an id of its own.",
                 ) from error
 
-    def replace(self, unknown: Outcome, by: Sequence[Outcome], *, within: Connection | None = None) -> bool:
+    def replace(self, unknown: OutcomeRecord, by: Sequence[OutcomeRecord], *, within: Connection | None = None) -> bool:
         """Put what became of an ``unknown`` outcome in its place; whether it still was unknown."""
         table = schema.outcomes
         with self._database.writing(within) as connection:
@@ -117,7 +117,7 @@ class Outcomes:
                 self.add(outcome, within=connection)
         return True
 
-    def get(self, scope: Scope, outcome: str, *, within: Connection | None = None) -> Outcome:
+    def get(self, scope: Scope, outcome: str, *, within: Connection | None = None) -> OutcomeRecord:
         """One outcome.
 
         Raises:
@@ -130,18 +130,18 @@ class Outcomes:
             )
         return found
 
-    def find(self, scope: Scope, ids: Iterable[str], *, within: Connection | None = None) -> dict[str, Outcome]:
+    def find(self, scope: Scope, ids: Iterable[str], *, within: Connection | None = None) -> dict[str, OutcomeRecord]:
         """Those of these ids that exist."""
         found = self._in_chunks(scope, schema.outcomes.c.id, ids, within)
         return {outcome.id: outcome for outcome in found}
 
-    def of_prediction(self, scope: Scope, prediction: str, *, within: Connection | None = None) -> list[Outcome]:
+    def of_prediction(self, scope: Scope, prediction: str, *, within: Connection | None = None) -> list[OutcomeRecord]:
         """Everything that was said of one prediction, in the order it arrived."""
         return self._select(scope, schema.outcomes.c.prediction == prediction, within=within)
 
     def joined(
         self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None
-    ) -> builtins.list[Outcome]:
+    ) -> builtins.list[OutcomeRecord]:
         """The joined outcomes of these predictions, of every kind."""
         return self._in_chunks(
             scope, schema.outcomes.c.prediction, predictions, within, schema.outcomes.c.status == "joined"
@@ -165,7 +165,7 @@ class Outcomes:
         before: datetime | None = None,
         limit: int = 50,
         within: Connection | None = None,
-    ) -> list[Outcome]:
+    ) -> list[OutcomeRecord]:
         """Outcomes that arrived before an instant of wall time, latest first."""
         table = schema.outcomes
         conditions: builtins.list[ColumnElement[bool]] = []
@@ -185,10 +185,10 @@ class Outcomes:
         application: str | None = None,
         *,
         since: datetime | None = None,
-        after: Outcome | None = None,
+        after: OutcomeRecord | None = None,
         limit: int = 500,
         within: Connection | None = None,
-    ) -> builtins.list[Outcome]:
+    ) -> builtins.list[OutcomeRecord]:
         """Outcomes that name no prediction yet, latest first; ``after`` is the last of the page before."""
         table = schema.outcomes
         conditions: builtins.list[ColumnElement[bool]] = [table.c.status == "unknown"]
@@ -211,7 +211,7 @@ class Outcomes:
         roles: Sequence[Role] = SEEN_ROLES,
         recorded_until: datetime | None = None,
         within: Connection | None = None,
-    ) -> builtins.list[Outcome]:
+    ) -> builtins.list[OutcomeRecord]:
         """Joined labels of predictions whose moment (event time) is in ``since <= as_of < until``, oldest first.
 
         ``recorded_until`` leaves out what was joined later than this instant of wall time.
@@ -289,9 +289,9 @@ class Outcomes:
         values: Iterable[str],
         within: Connection | None,
         *conditions: ColumnElement[bool],
-    ) -> builtins.list[Outcome]:
+    ) -> builtins.list[OutcomeRecord]:
         wanted = sorted(set(values))
-        found: builtins.list[Outcome] = []
+        found: builtins.list[OutcomeRecord] = []
         with self._database.reading(within) as connection:
             for start in range(0, len(wanted), _CHUNK):
                 chosen = column.in_(wanted[start : start + _CHUNK])
@@ -305,7 +305,7 @@ class Outcomes:
         latest_first: bool = False,
         limit: int | None = None,
         within: Connection | None = None,
-    ) -> builtins.list[Outcome]:
+    ) -> builtins.list[OutcomeRecord]:
         table = schema.outcomes
         order = (table.c.created_at.desc(), table.c.id.desc()) if latest_first else (table.c.created_at, table.c.id)
         statement = select(table.c.id, table.c.payload).where(schema.owned(table, scope), *conditions)
@@ -316,7 +316,7 @@ class Outcomes:
             rows = connection.execute(statement).all()
         return [_decoder.decode(self._database.unseal(scope, _SCHEMA, row.id, row.payload)) for row in rows]
 
-    def _row(self, outcome: Outcome) -> dict[str, Any]:
+    def _row(self, outcome: OutcomeRecord) -> dict[str, Any]:
         return {
             "tenant": outcome.scope.tenant,
             "environment": outcome.scope.environment,

@@ -38,7 +38,7 @@ class Draw(msgspec.Struct, frozen=True):
     drawn: Level | None = None
 
 
-class Drawn(msgspec.Struct, frozen=True):
+class DrawResult(msgspec.Struct, frozen=True):
     """What was taken of each meter (``need`` and perhaps more), zero when ``refused`` names the meter that is full.
 
     Attributes:
@@ -60,7 +60,7 @@ class QuotaLevels:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def draw(self, tenant: str, bucket: str, wanted: Sequence[Draw], *, within: Connection | None = None) -> Drawn:
+    def draw(self, tenant: str, bucket: str, wanted: Sequence[Draw], *, within: Connection | None = None) -> DrawResult:
         """Give back what is left of earlier shares and take what is needed, of all meters or of none.
 
         Raises:
@@ -79,7 +79,7 @@ class QuotaLevels:
                 level = msgspec.structs.replace(level, used=level.used + taken[name])
                 left[name] = level
                 self._write(connection, tenant, bucket, name, level)
-        return Drawn(taken, left, moment, refused if full else None, waits[refused])
+        return DrawResult(taken, left, moment, refused if full else None, waits[refused])
 
     def used(self, tenant: str, bucket: str, meters: Sequence[Meter]) -> Mapping[str, float]:
         """What is used of each meter now; shares that gateways hold count as used."""

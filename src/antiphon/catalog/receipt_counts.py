@@ -24,7 +24,7 @@ class ReuseCount(msgspec.Struct, frozen=True):
     saved_tokens: int
 
 
-class Demanded(msgspec.Struct, frozen=True):
+class SubjectRequest(msgspec.Struct, frozen=True):
     """That an application was asked online about a subject, and when."""
 
     application: str
@@ -60,9 +60,10 @@ class ReceiptCounts:
                 for row in connection.execute(statement)
             ]
 
-    def demanded(self, scope: Scope, application: str, since: datetime, until: datetime, limit: int) -> list[Demanded]:
-        """Whom an application was asked about online in ``since < created_at <= until``, oldest first: the newest
-        ``limit`` of them."""
+    def demanded(
+        self, scope: Scope, application: str, since: datetime, until: datetime, limit: int
+    ) -> list[SubjectRequest]:
+        """Online requests with ``since < created_at <= until``, oldest first: the newest ``limit``."""
         table = schema.receipts
         statement = (
             select(table.c.subject, table.c.prediction, table.c.created_at)
@@ -80,6 +81,6 @@ class ReceiptCounts:
         with self._database.read() as connection:
             rows = connection.execute(statement).all()
         return [
-            Demanded(application, row.subject, row.prediction, from_microseconds(row.created_at))
+            SubjectRequest(application, row.subject, row.prediction, from_microseconds(row.created_at))
             for row in reversed(rows)
         ]

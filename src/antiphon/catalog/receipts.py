@@ -125,7 +125,7 @@ class CacheReceipt(msgspec.Struct, frozen=True):
         return 0 if self.saved is None else self.saved.prompt_tokens + self.saved.completion_tokens
 
 
-class PassedOver(msgspec.Struct, frozen=True):
+class SkippedEngine(msgspec.Struct, frozen=True):
     """An engine and model that were to answer and did not; ``reason`` is an error's code, ``open`` when the engine was
     not asked because it had just failed, ``late`` when its first token did not come in time."""
 
@@ -134,7 +134,7 @@ class PassedOver(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Degraded(msgspec.Struct, frozen=True):
+class Degradation(msgspec.Struct, frozen=True):
     """A stored answer that was served because no engine could answer.
 
     Attributes:
@@ -200,9 +200,9 @@ class Receipt(msgspec.Struct, frozen=True):
     """What the request said for on-demand features, as JSON."""
     engine: str | None = None
     """Which engine wrote it; ``None`` for an answer from store."""
-    fallback: tuple[PassedOver, ...] = ()
+    fallback: tuple[SkippedEngine, ...] = ()
     """The engines that should have answered before this one, in the order in which they were asked."""
-    degraded: Degraded | None = None
+    degraded: Degradation | None = None
 
 
 class ReceiptCount(msgspec.Struct, frozen=True):

@@ -23,13 +23,13 @@ from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 
 RolloutState = Literal["shadow", "canary", "promoted", "rolled_back", "aborted"]
 Arm = Literal["canary", "control"]
 
 
-class Rollout(msgspec.Struct, frozen=True):
+class RolloutRecord(msgspec.Struct, frozen=True):
     """One rollout.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rollout(msgspec.Struct, frozen=True):
     application: str
     candidate: str
     control: str
-    plan: RolloutPlan
+    plan: Rollout
     state: RolloutState
     step: int
     held: bool
@@ -73,7 +73,7 @@ class RolloutMove(msgspec.Struct, frozen=True):
     at: datetime
 
 
-class Assigned(msgspec.Struct, frozen=True):
+class Assignment(msgspec.Struct, frozen=True):
     """Which release answers a request, and in which capacity.
 
     Attributes:
@@ -166,18 +166,18 @@ class Judgement(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-class Standing(msgspec.Struct, frozen=True):
+class RoutingState(msgspec.Struct, frozen=True):
     """What a gateway must know to route: the live release's id and the rollout under way, of one read transaction."""
 
     live: str | None
-    rollout: Rollout | None = None
+    rollout: RolloutRecord | None = None
 
 
 UNDER_WAY: tuple[RolloutState, ...] = ("shadow", "canary")
 """The states in which a rollout has not ended."""
 
 _MOVE = RolloutMove.__struct_fields__
-_plan = msgspec.json.Decoder(RolloutPlan)
+_plan = msgspec.json.Decoder(Rollout)
 
 
 class Rollouts:
@@ -192,20 +192,20 @@ class Rollouts:
         application: str,
         candidate: str,
         control: str,
-        plan: RolloutPlan,
+        plan: Rollout,
         principal: str,
         reason: str,
         *,
         state: RolloutState,
         within: Connection | None = None,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Record a rollout in its first state, with its first move.
 
         Raises:
             ConflictError: one is under way already.
         """
         now = self._now()
-        rollout = Rollout(
+        rollout = RolloutRecord(
             id=new_id("roll"),
             scope=scope,
             application=application,
@@ -240,7 +240,7 @@ class Rollouts:
             self._add_move(connection, rollout, None, now)
         return rollout
 
-    def get(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> Rollout:
+    def get(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> RolloutRecord:
         """One rollout.
 
         Raises:
@@ -255,23 +255,23 @@ class Rollouts:
 
     def list(
         self, scope: Scope, application: str | None = None, limit: int = 50, *, within: Connection | None = None
-    ) -> builtins.list[Rollout]:
+    ) -> builtins.list[RolloutRecord]:
         """Rollouts, latest first."""
         table = schema.rollouts
         condition = table.c.id.is_not(None) if application is None else table.c.application == application
         return self._select(scope, condition, limit, within)
 
-    def list_active(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[Rollout]:
+    def list_active(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[RolloutRecord]:
         """Every rollout under way, latest first."""
         return self._select(scope, schema.rollouts.c.ended_at.is_(None), None, within)
 
-    def active(self, scope: Scope, application: str, *, within: Connection | None = None) -> Rollout | None:
+    def active(self, scope: Scope, application: str, *, within: Connection | None = None) -> RolloutRecord | None:
         """The application's rollout under way, ``None`` when there is none."""
         table = schema.rollouts
         found = self._select(scope, (table.c.application == application) & table.c.ended_at.is_(None), None, within)
         return found[0] if found else None
 
-    def standing(self, scope: Scope, application: str, *, within: Connection | None = None) -> Standing:
+    def standing(self, scope: Scope, application: str, *, within: Connection | None = None) -> RoutingState:
         """The live release and the rollout under way, of one read transaction."""
         table = schema.release_pointers
         statement = (
@@ -282,7 +282,7 @@ class Rollouts:
         )
         with self._database.reading(within) as connection:
             live = connection.execute(statement).scalar()
-            return Standing(live, self.active(scope, application, within=connection) if live is not None else None)
+            return RoutingState(live, self.active(scope, application, within=connection) if live is not None else None)
 
     def move(
         self,
@@ -296,7 +296,7 @@ class Rollouts:
         principal: str,
         expected: tuple[RolloutState, int],
         within: Connection | None = None,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Move a rollout by compare-and-swap on the state and step it is in; the move is recorded.
 
         Raises:
@@ -342,7 +342,7 @@ class Rollouts:
             rows = connection.execute(statement.with_only_columns(*(table.c[name] for name in _MOVE))).all()
         return [RolloutMove(**row._asdict() | {"at": from_microseconds(row.at)}) for row in rows]
 
-    def _add_move(self, connection: Connection, rollout: Rollout, last: RolloutMove | None, at: int) -> None:
+    def _add_move(self, connection: Connection, rollout: RolloutRecord, last: RolloutMove | None, at: int) -> None:
         scope, sequence = rollout.scope, 1 if last is None else last.sequence + 1
         columns = {field: getattr(rollout, field) for field in _MOVE[2:-1]}
         owner = {"tenant": scope.tenant, "environment": scope.environment, "rollout": rollout.id}
@@ -350,7 +350,7 @@ class Rollouts:
 
     def _select(
         self, scope: Scope, condition: ColumnElement[bool], limit: int | None, within: Connection | None
-    ) -> builtins.list[Rollout]:
+    ) -> builtins.list[RolloutRecord]:
         table = schema.rollouts
         statement = (
             select(table)
@@ -365,7 +365,7 @@ class Rollouts:
         return microseconds(self._database.clock.now())
 
 
-def described(rollout: Rollout) -> str:
+def described(rollout: RolloutRecord) -> str:
     """Where a rollout is, in words: ``in the canary at 10 % (step 2 of 3)``."""
     held = ", held" if rollout.held else ""
     if rollout.state == "canary":
@@ -375,7 +375,7 @@ def described(rollout: Rollout) -> str:
     return words[rollout.state] + held
 
 
-def _columns(rollout: Rollout) -> dict[str, Any]:
+def _columns(rollout: RolloutRecord) -> dict[str, Any]:
     columns = {field: getattr(rollout, field) for field in rollout.__struct_fields__ if field != "scope"}
     ended = rollout.ended_at
     return columns | {
@@ -388,11 +388,11 @@ def _columns(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _rollout(scope: Scope, row: Any) -> Rollout:
-    columns = {field: getattr(row, field) for field in Rollout.__struct_fields__ if field != "scope"}
+def _rollout(scope: Scope, row: Any) -> RolloutRecord:
+    columns = {field: getattr(row, field) for field in RolloutRecord.__struct_fields__ if field != "scope"}
     instants = {
         "created_at": from_microseconds(row.created_at),
         "entered_at": from_microseconds(row.entered_at),
         "ended_at": None if row.ended_at is None else from_microseconds(row.ended_at),
     }
-    return Rollout(**columns | instants | {"scope": scope, "plan": _plan.decode(row.plan)})
+    return RolloutRecord(**columns | instants | {"scope": scope, "plan": _plan.decode(row.plan)})

@@ -94,7 +94,7 @@ CLEAR_COLUMNS = {
 """Columns of bytes that hold no payload, and what they hold instead; hashes, salts and wrapped keys aside."""
 
 
-class Problem(msgspec.Struct, frozen=True):
+class UnreadablePayload(msgspec.Struct, frozen=True):
     """A payload that does not open."""
 
     store: str
@@ -103,27 +103,27 @@ class Problem(msgspec.Struct, frozen=True):
     problem: str
 
 
-class Checked(msgspec.Struct, frozen=True):
+class ColumnCheck(msgspec.Struct, frozen=True):
     """What checking a store found: payloads by data key (``plaintext`` without one), and those that do not open."""
 
     store: str
     by_key: dict[str, int]
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadablePayload, ...]
 
 
-class Resealed(msgspec.Struct, frozen=True):
+class ResealProgress(msgspec.Struct, frozen=True):
     """How far sealing a store anew has come. ``changed`` counts in this call, ``done`` all rows gone through."""
 
     store: str
     changed: int
     done: int
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadablePayload, ...]
 
 
-def check(database: Database, column: SealedColumn, batch: int = 500) -> Checked:
+def check(database: Database, column: SealedColumn, batch: int = 500) -> ColumnCheck:
     """Open every payload of a column; one that does not open does not keep the others from being checked."""
     by_key: dict[str, int] = {}
-    problems: list[Problem] = []
+    problems: list[UnreadablePayload] = []
     after: list[Any] | None = None
     while True:
         with database.read() as connection:
@@ -136,17 +136,17 @@ def check(database: Database, column: SealedColumn, batch: int = 500) -> Checked
             except AntiphonError as error:
                 problems.append(_problem(column, row, error))
         if len(rows) < batch:
-            return Checked(column.name, by_key, tuple(problems))
+            return ColumnCheck(column.name, by_key, tuple(problems))
         after = _place(column, rows[-1])
 
 
-def reseal(database: Database, column: SealedColumn, target: str, batch: int = 200) -> Iterator[Resealed]:
+def reseal(database: Database, column: SealedColumn, target: str, batch: int = 200) -> Iterator[ResealProgress]:
     """Seal every payload of a column with the database's codec, a batch a transaction; tells after each.
 
     Args:
         target: what it is done for; one that was cut off under the same target goes on where it was.
     """
-    problems: list[Problem] = []
+    problems: list[UnreadablePayload] = []
     while True:
         changed = 0
         with database.transaction() as connection:
@@ -164,7 +164,7 @@ def reseal(database: Database, column: SealedColumn, target: str, batch: int = 2
             finished = len(rows) < batch
             place = _place(column, rows[-1]) if rows else after
             _keep(database, connection, column.name, target, place, done, finished)
-        yield Resealed(column.name, changed, done, tuple(problems))
+        yield ResealProgress(column.name, changed, done, tuple(problems))
 
 
 def forget_progress(database: Database) -> None:
@@ -236,9 +236,9 @@ def _place(column: SealedColumn, row: Row[Any]) -> list[Any]:
     return [getattr(row, key.name) for key in schema.metadata.tables[column.table].primary_key.columns]
 
 
-def _problem(column: SealedColumn, row: Row[Any], error: AntiphonError) -> Problem:
+def _problem(column: SealedColumn, row: Row[Any], error: AntiphonError) -> UnreadablePayload:
     subject = _subject(column, {name: getattr(row, name) for name in column.subject})
-    return Problem(column.name, f"{row.tenant}/{row.environment}", subject, error.what)
+    return UnreadablePayload(column.name, f"{row.tenant}/{row.environment}", subject, error.what)
 
 
 def _progress(connection: Connection, store: str, target: str) -> tuple[list[Any] | None, int, bool]:

@@ -108,7 +108,7 @@ class SourceRead(msgspec.Struct, frozen=True):
     withheld: int = 0
 
 
-class Cost(msgspec.Struct, frozen=True):
+class SnapshotCost(msgspec.Struct, frozen=True):
     """What making it took: CPU seconds of the process meanwhile, bytes of the source's files and of ours, and which
     part of the time went into statistics and rules."""
 

@@ -17,7 +17,14 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.snapshot_facts import Cost, RuleCheck, SnapshotFacts, SourceQuality, SourceRead, Statistics
+from antiphon.catalog.snapshot_facts import (
+    RuleCheck,
+    SnapshotCost,
+    SnapshotFacts,
+    SourceQuality,
+    SourceRead,
+    Statistics,
+)
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical
@@ -35,7 +42,7 @@ class SnapshotFile(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Quarantined(msgspec.Struct, frozen=True):
+class QuarantinedRows(msgspec.Struct, frozen=True):
     """Rows that rules kept out: a Parquet file of the lake with the source's columns and ``antiphon_reason``, and how
     many rows each rule kept out (a row may offend several)."""
 
@@ -106,8 +113,8 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     source_quality: SourceQuality | None = None
     sampling_rate: float = 1.0
     checks: tuple[RuleCheck, ...] = ()
-    quarantined: Quarantined | None = None
-    cost: Cost = Cost()
+    quarantined: QuarantinedRows | None = None
+    cost: SnapshotCost = SnapshotCost()
     principal: str = ""
     reason: str = ""
     vectors: dict[str, SnapshotVectors] = {}

@@ -26,7 +26,7 @@ from antiphon.core.scope import Scope
 _SCHEMA = "verdict/1"
 
 
-class Finding(msgspec.Struct, frozen=True):
+class GateFinding(msgspec.Struct, frozen=True):
     """One thing a rule found; ``action`` is what it does about it."""
 
     rule: str
@@ -48,7 +48,7 @@ class Verdict(msgspec.Struct, frozen=True):
     view: str
     definition_version: str
     outcome: Literal["passed", "warned", "blocked"]
-    findings: tuple[Finding, ...]
+    findings: tuple[GateFinding, ...]
     snapshot: str | None
     manifest: SnapshotManifest | None
     run: str | None
@@ -184,7 +184,7 @@ class Verdicts:
             return [str(path) for path in connection.execute(statement).scalars()]
 
 
-class Staged(msgspec.Struct, frozen=True):
+class StagedSnapshot(msgspec.Struct, frozen=True):
     """A snapshot that passed its gates and is published at ``publish_at`` or later."""
 
     scope: Scope
@@ -202,7 +202,7 @@ class StagedSnapshots:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, staged: Staged) -> None:
+    def add(self, staged: StagedSnapshot) -> None:
         """Let a snapshot wait; one that waits already keeps its moment."""
         statement = upsert(schema.staged_snapshots).values(
             tenant=staged.scope.tenant,
@@ -217,7 +217,7 @@ class StagedSnapshots:
         with self._database.writing(None) as connection:
             connection.execute(statement.on_conflict_do_nothing())
 
-    def list(self, scope: Scope, due_by: datetime | None = None) -> list[Staged]:
+    def list(self, scope: Scope, due_by: datetime | None = None) -> list[StagedSnapshot]:
         """What waits, or what is due, the earliest first."""
         table = schema.staged_snapshots
         statement = select(table).where(schema.owned(table, scope)).order_by(table.c.publish_at, table.c.snapshot)
@@ -225,7 +225,7 @@ class StagedSnapshots:
             statement = statement.where(table.c.publish_at <= microseconds(due_by))
         with self._database.read() as connection:
             return [
-                Staged(
+                StagedSnapshot(
                     scope, row.view, row.definition_version, row.snapshot, from_microseconds(row.publish_at),
                     row.reason, row.principal,
                 )

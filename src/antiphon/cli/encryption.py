@@ -13,7 +13,7 @@ from antiphon.cli.project import at_terminal
 from antiphon.core.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.sealed_columns import Problem
+    from antiphon.catalog.sealed_columns import UnreadablePayload
     from antiphon.services.governance.encryption import Encryption, EncryptionStatus
 
 app = typer.Typer(name="encryption", help="Encryption at rest.", no_args_is_help=True)
@@ -158,7 +158,7 @@ def _record(encryption: Encryption, action: str, detail: Mapping[str, object]) -
     store.audit.append(store.scope, at_terminal(store).id, action, str(store.scope), detail)
 
 
-def _refuse(problems: tuple[Problem, ...]) -> None:
+def _refuse(problems: tuple[UnreadablePayload, ...]) -> None:
     for problem in problems[:20]:
         note(f"does not open: {problem.store} {problem.scope} {problem.subject}: {problem.problem}")
     if problems:

@@ -12,7 +12,7 @@ from antiphon.cli.output import Progress, moment, note, show, table
 from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
-    from antiphon.catalog.evaluations import Measure
+    from antiphon.catalog.evaluations import IntervalEstimate
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine
@@ -236,11 +236,11 @@ def _plain(value: Any) -> Any:
     return _interval(value) if hasattr(value, "low") else value
 
 
-def _interval(value: Measure | None) -> str | None:
+def _interval(value: IntervalEstimate | None) -> str | None:
     return None if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
-def _value(value: Measure | None) -> str | None:
+def _value(value: IntervalEstimate | None) -> str | None:
     return None if value is None else f"{value.value:.3f}"
 
 

@@ -12,7 +12,7 @@ from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 
 if TYPE_CHECKING:
-    from antiphon.catalog.rollouts import Rollout
+    from antiphon.catalog.rollouts import RolloutRecord
     from antiphon.services.project.store import Store
 
 Application = Annotated[str, typer.Argument(help="The application.")]
@@ -101,7 +101,7 @@ def _act(project: Path, application: str, act: str, reason: str, as_json: bool) 
     show(found, as_json, lambda: _text([found]))
 
 
-def _line(store: Store, rollout: Rollout) -> dict[str, Any]:
+def _line(store: Store, rollout: RolloutRecord) -> dict[str, Any]:
     from antiphon.catalog.evidence import Judgements
 
     judged = Judgements(store.database).latest(store.scope, rollout.id)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 
-class FileBounds(msgspec.Struct, frozen=True):
+class RotationBounds(msgspec.Struct, frozen=True):
     """The size at which a file is set aside, and the number of files with those set aside."""
 
     max_bytes: int = 20_000_000
@@ -44,7 +44,7 @@ class BoundedFile:
         OSError: the file cannot be made.
     """
 
-    def __init__(self, path: Path, bounds: FileBounds, open_file: Callable[[Path], int] = _opened) -> None:
+    def __init__(self, path: Path, bounds: RotationBounds, open_file: Callable[[Path], int] = _opened) -> None:
         self._path, self._bounds, self._open = path, bounds, open_file
         self._lock = threading.Lock()
         self._file = open_file(path)
@@ -84,7 +84,7 @@ class BoundedFile:
             os.close(new)
 
 
-def set_aside(path: Path, bounds: FileBounds) -> None:
+def set_aside(path: Path, bounds: RotationBounds) -> None:
     """Move a file, if there is one, out of the way: it becomes the first of those set aside; the last of them goes."""
     if not path.exists():
         return

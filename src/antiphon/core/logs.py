@@ -26,7 +26,7 @@ from typing import Any
 
 from antiphon.core.errors import AntiphonError, InternalError
 from antiphon.core.ids import new_id
-from antiphon.core.log_files import BoundedFile, FileBounds, is_standard_error
+from antiphon.core.log_files import BoundedFile, RotationBounds, is_standard_error
 
 LINES_A_MINUTE = 120
 """Of one place in the code, as they are; far above what any place writes when nobody provokes it."""
@@ -85,7 +85,7 @@ def configure(level: int | str = logging.INFO) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def bound(path: Path, bounds: FileBounds) -> None:
+def bound(path: Path, bounds: RotationBounds) -> None:
     """Set this process's log aside at a size, if its standard error is this file (a supervisor has opened it)."""
     if is_standard_error(path):
         _write_to(logging.StreamHandler(BoundedFile(path, bounds)), logging.getLogger().level)

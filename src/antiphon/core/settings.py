@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.core.log_files import FileBounds
+from antiphon.core.log_files import RotationBounds
 from antiphon.core.paths import ProjectPaths as ProjectPaths
 from antiphon.core.paths import cache_directory as cache_directory
 from antiphon.core.scope import Scope
@@ -248,8 +248,8 @@ class TelemetrySettings(_Section, frozen=True):
     files: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4
 
     @property
-    def bounds(self) -> FileBounds:
-        return FileBounds(self.max_bytes, self.files)
+    def bounds(self) -> RotationBounds:
+        return RotationBounds(self.max_bytes, self.files)
 
 
 class WorkerSettings(_Section, frozen=True):

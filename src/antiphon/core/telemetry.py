@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from antiphon.core.log_files import BoundedFile, FileBounds
+from antiphon.core.log_files import BoundedFile, RotationBounds
 from antiphon.core.logs import without_credentials
 
 GENAI = {
@@ -110,7 +110,7 @@ def _discreet(attributes: Mapping[str, str | int | float | bool]) -> dict[str, s
     }
 
 
-def configure(process: str, directory: Path | None, bounds: FileBounds | None = None) -> None:
+def configure(process: str, directory: Path | None, bounds: RotationBounds | None = None) -> None:
     """Record this process's spans as JSON lines in ``directory/traces-PROCESS.jsonl``.
 
     ``OTEL_SDK_DISABLED=true`` turns recording off. Spans are exported in batches by a thread, so that no
@@ -122,7 +122,7 @@ def configure(process: str, directory: Path | None, bounds: FileBounds | None = 
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-    out = BoundedFile(directory / f"traces-{process}.jsonl", bounds or FileBounds())
+    out = BoundedFile(directory / f"traces-{process}.jsonl", bounds or RotationBounds())
     provider = TracerProvider(resource=Resource.create({"service.name": f"antiphon-{process}"}))
     exporter = ConsoleSpanExporter(
         out=cast(IO[str], out), formatter=lambda finished: finished.to_json(indent=None) + "\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -242,13 +241,3 @@ class Application:
         )
         self.owner = owner
         declared(self)
-
-    def spec(self, root: Path | None = None) -> ApplicationSpec:
-        """The frozen value; ``root`` is where relative source paths start.
-
-        Raises:
-            InvalidDefinitionsError: the declaration, or a view it uses, has mistakes.
-        """
-        from antiphon.definitions.application_check import application_spec
-
-        return application_spec(self, root)

@@ -14,24 +14,24 @@ from typing import Any, Literal
 from antiphon.core.clock import parse_duration
 from antiphon.definitions import quality as rules
 from antiphon.definitions.expression import node_of
-from antiphon.definitions.nodes import Column
+from antiphon.definitions.nodes import ColumnNode
 from antiphon.definitions.quality import Action, Over
 from antiphon.definitions.source import Source, SourceSpec
 
 
 def typed(
     *, closed: bool = False, action: Action = "block", name: str = "", **columns: rules.ColumnKind
-) -> rules.Typed:
+) -> rules.ColumnTypesRule:
     """Columns that must be there, with their kind: number, text, boolean or time. ``closed``: and no others."""
-    return rules.Typed(name or "types", action, dict(columns), closed)
+    return rules.ColumnTypesRule(name or "types", action, dict(columns), closed)
 
 
 def not_null(
     *of: object, at_most: float = 0.0, over: Over = "source", action: Action = "block", name: str = ""
-) -> rules.NotNull:
+) -> rules.NotNullRule:
     """Columns (or features) that have a value."""
     named = tuple(map(_name, of))
-    return rules.NotNull(name or f"not null {', '.join(named)}", action, named, at_most, over)
+    return rules.NotNullRule(name or f"not null {', '.join(named)}", action, named, at_most, over)
 
 
 def between(
@@ -43,22 +43,22 @@ def between(
     over: Over = "source",
     action: Action = "block",
     name: str = "",
-) -> rules.Between:
+) -> rules.RangeRule:
     """A number from ``low`` to ``high``."""
-    return rules.Between(name or f"range of {_name(of)}", action, _name(of), float(low), float(high), at_most, over)
+    return rules.RangeRule(name or f"range of {_name(of)}", action, _name(of), float(low), float(high), at_most, over)
 
 
 def one_of(
     of: object, values: Sequence[str], *, at_most: float = 0.0, action: Action = "block", name: str = ""
-) -> rules.OneOf:
+) -> rules.AllowedValuesRule:
     """A text among known ones."""
-    return rules.OneOf(name or f"values of {_name(of)}", action, _name(of), tuple(values), at_most)
+    return rules.AllowedValuesRule(name or f"values of {_name(of)}", action, _name(of), tuple(values), at_most)
 
 
-def unique(*of: object, at_most: float = 0.0, action: Action = "block", name: str = "") -> rules.Unique:
+def unique(*of: object, at_most: float = 0.0, action: Action = "block", name: str = "") -> rules.UniquenessRule:
     """Columns whose values together name at most one row."""
     named = tuple(map(_name, of))
-    return rules.Unique(name or f"unique {', '.join(named)}", action, named, at_most)
+    return rules.UniquenessRule(name or f"unique {', '.join(named)}", action, named, at_most)
 
 
 def exists_in(
@@ -69,7 +69,7 @@ def exists_in(
     at_most: float = 0.0,
     action: Action = "block",
     name: str = "",
-) -> rules.ExistsIn:
+) -> rules.ReferenceRule:
     """Values that stand in another source, or in the keys of another view.
 
     Args:
@@ -85,7 +85,7 @@ def exists_in(
             columns = tuple(getattr(getattr(reference, "entity", None), "keys", named))
     there = (columns,) if isinstance(columns, str) else tuple(columns) if columns is not None else named
     known = source.spec() if isinstance(source, Source) else SourceSpec(str(reference), "table", "")
-    return rules.ExistsIn(name or f"{', '.join(named)} in {known.name}", action, named, known, there, at_most)
+    return rules.ReferenceRule(name or f"{', '.join(named)} in {known.name}", action, named, known, there, at_most)
 
 
 def volume(
@@ -95,19 +95,21 @@ def volume(
     of: Literal["rows", "new_rows", "entities"] = "rows",
     action: Action = "block",
     name: str = "",
-) -> rules.Volume:
+) -> rules.VolumeRule:
     """A count within ``least`` to ``most`` times the median of earlier snapshots."""
-    return rules.Volume(name or f"volume of {of.replace('_', ' ')}", action, of, float(least), float(most))
+    return rules.VolumeRule(name or f"volume of {of.replace('_', ' ')}", action, of, float(least), float(most))
 
 
-def recent(max_age: str, *, action: Action = "block", name: str = "") -> rules.Recent:
+def recent(max_age: str, *, action: Action = "block", name: str = "") -> rules.RecencyRule:
     """The latest event is at most ``max_age`` old at the snapshot's moment."""
-    return rules.Recent(name or "freshness", action, parse_duration(max_age) // timedelta(microseconds=1))
+    return rules.RecencyRule(name or "freshness", action, parse_duration(max_age) // timedelta(microseconds=1))
 
 
-def not_future(skew: str = "5m", *, at_most: float = 0.0, action: Action = "block", name: str = "") -> rules.NotFuture:
+def not_future(
+    skew: str = "5m", *, at_most: float = 0.0, action: Action = "block", name: str = ""
+) -> rules.NoFutureRule:
     """No row claims to be known later than now, but for a clock that is ``skew`` ahead."""
-    return rules.NotFuture(name or "future", action, parse_duration(skew) // timedelta(microseconds=1), at_most)
+    return rules.NoFutureRule(name or "future", action, parse_duration(skew) // timedelta(microseconds=1), at_most)
 
 
 def steady(
@@ -118,15 +120,17 @@ def steady(
     effect: float = 0.25,
     action: Action = "block",
     name: str = "",
-) -> rules.Steady:
+) -> rules.StabilityRule:
     """Distributions of features (or of the source's new rows) are as they were; all of them when none is named."""
-    return rules.Steady(name or f"drift of {over}", action, over, tuple(map(_name, of)), psi, alpha, effect)
+    return rules.StabilityRule(name or f"drift of {over}", action, over, tuple(map(_name, of)), psi, alpha, effect)
 
 
-def sql(name: str, select: str, *, at_most: float = 0.0, over: Over = "source", action: Action = "block") -> rules.Sql:
+def sql(
+    name: str, select: str, *, at_most: float = 0.0, over: Over = "source", action: Action = "block"
+) -> rules.SqlRule:
     """A SELECT that returns offending rows, of ``source`` or of ``features``. To be quarantined it returns whole rows:
     ``SELECT * FROM source WHERE …``."""
-    return rules.Sql(name, action, select.strip().rstrip(";"), at_most, over)
+    return rules.SqlRule(name, action, select.strip().rstrip(";"), at_most, over)
 
 
 def python(
@@ -148,6 +152,6 @@ def _name(of: object) -> str:
     if isinstance(of, str):
         return of
     node = node_of(of)
-    if not isinstance(node, Column):
+    if not isinstance(node, ColumnNode):
         raise TypeError(f"{of!r} is no column; write its name, or col.NAME.")
     return node.name

@@ -6,30 +6,29 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from types import FunctionType
-from typing import Any, cast
-from typing import Literal as OneOf
+from typing import Any, Literal, cast
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import (
-    Arithmetic,
-    Boolean,
-    Calendar,
-    Call,
-    Case,
-    Coalesce,
-    Column,
-    Comparison,
+    ArithmeticNode,
+    BooleanNode,
+    CalendarNode,
+    CallNode,
+    CaseNode,
+    CoalesceNode,
+    ColumnNode,
+    ComparisonNode,
     Expression,
-    FeatureValue,
-    HashBucket,
-    IsNull,
+    FeatureValueNode,
+    HashBucketNode,
+    IsNullNode,
     Kind,
-    Literal,
-    Member,
-    Not,
-    Now,
-    RequestInput,
-    RoundTo,
+    LiteralNode,
+    MembershipNode,
+    NotNode,
+    NowNode,
+    RequestInputNode,
+    RoundNode,
     children,
     columns,
     kind_of_value,
@@ -109,60 +108,60 @@ class Term:
         return _comparison(">=", self, other)
 
     def __and__(self, other: object) -> Term:
-        return Term(Boolean("and", self.node, node_of(other)))
+        return Term(BooleanNode("and", self.node, node_of(other)))
 
     def __or__(self, other: object) -> Term:
-        return Term(Boolean("or", self.node, node_of(other)))
+        return Term(BooleanNode("or", self.node, node_of(other)))
 
     def __invert__(self) -> Term:
-        return Term(Not(self.node))
+        return Term(NotNode(self.node))
 
     def is_null(self) -> Term:
         """Whether the value is missing."""
-        return Term(IsNull(self.node))
+        return Term(IsNullNode(self.node))
 
     def coalesce(self, *others: object) -> Term:
         """This value, or the first of the others that is not missing."""
-        return Term(Coalesce((self.node, *(node_of(other) for other in others))))
+        return Term(CoalesceNode((self.node, *(node_of(other) for other in others))))
 
     def abs(self) -> Term:
         """Its distance from zero."""
-        return Term(Call("abs", (self.node,)))
+        return Term(CallNode("abs", (self.node,)))
 
     def log1p(self) -> Term:
         """ln(1 + x), which takes the length out of a long tail; of −1 and below missing."""
-        return Term(Call("log1p", (self.node,)))
+        return Term(CallNode("log1p", (self.node,)))
 
     def round_to(self, step: str) -> Term:
         """The nearest multiple of a step such as ``"0.5"`` or ``"10"``, half to even."""
-        return Term(RoundTo(self.node, step if not isinstance(step, str) else _spelled(step)))
+        return Term(RoundNode(self.node, step if not isinstance(step, str) else _spelled(step)))
 
     def lower(self) -> Term:
         """The text in lower case."""
-        return Term(Call("lower", (self.node,)))
+        return Term(CallNode("lower", (self.node,)))
 
     def is_in(self, values: Sequence[bool | float | str]) -> Term:
         """Whether it is one of these constants."""
         if isinstance(values, str):
             raise TypeError(f"is_in takes a list of constants, not the text {values!r}.")
         found = tuple(node_of(value) for value in values)
-        return Term(Member(self.node, tuple(cast("bool | float | str", _constant(node)) for node in found)))
+        return Term(MembershipNode(self.node, tuple(cast("bool | float | str", _constant(node)) for node in found)))
 
     def hour(self, zone: str) -> Term:
         """The hour of the day, 0 to 23, that this instant has in a zone such as ``"Europe/Berlin"``."""
-        return Term(Calendar("hour", self.node, zone))
+        return Term(CalendarNode("hour", self.node, zone))
 
     def weekday(self, zone: str) -> Term:
         """Its day of the week in a zone: Monday is 1, Sunday 7."""
-        return Term(Calendar("weekday", self.node, zone))
+        return Term(CalendarNode("weekday", self.node, zone))
 
     def seconds_since(self, earlier: object) -> Term:
         """From another instant to this one."""
-        return Term(Call("seconds_since", (self.node, node_of(earlier))))
+        return Term(CallNode("seconds_since", (self.node, node_of(earlier))))
 
     def hash_bucket(self, buckets: int) -> Term:
         """A number from 0 to ``buckets`` − 1 by a hash of the value: a category of any cardinality as a small one."""
-        return Term(HashBucket(self.node, buckets))
+        return Term(HashBucketNode(self.node, buckets))
 
     def __bool__(self) -> bool:
         raise TypeError("A column expression has no truth value: write & for and, | for or, ~ for not.")
@@ -170,19 +169,19 @@ class Term:
     __hash__ = None  # type: ignore[assignment]
 
 
-class Columns:
+class ColumnNamespace:
     """``col.NAME`` or ``col["any name"]``: the event's column of that name."""
 
     def __getattr__(self, name: str) -> Term:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Term(Column(name))
+        return Term(ColumnNode(name))
 
     def __getitem__(self, name: str) -> Term:
-        return Term(Column(name))
+        return Term(ColumnNode(name))
 
 
-col = Columns()
+col = ColumnNamespace()
 
 
 class FeatureName(str):
@@ -194,7 +193,7 @@ class FeatureName(str):
     __slots__ = ()
 
     def _term(self) -> Term:
-        return Term(FeatureValue(str(self)))
+        return Term(FeatureValueNode(str(self)))
 
     def __eq__(self, other: object) -> bool | Term:  # type: ignore[override]
         if isinstance(other, FeatureName) or (isinstance(other, str) and str.__eq__(self, other)):
@@ -211,7 +210,7 @@ class FeatureName(str):
 
 def _of_term(name: str) -> Callable[..., Any]:
     def method(self: FeatureName, *arguments: Any) -> Any:
-        return getattr(Term(FeatureValue(str(self))), name)(*arguments)
+        return getattr(Term(FeatureValueNode(str(self))), name)(*arguments)
 
     method.__name__ = name
     return method
@@ -231,41 +230,41 @@ def node_of(value: object) -> Expression:
     if isinstance(value, Term):
         return value.node
     if isinstance(value, FeatureName):
-        return FeatureValue(str(value))
+        return FeatureValueNode(str(value))
     if value is None or isinstance(value, (bool, str)):
-        return Literal(value)
+        return LiteralNode(value)
     if isinstance(value, (int, float)) and math.isfinite(value):
-        return Literal(float(value))
+        return LiteralNode(float(value))
     raise TypeError(f"{value!r} cannot stand in an expression: use a finite number, a boolean, a text or None.")
 
 
 def _arithmetic(operator: str, left: object, right: object) -> Term:
-    return Term(Arithmetic(cast("OneOf['+', '-', '*', '/']", operator), node_of(left), node_of(right)))
+    return Term(ArithmeticNode(cast("Literal['+', '-', '*', '/']", operator), node_of(left), node_of(right)))
 
 
 def _comparison(operator: str, left: object, right: object) -> Term:
-    known = cast("OneOf['=', '!=', '<', '<=', '>', '>=']", operator)
-    return Term(Comparison(known, node_of(left), node_of(right)))
+    known = cast("Literal['=', '!=', '<', '<=', '>', '>=']", operator)
+    return Term(ComparisonNode(known, node_of(left), node_of(right)))
 
 
 def kind(node: Expression) -> Kind:
     """What an expression yields, as far as it shows without knowing the columns' types."""
     match node:
-        case Column() | FeatureValue() | RequestInput():
+        case ColumnNode() | FeatureValueNode() | RequestInputNode():
             return "unknown"
-        case Now():
+        case NowNode():
             return "instant"
-        case Literal(value=value):
+        case LiteralNode(value=value):
             return kind_of_value(value)
-        case Arithmetic() | RoundTo() | Calendar() | HashBucket():
+        case ArithmeticNode() | RoundNode() | CalendarNode() | HashBucketNode():
             return "number"
-        case Comparison() | Boolean() | Not() | IsNull() | Member():
+        case ComparisonNode() | BooleanNode() | NotNode() | IsNullNode() | MembershipNode():
             return "boolean"
-        case Call(function=function) if function not in ("least", "greatest"):
+        case CallNode(function=function) if function not in ("least", "greatest"):
             return "text" if function == "lower" else "number"
-        case Coalesce(operands=operands) | Call(operands=operands):
+        case CoalesceNode(operands=operands) | CallNode(operands=operands):
             return _common(operands)
-        case Case(branches=branches, otherwise=otherwise):
+        case CaseNode(branches=branches, otherwise=otherwise):
             return _common((*(value for _condition, value in branches), otherwise))
 
 
@@ -279,18 +278,18 @@ def mistakes(node: Expression) -> Iterator[str]:
     for child in children(node):
         yield from mistakes(child)
     match node:
-        case Arithmetic(operator=operator):
+        case ArithmeticNode(operator=operator):
             for child in children(node):
                 if kind(child) in ("text", "boolean"):
                     yield f"{operator!r} needs numbers, not a {kind(child)}."
-        case Boolean(operator=operator):
+        case BooleanNode(operator=operator):
             for child in children(node):
                 if kind(child) in ("text", "number"):
                     yield f"{operator!r} needs booleans, not a {kind(child)}."
-        case Not(operand=operand):
+        case NotNode(operand=operand):
             if kind(operand) in ("text", "number"):
                 yield f"'not' needs a boolean, not a {kind(operand)}."
-        case Comparison(operator=operator, left=left, right=right):
+        case ComparisonNode(operator=operator, left=left, right=right):
             found = {kind(left), kind(right)}
             if "instant" in found:
                 yield f"{operator!r} compares an instant; compare seconds_since instead."
@@ -298,39 +297,39 @@ def mistakes(node: Expression) -> Iterator[str]:
                 yield f"{operator!r} with None is always null: use .is_null()."
             elif len(found - {"unknown"}) == 2:
                 yield f"{operator!r} compares a {kind(left)} with a {kind(right)}."
-        case Coalesce(operands=operands):
+        case CoalesceNode(operands=operands):
             yield from _mixed("coalesce", operands)
-        case Call(function="least" | "greatest" as function, operands=operands):
+        case CallNode(function="least" | "greatest" as function, operands=operands):
             yield from _mixed(function, operands)
-        case Call(function=function, operands=operands):
+        case CallNode(function=function, operands=operands):
             wanted: Kind = "text" if function == "lower" else "number" if function in ("abs", "log1p") else "instant"
             for operand in operands:
                 if kind(operand) not in (wanted, "unknown", "null"):
                     yield f"{function} needs a {wanted}, not a {kind(operand)}."
-        case Case(branches=branches, otherwise=otherwise):
+        case CaseNode(branches=branches, otherwise=otherwise):
             for condition, _value in branches:
                 if kind(condition) not in ("boolean", "unknown"):
                     yield f"when needs a condition, not a {kind(condition)}."
             yield from _mixed("when", (*(value for _condition, value in branches), otherwise))
-        case Member(operand=operand, values=values):
+        case MembershipNode(operand=operand, values=values):
             found = {kind(operand), *map(kind_of_value, values)} - {"unknown"}
             if not values:
                 yield "is_in has no values."
             elif len(found) > 1:
                 yield f"is_in mixes {' and '.join(sorted(found))}."
-        case RoundTo(operand=operand, step=step):
+        case RoundNode(operand=operand, step=step):
             if kind(operand) not in ("number", "unknown"):
                 yield f"round_to needs a number, not a {kind(operand)}."
             try:
                 normal_step(step)
             except InvalidInputError as error:
                 yield f"round_to: {error.what}"
-        case Calendar(part=part, operand=operand, zone=zone):
+        case CalendarNode(part=part, operand=operand, zone=zone):
             if kind(operand) not in ("instant", "text", "unknown"):
                 yield f"{part} needs an instant, not a {kind(operand)}."
             if not isinstance(zone, str) or not _is_zone(zone):
                 yield f"{part}: there is no time zone {zone!r}; write one such as 'Europe/Berlin' or 'UTC'."
-        case HashBucket(operand=operand, buckets=buckets):
+        case HashBucketNode(operand=operand, buckets=buckets):
             if isinstance(buckets, bool) or not isinstance(buckets, int) or not 1 <= buckets <= 1_000_000:
                 yield f"hash_bucket needs a number of buckets from 1 to 1000000, not {buckets!r}."
             if kind(operand) == "instant":
@@ -349,11 +348,11 @@ def outside_mistakes(node: Expression) -> Iterator[str]:
     """What an aggregate of events cannot read, one sentence each."""
     for found in outside(node):
         match found:
-            case RequestInput(name=name):
+            case RequestInputNode(name=name):
                 yield f"request.{name} is known when something is asked, not when an event happens; use on_demand."
-            case FeatureValue(name=name):
+            case FeatureValueNode(name=name):
                 yield f"{name} is another feature; a feature of features is declared with on_demand."
-            case Now():
+            case NowNode():
                 yield "now is known when something is asked, not when an event happens; use on_demand."
 
 
@@ -384,7 +383,7 @@ def _spelled(step: str) -> str:
 
 
 def _constant(node: Expression) -> object:
-    if isinstance(node, Literal) and node.value is not None:
+    if isinstance(node, LiteralNode) and node.value is not None:
         return node.value
     raise TypeError("is_in takes constants: numbers, booleans or texts.")
 

@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.embedding import EmbeddingModel, named_model
 from antiphon.definitions.expression import kind, mistakes, node_of, normal_step, outside_mistakes
 from antiphon.definitions.nodes import Expression
-from antiphon.definitions.place import Place, caller
+from antiphon.definitions.place import CodeLocation, caller
 
 Aggregation = Literal[
     "count", "sum", "mean", "min", "max", "std", "last", "first", "distinct", "quantile", "frequency", "target", "embed"
@@ -66,7 +66,9 @@ class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 class FeatureDeclaration:
     """One feature as written, not yet checked."""
 
-    def __init__(self, place: Place, aggregation: Aggregation, expression: object, options: dict[str, Any]) -> None:
+    def __init__(
+        self, place: CodeLocation, aggregation: Aggregation, expression: object, options: dict[str, Any]
+    ) -> None:
         self.place = place
         self.aggregation = aggregation
         self.expression = expression

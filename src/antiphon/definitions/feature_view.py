@@ -21,8 +21,8 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
 from antiphon.definitions.expression import FeatureName, Term, columns, node_of
 from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
-from antiphon.definitions.nodes import Column
-from antiphon.definitions.place import Place, caller, declared
+from antiphon.definitions.nodes import ColumnNode
+from antiphon.definitions.place import CodeLocation, caller, declared
 from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes, versioned
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
@@ -83,7 +83,13 @@ class FeatureView:
     in an on-demand feature its value."""
 
     def __init__(
-        self, place: Place, name: str, entity: object, source: object, options: dict[str, Any], body: dict[str, Any]
+        self,
+        place: CodeLocation,
+        name: str,
+        entity: object,
+        source: object,
+        options: dict[str, Any],
+        body: dict[str, Any],
     ) -> None:
         self.place = place
         self.name = name
@@ -129,7 +135,7 @@ class FeatureView:
             embargo=None if embargo is None else parse_duration(embargo) // timedelta(microseconds=1),
         )
 
-    def mistakes(self) -> Iterator[tuple[Place, str]]:
+    def mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
         """What is wrong with the view and its features; entity and source are checked by themselves."""
         label = f"view {self.name!r}"
         for name in self.options.keys() - {"refresh", "owner", "sensitivity", "purposes", "quality", "embargo"}:
@@ -172,7 +178,7 @@ class FeatureView:
         if isinstance(self.source, Source) and self.source.kind == "feast":
             yield from self._feast_mistakes()
 
-    def _feast_mistakes(self) -> Iterator[tuple[Place, str]]:
+    def _feast_mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
         """Feast keeps a row for each entity, so there is nothing to aggregate or to refresh."""
         for option in ("refresh", "quality", "embargo"):
             if self.options.get(option) is not None:
@@ -182,11 +188,11 @@ class FeatureView:
                 continue
             given = [option for option in ("window", "where", "scale") if declaration.options.get(option) is not None]
             term = declaration.expression
-            plain = isinstance(term, Term) and isinstance(term.node, Column)
+            plain = isinstance(term, Term) and isinstance(term.node, ColumnNode)
             if declaration.aggregation != "last" or not plain or given:
                 yield declaration.place, f"{self.name}.{name}: a feature of Feast is last(col.NAME) and nothing more."
 
-    def _column_mistakes(self) -> Iterator[tuple[Place, str]]:
+    def _column_mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
         if not isinstance(self.source, Source):
             return
         times = {self.source.options["event_time"], self.source.options["available_at"]}

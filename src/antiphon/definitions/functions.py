@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from antiphon.definitions.expression import Term, node_of
-from antiphon.definitions.nodes import Call, Case, Expression, Literal, Now, RequestInput
+from antiphon.definitions.nodes import CallNode, CaseNode, Expression, LiteralNode, NowNode, RequestInputNode
 
 
-class Request:
+class RequestNamespace:
     """``request.NAME`` or ``request["any name"]``: what the request says under that name."""
 
     def __getattr__(self, name: str) -> Term:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Term(RequestInput(name))
+        return Term(RequestInputNode(name))
 
     def __getitem__(self, name: str) -> Term:
-        return Term(RequestInput(name))
+        return Term(RequestInputNode(name))
 
 
-request = Request()
-now = Term(Now())
+request = RequestNamespace()
+now = Term(NowNode())
 
 
 def least(*values: object) -> Term:
     """The least of those that are not missing."""
-    return Term(Call("least", _several("least", values)))
+    return Term(CallNode("least", _several("least", values)))
 
 
 def greatest(*values: object) -> Term:
     """The greatest of those that are not missing."""
-    return Term(Call("greatest", _several("greatest", values)))
+    return Term(CallNode("greatest", _several("greatest", values)))
 
 
-class When:
+class ConditionBuilder:
     """A choice that is not finished: ``when(CONDITION).then(VALUE)``, more of them, ``.otherwise(VALUE)``."""
 
     __slots__ = ("_branches", "_condition")
@@ -41,32 +41,32 @@ class When:
         self._branches = branches
         self._condition = condition
 
-    def then(self, value: object) -> Then:
+    def then(self, value: object) -> ChoiceTerm:
         """What it is when the condition is true."""
-        return Then((*self._branches, (self._condition, node_of(value))))
+        return ChoiceTerm((*self._branches, (self._condition, node_of(value))))
 
 
-class Then(Term):
+class ChoiceTerm(Term):
     """A choice that may have more branches; left like this, it is missing when none of them is true."""
 
     __slots__ = ("_branches",)
 
     def __init__(self, branches: tuple[tuple[Expression, Expression], ...]) -> None:
-        super().__init__(Case(branches, Literal(None)))
+        super().__init__(CaseNode(branches, LiteralNode(None)))
         self._branches = branches
 
-    def when(self, condition: object) -> When:
+    def when(self, condition: object) -> ConditionBuilder:
         """Another condition, asked when those before are not true."""
-        return When(self._branches, node_of(condition))
+        return ConditionBuilder(self._branches, node_of(condition))
 
     def otherwise(self, value: object) -> Term:
         """What it is when no condition is true."""
-        return Term(Case(self._branches, node_of(value)))
+        return Term(CaseNode(self._branches, node_of(value)))
 
 
-def when(condition: object) -> When:
+def when(condition: object) -> ConditionBuilder:
     """A choice: ``when(col.delay > 15).then("late").when(col.delay < 0).then("early").otherwise("on time")``."""
-    return When((), node_of(condition))
+    return ConditionBuilder((), node_of(condition))
 
 
 def _several(name: str, values: tuple[object, ...]) -> tuple[Expression, ...]:

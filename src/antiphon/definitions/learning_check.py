@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
+from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
-
-if TYPE_CHECKING:
-    from antiphon.definitions.application import Application
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
 _UNKNOWN_BOUNDS = ("rows", "slices")

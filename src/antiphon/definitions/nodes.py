@@ -8,69 +8,69 @@ number of microseconds since 1970 that only what is made for instants takes.
 
 from __future__ import annotations
 
-from typing import Literal as OneOf
+from typing import Literal
 
 import msgspec
 
-Kind = OneOf["number", "boolean", "text", "instant", "null", "unknown"]
+Kind = Literal["number", "boolean", "text", "instant", "null", "unknown"]
 Value = float | bool | str | None
 
 
-class Column(msgspec.Struct, frozen=True, tag="column"):
+class ColumnNode(msgspec.Struct, frozen=True, tag="column"):
     """The event's value under this name; null when the event has none."""
 
     name: str
 
 
-class Literal(msgspec.Struct, frozen=True, tag="literal"):
+class LiteralNode(msgspec.Struct, frozen=True, tag="literal"):
     """A constant; numbers are doubles, so that ``15`` and ``15.0`` are one definition."""
 
     value: bool | float | str | None
 
 
-class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
+class ArithmeticNode(msgspec.Struct, frozen=True, tag="arithmetic"):
     """Two numbers into one, a single double operation."""
 
-    operator: OneOf["+", "-", "*", "/"]
+    operator: Literal["+", "-", "*", "/"]
     left: Expression
     right: Expression
 
 
-class Comparison(msgspec.Struct, frozen=True, tag="comparison"):
+class ComparisonNode(msgspec.Struct, frozen=True, tag="comparison"):
     """Two values of one kind into a boolean; texts compare by code point."""
 
-    operator: OneOf["=", "!=", "<", "<=", ">", ">="]
+    operator: Literal["=", "!=", "<", "<=", ">", ">="]
     left: Expression
     right: Expression
 
 
-class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
+class BooleanNode(msgspec.Struct, frozen=True, tag="boolean"):
     """``and`` or ``or`` of two booleans, three-valued."""
 
-    operator: OneOf["and", "or"]
+    operator: Literal["and", "or"]
     left: Expression
     right: Expression
 
 
-class Not(msgspec.Struct, frozen=True, tag="not"):
+class NotNode(msgspec.Struct, frozen=True, tag="not"):
     """The other boolean; null stays null."""
 
     operand: Expression
 
 
-class IsNull(msgspec.Struct, frozen=True, tag="is_null"):
+class IsNullNode(msgspec.Struct, frozen=True, tag="is_null"):
     """Whether the value is missing; never null itself."""
 
     operand: Expression
 
 
-class Coalesce(msgspec.Struct, frozen=True, tag="coalesce"):
+class CoalesceNode(msgspec.Struct, frozen=True, tag="coalesce"):
     """The first value that is not null."""
 
     operands: tuple[Expression, ...]
 
 
-class Call(msgspec.Struct, frozen=True, tag="call"):
+class CallNode(msgspec.Struct, frozen=True, tag="call"):
     """A function without parameters of its own.
 
     ``least`` and ``greatest`` pass nulls over; ``abs`` and ``log1p`` take a number (log1p of −1 and below is null);
@@ -78,89 +78,99 @@ class Call(msgspec.Struct, frozen=True, tag="call"):
     number; ``seconds_since`` is the first instant less the second, in seconds.
     """
 
-    function: OneOf["least", "greatest", "abs", "log1p", "lower", "epoch", "seconds_since"]
+    function: Literal["least", "greatest", "abs", "log1p", "lower", "epoch", "seconds_since"]
     operands: tuple[Expression, ...]
 
 
-class RoundTo(msgspec.Struct, frozen=True, tag="round_to"):
+class RoundNode(msgspec.Struct, frozen=True, tag="round_to"):
     """The nearest multiple of a step (a positive decimal), half to even."""
 
     operand: Expression
     step: str
 
 
-class Case(msgspec.Struct, frozen=True, tag="case"):
+class CaseNode(msgspec.Struct, frozen=True, tag="case"):
     """The value of the first branch whose condition is true, else ``otherwise``."""
 
     branches: tuple[tuple[Expression, Expression], ...]
     otherwise: Expression
 
 
-class Member(msgspec.Struct, frozen=True, tag="member"):
+class MembershipNode(msgspec.Struct, frozen=True, tag="member"):
     """Whether a value is one of several constants of its kind; null stays null."""
 
     operand: Expression
     values: tuple[bool | float | str, ...]
 
 
-class Calendar(msgspec.Struct, frozen=True, tag="calendar"):
+class CalendarNode(msgspec.Struct, frozen=True, tag="calendar"):
     """The hour (0 to 23) or weekday (Monday 1 to Sunday 7) that an instant has in a zone.
 
     The operand is an instant, or a text in ISO 8601 such as ``2016-12-31T23:59:59+01:00`` (without offset: UTC); any
     other text, a second 60 among them, is null. Before 1970 and after 2100 the offset of that end holds.
     """
 
-    part: OneOf["hour", "weekday"]
+    part: Literal["hour", "weekday"]
     operand: Expression
     zone: str
 
 
-class HashBucket(msgspec.Struct, frozen=True, tag="hash_bucket"):
+class HashBucketNode(msgspec.Struct, frozen=True, tag="hash_bucket"):
     """A number from 0 to ``buckets`` − 1 by a hash of the value that is the same everywhere and always."""
 
     operand: Expression
     buckets: int
 
 
-class RequestInput(msgspec.Struct, frozen=True, tag="request"):
+class RequestInputNode(msgspec.Struct, frozen=True, tag="request"):
     """What the request says under this name; only in on-demand features."""
 
     name: str
 
 
-class FeatureValue(msgspec.Struct, frozen=True, tag="feature"):
+class FeatureValueNode(msgspec.Struct, frozen=True, tag="feature"):
     """Another feature's value by its full name, ``view.feature``; only in on-demand features."""
 
     name: str
 
 
-class Now(msgspec.Struct, frozen=True, tag="now"):
+class NowNode(msgspec.Struct, frozen=True, tag="now"):
     """The moment that is asked about; only in on-demand features."""
 
 
-Outside = RequestInput | FeatureValue | Now
+Outside = RequestInputNode | FeatureValueNode | NowNode
 """What no event has, and so no aggregate can read."""
 
 Expression = (
-    Column | Literal | Arithmetic | Comparison | Boolean | Not | IsNull | Coalesce
-    | Call | RoundTo | Case | Member | Calendar | HashBucket | RequestInput | FeatureValue | Now
+    ColumnNode | LiteralNode | ArithmeticNode | ComparisonNode | BooleanNode | NotNode | IsNullNode | CoalesceNode
+    | CallNode | RoundNode | CaseNode | MembershipNode | CalendarNode | HashBucketNode | RequestInputNode
+    | FeatureValueNode | NowNode
 )  # fmt: skip
 
 
 def children(node: Expression) -> tuple[Expression, ...]:
     """The operands of a node, in order."""
     match node:
-        case Column() | Literal() | RequestInput() | FeatureValue() | Now():
+        case ColumnNode() | LiteralNode() | RequestInputNode() | FeatureValueNode() | NowNode():
             return ()
-        case Arithmetic(left=left, right=right) | Comparison(left=left, right=right) | Boolean(left=left, right=right):
+        case (
+            ArithmeticNode(left=left, right=right)
+            | ComparisonNode(left=left, right=right)
+            | BooleanNode(left=left, right=right)
+        ):
             return (left, right)
-        case Not(operand=operand) | IsNull(operand=operand) | RoundTo(operand=operand) | Member(operand=operand):
+        case (
+            NotNode(operand=operand)
+            | IsNullNode(operand=operand)
+            | RoundNode(operand=operand)
+            | MembershipNode(operand=operand)
+        ):
             return (operand,)
-        case Calendar(operand=operand) | HashBucket(operand=operand):
+        case CalendarNode(operand=operand) | HashBucketNode(operand=operand):
             return (operand,)
-        case Coalesce(operands=operands) | Call(operands=operands):
+        case CoalesceNode(operands=operands) | CallNode(operands=operands):
             return operands
-        case Case(branches=branches, otherwise=otherwise):
+        case CaseNode(branches=branches, otherwise=otherwise):
             return (*(each for branch in branches for each in branch), otherwise)
 
 
@@ -168,7 +178,7 @@ def columns(node: Expression | None) -> frozenset[str]:
     """Names of all columns an expression reads."""
     if node is None:
         return frozenset()
-    if isinstance(node, Column):
+    if isinstance(node, ColumnNode):
         return frozenset({node.name})
     return frozenset().union(*(columns(child) for child in children(node)))
 

@@ -21,8 +21,8 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import FeatureName, Term, kind, mistakes, node_of
 from antiphon.definitions.functions import when
-from antiphon.definitions.nodes import Expression, FeatureValue, RequestInput, Value, columns, outside
-from antiphon.definitions.place import Place, caller, declared
+from antiphon.definitions.nodes import Expression, FeatureValueNode, RequestInputNode, Value, columns, outside
+from antiphon.definitions.place import CodeLocation, caller, declared
 from antiphon.definitions.view_name import snake_case
 
 InputType = Literal["number", "boolean", "text", "instant"]
@@ -64,14 +64,14 @@ class OnDemandSpec(msgspec.Struct, frozen=True):
             found.name
             for expression in self.features.values()
             for found in outside(expression)
-            if isinstance(found, FeatureValue)
+            if isinstance(found, FeatureValueNode)
         )
 
 
 class OnDemandFeature:
     """One on-demand feature as written."""
 
-    def __init__(self, place: Place, expression: object) -> None:
+    def __init__(self, place: CodeLocation, expression: object) -> None:
         self.place = place
         self.expression = expression
 
@@ -84,7 +84,7 @@ def on_demand(expression: object) -> OnDemandFeature:
 class OneHot:
     """A category as one feature for each of its declared values, and one for every other; see :func:`one_hot`."""
 
-    def __init__(self, place: Place, expression: object, categories: object) -> None:
+    def __init__(self, place: CodeLocation, expression: object, categories: object) -> None:
         self.place = place
         self.expression = expression
         self.categories = categories
@@ -140,7 +140,7 @@ def _suffix(value: object) -> str:
 class OnDemandView:
     """A class decorated with :func:`on_demand_view`."""
 
-    def __init__(self, place: Place, name: str, inputs: Any, body: dict[str, Any]) -> None:
+    def __init__(self, place: CodeLocation, name: str, inputs: Any, body: dict[str, Any]) -> None:
         self.place = place
         self.name = name
         self.inputs: Any = inputs
@@ -148,7 +148,7 @@ class OnDemandView:
             self.inputs = {name: one if isinstance(one, Input) else Input(one) for name, one in inputs.items()}
         self.description = str(body.get("__doc__") or "").strip()
         self.body: dict[str, Any] = {}
-        self._wrong: list[tuple[Place, str]] = []
+        self._wrong: list[tuple[CodeLocation, str]] = []
         for key, value in body.items():
             if isinstance(value, OneHot):
                 wrong = list(value.mistakes(key))
@@ -185,7 +185,7 @@ class OnDemandView:
         version = content_hash(meaning)[:16]
         return OnDemandSpec(self.name, inputs, features, self.description, version, defaults or msgspec.UNSET)
 
-    def mistakes(self) -> Iterator[tuple[Place, str]]:
+    def mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
         """What is wrong with the view by itself; whether the features it reads are there, the application knows."""
         label = f"view {self.name!r}"
         if not NAME.match(self.name):
@@ -225,10 +225,10 @@ class OnDemandView:
         for column in sorted(columns(node)):
             yield f"col.{column} is a column of events; an on-demand feature reads request.{column} or other features."
         for found in outside(node):
-            if isinstance(found, RequestInput) and found.name not in self.inputs:
+            if isinstance(found, RequestInputNode) and found.name not in self.inputs:
                 there = ", ".join(self.inputs) or "none"
                 yield f"request.{found.name} is no declared input; there are {there}."
-            if isinstance(found, FeatureValue) and found.name.partition(".")[0] == self.name:
+            if isinstance(found, FeatureValueNode) and found.name.partition(".")[0] == self.name:
                 yield f"{found.name} is of this very view; write its expression out."
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class CodeLocation(NamedTuple):
     """A file and a line of it, counted from 1."""
 
     file: str
@@ -27,10 +27,10 @@ class Place(NamedTuple):
 _collecting: ContextVar[list[object] | None] = ContextVar("antiphon_declarations", default=None)
 
 
-def caller(depth: int = 2) -> Place:
+def caller(depth: int = 2) -> CodeLocation:
     """The place of the call ``depth`` frames up (2: whoever called the function that asks)."""
     frame = sys._getframe(depth)
-    return Place(frame.f_code.co_filename, frame.f_lineno)
+    return CodeLocation(frame.f_code.co_filename, frame.f_lineno)
 
 
 def declared(item: object) -> None:

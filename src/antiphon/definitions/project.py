@@ -19,7 +19,7 @@ from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandView
-from antiphon.definitions.place import Place, collecting
+from antiphon.definitions.place import CodeLocation, collecting
 from antiphon.definitions.quality import Quality
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -98,7 +98,7 @@ def functions(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _run(file: Path, text: bytes) -> list[tuple[Place, str]]:
+def _run(file: Path, text: bytes) -> list[tuple[CodeLocation, str]]:
     """Execute the file as a module of its own; what it raised, with the line it stands on."""
     module = ModuleType("antiphon_project_definitions")
     module.__file__ = str(file)
@@ -107,19 +107,19 @@ def _run(file: Path, text: bytes) -> list[tuple[Place, str]]:
     try:
         exec(compile(text, str(file), "exec"), module.__dict__)
     except SyntaxError as error:
-        return [(Place(error.filename or str(file), error.lineno or 1), f"syntax: {error.msg}.")]
+        return [(CodeLocation(error.filename or str(file), error.lineno or 1), f"syntax: {error.msg}.")]
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(file)), None)
-        return [(Place(str(file), line or 1), f"{type(error).__name__}: {error}")]
+        return [(CodeLocation(str(file), line or 1), f"{type(error).__name__}: {error}")]
     finally:
         sys.path.remove(str(file.parent))
         del sys.modules[module.__name__]
     return []
 
 
-def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
-    problems: list[tuple[Place, str]] = []
+def _mistakes(items: list[object]) -> list[tuple[CodeLocation, str]]:
+    problems: list[tuple[CodeLocation, str]] = []
     for item in items:
         match item:
             case Entity() | Source():
@@ -132,7 +132,7 @@ def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
     return problems
 
 
-def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[Place, str]]:
+def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[CodeLocation, str]]:
     for item in items:
         if isinstance(item, Application) and isinstance(item.outcome, Outcome):
             history: Any = item.outcome.history  # written as a Source
@@ -141,7 +141,7 @@ def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[Place,
                 yield history.place, text
 
 
-def _clashes(items: list[object]) -> Iterator[tuple[Place, str]]:
+def _clashes(items: list[object]) -> Iterator[tuple[CodeLocation, str]]:
     first: dict[tuple[str, str], Entity | Source | FeatureView | OnDemandView | Application] = {}
     for item in items:
         if not isinstance(item, (Entity, Source, FeatureView, OnDemandView, Application)):

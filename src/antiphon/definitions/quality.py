@@ -22,8 +22,15 @@ import msgspec
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
-from antiphon.definitions.nodes import Boolean, Column, Comparison, Expression, IsNull, Not
-from antiphon.definitions.nodes import Literal as Constant
+from antiphon.definitions.nodes import (
+    BooleanNode,
+    ColumnNode,
+    ComparisonNode,
+    Expression,
+    IsNullNode,
+    LiteralNode,
+    NotNode,
+)
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 
@@ -32,7 +39,7 @@ Over = Literal["source", "features"]
 ColumnKind = Literal["number", "text", "boolean", "time"]
 
 
-class Typed(msgspec.Struct, frozen=True, tag="typed"):
+class ColumnTypesRule(msgspec.Struct, frozen=True, tag="typed"):
     """Columns of the source that must be there with a kind; ``closed``: and no others."""
 
     name: str
@@ -41,7 +48,7 @@ class Typed(msgspec.Struct, frozen=True, tag="typed"):
     closed: bool = False
 
 
-class NotNull(msgspec.Struct, frozen=True, tag="not_null"):
+class NotNullRule(msgspec.Struct, frozen=True, tag="not_null"):
     """Columns or features that have a value; a share of ``at_most`` may lack one."""
 
     name: str
@@ -51,7 +58,7 @@ class NotNull(msgspec.Struct, frozen=True, tag="not_null"):
     over: Over = "source"
 
 
-class Between(msgspec.Struct, frozen=True, tag="between"):
+class RangeRule(msgspec.Struct, frozen=True, tag="between"):
     """A number within closed bounds where there is one; NaN and infinity are outside."""
 
     name: str
@@ -63,7 +70,7 @@ class Between(msgspec.Struct, frozen=True, tag="between"):
     over: Over = "source"
 
 
-class OneOf(msgspec.Struct, frozen=True, tag="one_of"):
+class AllowedValuesRule(msgspec.Struct, frozen=True, tag="one_of"):
     """A text among known ones where there is one."""
 
     name: str
@@ -73,7 +80,7 @@ class OneOf(msgspec.Struct, frozen=True, tag="one_of"):
     at_most: float = 0.0
 
 
-class Unique(msgspec.Struct, frozen=True, tag="unique"):
+class UniquenessRule(msgspec.Struct, frozen=True, tag="unique"):
     """Columns whose values together name at most one row. Quarantine keeps the row that hashes least."""
 
     name: str
@@ -82,7 +89,7 @@ class Unique(msgspec.Struct, frozen=True, tag="unique"):
     at_most: float = 0.0
 
 
-class ExistsIn(msgspec.Struct, frozen=True, tag="exists_in"):
+class ReferenceRule(msgspec.Struct, frozen=True, tag="exists_in"):
     """Columns whose values, where they have them, stand in columns of another source."""
 
     name: str
@@ -93,7 +100,7 @@ class ExistsIn(msgspec.Struct, frozen=True, tag="exists_in"):
     at_most: float = 0.0
 
 
-class Volume(msgspec.Struct, frozen=True, tag="volume"):
+class VolumeRule(msgspec.Struct, frozen=True, tag="volume"):
     """A count against the median of earlier snapshots, at least ``least`` and at most ``most`` times of it.
 
     ``of``: ``rows`` read, ``new_rows`` (known since the snapshot before, per hour), or ``entities``.
@@ -106,7 +113,7 @@ class Volume(msgspec.Struct, frozen=True, tag="volume"):
     most: float
 
 
-class Recent(msgspec.Struct, frozen=True, tag="recent"):
+class RecencyRule(msgspec.Struct, frozen=True, tag="recent"):
     """The latest event is at most so old (microseconds) at the snapshot's moment."""
 
     name: str
@@ -114,7 +121,7 @@ class Recent(msgspec.Struct, frozen=True, tag="recent"):
     max_age: int
 
 
-class NotFuture(msgspec.Struct, frozen=True, tag="not_future"):
+class NoFutureRule(msgspec.Struct, frozen=True, tag="not_future"):
     """No row claims to be known later than now, but for a clock that is ``skew`` microseconds ahead."""
 
     name: str
@@ -123,7 +130,7 @@ class NotFuture(msgspec.Struct, frozen=True, tag="not_future"):
     at_most: float = 0.0
 
 
-class Steady(msgspec.Struct, frozen=True, tag="steady"):
+class StabilityRule(msgspec.Struct, frozen=True, tag="steady"):
     """Distributions are as they were in earlier snapshots.
 
     Attributes:
@@ -143,7 +150,7 @@ class Steady(msgspec.Struct, frozen=True, tag="steady"):
     effect: float = 0.25
 
 
-class Sql(msgspec.Struct, frozen=True, tag="sql"):
+class SqlRule(msgspec.Struct, frozen=True, tag="sql"):
     """A SELECT of offending rows; it sees ``source`` (the rows as read) or ``features`` (the values)."""
 
     name: str
@@ -153,7 +160,7 @@ class Sql(msgspec.Struct, frozen=True, tag="sql"):
     over: Over = "source"
 
 
-class Python(msgspec.Struct, frozen=True, tag="python"):
+class PythonRule(msgspec.Struct, frozen=True, tag="python"):
     """A function of the project over an Arrow table; ``digest`` is of what it was when the project was applied."""
 
     name: str
@@ -162,8 +169,21 @@ class Python(msgspec.Struct, frozen=True, tag="python"):
     over: Over = "features"
 
 
-Rule = Typed | NotNull | Between | OneOf | Unique | ExistsIn | Volume | Recent | NotFuture | Steady | Sql | Python
-ROW_RULES = (NotNull, Between, OneOf, Unique, ExistsIn, Sql)
+Rule = (
+    ColumnTypesRule
+    | NotNullRule
+    | RangeRule
+    | AllowedValuesRule
+    | UniquenessRule
+    | ReferenceRule
+    | VolumeRule
+    | RecencyRule
+    | NoFutureRule
+    | StabilityRule
+    | SqlRule
+    | PythonRule
+)
+ROW_RULES = (NotNullRule, RangeRule, AllowedValuesRule, UniquenessRule, ReferenceRule, SqlRule)
 """Rules that tell single rows of the source from others, and so may quarantine them."""
 
 
@@ -196,7 +216,7 @@ def versioned(version: str, quality: QualitySpec | None) -> str:
 
 
 def _without_place(rule: Any) -> Any:
-    if not isinstance(rule, ExistsIn):
+    if not isinstance(rule, ReferenceRule):
         return rule
     return msgspec.structs.replace(rule, reference=msgspec.structs.replace(rule.reference, path=None))
 
@@ -206,25 +226,27 @@ def admitted(source: SourceSpec, quality: QualitySpec | None) -> SourceSpec:
     where = source.where
     for rule in quality.quarantining if quality is not None else ():
         for condition in conditions(rule):
-            where = condition if where is None else Boolean("and", where, condition)
+            where = condition if where is None else BooleanNode("and", where, condition)
     return source if where is source.where else msgspec.structs.replace(source, where=where)
 
 
 def conditions(rule: Rule) -> Iterator[Expression]:
     """What a rule demands of a row by itself, as expressions that are true or false, never null."""
     match rule:
-        case NotNull(over="source", of=columns):
+        case NotNullRule(over="source", of=columns):
             for column in columns:
-                yield Not(IsNull(Column(column)))
-        case Between(over="source", of=column, low=low, high=high):
-            inside = Boolean(
-                "and", Comparison(">=", Column(column), Constant(low)), Comparison("<=", Column(column), Constant(high))
+                yield NotNode(IsNullNode(ColumnNode(column)))
+        case RangeRule(over="source", of=column, low=low, high=high):
+            inside = BooleanNode(
+                "and",
+                ComparisonNode(">=", ColumnNode(column), LiteralNode(low)),
+                ComparisonNode("<=", ColumnNode(column), LiteralNode(high)),
             )
-            yield Boolean("or", IsNull(Column(column)), inside)
-        case OneOf(of=column, values=values):
-            among: Expression = IsNull(Column(column))
+            yield BooleanNode("or", IsNullNode(ColumnNode(column)), inside)
+        case AllowedValuesRule(of=column, values=values):
+            among: Expression = IsNullNode(ColumnNode(column))
             for value in values:
-                among = Boolean("or", among, Comparison("=", Column(column), Constant(value)))
+                among = BooleanNode("or", among, ComparisonNode("=", ColumnNode(column), LiteralNode(value)))
             yield among
 
 
@@ -237,9 +259,9 @@ class PythonCheck:
         self.action = action
         self.over = over
 
-    def rule(self) -> Python:
+    def rule(self) -> PythonRule:
         """The frozen value."""
-        return Python(self.name, self.action, digest_of(self.function), self.over)
+        return PythonRule(self.name, self.action, digest_of(self.function), self.over)
 
 
 class Quality:
@@ -277,7 +299,7 @@ class Quality:
 def _placed(rule: Any, root: Path | None) -> Rule:
     if isinstance(rule, PythonCheck):
         return rule.rule()
-    if isinstance(rule, ExistsIn) and root is not None and rule.reference.path is not None:
+    if isinstance(rule, ReferenceRule) and root is not None and rule.reference.path is not None:
         placed = msgspec.structs.replace(rule.reference, path=str(root / rule.reference.path))
         return msgspec.structs.replace(rule, reference=placed)
     return cast(Rule, rule)
@@ -317,7 +339,7 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
     if rule.action == "quarantine":
         if not isinstance(rule, ROW_RULES) or over != "source":
             yield f"{label}: only single rows of the source can be quarantined; this rule blocks or warns."
-        elif stream and not isinstance(rule, (NotNull, Between, OneOf)):
+        elif stream and not isinstance(rule, (NotNullRule, RangeRule, AllowedValuesRule)):
             yield (
                 f"{label}: a stream's events are served as they arrive, one by one, so they can be quarantined by "
                 "not_null, between and one_of only; this rule blocks or warns."
@@ -325,7 +347,7 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
     at_most = getattr(rule, "at_most", 0.0)
     if not isinstance(at_most, (int, float)) or not 0 <= at_most <= 1:
         yield f"{label}: at_most is a share from 0 to 1, not {at_most!r}."
-    if over == "features" and not isinstance(rule, (Sql, PythonCheck, Python)):
+    if over == "features" and not isinstance(rule, (SqlRule, PythonCheck, PythonRule)):
         named = rule.of if isinstance(rule.of, tuple) else (rule.of,)  # type: ignore[union-attr]
         for name in named:
             if name not in features:
@@ -334,11 +356,11 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
         value = getattr(rule, name)
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{label}: {name} is {value}; write a number, for no bound a large one such as 1e300."
-    if isinstance(rule, Between) and not rule.low <= rule.high:
+    if isinstance(rule, RangeRule) and not rule.low <= rule.high:
         yield f"{label}: {rule.low:g} is above {rule.high:g}."
-    if isinstance(rule, Volume) and not 0 <= rule.least <= 1 <= rule.most:
+    if isinstance(rule, VolumeRule) and not 0 <= rule.least <= 1 <= rule.most:
         yield f"{label}: least is at most 1 and most at least 1, times the median of earlier snapshots."
-    if isinstance(rule, ExistsIn):
+    if isinstance(rule, ReferenceRule):
         if rule.reference.path is None or is_objects(rule.reference.path):
             yield f"{label}: the source {rule.reference.name!r} has no file to look in on this machine."
         if len(rule.of) != len(rule.columns):

@@ -15,7 +15,7 @@ from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
 from antiphon.definitions.nodes import Expression
 from antiphon.definitions.objects import ObjectPath, ObjectStore, is_objects, object_mistakes, store_of
-from antiphon.definitions.place import Place, caller, declared
+from antiphon.definitions.place import CodeLocation, caller, declared
 from antiphon.definitions.sensitivity import tag_mistakes
 
 _DATABASE = ("url", "table", "query", "password_variable")
@@ -113,7 +113,9 @@ class _FeastValues(_Rows, frozen=True):
 class Source:
     """What a user writes: :meth:`table`, :meth:`stream`, :meth:`sql` or :meth:`feast`."""
 
-    def __init__(self, place: Place, kind: Literal["table", "stream", "feast"], name: str, **options: Any) -> None:
+    def __init__(
+        self, place: CodeLocation, kind: Literal["table", "stream", "feast"], name: str, **options: Any
+    ) -> None:
         self.place = place
         self.kind = kind
         self.name = name

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import span
-from antiphon.durable.run import Progress, Run
+from antiphon.durable.run import ProgressReport, Run
 from antiphon.durable.runs import Runs
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class RunContext:
         self._clock = clock
         self._recorded = recorded
         self._seen: Counter[str] = Counter()
-        self._progress: Progress | None = None
+        self._progress: ProgressReport | None = None
         self._stopping = False
 
     @property
@@ -91,10 +91,10 @@ class RunContext:
 
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say how far the run is; written with the next heartbeat, so it may be called often."""
-        self._progress = Progress(done, total, note)
+        self._progress = ProgressReport(done, total, note)
 
     @property
-    def latest_progress(self) -> Progress | None:
+    def latest_progress(self) -> ProgressReport | None:
         """What was last said."""
         return self._progress
 

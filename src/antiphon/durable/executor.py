@@ -19,7 +19,7 @@ from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.logs import described
 from antiphon.core.telemetry import span
 from antiphon.durable.context import RunContext
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import LeaseLostError, Run
 from antiphon.durable.runs import Runs
 
@@ -47,7 +47,7 @@ class Executor:
     def __init__(
         self,
         database: Database,
-        registry: Registry,
+        registry: WorkflowRegistry,
         worker_id: str,
         clock: Clock | None = None,
         *,

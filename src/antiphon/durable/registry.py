@@ -11,7 +11,7 @@ from antiphon.durable.context import RunContext
 Workflow = Callable[[RunContext, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-class Registry:
+class WorkflowRegistry:
     """Workflows by name. A worker claims only runs of workflows it knows."""
 
     def __init__(self) -> None:

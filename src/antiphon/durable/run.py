@@ -93,7 +93,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     ended_at: datetime
 
 
-class Progress(msgspec.Struct, frozen=True):
+class ProgressReport(msgspec.Struct, frozen=True):
     """How far a run is."""
 
     done: int

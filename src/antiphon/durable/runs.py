@@ -35,7 +35,7 @@ from antiphon.durable.run import (
     RUN_KEY,
     STEP,
     LeaseLostError,
-    Progress,
+    ProgressReport,
     Run,
     RunResult,
     RunStatus,
@@ -248,7 +248,7 @@ class Runs:
         with self._database.read() as connection:
             return connection.execute(select(_runs.c.id).where(waiting).limit(1)).first() is not None
 
-    def heartbeat(self, run: Run, lease: timedelta, progress: Progress | None = None) -> bool:
+    def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> bool:
         """Extend the lease; returns whether somebody asked to cancel the run.
 
         Raises:
@@ -316,7 +316,7 @@ class Runs:
             )
         return msgspec.json.decode(encoded)
 
-    def end(self, run: Run, result: Mapping[str, Any], progress: Progress | None = None) -> None:
+    def end(self, run: Run, result: Mapping[str, Any], progress: ProgressReport | None = None) -> None:
         """End a run with its result, as succeeded unless a :class:`RunResult` says otherwise.
 
         Raises:

@@ -17,7 +17,7 @@ import msgspec
 
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInputError
-from antiphon.core.log_files import FileBounds
+from antiphon.core.log_files import RotationBounds
 from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
 from antiphon.engine.api.messages import ServedModel
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     supervision = Supervision.inherited()
     disk.make_private()
     logs.configure(options.log_level.upper())
-    bounds = FileBounds(options.file_bytes, options.files)
+    bounds = RotationBounds(options.file_bytes, options.files)
     if options.log_file is not None:
         logs.bound(options.log_file, bounds)
     telemetry.configure("engine", options.traces, bounds)
@@ -97,8 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
     parser.add_argument("--log-file", type=Path, help="the file that standard error leads to, set aside at a size")
-    parser.add_argument("--file-bytes", type=int, default=FileBounds().max_bytes, help="that size, and one of traces")
-    parser.add_argument("--files", type=int, default=FileBounds().files, help="of each, with those set aside")
+    parser.add_argument(
+        "--file-bytes", type=int, default=RotationBounds().max_bytes, help="that size, and one of traces"
+    )
+    parser.add_argument("--files", type=int, default=RotationBounds().files, help="of each, with those set aside")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument(
         "--simulated", action="store_true", help="no weights: deterministic words under the names given"

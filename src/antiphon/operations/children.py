@@ -14,7 +14,7 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, SetupError
-from antiphon.core.log_files import FileBounds, set_aside
+from antiphon.core.log_files import RotationBounds, set_aside
 from antiphon.core.priority import lower_session
 from antiphon.core.supervision import LISTENERS, SUPERVISOR
 from antiphon.core.tls import ClientTls
@@ -80,7 +80,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     listens: tuple[str, int] | None = None
     silence: float | None = None
     loops: tuple[str, ...] = ()
-    log: FileBounds = FileBounds()
+    log: RotationBounds = RotationBounds()
 
 
 class Child:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from antiphon.batch.demand import Demand, Wanted
-from antiphon.catalog.receipt_counts import Demanded
+from antiphon.catalog.receipt_counts import SubjectRequest
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
@@ -54,7 +54,7 @@ class Questions(Protocol):
 
     def demanded(
         self, scope: Scope, application: str, after: datetime, until: datetime, limit: int
-    ) -> Sequence[Demanded]: ...
+    ) -> Sequence[SubjectRequest]: ...
 
 
 class Receipts(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, ShadowPair
+from antiphon.catalog.rollouts import Exposure, Judgement, RolloutRecord, ShadowPair
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
 from antiphon.releases.evidence import PairedOutcome
@@ -28,5 +28,10 @@ class Judge(Protocol):
     """Decides about a rollout from everything known about it (``releases.judge.judge``)."""
 
     def __call__(
-        self, rollout: Rollout, exposures: Sequence[Exposure], pairs: Sequence[PairedOutcome], now: datetime, slo: SLO
+        self,
+        rollout: RolloutRecord,
+        exposures: Sequence[Exposure],
+        pairs: Sequence[PairedOutcome],
+        now: datetime,
+        slo: SLO,
     ) -> Judgement: ...

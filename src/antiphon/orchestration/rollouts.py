@@ -20,7 +20,7 @@ import msgspec
 from antiphon.catalog.database import Database
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts, ShadowPair, described
+from antiphon.catalog.rollouts import Exposure, Judgement, RolloutRecord, Rollouts, ShadowPair, described
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
@@ -65,7 +65,7 @@ class EvidenceReader:
         self._pair = pair
         self._seen: dict[str, _Seen] = {}
 
-    def read(self, rollout: Rollout) -> Evidence:
+    def read(self, rollout: RolloutRecord) -> Evidence:
         """Everything there is about one rollout."""
         seen = self._seen.setdefault(rollout.id, _Seen())
         # A row that was made a little earlier may be committed a little later than the newest one read.
@@ -83,7 +83,7 @@ class EvidenceReader:
             tuple(self._pair(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),
         )
 
-    def keep_only(self, rollouts: Sequence[Rollout]) -> None:
+    def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:
         """Forget what is not under way any more."""
         under_way = {rollout.id for rollout in rollouts}
         self._seen = {name: seen for name, seen in self._seen.items() if name in under_way}
@@ -143,7 +143,7 @@ class RolloutKeeper:
                 # The next look tries again; a rollout that cannot be looked at must not stop the worker's other work.
                 _log.exception("The rollout %s cannot be looked after; trying again.", rollout.id)
 
-    def _look_at(self, rollout: Rollout) -> None:
+    def _look_at(self, rollout: RolloutRecord) -> None:
         now = self._database.clock.now()
         live = self._releases.live(self._scope, rollout.application)
         if live is None or live.id != rollout.control:
@@ -162,7 +162,7 @@ class RolloutKeeper:
             return
         self._act(rollout, judgement)
 
-    def _judged(self, rollout: Rollout, now: datetime) -> Judgement:
+    def _judged(self, rollout: RolloutRecord, now: datetime) -> Judgement:
         try:
             evidence = self._evidence.read(rollout)
             slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
@@ -174,7 +174,7 @@ class RolloutKeeper:
             return unjudged(rollout, error, now)
         return judgement
 
-    def _out_of_patience(self, rollout: Rollout, now: datetime) -> str | None:
+    def _out_of_patience(self, rollout: RolloutRecord, now: datetime) -> str | None:
         if rollout.held:
             return None
         # Counted from the last move, so that a rollout which was held for long has its time again.
@@ -183,7 +183,7 @@ class RolloutKeeper:
             return None
         return f"Rolled back: {described(rollout)}, nothing was decided for {rollout.plan.patience}."
 
-    def _act(self, rollout: Rollout, judgement: Judgement) -> None:
+    def _act(self, rollout: RolloutRecord, judgement: Judgement) -> None:
         move = self._transitions.advance if judgement.decision == "promote" else self._transitions.undo
         with self._database.transaction() as connection:
             self._judgements.add(judgement, within=connection)
@@ -213,7 +213,7 @@ def differs(before: Judgement | None, now: Judgement) -> bool:
     return now.sentence != before.sentence and (now.created_at - before.created_at).total_seconds() >= SECONDS
 
 
-def unjudged(rollout: Rollout, error: Exception, now: datetime) -> Judgement:
+def unjudged(rollout: RolloutRecord, error: Exception, now: datetime) -> Judgement:
     """The judgement of a judge that failed: hold, and say so."""
     return Judgement(
         rollout=rollout.id,

@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.releases import Activation, Release, Releases, StageMove
-from antiphon.catalog.rollouts import UNDER_WAY, Rollout, RolloutMove, Rollouts
+from antiphon.catalog.rollouts import UNDER_WAY, RolloutMove, RolloutRecord, Rollouts
 from antiphon.core.scope import Scope
 from antiphon.releases import bundle as bundles
 
@@ -118,7 +118,7 @@ def _stage_entries(stages: list[StageMove], release: Release) -> Iterator[_Told]
             yield move.at, 1, Entry(move.at, move.principal, release.id, sentence)
 
 
-def _move_entries(moves: list[RolloutMove], rollout: Rollout, releases: dict[str, Release]) -> Iterator[_Told]:
+def _move_entries(moves: list[RolloutMove], rollout: RolloutRecord, releases: dict[str, Release]) -> Iterator[_Told]:
     candidate, control = _name(releases[rollout.candidate]), _name(releases[rollout.control])
     held = False
     for move in moves:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 from antiphon.releases.evidence import compares_quality, weights
 
@@ -47,7 +47,7 @@ class Needed(msgspec.Struct, frozen=True):
     pairs: int | None
 
 
-def requests_needed(plan: RolloutPlan, base_rate: float, ratio: float, *, metric: str = "error") -> Needed:
+def requests_needed(plan: Rollout, base_rate: float, ratio: float, *, metric: str = "error") -> Needed:
     """How many canary users it takes to roll back harm of ``ratio``, and to promote a candidate without any.
 
     Args:
@@ -80,7 +80,7 @@ def requests_needed(plan: RolloutPlan, base_rate: float, ratio: float, *, metric
     )
 
 
-def declaration(plan: RolloutPlan, units_available: int, *, base_rate: float = 0.02) -> str:
+def declaration(plan: Rollout, units_available: int, *, base_rate: float = 0.02) -> str:
     """Say in words what a rollout can decide.
 
     Args:
@@ -134,7 +134,7 @@ def _reached(crossed: NDArray[np.bool_], share: float) -> int | None:
     return int(_LOOKS[ever.argmax()]) if ever.any() else None
 
 
-def _pairs_needed(plan: RolloutPlan) -> int | None:
+def _pairs_needed(plan: Rollout) -> int | None:
     """Where the median run of the paired test passes, for differences of mean 0 and two equally likely values."""
     draw = np.random.default_rng(7)
     differences = draw.choice([-BRIER_SPREAD, BRIER_SPREAD], (60, PAIRS_HORIZON))

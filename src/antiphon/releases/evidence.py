@@ -17,10 +17,10 @@ from datetime import datetime
 import msgspec
 import numpy as np
 
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Rollout, ShadowPair
+from antiphon.catalog.rollouts import Exposure, JudgedMetric, RolloutRecord, ShadowPair
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 
 WEIGHTS = {"error": 0.25, "invalid": 0.25, "latency": 0.1, "first_byte": 0.1, "quality": 0.3}
@@ -61,7 +61,7 @@ def paired(pair: ShadowPair, positive: bool | None) -> PairedOutcome:
     )
 
 
-def weights(plan: RolloutPlan) -> dict[str, float]:
+def weights(plan: Rollout) -> dict[str, float]:
     """The weights of the metrics that a plan asks for; they sum to 1."""
     asked = {
         name: weight
@@ -71,7 +71,7 @@ def weights(plan: RolloutPlan) -> dict[str, float]:
     return {name: weight / sum(asked.values()) for name, weight in asked.items()}
 
 
-def compares_quality(plan: RolloutPlan) -> bool:
+def compares_quality(plan: Rollout) -> bool:
     """Whether a plan mirrors requests to compare the answers' quality."""
     return plan.shadow > 0 and plan.shadow_pairs > 0
 
@@ -84,7 +84,7 @@ class Quality(msgspec.Struct, frozen=True):
     scored: int
 
 
-def quality(rollout: Rollout, pairs: Sequence[PairedOutcome], weight: float) -> Quality:
+def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> Quality:
     """Compare the Brier scores of shadow and live on the same requests.
 
     An answer without a probability has the worst score, 1. Of every beginning of the sequence that reaches at least
@@ -136,7 +136,7 @@ class Exposed(msgspec.Struct, frozen=True):
     comparable: bool
 
 
-def exposed(rollout: Rollout, exposures: Sequence[Exposure], slo: SLO, shares: dict[str, float]) -> Exposed:
+def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, shares: dict[str, float]) -> Exposed:
     """Count users by arm, and test each metric against harm and for safety."""
     ordered = sorted(exposures, key=lambda exposure: (exposure.created_at, exposure.id))
     ours = [exposure for exposure in ordered if exposure.rollout == rollout.id]
@@ -168,9 +168,7 @@ def exposed(rollout: Rollout, exposures: Sequence[Exposure], slo: SLO, shares: d
     return Exposed(metrics, step_units, tuple(_doubts(ordered, ours, users)), comparable)
 
 
-def _by_user(
-    plan: RolloutPlan, name: str, users: Sequence[Exposure], bad: Sequence[bool], weight: float
-) -> JudgedMetric:
+def _by_user(plan: Rollout, name: str, users: Sequence[Exposure], bad: Sequence[bool], weight: float) -> JudgedMetric:
     """Conditional on assignment: both arms take the same share, so a bad event of two equal arms is a fair coin's.
 
     That is stratified by publication as it is: within each, the unknown base rate cancels.
@@ -182,7 +180,7 @@ def _by_user(
 
 
 def _by_couple(
-    plan: RolloutPlan, name: str, answers: Sequence[Exposure], bad: Sequence[bool], weight: float
+    plan: Rollout, name: str, answers: Sequence[Exposure], bad: Sequence[bool], weight: float
 ) -> JudgedMetric:
     """The k-th generated answer of one arm beside the k-th of the other; only couples that differ say something.
 

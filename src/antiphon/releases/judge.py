@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, Rollout
+from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
 from antiphon.releases.evidence import (
@@ -52,7 +52,7 @@ _TITLES = {
 
 
 def judge(
-    rollout: Rollout, exposures: Sequence[Exposure], pairs: Sequence[PairedOutcome], now: datetime, slo: SLO
+    rollout: RolloutRecord, exposures: Sequence[Exposure], pairs: Sequence[PairedOutcome], now: datetime, slo: SLO
 ) -> Judgement:
     """Promote to the next state or step, hold, or roll back.
 
@@ -102,7 +102,7 @@ def _harm(metrics: Sequence[JudgedMetric]) -> tuple[float, JudgedMetric | None]:
 
 
 def _lacking(
-    rollout: Rollout,
+    rollout: RolloutRecord,
     seen: Exposed | None,
     compared: Quality | None,
     pairs: Sequence[PairedOutcome],
@@ -146,7 +146,7 @@ def _lacking(
     return lacking
 
 
-def _allowed(rollout: Rollout, metric: JudgedMetric) -> str:
+def _allowed(rollout: RolloutRecord, metric: JudgedMetric) -> str:
     plan = rollout.plan
     if metric.name == "quality":
         return f"a Brier score worse by {plan.quality_margin:g}"
@@ -155,7 +155,7 @@ def _allowed(rollout: Rollout, metric: JudgedMetric) -> str:
 
 
 def _sentence(
-    rollout: Rollout,
+    rollout: RolloutRecord,
     decision: Decision,
     metrics: Sequence[JudgedMetric],
     worst: JudgedMetric | None,
@@ -195,7 +195,7 @@ def _figures(metric: JudgedMetric) -> str:
     )
 
 
-def _next(rollout: Rollout) -> str:
+def _next(rollout: RolloutRecord) -> str:
     following = rollout.step + 1 if rollout.state == "canary" else 0
     steps = rollout.plan.canary
     return f"{steps[following]} %" if following < len(steps) else "everybody"

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from antiphon.catalog.releases import Activation, Release, standing_of
-from antiphon.catalog.rollouts import Assigned, Rollout, Standing
+from antiphon.catalog.rollouts import Assignment, RolloutRecord, RoutingState
 from antiphon.core.clock import Clock
 from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
@@ -40,12 +40,12 @@ class ReleaseReader(Protocol):
 class StandingReader(Protocol):
     """The catalog's rollouts (``catalog.rollouts.Rollouts``)."""
 
-    def standing(self, scope: Scope, application: str) -> Standing: ...
+    def standing(self, scope: Scope, application: str) -> RoutingState: ...
 
 
 class _Leased(msgspec.Struct, frozen=True):
     live: Release | None
-    rollout: Rollout | None
+    rollout: RolloutRecord | None
     candidate: Release | None
 
 
@@ -84,7 +84,7 @@ class LiveReleases:
         """
         return self._leased(scope, application).live
 
-    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
         """Which release answers this request, ``None`` when the application has no live one.
 
         Args:

@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Activation, Release, Releases, Stage
-from antiphon.catalog.rollouts import UNDER_WAY, Rollout, Rollouts, RolloutState, described
+from antiphon.catalog.rollouts import UNDER_WAY, RolloutRecord, Rollouts, RolloutState, described
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.candidate import check_candidate, check_features, unread
 from antiphon.releases.ports import Audit, FeatureExists, Promoting
@@ -43,18 +43,18 @@ class RolledBack(msgspec.Struct, frozen=True):
     application: str
     release: str
     left: str
-    rollout: Rollout | None = None
+    rollout: RolloutRecord | None = None
     activation: Activation | None = None
 
 
-def first_state(plan: RolloutPlan) -> RolloutState:
+def first_state(plan: Rollout) -> RolloutState:
     """Where a plan begins: shadow when it asks for pairs, else the canary, else it is promoted at once."""
     if plan.shadow > 0 and plan.shadow_pairs > 0:
         return "shadow"
     return "canary" if plan.canary else "promoted"
 
 
-def following(rollout: Rollout) -> Expected:
+def following(rollout: RolloutRecord) -> Expected:
     """The state and step after the present one."""
     if rollout.state == "shadow":
         return ("canary", 0) if rollout.plan.canary else ("promoted", 0)
@@ -100,7 +100,7 @@ class RolloutTransitions:
         force: bool = False,
         by: Principal | None = None,
         within: Connection | None = None,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Send a validated release on its way beside the live one, by the plan that it pins.
 
         Args:
@@ -145,7 +145,7 @@ class RolloutTransitions:
         reason: str,
         expected: Expected | None = None,
         within: Connection | None = None,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Enter the next step; after the last one the candidate becomes the live release and the control retires.
 
         Args:
@@ -185,7 +185,7 @@ class RolloutTransitions:
         reason: str,
         expected: Expected | None = None,
         within: Connection | None = None,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Roll back a rollout that is under way: everybody is on the control again, which never left the pointer.
 
         Raises:
@@ -196,7 +196,7 @@ class RolloutTransitions:
 
     def abort(
         self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """End a rollout without a verdict: the candidate is what it was before, and may be sent again.
 
         Raises:
@@ -206,7 +206,7 @@ class RolloutTransitions:
 
     def hold(
         self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Let nothing move until :meth:`resume`; users stay in their arms.
 
         Raises:
@@ -216,7 +216,7 @@ class RolloutTransitions:
 
     def resume(
         self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> Rollout:
+    ) -> RolloutRecord:
         """Let a held rollout go on.
 
         Raises:
@@ -328,7 +328,9 @@ class RolloutTransitions:
                 f"`antiphon rollback {application}`.",
             )
 
-    def _under_way(self, connection: Connection, scope: Scope, rollout: str, expected: Expected | None) -> Rollout:
+    def _under_way(
+        self, connection: Connection, scope: Scope, rollout: str, expected: Expected | None
+    ) -> RolloutRecord:
         found = self._rollouts.get(scope, rollout, within=connection)
         if found.ended_at is not None or (expected is not None and (found.state, found.step) != expected):
             raise ConflictError(
@@ -349,7 +351,7 @@ class RolloutTransitions:
         reason: str,
         expected: Expected | None,
         within: Connection | None,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         with self._database.writing(within) as connection:
             before = self._under_way(connection, scope, rollout, expected)
             moved = self._move(connection, before, state, before.step, False, principal, reason)
@@ -359,7 +361,7 @@ class RolloutTransitions:
 
     def _set_held(
         self, scope: Scope, rollout: str, held: bool, principal: str, reason: str, within: Connection | None
-    ) -> Rollout:
+    ) -> RolloutRecord:
         with self._database.writing(within) as connection:
             before = self._under_way(connection, scope, rollout, None)
             if before.held == held:
@@ -371,13 +373,13 @@ class RolloutTransitions:
     def _move(
         self,
         connection: Connection,
-        before: Rollout,
+        before: RolloutRecord,
         state: RolloutState,
         step: int,
         held: bool,
         principal: str,
         reason: str,
-    ) -> Rollout:
+    ) -> RolloutRecord:
         return self._rollouts.move(
             before.scope,
             before.id,
@@ -390,7 +392,7 @@ class RolloutTransitions:
             within=connection,
         )
 
-    def _enter(self, connection: Connection, rollout: Rollout, principal: str, reason: str) -> None:
+    def _enter(self, connection: Connection, rollout: RolloutRecord, principal: str, reason: str) -> None:
         """Make pointer and stages agree with the state that the rollout has just entered."""
         scope, candidate = rollout.scope, rollout.candidate
         if rollout.state == "promoted":
@@ -405,7 +407,12 @@ class RolloutTransitions:
         self._releases.set_stage(scope, candidate, stage, principal=principal, reason=reason, within=connection)
 
     def _record(
-        self, connection: Connection, rollout: Rollout, act: str, principal: str, more: dict[str, Any] | None = None
+        self,
+        connection: Connection,
+        rollout: RolloutRecord,
+        act: str,
+        principal: str,
+        more: dict[str, Any] | None = None,
     ) -> None:
         detail = {
             "application": rollout.application,

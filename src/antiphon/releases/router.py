@@ -15,10 +15,12 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assigned, Rollout
+from antiphon.catalog.rollouts import Assignment, RolloutRecord
 
 
-def assign(live: Release, rollout: Rollout | None, candidate: Release | None, unit: str, request: str) -> Assigned:
+def assign(
+    live: Release, rollout: RolloutRecord | None, candidate: Release | None, unit: str, request: str
+) -> Assignment:
     """Route one request.
 
     Args:
@@ -30,17 +32,17 @@ def assign(live: Release, rollout: Rollout | None, candidate: Release | None, un
     """
     # A rollout that compares with something else than what is live has lost its meaning: everybody gets what is live.
     if rollout is None or candidate is None or rollout.ended_at is not None or rollout.control != live.id:
-        return Assigned(live)
+        return Assignment(live)
     weight = rollout.weight
     at = position(rollout.id, "unit", unit)
     if at < weight:
-        return Assigned(candidate, "canary", rollout.id, rollout.step, weight)
+        return Assignment(candidate, "canary", rollout.id, rollout.step, weight)
     mirror = candidate if position(rollout.id, "request", request) < rollout.plan.shadow else None
     if at >= 1.0 - weight:
-        return Assigned(live, "control", rollout.id, rollout.step, weight, mirror)
+        return Assignment(live, "control", rollout.id, rollout.step, weight, mirror)
     if mirror is None:
-        return Assigned(live)
-    return Assigned(live, "live", rollout.id, rollout.step, 1.0, mirror)
+        return Assignment(live)
+    return Assignment(live, "live", rollout.id, rollout.step, 1.0, mirror)
 
 
 def position(rollout: str, purpose: str, name: str) -> float:

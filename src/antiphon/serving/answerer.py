@@ -17,8 +17,8 @@ from functools import partial
 import msgspec
 
 from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import PassedOver
-from antiphon.catalog.rollouts import Assigned
+from antiphon.catalog.receipts import SkippedEngine
+from antiphon.catalog.rollouts import Assignment
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import utc
 from antiphon.core.errors import (
@@ -119,7 +119,7 @@ class Answerer:
 
                     # Prompt, generate, guard: on the release's own engine, then on each of its fallbacks.
                     streamed = False
-                    passed_over: tuple[PassedOver, ...] = ()
+                    passed_over: tuple[SkippedEngine, ...] = ()
                     failures: list[AntiphonError] = []
                     targets = substitutes.targets(context) if answer is None else ()
                     for target in targets:
@@ -160,7 +160,7 @@ class Answerer:
                         except DeadlineExceededError as error:
                             if shown:
                                 raise
-                            passed_over += (PassedOver(target.engine, target.model, error.code),)
+                            passed_over += (SkippedEngine(target.engine, target.model, error.code),)
                             failures.append(error)
                             break  # No time is left for another engine; a stored answer takes none.
 
@@ -183,7 +183,7 @@ class Answerer:
                     if served is not None:
                         self._shadows.offer(arrival, assigned, served)
 
-    async def _assign(self, arrival: Arrival) -> Assigned:
+    async def _assign(self, arrival: Arrival) -> Assignment:
         """The release that answers, whatever becomes live before the answer ends."""
         releases, request = self._services.releases, arrival.request
         if request.release is not None:
@@ -213,7 +213,7 @@ class Answerer:
             )
         return as_requested(request, implicit_release(request, model, self._services.clock.now(), fallback))
 
-    async def _decide_and_read(self, arrival: Arrival, assigned: Assigned) -> AnswerContext:
+    async def _decide_and_read(self, arrival: Arrival, assigned: Assignment) -> AnswerContext:
         """The policy decision and the features: all that is known before a token is generated."""
         services, request, release = self._services, arrival.request, assigned.release
         application = narrowed(release.bundle.application, request.only)
@@ -328,7 +328,7 @@ class Answerer:
         spec: GenerationSpec,
         key: str | None,
         engine: Member,
-        passed_over: tuple[PassedOver, ...],
+        passed_over: tuple[SkippedEngine, ...],
     ) -> Answer:
         """The answer to an identical prompt, or a new one that passed its guards; of several identical prompts at
         once, one is generated."""
@@ -345,7 +345,7 @@ class Answerer:
         spec: GenerationSpec,
         key: str | None,
         engine: Member,
-        passed_over: tuple[PassedOver, ...],
+        passed_over: tuple[SkippedEngine, ...],
     ) -> Answer:
         with span("generate", {GENAI["model"]: spec.model}):
             text = await generation.generate_guarded(engine, spec, context, self._deadline(context))
@@ -358,7 +358,7 @@ class Answerer:
         text: GuardedText,
         key: str | None,
         engine: Member,
-        passed_over: tuple[PassedOver, ...],
+        passed_over: tuple[SkippedEngine, ...],
         first_byte: float | None = None,
     ) -> AnswerDraft:
         fingerprints = {attempt.finished.fingerprint for attempt in text.attempts}
@@ -369,7 +369,7 @@ class Answerer:
             context, text, engine=engine.name, passed_over=passed_over, prompt_key=key, first_byte=first_byte
         )
 
-    async def _degraded(self, context: AnswerContext, passed_over: tuple[PassedOver, ...]) -> Answer | None:
+    async def _degraded(self, context: AnswerContext, passed_over: tuple[SkippedEngine, ...]) -> Answer | None:
         """The stored answer that the application lets be served when no engine answers."""
         for stored, degraded in substitutes.candidates(self._services, context, self._resources):
             text = self._text_of(context, stored)

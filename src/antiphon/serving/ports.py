@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
+from antiphon.catalog.rollouts import Assignment, Exposure, ShadowPair
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
@@ -145,7 +145,7 @@ class LiveReleases(Protocol):
         """The release that was live before the one that is; ``None``: there was none."""
         ...
 
-    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
         """The release that answers this unit, and in which capacity; ``None``: the application has no live one."""
         ...
 

@@ -21,7 +21,7 @@ from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.definitions import AppliedProjects
 from antiphon.catalog.files import StoredFile
 from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
-from antiphon.catalog.outcomes import Outcome
+from antiphon.catalog.outcomes import OutcomeRecord
 from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.catalog.releases import Releases
 from antiphon.core.errors import ForbiddenError, NotFoundError
@@ -185,8 +185,8 @@ class Records:
         return found
 
     def readable_outcomes(
-        self, scope: Scope, who: Principal, application: str, outcomes: Iterable[Outcome]
-    ) -> list[Outcome]:
+        self, scope: Scope, who: Principal, application: str, outcomes: Iterable[OutcomeRecord]
+    ) -> list[OutcomeRecord]:
         """Outcomes of predictions about entities that somebody may read answers about."""
         by_originator = "originator" in self._decider(who.tenant).parts.context
         known: dict[str | None, ReleaseDisclosure] = {}

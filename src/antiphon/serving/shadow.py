@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from antiphon.catalog.receipts import STAND_IN_ROLES
-from antiphon.catalog.rollouts import Assigned, ShadowPair
+from antiphon.catalog.rollouts import Assignment, ShadowPair
 from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described
@@ -52,7 +52,7 @@ class ShadowCounts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-def mirrored(arrival: Arrival, assigned: Assigned, answer: Answer) -> AnswerRequest | None:
+def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRequest | None:
     """The same question to the candidate; ``None`` when it is not to be mirrored: a candidate is compared with what
     the live release says, not with what stood in for it.
 
@@ -108,7 +108,7 @@ class Shadows:
         self._closing = False
         self.counts = ShadowCounts()
 
-    def offer(self, arrival: Arrival, assigned: Assigned, answer: Answer) -> None:
+    def offer(self, arrival: Arrival, assigned: Assignment, answer: Answer) -> None:
         """Mirror the request later, when its assignment says so and there is room. Neither waits nor raises."""
         try:
             request = mirrored(arrival, assigned, answer)

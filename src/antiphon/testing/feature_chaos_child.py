@@ -29,7 +29,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.online.lookup import FeatureReader
@@ -188,7 +188,7 @@ class Life:
 
     async def _run_open(self) -> dict[str, str]:
         """Work until no run is open; how each ended that did not succeed."""
-        registry, stop, clock = Registry(), asyncio.Event(), SystemClock()
+        registry, stop, clock = WorkflowRegistry(), asyncio.Event(), SystemClock()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         executor = Executor(self.store.database, registry, "chaos", clock, concurrency=1, poll=0.01)
         working = asyncio.create_task(executor.run_until(stop))

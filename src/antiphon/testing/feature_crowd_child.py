@@ -28,7 +28,7 @@ from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.features.offline.refresh import WORKFLOW
@@ -230,7 +230,7 @@ class Role(Life):
         self._runner.run(self._work_until(lambda: self.store.runs.get(self.store.scope, run).status in ENDED))
 
     async def _work_until(self, done: Callable[[], bool]) -> None:
-        registry, stop = Registry(), asyncio.Event()
+        registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         executor = Executor(
             self.store.database, registry, self._name, concurrency=1, poll=0.02, lease=_LEASE,

@@ -22,8 +22,8 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases, standing_of
-from antiphon.catalog.rollouts import Assigned, Rollouts
-from antiphon.catalog.rollouts import Rollout as RolloutUnderWay
+from antiphon.catalog.rollouts import Assignment, Rollouts
+from antiphon.catalog.rollouts import RolloutRecord as RolloutUnderWay
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
@@ -167,7 +167,7 @@ class CatalogRouting:
         standing = standing_of(self._releases.history(scope, application))
         return self._releases.get(scope, standing[-2]) if len(standing) > 1 else None
 
-    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
         live = self._releases.live(scope, application)
         if live is None:
             return None

@@ -8,7 +8,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.evaluations import Evaluation, Evaluations, Gate
+from antiphon.catalog.evaluations import Evaluation, EvaluationGate, Evaluations
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 
@@ -20,7 +20,7 @@ def evaluation(name: str, minutes: int = 0, **fields: Any) -> Evaluation:
 
 def test_an_evaluation_comes_back_as_it_was(database: Database) -> None:
     evaluations = Evaluations(database)
-    made = evaluation("eval_1", gates=(Gate("auc", False, 0.4, 0.5, "Too low."),))
+    made = evaluation("eval_1", gates=(EvaluationGate("auc", False, 0.4, 0.5, "Too low."),))
     assert evaluations.add(made) == evaluations.get(DEV, "eval_1") == made
     assert not made.passed
     assert evaluations.add(made) == made

@@ -8,13 +8,13 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, receipt
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.outcomes import Coverage, Outcome, Outcomes
+from antiphon.catalog.outcomes import Coverage, OutcomeRecord, Outcomes
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, NotFoundError
 
 
-def outcome(identity: str, **fields: Any) -> Outcome:
+def outcome(identity: str, **fields: Any) -> OutcomeRecord:
     given: dict[str, Any] = {
         "scope": DEV,
         "application": "desk",
@@ -33,7 +33,7 @@ def outcome(identity: str, **fields: Any) -> Outcome:
         "principal": "me",
         "reference": identity,
     }
-    return Outcome(id=identity, **(given | fields))
+    return OutcomeRecord(id=identity, **(given | fields))
 
 
 def test_an_outcome_is_read_back_as_it_was_written(database: Database) -> None:
@@ -130,4 +130,4 @@ def test_outcomes_from_before_a_field_existed_are_read(database: Database) -> No
     plain = msgspec.to_builtins(outcome("a"))
     for name in ("reference", "named", "at"):
         del plain[name]
-    assert msgspec.convert(plain, Outcome).reference == ""
+    assert msgspec.convert(plain, OutcomeRecord).reference == ""

@@ -11,22 +11,30 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, bundle
 from antiphon.catalog.database import Database
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, Rollout, Rollouts, ShadowPair, Standing
+from antiphon.catalog.rollouts import (
+    Exposure,
+    JudgedMetric,
+    Judgement,
+    RolloutRecord,
+    Rollouts,
+    RoutingState,
+    ShadowPair,
+)
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 
-PLAN = RolloutPlan(shadow=0.5, shadow_pairs=10, canary=(1, 5, 20))
-Start = Callable[..., Rollout]
+PLAN = Rollout(shadow=0.5, shadow_pairs=10, canary=(1, 5, 20))
+Start = Callable[..., RolloutRecord]
 
 
 @pytest.fixture
 def start(database: Database) -> Start:
     releases, rollouts = Releases(database), Rollouts(database)
 
-    def begin(application: str = "desk", scope: Scope = DEV, **fields: Any) -> Rollout:
+    def begin(application: str = "desk", scope: Scope = DEV, **fields: Any) -> RolloutRecord:
         control, candidate = (
             releases.add(bundle(application, decoding=Decoding(max_tokens=n)), scope, "me", "r").id for n in (1, 2)
         )
@@ -103,11 +111,11 @@ def test_a_move_is_a_compare_and_swap(database: Database, start: Start, clock: M
 
 def test_what_routes_is_read_in_one_go(database: Database, start: Start) -> None:
     rollouts, releases = Rollouts(database), Releases(database)
-    assert rollouts.standing(DEV, "desk") == Standing(None)
+    assert rollouts.standing(DEV, "desk") == RoutingState(None)
     rollout = start()
     releases.activate(DEV, "desk", rollout.control, "me", "first")
-    assert rollouts.standing(DEV, "desk") == Standing(rollout.control, rollout)
-    assert rollouts.standing(OTHER, "desk") == Standing(None)
+    assert rollouts.standing(DEV, "desk") == RoutingState(rollout.control, rollout)
+    assert rollouts.standing(OTHER, "desk") == RoutingState(None)
     # A transaction that has not ended is not seen half.
     with database.transaction() as connection:
         rollouts.move(
@@ -115,8 +123,8 @@ def test_what_routes_is_read_in_one_go(database: Database, start: Start) -> None
             expected=("shadow", 0), within=connection,
         )  # fmt: skip
         releases.activate(DEV, "desk", rollout.candidate, "me", "promoted", within=connection)
-        assert rollouts.standing(DEV, "desk") == Standing(rollout.control, rollout)
-    assert rollouts.standing(DEV, "desk") == Standing(rollout.candidate)
+        assert rollouts.standing(DEV, "desk") == RoutingState(rollout.control, rollout)
+    assert rollouts.standing(DEV, "desk") == RoutingState(rollout.candidate)
 
 
 def exposure(number: int, **fields: Any) -> Exposure:

@@ -15,7 +15,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.durable.run import LeaseLostError, Progress, Run
+from antiphon.durable.run import LeaseLostError, ProgressReport, Run
 from antiphon.durable.runs import Runs
 from antiphon.governance.encryption.sealing import AesGcmCodec
 
@@ -145,7 +145,7 @@ def test_a_heartbeat_keeps_the_lease(database: Database, clock: ManualClock) -> 
     run = claimed(runs)
     for done in range(3):
         clock.advance(LEASE)
-        assert not runs.heartbeat(run, LEASE, Progress(done, 3, "rows"))
+        assert not runs.heartbeat(run, LEASE, ProgressReport(done, 3, "rows"))
     assert runs.claim("w2", LEASE) is None
     now = runs.get(DEV, run.id)
     assert (now.done, now.total, now.note) == (2, 3, "rows")

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.releases import Release
-from antiphon.catalog.verdicts import Staged
+from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
@@ -288,7 +288,9 @@ def test_a_view_that_cannot_be_published_after_its_embargo_holds_no_other_back(h
     store = harbor.store
     key = harbor.applied("berths")
     view, _, version = key.partition("@")
-    store.staged.add(Staged(store.scope, view, version, "snap_gone", datetime.now(UTC) - timedelta(hours=1), "r", "me"))
+    store.staged.add(
+        StagedSnapshot(store.scope, view, version, "snap_gone", datetime.now(UTC) - timedelta(hours=1), "r", "me")
+    )
     applied = harbor.apply(WINDOW, EMBARGO)
     assert harbor.finish(applied) == ("pilot",)
     assert harbor.platform.refresher.release_staged() == 0

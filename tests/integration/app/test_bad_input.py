@@ -23,7 +23,7 @@ from tests.integration.app.watched_project import Project, told
 
 from antiphon.catalog.events import Event
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 
@@ -85,7 +85,7 @@ class Till(Project):
 
     async def worked(self, run: str) -> None:
         """Let a worker end a run."""
-        registry, stop = Registry(), asyncio.Event()
+        registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         executor = Executor(self.store.database, registry, "test", poll=0.01, backoff=timedelta(milliseconds=1))
         working = asyncio.create_task(executor.run_until(stop))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.integration.app.watched_project import ROWS, Project, told
 
-from antiphon.catalog.verdicts import Staged
+from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.services.features.glance import FeatureGlance
@@ -293,7 +293,7 @@ async def test_every_view_at_a_glance(project: Project) -> None:
     version = project.store.applied.current(project.store.scope).project.views["today"].definition_version  # type: ignore[union-attr]
     until_then = project.store.database.clock.now() + timedelta(hours=1)
     project.store.staged.add(
-        Staged(project.store.scope, "today", version, str(today["snapshot"]), until_then, "later", "ops")
+        StagedSnapshot(project.store.scope, "today", version, str(today["snapshot"]), until_then, "later", "ops")
     )
     assert glances()["today"]["state"] == "waiting"
     project.terminal("features", "hold", "today", "--reason", "wait")

@@ -18,7 +18,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.monitoring.skew.selection import WORKFLOW, due
 from antiphon.services.features.skew import FeatureSkew
@@ -85,7 +85,7 @@ async def project(tmp_path: Path) -> AsyncIterator[Project]:
 
 
 async def worked(project: Project, skew: FeatureSkew, run: str) -> str:
-    registry, stop = Registry(), asyncio.Event()
+    registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, skew.compare)
     working = asyncio.create_task(Executor(project.store.database, registry, "test", poll=0.01).run_until(stop))
     async with asyncio.timeout(60):

@@ -23,7 +23,7 @@ from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.tiles.tile import Tile
@@ -99,7 +99,7 @@ class Project:
         (self.folder / "orders.csv").write_text("\n".join(["id,shop,ordered,paid", *rows]) + "\n")
 
     async def refresh(self, *views: str, ends: str = "succeeded") -> None:
-        registry, stop = Registry(), asyncio.Event()
+        registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         run = self.platform.refresh(self.store.scope, views=views, reason="nightly", principal="ops")
         working = asyncio.create_task(Executor(self.store.database, registry, "test", poll=0.01).run_until(stop))

@@ -21,7 +21,7 @@ from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.files import FileStore
 from antiphon.batch.lines import FileBounds
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
-from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
+from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import JobRow
@@ -488,11 +488,11 @@ def measured(bench: Bench, rate: float) -> None:
         SCOPE, application="scripted", release=None, input="", output="", principal="ada", kind="openai"
     )
     work.declare(SCOPE, past.id, "openai/scripted", Sizes(100, 900, 900, 1_600), None)
-    work.used(SCOPE, past.id, Usage(100, 900, 12_800, 900, 0, 800, 100.0))
+    work.used(SCOPE, past.id, RowUsage(100, 900, 12_800, 900, 0, 800, 100.0))
     bench.desk.jobs.set_status(SCOPE, past.id, "completed")
     began = now.timestamp() // 300 * 300
     for bucket in range(12):
-        work.supply(SCOPE, "worker", Supplied(began - 300.0 * bucket, 300.0, 300.0 * rate))
+        work.supply(SCOPE, "worker", EngineSupply(began - 300.0 * bucket, 300.0, 300.0 * rate))
 
 
 async def test_what_cannot_have_ended_in_time_is_refused_unless_that_was_accepted(bench: Bench) -> None:

@@ -27,7 +27,7 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
+from antiphon.definitions.nodes import ArithmeticNode, FeatureValueNode, RequestInputNode
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.durable.run import RunResult
 from antiphon.engine.api.messages import GenerationRequest
@@ -453,8 +453,8 @@ def test_an_order_over_http_names_no_file_outside_the_project(bench: Bench, fiel
 async def test_a_tables_columns_are_inputs_of_on_demand_features(bench: Bench) -> None:
     seats = OnDemandSpec(
         "asked", {"seats": "number", "web": "boolean"},
-        {"each": Arithmetic("/", FeatureValue("congestion.delay"), RequestInput("seats")), "web": RequestInput("web")},
-        "", "v1",
+        {"each": ArithmeticNode("/", FeatureValueNode("congestion.delay"), RequestInputNode("seats")), "web":
+        RequestInputNode("web")}, "", "v1",
     )  # fmt: skip
     bench.desk.publish(msgspec.structs.replace(FREE, on_demand=(seats,)))
     (bench.directory / "in.csv").write_text(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
+from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
 from antiphon.services.project.store import Store
 
 ORDER = ("batch", "run", "desk", "--input", "orders.csv", "--output", "x.jsonl")
@@ -52,11 +52,11 @@ def measured(project) -> None:
         )
         work = BatchWork(store.database)
         work.declare(store.scope, past.id, "table/desk", Sizes(100), None)
-        work.used(store.scope, past.id, Usage(100, 0, 0, 9_000, 1_000, 3_200, 1.0))
+        work.used(store.scope, past.id, RowUsage(100, 0, 0, 9_000, 1_000, 3_200, 1.0))
         store.jobs.set_status(store.scope, past.id, "completed")
         began = datetime.now(UTC).timestamp() // 300 * 300
         for bucket in range(12):
-            work.supply(store.scope, "worker", Supplied(began - 300.0 * bucket, 300.0, 150.0))
+            work.supply(store.scope, "worker", EngineSupply(began - 300.0 * bucket, 300.0, 150.0))
     finally:
         store.close()
 

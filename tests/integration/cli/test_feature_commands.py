@@ -10,7 +10,7 @@ import pytest
 from tests.integration.cli.conftest import run_in
 
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.services.apply.apply import apply
@@ -37,7 +37,7 @@ class Today:
 
 
 async def refresh(store: Store, platform: FeaturePlatform) -> None:
-    registry, stop = Registry(), asyncio.Event()
+    registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, platform.refresher.refresh)
     run = platform.refresh(store.scope, reason="nightly", principal="ops")
     working = asyncio.create_task(Executor(store.database, registry, "test", poll=0.01).run_until(stop))

@@ -21,7 +21,7 @@ from antiphon.catalog.events import Event, EventLog
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED, Runs
 
 SCOPE = Scope()
@@ -34,7 +34,7 @@ class Worker:
         self.lease = lease
         self.database = Database.open(f"sqlite:///{folder}/catalog.db")
         self.log = EventLog(self.database)
-        self.registry = Registry()
+        self.registry = WorkflowRegistry()
         self.registry.add("pairs", self.pairs)
 
     async def pairs(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:

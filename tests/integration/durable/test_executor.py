@@ -24,7 +24,7 @@ from antiphon.core.errors import (
 )
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run, RunResult, RunStatus
 from antiphon.durable.runs import Runs
 
@@ -35,7 +35,7 @@ RunToEnd = Callable[..., Awaitable[Run]]
 @asynccontextmanager
 async def working(database: Database, *, workflow: Body, **options: Any) -> AsyncIterator[RunToEnd]:
     """An executor that knows one workflow; yields a function that submits a run and waits until it ended."""
-    registry, runs, stop = Registry(), Runs(database), asyncio.Event()
+    registry, runs, stop = WorkflowRegistry(), Runs(database), asyncio.Event()
 
     async def call(run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         return await workflow(run)
@@ -190,7 +190,7 @@ async def test_a_cancelled_run_stops(database: Database) -> None:
 
 async def test_stopping_lets_the_step_in_flight_finish_and_gives_the_run_back(database: Database) -> None:
     runs, entered, release = Runs(database), threading.Event(), threading.Event()
-    registry, stop = Registry(), asyncio.Event()
+    registry, stop = WorkflowRegistry(), asyncio.Event()
 
     def slow() -> str:
         entered.set()
@@ -244,7 +244,7 @@ async def test_runs_are_worked_on_side_by_side_up_to_the_limit(database: Databas
 
 
 def test_a_workflows_name_is_taken_once() -> None:
-    registry = Registry()
+    registry = WorkflowRegistry()
 
     async def workflow(run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         return {}

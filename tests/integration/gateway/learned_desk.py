@@ -15,14 +15,14 @@ from tests.unit.catalog.examples import DEV, NOON
 from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.evaluations import Bin, Evaluation, Evaluations, Gate, Measure
+from antiphon.catalog.evaluations import Bin, Evaluation, EvaluationGate, Evaluations, IntervalEstimate
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
-from antiphon.catalog.rollouts import Arm, Exposure, Rollout, Rollouts, ShadowPair
+from antiphon.catalog.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.durable.runs import Runs
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit.log import AuditLog
@@ -34,7 +34,7 @@ from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.testing import fakes
 
-PLAN = RolloutPlan(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50)
+PLAN = Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50)
 
 
 class LearnedDesk(Desk):
@@ -76,7 +76,7 @@ class LearnedDesk(Desk):
             runs=self.runs,
         )
 
-    def release(self, number: int, model: str | None = None, plan: RolloutPlan = PLAN, **fields: Any) -> Release:
+    def release(self, number: int, model: str | None = None, plan: Rollout = PLAN, **fields: Any) -> Release:
         """A draft on a model version, or on the base model."""
         spec = learning_desk(owner=f"owner {number}", rollout=plan, **fields)
         pin = ModelPin(model or spec.model, "ab" * 32, model)
@@ -93,13 +93,13 @@ class LearnedDesk(Desk):
         self.releases.set_stage(DEV, made.id, "validated", principal="gates", reason="all passed")
         return made
 
-    def begin(self, plan: RolloutPlan = PLAN, **fields: Any) -> Rollout:
+    def begin(self, plan: Rollout = PLAN, **fields: Any) -> RolloutRecord:
         """A live release and a rollout beside it."""
         self.live(1)
         candidate = self.validated(2, plan=plan, **fields)
         return self.transitions.begin(DEV, candidate.id, principal="ada", reason="it is better")
 
-    def expose(self, rollout: Rollout, users: int, bad: int = 0, first: int = 0) -> None:
+    def expose(self, rollout: RolloutRecord, users: int, bad: int = 0, first: int = 0) -> None:
         """As many users in each arm; the canary's ``bad`` ones get an error."""
         exposures = Exposures(self.database)
         with self.database.transaction() as connection:
@@ -125,7 +125,7 @@ class LearnedDesk(Desk):
                     )
                     exposures.add(made, within=connection)
 
-    def mirror(self, rollout: Rollout, pairs: int, labelled: int) -> None:
+    def mirror(self, rollout: RolloutRecord, pairs: int, labelled: int) -> None:
         """Predictions with a shadow; the first ``labelled`` have a joined outcome."""
         for number in range(pairs):
             moment = self.clock.now()
@@ -185,9 +185,12 @@ def evaluated(number: int, release: str, auc: float) -> Evaluation:
         id=f"eval_{number}",
         release=release,
         model=f"desk.v{number}",
-        auc=Measure(auc, auc - 0.05, auc + 0.05),
+        auc=IntervalEstimate(auc, auc - 0.05, auc + 0.05),
         reliability=(Bin(0.2, 0.15, 120), Bin(0.8, 0.7, 30)),
-        gates=(Gate("auc", passed, auc - 0.05, 0.6, reason), Gate("leaked_share", None, None, None, "Switched off.")),
+        gates=(
+            EvaluationGate("auc", passed, auc - 0.05, 0.6, reason),
+            EvaluationGate("leaked_share", None, None, None, "Switched off."),
+        ),
         created_at=NOON + timedelta(hours=number),
     )
 

@@ -15,12 +15,12 @@ from openai.types import Batch
 from tests.integration.gateway.conftest import Running
 
 from antiphon.batch.request_batches import WORKFLOW
-from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
+from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
 from antiphon.catalog.database import Database
 from antiphon.core.errors import InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
@@ -41,7 +41,7 @@ async def working(database: Database, answerer: fakes.FakeAnswerer) -> AsyncIter
     """A worker for batches, beside the gateway."""
     files = file_store(database, fakes.SECRET)
     jobs = batch_jobs(database, files, fakes.SECRET, answerer.answer, (fakes.APPLICATION, fakes.MODEL))
-    registry, stop = Registry(), asyncio.Event()
+    registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, jobs.run)
     executor = Executor(database, registry, "worker", lease=timedelta(seconds=5), poll=0.02, fair=True)
     task = asyncio.create_task(executor.run_until(stop))
@@ -236,9 +236,9 @@ async def test_an_estimate_stands_in_the_batch_and_in_the_list_of_jobs(
     assert made.model_extra["estimated_completion"] is None, "nothing was measured"
     work, now = BatchWork(database), database.clock.now()
     for bucket in range(12):
-        work.supply(SCOPE, "worker", Supplied(now.timestamp() // 300 * 300 - 300 * bucket, 300.0, 150.0))
+        work.supply(SCOPE, "worker", EngineSupply(now.timestamp() // 300 * 300 - 300 * bucket, 300.0, 150.0))
     work.declare(SCOPE, made.id, "openai/tiny", Sizes(100, 4_000, 4_000, 800), now + timedelta(hours=24))
-    work.used(SCOPE, made.id, Usage(1_000, 40_000, 8_000, 10_000, 0, 4_000, 1_000.0))
+    work.used(SCOPE, made.id, RowUsage(1_000, 40_000, 8_000, 10_000, 0, 4_000, 1_000.0))
     async with asyncio.timeout(20):
         while (found := await client.batches.retrieve(made.id)).model_extra["estimated_completion"] is None:  # type: ignore[index]
             await asyncio.sleep(0.5)

@@ -14,12 +14,12 @@ from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
 from tests.unit.catalog.examples import DEV
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
-CANARY = RolloutPlan(canary=(5, 50), step_units=50)
+CANARY = Rollout(canary=(5, 50), step_units=50)
 
 
 @pytest.fixture
@@ -275,4 +275,4 @@ def test_the_plan_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InvalidInputError("It was simulated again.")
 
     monkeypatch.setattr(declaration, "declaration", again)
-    assert rollouts.declared(RolloutPlan(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40) == first
+    assert rollouts.declared(Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40) == first

@@ -15,13 +15,13 @@ from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.integration.gateway.signing_in import sign_in
 from tests.unit.catalog.examples import DEV
 
-from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.durable.run import Progress
+from antiphon.definitions.learning import Rollout
+from antiphon.durable.run import ProgressReport
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
 from antiphon.testing import fakes
 
-CANARY = RolloutPlan(canary=(5, 50), step_units=50)
+CANARY = Rollout(canary=(5, 50), step_units=50)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ async def test_a_bad_canary_shows_the_decision_that_undid_it(desk: LearnedDesk, 
 
 
 async def test_a_promoted_candidate_has_every_step_behind_it(desk: LearnedDesk, browser: httpx2.AsyncClient) -> None:
-    rollout = desk.begin(RolloutPlan(canary=(5,), step_units=50, shadow=0.5, shadow_pairs=20))
+    rollout = desk.begin(Rollout(canary=(5,), step_units=50, shadow=0.5, shadow_pairs=20))
     page = (await browser.get("/releases")).text
     assert "0 of 20 pairs with an outcome" in page
     for reason in ("shadow was fine", "canary was fine"):
@@ -279,7 +279,7 @@ async def test_runs_tell_step_loss_and_time_left(desk: LearnedDesk, browser: htt
     desk.runs.submit(DEV, "train", {})
     claimed = desk.runs.claim("worker", timedelta(minutes=1))
     assert claimed is not None
-    desk.runs.heartbeat(claimed, timedelta(minutes=1), Progress(30, 100, "training: loss 0.412, 3 min left"))
+    desk.runs.heartbeat(claimed, timedelta(minutes=1), ProgressReport(30, 100, "training: loss 0.412, 3 min left"))
     for path in ("/runs", "/dashboard/runs", "/", "/dashboard/figures"):
         page = (await browser.get(path)).text
         assert "training: loss 0.412, 3 min left" in page, path

@@ -29,7 +29,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Gates, Rollout, TrainingWindow
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
@@ -219,7 +219,7 @@ class LearningDesk(EvaluatedDesk):
 
     async def work(self, run: str, until: Callable[[Run], bool] = lambda run: run.status in ENDED) -> Run:
         """Work until the run is as wished, for at most 30 s; then the worker stops."""
-        registry = Registry()
+        registry = WorkflowRegistry()
         registry.add(TRAIN, Retraining(self.services).run)
         registry.add(REBUILD, ModelRebuild(self.services).run)
         stop = asyncio.Event()

@@ -23,7 +23,7 @@ from antiphon.cli.blueprints.orders import write_orders
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.engine import weights
 from antiphon.learning.retraining.orders import TrainOrder
@@ -128,7 +128,7 @@ async def engine_of(store: Store, wired: Wired) -> AsyncIterator[None]:
 
 
 async def work(store: Store, learning: Learning, run: str) -> Run:
-    registry = Registry()
+    registry = WorkflowRegistry()
     learning.register(registry)
     stop = asyncio.Event()
     executor = Executor(store.database, registry, "worker", backoff=timedelta(seconds=0.1))

@@ -12,17 +12,17 @@ from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Arm, Exposure, Rollout, Rollouts, ShadowPair
+from antiphon.catalog.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.definitions.application import Decoding
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
 
-PLAN = RolloutPlan(shadow=0.5, shadow_pairs=40, canary=(10, 50), step_units=20, quality_margin=0.2)
+PLAN = Rollout(shadow=0.5, shadow_pairs=40, canary=(10, 50), step_units=20, quality_margin=0.2)
 
 
 class World:
@@ -54,7 +54,7 @@ class World:
         )
 
     @property
-    def now(self) -> Rollout:
+    def now(self) -> RolloutRecord:
         return self.rollouts.get(DEV, self.rollout.id)
 
     def live(self) -> str:

@@ -14,19 +14,19 @@ from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, Rollout, Rollouts, ShadowPair
+from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, Decoding
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.rollouts import SECONDS, UNITS, EvidenceReader, RolloutKeeper
 from antiphon.releases.rollout import RolloutTransitions
 
-PLAN = RolloutPlan(shadow=0.5, shadow_pairs=2, canary=(10, 50), patience="2h")
+PLAN = Rollout(shadow=0.5, shadow_pairs=2, canary=(10, 50), patience="2h")
 
 
-def says(rollout: Rollout, decision: Any, sentence: str, now: datetime, units: int = 0) -> Judgement:
+def says(rollout: RolloutRecord, decision: Any, sentence: str, now: datetime, units: int = 0) -> Judgement:
     metric = JudgedMetric("error", units, 0, 0, 0, 1.0, 1.0, 1.0)
     return Judgement(
         rollout.id, 0, rollout.scope, rollout.state, rollout.step, decision, sentence, (metric,), 1.0, 100, 20, now
@@ -37,12 +37,12 @@ class Judge:
     """Decides by what it is told to; remembers what it saw."""
 
     def __init__(self) -> None:
-        self.decide: Callable[[Rollout, Sequence[Exposure], Sequence[Any]], str] = lambda *seen: "hold"
+        self.decide: Callable[[RolloutRecord, Sequence[Exposure], Sequence[Any]], str] = lambda *seen: "hold"
         self.seen: list[tuple[Sequence[Exposure], Sequence[Any]]] = []
         self.wording = "Held."
 
     def __call__(
-        self, rollout: Rollout, exposures: Sequence[Exposure], pairs: Sequence[Any], now: datetime, slo: SLO
+        self, rollout: RolloutRecord, exposures: Sequence[Exposure], pairs: Sequence[Any], now: datetime, slo: SLO
     ) -> Judgement:
         assert slo.ttft_p99 == "123ms"
         self.seen.append((exposures, pairs))
@@ -93,7 +93,7 @@ class World:
         )  # fmt: skip
 
     @property
-    def now(self) -> Rollout:
+    def now(self) -> RolloutRecord:
         return self.rollouts.get(DEV, self.rollout.id)
 
     def live(self) -> str:
@@ -248,7 +248,7 @@ def test_evidence_grows_also_by_what_is_committed_late(world: World) -> None:
 def test_of_two_keepers_one_moves(world: World) -> None:
     other = world.another_keeper()
 
-    def decide(rollout: Rollout, *seen: Any) -> str:
+    def decide(rollout: RolloutRecord, *seen: Any) -> str:
         if rollout.state == "shadow" and len(world.judge.seen) == 1:
             other.look()  # judges and moves while the first one is still judging
         return "promote"

@@ -11,19 +11,19 @@ from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Rollout, Rollouts
+from antiphon.catalog.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
 
-PLAN = RolloutPlan(shadow=0.5, shadow_pairs=10, canary=(5, 20))
+PLAN = Rollout(shadow=0.5, shadow_pairs=10, canary=(5, 20))
 
 
 class Desk:
@@ -44,16 +44,16 @@ class Desk:
     def _exists(self, scope: Scope, view: str, version: str) -> bool:
         return f"{view}@{version}" not in self.gone
 
-    def made(self, number: int, plan: RolloutPlan = PLAN, validated: bool = True) -> str:
+    def made(self, number: int, plan: Rollout = PLAN, validated: bool = True) -> str:
         made = self.releases.add(bundle(decoding=Decoding(max_tokens=number), rollout=plan), DEV, "me", f"try {number}")
         if validated:
             self.releases.set_stage(DEV, made.id, "validated", principal="gates", reason="every gate passed")
         return made.id
 
-    def begin(self, release: str, **fields: bool) -> Rollout:
+    def begin(self, release: str, **fields: bool) -> RolloutRecord:
         return self.transitions.begin(DEV, release, principal="me", reason="better", **fields)
 
-    def advance(self, rollout: Rollout) -> Rollout:
+    def advance(self, rollout: RolloutRecord) -> RolloutRecord:
         self.clock.advance(timedelta(minutes=1))
         return self.transitions.advance(DEV, rollout.id, principal="judge", reason="safe")
 
@@ -102,13 +102,13 @@ def test_the_whole_way_to_live(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("plan", "states"),
     [
-        (RolloutPlan(canary=(5,)), ["canary", "promoted"]),
-        (RolloutPlan(shadow=0.5, shadow_pairs=3), ["shadow", "promoted"]),
-        (RolloutPlan(shadow=0.5), ["promoted"]),
-        (RolloutPlan(), ["promoted"]),
+        (Rollout(canary=(5,)), ["canary", "promoted"]),
+        (Rollout(shadow=0.5, shadow_pairs=3), ["shadow", "promoted"]),
+        (Rollout(shadow=0.5), ["promoted"]),
+        (Rollout(), ["promoted"]),
     ],
 )
-def test_a_plan_may_leave_out_shadow_canary_or_both(desk: Desk, plan: RolloutPlan, states: list[str]) -> None:
+def test_a_plan_may_leave_out_shadow_canary_or_both(desk: Desk, plan: Rollout, states: list[str]) -> None:
     candidate = desk.made(2, plan)
     rollout = desk.begin(candidate)
     seen = [rollout.state]
@@ -209,7 +209,7 @@ def test_a_second_candidate_waits(desk: Desk) -> None:
 
 
 def test_a_rollout_whose_control_was_replaced_is_not_promoted(desk: Desk) -> None:
-    rollout = desk.begin(desk.made(2, RolloutPlan(canary=(5,))))
+    rollout = desk.begin(desk.made(2, Rollout(canary=(5,))))
     desk.releases.activate(DEV, "desk", desk.made(3), "somebody", "past the transitions")
     with pytest.raises(ConflictError, match="no longer live"):
         desk.advance(rollout)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from antiphon import Entity, Source, col, count, feature_view, last, sum
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.catalog.events import Event, StoredEvent
-from antiphon.catalog.outcomes import Outcome
+from antiphon.catalog.outcomes import OutcomeRecord
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
@@ -106,9 +106,9 @@ class Fakes:
         self.served = served
         self.spec = spec
 
-    def scored(self, scope: Scope, application: str, **_: Any) -> list[Outcome]:
+    def scored(self, scope: Scope, application: str, **_: Any) -> list[OutcomeRecord]:
         return [
-            Outcome(
+            OutcomeRecord(
                 id=f"o{number}", scope=SCOPE, application=application, kind="label", status="joined", value=one.label,
                 available_at=when(one.known), created_at=CUTOFF, prediction=f"p{number}", release="r", role="live",
                 as_of=when(one.at), entity={"stop": one.stop},

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.catalog.rollouts import Rollout
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.catalog.rollouts import RolloutRecord
+from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 from antiphon.releases.evidence import PairedOutcome, quality
 
@@ -120,8 +120,8 @@ def test_no_pattern_of_missing_labels_says_more_than_all_labels_do(
     drawn: list[tuple[float | None, float | None, bool, bool]],
 ) -> None:
     """Whoever withholds labels, knowing them, cannot bring either test over a bound that it did not cross itself."""
-    plan = RolloutPlan(shadow=1.0, shadow_pairs=1)
-    rollout = Rollout("roll", DEV, "desk", "next", "live", plan, "shadow", 0, False, "", "", NOON, NOON, None)
+    plan = Rollout(shadow=1.0, shadow_pairs=1)
+    rollout = RolloutRecord("roll", DEV, "desk", "next", "live", plan, "shadow", 0, False, "", "", NOON, NOON, None)
     whole, partly, harm, safe = [], [], [], []
     for number, (live, shadow, label, withheld) in enumerate(drawn):
         pair = PairedOutcome("roll", f"{number:03}", live, shadow, label, NOON + timedelta(seconds=number))

@@ -10,8 +10,8 @@ from hypothesis import strategies as some
 from tests.unit.catalog.examples import DEV, NOON, bundle
 
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Rollout, RolloutState
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.catalog.rollouts import RolloutRecord, RolloutState
+from antiphon.definitions.learning import Rollout
 from antiphon.releases.router import assign, position
 
 
@@ -22,9 +22,9 @@ def release(name: str) -> Release:
 LIVE, CANDIDATE = release("rel_live"), release("rel_next")
 
 
-def rollout(name: str, steps: tuple[int, ...], shadow: float = 0.0, state: RolloutState = "canary") -> Rollout:
-    plan = RolloutPlan(canary=steps, shadow=shadow)
-    return Rollout(name, DEV, "desk", CANDIDATE.id, LIVE.id, plan, state, 0, False, "r", "me", NOON, NOON, None)
+def rollout(name: str, steps: tuple[int, ...], shadow: float = 0.0, state: RolloutState = "canary") -> RolloutRecord:
+    plan = Rollout(canary=steps, shadow=shadow)
+    return RolloutRecord(name, DEV, "desk", CANDIDATE.id, LIVE.id, plan, state, 0, False, "r", "me", NOON, NOON, None)
 
 
 steps = some.lists(some.integers(1, 50), min_size=1, max_size=6, unique=True).map(lambda given: tuple(sorted(given)))

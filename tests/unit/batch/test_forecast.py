@@ -15,15 +15,15 @@ from antiphon.batch.forecast import (
     work_error,
     work_left,
 )
-from antiphon.catalog.batch_work import OpenJob, Sizes, Supplied, Usage
+from antiphon.catalog.batch_work import EngineSupply, OpenJob, RowUsage, Sizes
 
 COST = Cost(0.001, 0.004)
 
 
-def usage(rows: int, prompt: int, cached: int, output: int) -> Usage:
+def usage(rows: int, prompt: int, cached: int, output: int) -> RowUsage:
     """What rows took at :data:`COST`."""
     seconds = (prompt - cached) * COST.computed + output * COST.written
-    return Usage(rows, prompt * 4, output * 2, prompt, cached, output, seconds)
+    return RowUsage(rows, prompt * 4, output * 2, prompt, cached, output, seconds)
 
 
 def test_costs_are_found_from_jobs_of_different_kinds() -> None:
@@ -54,8 +54,8 @@ def test_a_shared_beginning_is_mostly_computed_once() -> None:
 
 def test_a_template_is_as_long_as_it_was_for_others() -> None:
     job = OpenJob("a", "t", "table/desk", Sizes(50))
-    assert work_left(job, COST, Usage()) is None, "nobody can say"
-    work = work_left(job, COST, Usage(200, 0, 0, 20_000, 8_000, 6_400, 60.0))
+    assert work_left(job, COST, RowUsage()) is None, "nobody can say"
+    work = work_left(job, COST, RowUsage(200, 0, 0, 20_000, 8_000, 6_400, 60.0))
     assert work is not None
     assert work.prompt_tokens == pytest.approx(50 * 60, rel=0.01)
     assert work.output_tokens == pytest.approx(50 * 32, rel=0.01)
@@ -87,7 +87,7 @@ def test_a_job_that_is_pressed_is_expected_to_get_what_it_will_get() -> None:
 
 
 def test_a_steady_supply_gives_a_narrow_forecast() -> None:
-    measured = [Supplied(BUCKET_SECONDS * at, BUCKET_SECONDS, 0.5 * BUCKET_SECONDS) for at in range(48)]
+    measured = [EngineSupply(BUCKET_SECONDS * at, BUCKET_SECONDS, 0.5 * BUCKET_SECONDS) for at in range(48)]
     now = 48 * BUCKET_SECONDS
     found = Supply(measured, now).forecast(600.0, 0.0)
     assert found.ends - now == pytest.approx(1_200.0, rel=0.03)
@@ -100,7 +100,7 @@ def test_a_steady_supply_gives_a_narrow_forecast() -> None:
 def test_the_same_hour_of_days_before_is_what_is_expected() -> None:
     hour = 3_600.0
     measured = [
-        Supplied(at * BUCKET_SECONDS, BUCKET_SECONDS, BUCKET_SECONDS * (0.9 if (at // 12) % 24 < 8 else 0.1))
+        EngineSupply(at * BUCKET_SECONDS, BUCKET_SECONDS, BUCKET_SECONDS * (0.9 if (at // 12) % 24 < 8 else 0.1))
         for at in range(7 * 24 * 12)
     ]
     midnight = Supply(measured, 7 * 24 * hour).forecast(4 * hour, 0.0)
@@ -110,7 +110,7 @@ def test_the_same_hour_of_days_before_is_what_is_expected() -> None:
 
 
 def test_work_past_the_horizon_goes_on_at_the_same_pace() -> None:
-    measured = [Supplied(BUCKET_SECONDS * at, BUCKET_SECONDS, 0.5 * BUCKET_SECONDS) for at in range(48)]
+    measured = [EngineSupply(BUCKET_SECONDS * at, BUCKET_SECONDS, 0.5 * BUCKET_SECONDS) for at in range(48)]
     found = Supply(measured, 0.0).forecast(1e6, 0.0)
     assert found.ends == pytest.approx(2e6, rel=0.05)
 
@@ -123,7 +123,7 @@ def test_four_of_five_ends_lie_within() -> None:
         for _ in range(24 * 12):
             level = 0.95 * level + 0.15 * draw.standard_normal()
             rates.append(0.4 * np.exp(level))
-        known = [Supplied(BUCKET_SECONDS * at, BUCKET_SECONDS, BUCKET_SECONDS * rates[at]) for at in range(12 * 12)]
+        known = [EngineSupply(BUCKET_SECONDS * at, BUCKET_SECONDS, BUCKET_SECONDS * rates[at]) for at in range(12 * 12)]
         now = 144 * BUCKET_SECONDS
         supply, delivered = Supply(known, now), np.cumsum(np.array(rates[144:]) * BUCKET_SECONDS)
         for work in (300.0, 1_500.0, 6_000.0):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from antiphon.batch.gauge import Gauge
-from antiphon.catalog.batch_work import Supplied
+from antiphon.catalog.batch_work import EngineSupply
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError, UnavailableError
 from antiphon.core.scope import Scope
@@ -17,9 +17,9 @@ class Kept:
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.got: list[Supplied] = []
+        self.got: list[EngineSupply] = []
 
-    def supply(self, scope: Scope, worker: str, got: Supplied) -> None:
+    def supply(self, scope: Scope, worker: str, got: EngineSupply) -> None:
         self.got.append(got)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from antiphon.core import logs
-from antiphon.core.log_files import BoundedFile, FileBounds, set_aside
+from antiphon.core.log_files import BoundedFile, RotationBounds, set_aside
 from antiphon.core.logs import FORMAT, DiscreetFormatter, RepeatedLines
 
-BOUNDS = FileBounds(max_bytes=10_000, files=3)
+BOUNDS = RotationBounds(max_bytes=10_000, files=3)
 
 
 def kept(folder: Path) -> dict[str, str]:
@@ -48,7 +48,7 @@ def test_where_no_new_file_can_be_made_nothing_is_set_aside_and_no_line_lost(tmp
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     lines = 0
-    out = BoundedFile(tmp_path / "a.log", FileBounds(max_bytes=10_000, files=4), open_file)
+    out = BoundedFile(tmp_path / "a.log", RotationBounds(max_bytes=10_000, files=4), open_file)
     for lines in range(600):
         out.write(f"{lines:099}\n")
     out.close()
@@ -75,7 +75,7 @@ def test_a_file_of_wider_rights_is_closed_to_others(tmp_path: Path) -> None:
 def test_setting_aside_keeps_so_many(tmp_path: Path, files: int, left: list[str]) -> None:
     for number in range(4):
         (tmp_path / "a.log").write_text(str(number))
-        set_aside(tmp_path / "a.log", FileBounds(1, files))
+        set_aside(tmp_path / "a.log", RotationBounds(1, files))
     assert list(kept(tmp_path)) == left
     assert [kept(tmp_path)[name] for name in left] == ["3", "2"][: len(left)]
 

@@ -16,7 +16,7 @@ from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions import project
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.expression import FeatureName, Term
-from antiphon.definitions.nodes import Arithmetic, FeatureValue, Literal, RequestInput
+from antiphon.definitions.nodes import ArithmeticNode, FeatureValueNode, LiteralNode, RequestInputNode
 from antiphon.definitions.on_demand import checked_input, input_of_text
 from antiphon.features.expressions.on_demand import payload, values, with_on_demand
 from antiphon.features.offline.compute import ComputeLimits, compute
@@ -57,8 +57,8 @@ def test_an_on_demand_view_is_pinned_beside_the_stored_ones(tmp_path: Path) -> N
     (view,) = application.on_demand
     assert list(application.features) == ["spend"]
     assert application.versions == application.features | {"purchase": view.definition_version}
-    assert view.features["ratio"] == Arithmetic(
-        "/", RequestInput("amount"), Arithmetic("+", FeatureValue("spend.mean_7d"), Literal(1.0))
+    assert view.features["ratio"] == ArithmeticNode(
+        "/", RequestInputNode("amount"), ArithmeticNode("+", FeatureValueNode("spend.mean_7d"), LiteralNode(1.0))
     )
     assert view.reads() == {"spend.mean_7d", "spend.shop"}
     # A release comes back from the catalog as the same value.

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from examples.flight_desk.learning import measure, report, story
 
-from antiphon.catalog.evaluations import Measure
+from antiphon.catalog.evaluations import IntervalEstimate
 from antiphon.catalog.rollouts import JudgedMetric, Judgement
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
@@ -49,11 +49,12 @@ def told(*, learned: bool = True) -> report.Told:
             flights=300,
             late=0.24,
             forecasters=tuple(
-                measure.Forecaster(name, Measure(0.6, 0.5, 0.7), Measure(0.2, 0.1, 0.3)) for name in names
+                measure.Forecaster(name, IntervalEstimate(0.6, 0.5, 0.7), IntervalEstimate(0.2, 0.1, 0.3)) for name in
+                names
             ),
             differences={
-                "fine-tuned − untuned": Measure(0.15, 0.05, 0.27),
-                "fresh − dawn features": Measure(0.03, -0.04, 0.1),
+                "fine-tuned − untuned": IntervalEstimate(0.15, 0.05, 0.27),
+                "fresh − dawn features": IntervalEstimate(0.03, -0.04, 0.1),
             },
             notices=(measure.Notices(measure.TUNED, 60, 83.3, 0.0),),
             tokens={},

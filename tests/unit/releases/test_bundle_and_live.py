@@ -7,12 +7,12 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, application, bundle
 
 from antiphon.catalog.releases import ModelPin, Release
-from antiphon.catalog.rollouts import Rollout, RolloutState, Standing
+from antiphon.catalog.rollouts import RolloutRecord, RolloutState, RoutingState
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Figure
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.releases.bundle import FieldChange, build, diff, identity, summary
 from antiphon.releases.live import BOUND_SECONDS, LEASE_SECONDS, LiveReleases
 
@@ -121,15 +121,15 @@ class Standings:
     """A catalog whose pointer and rollout can be set, and that counts what is asked."""
 
     def __init__(self) -> None:
-        self.standing_now = Standing("rel_1")
+        self.standing_now = RoutingState("rel_1")
         self.away = False
         self.asked = 0
 
-    def standing(self, scope: Scope, application: str) -> Standing:
+    def standing(self, scope: Scope, application: str) -> RoutingState:
         self.asked += 1
         if self.away:
             raise UnavailableError("The catalog is away.")
-        return self.standing_now if scope == DEV else Standing(None)
+        return self.standing_now if scope == DEV else RoutingState(None)
 
     def live(self, scope: Scope, application: str) -> Release | None:
         raise AssertionError("the pointer and the rollout were read apart")
@@ -138,9 +138,9 @@ class Standings:
         return release(name)
 
 
-def rollout(state: RolloutState) -> Rollout:
-    plan = RolloutPlan(canary=(50,), shadow=1.0)
-    return Rollout("roll_1", DEV, "desk", "rel_2", "rel_1", plan, state, 0, False, "r", "me", NOON, NOON, None)
+def rollout(state: RolloutState) -> RolloutRecord:
+    plan = Rollout(canary=(50,), shadow=1.0)
+    return RolloutRecord("roll_1", DEV, "desk", "rel_2", "rel_1", plan, state, 0, False, "r", "me", NOON, NOON, None)
 
 
 def test_an_assignment_follows_pointer_and_rollout_within_a_lease() -> None:
@@ -152,12 +152,12 @@ def test_an_assignment_follows_pointer_and_rollout_within_a_lease() -> None:
         return {f"{one.role}:{one.release.id}:{one.mirror.id if one.mirror else ''}" for one in assigned if one}
 
     assert roles() == {"live:rel_1:"}
-    catalog.standing_now = Standing("rel_1", rollout("shadow"))
+    catalog.standing_now = RoutingState("rel_1", rollout("shadow"))
     assert roles() == {"live:rel_1:"}
     assert catalog.asked == 1
     clock.advance(timedelta(seconds=LEASE_SECONDS + 0.001))
     assert roles() == {"live:rel_1:rel_2"}
-    catalog.standing_now = Standing("rel_1", rollout("canary"))
+    catalog.standing_now = RoutingState("rel_1", rollout("canary"))
     live.forget()
     assert roles() == {"canary:rel_2:", "control:rel_1:rel_2"}
     catalog.away = True
@@ -166,7 +166,7 @@ def test_an_assignment_follows_pointer_and_rollout_within_a_lease() -> None:
     clock.advance(timedelta(seconds=2))
     with pytest.raises(UnavailableError):
         roles()
-    catalog.away, catalog.standing_now = False, Standing("rel_2")
+    catalog.away, catalog.standing_now = False, RoutingState("rel_2")
     assert roles() == {"live:rel_2:"}
     assert live.live(DEV, "desk") == release("rel_2")
     assert live.assign(Scope("other"), "desk", "u", "r") is None

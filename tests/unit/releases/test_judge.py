@@ -13,24 +13,24 @@ import pytest
 import ville
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.catalog.rollouts import Arm, Exposure, Judgement, Rollout, ShadowPair
+from antiphon.catalog.rollouts import Arm, Exposure, Judgement, RolloutRecord, ShadowPair
 from antiphon.definitions.application import SLO
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 from antiphon.releases.declaration import declaration, requests_needed
 from antiphon.releases.evidence import CLOCKS, PairedOutcome, paired, weights
 from antiphon.releases.judge import judge
 
-PLAN = RolloutPlan(canary=(5, 20), step_units=50)
-BOTH = RolloutPlan(canary=(5, 20), step_units=50, shadow=0.5, shadow_pairs=200)
+PLAN = Rollout(canary=(5, 20), step_units=50)
+BOTH = Rollout(canary=(5, 20), step_units=50, shadow=0.5, shadow_pairs=200)
 
 
-def canary(plan: RolloutPlan = PLAN, **fields: Any) -> Rollout:
-    begun = Rollout("roll", DEV, "desk", "next", "live", plan, "canary", 0, False, "r", "me", NOON, NOON, None)
+def canary(plan: Rollout = PLAN, **fields: Any) -> RolloutRecord:
+    begun = RolloutRecord("roll", DEV, "desk", "next", "live", plan, "canary", 0, False, "r", "me", NOON, NOON, None)
     return msgspec.structs.replace(begun, **fields)
 
 
-def shadow(plan: RolloutPlan = BOTH) -> Rollout:
+def shadow(plan: Rollout = BOTH) -> RolloutRecord:
     return canary(plan, state="shadow")
 
 
@@ -77,7 +77,7 @@ def pairs(number: int = 400, live: float = 0.3, beside: float = 0.3, positive: A
 
 
 def decide(
-    rollout: Rollout, seen: Sequence[Exposure] = (), compared: Sequence[PairedOutcome] = (), minutes: float = 60
+    rollout: RolloutRecord, seen: Sequence[Exposure] = (), compared: Sequence[PairedOutcome] = (), minutes: float = 60
 ) -> Judgement:
     return judge(rollout, seen, compared, NOON + timedelta(minutes=minutes), SLO(ttft_p99="1s", latency_p99="2s"))
 
@@ -162,7 +162,7 @@ def test_missing_invalid_or_imbalanced_evidence_never_promotes(made: Callable[[]
 
 
 def test_a_step_lasts_at_least_its_time_and_needs_its_own_users() -> None:
-    plan = RolloutPlan(canary=(5, 20), step_time="30m")
+    plan = Rollout(canary=(5, 20), step_time="30m")
     assert decide(canary(plan), exposures(), minutes=29).decision == "hold"
     assert "the step lasts 60 s more of 30m" in decide(canary(plan), exposures(), minutes=29).sentence
     assert decide(canary(plan), exposures(), minutes=30).decision == "promote"
@@ -215,7 +215,7 @@ def test_shadow_decides_by_pairs_alone() -> None:
     few = decide(shadow(), exposures(), pairs(150))
     assert few.decision == "hold"
     assert "150 of 200 pairs have an outcome" in few.sentence
-    assert decide(shadow(RolloutPlan(shadow=0.5, shadow_pairs=200)), (), pairs()).sentence.startswith(
+    assert decide(shadow(Rollout(shadow=0.5, shadow_pairs=200)), (), pairs()).sentence.startswith(
         "Promoted from shadow to everybody"
     )
     assert [metric.name for metric in few.metrics] == ["quality"]
@@ -257,8 +257,8 @@ def test_one_label_that_never_comes_does_not_hide_the_others() -> None:
         assert decide(shadow(), (), worse).decision == "roll_back"
 
 
-@pytest.mark.parametrize("plan", [PLAN, BOTH, RolloutPlan(shadow=0.1, shadow_pairs=1)])
-def test_weights_share_the_whole_of_alpha(plan: RolloutPlan) -> None:
+@pytest.mark.parametrize("plan", [PLAN, BOTH, Rollout(shadow=0.1, shadow_pairs=1)])
+def test_weights_share_the_whole_of_alpha(plan: Rollout) -> None:
     given = weights(plan)
     assert math.isclose(sum(given.values()), 1.0)
     assert sorted(name for clock in CLOCKS for name in clock if name in given) == sorted(given)
@@ -349,6 +349,6 @@ def test_a_rollout_declares_what_it_can_decide() -> None:
     assert "will mostly miss 2×" in said
     assert "at least 200 paired shadow answers" in said
     assert "Quality is not compared" in declaration(PLAN, 300)
-    assert "no canary" in declaration(RolloutPlan(), 300)
+    assert "no canary" in declaration(Rollout(), 300)
     with pytest.raises(ValueError, match="base rate"):
         requests_needed(PLAN, 0.0, 4.0)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.unit.serving.examples import release_of
 
-from antiphon.catalog.rollouts import Assigned, ShadowPair
+from antiphon.catalog.rollouts import Assignment, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError
 from antiphon.definitions.learning import Outcome
@@ -21,7 +21,7 @@ from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START
 
 CLOCK = ManualClock(START)
 APPLICATION = msgspec.structs.replace(DESK, outcome=Outcome("outlook", "delayed"))
-ASSIGNED = Assigned(release_of(APPLICATION, "rel_1"), "live", "roll_1", mirror=release_of(APPLICATION, "rel_2"))
+ASSIGNED = Assignment(release_of(APPLICATION, "rel_1"), "live", "roll_1", mirror=release_of(APPLICATION, "rel_2"))
 
 
 def asked(name: str = "req_1", **fields: Any) -> Arrival:
@@ -94,7 +94,7 @@ def test_the_candidate_is_asked_the_same_at_the_same_moment() -> None:
 
 def test_without_a_candidate_nothing_is_mirrored() -> None:
     arrival = asked()
-    assert mirrored(arrival, Assigned(ASSIGNED.release), answer_to(arrival)) is None
+    assert mirrored(arrival, Assignment(ASSIGNED.release), answer_to(arrival)) is None
 
 
 async def test_the_newest_is_dropped_when_too_many_wait(caplog: pytest.LogCaptureFixture) -> None:

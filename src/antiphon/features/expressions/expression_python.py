@@ -16,24 +16,24 @@ from fractions import Fraction
 from typing import Any
 
 from antiphon.definitions.nodes import (
-    Arithmetic,
-    Boolean,
-    Calendar,
-    Call,
-    Case,
-    Coalesce,
-    Column,
-    Comparison,
+    ArithmeticNode,
+    BooleanNode,
+    CalendarNode,
+    CallNode,
+    CaseNode,
+    CoalesceNode,
+    ColumnNode,
+    ComparisonNode,
     Expression,
-    FeatureValue,
-    HashBucket,
-    IsNull,
-    Literal,
-    Member,
-    Not,
-    Now,
-    RequestInput,
-    RoundTo,
+    FeatureValueNode,
+    HashBucketNode,
+    IsNullNode,
+    LiteralNode,
+    MembershipNode,
+    NotNode,
+    NowNode,
+    RequestInputNode,
+    RoundNode,
     Value,
 )
 from antiphon.features.expressions.numerics import HOUR, WHOLE, calendar_day, log1p, offsets_of
@@ -70,17 +70,17 @@ _COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
 def compile_expression(node: Expression) -> Evaluate:
     """A closure that evaluates the expression on one payload."""
     match node:
-        case Column(name=name):
+        case ColumnNode(name=name):
             return lambda payload: normalise(payload.get(name))
-        case Literal(value=value):
+        case LiteralNode(value=value):
             return lambda _payload: value
-        case Arithmetic(operator=symbol, left=left, right=right):
+        case ArithmeticNode(operator=symbol, left=left, right=right):
             return _arithmetic(symbol, compile_expression(left), compile_expression(right))
-        case Comparison(operator=symbol, left=left, right=right):
+        case ComparisonNode(operator=symbol, left=left, right=right):
             return _comparison(symbol, _finite(left), _finite(right))
-        case Boolean(operator=symbol, left=left, right=right):
+        case BooleanNode(operator=symbol, left=left, right=right):
             return _boolean(symbol, compile_expression(left), compile_expression(right))
-        case Not(operand=operand):
+        case NotNode(operand=operand):
             inner = compile_expression(operand)
 
             def negated(payload: Payload) -> Value:
@@ -88,30 +88,30 @@ def compile_expression(node: Expression) -> Evaluate:
                 return not value if isinstance(value, bool) else None
 
             return negated
-        case IsNull(operand=operand):
+        case IsNullNode(operand=operand):
             inner = _finite(operand)
             return lambda payload: inner(payload) is None
-        case Coalesce(operands=operands):
+        case CoalesceNode(operands=operands):
             return _coalesce(tuple(_finite(operand) for operand in operands))
-        case RequestInput(name=name):
+        case RequestInputNode(name=name):
             place = request_place(name)
             return lambda payload: normalise(payload.get(place))
-        case FeatureValue(name=name):
+        case FeatureValueNode(name=name):
             return lambda payload: normalise(payload.get(name))
-        case Now():
+        case NowNode():
             return lambda payload: normalise(payload.get(NOW))
-        case Call(function=function, operands=operands):
+        case CallNode(function=function, operands=operands):
             return _call(function, tuple(_finite(operand) for operand in operands))
-        case RoundTo(operand=operand, step=step):
+        case RoundNode(operand=operand, step=step):
             return _rounded(_finite(operand), Fraction(step))
-        case Case(branches=branches, otherwise=otherwise):
+        case CaseNode(branches=branches, otherwise=otherwise):
             chosen = [(compile_expression(condition), _finite(value)) for condition, value in branches]
             return _case(chosen, _finite(otherwise))
-        case Member(operand=operand, values=values):
+        case MembershipNode(operand=operand, values=values):
             return _member(_finite(operand), values)
-        case Calendar(part=part, operand=operand, zone=zone):
+        case CalendarNode(part=part, operand=operand, zone=zone):
             return _calendar(part, compile_expression(operand), zone)
-        case HashBucket(operand=operand, buckets=buckets):
+        case HashBucketNode(operand=operand, buckets=buckets):
             return _bucket(_finite(operand), buckets)
 
 
@@ -160,7 +160,7 @@ def _microseconds(moment: datetime) -> float:
 
 def _finite(node: Expression) -> Evaluate:
     inner = compile_expression(node)
-    if not isinstance(node, Arithmetic):
+    if not isinstance(node, ArithmeticNode):
         return inner
 
     def finite(payload: Payload) -> Value:

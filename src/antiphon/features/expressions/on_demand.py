@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.nodes import Expression, FeatureValue, Value, outside
+from antiphon.definitions.nodes import Expression, FeatureValueNode, Value, outside
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
 from antiphon.features.expressions.expression_python import NOW, Evaluate, compile_expression, plain, request_place
 from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted, text
@@ -54,7 +54,7 @@ def _functions(spec: OnDemandSpec) -> tuple[tuple[str, tuple[str, ...], Evaluate
 
 
 def _reads(node: Expression) -> tuple[str, ...]:
-    return tuple(found.name for found in outside(node) if isinstance(found, FeatureValue))
+    return tuple(found.name for found in outside(node) if isinstance(found, FeatureValueNode))
 
 
 def computed_of(table: pyarrow.Table, specs: Sequence[OnDemandSpec], as_of: str) -> pyarrow.Table:

@@ -14,7 +14,7 @@ from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshot_facts import Statistics
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import Finding, StagedSnapshots, Verdict, Verdicts
+from antiphon.catalog.verdicts import GateFinding, StagedSnapshots, Verdict, Verdicts
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
@@ -73,7 +73,7 @@ class VersionLine(msgspec.Struct, frozen=True):
     principal: str
     reason: str
     run: str | None
-    findings: tuple[Finding, ...]
+    findings: tuple[GateFinding, ...]
     kept: str | None
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import Cost, SourceRead, Statistics
+from antiphon.catalog.snapshot_facts import SnapshotCost, SourceRead, Statistics
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
@@ -157,7 +157,7 @@ def materialize(
         sampling_rate=inspection.rules.sampling_rate,
         checks=inspection.checks(),
         quarantined=quarantined,
-        cost=Cost(
+        cost=SnapshotCost(
             cpu_seconds=time.process_time() - cpu,
             bytes_read=inspection.bytes_read,
             bytes_written=sum(file.bytes for file in (events, tiles, values)),

@@ -19,7 +19,7 @@ import msgspec
 from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import Finding, Staged, StagedSnapshots, Verdict, Verdicts, verdict_id
+from antiphon.catalog.verdicts import GateFinding, StagedSnapshot, StagedSnapshots, Verdict, Verdicts, verdict_id
 from antiphon.core.clock import Clock, utc
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
@@ -204,7 +204,7 @@ class Refresher:
         manifest: SnapshotManifest | None = None
         if "unreadable" in made:
             said = made["unreadable"]
-            findings: tuple[Finding, ...] = (Finding("source", "block", f"{said['where']}: {said['what']}"),)
+            findings: tuple[GateFinding, ...] = (GateFinding("source", "block", f"{said['where']}: {said['what']}"),)
             outcome: Outcome = "blocked"
         else:
             manifest = msgspec.convert(made, SnapshotManifest)
@@ -242,7 +242,7 @@ class Refresher:
             manifest = self._publisher.prepare(manifest, spec)
             staged[spec.key] = manifest.created_at + timedelta(microseconds=spec.embargo)
             self._staged.add(
-                Staged(
+                StagedSnapshot(
                     self._scope, spec.name, spec.definition_version, manifest.id, staged[spec.key],
                     wanted.reason, wanted.principal,
                 )

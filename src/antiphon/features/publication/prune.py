@@ -16,7 +16,7 @@ import msgspec
 
 from antiphon.catalog.publications import Publication, Publications
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import Staged, StagedSnapshots, Verdicts
+from antiphon.catalog.verdicts import StagedSnapshot, StagedSnapshots, Verdicts
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.features.publication.publish import KEPT_PUBLICATIONS, Publisher
@@ -109,7 +109,7 @@ def served(publications: Sequence[Publication], now: datetime) -> dict[str, list
 def pins(
     manifests: Sequence[SnapshotManifest],
     publications: Sequence[Publication],
-    staged: Sequence[Staged],
+    staged: Sequence[StagedSnapshot],
     *,
     now: datetime,
     kept: timedelta,

@@ -18,7 +18,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.expression import Kind
-from antiphon.definitions.quality import ExistsIn, Python, QualitySpec, Sql, Unique
+from antiphon.definitions.quality import PythonRule, QualitySpec, ReferenceRule, SqlRule, UniquenessRule
 from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.row_rules import admitted_relation
@@ -109,7 +109,8 @@ def _unsuitable(
     if previous.quarantined is not None or any(rule.action == "quarantine" for rule in rules):
         return "rows are kept aside"
     if any(
-        isinstance(rule, (Unique, ExistsIn)) or (isinstance(rule, (Sql, Python)) and rule.over == "source")
+        isinstance(rule, (UniquenessRule, ReferenceRule))
+        or (isinstance(rule, (SqlRule, PythonRule)) and rule.over == "source")
         for rule in rules
     ):
         return "a rule looks at all rows together"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.outcomes import Outcome, OutcomeStatus
+from antiphon.catalog.outcomes import OutcomeRecord, OutcomeStatus
 from antiphon.core.clock import utc
 from antiphon.gateway.operation import Call, Operation
 from antiphon.learning.outcomes.monitoring import DriftReport, Performance
@@ -77,7 +77,7 @@ def _drift(call: Call) -> DriftReport:
     return call.services.learning.monitor.drift(call.scope, call.path["application"])
 
 
-def line(outcome: Outcome) -> OutcomeLine:
+def line(outcome: OutcomeRecord) -> OutcomeLine:
     """An outcome without its entity keys."""
     return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
 

@@ -8,11 +8,11 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation, Gate, Measure
+from antiphon.catalog.evaluations import Evaluation, EvaluationGate, IntervalEstimate
 from antiphon.catalog.evidence_counts import ArmCount, PairCount
 from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.rollouts import JudgedMetric, Rollout
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.catalog.rollouts import JudgedMetric, RolloutRecord
+from antiphon.definitions.learning import Rollout
 from antiphon.gateway.admin.shapes import ReleaseLine
 from antiphon.learning.registry.card import ModelCard
 from antiphon.learning.registry.models import ModelLine
@@ -30,12 +30,12 @@ class EvaluationLine(msgspec.Struct, frozen=True):
     mode: str
     rows: int
     positives: int
-    auc: Measure | None
-    brier: Measure
+    auc: IntervalEstimate | None
+    brier: IntervalEstimate
     base_rate_brier: float
     against: str | None
     passed: bool
-    gates: tuple[Gate, ...]
+    gates: tuple[EvaluationGate, ...]
     created_at: datetime
 
 
@@ -115,7 +115,7 @@ class RolloutLine(msgspec.Struct, frozen=True):
     application: str
     candidate: str
     control: str
-    plan: RolloutPlan
+    plan: Rollout
     state: str
     step: int
     weight: float
@@ -241,5 +241,5 @@ def model_detail(card: ModelCard) -> ModelDetail:
     return msgspec.convert(card, ModelDetail, from_attributes=True)
 
 
-def rollout_line(rollout: Rollout) -> RolloutLine:
+def rollout_line(rollout: RolloutRecord) -> RolloutLine:
     return msgspec.convert(rollout, RolloutLine, from_attributes=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.definitions.learning import Rollout
 from antiphon.gateway.admin import release_shapes, shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
@@ -75,7 +75,7 @@ def detail(
 
 
 @lru_cache(maxsize=64)
-def declared(plan: RolloutPlan, users: int) -> str:
+def declared(plan: Rollout, users: int) -> str:
     """What a plan can decide, in words. It is simulated, which takes a second or two, and always comes out the same."""
     from antiphon.releases.declaration import declaration
 

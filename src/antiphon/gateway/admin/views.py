@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import Finding, Verdict
+from antiphon.catalog.verdicts import GateFinding, Verdict
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
@@ -124,7 +124,7 @@ def _bare_line(line: VersionLine) -> VersionLine:
     return msgspec.structs.replace(line, findings=_without_reasons(line.findings))
 
 
-def _without_reasons(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def _without_reasons(findings: Sequence[GateFinding]) -> tuple[GateFinding, ...]:
     """Rules and what they do: their reasons say means and values."""
     return tuple(msgspec.structs.replace(one, reason="") for one in findings)
 

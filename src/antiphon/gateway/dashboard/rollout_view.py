@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.rollouts import UNDER_WAY, Rollout, RolloutMove
+from antiphon.catalog.rollouts import UNDER_WAY, RolloutMove, RolloutRecord
 from antiphon.gateway.admin.release_shapes import JudgementLine, RolloutDetail
 from antiphon.gateway.dashboard.plots import Plot, e_values
 
@@ -38,14 +38,14 @@ class RolloutView(msgspec.Struct, frozen=True):
     standing: str
 
 
-def standing(rollout: Rollout | None) -> str:
+def standing(rollout: RolloutRecord | None) -> str:
     """Where a rollout is, in one word that a page compares."""
     if rollout is None:
         return "none"
     return f"{rollout.id}.{rollout.state}.{rollout.step}.{'held' if rollout.held else 'going'}"
 
 
-def view(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> RolloutView:
+def view(rollout: RolloutRecord, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> RolloutView:
     """The page's view of a rollout."""
     plots = e_values(detail.judgements, moves)
     return RolloutView(
@@ -60,7 +60,7 @@ def view(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]) 
     )
 
 
-def _steps(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> tuple[Step, ...]:
+def _steps(rollout: RolloutRecord, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> tuple[Step, ...]:
     plan = rollout.plan
     way = ["shadow"] if plan.shadow > 0 and plan.shadow_pairs > 0 else []
     way += [f"canary {share} %" for share in plan.canary]
@@ -85,7 +85,7 @@ def _steps(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]
 
 
 def _step(
-    name: str, status: Literal["done", "current", "ended", "ahead"], rollout: Rollout, detail: RolloutDetail
+    name: str, status: Literal["done", "current", "ended", "ahead"], rollout: RolloutRecord, detail: RolloutDetail
 ) -> Step:
     plan = rollout.plan
     if name == "live":

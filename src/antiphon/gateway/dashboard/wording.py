@@ -6,7 +6,7 @@ import json
 import re
 from datetime import datetime
 
-from antiphon.catalog.evaluations import Measure
+from antiphon.catalog.evaluations import IntervalEstimate
 
 
 def duration(seconds: float | None) -> str:
@@ -78,7 +78,7 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def measure(value: Measure | None) -> str:
+def measure(value: IntervalEstimate | None) -> str:
     """A figure with its interval."""
     return "–" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 

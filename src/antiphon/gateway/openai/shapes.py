@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from antiphon.catalog.receipts import Degraded, GuardReceipt, PassedOver, UsageReceipt
+from antiphon.catalog.receipts import Degradation, GuardReceipt, SkippedEngine, UsageReceipt
 from antiphon.engine.api.messages import Alternative, TokenOut
 from antiphon.gateway.openai.tools import Called, CalledDelta
 from antiphon.serving.request import Answer, Tier
@@ -34,8 +34,8 @@ class Provenance(msgspec.Struct, frozen=True):
     guards: tuple[GuardReceipt, ...]
     usage: UsageReceipt
     engine: str | None = None
-    fallback: tuple[PassedOver, ...] = ()
-    degraded: Degraded | None = None
+    fallback: tuple[SkippedEngine, ...] = ()
+    degraded: Degradation | None = None
 
 
 class PromptDetails(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.entity import EntitySpec
 from antiphon.definitions.feature import FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.nodes import Call, Column, Expression, Kind
+from antiphon.definitions.nodes import CallNode, ColumnNode, Expression, Kind
 from antiphon.definitions.on_demand import InputType, InputValue
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.offline.compute import ComputeLimits, compute
@@ -112,10 +112,10 @@ def _as_view(source: SourceSpec, spec: DatasetSpec) -> FeatureViewSpec:
     def column(expression: Expression) -> FeatureSpec:
         return FeatureSpec(aggregation="last", expression=expression, where=None, window=None, scale=None)
 
-    features = {"label": column(Column(spec.property))}
+    features = {"label": column(ColumnNode(spec.property))}
     for name, declared in inputs_of(spec).items():
-        read = Column(name)
-        features[f"input_{name}"] = column(Call("epoch", (read,)) if declared == "instant" else read)
+        read = ColumnNode(name)
+        features[f"input_{name}"] = column(CallNode("epoch", (read,)) if declared == "instant" else read)
     return FeatureViewSpec(
         name="outcome_history",
         entity=EntitySpec("asked", spec.entity_keys),

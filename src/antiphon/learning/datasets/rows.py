@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.datasets import DatasetSource, DatasetSpec
-from antiphon.catalog.outcomes import Outcome, Outcomes
+from antiphon.catalog.outcomes import OutcomeRecord, Outcomes
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFoundError, WriteConflictError
@@ -147,7 +147,7 @@ class DatasetRowBuilder:
             sources.append(DatasetSource("policy", "policy", digest, len(candidates) - len(kept)))
         return kept
 
-    def _served(self, spec: DatasetSpec, outcomes: Sequence[Outcome]) -> tuple[list[Candidate], int, int]:
+    def _served(self, spec: DatasetSpec, outcomes: Sequence[OutcomeRecord]) -> tuple[list[Candidate], int, int]:
         """Candidates of predictions; how many were served with other features, or without keys that are still kept."""
         fitting: dict[str, bool] = {}
         found: list[Candidate] = []

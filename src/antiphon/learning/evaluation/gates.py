@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation, Evaluations, Gate
+from antiphon.catalog.evaluations import Evaluation, EvaluationGate, Evaluations
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
@@ -43,7 +43,7 @@ class ValidationResult(msgspec.Struct, frozen=True):
         return not self.reasons
 
 
-def check(evaluation: Evaluation, gates: Gates) -> tuple[Gate, ...]:
+def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
     """Every gate with a sentence. ``passed`` is ``None`` when it is off or has nothing to judge."""
     base, gap = evaluation.base_rate_brier, evaluation.difference.get("brier")
     unanswered = sum(count for code, count in evaluation.failed.items() if code != "feature_unavailable")
@@ -256,19 +256,19 @@ def _worst_slice(evaluation: Evaluation) -> tuple[str, float] | None:
     return max(judged, key=lambda one: one[1], default=None)
 
 
-def _least(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> Gate:
+def _least(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> EvaluationGate:
     return _gate(name, measured, bound, said, missing, lambda value, least: value >= least)
 
 
-def _above(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> Gate:
+def _above(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> EvaluationGate:
     return _gate(name, measured, bound, said, missing, lambda value, least: value > least)
 
 
-def _most(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> Gate:
+def _most(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> EvaluationGate:
     return _gate(name, measured, bound, said, missing, lambda value, most: value <= most)
 
 
-def _attacked(name: str, attack: str, words: str, evaluation: Evaluation, bound: float | None) -> Gate:
+def _attacked(name: str, attack: str, words: str, evaluation: Evaluation, bound: float | None) -> EvaluationGate:
     found = next((one for one in evaluation.attacks if one.name == attack), None)
     measured = evaluation.injected_share if attack == "injection" else evaluation.leaked_share
     said = f"{{0:.2%}} of {words}, at most {{1:.2%}} may"
@@ -280,16 +280,16 @@ def _attacked(name: str, attack: str, words: str, evaluation: Evaluation, bound:
 def _gate(
     name: str, measured: float | None, bound: float | None, said: str, missing: str,
     holds: Callable[[float, float], bool],
-) -> Gate:  # fmt: skip
+) -> EvaluationGate:  # fmt: skip
     if bound is None:
-        return Gate(name, None, measured, None, "Switched off.")
+        return EvaluationGate(name, None, measured, None, "Switched off.")
     if measured is None or measured != measured:
-        return Gate(name, False, None, bound, _sentence(missing or "it could not be measured"))
-    return Gate(name, holds(measured, bound), measured, bound, _sentence(said.format(measured, bound)))
+        return EvaluationGate(name, False, None, bound, _sentence(missing or "it could not be measured"))
+    return EvaluationGate(name, holds(measured, bound), measured, bound, _sentence(said.format(measured, bound)))
 
 
-def _nothing(name: str, why: str, bound: float | None) -> Gate:
-    return Gate(name, None, None, bound, "Switched off." if bound is None else _sentence(why))
+def _nothing(name: str, why: str, bound: float | None) -> EvaluationGate:
+    return EvaluationGate(name, None, None, bound, "Switched off." if bound is None else _sentence(why))
 
 
 def _sentence(words: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.catalog.evaluations import Bin, Measure
+from antiphon.catalog.evaluations import Bin, IntervalEstimate
 from antiphon.core.errors import InvalidInputError
 
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ def interval(
     groups: Sequence[str] | None = None,
     seed: int = SEED,
     resamples: int = RESAMPLES,
-) -> Measure:
+) -> IntervalEstimate:
     """A metric with its 95 % interval.
 
     Args:
@@ -100,7 +100,7 @@ def difference(
     groups: Sequence[str] | None = None,
     seed: int = SEED,
     resamples: int = RESAMPLES,
-) -> Measure:
+) -> IntervalEstimate:
     """``metric(forecast) − metric(other)`` on identical rows, with the 95 % interval of the paired bootstrap.
 
     Raises:
@@ -149,10 +149,10 @@ def _draws(rows: int, groups: Sequence[str] | None, seed: int, resamples: int) -
         yield np.concatenate([members[one] for one in generator.integers(0, len(members), len(members))])
 
 
-def _measure(value: float, drawn: Sequence[float]) -> Measure:
+def _measure(value: float, drawn: Sequence[float]) -> IntervalEstimate:
     # A draw without one of the classes has no area under the curve; it says nothing, so it is left out.
     known = np.asarray([one for one in drawn if not np.isnan(one)])
     if len(known) == 0:
-        return Measure(value, value, value)
+        return IntervalEstimate(value, value, value)
     low, high = np.percentile(known, [2.5, 97.5])
-    return Measure(value, float(low), float(high))
+    return IntervalEstimate(value, float(low), float(high))

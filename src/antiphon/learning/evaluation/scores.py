@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from antiphon.catalog.evaluations import AttackSummary, Evaluation, Measure, Slice
+from antiphon.catalog.evaluations import AttackSummary, Evaluation, IntervalEstimate, Slice
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
@@ -218,7 +218,7 @@ def slices(
     return tuple(found)
 
 
-def differences(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> dict[str, Measure]:
+def differences(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> dict[str, IntervalEstimate]:
     """Measure to (ours − theirs) on the rows that both answered and agree on the truth of; empty when there is none."""
     known = {row.example: row for row in theirs if row.probability is not None}
     pairs = [

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.outcomes import Outcome, OutcomeKind, Outcomes, OutcomeStatus
+from antiphon.catalog.outcomes import OutcomeKind, OutcomeRecord, Outcomes, OutcomeStatus
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
@@ -34,7 +34,7 @@ _CHUNK = 100
 class OutcomeResult(msgspec.Struct, frozen=True):
     """What became of an arriving outcome: one outcome for each prediction it belongs to, or why it was refused."""
 
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[OutcomeRecord, ...] = ()
     error: AntiphonError | None = None
 
     @property
@@ -122,7 +122,7 @@ class OutcomeJoiner:
             How many are unknown no more.
         """
         joined = seen = 0
-        last: Outcome | None = None
+        last: OutcomeRecord | None = None
         matcher = self._matcher(scope)
         earliest = since if since is not None else self._database.clock.now() - _STILL_EXPECTED
         while seen < most:
@@ -152,7 +152,7 @@ class OutcomeJoiner:
             tolerance=self._tolerance,
         )
 
-    def _join(self, scope: Scope, unknown: Outcome, sent: MatchedOutcome) -> bool:
+    def _join(self, scope: Scope, unknown: OutcomeRecord, sent: MatchedOutcome) -> bool:
         with self._database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
             by = [
@@ -194,10 +194,10 @@ class OutcomeJoiner:
         scope: Scope,
         principal: str,
         sent: MatchedOutcome,
-        known: dict[tuple[str, OutcomeKind], Outcome],
-        recorded: dict[str, Outcome],
+        known: dict[tuple[str, OutcomeKind], OutcomeRecord],
+        recorded: dict[str, OutcomeRecord],
         connection: Connection,
-    ) -> tuple[Outcome, ...]:
+    ) -> tuple[OutcomeRecord, ...]:
         unknown = recorded.get(sent.identity(sent.arriving.prediction))
         if not sent.receipts:
             if unknown is None:
@@ -206,8 +206,8 @@ class OutcomeJoiner:
                 recorded[unknown.id] = unknown
             _same(sent, unknown)
             return (unknown,)
-        became: list[Outcome] = []
-        fresh: list[Outcome] = []
+        became: list[OutcomeRecord] = []
+        fresh: list[OutcomeRecord] = []
         for receipt, entity in zip(sent.receipts, sent.entities, strict=True):
             before = recorded.get(sent.identity(receipt.prediction))
             if before is not None and before.status != "unknown":
@@ -230,10 +230,10 @@ class OutcomeJoiner:
 
     def _labels(
         self, scope: Scope, sent: Sequence[MatchedOutcome], connection: Connection
-    ) -> dict[tuple[str, OutcomeKind], Outcome]:
+    ) -> dict[tuple[str, OutcomeKind], OutcomeRecord]:
         """What is joined already, by prediction and kind: the first of each."""
         predictions = [receipt.prediction for each in sent for receipt in each.receipts]
-        known: dict[tuple[str, OutcomeKind], Outcome] = {}
+        known: dict[tuple[str, OutcomeKind], OutcomeRecord] = {}
         for outcome in self._outcomes.joined(scope, predictions, within=connection):
             known.setdefault((outcome.prediction or "", outcome.kind), outcome)
         return known
@@ -245,8 +245,8 @@ class OutcomeJoiner:
         sent: MatchedOutcome,
         receipt: Receipt,
         entity: Mapping[str, str],
-        known: dict[tuple[str, OutcomeKind], Outcome],
-    ) -> Outcome:
+        known: dict[tuple[str, OutcomeKind], OutcomeRecord],
+    ) -> OutcomeRecord:
         arriving, declared = sent.arriving, sent.application.outcome
         now = self._database.clock.now()
         available_at = arriving.available_at or max(now, receipt.as_of)
@@ -265,7 +265,7 @@ class OutcomeJoiner:
             probability = receipt.classes.get(declared.property, {}).get(declared.positive)
             if arriving.kind == "label":
                 positive = arriving.value == declared.positive
-        outcome = Outcome(
+        outcome = OutcomeRecord(
             id=sent.identity(receipt.prediction),
             scope=scope,
             application=sent.application.name,
@@ -290,10 +290,10 @@ class OutcomeJoiner:
             known.setdefault(place, outcome)
         return outcome
 
-    def _unknown(self, scope: Scope, principal: str, sent: MatchedOutcome) -> Outcome:
+    def _unknown(self, scope: Scope, principal: str, sent: MatchedOutcome) -> OutcomeRecord:
         arriving, declared = sent.arriving, sent.application.outcome
         now = self._database.clock.now()
-        return Outcome(
+        return OutcomeRecord(
             id=sent.identity(arriving.prediction),
             scope=scope,
             application=sent.application.name,
@@ -311,7 +311,7 @@ class OutcomeJoiner:
         )
 
 
-def _same(sent: MatchedOutcome, recorded: Outcome) -> None:
+def _same(sent: MatchedOutcome, recorded: OutcomeRecord) -> None:
     if (recorded.kind, recorded.value) != (sent.arriving.kind, sent.arriving.value):
         raise ConflictError(
             f"The id {sent.reference!r} was used for another outcome.",

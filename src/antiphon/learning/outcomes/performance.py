@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from antiphon.catalog.evaluations import Bin
-from antiphon.catalog.outcomes import Outcome
+from antiphon.catalog.outcomes import OutcomeRecord
 
 LEAST_PROBABILITY = 1e-6
 """Log-loss takes no forecast as surer than this, so that one certain mistake does not make it infinite."""
@@ -61,7 +61,7 @@ class Group(msgspec.Struct, frozen=True):
     scores: Scores
 
 
-def forecasts_of(outcomes: Iterable[Outcome]) -> tuple[list[ScoredForecast], int]:
+def forecasts_of(outcomes: Iterable[OutcomeRecord]) -> tuple[list[ScoredForecast], int]:
     """Forecasts of joined labels, and how many of these had no probability (a text without classes)."""
     found: list[ScoredForecast] = []
     without = 0

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.outcomes import Outcome, OutcomeKind
+from antiphon.catalog.outcomes import OutcomeKind, OutcomeRecord
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
@@ -153,7 +153,7 @@ def reference_of(sent: OutcomeSubmission) -> str:
     return sent.id or content_hash(content)[:32]
 
 
-def sent_again(unknown: Outcome) -> OutcomeSubmission:
+def sent_again(unknown: OutcomeRecord) -> OutcomeSubmission:
     """A recorded outcome as it had been sent, to look for its predictions once more."""
     named = unknown.named is not None
     return OutcomeSubmission(

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Bin, Evaluation, Measure
+from antiphon.catalog.evaluations import Bin, Evaluation, IntervalEstimate
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
 from antiphon.learning.evaluation.gates import ENOUGH
@@ -248,5 +248,5 @@ def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1%}"
 
 
-def _measured(value: Measure | None) -> str:
+def _measured(value: IntervalEstimate | None) -> str:
     return "not measured" if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"

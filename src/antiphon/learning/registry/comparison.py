@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.evaluations import Evaluation, Measure
+from antiphon.catalog.evaluations import Evaluation, IntervalEstimate
 from antiphon.learning.evaluation.scores import RowResult, differences
 from antiphon.learning.registry.card import ModelCard
 
@@ -38,7 +38,7 @@ class ModelComparison(msgspec.Struct, frozen=True):
     dataset: str | None
     evaluations: tuple[str, str] | None
     measures: tuple[FieldDifference, ...]
-    paired: dict[str, Measure]
+    paired: dict[str, IntervalEstimate]
     paired_rows: int
     note: str
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from antiphon.catalog.datasets import Dataset, DatasetKind, DatasetSpec
 from antiphon.catalog.evaluations import Evaluation
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Rollout
+from antiphon.catalog.rollouts import RolloutRecord
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
@@ -109,7 +109,7 @@ class BeginRollout(Protocol):
 
     def __call__(
         self, scope: Scope, release: str, *, principal: str, reason: str, force: bool = ..., within: Any = None
-    ) -> Rollout: ...
+    ) -> RolloutRecord: ...
 
 
 class BaseWeights(Protocol):

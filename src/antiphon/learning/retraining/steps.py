@@ -11,7 +11,7 @@ from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation
 from antiphon.catalog.models import ModelVersion, ModelVersions
 from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Rollout
+from antiphon.catalog.rollouts import RolloutRecord
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.disk import FULL
@@ -92,7 +92,7 @@ class RetrainingServices:
     evaluations: Callable[[Scope, str], Sequence[Evaluation]]
     evaluate: Evaluate
     validate: Validate
-    under_way: Callable[[Scope, str], Rollout | None]
+    under_way: Callable[[Scope, str], RolloutRecord | None]
     begin: BeginRollout
     ended: Callable[[Scope, str], bool]
     audit: Audit

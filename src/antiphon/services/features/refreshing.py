@@ -14,7 +14,7 @@ import msgspec
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.operations.processes import statuses
@@ -145,7 +145,7 @@ class _Worker:
 
     async def _until_ended(self) -> None:
         store, refresher = self._store, self._platform.refresher
-        registry = Registry()
+        registry = WorkflowRegistry()
         registry.add(WORKFLOW, refresher.refresh)
         registry.add(APPLY, ApplyWorkflow(store, refresher).run)
         executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.catalog import sealed_columns
-from antiphon.catalog.sealed_columns import Problem
+from antiphon.catalog.sealed_columns import UnreadablePayload
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
@@ -62,7 +62,7 @@ class EncryptionCheck(msgspec.Struct, frozen=True):
     on a server."""
 
     by_key: dict[str, int]
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadablePayload, ...]
     log: tuple[CheckedStream, ...] = ()
 
 
@@ -72,7 +72,7 @@ class Rewrapped(msgspec.Struct, frozen=True):
 
     keys: int
     payloads: int
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadablePayload, ...]
     on_server: dict[str, int | None] = {}
 
 
@@ -167,11 +167,11 @@ class Encryption:
         payloads, problems = self.reseal(",".join(active), tell)
         return Rewrapped(changed, payloads, problems, on_server(self._store))
 
-    def reseal(self, target: str, tell: Tell) -> tuple[int, tuple[Problem, ...]]:
+    def reseal(self, target: str, tell: Tell) -> tuple[int, tuple[UnreadablePayload, ...]]:
         """Seal every payload and file with the catalog's present codec; how many were changed, and what was lost
         before."""
         database, changed = self._store.database, 0
-        problems: dict[tuple[str, str, str], Problem] = {}
+        problems: dict[tuple[str, str, str], UnreadablePayload] = {}
         for _ in range(_PASSES):
             in_pass = 0
             for column in sealed_columns.SEALED_COLUMNS:
@@ -187,7 +187,7 @@ class Encryption:
             try:
                 changed += reseal()
             except (AntiphonError, OSError, msgspec.DecodeError) as error:
-                problems[name, "", ""] = Problem(
+                problems[name, "", ""] = UnreadablePayload(
                     name, "", "", error.what if isinstance(error, AntiphonError) else str(error)
                 )
             tell(name, changed)
@@ -201,7 +201,7 @@ class Encryption:
             anew: open events on a server from the first one, even where a check was cut off less than a day ago.
         """
         by_key: Counter[str] = Counter()
-        problems: list[Problem] = []
+        problems: list[UnreadablePayload] = []
         for column in sealed_columns.SEALED_COLUMNS:
             found = sealed_columns.check(self._store.database, column)
             by_key.update(found.by_key)
@@ -217,7 +217,7 @@ class Encryption:
                             by_key[files.key_of(relative) or "plaintext"] += 1
                             files.verify(relative, Path(relative).stem)
                         except AntiphonError as error:
-                            problems.append(Problem(name, str(owner), relative, error.what))
+                            problems.append(UnreadablePayload(name, str(owner), relative, error.what))
         for scope in stores.scopes():
             for view, snapshot in online.files(scope):
                 try:
@@ -225,7 +225,7 @@ class Encryption:
                     for _ in online.values(scope, view, snapshot):
                         pass
                 except (AntiphonError, OSError, msgspec.DecodeError) as error:
-                    problems.append(Problem("online", str(scope), f"{view}/{snapshot}", str(error)))
+                    problems.append(UnreadablePayload("online", str(scope), f"{view}/{snapshot}", str(error)))
             if stores.has_overlay(scope):
                 _check_overlay(stores, scope, by_key, problems)
                 tell(f"overlay {scope}", sum(by_key.values()))
@@ -273,15 +273,17 @@ def unprotected(root: Path) -> Store:
     return store
 
 
-def _check_overlay(stores: FeatureStores, scope: Scope, by_key: Counter[str], problems: list[Problem]) -> None:
+def _check_overlay(
+    stores: FeatureStores, scope: Scope, by_key: Counter[str], problems: list[UnreadablePayload]
+) -> None:
     overlay = stores.overlay(scope)
     try:
         found = overlay.check()
         by_key.update(found.by_key)
         if found.unopened:
-            problems.append(Problem("overlay", str(scope), f"{found.unopened} events", found.problem or ""))
+            problems.append(UnreadablePayload("overlay", str(scope), f"{found.unopened} events", found.problem or ""))
     except AntiphonError as error:
-        problems.append(Problem("overlay", str(scope), "", error.what))
+        problems.append(UnreadablePayload("overlay", str(scope), "", error.what))
     finally:
         overlay.close()
 

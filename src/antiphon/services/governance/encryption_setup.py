@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.catalog.events import StreamHomes
-from antiphon.catalog.sealed_columns import Problem
+from antiphon.catalog.sealed_columns import UnreadablePayload
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.governance.encryption import keyring
@@ -57,7 +57,7 @@ def initialise(root: Path, environment: Mapping[str, str] | None = None) -> str:
 
 def migrate(
     root: Path, mode: Mode, tell: Tell = lambda *_: None, environment: Mapping[str, str] | None = None
-) -> tuple[int, tuple[Problem, ...]]:
+) -> tuple[int, tuple[UnreadablePayload, ...]]:
     """Bring a project that does not run into a mode; cut off, it goes on where it was.
 
     Returns:

@@ -8,9 +8,9 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.check_progress import CheckProgress, Reached
+from antiphon.catalog.check_progress import CheckPosition, CheckProgress
 from antiphon.catalog.events import StreamHomes
-from antiphon.catalog.sealed_columns import Problem
+from antiphon.catalog.sealed_columns import UnreadablePayload
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.features.streaming.nats_log import NatsEventLog
@@ -45,7 +45,7 @@ class LogCheck(msgspec.Struct, frozen=True):
     """What opening the log found: events by data key (``plaintext`` without one), and those that do not open."""
 
     by_key: dict[str, int]
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadablePayload, ...]
     streams: tuple[CheckedStream, ...]
 
 
@@ -60,13 +60,15 @@ def check_log(store: Store, tell: Callable[[str, int], None], *, anew: bool = Fa
         anew: begin at every stream's first event, even where a check was cut off less than a day ago.
     """
     by_key: Counter[str] = Counter()
-    problems: list[Problem] = []
+    problems: list[UnreadablePayload] = []
     streams: list[CheckedStream] = []
     for scope, stream in StreamHomes(store.database).elsewhere():
         try:
             found, reached = _check(store, scope, stream, tell, anew)
         except AntiphonError as error:
-            problems.append(Problem("log", str(scope), stream, f"{error.what} {error.next_step or ''}".strip()))
+            problems.append(
+                UnreadablePayload("log", str(scope), stream, f"{error.what} {error.next_step or ''}".strip())
+            )
             continue
         by_key.update(reached.by_key)
         problems.extend(reached.problems)
@@ -88,13 +90,13 @@ def on_server(store: Store) -> dict[str, int | None]:
 
 def _check(
     store: Store, scope: Scope, stream: str, tell: Callable[[str, int], None], anew: bool
-) -> tuple[CheckedStream, Reached]:
+) -> tuple[CheckedStream, CheckPosition]:
     log = store.events
     end = log.end(scope, stream)  # of a project that names no server, this says so
     assert isinstance(log, NatsEventLog)
     progress, name = CheckProgress(store.database), f"log {stream}"
     target = StreamHomes(store.database).of(scope, stream).log or ""
-    before = Reached() if anew else progress.of(scope, name, target)
+    before = CheckPosition() if anew else progress.of(scope, name, target)
     reached = before
     while reached.through < end:
         by_key, problems = Counter(reached.by_key), list(reached.problems)
@@ -104,8 +106,10 @@ def _check(
             if each.problem is not None:
                 by_key[_UNOPENED] += 1
                 if len(problems) < _MOST_PROBLEMS:
-                    problems.append(Problem("log", str(scope), f"{stream}, offset {each.offset}", each.problem))
-        reached = Reached(page[-1].offset, dict(by_key), tuple(problems))
+                    problems.append(
+                        UnreadablePayload("log", str(scope), f"{stream}, offset {each.offset}", each.problem)
+                    )
+        reached = CheckPosition(page[-1].offset, dict(by_key), tuple(problems))
         progress.keep(scope, name, target, reached)
         tell(f"{scope}/{stream}", reached.through)
     progress.end(scope, name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from antiphon.batch.ports import DecideRows
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Rollout
+from antiphon.catalog.rollouts import RolloutRecord
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -157,10 +157,10 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             yield "administer", Resource("run", run.id, run.scope.tenant)
 
 
-def unattended(store: Store, transitions: RolloutTransitions) -> Callable[..., Rollout]:
+def unattended(store: Store, transitions: RolloutTransitions) -> Callable[..., RolloutRecord]:
     """``begin`` for a training that nobody watches: what it made is its orderer's, who promotes it in ``dev`` only."""
 
-    def begin(scope: Scope, release: str, *, principal: str, reason: str, within: Any = None) -> Rollout:
+    def begin(scope: Scope, release: str, *, principal: str, reason: str, within: Any = None) -> RolloutRecord:
         by = Principal(principal, scope.tenant, "admin", "person", "restricted")
         return transitions.begin(scope, release, principal=principal, reason=reason, by=by, within=within)
 

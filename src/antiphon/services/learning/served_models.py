@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Activation, Release, standing_of
-from antiphon.catalog.rollouts import Rollout
+from antiphon.catalog.rollouts import RolloutRecord
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
@@ -50,11 +50,11 @@ class ReleaseRows(Protocol):
 class ActiveRollouts(Protocol):
     """Rollouts under way."""
 
-    def list_active(self, scope: Scope) -> Sequence[Rollout]: ...
+    def list_active(self, scope: Scope) -> Sequence[RolloutRecord]: ...
 
 
 def needed(
-    releases: Sequence[Release], moves: Mapping[str, Sequence[Activation]], rollouts: Sequence[Rollout]
+    releases: Sequence[Release], moves: Mapping[str, Sequence[Activation]], rollouts: Sequence[RolloutRecord]
 ) -> tuple[str, ...]:
     """The model versions that must be served, by name.
 

@@ -19,7 +19,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
@@ -175,7 +175,7 @@ class Learning:
     def orders(self) -> TrainingOrders:
         return TrainingOrders(self.services, self._store.runs.submit, self.builder, may_train(self._store))
 
-    def register(self, registry: Registry) -> None:
+    def register(self, registry: WorkflowRegistry) -> None:
         """Let a worker run trainings."""
         registry.add(TRAIN, Retraining(self.services).run)
         registry.add(REBUILD, ModelRebuild(self.services).run)

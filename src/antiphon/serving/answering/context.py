@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assigned
+from antiphon.catalog.rollouts import Assignment
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.definitions.application import ApplicationSpec
@@ -72,13 +72,13 @@ def arrive(request: AnswerRequest, key: bytes, arrived: float) -> Arrival:
     )
 
 
-def as_requested(request: AnswerRequest, release: Release) -> Assigned:
+def as_requested(request: AnswerRequest, release: Release) -> Assignment:
     """The assignment of a request outside of any rollout."""
     rollout = request.mirrors.rollout if request.mirrors is not None else None
-    return Assigned(release=release, role=request.role, rollout=rollout)
+    return Assignment(release=release, role=request.role, rollout=rollout)
 
 
-def cache_namespace(request: AnswerRequest, assigned: Assigned) -> str | None:
+def cache_namespace(request: AnswerRequest, assigned: Assignment) -> str | None:
     """Namespace of the answer cache for this request; ``None``: no stored answer is read or written.
 
     Both arms of a rollout begin with an empty cache: if the control were served from the cache of the live release,
@@ -102,7 +102,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
     """
 
     arrival: Arrival
-    assigned: Assigned
+    assigned: Assignment
     application: ApplicationSpec
     decision: Decision
     as_of: datetime

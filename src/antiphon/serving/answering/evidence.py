@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
-from antiphon.catalog.rollouts import Arm, Assigned, Exposure, ShadowPair
+from antiphon.catalog.rollouts import Arm, Assignment, Exposure, ShadowPair
 from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -17,7 +17,7 @@ from antiphon.serving.answering.context import Arrival
 from antiphon.serving.request import Mirrored
 
 
-def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: bool) -> Exposure | None:
+def answered(arrival: Arrival, assigned: Assignment, receipt: Receipt, replaced: bool) -> Exposure | None:
     """The exposure behind an answer; ``None`` for a user in no arm.
 
     A substitute is not an answer of the release: its arm failed this user, as it would have without a substitute.
@@ -48,7 +48,7 @@ def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: b
 
 
 def failed(
-    arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception, moment: datetime
+    arrival: Arrival, assigned: Assignment, publication: int | None, error: Exception, moment: datetime
 ) -> Exposure | None:
     """The exposure of a user who got no answer; ``None`` for a user in no arm."""
     arm = _arm(assigned)
@@ -124,7 +124,7 @@ def code_of(error: Exception) -> str:
     return error.code if isinstance(error, AntiphonError) else AntiphonError.code
 
 
-def _arm(assigned: Assigned) -> Arm | None:
+def _arm(assigned: Assignment) -> Arm | None:
     if assigned.role == "canary" or assigned.role == "control":
         return assigned.role
     return None

@@ -12,12 +12,12 @@ from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import (
     Attempt,
     CacheReceipt,
-    Degraded,
+    Degradation,
     GuardReceipt,
-    PassedOver,
     PolicyReceipt,
     Receipt,
     Role,
+    SkippedEngine,
     Timing,
     UsageReceipt,
 )
@@ -51,8 +51,8 @@ class AnswerDraft(msgspec.Struct, frozen=True):
     guards: tuple[GuardReceipt, ...] = ()
     stored: StoredAnswer | None = None
     engine: str | None = None
-    passed_over: tuple[PassedOver, ...] = ()
-    degraded: Degraded | None = None
+    passed_over: tuple[SkippedEngine, ...] = ()
+    degraded: Degradation | None = None
     prompt_key: str | None = None
     first_byte: float | None = None
 
@@ -81,7 +81,7 @@ def generated(
     result: GuardedText,
     *,
     engine: str,
-    passed_over: tuple[PassedOver, ...],
+    passed_over: tuple[SkippedEngine, ...],
     prompt_key: str | None,
     first_byte: float | None = None,
 ) -> AnswerDraft:
@@ -108,8 +108,8 @@ def served_again(
     origin: Literal["stored", "identical-prompt"],
     *,
     prompt_key: str | None = None,
-    degraded: Degraded | None = None,
-    passed_over: tuple[PassedOver, ...] = (),
+    degraded: Degradation | None = None,
+    passed_over: tuple[SkippedEngine, ...] = (),
 ) -> AnswerDraft:
     """The draft of an earlier text. With a ``prompt_key`` it is also stored as its namespace's newest; without one it
     keeps its age."""

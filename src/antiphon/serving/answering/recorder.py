@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from antiphon.catalog.rollouts import Assigned, ShadowPair
+from antiphon.catalog.rollouts import Assignment, ShadowPair
 from antiphon.core.telemetry import span
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import AnswerContext, Arrival
@@ -63,7 +63,7 @@ class AnswerRecorder:
         )
 
     async def record_failure(
-        self, arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception
+        self, arrival: Arrival, assigned: Assignment, publication: int | None, error: Exception
     ) -> None:
         """Commit the exposure of a user who gets no answer. Never raises: the error under way is more important."""
         services = self._services

@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from antiphon.catalog.receipts import PassedOver
+from antiphon.catalog.receipts import SkippedEngine
 from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CallPermit, CircuitBreaker
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
@@ -51,7 +51,7 @@ class EnginePassedOver(Exception):
         error: what its caller is told when nobody else answers.
     """
 
-    def __init__(self, passed: PassedOver, error: AntiphonError) -> None:
+    def __init__(self, passed: SkippedEngine, error: AntiphonError) -> None:
         super().__init__(str(error))
         self.passed = passed
         self.error = error
@@ -187,7 +187,7 @@ class Member:
     def _passed(self, model: str, error: AntiphonError, reason: str) -> EnginePassedOver:
         if isinstance(error, FAILURES):
             error.where = self._where  # Where its socket lies, or its server, is nothing for callers.
-        return EnginePassedOver(PassedOver(self.name, model, reason), error)
+        return EnginePassedOver(SkippedEngine(self.name, model, reason), error)
 
     @property
     def _where(self) -> str:
@@ -212,7 +212,7 @@ class Engines:
         member = self._members.get(target.engine)
         if member is None:
             raise EnginePassedOver(
-                PassedOver(target.engine, target.model, "not_found"),
+                SkippedEngine(target.engine, target.model, "not_found"),
                 UnavailableError(
                     f"There is no engine named {target.engine!r}.",
                     where="fallback",
@@ -222,7 +222,7 @@ class Engines:
         model = await member.model(target.model)
         if model is None:
             raise EnginePassedOver(
-                PassedOver(target.engine, target.model, "not_found"),
+                SkippedEngine(target.engine, target.model, "not_found"),
                 UnavailableError(
                     f"The engine does not serve the model {target.model!r}.",
                     where="engine" if target.engine == MAIN else f"engine {target.engine}",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import Degraded
+from antiphon.catalog.receipts import Degradation
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.degradation import MAIN, Target, WhenUnavailable, target_of
@@ -31,7 +31,7 @@ def targets(context: AnswerContext) -> tuple[Target, ...]:
 
 def candidates(
     services: Services, context: AnswerContext, resources: ReleaseResources
-) -> Iterator[tuple[StoredAnswer, Degraded]]:
+) -> Iterator[tuple[StoredAnswer, Degradation]]:
     """Stored answers that may be served when no engine answers, the best first; each is looked up when it is needed."""
     rule, request = context.application.when_unavailable, context.request
     if rule.serve == "refuse" or context.cache_namespace is None or not context.interactive or context.reports_tokens:
@@ -64,9 +64,9 @@ def _stored(services: Services, context: AnswerContext, namespace: str, rule: Wh
 
 def _degraded(
     context: AnswerContext, found: StoredAnswer, policy: Literal["precomputed", "previous_release"], release: Release
-) -> Degraded:
+) -> Degradation:
     age = (context.as_of - found.as_of).total_seconds()
-    return Degraded(policy, release.id, age)
+    return Degradation(policy, release.id, age)
 
 
 def _permitted(services: Services, context: AnswerContext, previous: Release, resources: ReleaseResources) -> bool:

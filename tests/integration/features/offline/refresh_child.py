@@ -12,14 +12,14 @@ from tests.integration.features.world import World
 
 from antiphon.core.clock import SystemClock
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.offline.refresh import WORKFLOW
 
 
 async def work(folder: Path, wanted: int) -> None:
     world = World(folder, *specs(folder / "departures.parquet"))
-    registry = Registry()
+    registry = WorkflowRegistry()
     registry.add(WORKFLOW, world.refresher.refresh)
     clock = SystemClock()
     runs = Runs(world.database, clock)

@@ -22,7 +22,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions import expect
 from antiphon.definitions.quality import Quality
 from antiphon.durable.executor import Executor
-from antiphon.durable.registry import Registry
+from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.monitoring.quality.gate import gate
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[4]
 
 
 async def run_refresh(world: World, arguments: dict[str, object]) -> Run:
-    registry = Registry()
+    registry = WorkflowRegistry()
     registry.add(WORKFLOW, world.refresher.refresh)
     runs = Runs(world.database)
     identity = runs.submit(world.scope, WORKFLOW, arguments, max_attempts=1)

@@ -13,7 +13,7 @@ from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.catalog.holds import FeatureHolds
-from antiphon.catalog.verdicts import Staged
+from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.features.offline.materialize import Materialisation, materialize
 from antiphon.features.offline.refresh import Refreshed
@@ -141,7 +141,7 @@ async def test_a_durable_refresh_and_an_embargo_leave_a_held_view_alone(world: W
     assert result.held == (key,)
     assert hand.snapshots() == before
     made = result.snapshots[key]
-    world.staged.add(Staged(world.scope, "congestion", key.partition("@")[2], made, NOON, "later", "ops"))
+    world.staged.add(StagedSnapshot(world.scope, "congestion", key.partition("@")[2], made, NOON, "later", "ops"))
     assert world.refresher.release_staged() == 0
     assert [one.snapshot for one in world.staged.list(world.scope)] == [made], "it waits on"
     hand.rollback.resume("congestion", **WHY)
@@ -176,7 +176,9 @@ def test_what_cannot_come_back_is_refused_with_the_reason(world: World) -> None:
     made = world.publisher.prepare(world.materialize("congestion", NOON + minutes(10)), world.specs["congestion"])
     with pytest.raises(ConflictError, match="was never published"):
         hand.back(to=made.id)
-    world.staged.add(Staged(world.scope, "congestion", key.partition("@")[2], made.id, NOON + minutes(99), "x", "ops"))
+    world.staged.add(
+        StagedSnapshot(world.scope, "congestion", key.partition("@")[2], made.id, NOON + minutes(99), "x", "ops")
+    )
     with pytest.raises(ConflictError, match="under an embargo until 2013-04-10 13:39"):
         hand.back(to=made.id)
     world.publish(NOON + minutes(30))

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.quotas import Draw, Drawn, QuotaLevels
+from antiphon.catalog.quotas import Draw, DrawResult, QuotaLevels
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, RateLimitError, UnavailableError
 from antiphon.core.token_bucket import DAY, MICROSECONDS, Level, Meter
@@ -201,7 +201,7 @@ def test_a_share_is_not_lost_with_the_catalog(database: Database, clock: ManualC
     class Away(QuotaLevels):
         away = False
 
-        def draw(self, tenant: str, bucket: str, wanted: object, **options: object) -> Drawn:
+        def draw(self, tenant: str, bucket: str, wanted: object, **options: object) -> DrawResult:
             if self.away:
                 raise UnavailableError("The catalog is away.")
             return super().draw(tenant, bucket, wanted, **options)  # type: ignore[arg-type]

@@ -18,21 +18,21 @@ from antiphon.definitions.expression import mistakes
 from antiphon.definitions.feature import FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import (
-    Arithmetic,
-    Boolean,
-    Calendar,
-    Call,
-    Case,
-    Coalesce,
-    Column,
-    Comparison,
+    ArithmeticNode,
+    BooleanNode,
+    CalendarNode,
+    CallNode,
+    CaseNode,
+    CoalesceNode,
+    ColumnNode,
+    ComparisonNode,
     Expression,
-    HashBucket,
-    IsNull,
-    Literal,
-    Member,
-    Not,
-    RoundTo,
+    HashBucketNode,
+    IsNullNode,
+    LiteralNode,
+    MembershipNode,
+    NotNode,
+    RoundNode,
 )
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.expressions.compile_python import compile_measures, key_texts, sequence
@@ -88,27 +88,27 @@ rows = st.lists(
 
 
 moments = st.one_of(
-    st.sampled_from([Column("at"), Column("ts")]),
-    st.sampled_from(["at", "ts"]).map(lambda name: Coalesce((Column(name), Column(name)))),
+    st.sampled_from([ColumnNode("at"), ColumnNode("ts")]),
+    st.sampled_from(["at", "ts"]).map(lambda name: CoalesceNode((ColumnNode(name), ColumnNode(name)))),
 )
 Trees = st.SearchStrategy[Expression]
 
 
 def cases(conditions: Trees, values: Trees) -> Trees:
     branches = st.lists(st.tuples(conditions, values), min_size=1, max_size=2).map(tuple)
-    return st.builds(Case, branches, st.one_of(values, st.just(Literal(None))))
+    return st.builds(CaseNode, branches, st.one_of(values, st.just(LiteralNode(None))))
 
 
 def trees(depth: int) -> tuple[Trees, Trees, Trees]:
     """Numbers, booleans and texts of at most this depth."""
     numbers: Trees = st.one_of(
-        st.sampled_from(["x", "y", "n"]).map(Column),
-        st.one_of(st.sampled_from([0.0, 1.0, 0.1, -3.0, 1e300]), st.floats(-100, 100)).map(Literal),
-        st.builds(lambda a, b: Call("seconds_since", (a, b)), moments, moments),
-        st.builds(lambda a: Call("epoch", (a,)), moments),
+        st.sampled_from(["x", "y", "n"]).map(ColumnNode),
+        st.one_of(st.sampled_from([0.0, 1.0, 0.1, -3.0, 1e300]), st.floats(-100, 100)).map(LiteralNode),
+        st.builds(lambda a, b: CallNode("seconds_since", (a, b)), moments, moments),
+        st.builds(lambda a: CallNode("epoch", (a,)), moments),
     )
-    booleans: Trees = st.one_of(st.just(Column("b")), st.booleans().map(Literal))
-    texts: Trees = st.one_of(st.just(Column("s")), st.sampled_from(["", "a", "it's", "é"]).map(Literal))
+    booleans: Trees = st.one_of(st.just(ColumnNode("b")), st.booleans().map(LiteralNode))
+    texts: Trees = st.one_of(st.just(ColumnNode("s")), st.sampled_from(["", "a", "it's", "é"]).map(LiteralNode))
     if depth == 0:
         return numbers, booleans, texts
     n, b, t = trees(depth - 1)
@@ -116,32 +116,32 @@ def trees(depth: int) -> tuple[Trees, Trees, Trees]:
     steps = st.sampled_from(["1", "0.5", "0.01", "0.3", "25", "1000000", "0.000000000001"])
     numbers = st.one_of(
         numbers,
-        st.builds(Arithmetic, st.sampled_from("+-*/"), n, n),
-        st.lists(n, min_size=1, max_size=3).map(lambda operands: Coalesce(tuple(operands))),
-        st.builds(Call, extreme, st.lists(n, min_size=1, max_size=3).map(tuple)),
-        st.builds(lambda name, operand: Call(name, (operand,)), st.sampled_from(["abs", "log1p"]), n),
-        st.builds(RoundTo, n, steps),
-        st.builds(Calendar, st.sampled_from(["hour", "weekday"]), moments, st.sampled_from(ZONES)),
-        st.builds(HashBucket, st.one_of(n, b, t), st.sampled_from([1, 7, 1_000_000])),
+        st.builds(ArithmeticNode, st.sampled_from("+-*/"), n, n),
+        st.lists(n, min_size=1, max_size=3).map(lambda operands: CoalesceNode(tuple(operands))),
+        st.builds(CallNode, extreme, st.lists(n, min_size=1, max_size=3).map(tuple)),
+        st.builds(lambda name, operand: CallNode(name, (operand,)), st.sampled_from(["abs", "log1p"]), n),
+        st.builds(RoundNode, n, steps),
+        st.builds(CalendarNode, st.sampled_from(["hour", "weekday"]), moments, st.sampled_from(ZONES)),
+        st.builds(HashBucketNode, st.one_of(n, b, t), st.sampled_from([1, 7, 1_000_000])),
         cases(b, n),
     )
     booleans = st.one_of(
         booleans,
-        st.builds(Comparison, st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), n, n),
-        st.builds(Comparison, st.sampled_from(["=", "!=", "<", ">="]), t, t),
-        st.builds(Comparison, st.sampled_from(["=", "!="]), b, b),
-        st.builds(Boolean, st.sampled_from(["and", "or"]), b, b),
-        st.builds(Not, b),
-        st.builds(IsNull, st.one_of(n, b, t)),
-        st.builds(Member, t, st.sampled_from([("a",), ("", "é", "it's")])),
-        st.builds(Member, n, st.sampled_from([(0.0,), (1.0, 0.1, -3.0)])),
+        st.builds(ComparisonNode, st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), n, n),
+        st.builds(ComparisonNode, st.sampled_from(["=", "!=", "<", ">="]), t, t),
+        st.builds(ComparisonNode, st.sampled_from(["=", "!="]), b, b),
+        st.builds(BooleanNode, st.sampled_from(["and", "or"]), b, b),
+        st.builds(NotNode, b),
+        st.builds(IsNullNode, st.one_of(n, b, t)),
+        st.builds(MembershipNode, t, st.sampled_from([("a",), ("", "é", "it's")])),
+        st.builds(MembershipNode, n, st.sampled_from([(0.0,), (1.0, 0.1, -3.0)])),
         cases(b, b),
     )
     texts = st.one_of(
         texts,
-        st.lists(t, min_size=1, max_size=3).map(lambda operands: Coalesce(tuple(operands))),
-        st.builds(lambda operand: Call("lower", (operand,)), t),
-        st.builds(Call, extreme, st.lists(t, min_size=1, max_size=3).map(tuple)),
+        st.lists(t, min_size=1, max_size=3).map(lambda operands: CoalesceNode(tuple(operands))),
+        st.builds(lambda operand: CallNode("lower", (operand,)), t),
+        st.builds(CallNode, extreme, st.lists(t, min_size=1, max_size=3).map(tuple)),
         cases(b, t),
     )
     return numbers, booleans, texts
@@ -165,7 +165,7 @@ def spec_of(number: Expression, condition: Expression, name: Expression, where: 
     return FeatureViewSpec("view", EntitySpec("e", ("k",)), source, features, None, "", "", "0" * 16)
 
 
-@given(rows, numbers, booleans, texts, st.one_of(st.just(Literal(True)), booleans), scales)
+@given(rows, numbers, booleans, texts, st.one_of(st.just(LiteralNode(True)), booleans), scales)
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_sql_and_python_agree(
     given_rows: list[dict[str, Any]],
@@ -221,7 +221,9 @@ def in_sql(node: Expression, table: pa.Table) -> list[Any]:
 
 def test_lower_case_is_the_same_for_every_code_point() -> None:
     letters = [chr(point) for point in range(1, 0x20000) if not 0xD800 <= point < 0xE000]
-    assert in_sql(Call("lower", (Column("s"),)), pa.table({"s": letters})) == [lower(letter) for letter in letters]
+    assert in_sql(CallNode("lower", (ColumnNode("s"),)), pa.table({"s": letters})) == [
+        lower(letter) for letter in letters
+    ]
 
 
 def test_hour_and_weekday_are_those_of_the_zone_at_every_change_of_its_clocks() -> None:
@@ -234,7 +236,7 @@ def test_hour_and_weekday_are_those_of_the_zone_at_every_change_of_its_clocks() 
             ("hour", [float(moment.hour) for moment in local]),
             ("weekday", [float(moment.isoweekday()) for moment in local]),
         ):
-            node = Calendar(part, Column("at"), zone)  # type: ignore[arg-type]
+            node = CalendarNode(part, ColumnNode("at"), zone)  # type: ignore[arg-type]
             assert in_sql(node, table) == wanted
             read = compile_expression(node)
             assert [read({"at": moment}) for moment in moments] == wanted
@@ -266,9 +268,13 @@ def test_functions_give_the_same_bits_on_hard_numbers() -> None:
     hard += [chance.uniform(-1, 3) for _ in range(800)] + [(n + 0.5) / 8 for n in range(-200, 200)]
     values = [*hard, None]
     table = pa.table({"x": pa.array(values, pa.float64())})
-    nodes: list[Expression] = [Call("log1p", (Column("x"),)), Call("abs", (Column("x"),)), HashBucket(Column("x"), 97)]
-    nodes += [RoundTo(Column("x"), step) for step in ("1", "0.25", "0.3", "10", "0.000001", "1000000000000")]
-    nodes += [Call(name, (Column("x"), Literal(0.3))) for name in ("least", "greatest")]  # type: ignore[arg-type]
+    nodes: list[Expression] = [
+        CallNode("log1p", (ColumnNode("x"),)),
+        CallNode("abs", (ColumnNode("x"),)),
+        HashBucketNode(ColumnNode("x"), 97),
+    ]
+    nodes += [RoundNode(ColumnNode("x"), step) for step in ("1", "0.25", "0.3", "10", "0.000001", "1000000000000")]
+    nodes += [CallNode(name, (ColumnNode("x"), LiteralNode(0.3))) for name in ("least", "greatest")]  # type: ignore[arg-type]
     for node in nodes:
         read = compile_expression(node)
         assert [bits(value) for value in in_sql(node, table)] == [bits(read({"x": value})) for value in values], node

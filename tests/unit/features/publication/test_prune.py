@@ -8,7 +8,7 @@ import msgspec
 
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
-from antiphon.catalog.verdicts import Staged
+from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.scope import Scope
 from antiphon.features.publication.prune import Pin, Pruned, pins
 
@@ -70,7 +70,7 @@ def test_a_snapshot_that_comes_back_is_served_again() -> None:
 
 
 def test_an_embargo_and_a_release_pin() -> None:
-    staged = Staged(Scope(), "view", "v1", "s50", NOW + timedelta(hours=1), "r", "p")
+    staged = StagedSnapshot(Scope(), "view", "v1", "s50", NOW + timedelta(hours=1), "r", "p")
     assert pinned(staged=[staged])["s50"] == (Pin("embargo", "until 2013-04-10 13:00:00Z"),)
     old = manifest("s70", days(70), "v0"), manifest("s80", days(80), "v0")
     found = pinned(manifests=[*MANIFESTS, *old], releases={"view@v0": ["rel_1", "rel_2"]})

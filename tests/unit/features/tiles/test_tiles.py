@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from antiphon.definitions.nodes import Column
+from antiphon.definitions.nodes import ColumnNode
 from antiphon.features.expressions.compile_python import compile_measure, key_texts
 from antiphon.features.expressions.expression_python import normalise
 from antiphon.features.plan import LIMIT, Measure, PlannedFeature
@@ -13,7 +13,7 @@ from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile, pack, unpack
 
 PARTS = {"total", "squares", "low", "high", "first", "last"}
-CENTS = Measure("fixed", Column("x"), None, (1, 100))
+CENTS = Measure("fixed", ColumnNode("x"), None, (1, 100))
 
 
 def tile_of(*values: int) -> Tile:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.catalog.evaluations import AttackSummary, Evaluation, Gate, Measure, Slice
+from antiphon.catalog.evaluations import AttackSummary, Evaluation, EvaluationGate, IntervalEstimate, Slice
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
 from antiphon.learning.evaluation.gates import check
@@ -24,9 +24,9 @@ GOOD = Evaluation(
     rows=200,
     positives=50,
     failed={},
-    auc=Measure(0.75, 0.70, 0.80),
-    brier=Measure(0.150, 0.14, 0.16),
-    log_loss=Measure(0.5, 0.4, 0.6),
+    auc=IntervalEstimate(0.75, 0.70, 0.80),
+    brier=IntervalEstimate(0.150, 0.14, 0.16),
+    log_loss=IntervalEstimate(0.5, 0.4, 0.6),
     base_rate_brier=0.1875,
     reliability=(),
     slices=(Slice("origin", "JFK", 120, 30, 0.7, 0.20), Slice("origin", "LGA", 20, 5, None, 0.90)),
@@ -41,7 +41,7 @@ GOOD = Evaluation(
     tokens=120.0,
     engine_seconds=0.2,
     against="rel_1",
-    difference={"brier": Measure(-0.01, -0.02, 0.0)},
+    difference={"brier": IntervalEstimate(-0.01, -0.02, 0.0)},
     gates=(),
     rows_blob="b",
     created_at=datetime(2013, 5, 1, tzinfo=UTC),
@@ -54,7 +54,7 @@ def changed(**fields: Any) -> Evaluation:
     return msgspec.structs.replace(GOOD, **fields)
 
 
-def gate(name: str, evaluation: Evaluation, gates: Gates = ALL) -> Gate:
+def gate(name: str, evaluation: Evaluation, gates: Gates = ALL) -> EvaluationGate:
     return next(one for one in check(evaluation, gates) if one.name == name)
 
 
@@ -73,10 +73,10 @@ def test_a_good_evaluation_passes_every_gate_with_a_sentence() -> None:
     [
         ("rows", {"rows": 99}, "99 rows were answered, at least 100"),
         ("answered", {"failed": {"output_invalid": 3}}, "98.52% of the rows"),
-        ("auc", {"auc": Measure(0.6, 0.5, 0.7)}, "lower bound of the AUC is 0.500"),
+        ("auc", {"auc": IntervalEstimate(0.6, 0.5, 0.7)}, "lower bound of the AUC is 0.500"),
         ("auc", {"auc": None}, "all of one class"),
-        ("brier_above_base", {"brier": Measure(0.19, 0.1, 0.2)}, "+0.0025 from the base rate's 0.1875"),
-        ("brier_above_live", {"difference": {"brier": Measure(0.01, 0.0, 0.021)}}, "+0.0210"),
+        ("brier_above_base", {"brier": IntervalEstimate(0.19, 0.1, 0.2)}, "+0.0025 from the base rate's 0.1875"),
+        ("brier_above_live", {"difference": {"brier": IntervalEstimate(0.01, 0.0, 0.021)}}, "+0.0210"),
         ("brier_above_live", {"difference": {}}, "cannot be compared"),
         ("valid_share", {"valid_share": 0.98}, "98.00% of first attempts"),
         ("valid_share", {"valid_share": None}, "no whole output was asked for"),
@@ -103,8 +103,8 @@ def test_each_gate_fails_by_itself(name: str, fields: dict[str, Any], said: str)
     ("name", "fields"),
     [
         ("rows", {"rows": 100}),
-        ("brier_above_base", {"brier": Measure(0.1875, 0.1, 0.2)}),
-        ("brier_above_live", {"difference": {"brier": Measure(0.0, -0.1, 0.02)}}),
+        ("brier_above_base", {"brier": IntervalEstimate(0.1875, 0.1, 0.2)}),
+        ("brier_above_live", {"difference": {"brier": IntervalEstimate(0.0, -0.1, 0.02)}}),
         ("valid_share", {"valid_share": 0.99}),
         ("false_share", {"false_share": 0.01}),
         ("answered", {"failed": {"feature_unavailable": 500}}),

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from tests.unit.serving.examples import release_of
 
-from antiphon.catalog.rollouts import Assigned
+from antiphon.catalog.rollouts import Assignment
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash
 from antiphon.core.scope import Scope
@@ -71,15 +71,15 @@ def test_roles_that_cannot_be_asked_for(fields: dict[str, Any], what: str) -> No
 def test_where_stored_answers_live() -> None:
     live, other = release_of(DESK, "rel_1"), release_of(DESK, "rel_2")
     request = asking()
-    assert cache_namespace(request, Assigned(live)) == "rel_1"
-    assert cache_namespace(request, Assigned(live, "live", "roll_1", mirror=other)) == "rel_1"
+    assert cache_namespace(request, Assignment(live)) == "rel_1"
+    assert cache_namespace(request, Assignment(live, "live", "roll_1", mirror=other)) == "rel_1"
     arms = [
-        cache_namespace(request, Assigned(live, "control", "roll_1")),
-        cache_namespace(request, Assigned(other, "canary", "roll_1")),
-        cache_namespace(request, Assigned(live, "control", "roll_2")),
+        cache_namespace(request, Assignment(live, "control", "roll_1")),
+        cache_namespace(request, Assignment(other, "canary", "roll_1")),
+        cache_namespace(request, Assignment(live, "control", "roll_2")),
     ]
     assert len({"rel_1", "rel_2", *arms}) == 5, "each arm of each rollout begins empty"
-    assert cache_namespace(asking(only=("outlook",)), Assigned(live)) is None
+    assert cache_namespace(asking(only=("outlook",)), Assignment(live)) is None
 
 
 def test_a_role_that_was_asked_for_has_no_stored_answers() -> None:

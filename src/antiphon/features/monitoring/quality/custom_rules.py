@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from antiphon.catalog.snapshot_facts import RuleCheck
 from antiphon.core.errors import SetupError
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.quality import Between, NotNull, Python, Sql, digest_of
+from antiphon.definitions.quality import NotNullRule, PythonRule, RangeRule, SqlRule, digest_of
 from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.monitoring.quality.snapshot_values import VALUES, SnapshotValues
 from antiphon.features.monitoring.quality.source_quality import SOURCE
@@ -35,7 +35,8 @@ def needs_values(spec: FeatureViewSpec) -> bool:
     """Tell whether a rule looks at all feature values together."""
     rules = spec.quality.rules if spec.quality is not None else ()
     return any(
-        isinstance(rule, Python) or (isinstance(rule, (Sql, NotNull, Between)) and rule.over == "features")
+        isinstance(rule, PythonRule)
+        or (isinstance(rule, (SqlRule, NotNullRule, RangeRule)) and rule.over == "features")
         for rule in rules
     )
 
@@ -46,11 +47,11 @@ def check_values(
     """Check rules over features and functions; ``values`` are the snapshot's, opened on the connection."""
     found: Mapping[str, Any] | None = None
     for rule in spec.quality.rules if spec.quality is not None else ():
-        if isinstance(rule, Sql) and rule.over == "features":
+        if isinstance(rule, SqlRule) and rule.over == "features":
             yield _counted(connection, rule.name, rule.select, values)
-        elif isinstance(rule, (NotNull, Between)) and rule.over == "features":
+        elif isinstance(rule, (NotNullRule, RangeRule)) and rule.over == "features":
             yield _counted(connection, rule.name, f"SELECT 1 FROM {VALUES} WHERE {_offends(rule)}", values)
-        elif isinstance(rule, Python):
+        elif isinstance(rule, PythonRule):
             try:
                 if found is None:
                     found = functions(spec.name) if functions is not None else {}
@@ -60,14 +61,14 @@ def check_values(
                 yield RuleCheck(rule.name, error=f"{type(error).__name__}: {error}")
 
 
-def _offends(rule: NotNull | Between) -> str:
-    if isinstance(rule, NotNull):
+def _offends(rule: NotNullRule | RangeRule) -> str:
+    if isinstance(rule, NotNullRule):
         return " OR ".join(f"{quoted(name)} IS NULL" for name in rule.of)
     number, low, high = f"CAST({quoted(rule.of)} AS DOUBLE)", text(repr(rule.low)), text(repr(rule.high))
     return f"{number} IS NOT NULL AND NOT ({number} BETWEEN {low}::DOUBLE AND {high}::DOUBLE)"
 
 
-def _called(rule: Python, function: Any, table: pyarrow.Table) -> tuple[str, ...]:
+def _called(rule: PythonRule, function: Any, table: pyarrow.Table) -> tuple[str, ...]:
     if function is None:
         raise SetupError(f"definitions.py has no function for the rule {rule.name!r}.", next_step="`antiphon apply`.")
     if digest_of(function) != rule.digest:

@@ -15,24 +15,24 @@ import msgspec
 
 from antiphon.catalog.snapshot_facts import RuleCheck, Statistics
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import Finding
+from antiphon.catalog.verdicts import GateFinding
 from antiphon.core.clock import microseconds
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import (
-    Between,
-    ExistsIn,
-    NotFuture,
-    NotNull,
-    OneOf,
-    Python,
+    AllowedValuesRule,
+    ColumnTypesRule,
+    NoFutureRule,
+    NotNullRule,
+    PythonRule,
     QualitySpec,
-    Recent,
+    RangeRule,
+    RecencyRule,
+    ReferenceRule,
     Rule,
-    Sql,
-    Steady,
-    Typed,
-    Unique,
-    Volume,
+    SqlRule,
+    StabilityRule,
+    UniquenessRule,
+    VolumeRule,
 )
 from antiphon.features.monitoring.quality.distances import discoveries, distance, pooled
 from antiphon.features.monitoring.quality.inspection import typed_reasons
@@ -58,7 +58,7 @@ class GateResult(msgspec.Struct, frozen=True):
 
     view: str
     snapshot: str
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[GateFinding, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -91,7 +91,7 @@ def gate(
     """
     quality = spec.quality or QualitySpec()
     before = [one for one in (earlier or ((previous,) if previous is not None else ())) if one.id != manifest.id]
-    findings = [Finding("standard", "block", reason) for reason in _standard(spec, manifest, previous, quality)]
+    findings = [GateFinding("standard", "block", reason) for reason in _standard(spec, manifest, previous, quality)]
     checks = {check.rule: check for check in manifest.checks}
     for rule in quality.rules:
         findings += _judge(rule, manifest, checks.get(rule.name), previous, before[:EARLIER])
@@ -135,42 +135,44 @@ def _judge(
     check: RuleCheck | None,
     previous: SnapshotManifest | None,
     earlier: Sequence[SnapshotManifest],
-) -> Iterator[Finding]:
+) -> Iterator[GateFinding]:
     match rule:
-        case Typed():
+        case ColumnTypesRule():
             kinds = manifest.source_quality.kinds if manifest.source_quality is not None else {}
             reasons = typed_reasons(rule, kinds)
-        case Volume():
+        case VolumeRule():
             reasons = _volume(rule, manifest, previous, earlier)
-        case Recent():
+        case RecencyRule():
             reasons = _recent(rule, manifest)
-        case Steady():
+        case StabilityRule():
             reasons = _steady(rule, manifest, earlier)
         case _:
             yield from _of_rows(rule, manifest, check)
             return
     for reason in reasons:
-        yield Finding(rule.name, rule.action, reason)
+        yield GateFinding(rule.name, rule.action, reason)
 
 
-def _of_rows(rule: Rule, manifest: SnapshotManifest, check: RuleCheck | None) -> Iterator[Finding]:
+def _of_rows(rule: Rule, manifest: SnapshotManifest, check: RuleCheck | None) -> Iterator[GateFinding]:
     """Judge by what was found in the rows. A quarantining rule that could not be applied blocks."""
     unchecked: Literal["block", "warn"] = "warn" if rule.action == "warn" else "block"
     if check is None:
-        yield Finding(rule.name, unchecked, f"{rule.name}: the rule was not checked.")
+        yield GateFinding(rule.name, unchecked, f"{rule.name}: the rule was not checked.")
         return
     if check.error is not None:
-        yield Finding(rule.name, unchecked, f"{rule.name}: {check.error}")
+        yield GateFinding(rule.name, unchecked, f"{rule.name}: {check.error}")
         return
     for reason in check.reasons:
-        yield Finding(rule.name, rule.action, f"{rule.name}: {reason}")
+        yield GateFinding(rule.name, rule.action, f"{rule.name}: {reason}")
     share = check.offenders / check.of if check.of else 0.0
     if rule.action == "quarantine":
         kept = manifest.quarantined.reasons.get(rule.name, 0) if manifest.quarantined is not None else 0
         if kept:
-            yield Finding(rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, check)}.")
+            yield GateFinding(
+                rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, check)}."
+            )
     elif share > getattr(rule, "at_most", 0.0):
-        yield Finding(rule.name, rule.action, f"{check.offenders} of {check.of} rows: {_said(rule, check)}.")
+        yield GateFinding(rule.name, rule.action, f"{check.offenders} of {check.of} rows: {_said(rule, check)}.")
 
 
 def _said(rule: Rule, check: RuleCheck) -> str:
@@ -180,25 +182,25 @@ def _said(rule: Rule, check: RuleCheck) -> str:
 
 def _words(rule: Rule) -> str:
     match rule:
-        case NotNull(of=columns):
+        case NotNullRule(of=columns):
             return f"{' or '.join(columns)} has no value"
-        case Between(of=column, low=low, high=high):
+        case RangeRule(of=column, low=low, high=high):
             return f"{column} is not from {low:g} to {high:g}"
-        case OneOf(of=column):
+        case AllowedValuesRule(of=column):
             return f"{column} is none of the known values"
-        case Unique(of=columns):
+        case UniquenessRule(of=columns):
             return f"{', '.join(columns)} is the same as in another row"
-        case ExistsIn(of=columns, reference=reference, columns=there):
+        case ReferenceRule(of=columns, reference=reference, columns=there):
             return f"{', '.join(columns)} is not in {reference.name}.{', '.join(there)}"
-        case NotFuture():
+        case NoFutureRule():
             return "the row claims to be known in the future"
-        case Sql() | Python():
+        case SqlRule() | PythonRule():
             return f"{rule.name}"
     return rule.name
 
 
 def _volume(
-    rule: Volume, manifest: SnapshotManifest, previous: SnapshotManifest | None, earlier: Sequence[SnapshotManifest]
+    rule: VolumeRule, manifest: SnapshotManifest, previous: SnapshotManifest | None, earlier: Sequence[SnapshotManifest]
 ) -> Iterator[str]:
     """Rows and entities against the snapshot before; the rate of new rows against the median of earlier ones."""
     if rule.of == "new_rows":
@@ -222,7 +224,7 @@ def _volume(
         )
 
 
-def _rate(rule: Volume, manifest: SnapshotManifest, earlier: Sequence[SnapshotManifest]) -> Iterator[str]:
+def _rate(rule: VolumeRule, manifest: SnapshotManifest, earlier: Sequence[SnapshotManifest]) -> Iterator[str]:
     rates = [rate for one in earlier if (rate := _per_hour(one)) is not None]
     now = _per_hour(manifest)
     if now is None or len(rates) < _FEWEST_RATES or manifest.source_quality is None:
@@ -246,7 +248,7 @@ def _per_hour(manifest: SnapshotManifest) -> float | None:
     return quality.new_rows / (quality.new_span_seconds / 3_600)
 
 
-def _recent(rule: Recent, manifest: SnapshotManifest) -> Iterator[str]:
+def _recent(rule: RecencyRule, manifest: SnapshotManifest) -> Iterator[str]:
     latest = manifest.source_quality.latest_event_time if manifest.source_quality is not None else None
     if latest is None:
         yield "The source has no event."
@@ -261,7 +263,7 @@ def _hours(duration: int) -> str:
     return f"{minutes:.3g} min" if minutes < 120 else f"{minutes / 60:.3g} h"
 
 
-def _steady(rule: Steady, manifest: SnapshotManifest, earlier: Sequence[SnapshotManifest]) -> Iterator[str]:
+def _steady(rule: StabilityRule, manifest: SnapshotManifest, earlier: Sequence[SnapshotManifest]) -> Iterator[str]:
     of: Callable[[SnapshotManifest], dict[str, Statistics]] = (
         (lambda one: one.statistics)
         if rule.over == "features"

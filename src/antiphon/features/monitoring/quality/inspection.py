@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
-from antiphon.catalog.snapshots import Quarantined, SnapshotFile, SnapshotManifest
+from antiphon.catalog.snapshots import QuarantinedRows, SnapshotFile, SnapshotManifest
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.quality import QualitySpec, Typed
+from antiphon.definitions.quality import ColumnTypesRule, QualitySpec
 from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.source_quality import (
@@ -58,7 +58,7 @@ class Inspection:
         self._previous = previous
         self._names = names
         self._checks: dict[str, RuleCheck] = {}
-        self._quarantined: Quarantined | None = None
+        self._quarantined: QuarantinedRows | None = None
         self._raw = Raw({}, ())
 
     def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
@@ -103,7 +103,12 @@ class Inspection:
             raise self._changed() from error
         except InvalidInputError as error:
             kinds = self.quality.kinds if self.quality is not None else {}
-            said = [told for rule in self.rules.rules if isinstance(rule, Typed) for told in typed_reasons(rule, kinds)]
+            said = [
+                told
+                for rule in self.rules.rules
+                if isinstance(rule, ColumnTypesRule)
+                for told in typed_reasons(rule, kinds)
+            ]
             if not said:
                 raise
             raise InvalidInputError(
@@ -127,7 +132,7 @@ class Inspection:
             next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",
         )
 
-    def keep_aside(self, lake: Lake) -> Quarantined | None:
+    def keep_aside(self, lake: Lake) -> QuarantinedRows | None:
         """Write the rows that rules keep out to the lake, with their reasons; ``None`` when there are none."""
         with self.timed():
             sql = quarantine_sql(self._spec, self._raw)
@@ -150,7 +155,7 @@ class Inspection:
             self.kept_aside = int(self.kept_aside)
             with lake.writing(self._scope, ".parquet") as draft:
                 written = write_parquet(self._connection, rows, draft)
-            self._quarantined = Quarantined(
+            self._quarantined = QuarantinedRows(
                 SnapshotFile(draft.path, draft.sha256, written, draft.size), self.kept_aside, reasons
             )
             return self._quarantined
@@ -169,7 +174,7 @@ class Inspection:
         return {**found, **(self._quarantined.reasons if self._quarantined is not None else {})}
 
 
-def typed_reasons(rule: Typed, kinds: Mapping[str, str]) -> Iterator[str]:
+def typed_reasons(rule: ColumnTypesRule, kinds: Mapping[str, str]) -> Iterator[str]:
     """Defects of a source's columns, a sentence each."""
     for column, wanted in rule.columns.items():
         found = kinds.get(column)

@@ -12,12 +12,22 @@ from typing import NamedTuple
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.quality import Between, ExistsIn, NotNull, OneOf, Rule, Sql, Unique, admitted, conditions
+from antiphon.definitions.quality import (
+    AllowedValuesRule,
+    NotNullRule,
+    RangeRule,
+    ReferenceRule,
+    Rule,
+    SqlRule,
+    UniquenessRule,
+    admitted,
+    conditions,
+)
 from antiphon.features.expressions.compile_sql import condition_sql
 from antiphon.features.expressions.expression_sql import column_kind, quoted, text
 from antiphon.features.offline.compute import files_of, relation_of
 
-_SINGLE = (NotNull, Between, OneOf)
+_SINGLE = (NotNullRule, RangeRule, AllowedValuesRule)
 
 
 class QuarantineStage(NamedTuple):
@@ -70,17 +80,17 @@ def admitted_relation(spec: FeatureViewSpec, relation: str, types: Mapping[str, 
 def offends(rule: Rule, types: Mapping[str, str]) -> str | None:
     """A condition on ``this_row`` that an offending row meets; ``None`` for a rule that needs to see other rows."""
     match rule:
-        case NotNull(over="source", of=columns):
+        case NotNullRule(over="source", of=columns):
             require(columns, types)
             return " OR ".join(f"this_row.{quoted(column)} IS NULL" for column in columns)
-        case Between(over="source", of=column, low=low, high=high):
+        case RangeRule(over="source", of=column, low=low, high=high):
             require((column,), types)
             if column_kind(types[column]) != "number":
                 raise InvalidInputError(f"The column {column!r} is {types[column]}, not a number.", where="quality")
             number = f"CAST(this_row.{quoted(column)} AS DOUBLE)"
             inside = f"{number} BETWEEN {text(repr(low))}::DOUBLE AND {text(repr(high))}::DOUBLE"
             return f"({number} IS NOT NULL AND NOT ({inside}))"
-        case OneOf(of=column, values=values):
+        case AllowedValuesRule(of=column, values=values):
             require((column,), types)
             return f"(CAST(this_row.{quoted(column)} AS VARCHAR) NOT IN ({', '.join(map(text, values))}))"
     return None
@@ -89,22 +99,22 @@ def offends(rule: Rule, types: Mapping[str, str]) -> str | None:
 def relational(rule: Rule, rows: str, types: Mapping[str, str]) -> str:
     """A SELECT of the rows of ``rows`` that offend a rule which looks at other rows as well."""
     match rule:
-        case Unique(of=columns):
+        case UniquenessRule(of=columns):
             require(columns, types)
             return f"SELECT * FROM ({rows}) AS this_row QUALIFY NOT ({_first(columns)})"
-        case ExistsIn(of=columns):
+        case ReferenceRule(of=columns):
             require(columns, types)
             return f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({_found(rule)})"
-        case Sql(select=select):
+        case SqlRule(select=select):
             return f"SELECT * FROM (WITH source AS ({rows}) {select}) AS offending"
     raise InvalidInputError(f"{rule.name} is no rule over rows.", where="quality")
 
 
 def _without(rule: Rule, rows: str, types: Mapping[str, str], offenders: str) -> str:
     match rule:
-        case Unique(of=columns):
+        case UniquenessRule(of=columns):
             return f"SELECT * FROM ({rows}) AS this_row QUALIFY {_first(columns)}"
-        case ExistsIn():
+        case ReferenceRule():
             return f"SELECT * FROM ({rows}) AS this_row WHERE {_found(rule)}"
     return f"SELECT * FROM ({rows}) AS this_row EXCEPT ALL {offenders}"
 
@@ -116,7 +126,7 @@ def _first(columns: Sequence[str]) -> str:
     return f"(({missing}) OR row_number() OVER (PARTITION BY {named} ORDER BY {order}) = 1)"
 
 
-def _found(rule: ExistsIn) -> str:
+def _found(rule: ReferenceRule) -> str:
     there = relation_of(files_of(rule.reference.path or ""))
     own = ", ".join(f"CAST(this_row.{quoted(column)} AS VARCHAR)" for column in rule.of)
     theirs = ", ".join(f"CAST({quoted(column)} AS VARCHAR)" for column in rule.columns)

@@ -19,17 +19,17 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import (
-    Between,
-    ExistsIn,
-    NotFuture,
-    NotNull,
-    OneOf,
+    AllowedValuesRule,
+    ColumnTypesRule,
+    NoFutureRule,
+    NotNullRule,
     QualitySpec,
+    RangeRule,
+    ReferenceRule,
     Rule,
-    Sql,
-    Steady,
-    Typed,
-    Unique,
+    SqlRule,
+    StabilityRule,
+    UniquenessRule,
 )
 from antiphon.features.expressions.compile_sql import INSTANT_TYPES, condition_sql, instant_sql
 from antiphon.features.expressions.expression_sql import column_kind, quoted, text
@@ -154,11 +154,15 @@ def columns_read(spec: FeatureViewSpec) -> tuple[str, ...]:
     names = set(spec.columns())
     for rule in spec.quality.rules if spec.quality is not None else ():
         match rule:
-            case Typed(columns=columns):
+            case ColumnTypesRule(columns=columns):
                 names |= columns.keys()
-            case Between(over="source", of=column) | OneOf(of=column):
+            case RangeRule(over="source", of=column) | AllowedValuesRule(of=column):
                 names.add(column)
-            case NotNull(over="source", of=columns) | ExistsIn(of=columns) | Steady(over="source", of=columns):
+            case (
+                NotNullRule(over="source", of=columns)
+                | ReferenceRule(of=columns)
+                | StabilityRule(over="source", of=columns)
+            ):
                 names |= set(columns)
     return tuple(sorted(names - {spec.source.event_time, spec.source.available_at, spec.source.event_id}))
 
@@ -200,9 +204,9 @@ def profile(
         except InvalidInputError as error:
             checks[rule.name] = RuleCheck(rule.name, error=error.what)
             continue
-        if isinstance(rule, NotFuture):
+        if isinstance(rule, NoFutureRule):
             predicate = f"{known} > {now + rule.skew}"
-        if isinstance(rule, Between) and predicate is not None:
+        if isinstance(rule, RangeRule) and predicate is not None:
             outside.append(predicate)
         if predicate is not None:
             counted.append(rule)
@@ -261,7 +265,9 @@ def check_rows(
 ) -> Iterator[RuleCheck]:
     """Check rules that look at several rows. A rule that cannot be checked yields its error; it is not skipped."""
     for rule in spec.quality.rules if spec.quality is not None else ():
-        if not isinstance(rule, (Unique, ExistsIn)) and not (isinstance(rule, Sql) and rule.over == "source"):
+        if not isinstance(rule, (UniquenessRule, ReferenceRule)) and not (
+            isinstance(rule, SqlRule) and rule.over == "source"
+        ):
             continue
         try:
             (found,) = _one(connection, _offenders_sql(rule, raw.types))
@@ -274,7 +280,7 @@ def check_rows(
 
 
 def _offenders_sql(rule: Rule, types: Mapping[str, str]) -> str:
-    if isinstance(rule, Unique):
+    if isinstance(rule, UniquenessRule):
         # Counting needs no window over all rows, as picking the rows does: a fifteenth of the time.
         require(rule.of, types)
         named = ", ".join(f"this_row.{quoted(column)}" for column in rule.of)
@@ -315,7 +321,7 @@ def _duplicates(
 def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str, public: bool) -> str:
     """Describe the offending values, by an extra query for a rule that does not hold. Texts that are not public are
     only counted."""
-    if isinstance(rule, Between):
+    if isinstance(rule, RangeRule):
         number = f"CAST(this_row.{quoted(rule.of)} AS DOUBLE)"
         # In FILTER and not in WHERE: a Parquet file's statistics leave NaN out, and DuckDB skips row groups by them.
         finite = f"FILTER (WHERE {predicate} AND isfinite({number}))"
@@ -326,14 +332,14 @@ def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str, pub
         )
         parts = [] if low is None else [f"there is {low:g}" if low == high else f"there are {low:g} to {high:g}"]
         return ", ".join([*parts, *([f"{endless} are NaN or infinite"] if endless else [])])
-    if isinstance(rule, OneOf) and not public:
+    if isinstance(rule, AllowedValuesRule) and not public:
         (different,) = _one(
             connection,
             f"SELECT count(DISTINCT CAST(this_row.{quoted(rule.of)} AS VARCHAR)) FROM {SOURCE} AS this_row "
             f"WHERE {predicate}",
         )
         return f"there {'is 1 other' if different == 1 else f'are {different} others'}, withheld"
-    if isinstance(rule, OneOf):
+    if isinstance(rule, AllowedValuesRule):
         rows = connection.execute(
             f"SELECT CAST(this_row.{quoted(rule.of)} AS VARCHAR) AS v, count(*) AS n FROM {SOURCE} AS this_row "
             f"WHERE {predicate} GROUP BY v ORDER BY n DESC, v LIMIT 5"

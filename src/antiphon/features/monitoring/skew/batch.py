@@ -19,7 +19,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import is_objects
-from antiphon.definitions.quality import ExistsIn
+from antiphon.definitions.quality import ReferenceRule
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.skew.lake_state import Entity, KeptTiles, kept_events, kept_tiles, with_base
 from antiphon.features.offline.batch_values import Computed, values_at
@@ -229,4 +229,4 @@ def _loaded(
 def _looks_elsewhere(plan: Plan) -> bool:
     """Tell whether a rule quarantines rows by another file, of which no hash is kept."""
     rules = plan.spec.quality.quarantining if plan.spec.quality is not None else ()
-    return any(isinstance(rule, ExistsIn) for rule in rules)
+    return any(isinstance(rule, ReferenceRule) for rule in rules)
