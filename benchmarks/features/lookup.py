@@ -51,7 +51,7 @@ from antiphon.features.publication.publish import Publisher
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.document import default_document
 from antiphon.governance.policy.engine import Decider
-from antiphon.governance.policy.request import Column, Resource
+from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import LookupPlan, LookupRequest
 
@@ -136,7 +136,7 @@ class Desk:
         )
         self.publish_seconds = time.perf_counter() - started
         decider = Decider(default_document())
-        columns = tuple(Column(f"one.{name}") for name in FEATURES)
+        columns = tuple(PolicyColumn(f"one.{name}") for name in FEATURES)
         plan = LookupPlan(
             resource=Resource("features", "one", columns=columns),
             views={self.spec.name: self.spec.definition_version},

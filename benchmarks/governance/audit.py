@@ -32,7 +32,7 @@ from benchmarks.governance.audit_tampering import FLIPS, Tampering
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import Checkpointing
+from antiphon.governance.audit.checkpointing import CheckpointSigner
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.proof import prove
 from antiphon.governance.audit.verification import verify
@@ -107,7 +107,7 @@ def tampering(folder: Path, records: int, flips: tuple[int, ...]) -> dict[str, A
     database, log = opened(folder)
     for number in range(records):
         log.append(SCOPE, "ann", "release.activate", f"rel_{number}", {"count": number}, originator="zoe")
-    Checkpointing(log, KEY, Witness(folder / "witness")).sign(SCOPE)
+    CheckpointSigner(log, KEY, Witness(folder / "witness")).sign(SCOPE)
     found: dict[str, Any] = {}
     with closing(Tampering(folder / "catalog.db")) as attacker:
         for kind, ways in (
@@ -135,7 +135,7 @@ def histories(folder: Path) -> dict[str, bool]:
     database.truncate_log()
     shutil.copy(folder / "catalog.db", folder / "copy")
     write(20, "release.activate")
-    Checkpointing(log, KEY, witness).sign(SCOPE)
+    CheckpointSigner(log, KEY, witness).sign(SCOPE)
     database.close()
     for file in folder.glob("catalog.db*"):
         file.unlink()
@@ -167,7 +167,7 @@ def throughput(folder: Path, records: int, blocks: int, proofs: int) -> dict[str
     began = time.perf_counter()
     found = verify(log, SCOPE, key=KEY)
     seconds = time.perf_counter() - began
-    signed = Checkpointing(log, KEY, Witness(folder / "witness")).sign(SCOPE)
+    signed = CheckpointSigner(log, KEY, Witness(folder / "witness")).sign(SCOPE)
     assert signed is not None
     step = max(1, records // proofs)
     proved = [

@@ -33,7 +33,7 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.writer import AuditWriter
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.keys import Keys
-from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.identity.tokens import BearerTokens
 from antiphon.governance.policy.engine import Decider
 from antiphon.services.project.store import Store
 from antiphon.testing.local_issuer import LocalIssuer
@@ -132,8 +132,8 @@ def cost(folder: Path, calls: int) -> dict[str, list[float]]:
     writer = AuditWriter(AuditLog(database, SECRET), most_waiting=1_000_000)
     fewer = max(200, calls // 20)
 
-    def checking() -> Tokens:
-        return Tokens(oidc, IssuerKeys(issuer.jwks, database.clock), keys.principals, database.clock, "default")
+    def checking() -> BearerTokens:
+        return BearerTokens(oidc, IssuerKeys(issuer.jwks, database.clock), keys.principals, database.clock, "default")
 
     tokens = checking()
     costs = {

@@ -28,7 +28,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.cases import run_case
 from antiphon.governance.policy.document import PolicyDocument, default_document, schema_text
 from antiphon.governance.policy.engine import Action, Decider, Resource
-from antiphon.governance.policy.request import Column, Row
+from antiphon.governance.policy.request import PolicyColumn, PolicyRow
 from antiphon.governance.policy.residual import RowPolicy
 
 RESULTS = Path(__file__).parents[1] / "results" / "governance.jsonl"
@@ -44,7 +44,7 @@ DIRECTLY = 100
 
 TIMED = 2_000
 UNCACHED_MICROSECONDS, CACHED_MICROSECONDS = 120.0, 3.0
-COLUMNS = tuple(Column(f"view.feature_{number}", "internal") for number in range(10))
+COLUMNS = tuple(PolicyColumn(f"view.feature_{number}", "internal") for number in range(10))
 
 
 def parity(cells: int, seed: int = SEED, rows_each: int = ROWS) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def parity(cells: int, seed: int = SEED, rows_each: int = ROWS) -> dict[str, Any
             principal = Principal(who.id, who.tenant, who.role, clearance=who.clearance)  # type: ignore[arg-type]
             purpose = draw.choice(policy_fuzz.PURPOSES)
             context = {"purpose": purpose, "environment": "prod"}
-            rows = [Row(*policy_fuzz.row(draw)) for _ in range(rows_each)]
+            rows = [PolicyRow(*policy_fuzz.row(draw)) for _ in range(rows_each)]
             policy = RowPolicy(batch, principal, "answer", resource, policy_fuzz.KEYS, context)
             found["outside"] += policy.outside is not None
             verdicts = policy.verdicts(rows)

@@ -70,7 +70,7 @@ async def gateway(root: Path, *, tls: bool, mutual: bool = False) -> AsyncIterat
     root.mkdir(parents=True, exist_ok=True)
     directory, lines = root / ".antiphon", ""
     if tls:
-        certificates.init(directory / "tls", certificates.Asked(), datetime.now(UTC))
+        certificates.init(directory / "tls", certificates.CertificateSpec(), datetime.now(UTC))
         lines = certificates.settings_lines(".antiphon/tls", mutual=mutual)
     (root / "antiphon.toml").write_text(
         f'[project]\nname = "tls"\n\n[engine]\nkind = "simulated"\nmodels = ["{MODEL}"]\nslots = 8\n\n'

@@ -13,7 +13,7 @@ from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.document import PolicyDocument, default_document
 from antiphon.governance.policy.engine import Decider
-from antiphon.governance.policy.request import Column, Resource
+from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.governance.policy.validation import check
 from antiphon.governance.policy.versions import PolicySets
 
@@ -61,6 +61,6 @@ def test_a_rule_that_widens_a_default_case_is_refused() -> None:
 
 def test_a_masked_column_is_read_as_absent() -> None:
     decider = Decider(document("hide-restricted"))
-    desk = Resource("application", "desk", None, (Column("v.a", "restricted"), Column("v.b", "public")))
+    desk = Resource("application", "desk", None, (PolicyColumn("v.a", "restricted"), PolicyColumn("v.b", "public")))
     said = decider.decide(Principal("app", "default", "service"), "answer", desk)
     assert (said.allowed, said.masked) == (True, ("v.a",))

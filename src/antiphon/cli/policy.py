@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from antiphon.governance.identity.principal import Principal
     from antiphon.governance.policy.diff import PolicyDiff
     from antiphon.governance.policy.explanation import Explanation
-    from antiphon.governance.policy.validation import Checked
+    from antiphon.governance.policy.validation import PolicyCheck
     from antiphon.governance.policy.versions import PolicyVersion
     from antiphon.services.governance.policy_versions import PolicyService
     from antiphon.services.project.store import Store
@@ -245,7 +245,7 @@ def _plain(version: PolicyVersion) -> dict[str, Any]:
     return {name: getattr(version, name) for name in shown}
 
 
-def _checked(found: Checked) -> str:
+def _checked(found: PolicyCheck) -> str:
     lines = [f"problem: {problem}" for problem in found.problems]
     lines += [f"warning: {warning}" for warning in found.warnings]
     cases = 0 if found.report is None else len(found.report.results)

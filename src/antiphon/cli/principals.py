@@ -84,12 +84,14 @@ def enable(name: Name, reason: Reason, project: Project = HERE, as_json: Json = 
 
 
 def _change(project: Path, name: str, action: str, reason: str, as_json: bool, **changes: Any) -> None:
-    from antiphon.governance.identity.provenance import Provenance
+    from antiphon.governance.identity.provenance import IdentityProvenance
     from antiphon.governance.policy.versions import DEVELOPMENT
 
     with stores(project) as store, store.database.transaction() as connection:
         by = at_terminal(store).id
-        waits = store.scope.environment != DEVELOPMENT and Provenance(store.keys).has_another(store.scope.tenant, by)
+        waits = store.scope.environment != DEVELOPMENT and IdentityProvenance(store.keys).has_another(
+            store.scope.tenant, by
+        )
         changed = store.keys.principals.change(
             store.scope.tenant, name, by=by, waits=waits, within=connection, **changes
         )

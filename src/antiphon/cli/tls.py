@@ -13,7 +13,7 @@ from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 
 if TYPE_CHECKING:
     from antiphon.core.settings import ProjectPaths, TlsSettings
-    from antiphon.governance.certificates.checks import Finding
+    from antiphon.governance.certificates.checks import CertificateFinding
 
 app = typer.Typer(name="tls", help="Certificates of the gateway.", no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def init(
             where=str(project / settings.FILE_NAME),
             next_step=_BY_HAND,
         )
-    asked = certificates.Asked(tuple(name), tuple(ip), client, loaded.project.tenant, days)
+    asked = certificates.CertificateSpec(tuple(name), tuple(ip), client, loaded.project.tenant, days)
     current = certificates.init(paths.directory / FOLDER, asked, SystemClock().now())
     lines = certificates.settings_lines(_written(current.parent, paths), mutual=mutual)
     if write:
@@ -149,7 +149,7 @@ def _has_section(file: Path) -> bool:
 _BY_HAND = "Change the section by hand."
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: CertificateFinding) -> str:
     if finding.problem is None:
         return f"{typer.style('fine ', fg='green')}  {finding.check:<6} {finding.found}"
     said = f"{typer.style('wrong', fg='red')}  {finding.check:<6} {finding.problem}"

@@ -124,13 +124,13 @@ async def _granted(services: GatewayServices, principal: Principal, tokens: int)
 
 
 def headers(services: GatewayServices, principal: Principal) -> dict[str, str]:
-    """How the key's quotas stand; nothing for a key without."""
+    """Rate limit headers with the status of the key's quotas; empty for a key without."""
     found = {}
-    for standing in services.access.quotas.standings(principal):
-        suffix = _SUFFIXES[standing.meter.name]
-        found[f"x-ratelimit-limit-{suffix}"] = str(standing.meter.capacity)
-        found[f"x-ratelimit-remaining-{suffix}"] = str(standing.remaining)
-        found[f"x-ratelimit-reset-{suffix}"] = duration(standing.reset)
+    for status in services.access.quotas.statuses(principal):
+        suffix = _SUFFIXES[status.meter.name]
+        found[f"x-ratelimit-limit-{suffix}"] = str(status.meter.capacity)
+        found[f"x-ratelimit-remaining-{suffix}"] = str(status.remaining)
+        found[f"x-ratelimit-reset-{suffix}"] = duration(status.reset)
     return found
 
 

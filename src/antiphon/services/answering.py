@@ -44,7 +44,7 @@ def deciding(store: Store) -> Decide:
             scope = Scope(principal.tenant, environment)
             store.recent_requests.remember(scope, principal, action, resource, context)
         decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
-        if store.keys.standing(principal) is not None:
+        if store.keys.stop_reason(principal) is not None:
             # Also for work that was ordered before: a job does not outlive the key that it was ordered with.
             decision = msgspec.structs.replace(decision, allowed=False, policies=(REVOKED,))
         if not decision.allowed and context.get("path") == "batch":

@@ -9,11 +9,11 @@ from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release, Releases
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.governance.policy.request import Column, Resource, application_resource
+from antiphon.governance.policy.request import PolicyColumn, Resource, application_resource
 from antiphon.serving.builtin import BUILTIN
 
 _MASKED = "masked"
-_LOST = Column("*", "restricted")
+_LOST = PolicyColumn("*", "restricted")
 
 
 class ReleaseDisclosure(msgspec.Struct, frozen=True):
@@ -66,13 +66,13 @@ class Disclosures:
         columns = [column for column in resource.columns if not _all_hidden(column.name, receipt, hidden)]
         return msgspec.structs.replace(resource, columns=tuple(columns))
 
-    def _column(self, scope: Scope, feature: str) -> Column:
+    def _column(self, scope: Scope, feature: str) -> PolicyColumn:
         """A feature as the applied definitions tag it, where no release says so."""
         view, _, name = feature.partition(".")
         applied = self._applied.current(scope)
         declared = None if applied is None else applied.project.views.get(view)
         tags = None if declared is None else declared.tags.get(name)
-        return Column(feature) if tags is None else Column(feature, tags.sensitivity, tags.purposes)
+        return PolicyColumn(feature) if tags is None else PolicyColumn(feature, tags.sensitivity, tags.purposes)
 
     def _release(self, scope: Scope, release: str) -> Release | None:
         try:
@@ -93,8 +93,8 @@ def view_resource(applied: AppliedProjects, scope: Scope, view: str) -> Resource
     current = applied.current(scope)
     declared = None if current is None else current.project.views.get(view)
     tags = {} if declared is None else declared.tags
-    columns = [Column(f"{view}.{name}", tag.sensitivity, tag.purposes) for name, tag in sorted(tags.items())]
-    return Resource("view", view, scope.tenant, tuple(columns or [Column(f"{view}.*")]))
+    columns = [PolicyColumn(f"{view}.{name}", tag.sensitivity, tag.purposes) for name, tag in sorted(tags.items())]
+    return Resource("view", view, scope.tenant, tuple(columns or [PolicyColumn(f"{view}.*")]))
 
 
 def _all_hidden(column: str, receipt: Receipt, hidden: set[str]) -> bool:

@@ -164,7 +164,7 @@ def test_an_expired_certificate_ends_the_start_with_what_to_do(project: Path) ->
     from antiphon.governance.certificates import authority as certificates
 
     folder = project / ".antiphon" / "tls"
-    certificates.init(folder, certificates.Asked(days=1), datetime.now(UTC) - timedelta(days=3))
+    certificates.init(folder, certificates.CertificateSpec(days=1), datetime.now(UTC) - timedelta(days=3))
     with (project / "antiphon.toml").open("a") as file:
         file.write("\n" + certificates.settings_lines(".antiphon/tls", mutual=False))
     store = Store.open(project)

@@ -20,7 +20,7 @@ from antiphon.core import http_client, outgoing
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.http_client import HttpClient, HttpResponse, ResponseError
 from antiphon.core.tls import ClientTls
-from antiphon.governance.certificates.authority import AUTHORITY, SERVER, SERVER_KEY, Asked, init
+from antiphon.governance.certificates.authority import AUTHORITY, SERVER, SERVER_KEY, CertificateSpec, init
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 Answer = Callable[[Any, int], None]
@@ -349,7 +349,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return init(tmp_path_factory.mktemp("tls"), Asked(("localhost",), ("127.0.0.1",)), datetime.now(UTC))
+    return init(tmp_path_factory.mktemp("tls"), CertificateSpec(("localhost",), ("127.0.0.1",)), datetime.now(UTC))
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_an_unknown_authority_is_not_trusted(encrypted: Server, monkeypatch: pyt
 
 def test_an_expired_certificate_is_not_accepted(tmp_path: Path) -> None:
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
-    current = init(tmp_path, Asked(), long_ago)
+    current = init(tmp_path, CertificateSpec(), long_ago)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(current / SERVER, current / SERVER_KEY)
     trusting = ClientTls(current / AUTHORITY)

@@ -16,7 +16,7 @@ from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.tls import ClientTls
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.gateway.transport_security import TlsFiles
-from antiphon.governance.certificates.authority import Asked, init
+from antiphon.governance.certificates.authority import CertificateSpec, init
 
 MODELS = b'{"object": "list", "data": [{"id": "theirs", "object": "model"}]}'
 
@@ -45,7 +45,7 @@ async def remote(folder: Path, seen: list[bytes], *, mutual: bool = False) -> As
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    init(tmp_path / "tls", Asked(), datetime.now(UTC))
+    init(tmp_path / "tls", CertificateSpec(), datetime.now(UTC))
     return tmp_path / "tls"
 
 
@@ -58,8 +58,8 @@ async def described(port: int, tls: ClientTls | None, host: str = "localhost") -
 
 
 async def test_the_authority_that_is_named_is_believed_and_no_other(folder: Path, tmp_path: Path) -> None:
-    init(tmp_path / "other", Asked(), datetime.now(UTC))
-    init(tmp_path / "named", Asked(names=("elsewhere.example",), addresses=()), datetime.now(UTC))
+    init(tmp_path / "other", CertificateSpec(), datetime.now(UTC))
+    init(tmp_path / "named", CertificateSpec(names=("elsewhere.example",), addresses=()), datetime.now(UTC))
     seen: list[bytes] = []
     async with remote(folder, seen) as port:
         trusted = ClientTls(folder / "current" / "authority.crt")

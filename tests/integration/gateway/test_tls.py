@@ -28,7 +28,7 @@ REFUSED = (ssl.SSLError, ConnectionError)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A project's own authority."""
-    certificates.init(tmp_path / "tls", certificates.Asked(), datetime.now(UTC))
+    certificates.init(tmp_path / "tls", certificates.CertificateSpec(), datetime.now(UTC))
     return tmp_path / "tls"
 
 

@@ -13,7 +13,7 @@ from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider, Resource, default_policies
-from antiphon.governance.policy.request import Row
+from antiphon.governance.policy.request import PolicyRow
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.learning.datasets.builder import DatasetBuilder
 
@@ -39,7 +39,7 @@ def builder(flown: Flown, policies: str) -> DatasetBuilder:
     ) -> tuple[str, Sequence[str | None]]:
         policy = RowPolicy(decider, TRAINING, "train", Resource("application", application), keys, {})
         assert policy.outside is None
-        asked = [Row(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
+        asked = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
         return decider.digest, [None if said.allowed else said.reason for said in policy.decide(asked)]
 
     return DatasetBuilder(

@@ -24,7 +24,7 @@ _LONGEST = 10_000
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What a checkpoint says. ``root`` is 32 bytes; ``note`` is its whole signed text."""
+    """Content of a signed tree head. ``root`` is 32 bytes; ``note`` is the whole signed text."""
 
     origin: str
     size: int
@@ -65,7 +65,7 @@ def parse(note: str) -> Checkpoint:
 
 
 def signed_by(checkpoint: Checkpoint, public: bytes) -> bool:
-    """Whether the key with these 32 public bytes signed it under the checkpoint's origin."""
+    """Verify the signature of the key with these 32 public bytes under the checkpoint's origin."""
     expected = key_hash(checkpoint.origin, public)
     key = Ed25519PublicKey.from_public_bytes(public)
     for line in checkpoint.note.partition("\n\n")[2].splitlines():
@@ -88,7 +88,7 @@ def verifier_key(name: str, public: bytes) -> str:
 
 
 def unsigned(origin: str, size: int, root: bytes) -> Checkpoint:
-    """What is to be signed."""
+    """Make a checkpoint without a signature yet."""
     return Checkpoint(origin, size, root, "")
 
 

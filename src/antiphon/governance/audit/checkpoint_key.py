@@ -106,7 +106,7 @@ class CheckpointKey:
         )
 
     def signed(self, checkpoint: Checkpoint) -> bool:
-        """Whether this key or an earlier one signed it."""
+        """Verify that this key or an earlier one signed the checkpoint."""
         publics = (self.public, *(_bytes(one.key) for one in self.earlier))
         return any(signed_by(checkpoint, public) for public in publics)
 
@@ -141,7 +141,7 @@ def rotate(path: Path, origin: str = "antiphon") -> CheckpointKey:
 
 
 def statement(key: str, following: str) -> bytes:
-    """What both keys of a hand-over sign; keys in base64."""
+    """Text that the old and the new key of a rotation sign; keys in base64."""
     return f"antiphon audit key 1\n{key}\n{following}\n".encode()
 
 

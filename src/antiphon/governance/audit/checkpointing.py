@@ -29,7 +29,7 @@ LEASE_SECONDS = 1.0
 _MOST_REMEMBERED = 1_000
 
 
-class Checkpointing:
+class CheckpointSigner:
     """Makes checkpoints of every scope's log.
 
     Args:

@@ -1,11 +1,11 @@
-"""What was done, by whom, in which order: an append-only Merkle tree (RFC 6962) a scope.
+"""Append-only audit log: one Merkle tree (RFC 6962) per tenant and environment.
 
 Invariants:
 - A record's number, content and place are one transaction with what it records when the caller gives ``within``;
   whichever process appends, numbers have no gap.
 - The head (size, peaks, newest checkpoint) is sealed under the server's secret. A head that does not hold is never
   extended: a damaged log is closed until somebody has looked at it.
-- What was signed and witnessed cannot be changed by anybody without being found (``audit_check``).
+- What was signed and witnessed cannot be changed by anybody without being found (``audit.verification``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from antiphon.core.scope import Scope
 from antiphon.governance.audit import record as audit_record
 from antiphon.governance.audit.merkle import Kept, Node, Tree
 from antiphon.governance.audit.query import AuditFilter, entries
-from antiphon.governance.audit.record import Act, AuditEntry, Outcome, Row, act
+from antiphon.governance.audit.record import Act, AuditEntry, AuditRow, Outcome, act
 from antiphon.governance.audit.rows import COLUMNS, insertion, loaded, of_user
 
 ERASE = "audit.erase"
@@ -54,7 +54,7 @@ _MOVE = (
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Where a scope's log ends. ``checkpoint`` is the newest signed one, as text; empty before the first."""
+    """End of a scope's log. ``checkpoint`` is the newest signed one, as text; empty before the first."""
 
     tree: Tree
     checkpoint: str = ""
@@ -91,7 +91,7 @@ class AuditLog:
 
         Args:
             principal: who did it; ``originator`` is the user on whose behalf.
-            detail: names of ``audit_record.ALLOWED``; the values of others are left out.
+            detail: names of ``record.ALLOWED``; the values of others are left out.
 
         Raises:
             InvalidInputError: a name is too long.
@@ -125,7 +125,7 @@ class AuditLog:
     def _append_gathered(self, acts: Sequence[Act], connection: Connection) -> None:
         self.append_all(acts, within=connection)
 
-    def append_all(self, acts: Sequence[Act], *, within: Connection) -> builtins.list[Row]:
+    def append_all(self, acts: Sequence[Act], *, within: Connection) -> builtins.list[AuditRow]:
         """Record acts in their order, in one transaction.
 
         Raises:
@@ -134,7 +134,7 @@ class AuditLog:
         scopes: dict[Scope, builtins.list[Act]] = {}
         for one in acts:
             scopes.setdefault(one.scope, []).append(one)
-        made: builtins.list[Row] = []
+        made: builtins.list[AuditRow] = []
         for scope, group in scopes.items():
             rows, nodes = self._extend(scope, group, within)
             within.exec_driver_sql(*insertion(self.database, scope, rows))
@@ -146,7 +146,7 @@ class AuditLog:
 
     def _extend(
         self, scope: Scope, group: Sequence[Act], within: Connection
-    ) -> tuple[builtins.list[Row], builtins.list[Node]]:
+    ) -> tuple[builtins.list[AuditRow], builtins.list[Node]]:
         """Move the head over these acts; their rows and nodes, which are to be written then."""
         left = self._left.get(scope)
         if left is not None:
@@ -158,7 +158,7 @@ class AuditLog:
         return rows, nodes
 
     def head(self, scope: Scope, *, within: Connection | None = None) -> Head:
-        """Where the log ends.
+        """Read the end of the log.
 
         Raises:
             CorruptionError: the head is damaged, or not sealed with this server's secret.
@@ -179,7 +179,7 @@ class AuditLog:
         return head
 
     def seal(self, scope: Scope, head: Head) -> bytes:
-        """What the head is sealed with: HMAC-SHA-256 over scope, size, peaks and checkpoint."""
+        """HMAC-SHA-256 over the head's scope, size, peaks and checkpoint."""
         peaks = b"".join(head.tree.peaks).hex()
         return hmac.digest(
             self._secret,
@@ -217,12 +217,10 @@ class AuditLog:
         """Records with ``sequence < before``, latest first."""
         return self.query(scope, AuditFilter(action=action, before=before, limit=limit), within=within)
 
-    def query(
-        self, scope: Scope, wanted: AuditFilter, *, within: Connection | None = None
-    ) -> builtins.list[AuditEntry]:
-        """Who saw or changed what, latest first."""
+    def query(self, scope: Scope, query: AuditFilter, *, within: Connection | None = None) -> builtins.list[AuditEntry]:
+        """Records that match the query, latest first."""
         with self.database.reading(within) as connection:
-            return entries(self.database, connection, scope, wanted)
+            return entries(self.database, connection, scope, query)
 
     def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
@@ -322,7 +320,7 @@ class AuditLog:
         )
 
 
-def _extended(head: Head, group: Sequence[Act]) -> tuple[builtins.list[Row], builtins.list[Node], Head]:
+def _extended(head: Head, group: Sequence[Act]) -> tuple[builtins.list[AuditRow], builtins.list[Node], Head]:
     rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
     tree, nodes = head.tree.extended(one.leaf for one in rows)
     return rows, nodes, Head(tree, head.checkpoint)

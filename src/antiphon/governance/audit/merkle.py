@@ -130,7 +130,7 @@ def root_at(kept: Kept, size: int) -> bytes:
 
 
 def included(leaf: bytes, sequence: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Whether the path proves the leaf (RFC 9162, section 2.1.3.2)."""
+    """Verify an inclusion proof of the leaf (RFC 9162, section 2.1.3.2)."""
     if not 0 <= sequence < size:
         return False
     index, last, top = sequence, size - 1, leaf
@@ -148,7 +148,7 @@ def included(leaf: bytes, sequence: int, size: int, path: Sequence[bytes], root:
 
 
 def consistent(before: int, before_root: bytes, after: int, after_root: bytes, path: Sequence[bytes]) -> bool:
-    """Whether the path proves that one tree is the beginning of the other (RFC 9162, section 2.1.4.2)."""
+    """Verify a proof that one tree is the beginning of the other (RFC 9162, section 2.1.4.2)."""
     if not 0 <= before <= after:
         return False
     if before == after:

@@ -1,4 +1,4 @@
-"""What somebody else can check without this installation: one record's proof, or a stretch of the log in one file.
+"""Proofs that are verified without this installation: of one record, or of a period of the log in one file.
 
 An export is a run of records without a gap, so that nothing inside it can be left out: it begins with the first record
 of its period and ends with the last. Both are read by the stand-alone verifier (``governance/verifier``).
@@ -28,7 +28,7 @@ from antiphon.governance.audit import record as audit_record
 from antiphon.governance.audit.checkpoint import Checkpoint
 from antiphon.governance.audit.checkpoint_key import CheckpointKey, EarlierKey
 from antiphon.governance.audit.log import AuditLog
-from antiphon.governance.audit.record import Row
+from antiphon.governance.audit.record import AuditRow
 from antiphon.governance.audit.rows import COLUMNS, loaded
 
 PROOF = "antiphon audit proof 1"
@@ -36,8 +36,8 @@ EXPORT = "antiphon audit export 1"
 _BLOCK = 1_000
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """What opens a commitment: SHA-256 of salt (hex), field, a zero byte and text."""
+class CommitmentPreimage(msgspec.Struct, frozen=True):
+    """Salt and text behind a commitment, which is SHA-256 of salt (hex), field, a zero byte and text."""
 
     text: str
     salt: str
@@ -51,7 +51,7 @@ class ProvedRecord(msgspec.Struct, frozen=True):
 
     sequence: int
     content: str
-    opened: dict[str, Opened]
+    opened: dict[str, CommitmentPreimage]
     path: tuple[str, ...]
 
 
@@ -182,7 +182,7 @@ def _witnessed(
         yield WitnessedLine(one.note, _text(path))
 
 
-def _proved(kept: merkle.Kept, scope: Scope, row: Row, checkpoint: Checkpoint) -> ProvedRecord:
+def _proved(kept: merkle.Kept, scope: Scope, row: AuditRow, checkpoint: Checkpoint) -> ProvedRecord:
     try:
         content = audit_record.content(scope, row)
     except (ValueError, msgspec.MsgspecError):
@@ -195,15 +195,15 @@ def _proved(kept: merkle.Kept, scope: Scope, row: Row, checkpoint: Checkpoint) -
             where="audit",
             next_step="Run `antiphon audit verify`.",
         )
-    opened: dict[str, Opened] = {
-        field: Opened(text, salt.hex())
+    opened: dict[str, CommitmentPreimage] = {
+        field: CommitmentPreimage(text, salt.hex())
         for field, text, salt in audit_record.committed(row)
         if text is not None and salt is not None
     }
     return ProvedRecord(row.sequence, content.decode(), opened, _text(path))
 
 
-def _rows(database: Database, connection: Connection, scope: Scope, start: int, end: int) -> list[Row]:
+def _rows(database: Database, connection: Connection, scope: Scope, start: int, end: int) -> list[AuditRow]:
     table = schema.audit_entries
     statement = select(*COLUMNS).where(schema.owned(table, scope), table.c.sequence >= start, table.c.sequence < end)
     rows = [loaded(database, scope, one) for one in connection.execute(statement.order_by(table.c.sequence))]

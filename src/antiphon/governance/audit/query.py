@@ -1,4 +1,4 @@
-"""Who saw or changed what, between when and when: reading the log by what it says."""
+"""Queries over the audit log by time, principal, action and subject."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST = 1_000
 
 
 class AuditFilter(msgspec.Struct, frozen=True):
-    """Which records.
+    """Conditions that a record meets.
 
     Attributes:
         who: a principal, or the originating user on whose behalf one acted.
@@ -42,34 +42,32 @@ class AuditFilter(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
-def entries(database: Database, connection: Connection, scope: Scope, wanted: AuditFilter) -> list[AuditEntry]:
+def entries(database: Database, connection: Connection, scope: Scope, query: AuditFilter) -> list[AuditEntry]:
     """The page of records that the filter asks for, latest first.
 
     Raises:
         InvalidInputError: the limit is not between 1 and :data:`MOST`, or ``since`` is after ``until``.
     """
-    if not 1 <= wanted.limit <= MOST:
-        raise InvalidInputError(
-            f"{wanted.limit} records are no page.", where="limit", next_step=f"Ask for 1 to {MOST}."
-        )
-    if wanted.since is not None and wanted.until is not None and wanted.since > wanted.until:
+    if not 1 <= query.limit <= MOST:
+        raise InvalidInputError(f"{query.limit} records are no page.", where="limit", next_step=f"Ask for 1 to {MOST}.")
+    if query.since is not None and query.until is not None and query.since > query.until:
         raise InvalidInputError("The end lies before the beginning.", where="until", next_step="Swap the two.")
     table = schema.audit_entries
     statement = select(*COLUMNS).where(schema.owned(table, scope))
-    if wanted.who is not None:
-        statement = statement.where((table.c.principal == wanted.who) | of_user(database, scope, wanted.who))
-    for column, text in ((table.c.action, wanted.action), (table.c.subject, wanted.subject)):
+    if query.who is not None:
+        statement = statement.where((table.c.principal == query.who) | of_user(database, scope, query.who))
+    for column, text in ((table.c.action, query.action), (table.c.subject, query.subject)):
         if text is not None and text.endswith("*"):
             statement = statement.where(func.substr(column, 1, len(text) - 1) == text[:-1])
         elif text is not None:
             statement = statement.where(column == text)
-    if wanted.since is not None:
-        statement = statement.where(table.c.at >= microseconds(wanted.since))
-    if wanted.until is not None:
-        statement = statement.where(table.c.at < microseconds(wanted.until))
-    if wanted.denied:
+    if query.since is not None:
+        statement = statement.where(table.c.at >= microseconds(query.since))
+    if query.until is not None:
+        statement = statement.where(table.c.at < microseconds(query.until))
+    if query.denied:
         statement = statement.where(table.c.outcome == "denied")
-    if wanted.before is not None:
-        statement = statement.where(table.c.sequence < wanted.before)
-    found = connection.execute(statement.order_by(table.c.sequence.desc()).limit(wanted.limit))
+    if query.before is not None:
+        statement = statement.where(table.c.sequence < query.before)
+    found = connection.execute(statement.order_by(table.c.sequence.desc()).limit(query.limit))
     return [entry(scope, shown(database, scope, one)) for one in found]

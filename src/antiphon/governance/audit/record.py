@@ -1,4 +1,4 @@
-"""What one audit record is: canonical bytes without payloads, and identities that can be erased later.
+"""One audit record: canonical bytes without payloads, and identities that can be erased later.
 
 Invariants: what may name a person (principal, originating user, subject, detail) is in the leaf only as a commitment
 ``SHA-256(salt ‖ field ‖ 0x00 ‖ text)`` with 16 random bytes of salt each, so that the leaf stays what it was when
@@ -96,7 +96,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     leaf: str
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True):
+class AuditRow(msgspec.Struct, frozen=True, array_like=True):
     """The columns of ``audit_entries`` after tenant and environment, in their order."""
 
     sequence: int
@@ -161,7 +161,7 @@ def _not_a_name(**names: str) -> InvalidInputError:
 
 
 def allowed(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a detail is kept: allow-listed names; numbers, moments and short texts; of longer lists their length."""
+    """Detail as it is recorded: allow-listed names; numbers, moments and short texts; of longer lists their length."""
     kept = {
         name: written(value) if name in HASHES and isinstance(value, str) else _value(value)
         for name, value in detail.items()
@@ -178,7 +178,7 @@ def written(text: str) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def row(one: Act, sequence: int) -> Row:
+def row(one: Act, sequence: int) -> AuditRow:
     """The act in its place, with fresh salts."""
     salt = os.urandom(4 * SALT_BYTES)
     for_originator = salt[16:32] if one.originator is not None else None
@@ -189,7 +189,7 @@ def row(one: Act, sequence: int) -> Row:
         commitment("detail", salt[48:], one.detail),
     )
     content = record(one.scope, sequence, one.at, one.action, one.outcome, commits)
-    return Row(
+    return AuditRow(
         sequence, one.at, one.principal, salt[:16], one.originator, for_originator, one.subject, salt[32:48],
         one.detail, salt[48:], one.action, one.outcome, None, leaf_hash(content),
     )  # fmt: skip
@@ -215,11 +215,11 @@ def record(scope: Scope, sequence: int, at: int, action: str, outcome: str, comm
 
 
 def commitment(field: str, salt: bytes, text: str) -> str:
-    """What a leaf holds in place of an identity, in hex."""
+    """Commitment that a leaf holds in place of an identity, in hex."""
     return hashlib.sha256(salt + field.encode() + b"\x00" + text.encode()).hexdigest()
 
 
-def commitments(of: Row) -> tuple[str | None, ...]:
+def commitments(of: AuditRow) -> tuple[str | None, ...]:
     """The commitments of a stored row in the order of :data:`FIELDS`: recomputed, or as kept where the text is erased.
 
     Raises:
@@ -237,12 +237,12 @@ def commitments(of: Row) -> tuple[str | None, ...]:
     return tuple(found)
 
 
-def gone(of: Row) -> dict[str, str]:
+def gone(of: AuditRow) -> dict[str, str]:
     """The commitments of what was erased."""
     return msgspec.json.decode(of.erased, type=dict[str, str]) if of.erased is not None else {}
 
 
-def committed(of: Row) -> tuple[tuple[Field, str | None, bytes | None], ...]:
+def committed(of: AuditRow) -> tuple[tuple[Field, str | None, bytes | None], ...]:
     """Field, text and salt of each part that is committed to."""
     return (
         ("principal", of.principal, of.principal_salt),
@@ -252,7 +252,7 @@ def committed(of: Row) -> tuple[tuple[Field, str | None, bytes | None], ...]:
     )
 
 
-def content(scope: Scope, of: Row) -> bytes:
+def content(scope: Scope, of: AuditRow) -> bytes:
     """The canonical bytes of a stored row.
 
     Raises:
@@ -261,7 +261,7 @@ def content(scope: Scope, of: Row) -> bytes:
     return record(scope, of.sequence, of.at, of.action, of.outcome, commitments(of))
 
 
-def entry(scope: Scope, of: Row) -> AuditEntry:
+def entry(scope: Scope, of: AuditRow) -> AuditEntry:
     """The row as it is shown.
 
     Raises:

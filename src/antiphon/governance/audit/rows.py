@@ -1,7 +1,7 @@
-"""How a record lies in ``audit_entries``: in an encrypted project the user on whose behalf somebody acted is sealed.
+"""Rows of ``audit_entries``; in an encrypted project the originating user's name is sealed.
 
-Invariant: what a leaf commits to is the clear text, so a log is the same log before, during and after a project's way
-into encryption or out of it. A sealed name belongs to its record's number.
+Invariant: what a leaf commits to is the clear text, so migrating a project into encryption or out of it leaves its log
+the same. A sealed name belongs to its record's number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from antiphon.catalog.sealed_columns import ORIGINATOR
 from antiphon.catalog.sealed_names import SealedName
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
-from antiphon.governance.audit.record import Row
+from antiphon.governance.audit.record import AuditRow
 
 COLUMNS = tuple(schema.audit_entries.c[2:])
 """What :func:`loaded` takes, in its order."""
@@ -27,11 +27,11 @@ UNREADABLE = "(does not open)"
 """Stands for a user's name that does not open where a record is only shown; no name looks like it."""
 
 _user = SealedName(ORIGINATOR)
-_ORIGINATOR_AT = Row.__struct_fields__.index("originator")
+_ORIGINATOR_AT = AuditRow.__struct_fields__.index("originator")
 _INSERT = f"INSERT INTO audit_entries VALUES ({', '.join('?' * (2 + len(COLUMNS)))})"
 
 
-def insertion(database: Database, scope: Scope, rows: Sequence[Row]) -> tuple[str, list[tuple[Any, ...]]]:
+def insertion(database: Database, scope: Scope, rows: Sequence[AuditRow]) -> tuple[str, list[tuple[Any, ...]]]:
     """The statement that stores records, and its parameters."""
     owner = (scope.tenant, scope.environment)
     if not database.codec.sealing:
@@ -39,7 +39,7 @@ def insertion(database: Database, scope: Scope, rows: Sequence[Row]) -> tuple[st
     return _INSERT, [(*owner, *_sealed(database, scope, row)) for row in rows]
 
 
-def _sealed(database: Database, scope: Scope, row: Row) -> tuple[Any, ...]:
+def _sealed(database: Database, scope: Scope, row: AuditRow) -> tuple[Any, ...]:
     values = msgspec.structs.astuple(row)
     if row.originator is None:
         return (*values, None)
@@ -47,26 +47,26 @@ def _sealed(database: Database, scope: Scope, row: Row) -> tuple[Any, ...]:
     return (*values[:_ORIGINATOR_AT], index, *values[_ORIGINATOR_AT + 1 :], sealed)
 
 
-def loaded(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
+def loaded(database: Database, scope: Scope, stored: Sequence[Any]) -> AuditRow:
     """The record in clear.
 
     Raises:
         CorruptionError: its user's name does not open, or has another index.
     """
     *values, sealed = stored
-    row = Row(*values)
+    row = AuditRow(*values)
     if sealed is None:
         return row
     name = _user.opened(database, scope, str(row.sequence), row.originator, sealed)
     return msgspec.structs.replace(row, originator=name)
 
 
-def shown(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
+def shown(database: Database, scope: Scope, stored: Sequence[Any]) -> AuditRow:
     """Like :func:`loaded`, with :data:`UNREADABLE` for a name that does not open: the page's others are shown."""
     try:
         return loaded(database, scope, stored)
     except CorruptionError:
-        return msgspec.structs.replace(Row(*stored[:-1]), originator=UNREADABLE)
+        return msgspec.structs.replace(AuditRow(*stored[:-1]), originator=UNREADABLE)
 
 
 def of_user(database: Database, scope: Scope, name: str) -> ColumnElement[bool]:

@@ -23,7 +23,7 @@ from antiphon.governance.audit.checkpoint import Checkpoint, parse
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
 from antiphon.governance.audit.log import ERASE, AuditLog, Head
 from antiphon.governance.audit.merkle import Node, Tree, leaf_hash
-from antiphon.governance.audit.record import FIELDS, Row, content, gone
+from antiphon.governance.audit.record import FIELDS, AuditRow, content, gone
 from antiphon.governance.audit.rows import COLUMNS, shown
 
 MOST_PROBLEMS = 20
@@ -32,7 +32,7 @@ _BLOCK = 1_000
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What checking a scope's log found; sound when there are no ``problems``.
+    """Result of verifying a scope's log; sound when there are no ``problems``.
 
     Attributes:
         entries: records read; ``root`` (hex) is theirs.
@@ -51,11 +51,11 @@ class Verification(msgspec.Struct, frozen=True):
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was changed, removed, reordered, cut off or written anew."""
+        """True when nothing was changed, removed, reordered, cut off or rewritten."""
         return not self.problems
 
 
-class _Findings:
+class _LogProblems:
     """Problems in the order in which they are found."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def verify(
             and not against a key.
         checkpoints: witnessed ones of this scope, and any other that was kept.
     """
-    found = _Findings()
+    found = _LogProblems()
     with log.database.read() as connection:
         head = _head(log, scope, connection, found)
         known = list(checkpoints)
@@ -113,7 +113,7 @@ def verify(
     return Verification(scope, tree.size, tree.root.hex(), erased, fitting, tuple(found.problems), found.first)
 
 
-def _head(log: AuditLog, scope: Scope, connection: Connection, found: _Findings) -> Head | None:
+def _head(log: AuditLog, scope: Scope, connection: Connection, found: _LogProblems) -> Head | None:
     try:
         return log.head(scope, within=connection)
     except CorruptionError as error:
@@ -124,12 +124,12 @@ def _head(log: AuditLog, scope: Scope, connection: Connection, found: _Findings)
 
 
 def _read(
-    database: Database, scope: Scope, connection: Connection, wanted: set[int], found: _Findings
+    database: Database, scope: Scope, connection: Connection, sizes: set[int], found: _LogProblems
 ) -> tuple[Tree, dict[int, bytes], int, int]:
-    """The tree that the records give, its roots at the wanted sizes, what is erased, and said to be."""
+    """The tree that the records give, its roots at these sizes, what is erased, and said to be."""
     tree, roots = Tree(), {0: Tree().root}
     erased = said = 0
-    kept = _Kept(scope, connection, found)
+    kept = _StoredNodes(scope, connection, found)
     for sequence, row in _rows(database, scope, connection):
         gap = sequence - tree.size
         if gap:
@@ -153,7 +153,7 @@ def _read(
         for leaf in (*[b""] * gap, row.leaf if row is not None else b""):
             tree, nodes = tree.extended([leaf])
             kept.compare(nodes)
-            if tree.size in wanted:
+            if tree.size in sizes:
                 roots[tree.size] = tree.root
     kept.end()
     return tree, roots, erased, said
@@ -162,7 +162,7 @@ def _read(
 _TEXTS = (*FIELDS, "action", "outcome")
 
 
-def _rows(database: Database, scope: Scope, connection: Connection) -> Iterator[tuple[int, Row | None]]:
+def _rows(database: Database, scope: Scope, connection: Connection) -> Iterator[tuple[int, AuditRow | None]]:
     """Numbers and rows in order, ``None`` for one that does not have the form of a record.
 
     Texts are read as bytes: one that is no UTF-8 any more is a finding and not a failure. Nor is a user that does not
@@ -174,7 +174,7 @@ def _rows(database: Database, scope: Scope, connection: Connection) -> Iterator[
     for raw in connection.execute(statement.execution_options(yield_per=_BLOCK)):
         try:
             *values, sealed = raw
-            row = msgspec.convert([_decoded(value, at) for at, value in enumerate(values)], Row)
+            row = msgspec.convert([_decoded(value, at) for at, value in enumerate(values)], AuditRow)
             if sealed is not None:
                 row = shown(database, scope, (*msgspec.structs.astuple(row), sealed))
             yield raw[0], row
@@ -182,17 +182,17 @@ def _rows(database: Database, scope: Scope, connection: Connection) -> Iterator[
             yield raw[0], None
 
 
-_TEXT_AT = frozenset(at for at, name in enumerate(Row.__struct_fields__) if name in _TEXTS)
+_TEXT_AT = frozenset(at for at, name in enumerate(AuditRow.__struct_fields__) if name in _TEXTS)
 
 
 def _decoded(value: Any, at: int) -> Any:
     return value.decode() if at in _TEXT_AT and isinstance(value, bytes) else value
 
 
-class _Kept:
+class _StoredNodes:
     """Compares kept nodes, level by level, with those that the records give."""
 
-    def __init__(self, scope: Scope, connection: Connection, found: _Findings) -> None:
+    def __init__(self, scope: Scope, connection: Connection, found: _LogProblems) -> None:
         self._found = found
         table = schema.audit_nodes
         statement = select(table.c.level, table.c.position, table.c.hash).where(schema.owned(table, scope))
@@ -221,7 +221,7 @@ class _Kept:
 
 def _against(
     known: Sequence[Checkpoint], roots: dict[int, bytes], tree: Tree, scope: Scope, key: CheckpointKey | None,
-    found: _Findings,
+    found: _LogProblems,
 ) -> int:  # fmt: skip
     fitting, agreed = 0, 0
     for one in sorted(known, key=lambda each: each.size):

@@ -27,8 +27,8 @@ TAIL_BYTES = 64 * 1024
 """The end of the file, where the last checkpoint is looked for first."""
 
 
-class Witnessed(msgspec.Struct, frozen=True):
-    """What a witness file holds: checkpoints in their order; blocks that are none, by their first line's number.
+class WitnessContent(msgspec.Struct, frozen=True):
+    """Content of a witness file: checkpoints in their order; other blocks, by their first line's number.
 
     ``torn``: bytes at the end that are no whole checkpoint, as a loss of power leaves them. ``open``: the last one is
     whole and the empty line after it is missing.
@@ -50,8 +50,8 @@ class Witness:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> Witnessed:
-        """Everything in the file; a file that is not there holds nothing.
+    def read(self) -> WitnessContent:
+        """Read the whole file; a missing file is empty.
 
         Raises:
             SetupError: it cannot be read.
@@ -59,13 +59,13 @@ class Witness:
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
-            return Witnessed(())
+            return WitnessContent(())
         except OSError as error:
             raise _unusable(self.path, error) from error
         return read_witness(content)
 
     @contextmanager
-    def turn(self) -> Iterator[Turn]:
+    def turn(self) -> Iterator[LockedWitness]:
         """The file to oneself.
 
         Raises:
@@ -78,15 +78,15 @@ class Witness:
             raise _unusable(self.path, error) from error
         try:
             _lock(descriptor, self.path)
-            yield Turn(self.path, descriptor)
+            yield LockedWitness(self.path, descriptor)
         except OSError as error:
             raise _unusable(self.path, error) from error
         finally:
             os.close(descriptor)
 
 
-class Turn:
-    """The witness file while nobody else writes it."""
+class LockedWitness:
+    """The witness file under an exclusive lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -129,7 +129,7 @@ class Turn:
         except OSError:
             os.ftruncate(self._descriptor, before)
             raise
-        self._end = Witnessed((*self._end.checkpoints, checkpoint))
+        self._end = WitnessContent((*self._end.checkpoints, checkpoint))
         return True
 
 
@@ -149,7 +149,7 @@ def _lock(descriptor: int, path: Path) -> None:
             time.sleep(0.02)
 
 
-def read_witness(content: bytes) -> Witnessed:
+def read_witness(content: bytes) -> WitnessContent:
     """Checkpoints of a witness file, or of a file with a single one: blocks, each with an empty line after it."""
     found: list[Checkpoint] = []
     problems: list[str] = []
@@ -165,15 +165,15 @@ def read_witness(content: bytes) -> Witnessed:
             found.append(parse(block.decode()))
         except (InvalidInputError, UnicodeDecodeError):
             if is_open:
-                return Witnessed(tuple(found), tuple(problems), len(block))
+                return WitnessContent(tuple(found), tuple(problems), len(block))
             problems.append(f"line {line + 1} of the witness file begins no checkpoint")
         line += block.count(b"\n") + 1
         whole += len(block) + 1
-    return Witnessed(tuple(found), tuple(problems), 0, is_open)
+    return WitnessContent(tuple(found), tuple(problems), 0, is_open)
 
 
-def _tail(path: Path) -> Witnessed:
-    """What stands at the end of the file: whole checkpoints from the first whole one on."""
+def _tail(path: Path) -> WitnessContent:
+    """Read the end of the file: its whole checkpoints."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         start = max(0, size - TAIL_BYTES)

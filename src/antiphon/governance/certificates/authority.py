@@ -43,12 +43,12 @@ BACKDATED = timedelta(minutes=5)
 _KEPT = 2
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What the certificates are to say.
+class CertificateSpec(msgspec.Struct, frozen=True):
+    """Names, addresses and lifetime of the certificates to make.
 
     Attributes:
         names, addresses: what the gateway is reached by; at least one of either.
-        client: the principal that the client certificate names; ``tenant`` is its organisation.
+        client: the principal that the client certificate names; ``tenant`` is its organization.
         days: how long server and client certificates hold.
     """
 
@@ -59,7 +59,7 @@ class Asked(msgspec.Struct, frozen=True):
     days: int = 90
 
 
-def init(folder: Path, asked: Asked, now: datetime) -> Path:
+def init(folder: Path, spec: CertificateSpec, now: datetime) -> Path:
     """Make an authority with a server and a client certificate.
 
     Returns:
@@ -68,7 +68,7 @@ def init(folder: Path, asked: Asked, now: datetime) -> Path:
     Raises:
         ConflictError: there is an authority already. InvalidInputError: a name, an address or the days cannot be used.
     """
-    _require_usable(asked)
+    _require_usable(spec)
     with _locked(folder):
         if (folder / CURRENT).is_symlink():
             raise ConflictError(
@@ -77,7 +77,7 @@ def init(folder: Path, asked: Asked, now: datetime) -> Path:
                 next_step="`antiphon tls rotate` makes new certificates; `--authority` a new authority too.",
             )
         key, root = _new_authority(now)
-        return _publish(folder, _files(asked, now, key, [root], ()))
+        return _publish(folder, _files(spec, now, key, [root], ()))
 
 
 def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: bool = False) -> Path:
@@ -91,15 +91,15 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
         CorruptionError: the files there cannot be read. InvalidInputError: ``days`` cannot be used.
     """
     with _locked(folder):
-        asked = _asked_before(folder / CURRENT, days)
-        _require_usable(asked)
+        spec = _present_spec(folder / CURRENT, days)
+        _require_usable(spec)
         key, roots = _authority(folder / CURRENT)
         crossed: tuple[x509.Certificate, ...] = ()
         if authority:
             new_key, new_root = _new_authority(now)
             crossed = (_certify_authority(new_root, key, roots[0], now),)
             key, roots = new_key, [new_root, *(root for root in roots if root.not_valid_after_utc > now)]
-        elif roots[0].not_valid_after_utc < now + timedelta(days=asked.days):
+        elif roots[0].not_valid_after_utc < now + timedelta(days=spec.days):
             raise InvalidInputError(
                 f"The authority ends {roots[0].not_valid_after_utc:%Y-%m-%d}, before the new certificates would.",
                 where=str(folder / CURRENT / AUTHORITY),
@@ -107,7 +107,7 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
             )
         else:
             crossed = _crossed_before(folder / CURRENT)
-        return _publish(folder, _files(asked, now, key, roots, crossed))
+        return _publish(folder, _files(spec, now, key, roots, crossed))
 
 
 def settings_lines(folder: str, *, mutual: bool) -> str:
@@ -126,7 +126,7 @@ def settings_lines(folder: str, *, mutual: bool) -> str:
 
 
 def _files(
-    asked: Asked,
+    spec: CertificateSpec,
     now: datetime,
     key: EllipticCurvePrivateKey,
     roots: Sequence[x509.Certificate],
@@ -134,12 +134,12 @@ def _files(
 ) -> Mapping[str, bytes]:
     from cryptography import x509
 
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in asked.names]
-    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in asked.addresses]
-    principal = x509.UniformResourceIdentifier(f"antiphon://{asked.tenant}/{asked.client}")
-    subject = (asked.names or asked.addresses)[0]
-    server_key, server = _leaf("server", subject, None, names, asked.days, now, key, roots[0])
-    client_key, client = _leaf("client", asked.client, asked.tenant, [principal], asked.days, now, key, roots[0])
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in spec.names]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in spec.addresses]
+    principal = x509.UniformResourceIdentifier(f"antiphon://{spec.tenant}/{spec.client}")
+    subject = (spec.names or spec.addresses)[0]
+    server_key, server = _leaf("server", subject, None, names, spec.days, now, key, roots[0])
+    client_key, client = _leaf("client", spec.client, spec.tenant, [principal], spec.days, now, key, roots[0])
     return {
         AUTHORITY: _pem(*roots),
         AUTHORITY_KEY: _key_pem(key),
@@ -258,15 +258,15 @@ def _authority_certificate(
     )
 
 
-def _asked_before(current: Path, days: int | None) -> Asked:
-    """What the present certificates say, to be said again."""
+def _present_spec(current: Path, days: int | None) -> CertificateSpec:
+    """Read the specification of the present certificates."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
     server, client = _certificates(current / SERVER)[0], _certificates(current / CLIENT)[0]
     alternative = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     lasted = (server.not_valid_after_utc - server.not_valid_before_utc - BACKDATED).days
-    return Asked(
+    return CertificateSpec(
         names=tuple(alternative.get_values_for_type(x509.DNSName)),
         addresses=tuple(str(address) for address in alternative.get_values_for_type(x509.IPAddress)),
         client=str(client.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value),
@@ -313,21 +313,21 @@ def _certificates(file: Path) -> list[x509.Certificate]:
         ) from None
 
 
-def _require_usable(asked: Asked) -> None:
-    if not 1 <= asked.days <= MOST_DAYS:
+def _require_usable(spec: CertificateSpec) -> None:
+    if not 1 <= spec.days <= MOST_DAYS:
         raise InvalidInputError(
-            f"{asked.days} days are not possible.", where="--days", next_step=f"From 1 to {MOST_DAYS}."
+            f"{spec.days} days are not possible.", where="--days", next_step=f"From 1 to {MOST_DAYS}."
         )
-    if not asked.names and not asked.addresses:
+    if not spec.names and not spec.addresses:
         raise InvalidInputError("A server certificate needs a name.", where="--name", next_step="Give --name or --ip.")
-    for address in asked.addresses:
+    for address in spec.addresses:
         try:
             ipaddress.ip_address(address)
         except ValueError:
             raise InvalidInputError(
                 f"{address!r} is no IP address.", where="--ip", next_step="For example 127.0.0.1."
             ) from None
-    for name in asked.names:
+    for name in spec.names:
         if not name.isascii() or not name or len(name) > 253 or any(sign.isspace() or sign == "/" for sign in name):
             raise InvalidInputError(
                 f"{name!r} is no host name.",

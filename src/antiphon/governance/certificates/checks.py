@@ -1,4 +1,4 @@
-"""What a certificate says, and whether a client would accept it: key, dates, name, chain.
+"""Checks of a certificate as a client makes them: key, dates, name, chain.
 
 Verification is X.509 path building under the web profile (RFC 5280; CA/Browser Forum), by ``cryptography``.
 """
@@ -41,7 +41,7 @@ class CertificateFacts(msgspec.Struct, frozen=True):
         return (self.not_after - now).total_seconds() / 86_400
 
     def wrong_date(self, now: datetime) -> str | None:
-        """What is wrong with its dates at this moment, as a sentence."""
+        """Problem with the dates at this moment, as a sentence."""
         if now < self.not_before:
             return (
                 f"The certificate holds from {self.not_before:%Y-%m-%d %H:%M:%SZ} on, and this machine's clock says "
@@ -52,7 +52,7 @@ class CertificateFacts(msgspec.Struct, frozen=True):
         return None
 
 
-class Finding(msgspec.Struct, frozen=True):
+class CertificateFinding(msgspec.Struct, frozen=True):
     """One thing that was checked; ``problem`` is ``None`` when it is fine."""
 
     check: str
@@ -62,7 +62,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def described(certificate: x509.Certificate) -> CertificateFacts:
-    """What a parsed certificate says."""
+    """Read a parsed certificate."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import NameOID
@@ -109,7 +109,7 @@ def chain(pem: bytes, where: str) -> list[x509.Certificate]:
 
 
 def require_pair(certificate: bytes, key: bytes, now: datetime, where: str) -> CertificateFacts:
-    """What the leaf says, once it is sure that this key is its own and that it holds now.
+    """Read the leaf after checking that the key belongs to it and that it is valid now.
 
     Raises:
         InvalidInputError: not a certificate, not a key, the key of another certificate, expired, or not valid yet.
@@ -121,7 +121,9 @@ def require_pair(certificate: bytes, key: bytes, now: datetime, where: str) -> C
     return described(leaf)
 
 
-def check(certificate: bytes, key: bytes, authorities: Sequence[bytes], host: str, now: datetime) -> list[Finding]:
+def check(
+    certificate: bytes, key: bytes, authorities: Sequence[bytes], host: str, now: datetime
+) -> list[CertificateFinding]:
     """Would a client accept it, one finding a question: key, dates, name, chain.
 
     Args:
@@ -136,14 +138,16 @@ def check(certificate: bytes, key: bytes, authorities: Sequence[bytes], host: st
     wrong_key, wrong_date = _wrong_key(leaf, key), facts.wrong_date(now)
     named = _names(facts, host)
     findings = [
-        Finding("key", "belongs to the certificate", wrong_key, _next(wrong_key, "Set the key made with it.")),
-        Finding(
+        CertificateFinding(
+            "key", "belongs to the certificate", wrong_key, _next(wrong_key, "Set the key made with it.")
+        ),
+        CertificateFinding(
             "dates",
             f"{facts.days_left(now):.0f} days left",
             wrong_date,
             _next(wrong_date, "`antiphon tls rotate`, or set this machine's clock."),
         ),
-        Finding(
+        CertificateFinding(
             "name",
             f"holds for {host}",
             None if named else f"The certificate holds for {', '.join(facts.names) or 'no name'}, not for {host}.",
@@ -152,7 +156,9 @@ def check(certificate: bytes, key: bytes, authorities: Sequence[bytes], host: st
     ]
     unverified = _unverified(certificates, authorities, host if named else None, facts, now)
     findings.append(
-        Finding("chain", "leads to an authority that the client trusts", unverified, _next(unverified, _TRUST))
+        CertificateFinding(
+            "chain", "leads to an authority that the client trusts", unverified, _next(unverified, _TRUST)
+        )
     )
     return findings
 
@@ -193,7 +199,7 @@ def _unverified(
     facts: CertificateFacts,
     now: datetime,
 ) -> str | None:
-    """Why no chain can be built; asked for a name it holds for, and inside its dates, so that it says nothing twice."""
+    """Reason for which no chain can be built. Name and dates have findings of their own and are taken as valid."""
     from cryptography import x509
     from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 

@@ -23,7 +23,7 @@ _MOST_MISSES = 64
 
 
 class HeldKeys:
-    """Implements ``sealing.DataKeySource``. Safe to share between threads."""
+    """Data keys of a process, by tenant and environment. Safe to share between threads."""
 
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys

@@ -1,4 +1,4 @@
-"""Who keeps the keys that wrap data keys: a port, and what all its implementations share.
+"""Providers of the keys that wrap data keys: their protocol, and wrapping by the process itself.
 
 Invariant: a wrapping key never leaves its provider; the catalog holds data keys only as the provider wrapped them,
 bound to the tenant, environment and id they belong to.
@@ -10,14 +10,11 @@ import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from antiphon.core.errors import InvalidInputError, SetupError
-from antiphon.core.settings import EncryptionSettings
 
 KEY_BYTES = 32
 
@@ -30,11 +27,12 @@ class WrappedKey(msgspec.Struct, frozen=True):
 
 
 class KeyProvider(Protocol):
-    """Keeps wrapping keys. Implementations may be shared between threads."""
+    """Keeps wrapping keys: ``FileKeyring``, ``EnvironmentKeys`` and ``KmsKeys``. Implementations are safe to share
+    between threads."""
 
     @property
     def name(self) -> str:
-        """What it is, as the settings name it."""
+        """Name of the provider in the settings."""
         ...
 
     def current(self) -> str:
@@ -69,49 +67,6 @@ class KeyProvider(Protocol):
     def retire(self, wrapping_key: str) -> None:
         """Forget a wrapping key that wraps nothing any more; the current one, or one not kept here, is no error."""
         ...
-
-
-def provider_of(settings: EncryptionSettings, root: Path, environment: Mapping[str, str] | None = None) -> KeyProvider:
-    """The provider a project's settings name.
-
-    Args:
-        root: where the keyring's relative path starts.
-        environment: variables; this process's by default.
-
-    Raises:
-        SetupError: the variable named by ``secret`` is not set, or the keyring is missing.
-        InvalidInputError: a KMS without URL.
-    """
-    variables = os.environ if environment is None else environment
-    if settings.provider == "file":
-        from antiphon.governance.encryption.keyring import FileKeyring
-
-        return FileKeyring(root / settings.keyring, secret_in(variables, settings.secret, "the keyring's passphrase"))
-    if settings.provider == "environment":
-        return EnvironmentKeys(secret_in(variables, settings.secret, "the wrapping key"), settings.secret)
-    from antiphon.governance.encryption.kms import KmsKeys
-
-    if settings.url is None:
-        raise InvalidInputError(
-            "A key service needs its URL.", where="antiphon.toml, [encryption]", next_step='Set url = "https://…".'
-        )
-    return KmsKeys(settings.url, secret_in(variables, settings.secret, "the key service's bearer token"))
-
-
-def secret_in(variables: Mapping[str, str], name: str, what: str) -> str:
-    """The value of a variable.
-
-    Raises:
-        SetupError: it is not set, or empty.
-    """
-    value = variables.get(name, "")
-    if not value:
-        raise SetupError(
-            f"The environment variable {name} is not set: it holds {what}.",
-            where="antiphon.toml, [encryption] secret",
-            next_step=f"Set {name} for every process of the project. Without it nothing stored can be read.",
-        )
-    return value
 
 
 class EnvironmentKeys:
@@ -152,7 +107,7 @@ class EnvironmentKeys:
         )
 
     def retire(self, wrapping_key: str) -> None:
-        """Nothing is kept here; the variable's owner drops it."""
+        """Do nothing: the variable's owner drops the key."""
 
     def _decoded(self, text: str) -> bytes:
         try:

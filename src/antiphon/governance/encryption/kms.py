@@ -24,16 +24,16 @@ _PROBE = b"antiphon probe"
 _MOST_BYTES = 65_536
 
 
-class _Wrapped(msgspec.Struct, frozen=True):
+class _WrapResponse(msgspec.Struct, frozen=True):
     key_id: str
     ciphertext: str
 
 
-class _Unwrapped(msgspec.Struct, frozen=True):
+class _UnwrapResponse(msgspec.Struct, frozen=True):
     plaintext: str
 
 
-class _Rotated(msgspec.Struct, frozen=True):
+class _RotateResponse(msgspec.Struct, frozen=True):
     key_id: str
 
 
@@ -76,19 +76,19 @@ class KmsKeys:
         return self.wrap(bytes(32), _PROBE).wrapping_key
 
     def wrap(self, key: bytes, context: bytes) -> WrappedKey:
-        answer = self._post("wrap", {"plaintext": _text(key), "context": _text(context)}, _Wrapped)
+        answer = self._post("wrap", {"plaintext": _text(key), "context": _text(context)}, _WrapResponse)
         return WrappedKey(answer.key_id, answer.ciphertext.encode())
 
     def unwrap(self, wrapped: WrappedKey, context: bytes) -> bytes:
         body = {"key_id": wrapped.wrapping_key, "ciphertext": wrapped.content.decode(), "context": _text(context)}
-        answer = self._post("unwrap", body, _Unwrapped, wrapped.wrapping_key)
+        answer = self._post("unwrap", body, _UnwrapResponse, wrapped.wrapping_key)
         try:
             return base64.b64decode(answer.plaintext, validate=True)
         except (binascii.Error, ValueError) as error:
             raise self._nonsense("unwrap") from error
 
     def rotate(self) -> str:
-        rotated: _Rotated = self._post("rotate", {}, _Rotated, attempts=1)
+        rotated: _RotateResponse = self._post("rotate", {}, _RotateResponse, attempts=1)
         return rotated.key_id
 
     def retire(self, wrapping_key: str) -> None:

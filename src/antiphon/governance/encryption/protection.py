@@ -1,4 +1,4 @@
-"""Whether a project's payloads are sealed, and the codec that follows from it.
+"""Encryption mode of a project, and the codec that follows from it.
 
 Invariant: the mode is recorded in the catalog before the first payload, and no process works in the other one: payloads
 in plaintext never come to lie among sealed ones. A project that is being migrated is opened by the migration alone.
@@ -24,7 +24,8 @@ from antiphon.core.scope import Scope
 from antiphon.core.settings import EncryptionSettings
 from antiphon.governance.encryption.data_keys import DataKeys
 from antiphon.governance.encryption.held_keys import HeldKeys
-from antiphon.governance.encryption.key_provider import KeyProvider, provider_of
+from antiphon.governance.encryption.key_provider import KeyProvider
+from antiphon.governance.encryption.providers import provider_of
 
 Mode = Literal["plaintext", "encrypted"]
 
@@ -35,7 +36,7 @@ PLAINTEXT_WARNING = (
 
 
 class Protection(msgspec.Struct, frozen=True):
-    """How a project's payloads are protected. ``warning`` is to be shown wherever a person looks.
+    """Encryption mode of a project with its codec. ``warning`` is shown on every page and command.
 
     ``provider``, ``keys`` and ``held`` are ``None`` in plaintext.
     """
@@ -48,7 +49,7 @@ class Protection(msgspec.Struct, frozen=True):
 
     @property
     def warning(self) -> str | None:
-        """What a project in plaintext says loudly."""
+        """Warning of a project in plaintext."""
         return PLAINTEXT_WARNING if self.mode == "plaintext" else None
 
 
@@ -78,7 +79,7 @@ def mode_of(settings: EncryptionSettings, environment: str) -> Mode:
 
 
 def recorded_mode(database: Database, scope: Scope, *, within: Connection | None = None) -> ModeRecord | None:
-    """What is recorded of a scope, ``None`` before its first start."""
+    """Read the mode recorded for a scope; ``None`` before its first start."""
     table = schema.encryption_modes
     with database.reading(within) as connection:
         row = connection.execute(select(table).where(schema.owned(table, scope))).first()

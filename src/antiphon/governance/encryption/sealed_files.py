@@ -168,7 +168,7 @@ def open_sealed(stream: BinaryIO, codec: Codec, context: PayloadContext) -> Bina
 
 
 def is_sealed(stream: BinaryIO) -> bool:
-    """Whether the file says at its end that it is sealed; the position is at its beginning afterwards."""
+    """Tell by the file's end whether it is sealed; the position is at its beginning afterwards."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - len(MAGIC)))
     found = stream.read(len(MAGIC)) == MAGIC

@@ -15,11 +15,12 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any
 
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, require_schema
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
+from antiphon.governance.encryption.held_keys import HeldKeys
 
 MOST_USES = 2**31
 """Uses of one subkey: half the bound, so that even a copy of the process made by fork stays below it."""
@@ -27,22 +28,6 @@ MOST_USES = 2**31
 _SALT, _NONCE = 16, 12
 _SUBKEYS = 4_096
 _INFO = b"antiphon payload 1\x01"
-
-
-class DataKeySource(Protocol):
-    """Where data keys come from: 32 bytes each, by tenant and environment."""
-
-    def sealing_key(self, scope: Scope) -> tuple[str, bytes]:
-        """Id and key for new payloads; made on first use."""
-        ...
-
-    def opening_key(self, scope: Scope, key_id: str) -> bytes:
-        """The key of this id; raises ``CorruptionError`` when there is none."""
-        ...
-
-    def index_key(self, scope: Scope) -> bytes:
-        """The key of equality indexes; it never changes."""
-        ...
 
 
 class _Sealer:
@@ -68,7 +53,7 @@ class AesGcmCodec:
     name = "aesgcm"
     sealing = True
 
-    def __init__(self, keys: DataKeySource, *, accept_plain: bool = False, uses: int = MOST_USES) -> None:
+    def __init__(self, keys: HeldKeys, *, accept_plain: bool = False, uses: int = MOST_USES) -> None:
         self._keys = keys
         self._plain = PlainCodec() if accept_plain else None
         self._uses = uses
@@ -78,7 +63,7 @@ class AesGcmCodec:
 
     @property
     def accepts_plain(self) -> bool:
-        """Whether payloads in plaintext are read: while the project is being migrated."""
+        """True while the project is migrated, when payloads in plaintext are read too."""
         return self._plain is not None
 
     def current_key(self, scope: Scope) -> str | None:
@@ -140,7 +125,7 @@ class UnsealingCodec(PlainCodec):
 
 
 def decrypted(cipher: Any, nonce: bytes, sealed: bytes, context: PayloadContext, key_id: str) -> bytes:
-    """What was sealed for this context.
+    """Decrypt a payload that was sealed for this context.
 
     Raises:
         CorruptionError: bytes, key or place are not those it was sealed with.

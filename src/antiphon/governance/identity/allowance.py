@@ -1,4 +1,4 @@
-"""What a key may use: how much of it, and whether it may go ahead of others."""
+"""Quotas and tier of an API key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LARGEST = 1_000_000_000_000
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """What one API key may use; ``None`` is without bound.
+    """Quotas of one API key; ``None`` is without bound.
 
     Attributes:
         requests_per_minute: of chat completions and completions.
@@ -29,7 +29,7 @@ class Allowance(msgspec.Struct, frozen=True):
 
     @property
     def meters(self) -> tuple[Meter, ...]:
-        """What its use is measured by."""
+        """Meters that measure its use."""
         found = (
             (REQUESTS, self.requests_per_minute, 60.0),
             (TOKENS, self.tokens_per_minute, 60.0),

@@ -5,25 +5,25 @@ from __future__ import annotations
 from antiphon.core.errors import UnauthenticatedError
 from antiphon.governance.identity.keys import PREFIX, Keys
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.identity.tokens import BearerTokens
 
 
 class Authenticator:
-    """Recognises whoever sends ``Authorization: Bearer``.
+    """Authenticates the sender of ``Authorization: Bearer``.
 
     Args:
         tokens: of the configured issuer; ``None`` accepts API keys only.
     """
 
-    def __init__(self, keys: Keys, tokens: Tokens | None = None) -> None:
+    def __init__(self, keys: Keys, tokens: BearerTokens | None = None) -> None:
         self._keys = keys
         self._tokens = tokens
 
     def authenticate(self, text: str) -> Principal:
-        """Whom the text speaks for. May read the catalog, and the issuer's keys over the network.
+        """Authenticate a bearer's text. May read the catalog, and the issuer's keys over the network.
 
         Raises:
-            UnauthenticatedError: it speaks for nobody.
+            UnauthenticatedError: it is neither a valid key nor a valid token.
             UnavailableError: what is needed to say so is away.
         """
         if text.startswith(PREFIX) or self._tokens is None:
@@ -37,7 +37,7 @@ class Authenticator:
         )
 
     def remembered(self, text: str) -> Principal | None:
-        """Whom the text speaks for, if that is known without reading anything."""
+        """The principal of a bearer's text if it is cached; reads nothing."""
         if text.startswith(PREFIX):
             return self._keys.remembered(text)
         return None if self._tokens is None else self._tokens.remembered(text)

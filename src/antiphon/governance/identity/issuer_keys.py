@@ -102,7 +102,7 @@ class IssuerKeys:
         return self._believed(kid, self._age())
 
     def _wait(self) -> None:
-        """Become the one who reads. Few may wait for that, so that unknown keys do not use up the threads."""
+        """Acquire the right to read. Few threads may wait for it, so that unknown keys do not use up the threads."""
         if self._waiting.acquire(blocking=False):
             try:
                 if self._reading.acquire(timeout=_PATIENCE):
@@ -114,7 +114,7 @@ class IssuerKeys:
         )
 
     def holds(self, key: IssuerKey) -> bool:
-        """Whether the last set that was read still has this very key, and is still believed; reads nothing."""
+        """Tell whether the last set read is fresh and holds this very key; reads nothing."""
         age, found = self._age(), self._keys.get(key.kid)
         return age is not None and age <= FRESH_SECONDS and found is not None and found.thumbprint == key.thumbprint
 

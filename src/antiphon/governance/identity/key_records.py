@@ -18,7 +18,7 @@ from antiphon.governance.identity.revocation import LEEWAY
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """An API key without its secret; ``hint`` is its end, to recognise it by.
+    """An API key without its secret; ``hint`` is its end, to recognize it by.
 
     Attributes:
         role, kind, clearance: of its principal, as they are now.
@@ -50,17 +50,17 @@ class KeyRecord(msgspec.Struct, frozen=True):
 
     @property
     def principal(self) -> Principal:
-        """Whom the key speaks for."""
+        """Principal of the key."""
         return Principal(
             self.name, self.tenant, self.role, self.kind, self.clearance, self.limits, self.id, self.allowance
         )
 
     def may_open(self, now: datetime) -> bool:
-        """Whether it holds at this instant, or will once it is approved."""
+        """Tell whether the key is valid at this instant, or will be once it is approved."""
         return self.refusal(now) is None or (self.waits and self.revoked_at is None)
 
     def refusal(self, now: datetime) -> str | None:
-        """Why it does not hold at this instant, or ``None`` when it does."""
+        """Reason for which the key is not valid at this instant; ``None`` when it is."""
         if self.revoked_at is not None:
             return "revoked"
         if (kept := reserved(self.name)) is not None:
@@ -76,7 +76,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
         return None
 
 
-class Rotated(msgspec.Struct, frozen=True):
+class KeyRotation(msgspec.Struct, frozen=True):
     """``key`` is shown this once; ``replaced`` holds until its ``expires_at``."""
 
     key: str

@@ -1,9 +1,7 @@
-"""API keys: made, limited, rotated, revoked, recognised.
+"""API keys: made, limited, rotated, revoked, authenticated.
 
-Invariants: a key is shown once and stored only as its HMAC under the server's secret, so a copy of the catalog opens
-nothing and no comparison of secrets takes a time that tells of them. What a key may do is what its principal's role
-permits now, within the key's own limits. A revoked or expired key, or one of a disabled principal, stops working
-within the lease (``revocation.py``) in every process.
+Invariants: a key is shown once and stored only as its HMAC under the server's secret. It gives what its principal's
+role permits now, within its own limits, and stops within the lease (``revocation.py``) in every process.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from antiphon.core.scope import Scope
 from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance, check_allowance
 from antiphon.governance.identity.key_records import (
     KeyRecord,
-    Rotated,
+    KeyRotation,
     is_key,
     key_record,
     select_keys,
@@ -54,7 +52,7 @@ LONGEST_OVERLAP = timedelta(days=30)
 _SHAPE = re.compile(r"ak_[A-Za-z0-9_-]{43}\Z")
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _KnownKey(msgspec.Struct, frozen=True):
     record: KeyRecord
     principal: Principal
 
@@ -86,8 +84,8 @@ class Keys:
         self.principals = Principals(database)
         self.newest = newest or NewestTime(database.clock)
         self.last_use = last_use or LastUse(database)
-        self._leases: CredentialLeases[_Known] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
-        self._standing: CredentialLeases[bool] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
+        self._leases: CredentialLeases[_KnownKey] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
+        self._validity: CredentialLeases[bool] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
 
     def create(
         self,
@@ -139,7 +137,7 @@ class Keys:
         by: Principal | None = None,
         waits: bool = False,
         within: Connection | None = None,
-    ) -> Rotated:
+    ) -> KeyRotation:
         """Make a key like a principal's present one, which then expires after the overlap.
 
         Args:
@@ -196,7 +194,7 @@ class Keys:
             )
             replaced = self.get(tenant, old.id, within=connection)
         self._leases.forget()
-        return Rotated(text, record, replaced)
+        return KeyRotation(text, record, replaced)
 
     def approve(self, tenant: str, key: str, by: str, *, within: Connection | None = None) -> KeyRecord:
         """Let a key open what it is for.
@@ -217,7 +215,7 @@ class Keys:
         return record
 
     def authenticate(self, text: str) -> Principal:
-        """Whom a key speaks for.
+        """Authenticate a key.
 
         Raises:
             UnauthenticatedError: no key, an unknown one, an expired or revoked one, or one of a disabled principal.
@@ -246,7 +244,7 @@ class Keys:
         return known.principal
 
     def remembered(self, text: str) -> Principal | None:
-        """Whom a key speaks for, if that is known within the lease; reads nothing and refuses nothing."""
+        """The principal of a key if it is cached within the lease; reads nothing and raises nothing."""
         if not _SHAPE.match(text):
             return None
         digest = self._hash(text)
@@ -255,8 +253,8 @@ class Keys:
             return None
         return known.principal
 
-    def standing(self, principal: Principal) -> str | None:
-        """Why work in the name of this principal must stop, or ``None``: its key was revoked, or it is disabled.
+    def stop_reason(self, principal: Principal) -> str | None:
+        """Reason to stop work in the name of this principal, or ``None``: its key was revoked, or it is disabled.
 
         A key that expired or was rotated after the work was ordered does not stop it.
 
@@ -266,7 +264,7 @@ class Keys:
         if not principal.credential:
             return None
         digest = f"{principal.tenant}/{principal.id}/{principal.credential}".encode()
-        if self._standing.look(digest, lambda: self._stands(principal)):
+        if self._validity.look(digest, lambda: self._stands(principal)):
             return None
         return f"{principal.id} is disabled, or the credential {principal.credential} was revoked"
 
@@ -313,7 +311,7 @@ class Keys:
             )
             record = self.get(tenant, key, within=connection)
         self._leases.forget()
-        self._standing.forget()
+        self._validity.forget()
         return record
 
     def allow(self, tenant: str, key: str, allowance: Allowance, *, within: Connection | None = None) -> KeyRecord:
@@ -335,10 +333,10 @@ class Keys:
     def forget(self) -> None:
         """Ask the catalog again for every key: one was changed just now."""
         self._leases.forget()
-        self._standing.forget()
+        self._validity.forget()
 
     def _maker(self, connection: Connection, tenant: str, name: str, by: Principal | None) -> str | None:
-        """Whose identity a new key is: its maker's; of a key for oneself whoever made the key that asks for it."""
+        """Maker recorded of a new key; a key that makes one for its own principal passes on its own maker."""
         if by is None or by.id != name or not by.credential.startswith("key_"):
             return None if by is None else by.id
         return self.get(tenant, by.credential, within=connection).made_by
@@ -378,14 +376,14 @@ class Keys:
     def _hash(self, text: str) -> bytes:
         return hmac.digest(self._secret, text.encode(errors="surrogatepass"), "sha256")
 
-    def _of_hash(self, digest: bytes, within: Connection | None = None) -> _Known | None:
+    def _of_hash(self, digest: bytes, within: Connection | None = None) -> _KnownKey | None:
         with self._database.reading(within) as connection:
             row = connection.execute(select_keys().where(schema.api_keys.c.hash == digest)).first()
         if row is None:
             return None
         self.newest.saw(row.newest_at)
         record = key_record(row)
-        return _Known(record, record.principal)
+        return _KnownKey(record, record.principal)
 
     def _stands(self, principal: Principal) -> bool:
         for name in filter(None, (principal.id, subject_of(principal.id))):

@@ -1,4 +1,4 @@
-"""When keys and sessions were last used, and the newest instant seen: noted in memory, written together, rarely.
+"""Last use of keys and sessions, and the newest instant seen: noted in memory, written together, rarely.
 
 Invariant: no request waits for these writes and none fails with them. A key costs one write a day and process, a
 session one in :data:`SESSION_SECONDS`, the newest instant one in :data:`MARK_SECONDS`. A crash loses what was noted

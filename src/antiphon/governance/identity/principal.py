@@ -1,4 +1,4 @@
-"""Who asks, as a value: a principal, what its credential is confined to, and for whom it may speak.
+"""Principals, the limits of their credentials, and the users they may originate requests for.
 
 Invariant: a credential never gives more than its principal's role. :meth:`Limits.refusal` is asked by the decider
 before any policy, so that what a key is not for is denied everywhere in one way and explained like a policy.
@@ -43,7 +43,7 @@ _RESOURCE = re.compile(r"[a-z]{1,32}/(\*|[^\s/*]{1,200})\Z")
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one credential is for, beside what its principal's role permits.
+    """Limits of one credential, beside what its principal's role permits.
 
     Attributes:
         actions: policy actions, and ``originate``; empty is every one.
@@ -54,7 +54,7 @@ class Limits(msgspec.Struct, frozen=True):
     resources: tuple[str, ...] = ()
 
     def refusal(self, action: str, resource: str) -> str | None:
-        """Why the credential is not for this, or ``None`` when it is."""
+        """Reason for which the credential is not for this; ``None`` when it is."""
         if self.actions and action not in self.actions:
             return f"its key is only for {', '.join(self.actions)}"
         if (
@@ -66,7 +66,7 @@ class Limits(msgspec.Struct, frozen=True):
         return None
 
     def covers(self, other: Limits) -> bool:
-        """Whether whatever the other is for, this is for too."""
+        """Tell whether these limits include the other ones."""
         return _covers(self.actions, other.actions, lambda one: one in self.actions) and _covers(
             self.resources,
             other.resources,
@@ -96,7 +96,7 @@ def check_grant(granting: Limits, granted: Limits) -> None:
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Somebody or something that may ask. ``id`` is the name its keys were made for.
+    """Person or service that signs in. ``id`` is the name its keys were made for.
 
     Attributes:
         clearance: the most sensitive features it may see.
@@ -116,7 +116,7 @@ class Principal(msgspec.Struct, frozen=True):
 
     @property
     def originates(self) -> bool:
-        """Whether it may name the user on whose behalf it asks."""
+        """True when it may name the user on whose behalf it asks."""
         actions = self.limits.actions
         return self.role in _ORIGINATING_ROLES and (not actions or ORIGINATE in actions)
 

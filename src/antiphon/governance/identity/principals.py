@@ -192,7 +192,7 @@ class Principals:
             return [_record(row) for row in connection.execute(statement)]
 
     def has_tenant(self, tenant: str, *, within: Connection | None = None) -> bool:
-        """Whether the tenant exists: whether it has, or had, a principal."""
+        """Tell whether the tenant exists: has, or had, a principal."""
         table = schema.principals
         statement = select(table.c.id).where(table.c.tenant == tenant, table.c.environment == ANY).limit(1)
         with self._database.reading(within) as connection:

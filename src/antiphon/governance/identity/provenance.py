@@ -15,7 +15,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.versions import DEVELOPMENT
 
 
-class Provenance:
+class IdentityProvenance:
     """Reads who made identities of a tenant."""
 
     def __init__(self, keys: Keys) -> None:
@@ -57,7 +57,7 @@ class Provenance:
         )
 
     def has_another(self, tenant: str, author: str) -> bool:
-        """Whether some administrator with a valid key could approve what this author does."""
+        """Tell whether an administrator with a valid key could approve what this author does."""
         now = self._keys.newest.now()
         return any(
             record.role == "admin"

@@ -33,8 +33,8 @@ SHARE_SECONDS = 2.0
 _MOST_ACCOUNTS = 10_000
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """How much of a quota is left, and in how many seconds it would be whole again."""
+class QuotaStatus(msgspec.Struct, frozen=True):
+    """Remainder of a quota, and seconds until it is whole again."""
 
     meter: Meter
     remaining: int
@@ -90,13 +90,13 @@ class Quotas:
             known = account.from_share(tokens, microseconds(self._clock.now()))
             return known if known is not None else account.draw(self._levels, tokens)
 
-    def standings(self, principal: Principal) -> tuple[Standing, ...]:
-        """What is left of each quota, as far as this gateway knows; nothing for who has none."""
+    def statuses(self, principal: Principal) -> tuple[QuotaStatus, ...]:
+        """Status of each quota as far as this gateway knows; empty without quotas."""
         account = self._account(principal)
-        return () if account is None else account.standings(microseconds(self._clock.now()))
+        return () if account is None else account.statuses(microseconds(self._clock.now()))
 
     def used(self, tenant: str, bucket: str, meters: Sequence[Meter]) -> Mapping[str, float]:
-        """What the catalog counts as used of each meter now."""
+        """Use of each meter now, as the catalog counts it."""
         return self._levels.used(tenant, bucket, meters)
 
     def close(self) -> None:
@@ -175,14 +175,14 @@ class _Account:
             if tokens > 0:
                 self._refused = None
 
-    def standings(self, now: int) -> tuple[Standing, ...]:
+    def statuses(self, now: int) -> tuple[QuotaStatus, ...]:
         with self._lock:
             found = []
             for meter in self.meters:
                 level = self._levels.get(meter.name)
                 used = max(0.0, meter.drained(level, now).used - self._shares[meter.name]) if level is not None else 0.0
                 remaining = max(0, int(meter.capacity - used + 1e-6))
-                found.append(Standing(meter, remaining, meter.reset(used, now)))
+                found.append(QuotaStatus(meter, remaining, meter.reset(used, now)))
             return tuple(found)
 
     def _exchange(self, levels: QuotaLevels, tokens: int | None) -> tuple[str, float] | None:

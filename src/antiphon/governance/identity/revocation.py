@@ -1,4 +1,4 @@
-"""How long a credential is believed, and which time it is.
+"""Leases on credentials, and the newest time that any process has seen.
 
 Invariants:
 - What the catalog said about a credential is believed for :data:`LEASE_SECONDS`. So revoking takes effect within that
@@ -30,7 +30,7 @@ _MOST_REMEMBERED = 10_000
 
 
 class CredentialLeases(Leases[bytes, V]):
-    """What the catalog said about credentials, by digest.
+    """Caches what the catalog says of credentials, by digest.
 
     Args:
         bound: for how many seconds a credential is believed while the catalog is away.
@@ -52,7 +52,7 @@ class CredentialLeases(Leases[bytes, V]):
             return super().look(key, read)
         except UnavailableError as error:
             raise UnavailableError(
-                "The catalog is away, so nobody can be recognised: a key that was seen is believed for "
+                "The catalog is away, so no credential can be checked: a key that was seen is believed for "
                 f"{self._bound_seconds:.0f} s at most.",
                 where="catalog",
                 next_step="Try again once it is back.",

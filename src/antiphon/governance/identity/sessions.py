@@ -146,7 +146,7 @@ class Sessions:
         self._leases.forget()
 
     def form_token(self, text: str) -> str:
-        """What forms of this session carry: it cannot be made without the secret, nor used with another session."""
+        """Token that forms of this session carry; bound to the secret and to the session."""
         return base64.urlsafe_b64encode(self._hash("form", text)).decode().rstrip("=")
 
     def check_form(self, session: Session, sent: str | None) -> None:
@@ -161,7 +161,7 @@ class Sessions:
             )
 
     def login_token(self, text: str) -> str:
-        """What the login form carries in a browser whose cookie holds this random text."""
+        """Token that the login form carries in a browser whose cookie holds this random text."""
         return base64.urlsafe_b64encode(self._hash("login", text)).decode().rstrip("=")
 
     def check_login(self, text: str | None, sent: str | None) -> None:

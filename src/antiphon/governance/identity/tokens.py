@@ -1,4 +1,4 @@
-"""JSON Web Tokens of one OpenID Connect issuer (RFC 7519, RFC 8725): read, checked, and mapped to a principal.
+"""JSON Web BearerTokens of one OpenID Connect issuer (RFC 7519, RFC 8725): read, checked, and mapped to a principal.
 
 Invariants: the algorithm is one of :data:`ALGORITHMS`, which are all asymmetric, and fits the key; nothing of a token
 is believed before its signature holds; the key is the issuer's, whatever the token's header says about where to find
@@ -55,20 +55,20 @@ class _Claims(msgspec.Struct, frozen=True):
     expires: int
 
 
-class _Checked(msgspec.Struct, frozen=True):
+class _VerifiedToken(msgspec.Struct, frozen=True):
     principal: Principal
     expires: int
     key: IssuerKey
 
 
-class Tokens:
-    """Recognises bearers of tokens.
+class BearerTokens:
+    """Authenticates bearers of an issuer's tokens.
 
     Args:
         settings: with an issuer.
         keys: of the issuer.
         principals: what is known here about whom tokens name.
-        tenant: the project's own, which exists before anybody is in it.
+        tenant: the project's own, which exists before it has a principal.
         newest: the time that expiry is judged by.
     """
 
@@ -93,11 +93,11 @@ class Tokens:
         self._tenant = tenant
         self._newest = newest or NewestTime(clock)
         self._leeway = int(parse_duration(settings.leeway) / timedelta(microseconds=1))
-        self._leases: CredentialLeases[_Checked] = CredentialLeases(clock, revocation_bound)
-        self._signed: dict[bytes, _Checked] = {}
+        self._leases: CredentialLeases[_VerifiedToken] = CredentialLeases(clock, revocation_bound)
+        self._signed: dict[bytes, _VerifiedToken] = {}
 
     def authenticate(self, text: str) -> Principal:
-        """Whom a token speaks for.
+        """Authenticate a token.
 
         Raises:
             UnauthenticatedError: says what is wrong with it; its content is not repeated.
@@ -110,14 +110,14 @@ class Tokens:
         if checked is None:
             signed = self._check(text, digest)
             checked = self._leases.look(
-                digest, lambda: msgspec.structs.replace(signed, principal=self._standing(signed.principal))
+                digest, lambda: msgspec.structs.replace(signed, principal=self._with_local_record(signed.principal))
             )
         assert checked is not None
         self._in_time(checked.expires)
         return checked.principal
 
     def remembered(self, text: str) -> Principal | None:
-        """Whom a token speaks for, if that is known within the lease; reads nothing and refuses nothing."""
+        """The principal of a token if it is cached within the lease; reads nothing and raises nothing."""
         if len(text) > MOST_CHARACTERS:
             return None
         checked = self._leases.fresh(_digest(text))
@@ -125,14 +125,14 @@ class Tokens:
             return None
         return checked.principal
 
-    def _check(self, text: str, digest: bytes) -> _Checked:
+    def _check(self, text: str, digest: bytes) -> _VerifiedToken:
         # The signature of the same bytes under the same key stays as it is; whether the key and the principal
         # still stand is asked anew in each lease.
         checked = self._signed.get(digest)
         if checked is None or not self._keys.holds(checked.key):
             key, claims = self._verified(text)
             read = self._read(claims)
-            checked = _Checked(read.principal, read.expires, key)
+            checked = _VerifiedToken(read.principal, read.expires, key)
             if len(self._signed) >= 10_000:
                 self._signed.clear()
             self._signed[digest] = checked
@@ -206,7 +206,7 @@ class Tokens:
         identity = token_principal(settings.issuer or "", name)
         return Principal(identity, tenant, role, "service" if role == "service" else "person", credential="token")
 
-    def _standing(self, principal: Principal) -> Principal:
+    def _with_local_record(self, principal: Principal) -> Principal:
         """The principal with what is known of it here, if anything is.
 
         A record of the bare subject, which is a key's principal or was made before ids carried their issuer, takes away
@@ -243,13 +243,13 @@ def _registry(algorithm: str) -> Any:
     from joserfc.errors import UnsupportedAlgorithmError
     from joserfc.jws import JWSRegistry
 
-    class Admitting(JWSRegistry):
+    class OneAlgorithmRegistry(JWSRegistry):
         def get_alg(self, name: str) -> Any:
             if name != algorithm or name not in self.algorithms:
                 raise UnsupportedAlgorithmError(name)
             return self.algorithms[name]
 
-    return Admitting(algorithms=[algorithm])
+    return OneAlgorithmRegistry(algorithms=[algorithm])
 
 
 def _head(text: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from antiphon.governance.policy.request import Decision
 
 
 class CaseResult(msgspec.Struct, frozen=True):
-    """What came of one case.
+    """Result of one case.
 
     Attributes:
         problem: a sentence, or ``None`` when it came out as expected.
@@ -29,12 +29,12 @@ class CaseResult(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether it came out as expected."""
+        """True when the decision was the expected one."""
         return self.problem is None
 
 
 class TestReport(msgspec.Struct, frozen=True):
-    """What came of all cases.
+    """Results of all cases.
 
     Attributes:
         undecided: policies that decided no case, so that nothing says what they are for.

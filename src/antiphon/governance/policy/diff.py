@@ -1,4 +1,4 @@
-"""What a change of policies changes: the text, and the decisions about test cases and about recent requests."""
+"""Differences between two policy documents: their text, and decisions about test cases and recent requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from antiphon.core.ids import canonical
 from antiphon.governance.policy.cases import context_of
 from antiphon.governance.policy.document import PolicyCase, PolicyDocument
 from antiphon.governance.policy.engine import Decider
-from antiphon.governance.policy.recent_requests import Asked
+from antiphon.governance.policy.recent_requests import PolicyRequest
 from antiphon.governance.policy.request import Decision
 
 
-class Changed(msgspec.Struct, frozen=True):
+class PolicyDecisionChange(msgspec.Struct, frozen=True):
     """A request that is decided otherwise: ``what`` describes it, ``origin`` says where it came from."""
 
     what: str
@@ -33,16 +33,16 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class PolicyDiff(msgspec.Struct, frozen=True):
-    """What differs between two documents. ``text`` is a unified diff; ``tried`` is how often both decided."""
+    """Differences between two documents. ``text`` is a unified diff; ``tried`` counts the requests."""
 
     before: str
     after: str
     text: str
-    changed: tuple[Changed, ...]
+    changed: tuple[PolicyDecisionChange, ...]
     tried: int
 
 
-def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Asked] = ()) -> PolicyDiff:
+def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[PolicyRequest] = ()) -> PolicyDiff:
     """Decide everything with both.
 
     Raises:
@@ -50,14 +50,14 @@ def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Aske
     """
     old, new = Decider(before), Decider(after)
     cases: dict[str, PolicyCase] = {case.name: case for document in (before, after) for case in document.cases}
-    changed: list[Changed] = []
+    changed: list[PolicyDecisionChange] = []
     tried = 0
     for case in cases.values():
         tried += 1
         asked = (case.principal.principal(), case.action, case.resource.resource(), context_of(case))
         said = old.decide(*asked), new.decide(*asked)
         if _differs(*said):
-            changed.append(Changed(case.name, "case", *said))
+            changed.append(PolicyDecisionChange(case.name, "case", *said))
     for one in recent:
         tried += 1
         said = (
@@ -66,7 +66,7 @@ def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Aske
         )
         if _differs(*said):
             what = f"{one.principal.id} ({one.principal.role}) {one.action} {one.resource}"
-            changed.append(Changed(what, "recent", *said))
+            changed.append(PolicyDecisionChange(what, "recent", *said))
     return PolicyDiff(old.digest, new.digest, text_diff(before, after), tuple(changed), tried)
 
 

@@ -17,7 +17,7 @@ import msgspec
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.governance.identity.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role
-from antiphon.governance.policy.request import Column, Resource
+from antiphon.governance.policy.request import PolicyColumn, Resource
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class CaseResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     name: str = "it"
     tenant: str | None = None
-    columns: tuple[Column, ...] = ()
+    columns: tuple[PolicyColumn, ...] = ()
     trained_for: tuple[str, ...] | None = None
     author: str = ""
     passed: bool = False
@@ -86,7 +86,7 @@ class _Cases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyDocument(msgspec.Struct, frozen=True):
-    """Everything that decides, and the cases that say what it should decide.
+    """Policies with the attributes they read, and test cases of their decisions.
 
     Attributes:
         attributes: a principal's name to texts that policies read as its tags.
@@ -110,7 +110,7 @@ def schema_text() -> str:
 
 @cache
 def default_document() -> PolicyDocument:
-    """What is in force until something else was approved."""
+    """Policies in force until others are approved."""
     cedar = (FOLDER / "default.cedar").read_text(encoding="utf-8")
     return PolicyDocument(cedar, cases=read_cases(FOLDER / "default.tests.toml"))
 

@@ -27,16 +27,16 @@ from antiphon.governance.policy.request import (
     CONTEXT,
     LEVELS,
     Action,
-    Column,
     Decision,
     Effective,
+    PolicyColumn,
     Resource,
     effective,
     purpose_to_name,
     resource_of,
 )
 
-__all__ = ["Action", "Column", "Decider", "Decision", "Resource"]
+__all__ = ["Action", "Decider", "Decision", "PolicyColumn", "Resource"]
 
 ACTIONS = frozenset(get_args(Action))
 READING = frozenset({"answer", "train", "export", "read_source_rows"})
@@ -157,7 +157,7 @@ class Decider:
             return effective(resource, tenant, resource.columns), ()
         seen = _texts(context)
         masked: list[str] = []
-        visible: list[Column] = []
+        visible: list[PolicyColumn] = []
         for column, said in zip(
             resource.columns, self._columns(principal, resource.columns, tenant, seen), strict=True
         ):
@@ -177,7 +177,7 @@ class Decider:
         """One evaluation of the engine, nothing remembered; ``policies`` a parsed set other than the own one."""
         try:
             entities = self._entities(principal, met, self._row(context))
-            asked = self._asked(principal, action, met, context)
+            asked = self._request(principal, action, met, context)
             result = self._cedar.is_authorized(asked, policies or self._policies, entities, self._schema)
         except Exception as error:
             # Whatever went wrong in the policy engine, nothing was permitted.
@@ -250,9 +250,9 @@ class Decider:
         return decision
 
     def _columns(
-        self, principal: Principal, columns: Sequence[Column], tenant: str, seen: Mapping[str, str]
+        self, principal: Principal, columns: Sequence[PolicyColumn], tenant: str, seen: Mapping[str, str]
     ) -> list[Decision]:
-        """Whether each column may be seen: one question of the engine a column, asked once for what stays the same."""
+        """Decide about each column with one request to the engine; equal requests are decided once."""
         found: list[Decision] = []
         for column in columns:
             key = (principal, column, tenant, *(seen[name] for name in CONTEXT if name in self.parts.context))
@@ -290,7 +290,7 @@ class Decider:
         ]
         return json.dumps(entities)
 
-    def _asked(self, principal: Principal, action: str, met: Effective, context: Mapping[str, Any]) -> dict[str, Any]:
+    def _request(self, principal: Principal, action: str, met: Effective, context: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "principal": {"type": "Principal", "id": _principal_id(principal)},
             "action": {"type": "Action", "id": action},

@@ -1,4 +1,4 @@
-"""Which policy decided, which others matched, and what would have been decided without those that did."""
+"""Explanations of a decision: policies that decided, others that matched, and the decision without the first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from antiphon.governance.policy.engine import ACTIONS, Decider
 from antiphon.governance.policy.request import Decision, Resource
 
 
-class Told(msgspec.Struct, frozen=True):
-    """One policy about one request: it matched or not, or its condition failed; and whether it decided."""
+class PolicyVerdict(msgspec.Struct, frozen=True):
+    """Result of one policy for one request, and whether it decided."""
 
     name: str
     effect: Literal["permit", "forbid"]
@@ -30,7 +30,7 @@ class Explanation(msgspec.Struct, frozen=True):
     """
 
     decision: Decision
-    policies: tuple[Told, ...]
+    policies: tuple[PolicyVerdict, ...]
     sentence: str
     otherwise: str
 
@@ -38,27 +38,29 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(
     decider: Decider, principal: Principal, action: str, resource: Resource, context: Mapping[str, Any]
 ) -> Explanation:
-    """Decide and tell."""
+    """Decide and explain the decision."""
     decision = decider.decide(principal, action, resource, context)
-    told = _told(decider, decision, principal, action, resource, context)
-    return Explanation(decision, told, _sentence(decision, principal, action, resource), _otherwise(decision, told))
+    verdicts = _verdicts(decider, decision, principal, action, resource, context)
+    return Explanation(
+        decision, verdicts, _sentence(decision, principal, action, resource), _otherwise(decision, verdicts)
+    )
 
 
-def _told(
+def _verdicts(
     decider: Decider,
     decision: Decision,
     principal: Principal,
     action: str,
     resource: Resource,
     context: Mapping[str, Any],
-) -> tuple[Told, ...]:
+) -> tuple[PolicyVerdict, ...]:
     if action not in ACTIONS or KEY_SCOPE in decision.policies:
         return ()
     met = decider.met(principal, action, resource, context)
     if isinstance(met, Decision):
         # A column denied: what the policies say about seeing it is what decided.
         return tuple(
-            Told(part.name, part.effect, "matched", True)
+            PolicyVerdict(part.name, part.effect, "matched", True)
             for part in decider.parts.policies
             if part.name in met.policies
         )
@@ -68,7 +70,7 @@ def _told(
         outcome: Literal["matched", "did not match", "failed"] = (
             "failed" if said.errors else "matched" if said.policies else "did not match"
         )
-        found.append(Told(part.name, part.effect, outcome, part.name in decision.policies))
+        found.append(PolicyVerdict(part.name, part.effect, outcome, part.name in decision.policies))
     return tuple(found)
 
 
@@ -102,9 +104,9 @@ def _sentence(decision: Decision, principal: Principal, action: str, resource: R
     return f"{who} {may} {action} {resource}: {why}{masked}."
 
 
-def _otherwise(decision: Decision, told: tuple[Told, ...]) -> str:
-    others = [one for one in told if one.outcome == "matched" and not one.decided]
-    failed = [one.name for one in told if one.outcome == "failed"]
+def _otherwise(decision: Decision, verdicts: tuple[PolicyVerdict, ...]) -> str:
+    others = [one for one in verdicts if one.outcome == "matched" and not one.decided]
+    failed = [one.name for one in verdicts if one.outcome == "failed"]
     forbids = [one.name for one in others if one.effect == "forbid"]
     permits = [one.name for one in others if one.effect == "permit"]
     if failed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -19,21 +19,14 @@ from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
 from antiphon.governance.policy.request import Decision, Resource
-from antiphon.governance.policy.versions import PolicyVersion
+from antiphon.governance.policy.versions import PolicySets
 
 LEASE_SECONDS = 0.25
 BOUND_SECONDS = 30.0
 _MOST_REMEMBERED = 256
 
 
-class Versions(Protocol):
-    """Where the truth about policies is (``policy_sets.PolicySets``)."""
-
-    def in_force_number(self, scope: Scope) -> int | None: ...
-    def get(self, scope: Scope, number: int) -> PolicyVersion: ...
-
-
-class _Leased(msgspec.Struct, frozen=True):
+class _PoliciesInForce(msgspec.Struct, frozen=True):
     number: int | None
     decider: Decider
 
@@ -51,7 +44,7 @@ class LivePolicies:
 
     def __init__(
         self,
-        versions: Versions,
+        versions: PolicySets,
         clock: Clock,
         scope: Scope,
         *,
@@ -60,7 +53,7 @@ class LivePolicies:
     ) -> None:
         self._versions = versions
         self._scope = scope
-        self._leases: Leases[str, _Leased] = Leases(
+        self._leases: Leases[str, _PoliciesInForce] = Leases(
             clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
         )
 
@@ -114,14 +107,14 @@ class LivePolicies:
             return context
         return {**(context or {}), "environment": self._scope.environment}
 
-    def _read(self, tenant: str) -> _Leased:
+    def _read(self, tenant: str) -> _PoliciesInForce:
         scope = Scope(tenant, self._scope.environment)
         number, before = self._versions.in_force_number(scope), self._leases.last(tenant)
         if before is not None and before.number == number:
             return before
         if number is None:
-            return _Leased(None, _default())
-        return _Leased(number, Decider(self._versions.get(scope, number).document))
+            return _PoliciesInForce(None, _default())
+        return _PoliciesInForce(number, Decider(self._versions.get(scope, number).document))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a set of policies consists of, read from Cedar's own JSON form: names, effects, and what conditions read.
+"""Policies parsed from Cedar's JSON form: names, effects, and the attributes that conditions read.
 
 Source of the form: Cedar, "JSON policy format".
 """
@@ -16,7 +16,7 @@ MASK = "mask"
 """The annotation of a ``forbid`` whose columns are read as absent."""
 
 
-class Part(msgspec.Struct, frozen=True):
+class ParsedPolicy(msgspec.Struct, frozen=True):
     """One policy. ``name`` is its ``@id``, else the position it stands at; ``tree`` its JSON form."""
 
     position: str
@@ -28,7 +28,7 @@ class Part(msgspec.Struct, frozen=True):
 
     @property
     def reads_row(self) -> bool:
-        """Whether its conditions read keys of the asked entity."""
+        """True when its conditions read keys of the entity."""
         return any(
             kind == "key" for condition in self.tree.get("conditions", []) for kind, _ in _read(condition["body"])
         )
@@ -42,7 +42,7 @@ class PolicyParts(msgspec.Struct, frozen=True):
         context: names of the context that conditions read.
     """
 
-    policies: tuple[Part, ...]
+    policies: tuple[ParsedPolicy, ...]
     keys: tuple[str, ...]
     any_key: bool
     context: frozenset[str]
@@ -53,7 +53,7 @@ class PolicyParts(msgspec.Struct, frozen=True):
         return tuple(sorted(named.get(position, position) for position in positions))
 
     def masks(self, names: Iterable[str]) -> bool:
-        """Whether each of these policies masks."""
+        """Tell whether each of these policies masks."""
         masking = {part.name for part in self.policies if part.mask}
         return all(name in masking for name in names)
 
@@ -68,7 +68,7 @@ def parts_of(cedar: str) -> PolicyParts:
         annotations = tree.get("annotations", {})
         name = annotations.get("id")
         policies.append(
-            Part(
+            ParsedPolicy(
                 position=position,
                 name=name or position,
                 named=bool(name),
@@ -95,7 +95,7 @@ def parts_of(cedar: str) -> PolicyParts:
 
 
 def _read(tree: Any) -> Iterator[tuple[str, str | None]]:
-    """What an expression reads of the row (``key``) and of the context; ``None`` when that cannot be told."""
+    """Attributes that an expression reads of the row (``key``) and of the context; ``None`` when unknown."""
     if isinstance(tree, list):
         for item in tree:
             yield from _read(item)

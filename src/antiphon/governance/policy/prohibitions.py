@@ -15,7 +15,7 @@ import msgspec
 
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
-from antiphon.governance.policy.request import CONTEXT, Column, Decision, Effective, Resource, effective
+from antiphon.governance.policy.request import CONTEXT, Decision, Effective, PolicyColumn, Resource, effective
 from antiphon.governance.policy.validation import constant
 
 _EVERYTHING = "everything"
@@ -108,7 +108,7 @@ class Prohibitions:
         self, principal: Principal, resource: Resource, context: Mapping[str, Any], own: bool
     ) -> Effective | Decision:
         tenant = str(context.get("tenant") or resource.tenant or principal.tenant)
-        visible: list[Column] = []
+        visible: list[PolicyColumn] = []
         for column in resource.columns:
             feature = Resource("feature", column.name, tenant, (column,))
             met = effective(feature, tenant, (column,))

@@ -32,7 +32,7 @@ _MOST_WAITING = 500
 _SCHEMA = "policy-request/1"
 
 
-class Asked(msgspec.Struct, frozen=True):
+class PolicyRequest(msgspec.Struct, frozen=True):
     """One request as policy was asked about it."""
 
     principal: Principal
@@ -41,7 +41,7 @@ class Asked(msgspec.Struct, frozen=True):
     context: dict[str, Any]
 
 
-_decoder = msgspec.json.Decoder(Asked)
+_decoder = msgspec.json.Decoder(PolicyRequest)
 
 
 class RecentRequests:
@@ -55,7 +55,7 @@ class RecentRequests:
         self._database = database
         self._every = every
         self._timer: threading.Timer | None = None
-        self._waiting: dict[tuple[Scope, str], Asked] = {}
+        self._waiting: dict[tuple[Scope, str], PolicyRequest] = {}
         self._known: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
 
@@ -67,7 +67,7 @@ class RecentRequests:
         seen = (scope, principal, action, resource, context.get("purpose"), tuple(keys.items()) if keys else None)
         if seen in self._known or len(self._waiting) >= _MOST_WAITING:
             return
-        asked = Asked(principal, action, resource, {name: value for name, value in context.items() if value})
+        asked = PolicyRequest(principal, action, resource, {name: value for name, value in context.items() if value})
         with self._lock:
             if len(self._known) >= MOST_KEPT:
                 self._known.clear()
@@ -123,7 +123,7 @@ class RecentRequests:
                 connection.execute(delete(table).where(schema.owned(table, scope), table.c.id.not_in(kept)))
         return len(waiting)
 
-    def list(self, scope: Scope, limit: int = MOST_KEPT) -> builtins.list[Asked]:
+    def list(self, scope: Scope, limit: int = MOST_KEPT) -> builtins.list[PolicyRequest]:
         """The latest requests of a scope, latest first."""
         table = schema.policy_requests
         statement = (

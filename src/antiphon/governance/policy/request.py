@@ -1,4 +1,4 @@
-"""What policy is asked about, and what it says: plain values, without the policy engine."""
+"""Requests to policy and its decisions as plain values, without the policy engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTEXT = ("purpose", "path", "environment", "originator")
 """Texts that a policy may read of a request's context; a missing one is the empty text."""
 
 
-class Column(msgspec.Struct, frozen=True):
+class PolicyColumn(msgspec.Struct, frozen=True):
     """A feature that is read. ``purposes`` is ``None`` when it may serve any purpose."""
 
     name: str
@@ -44,7 +44,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True, cache_hash=True):
-    """What something is done to. Make it once for what stays the same: its hash is kept.
+    """Object of an action. Make it once for what stays the same: its hash is cached.
 
     Attributes:
         kind, name: such as ``application`` and ``flight-desk``.
@@ -57,7 +57,7 @@ class Resource(msgspec.Struct, frozen=True, cache_hash=True):
     kind: str
     name: str
     tenant: str | None = None
-    columns: tuple[Column, ...] = ()
+    columns: tuple[PolicyColumn, ...] = ()
     trained_for: tuple[str, ...] | None = None
     author: str = ""
     passed: bool = False
@@ -78,7 +78,7 @@ class Effective(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What policy said.
+    """Decision of the policies in force.
 
     Attributes:
         policies: ids of the policies that decided; empty when none matched.
@@ -95,14 +95,14 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        """Why, in a few words: an evaluation error, the policies that decided, or that none did."""
+        """Reason in a few words: an evaluation error, the policies that decided, or that none did."""
         if self.errors:
             return f"policy could not be evaluated ({self.errors[0]})"
         return ", ".join(self.policies) or "no policy permits it"
 
 
-class Row(msgspec.Struct, frozen=True):
-    """Which entity is asked about, and of which moment (seconds since 1970)."""
+class PolicyRow(msgspec.Struct, frozen=True):
+    """Entity of a request, and its moment (seconds since 1970)."""
 
     keys: Mapping[str, str]
     as_of: int = 0
@@ -114,8 +114,8 @@ def resource_of(text: str) -> Resource:
     return Resource(kind, name)
 
 
-def effective(resource: Resource, tenant: str, visible: Iterable[Column]) -> Effective:
-    """What the visible columns come to: the highest sensitivity, and the purposes that all of them allow."""
+def effective(resource: Resource, tenant: str, visible: Iterable[PolicyColumn]) -> Effective:
+    """Combine the visible columns: the highest sensitivity, and the purposes that all of them allow."""
     columns = tuple(visible)
     limits = [frozenset(column.purposes) for column in columns if column.purposes is not None]
     common: frozenset[str] = limits[0].intersection(*limits[1:]) if limits else frozenset()
@@ -133,8 +133,8 @@ FEATURE_PURPOSE = "feature-purpose"
 
 
 def purpose_to_name(policies: Collection[str], resource: Resource | str, purpose: object) -> str | None:
-    """Which purposes what is read is declared for, as a next step for somebody who was refused for another; ``None``:
-    that is not why, or it is not theirs to name, as an application has its own."""
+    """Next step after a refusal for a purpose: the purposes that are declared. ``None`` when the purpose is not the
+    reason, or is the application's own."""
     if FEATURE_PURPOSE not in policies:
         return None
     if not isinstance(resource, Resource) or resource.kind == "application":
@@ -156,6 +156,6 @@ def application_resource(
 ) -> Resource:
     """An application with every feature that it reads; a view that declares no tags is one column, ``VIEW.*``."""
     tagged = {name.partition(".")[0] for name in application.tags}
-    columns = [Column(name, tags.sensitivity, tags.purposes) for name, tags in sorted(application.tags.items())]
-    columns += [Column(f"{view}.*") for view in sorted(application.versions) if view not in tagged]
+    columns = [PolicyColumn(name, tags.sensitivity, tags.purposes) for name, tags in sorted(application.tags.items())]
+    columns += [PolicyColumn(f"{view}.*") for view in sorted(application.versions) if view not in tagged]
     return Resource("application", application.name, tenant, tuple(columns), trained_for)

@@ -19,7 +19,7 @@ import msgspec
 
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
-from antiphon.governance.policy.request import CONTEXT, Decision, Resource, Row
+from antiphon.governance.policy.request import CONTEXT, Decision, PolicyRow, Resource
 
 MOMENT = "as_of"
 """The name of the unknown that stands for a row's moment; keys of entities have a prefix of their own."""
@@ -75,7 +75,7 @@ class RowPolicy:
         except OutsideFragment as reason:
             self.outside = str(reason)
 
-    def decide(self, rows: Sequence[Row], *, recheck: bool = True) -> list[Decision]:
+    def decide(self, rows: Sequence[PolicyRow], *, recheck: bool = True) -> list[Decision]:
         """Every row's decision, in order; those denied say why.
 
         Args:
@@ -96,16 +96,16 @@ class RowPolicy:
             decisions.append(said)
         return decisions
 
-    def one(self, row: Row) -> Decision:
+    def one(self, row: PolicyRow) -> Decision:
         """The online decision about one row."""
         context = {**self._context, "keys": row.keys, "as_of": row.as_of}
         return self._decider.decide(self._principal, self._action, self._resource, context)
 
-    def verdicts(self, rows: Sequence[Row]) -> list[bool | None]:
-        """What the predicate alone says; ``None`` where it says nothing."""
+    def verdicts(self, rows: Sequence[PolicyRow]) -> list[bool | None]:
+        """Verdicts of the predicate alone; ``None`` where it does not decide."""
         return self._verdicts(rows)
 
-    def _verdicts(self, rows: Sequence[Row]) -> list[bool | None]:
+    def _verdicts(self, rows: Sequence[PolicyRow]) -> list[bool | None]:
         if self.predicate is None or not rows:
             return [None] * len(rows)
         import duckdb
@@ -164,8 +164,8 @@ def _unknown(name: str) -> dict[str, Any]:
     return {"__extn": {"fn": "unknown", "arg": name}}
 
 
-def _usable(row: Row, keys: Sequence[str]) -> bool:
-    """Whether the predicate may speak about a row: it has every key, as a text that can be stored."""
+def _usable(row: PolicyRow, keys: Sequence[str]) -> bool:
+    """Tell whether the predicate covers a row: it has every key, as a text that can be stored."""
     if set(row.keys) != set(keys) or row.as_of not in _LONG:
         return False
     for value in row.keys.values():
@@ -179,7 +179,7 @@ def _usable(row: Row, keys: Sequence[str]) -> bool:
 
 
 def _policy(residual: Mapping[str, Any], columns: Mapping[str, str]) -> str:
-    """Whether a policy matches, given what is left of it."""
+    """Condition under which a policy matches, given its residual."""
     if any(residual[part] != {"op": "All"} for part in ("principal", "action", "resource")):
         raise OutsideFragment("a residual has a scope")
     terms = []

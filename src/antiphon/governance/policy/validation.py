@@ -1,4 +1,4 @@
-"""What is wrong with a set of policies before it may act: all of it at once, and what is merely doubtful."""
+"""Validation of a set of policies before it is in force: every problem at once, and warnings."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.cases import TestReport, run_cases
 from antiphon.governance.policy.document import PolicyDocument
 from antiphon.governance.policy.engine import ACTIONS, Decider
-from antiphon.governance.policy.parts import Part
+from antiphon.governance.policy.parts import ParsedPolicy
 from antiphon.governance.policy.request import Resource
 
 NEEDED = ("administer", "propose", "approve")
 """What some administrator must be able to do under any policies: without it nobody could change them again."""
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """What a check found.
+class PolicyCheck(msgspec.Struct, frozen=True):
+    """Problems and warnings of a policy document.
 
     Attributes:
         problems: why the policies may not act. ``warnings``: what is probably a mistake.
@@ -33,16 +33,16 @@ class Checked(msgspec.Struct, frozen=True):
 
     @property
     def sound(self) -> bool:
-        """Whether the policies may act."""
+        """True when the policies may come into force."""
         return not self.problems
 
 
-def check(document: PolicyDocument, *, tenant: str, environment: str) -> Checked:
+def check(document: PolicyDocument, *, tenant: str, environment: str) -> PolicyCheck:
     """Parse, type-check, look for a lock-out, run the cases, and look for policies that never match."""
     try:
         decider = Decider(document)
     except InvalidInputError as error:
-        return Checked(document.digest, (error.what,), (), None)
+        return PolicyCheck(document.digest, (error.what,), (), None)
     problems = [*_names(decider), *_locked_out(decider, tenant, environment)]
     report = run_cases(decider, document.cases)
     problems += [f"case {result.name!r}: {result.problem}" for result in report.failed]
@@ -57,7 +57,7 @@ def check(document: PolicyDocument, *, tenant: str, environment: str) -> Checked
         for name in report.undecided
         if name not in impossible
     ]
-    return Checked(document.digest, tuple(problems), tuple(warnings), report)
+    return PolicyCheck(document.digest, tuple(problems), tuple(warnings), report)
 
 
 def _names(decider: Decider) -> Iterator[str]:
@@ -89,8 +89,8 @@ def _locked_out(decider: Decider, tenant: str, environment: str) -> Iterator[str
             )
 
 
-def never_matches(part: Part) -> str | None:
-    """Why a policy that fits the schema matches nothing, as far as that is seen without asking about requests."""
+def never_matches(part: ParsedPolicy) -> str | None:
+    """Reason for which a policy that fits the schema matches nothing, as far as its text shows it."""
     actions = part.tree["action"]
     if actions["op"] == "in" and not actions.get("entities") and "entity" not in actions:
         return "its list of actions is empty"

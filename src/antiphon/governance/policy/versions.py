@@ -8,9 +8,9 @@ of ``dev`` nobody approves what they wrote, whatever the policies in force say. 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import func, insert, select
@@ -33,21 +33,6 @@ _SCHEMA = "policy-document/1"
 _decoder = msgspec.json.Decoder(PolicyDocument)
 
 
-class Auditing(Protocol):
-    """Records an act in the transaction that did it (``governance.audit.AuditLog.append``)."""
-
-    def __call__(
-        self,
-        scope: Scope,
-        principal: str,
-        action: str,
-        subject: str,
-        detail: Mapping[str, Any] | None = None,
-        *,
-        within: Any = None,
-    ) -> Any: ...
-
-
 class PolicyVersion(msgspec.Struct, frozen=True):
     """One version. ``number`` counts per scope from 1; ``decided_by`` moved it last, ``reason`` says why."""
 
@@ -65,9 +50,13 @@ class PolicyVersion(msgspec.Struct, frozen=True):
 
 
 class PolicySets:
-    """Repository of versions of policies and their moves. Rows are only ever added."""
+    """Repository of versions of policies and their moves. Rows are only ever added.
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    Args:
+        audit: records an act in the transaction that did it (``AuditLog.append``).
+    """
+
+    def __init__(self, database: Database, audit: Callable[..., Any]) -> None:
         self._database = database
         self._audit = audit
 

@@ -162,7 +162,7 @@ def read_checkpoint(note: str, keys: list[Key]) -> dict[str, Any]:
 
 
 def check_record(record: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What a record says, once it is in the log and what it opens is what it commits to."""
+    """Read a record after verifying its inclusion in the log and its commitments."""
     number, content = record["sequence"], record["content"].encode()
     if not 0 <= number < checkpoint["size"]:
         raise Wrong(f"record {number} lies behind the checkpoint")

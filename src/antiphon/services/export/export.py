@@ -17,7 +17,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
 from antiphon.features.exports.exported import About, ExportedRows, Permit, about
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.request import Column, Resource, Row
+from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
@@ -123,7 +123,7 @@ def require_rows(
     Raises:
         ForbiddenError: it denies one; says how many and why.
     """
-    rows = [Row(entity, int(moment.timestamp())) for entity, moment in zip(entities, moments, strict=True)]
+    rows = [PolicyRow(entity, int(moment.timestamp())) for entity, moment in zip(entities, moments, strict=True)]
     denied = [said for said in _row_policy(store, principal, spec, context).decide(rows) if not said.allowed]
     if denied:
         with _refusals_on_record(store, principal, spec):
@@ -182,11 +182,11 @@ def _manifest(store: Store, spec: FeatureViewSpec, snapshot: str | None) -> Snap
 
 def _asked(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple[Resource, dict[str, Any]]:
     columns = [
-        Column(f"{spec.name}.{feature}", tags.sensitivity, tags.purposes)
+        PolicyColumn(f"{spec.name}.{feature}", tags.sensitivity, tags.purposes)
         for feature, tags in sorted(spec.tags.items())
         if feature in spec.features
     ]
-    resource = Resource("view", spec.name, store.scope.tenant, tuple(columns or [Column(f"{spec.name}.*")]))
+    resource = Resource("view", spec.name, store.scope.tenant, tuple(columns or [PolicyColumn(f"{spec.name}.*")]))
     context = {
         "purpose": purpose, "environment": store.scope.environment, "tenant": store.scope.tenant, "path": "batch",
     }  # fmt: skip
@@ -200,7 +200,7 @@ def _permit(
     moment = int(manifest.as_of.timestamp())
 
     def permit(entities: Sequence[dict[str, str]]) -> list[bool]:
-        return [said.allowed for said in policy.decide([Row(entity, moment) for entity in entities])]
+        return [said.allowed for said in policy.decide([PolicyRow(entity, moment) for entity in entities])]
 
     return permit
 

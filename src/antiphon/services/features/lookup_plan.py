@@ -8,7 +8,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
-from antiphon.governance.policy.request import Column, Resource
+from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.serving.features.lookup_values import Derived, LookupPlan
 
 _Names = tuple[str, ...] | None
@@ -61,7 +61,7 @@ def lookup_plan(
     for one in sorted({one for view in made.values() for one in view.reads()}):
         _also(read, *one.split(".", 1))
     _require_kept_here([*read, *vectors], views)
-    columns: list[Column] = []
+    columns: list[PolicyColumn] = []
     for view in dict.fromkeys((*read, *vectors)):
         chosen = read.get(view, ())
         used = {*(_columns(views[view]) if chosen is None else chosen)}
@@ -88,12 +88,12 @@ def _also(read: dict[str, _Names], view: str, feature: str) -> None:
         read[view] = tuple(dict.fromkeys((*chosen, feature)))
 
 
-def _asked_about(view: FeatureViewSpec, used: Collection[str]) -> list[Column]:
+def _asked_about(view: FeatureViewSpec, used: Collection[str]) -> list[PolicyColumn]:
     """What policy is asked about: what is returned, and what something that is returned is made of."""
     if not view.tags:
-        return [Column(f"{view.name}.*")]
+        return [PolicyColumn(f"{view.name}.*")]
     return [
-        Column(f"{view.name}.{one}", tag.sensitivity, tag.purposes)
+        PolicyColumn(f"{view.name}.{one}", tag.sensitivity, tag.purposes)
         for one, tag in sorted(view.tags.items())
         if one in used
     ]

@@ -8,7 +8,7 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.neighbours import NeighbourLookup, Neighbours, Question
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.request import Column, Resource
+from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.services.project.store import Store
 
 
@@ -47,7 +47,7 @@ class ProjectNeighbours:
 
     def _require(self, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
         """What policy says of an answer that is made from this feature alone."""
-        column = Column(feature, tags.sensitivity, tags.purposes)
+        column = PolicyColumn(feature, tags.sensitivity, tags.purposes)
         resource = Resource("view", feature.partition(".")[0], columns=(column,))
         environment = self._store.settings.project.environment
         context = {"environment": environment, "purpose": purpose, "path": "online"}

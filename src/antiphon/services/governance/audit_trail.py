@@ -21,7 +21,7 @@ from antiphon.governance.audit import proof as audit_proof
 from antiphon.governance.audit import verification as audit_check
 from antiphon.governance.audit.checkpoint import Checkpoint, signed_by
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import Checkpointing, NewestCheckpoint, newest
+from antiphon.governance.audit.checkpointing import CheckpointSigner, NewestCheckpoint, newest
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.proof import AuditProof, ExportHead
 from antiphon.governance.audit.query import AuditFilter
@@ -56,7 +56,7 @@ class AuditTrail:
         self._key = CheckpointKey.load(self._key_file, self._origin)
         self.witness = Witness(witness if witness.is_absolute() else paths.root / witness)
         every = parse_duration(settings.audit.every).total_seconds()
-        self.checkpointing = Checkpointing(log, self._key, self.witness, every=every)
+        self.checkpointing = CheckpointSigner(log, self._key, self.witness, every=every)
         self.newest = NewestCheckpoint(log, log.database.clock, renewer=renewer)
 
     @property

@@ -14,7 +14,6 @@ from antiphon.catalog.sealed_columns import UnreadablePayload
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.governance.encryption import keyring
-from antiphon.governance.encryption.key_provider import provider_of, secret_in
 from antiphon.governance.encryption.protection import (
     PLAINTEXT_WARNING,
     Mode,
@@ -24,6 +23,7 @@ from antiphon.governance.encryption.protection import (
     record_mode,
     recorded_mode,
 )
+from antiphon.governance.encryption.providers import provider_of, secret_in
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.operations.processes import is_running, read_records
 from antiphon.services.governance.encryption import Encryption, Tell, unprotected

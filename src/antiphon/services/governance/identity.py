@@ -20,12 +20,12 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import IssuerKeys
-from antiphon.governance.identity.key_records import KeyRecord, Rotated
+from antiphon.governance.identity.key_records import KeyRecord, KeyRotation
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import NO_LIMITS, TERMINAL, Kind, Limits, Principal
-from antiphon.governance.identity.provenance import Provenance
+from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.identity.sessions import Session, Sessions
-from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.identity.tokens import BearerTokens
 from antiphon.governance.policy.versions import DEVELOPMENT
 from antiphon.services.project.store import Store
 
@@ -51,7 +51,7 @@ class ProjectIdentity:
     ) -> None:
         self._database = database
         self._keys = keys
-        self._provenance = Provenance(keys)
+        self._provenance = IdentityProvenance(keys)
         self._audit = audit
         self._scope = scope
         self.bearer = Authenticator(keys, tokens(database, keys, settings, scope, root))
@@ -144,7 +144,7 @@ class ProjectIdentity:
 
     def rotate(
         self, tenant: str, name: str, overlap: timedelta, *, by: Principal, granting: Limits = NO_LIMITS
-    ) -> Rotated:
+    ) -> KeyRotation:
         """Replace a key; see :meth:`Keys.rotate`. Outside of ``dev`` another's new key waits for an approval."""
         named = next((one.name for one in self._keys.list(tenant) if one.id == name), name)
         waits = self._waits(tenant, named, by)
@@ -227,7 +227,7 @@ def project_identity(store: Store) -> ProjectIdentity:
     )
 
 
-def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Scope, root: Path) -> Tokens | None:
+def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Scope, root: Path) -> BearerTokens | None:
     """Recognises bearers of the configured issuer's tokens; ``None`` when none is configured.
 
     Raises:
@@ -239,7 +239,7 @@ def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Sc
     place = oidc.jwks or f"{oidc.issuer.rstrip('/')}/.well-known/jwks.json"
     if "://" not in place:
         place = str(root / place)
-    return Tokens(
+    return BearerTokens(
         oidc,
         IssuerKeys(place, database.clock),
         keys.principals,
@@ -263,7 +263,7 @@ def key_detail(record: KeyRecord) -> Mapping[str, Any]:
     }
 
 
-def rotation_detail(rotated: Rotated) -> Mapping[str, Any]:
+def rotation_detail(rotated: KeyRotation) -> Mapping[str, Any]:
     """What the audit log says of a rotation."""
     until = rotated.replaced.expires_at
     return {

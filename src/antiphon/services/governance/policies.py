@@ -14,9 +14,9 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.run import Run
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.identity.provenance import Provenance
+from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.policy.engine import Decision, Resource
-from antiphon.governance.policy.request import Action, Row, application_resource
+from antiphon.governance.policy.request import Action, PolicyRow, application_resource
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.learning.ports import MayTrain, Withheld
 from antiphon.releases.ports import Promoting
@@ -48,7 +48,7 @@ def row_decisions(store: Store) -> DecideRows:
             application.entity_keys,
             _context(store, application.purpose, scope.tenant, "batch"),
         )
-        asked = [Row(entity, int((moment or now).timestamp())) for entity, moment in rows]
+        asked = [PolicyRow(entity, int((moment or now).timestamp())) for entity, moment in rows]
         return policy.decide(asked, recheck=False)
 
     return decide
@@ -65,7 +65,7 @@ def withheld(store: Store) -> Withheld:
         # Columns and purposes were decided when the training was ordered: here it is about rows.
         resource = Resource("application", application)
         policy = RowPolicy(decider, _training(scope), "train", resource, keys, _context(store, purpose, scope.tenant))
-        asked = [Row(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
+        asked = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
         return decider.digest, [None if said.allowed else said.reason for said in policy.decide(asked)]
 
     return decide
@@ -109,7 +109,7 @@ def promoting(store: Store) -> Promoting:
                 f"explain {by.id} {action} release/{application.name}` says what would have to hold.",
             )
         what = f"Release {release.number} of {application.name}"
-        Provenance(store.keys).require_another(release.scope, release.author, by, what)
+        IdentityProvenance(store.keys).require_another(release.scope, release.author, by, what)
 
     return ask
 

@@ -18,14 +18,14 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.identity.provenance import Provenance
+from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.policy.diff import PolicyDiff, compare
 from antiphon.governance.policy.document import PolicyDocument, default_document, read_document
 from antiphon.governance.policy.engine import Decider
 from antiphon.governance.policy.explanation import Explanation, explain
 from antiphon.governance.policy.recent_requests import RecentRequests
 from antiphon.governance.policy.request import Resource, application_resource, resource_of
-from antiphon.governance.policy.validation import Checked, check, unknown_action
+from antiphon.governance.policy.validation import PolicyCheck, check, unknown_action
 from antiphon.governance.policy.versions import PolicySets, PolicyVersion
 from antiphon.services.project.store import Store
 from antiphon.serving.records import Records
@@ -90,7 +90,7 @@ class PolicyService:
         cases = tuple(root / name for name in settings.tests)
         return read_document((*own, *files), (*cases, *tests), defaults=defaults)
 
-    def check(self, scope: Scope, document: PolicyDocument) -> Checked:
+    def check(self, scope: Scope, document: PolicyDocument) -> PolicyCheck:
         """What is wrong with a document, and what is doubtful."""
         return check(document, tenant=scope.tenant, environment=scope.environment)
 
@@ -116,7 +116,7 @@ class PolicyService:
         """
         self._require(scope, by, "approve", self._version(scope, number, reason))
         author = self._sets.get(scope, number).author
-        Provenance(self._store.keys).require_another(scope, author, by, f"Version {number} of the policies")
+        IdentityProvenance(self._store.keys).require_another(scope, author, by, f"Version {number} of the policies")
         approved = self._sets.approve(scope, number, principal=by.id, reason=reason)
         forget = getattr(self._store.decider, "forget", None)
         if forget is not None:

@@ -22,9 +22,10 @@ from antiphon.core.errors import (
 )
 from antiphon.core.settings import EncryptionSettings
 from antiphon.governance.encryption import keyring
-from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider, WrappedKey, provider_of
+from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider, WrappedKey
 from antiphon.governance.encryption.keyring import FileKeyring
 from antiphon.governance.encryption.kms import KmsKeys
+from antiphon.governance.encryption.providers import provider_of
 
 PASSPHRASE = "four random words here"
 KEY, CONTEXT = bytes(range(32)), b"antiphon data key\0payload\0acme\0prod\0key_1"

@@ -287,23 +287,23 @@ def test_work_stops_when_its_key_is_revoked_and_not_when_it_expires(database: Da
     ordering, working = Keys(database, SECRET), Keys(database, SECRET)
     text, record = ordering.create("default", "bot", "service", NOON + timedelta(minutes=1))
     who = ordering.authenticate(text)
-    assert working.standing(who) is None
+    assert working.stop_reason(who) is None
     clock.advance(timedelta(hours=1))
-    assert working.standing(who) is None
+    assert working.stop_reason(who) is None
     ordering.revoke("default", record.id)
     clock.advance(timedelta(seconds=LEASE_SECONDS + 0.01))
-    assert "revoked" in str(working.standing(who))
-    assert working.standing(Principal("evaluation", "default", "service")) is None
+    assert "revoked" in str(working.stop_reason(who))
+    assert working.stop_reason(Principal("evaluation", "default", "service")) is None
 
 
 def test_work_of_a_token_stops_when_its_principal_is_disabled(database: Database, clock: ManualClock) -> None:
     keys = Keys(database, SECRET)
     who = Principal("ann", "default", "engineer", "person", credential="token")
-    assert keys.standing(who) is None
+    assert keys.stop_reason(who) is None
     keys.principals.create("default", "ann", "engineer", kind="person")
     keys.principals.change("default", "ann", disabled=True)
     clock.advance(timedelta(seconds=1))
-    assert keys.standing(who) is not None
+    assert keys.stop_reason(who) is not None
 
 
 # ------------------------------------------------------------------ the catalog away

@@ -22,7 +22,7 @@ from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import BELIEVED_SECONDS, FRESH_SECONDS, LEAST_SECONDS, IssuerKeys
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.identity.tokens import BearerTokens
 from antiphon.testing.local_issuer import LocalIssuer, encoded, make_key, signed
 
 SECRET = bytes(range(32))
@@ -46,11 +46,11 @@ def settings(issuer: LocalIssuer, **changes: Any) -> OidcSettings:
     return OidcSettings(**{"issuer": issuer.url, "jwks": issuer.jwks, "roles": ROLES, **changes})
 
 
-def tokens(database: Database, issuer: LocalIssuer, **changes: Any) -> Tokens:
+def tokens(database: Database, issuer: LocalIssuer, **changes: Any) -> BearerTokens:
     wanted = settings(issuer, **changes)
     keys = Keys(database, SECRET)
     place = wanted.jwks or ""
-    return Tokens(
+    return BearerTokens(
         wanted, IssuerKeys(place, database.clock), keys.principals, database.clock, "default", newest=keys.newest
     )
 

@@ -17,7 +17,7 @@ from tests.unit.catalog.examples import DEV, open_database
 from antiphon.governance.audit import log as audit
 from antiphon.governance.audit import witness
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import Checkpointing
+from antiphon.governance.audit.checkpointing import CheckpointSigner
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.writer import AuditWriter
 
@@ -37,7 +37,7 @@ def main(folder: Path, step: str, number: int) -> None:
     database = open_database(folder)
     log = AuditLog(database, SECRET)
     file = witness.Witness(folder / "witness")
-    checkpointing = Checkpointing(log, CheckpointKey(SEED), file)
+    checkpointing = CheckpointSigner(log, CheckpointKey(SEED), file)
     now = 0
 
     def at(wanted: str) -> bool:
@@ -67,7 +67,7 @@ def main(folder: Path, step: str, number: int) -> None:
     witness.os.write = half  # type: ignore[assignment]
     around(audit.AuditLog, "_move", before="in the group")
     around(audit.AuditLog, "append_all", after="before its commit")
-    around(witness.Turn, "append", before="before the witness", after="after the witness")
+    around(witness.LockedWitness, "append", before="before the witness", after="after the witness")
     around(witness.os, "fsync", before="before the fsync")
     set_checkpoint = log.set_checkpoint
 

@@ -12,7 +12,7 @@ from tests.integration.governance.audit import audit_child
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import Checkpointing
+from antiphon.governance.audit.checkpointing import CheckpointSigner
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.audit.witness import Witness
@@ -42,7 +42,7 @@ def test_a_kill_leaves_a_log_that_verifies(tmp_path: Path, step: str) -> None:
 
     # The next process goes on: nothing has to be mended by hand.
     log.append(DEV, "ann", "release.activate", "rel_1")
-    signed = Checkpointing(log, KEY, witness).sign(DEV)
+    signed = CheckpointSigner(log, KEY, witness).sign(DEV)
     assert signed is not None
     assert signed.size == found.entries + 1
     whole = witness.read()

@@ -22,7 +22,7 @@ from antiphon.core.errors import CorruptionError, InvalidInputError, NotFoundErr
 from antiphon.governance.audit import proof as audit_proof
 from antiphon.governance.audit.checkpoint import Checkpoint
 from antiphon.governance.audit.checkpoint_key import CheckpointKey, rotate
-from antiphon.governance.audit.checkpointing import Checkpointing, NewestCheckpoint, newest
+from antiphon.governance.audit.checkpointing import CheckpointSigner, NewestCheckpoint, newest
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.audit.witness import Witness
@@ -42,7 +42,7 @@ class Desk:
             self.database.codec = AesGcmCodec(Keys())
         self.log = AuditLog(self.database, b"s" * 32)
         self.witness = Witness(folder / "witness")
-        self.checkpointing = Checkpointing(self.log, KEY, self.witness)
+        self.checkpointing = CheckpointSigner(self.log, KEY, self.witness)
         for number in range(RECORDS):
             self.log.append(DEV, "ann", "answer", f"pred_{number}", {"count": number}, originator="zoe")
             self.clock.advance(timedelta(minutes=1))
@@ -174,7 +174,7 @@ def rotated(desk: Desk, path: Path) -> tuple[CheckpointKey, CheckpointKey]:
     path.chmod(0o600)
     before, made = CheckpointKey.load(path), rotate(path)
     assert before.public == KEY.public
-    desk.checkpointing = Checkpointing(desk.log, made, desk.witness)
+    desk.checkpointing = CheckpointSigner(desk.log, made, desk.witness)
     for number in range(5):
         desk.log.append(DEV, "ann", "answer", f"pred_later_{number}")
     return before, made

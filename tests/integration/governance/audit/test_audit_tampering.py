@@ -17,9 +17,9 @@ from antiphon.core.errors import CorruptionError
 from antiphon.governance.audit import verification as audit_check
 from antiphon.governance.audit.checkpoint import Checkpoint
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import Checkpointing
+from antiphon.governance.audit.checkpointing import CheckpointSigner
 from antiphon.governance.audit.log import AuditLog
-from antiphon.governance.audit.record import Row
+from antiphon.governance.audit.record import AuditRow
 from antiphon.governance.audit.verification import Verification, verify
 from antiphon.governance.audit.witness import Witness
 from antiphon.governance.encryption.sealing import AesGcmCodec
@@ -42,7 +42,7 @@ class Desk:
         self.database: Database = open_database(self.folder)
         self.database.codec = self.codec
         self.log = AuditLog(self.database, SECRET)
-        self.checkpointing = Checkpointing(self.log, KEY, self.witness)
+        self.checkpointing = CheckpointSigner(self.log, KEY, self.witness)
 
     def write(self, count: int, what: str = "release.activate") -> None:
         for number in range(count):
@@ -129,7 +129,7 @@ def test_without_reading_the_rows_again_changes_would_pass(
     leaves = {}
     real = audit_check._rows
 
-    def believed(*given: object) -> Iterator[tuple[int, Row | None]]:
+    def believed(*given: object) -> Iterator[tuple[int, AuditRow | None]]:
         for sequence, row in real(*given):  # type: ignore[arg-type]
             leaves["last"] = row.leaf if row is not None else b""
             yield sequence, row

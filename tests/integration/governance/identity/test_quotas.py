@@ -76,7 +76,7 @@ def test_who_has_no_quota_asks_no_catalog(tmp_path: Path, database: Database) ->
     database.close()
     (tmp_path / "catalog.db").unlink()
     quotas.grant(asker(), 10**9).settle(5)
-    assert quotas.standings(asker()) == ()
+    assert quotas.statuses(asker()) == ()
 
 
 def test_retry_after_is_the_moment_it_is_let_in(database: Database, clock: ManualClock) -> None:
@@ -101,7 +101,7 @@ def test_what_is_refused_for_one_quota_is_not_taken_of_another(database: Databas
     for _ in range(20):
         with pytest.raises(RateLimitError):
             ask(quotas, principal, 100)
-    assert [standing.remaining for standing in quotas.standings(principal)] == [4, 0]
+    assert [status.remaining for status in quotas.statuses(principal)] == [4, 0]
 
 
 def test_a_refusal_is_remembered_without_the_catalog(database: Database, clock: ManualClock) -> None:
@@ -121,9 +121,9 @@ def test_what_was_reserved_and_not_used_comes_back(database: Database, clock: Ma
         ask(quotas, principal, 200)
     grant.settle(100)
     grant.settle(0)  # the second time changes nothing
-    assert [standing.remaining for standing in quotas.standings(principal)] == [900, 4_900]
+    assert [status.remaining for status in quotas.statuses(principal)] == [900, 4_900]
     ask(quotas, principal, 900).settle(900)
-    assert [standing.remaining for standing in quotas.standings(principal)] == [0, 4_000]
+    assert [status.remaining for status in quotas.statuses(principal)] == [0, 4_000]
 
 
 def test_what_was_used_beyond_the_reservation_is_owed(database: Database, clock: ManualClock) -> None:

@@ -20,7 +20,7 @@ from antiphon.definitions.application import Reuse
 from antiphon.definitions.sensitivity import Tags
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import default_policies
-from antiphon.governance.policy.request import Row, application_resource
+from antiphon.governance.policy.request import PolicyRow, application_resource
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
@@ -109,7 +109,7 @@ async def test_a_table_job_lists_the_rows_that_were_denied_with_their_reason(
         )  # fmt: skip
         assert policy.outside is None
         asked.append(len(rows))
-        moments = [Row(entity, int((moment or START).timestamp())) for entity, moment in rows]
+        moments = [PolicyRow(entity, int((moment or START).timestamp())) for entity, moment in rows]
         return policy.decide(moments, recheck=False)
 
     lines = [{"flight": f"B6 {line}", "origin": ("JFK", "EWR", "LGA")[line % 3]} for line in range(12)]

@@ -12,7 +12,7 @@ from tests.unit.catalog.examples import DEV, OTHER, open_database
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import Checkpointing
+from antiphon.governance.audit.checkpointing import CheckpointSigner
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.query import AuditFilter
 from antiphon.governance.audit.verification import verify
@@ -53,7 +53,7 @@ def test_every_history_verifies(already: int, steps: list[tuple[object, ...]], e
         if encrypted:
             database.codec = AesGcmCodec(Keys())
         log, witness = AuditLog(database, b"s" * 32), Witness(Path(folder) / "witness")
-        checkpointing = Checkpointing(log, KEY, witness)
+        checkpointing = CheckpointSigner(log, KEY, witness)
         with database.transaction() as connection:
             log.append_all(
                 [log.act(DEV, "ann", "data.read", f"pred_{one}") for one in range(already)], within=connection

@@ -18,7 +18,7 @@ from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.last_use import LastUse
 from antiphon.governance.identity.sessions import Sessions
-from antiphon.governance.identity.tokens import Tokens
+from antiphon.governance.identity.tokens import BearerTokens
 from antiphon.testing.local_issuer import LocalIssuer
 
 SECRET = bytes(range(32))
@@ -34,7 +34,7 @@ class World:
         self.issuer.add("k1", "ES256")
         keys = Keys(self.database, SECRET, last_use=LastUse(self.database, background=False))
         oidc = OidcSettings(issuer=self.issuer.url, jwks=self.issuer.jwks, roles={"builders": "engineer"})
-        tokens = Tokens(
+        tokens = BearerTokens(
             oidc, IssuerKeys(self.issuer.jwks, self.database.clock), keys.principals, self.database.clock, "default"
         )
         self.bearer = Authenticator(keys, tokens)

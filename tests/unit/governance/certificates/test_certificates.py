@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from antiphon.governance.certificates.authority import Asked, init, rotate
+from antiphon.governance.certificates.authority import CertificateSpec, init, rotate
 from antiphon.governance.certificates.checks import chain, check, described, require_pair
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -20,7 +20,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    init(tmp_path / "tls", Asked(names=("desk.example",), days=30), NOW)
+    init(tmp_path / "tls", CertificateSpec(names=("desk.example",), days=30), NOW)
     return tmp_path / "tls"
 
 
@@ -56,7 +56,7 @@ def test_what_is_made_is_accepted_and_private(folder: Path) -> None:
 
 
 def test_each_mistake_is_told_by_its_own_line(folder: Path, tmp_path: Path) -> None:
-    other = init(tmp_path / "other", Asked(names=("desk.example",)), NOW)
+    other = init(tmp_path / "other", CertificateSpec(names=("desk.example",)), NOW)
     assert "another certificate" in problems(folder, key=(other / "server.key").read_bytes())["key"]
     assert "no PEM private key" in problems(folder, key=b"nothing")["key"]
     assert problems(folder, "elsewhere.example").keys() == {"name"}
@@ -158,15 +158,15 @@ def test_a_reader_through_one_resolution_never_pairs_old_with_new(folder: Path) 
 @pytest.mark.parametrize(
     "asked",
     [
-        Asked(days=0),
-        Asked(days=399),
-        Asked(addresses=("localhost",)),
-        Asked(names=("a b",)),
-        Asked(names=("b\u00fcro.example",)),
-        Asked(names=(), addresses=()),
+        CertificateSpec(days=0),
+        CertificateSpec(days=399),
+        CertificateSpec(addresses=("localhost",)),
+        CertificateSpec(names=("a b",)),
+        CertificateSpec(names=("b\u00fcro.example",)),
+        CertificateSpec(names=(), addresses=()),
     ],
 )
-def test_what_cannot_be_certified_is_said(tmp_path: Path, asked: Asked) -> None:
+def test_what_cannot_be_certified_is_said(tmp_path: Path, asked: CertificateSpec) -> None:
     with pytest.raises(InvalidInputError) as raised:
         init(tmp_path / "tls", asked, NOW)
     assert raised.value.next_step
@@ -175,7 +175,7 @@ def test_what_cannot_be_certified_is_said(tmp_path: Path, asked: Asked) -> None:
 
 def test_beginning_twice_and_rotating_nothing_or_what_is_damaged(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="already"):
-        init(folder, Asked(), NOW)
+        init(folder, CertificateSpec(), NOW)
     with pytest.raises(NotFoundError, match="no certificate"):
         rotate(tmp_path / "nothing", NOW)
     with pytest.raises(InvalidInputError, match="authority ends"):

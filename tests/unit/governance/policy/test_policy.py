@@ -9,7 +9,7 @@ from antiphon.governance.identity.principal import KEY_SCOPE, Limits, Principal
 from antiphon.governance.policy import engine as policy_module
 from antiphon.governance.policy.cases import run_cases
 from antiphon.governance.policy.document import PolicyDocument, default_document
-from antiphon.governance.policy.engine import Action, Column, Decider, Decision, Resource, default_policies
+from antiphon.governance.policy.engine import Action, Decider, Decision, PolicyColumn, Resource, default_policies
 from antiphon.governance.policy.request import application_resource
 from antiphon.testing.small_desk import DESK
 
@@ -129,10 +129,10 @@ def test_a_masked_column_is_absent_and_does_not_count() -> None:
     condition = '{ resource.sensitivity > principal.clearance && resource.name != "v.c" }'
     decider = Decider(default_policies() + MASKED.replace("{CONDITION}", condition))
     asker = who("service", clearance="internal")
-    columns = (Column("v.a", "internal"), Column("v.b", "restricted", ("sell",)))
+    columns = (PolicyColumn("v.a", "internal"), PolicyColumn("v.b", "restricted", ("sell",)))
     said = decider.decide(asker, "answer", Resource("application", "desk", columns=columns), {"purpose": "inform"})
     assert (said.allowed, said.masked) == (True, ("v.b",))
-    closed = Resource("application", "desk", columns=(*columns, Column("v.c", "restricted")))
+    closed = Resource("application", "desk", columns=(*columns, PolicyColumn("v.c", "restricted")))
     assert decider.decide(asker, "answer", closed, {"purpose": "inform"}).policies == ("clearance",)
     engineer = who("engineer", clearance="internal")
     trained = decider.decide(engineer, "train", Resource("application", "desk", columns=columns), {"purpose": "inform"})
@@ -142,7 +142,9 @@ def test_a_masked_column_is_absent_and_does_not_count() -> None:
 def test_a_column_that_is_denied_otherwise_denies_everything() -> None:
     hidden = '@id("never") forbid (principal, action == Action::"see", resource) when { resource.name == "v.b" };'
     decider = Decider(default_policies() + hidden + MASKED.replace("{CONDITION}", '{ resource.name == "v.b" }'))
-    said = decider.decide(who(), "answer", Resource("application", "desk", columns=(Column("v.a"), Column("v.b"))))
+    said = decider.decide(
+        who(), "answer", Resource("application", "desk", columns=(PolicyColumn("v.a"), PolicyColumn("v.b")))
+    )
     assert (said.allowed, said.policies, said.masked) == (False, ("hide", "never"), ())
 
 

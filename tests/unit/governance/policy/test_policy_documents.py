@@ -13,7 +13,7 @@ from antiphon.governance.policy.document import PolicyDocument, default_document
 from antiphon.governance.policy.engine import Decider
 from antiphon.governance.policy.explanation import explain
 from antiphon.governance.policy.parts import parts_of
-from antiphon.governance.policy.recent_requests import Asked
+from antiphon.governance.policy.recent_requests import PolicyRequest
 from antiphon.governance.policy.request import Resource
 from antiphon.governance.policy.validation import check
 
@@ -180,7 +180,7 @@ def test_an_explanation_names_the_condition_that_fails() -> None:
 
 
 def test_a_diff_tells_text_and_decisions_that_change() -> None:
-    recent = [Asked(ANN, "answer", Resource("application", "desk"), {"as_of": moment}) for moment in (5, 50)]
+    recent = [PolicyRequest(ANN, "answer", Resource("application", "desk"), {"as_of": moment}) for moment in (5, 50)]
     found = compare(DEFAULT, more(NO_NIGHT), recent)
     assert f"+{NO_NIGHT}" in found.text
     assert [one.sentence for one in found.changed] == [

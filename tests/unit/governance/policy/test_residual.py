@@ -8,7 +8,7 @@ from antiphon.governance.identity.principal import Limits, Principal
 from antiphon.governance.policy import residual
 from antiphon.governance.policy.document import PolicyDocument
 from antiphon.governance.policy.engine import Decider, default_policies
-from antiphon.governance.policy.request import Column, Resource, Row
+from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
 from antiphon.governance.policy.residual import RowPolicy
 
 ANN = Principal("ann", "default", "service")
@@ -22,8 +22,8 @@ def policy(condition: str, *, resource: Resource = DESK, principal: Principal = 
     return RowPolicy(Decider(document), principal, "answer", resource, KEYS, {"purpose": "inform", **context})
 
 
-def row(origin: str, dest: str = "LAX", as_of: int = 0) -> Row:
-    return Row({"origin": origin, "dest": dest}, as_of)
+def row(origin: str, dest: str = "LAX", as_of: int = 0) -> PolicyRow:
+    return PolicyRow({"origin": origin, "dest": dest}, as_of)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_lies_outside_the_fragment_is_decided_row_by_row(condition: str, ou
 
 def test_rows_about_which_the_predicate_says_nothing_are_decided_online() -> None:
     found = policy('resource.hasTag("origin") && resource.getTag("origin") like "J*"')
-    rows = [row("JFK\0"), row("\ud800"), Row({"origin": "JFK"}), row("EWR", as_of=2**70)]
+    rows = [row("JFK\0"), row("\ud800"), PolicyRow({"origin": "JFK"}), row("EWR", as_of=2**70)]
     assert found.verdicts(rows) == [None] * 4
     assert [said.allowed for said in found.decide(rows)] == [False, False, False, True]
 
@@ -95,10 +95,10 @@ def test_a_condition_that_fails_whatever_the_row_is_denies_every_row() -> None:
 
 
 def test_columns_purposes_and_keys_of_a_credential_deny_every_row() -> None:
-    secret = Resource("application", "desk", columns=(Column("v.a", "restricted"),))
+    secret = Resource("application", "desk", columns=(PolicyColumn("v.a", "restricted"),))
     for found in (
         policy("false", resource=secret),
-        policy("false", resource=Resource("application", "desk", columns=(Column("v.a", purposes=("sell",)),))),
+        policy("false", resource=Resource("application", "desk", columns=(PolicyColumn("v.a", purposes=("sell",)),))),
         policy("false", principal=Principal("ann", "default", "service", limits=Limits(("read",)))),
     ):
         assert found.verdicts([row("a")]) == [False]
