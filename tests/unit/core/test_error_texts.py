@@ -72,7 +72,7 @@ def test_every_error_names_its_subject() -> None:
 
 def test_every_finding_of_a_gate_names_its_subject() -> None:
     seen, wrong = 0, []
-    for path in sorted((SOURCE / "features" / "quality").glob("*.py")):
+    for path in sorted((SOURCE / "features" / "monitoring" / "quality").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Yield | ast.Return) and node.value is not None:
                 texts = list(beginnings(node.value))

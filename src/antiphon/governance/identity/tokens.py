@@ -160,10 +160,10 @@ class BearerTokens:
         if key.kind != ALGORITHMS[algorithm] or key.algorithm not in (None, algorithm):
             raise _refused("Its algorithm is not the one of its key", "Ask the issuer for a new token.")
         try:
-            claims = jwt.decode(text, key.key, registry=_registry(algorithm)).claims
+            claims = dict(jwt.decode(text, key.key, registry=_registry(algorithm)).claims)
         except (JoseError, ValueError, TypeError, RecursionError):
             raise _refused("Its signature does not hold", "Ask the issuer for a new token.") from None
-        return key, dict(claims)
+        return key, claims
 
     def _read(self, claims: dict[str, Any]) -> _Claims:
         if claims.get("iss") != self._settings.issuer:
