@@ -27,7 +27,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import MODELS
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.index import NeighbourIndex, build
+from antiphon.features.embedding.index import NeighborIndex, build
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialisation, materialize
@@ -161,7 +161,7 @@ def searching(real: NDArray[numpy.float32], count: int, asked: int) -> dict[str,
     stored = build(vectors)
     built = time.perf_counter() - started
     started = time.perf_counter()
-    space.index = NeighbourIndex(stored, count, MODEL.dimensions)
+    space.index = NeighborIndex(stored, count, MODEL.dimensions)
     opened = time.perf_counter() - started
     found, indexed = timed(nearest, questions)
     shared = sum(len(one & other) for one, other in zip(truth, found, strict=True))

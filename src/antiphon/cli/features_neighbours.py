@@ -13,7 +13,7 @@ from antiphon.cli.project import at_terminal, stores
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.features.embedding.neighbours import Neighbours
+    from antiphon.features.embedding.neighbors import Neighbors
 
 
 def neighbours(
@@ -30,14 +30,14 @@ def neighbours(
     as_json: Json = False,
 ) -> None:
     """The entities whose texts are nearest to a text, or to an entity's own."""
-    from antiphon.features.embedding.neighbours import Question
+    from antiphon.features.embedding.neighbors import NeighborQuery
     from antiphon.services.features.platform import FeaturePlatform
 
     view, point, name = feature.partition(".")
     if not point:
         raise InvalidInputError(f"{feature!r} names no feature.", where="VIEW.FEATURE", next_step="Write said.review.")
     keys = entities.keys(entity) if entity else None
-    question = Question(name, text=text, entity=keys, top=top, number=publication)
+    question = NeighborQuery(name, text=text, entity=keys, top=top, number=publication)
     with stores(project) as store:
         platform = FeaturePlatform(store)
         try:
@@ -50,7 +50,7 @@ def neighbours(
     show(found, as_json, lambda: _told(found))
 
 
-def _told(found: Neighbours) -> str:
+def _told(found: Neighbors) -> str:
     names = list(found.neighbours[0].keys or ()) if found.neighbours else []
     rows = [(f"{one.similarity:.4f}", *(one.keys or {}).values()) for one in found.neighbours]
     return "\n".join(

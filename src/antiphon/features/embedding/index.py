@@ -44,7 +44,7 @@ def build(vectors: NDArray[numpy.float32]) -> bytes:
     return stored
 
 
-class NeighbourIndex:
+class NeighborIndex:
     """An index in memory. Safe to share between threads.
 
     Args:
@@ -65,7 +65,7 @@ class NeighbourIndex:
                 f"The index holds {self._index.ntotal} vectors of {self._index.d} numbers instead of {rows} of "
                 f"{dimensions}.",
                 where="index",
-                next_step="Materialise the view again.",
+                next_step="Materialize the view again.",
             )
 
     def candidates(self, vector: NDArray[numpy.float32], count: int) -> list[int]:

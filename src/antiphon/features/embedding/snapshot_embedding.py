@@ -58,7 +58,7 @@ class SnapshotEmbedding:
             raise SetupError(
                 f"The view {spec.name!r} has vectors, and nothing here embeds texts.",
                 where=spec.name,
-                next_step="Materialise it by `antiphon features refresh`.",
+                next_step="Materialize it by `antiphon features refresh`.",
             )
         # Asked for before anything is computed: a missing model is found at once.
         self._embedders = {name: embedders.get(model) for name, model in spec.models.items()} if embedders else {}

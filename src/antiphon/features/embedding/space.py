@@ -1,7 +1,7 @@
 """The vectors of one feature in one snapshot, and which of them are nearest to one.
 
 Invariants: the vectors are those of the snapshot's values file, all of one model; what the index proposes is compared
-by its vectors, so an answer with the index differs from one without only by a neighbour that the index did not find.
+by its vectors, so an answer with the index differs from one without only by a neighbor that the index did not find.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
 from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.features.embedding.index import NeighbourIndex
+from antiphon.features.embedding.index import NeighborIndex
 from antiphon.features.embedding.vectors import require_same
 from antiphon.features.lake.content import Lake
 
@@ -56,7 +56,7 @@ class VectorSpace:
         truncated: frozenset[bytes],
     ) -> None:
         self.facts = facts
-        self.index: NeighbourIndex | None = None
+        self.index: NeighborIndex | None = None
         self._keys = keys
         self._vectors = vectors
         self._truncated = truncated
@@ -86,7 +86,7 @@ class VectorSpace:
             raise NotFoundError(
                 f"{manifest.view}.{feature} has no vectors in {manifest.id}.",
                 where=manifest.view,
-                next_step="Neighbours are looked up of a feature declared by embed(...).",
+                next_step="Neighbors are looked up of a feature declared by embed(...).",
             )
         column = f"{manifest.view}.{feature}"
         content = checked_content(lake, manifest.files[_VALUES])
@@ -118,9 +118,9 @@ class VectorSpace:
             return False
         try:
             content = checked_content(lake, file)
-            self.index = NeighbourIndex(content, len(self._vectors), self.facts.model.dimensions)
+            self.index = NeighborIndex(content, len(self._vectors), self.facts.model.dimensions)
         except (CorruptionError, SetupError) as error:
-            _log.warning("Neighbours are searched without an index, which is slow: %s", error)
+            _log.warning("Neighbors are searched without an index, which is slow: %s", error)
             return False
         return True
 
@@ -206,7 +206,7 @@ def checked_content(lake: Lake, file: SnapshotFile) -> bytes:
 
 def _changed(file: SnapshotFile) -> CorruptionError:
     return CorruptionError(
-        f"The lake's file {file.path} changed.", where="lake", next_step="Materialise the view again."
+        f"The lake's file {file.path} changed.", where="lake", next_step="Materialize the view again."
     )
 
 

@@ -16,7 +16,7 @@ from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.errors import AntiphonError, FeatureUnavailableError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.features.embedding.index import NeighbourIndex
+from antiphon.features.embedding.index import NeighborIndex
 from antiphon.features.embedding.snapshot_embedding import write_index
 from antiphon.features.embedding.space import VectorSpace, checked_content
 from antiphon.features.embedding.vectors import Embedders, embedded, has_vector, require_same, text_hash
@@ -121,7 +121,7 @@ class VectorSpaces:
         assert space.facts.index is not None
         try:
             file = write_index(self._lake, self._scope, space.vectors)
-            space.index = NeighbourIndex(
+            space.index = NeighborIndex(
                 checked_content(self._lake, file), len(space.vectors), space.facts.model.dimensions
             )
             _log.warning("The index %s was lost and is built again as %s.", space.facts.index.path, file.path)

@@ -148,7 +148,7 @@ def _units(
 ) -> NDArray[numpy.float32]:
     import numpy
 
-    # In float64 and with a sum in a fixed order, so that a row's bytes do not depend on its neighbours.
+    # In float64 and with a sum in a fixed order, so that a row's bytes do not depend on its neighbors.
     lengths = numpy.sqrt(numpy.array([float((row * row).sum()) for row in vectors]))
     if not numpy.isfinite(lengths).all() or (lengths == 0).any():
         raise error("A vector has a NaN or an infinity in it, or is zero.", where=where)

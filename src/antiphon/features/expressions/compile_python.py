@@ -54,7 +54,7 @@ def compile_measure(measure: Measure) -> Callable[[Payload], MeasureValue]:
     """One measure as a function of the payload."""
     where = None if measure.where is None else compile_expression(measure.where)
     value = (lambda _payload: 1.0) if measure.expression is None else compile_expression(measure.expression)
-    finish = _FINISHES.get(measure.mode) or _quantiser(measure.scale)
+    finish = _FINISHES.get(measure.mode) or _quantizer(measure.scale)
 
     def evaluate(payload: Payload) -> MeasureValue:
         if where is not None and where(payload) is not True:
@@ -76,10 +76,10 @@ def _hashed(value: Value) -> int | None:
 _FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": _counted, "plain": plain, "hashed": _hashed}
 
 
-def _quantiser(scale: tuple[int, int]) -> Callable[[Value], int | None]:
+def _quantizer(scale: tuple[int, int]) -> Callable[[Value], int | None]:
     numerator, denominator = float(scale[0]), float(scale[1])
 
-    def quantise(value: Value) -> int | None:
+    def quantize(value: Value) -> int | None:
         if isinstance(value, bool):
             value = 1.0 if value else 0.0
         elif not isinstance(value, float):
@@ -88,4 +88,4 @@ def _quantiser(scale: tuple[int, int]) -> Callable[[Value], int | None]:
         # round() is half to even, as is DuckDB's cast of a double to an integer.
         return round(steps) if abs(steps) <= LIMIT else None
 
-    return quantise
+    return quantize

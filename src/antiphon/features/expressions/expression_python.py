@@ -71,7 +71,7 @@ def compile_expression(node: Expression) -> Evaluate:
     """A closure that evaluates the expression on one payload."""
     match node:
         case ColumnNode(name=name):
-            return lambda payload: normalise(payload.get(name))
+            return lambda payload: normalize(payload.get(name))
         case LiteralNode(value=value):
             return lambda _payload: value
         case ArithmeticNode(operator=symbol, left=left, right=right):
@@ -95,11 +95,11 @@ def compile_expression(node: Expression) -> Evaluate:
             return _coalesce(tuple(_finite(operand) for operand in operands))
         case RequestInputNode(name=name):
             place = request_place(name)
-            return lambda payload: normalise(payload.get(place))
+            return lambda payload: normalize(payload.get(place))
         case FeatureValueNode(name=name):
-            return lambda payload: normalise(payload.get(name))
+            return lambda payload: normalize(payload.get(name))
         case NowNode():
-            return lambda payload: normalise(payload.get(NOW))
+            return lambda payload: normalize(payload.get(NOW))
         case CallNode(function=function, operands=operands):
             return _call(function, tuple(_finite(operand) for operand in operands))
         case RoundNode(operand=operand, step=step):
@@ -120,7 +120,7 @@ def request_place(name: str) -> str:
     return f"request.{name}"
 
 
-def normalise(value: object) -> Value:
+def normalize(value: object) -> Value:
     """A payload's value as an expression sees it: double, boolean, text or null."""
     if value is None or isinstance(value, (bool, str)):
         return value

@@ -1,6 +1,6 @@
 """Feast's feature server, asked for online values: ``POST /get-online-features``, Feast's public interface.
 
-The store behind it is not read: its keys and values are serialised in ways that differ between Feast's releases and
+The store behind it is not read: its keys and values are serialized in ways that differ between Feast's releases and
 stores, while this endpoint has stayed. Features are always named one by one, never by a feature service: for a service
 with precomputed vectors Feast answers with the time of precomputing in place of the event's.
 """

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.features.embedding.neighbours import MOST, Neighbours, Question
+from antiphon.features.embedding.neighbors import MOST, NeighborQuery, Neighbors
 from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """Neighbours of a text, of an entity's own text, or of a vector with the model that made it; what for; and in
+    """Neighbors of a text, of an entity's own text, or of a vector with the model that made it; what for; and in
     which publication (the current one)."""
 
     feature: str
@@ -26,10 +26,10 @@ class Asked(msgspec.Struct, frozen=True):
     purpose: str = ""
 
 
-def _neighbours(call: Call) -> Neighbours:
+def _neighbours(call: Call) -> Neighbors:
     asked: Asked = call.body
     view = call.path["view"]
-    question = Question(
+    question = NeighborQuery(
         feature=asked.feature,
         text=asked.text,
         entity=asked.entity,
@@ -52,6 +52,6 @@ def _neighbours(call: Call) -> Neighbours:
 OPERATIONS = (
     Operation(
         "POST", "/admin/features/{view}/neighbours", "The entities whose texts are nearest to a text.", "answer",
-        Neighbours, _neighbours, body=Asked,
+        Neighbors, _neighbours, body=Asked,
     ),
 )  # fmt: skip

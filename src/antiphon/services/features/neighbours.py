@@ -6,7 +6,7 @@ from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.sensitivity import Tags
-from antiphon.features.embedding.neighbours import NeighbourLookup, Neighbours, Question
+from antiphon.features.embedding.neighbors import NeighborLookup, NeighborQuery, Neighbors
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.services.project.store import Store
@@ -15,20 +15,20 @@ from antiphon.services.project.store import Store
 class ProjectNeighbours:
     """Answers for the project's own scope; of another scope there are no views here."""
 
-    def __init__(self, store: Store, lookup: NeighbourLookup) -> None:
+    def __init__(self, store: Store, lookup: NeighborLookup) -> None:
         self._store = store
         self._lookup = lookup
 
     def find(
-        self, scope: Scope, principal: Principal, view: str, question: Question, *, purpose: str, see_keys: bool
-    ) -> Neighbours:
+        self, scope: Scope, principal: Principal, view: str, question: NeighborQuery, *, purpose: str, see_keys: bool
+    ) -> Neighbors:
         """The entities of a view whose texts are nearest.
 
         Raises:
             NotFoundError: this scope has no such view, feature, publication or entity.
             ForbiddenError: the feature is too sensitive for the principal, or not for this purpose.
             InvalidInputError, EmbeddingModelMismatchError, FeatureUnavailableError, SetupError: as
-                :meth:`NeighbourLookup.find`.
+                :meth:`NeighborLookup.find`.
         """
         applied = self._store.applied.current(scope) if scope == self._store.scope else None
         spec = applied.project.views.get(view) if applied is not None else None

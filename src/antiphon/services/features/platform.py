@@ -19,7 +19,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.neighbours import NeighbourLookup
+from antiphon.features.embedding.neighbors import NeighborLookup
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import VectorReader
 from antiphon.features.feast.reader import FeastReader
@@ -169,7 +169,7 @@ class FeaturePlatform:
     @cached_property
     def neighbours(self) -> ProjectNeighbours:
         store = self._store
-        lookup = NeighbourLookup(
+        lookup = NeighborLookup(
             store.scope,
             publications=store.publications,
             snapshots=store.snapshots,

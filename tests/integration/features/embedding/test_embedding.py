@@ -30,7 +30,7 @@ from antiphon.core.errors import (
 )
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.neighbours import NeighbourLookup, Question
+from antiphon.features.embedding.neighbors import NeighborLookup, NeighborQuery
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextVector, VectorReader, VectorRows
 from antiphon.features.embedding.vectors import EmbeddingResult
@@ -106,9 +106,9 @@ class Embedding:
         self.manifests.append(manifest)
         return manifest
 
-    def lookup(self, spaces: VectorSpaces | None = None, embedders: GivenEmbedders | None = None) -> NeighbourLookup:
+    def lookup(self, spaces: VectorSpaces | None = None, embedders: GivenEmbedders | None = None) -> NeighborLookup:
         world = self.world
-        return NeighbourLookup(
+        return NeighborLookup(
             world.scope,
             publications=world.publications,
             snapshots=world.snapshots,
@@ -118,7 +118,7 @@ class Embedding:
         )
 
     def orders(self, **question: Any) -> list[str | None]:
-        found = self.lookup().find(self.spec, Question("review", **question))
+        found = self.lookup().find(self.spec, NeighborQuery("review", **question))
         return [one.keys["order"] for one in found.neighbours if one.keys is not None]
 
     def vector(self, order: str, at: datetime, spaces: VectorSpaces | None = None) -> TextVector:
@@ -188,7 +188,7 @@ def test_neighbours_of_a_text_an_entity_and_a_vector(said: Embedding) -> None:
     assert said.orders(entity={"order": "lamp"}, top=1) == ["vase"]
     vector = said.embedder.embed([TEXTS["coat"]]).vectors[0].tolist()
     assert said.orders(vector=vector, model=said.embedder.model.name, top=2) == ["coat", "boots"]
-    found = said.lookup().find(said.spec, Question("review", text="glass", top=100), see_keys=False)
+    found = said.lookup().find(said.spec, NeighborQuery("review", text="glass", top=100), see_keys=False)
     assert len(found.neighbours) == found.entities == 4
     assert all(one.keys is None and len(one.entity) == 32 for one in found.neighbours)
 
@@ -198,9 +198,9 @@ def test_a_lookup_of_known_texts_needs_no_model(said: Embedding) -> None:
     nobody = GivenEmbedders()
     spaces = said.new_spaces(nobody)
     lookup = said.lookup(spaces, nobody)
-    assert lookup.find(said.spec, Question("review", text=TEXTS["lamp"], top=1)).neighbours[0].similarity == 1.0
+    assert lookup.find(said.spec, NeighborQuery("review", text=TEXTS["lamp"], top=1)).neighbours[0].similarity == 1.0
     with pytest.raises(SetupError, match="has to be embedded"):
-        lookup.find(said.spec, Question("review", text="something new"))
+        lookup.find(said.spec, NeighborQuery("review", text="something new"))
 
 
 def test_an_online_read_gives_the_very_bytes_of_the_snapshot_and_a_streamed_text_the_models(said: Embedding) -> None:
@@ -247,7 +247,7 @@ def test_vectors_of_two_models_never_meet(said: Embedding) -> None:
     other = HashedWords(hashed_words("other-words"))
     vector = other.embed([TEXTS["lamp"]]).vectors[0].tolist()
     with pytest.raises(EmbeddingModelMismatchError):
-        said.lookup().find(said.spec, Question("review", vector=vector, model="other-words"))
+        said.lookup().find(said.spec, NeighborQuery("review", vector=vector, model="other-words"))
     space = said.spaces.open(said.manifests[-1].id, "review")
     with pytest.raises(EmbeddingModelMismatchError):
         space.nearest(numpy.asarray(vector), other.model, 3)
@@ -278,10 +278,10 @@ def test_what_cannot_be_asked_is_refused_with_its_place(said: Embedding) -> None
         ({"entity": {"order": "blank"}}, NotFoundError, "entity"),
     ):
         with pytest.raises(error) as raised:
-            said.lookup().find(said.spec, Question("review", **question))
+            said.lookup().find(said.spec, NeighborQuery("review", **question))
         assert raised.value.where == where, question
     with pytest.raises(NotFoundError):
-        said.lookup().find(said.spec, Question("text", text="a"))
+        said.lookup().find(said.spec, NeighborQuery("text", text="a"))
 
 
 def test_without_the_model_nothing_is_materialised(said: Embedding) -> None:
@@ -305,7 +305,7 @@ def test_a_snapshot_with_many_texts_has_an_index_that_is_pruned_with_it_and_put_
     index = said.publish().vectors["review"].index
     assert index is not None
     assert index.path in said.manifests[-1].paths
-    found = said.lookup().find(said.spec, Question("review", text="broken glass", top=4))
+    found = said.lookup().find(said.spec, NeighborQuery("review", text="broken glass", top=4))
     assert found.search == "index"
     # Collected with what no manifest names, and not before.
     stored = tmp_path / "lake" / index.path
@@ -314,11 +314,11 @@ def test_a_snapshot_with_many_texts_has_an_index_that_is_pruned_with_it_and_put_
     for damage in (stored.unlink, lambda: stored.write_bytes(b"something else")):
         damage()
         spaces = said.new_spaces(said.embedders)
-        without = said.lookup(spaces).find(said.spec, Question("review", text="broken glass", top=4))
+        without = said.lookup(spaces).find(said.spec, NeighborQuery("review", text="broken glass", top=4))
         assert without.neighbours == found.neighbours
         spaces.close()
         assert hashlib.sha256(stored.read_bytes()).hexdigest() == index.sha256
-        assert said.lookup(spaces).find(said.spec, Question("review", text="glass")).search == "index"
+        assert said.lookup(spaces).find(said.spec, NeighborQuery("review", text="glass")).search == "index"
     said.world.close()
 
 
@@ -329,7 +329,7 @@ def test_nothing_clear_of_a_text_or_its_vector_is_on_the_disk_of_an_encrypted_pr
     said = Embedding(tmp_path, AesGcmCodec(Keys()))
     said.say(TEXTS)
     assert said.publish().vectors["review"].index is not None
-    assert said.lookup().find(said.spec, Question("review", text="broken glass", top=1)).search == "index"
+    assert said.lookup().find(said.spec, NeighborQuery("review", text="broken glass", top=1)).search == "index"
     space = said.spaces.open(said.manifests[-1].id, "review")
     secrets = [b"glass is torn", *(vector.tobytes()[:16] for vector in space.vectors)]
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

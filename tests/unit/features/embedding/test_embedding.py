@@ -9,7 +9,7 @@ import pytest
 
 from antiphon.catalog.snapshots import SnapshotVectors
 from antiphon.core.errors import CorruptionError, EngineError, SetupError
-from antiphon.features.embedding.index import NeighbourIndex, build
+from antiphon.features.embedding.index import NeighborIndex, build
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.embedding.vectors import EmbeddingResult, embedded
 from antiphon.testing.embedding import HashedWords, hashed_words
@@ -46,7 +46,7 @@ def test_an_exact_search_finds_the_nearest_and_orders_ties_by_keys() -> None:
 def test_the_index_finds_nearly_all_and_gives_the_same_similarities() -> None:
     vectors = units(3_000)
     exact, indexed = space(vectors), space(vectors)
-    indexed.index = NeighbourIndex(build(vectors), 3_000, 32)
+    indexed.index = NeighborIndex(build(vectors), 3_000, 32)
     found = 0
     for query in units(50):
         first = {near.row: near.similarity for near in exact.nearest(query, MODEL, 10)}
@@ -64,7 +64,7 @@ def test_the_same_vectors_give_the_same_index() -> None:
 def test_an_index_of_other_vectors_is_refused() -> None:
     stored = build(units(10))
     with pytest.raises(CorruptionError, match="10 vectors of 32 numbers instead of 11 of 32"):
-        NeighbourIndex(stored, 11, 32)
+        NeighborIndex(stored, 11, 32)
 
 
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

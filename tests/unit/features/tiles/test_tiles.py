@@ -7,7 +7,7 @@ import pytest
 
 from antiphon.definitions.nodes import ColumnNode
 from antiphon.features.expressions.compile_python import compile_measure, key_texts
-from antiphon.features.expressions.expression_python import normalise
+from antiphon.features.expressions.expression_python import normalize
 from antiphon.features.plan import LIMIT, Measure, PlannedFeature
 from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile, pack, unpack
@@ -94,4 +94,4 @@ def test_keys_are_text() -> None:
     assert key_texts(("a", "b", "c"), {"a": 7, "b": True, "c": "x"}) == ("7", "true", "x")
     assert key_texts(("a",), {"a": None}) is None
     assert key_texts(("a",), {"a": {"nested": 1}}) is None
-    assert normalise({"nested": 1}) is None
+    assert normalize({"nested": 1}) is None

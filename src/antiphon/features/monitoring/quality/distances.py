@@ -91,7 +91,7 @@ def pooled(earlier: Iterable[Statistics]) -> Statistics | None:
 
 
 def merged(before: Sequence[int], now: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Neighbouring bins put together until each holds a 20th of the reference."""
+    """Neighboring bins put together until each holds a 20th of the reference."""
     least = sum(before) / _CELLS
     then, new, held, held_new = [], [], 0, 0
     for a, b in zip(before, now, strict=True):

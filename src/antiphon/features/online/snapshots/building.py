@@ -231,7 +231,7 @@ def _unlike() -> CorruptionError:
     return CorruptionError(
         "The lake's files of events and of values are not of the same entities.",
         where="lake",
-        next_step="Materialise the view again.",
+        next_step="Materialize the view again.",
     )
 
 
@@ -257,7 +257,7 @@ def _other(what: str, names: list[str]) -> CorruptionError:
     return CorruptionError(
         f"The lake's {what} file has other columns than this version writes: {', '.join(names)[:200]}.",
         where="lake",
-        next_step="Materialise the view again.",
+        next_step="Materialize the view again.",
     )
 
 

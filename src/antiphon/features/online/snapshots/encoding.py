@@ -81,7 +81,7 @@ _decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
 
 
 def plain_kinds(plan: Plan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], ...]:
-    """Unquantised measures whose column had a kind, with that kind."""
+    """Unquantized measures whose column had a kind, with that kind."""
     return tuple(
         (index, kinds[index])
         for index, measure in enumerate(plan.measures)

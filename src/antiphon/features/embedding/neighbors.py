@@ -1,7 +1,7 @@
 """Nearest neighbours: which entities' texts are nearest to a text, a vector or another entity, in one publication.
 
 Invariant: a request resolves a publication once, and everything it compares comes from one snapshot of one definition
-version, so of one model. What streams in later is not among the neighbours before the next refresh.
+version, so of one model. What streams in later is not among the neighbors before the next refresh.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST = 1_000
-"""Most neighbours of one question."""
+"""Most neighbors of one query."""
 
 
-class Question(msgspec.Struct, frozen=True):
-    """Neighbours of what: exactly one of a text, an entity's keys, or a vector with the name of the model that made it.
+class NeighborQuery(msgspec.Struct, frozen=True):
+    """Query for the neighbors of exactly one of a text, an entity's keys, or a vector with the name of the model that
+    made it.
 
     Attributes:
         feature: a feature of the view, declared by ``embed``.
-        top: how many neighbours.
+        top: how many neighbors.
         number: of a publication; the current one by default.
     """
 
@@ -55,7 +56,7 @@ class Question(msgspec.Struct, frozen=True):
     number: int | None = None
 
 
-class Neighbour(msgspec.Struct, frozen=True):
+class Neighbor(msgspec.Struct, frozen=True):
     """One entity that is near.
 
     Attributes:
@@ -69,7 +70,7 @@ class Neighbour(msgspec.Struct, frozen=True):
     keys: dict[str, str | None] | None = None
 
 
-class Neighbours(msgspec.Struct, frozen=True):
+class Neighbors(msgspec.Struct, frozen=True):
     """The answer, nearest first, and what it was made from.
 
     Attributes:
@@ -84,10 +85,10 @@ class Neighbours(msgspec.Struct, frozen=True):
     as_of: datetime
     search: Literal["index", "exact"]
     entities: int
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[Neighbor, ...]
 
 
-class NeighbourLookup:
+class NeighborLookup:
     """Answers for one scope. Safe to share between threads."""
 
     def __init__(
@@ -107,7 +108,7 @@ class NeighbourLookup:
         self._spaces = spaces
         self._embedders = embedders
 
-    def find(self, spec: FeatureViewSpec, question: Question, *, see_keys: bool = True) -> Neighbours:
+    def find(self, spec: FeatureViewSpec, query: NeighborQuery, *, see_keys: bool = True) -> Neighbors:
         """The entities whose texts are nearest.
 
         Args:
@@ -115,18 +116,18 @@ class NeighbourLookup:
             see_keys: whether the asker may see which entities they are.
 
         Raises:
-            InvalidInputError: the question is none.
+            InvalidInputError: the query is none.
             EmbeddingModelMismatchError: its vector is another model's.
             NotFoundError: there is no such feature, publication or entity.
             FeatureUnavailableError: the view is not published.
             SetupError: the text is new, and the model is not on this machine.
         """
-        name = f"{spec.name}.{question.feature}"
-        _require_question(question)
-        if question.feature not in spec.models:
+        name = f"{spec.name}.{query.feature}"
+        _require_query(query)
+        if query.feature not in spec.models:
             vectors = ", ".join(f"{spec.name}.{each}" for each in spec.models) or "none"
             raise NotFoundError(f"{name} is no vector.", where="feature", next_step=f"Vectors of the view: {vectors}.")
-        publication = self._publication(question.number)
+        publication = self._publication(query.number)
         snapshot = publication.snapshots.get(spec.key)
         if snapshot is None:
             raise FeatureUnavailableError(
@@ -135,21 +136,21 @@ class NeighbourLookup:
                 next_step=f"Run `antiphon features refresh {spec.name}`; a held view is set free by "
                 f"`antiphon features resume {spec.name} --reason …` first.",
             )
-        space = self._spaces.open(snapshot, question.feature)
-        vector, without = self._query_vector(spec, space, question)
+        space = self._spaces.open(snapshot, query.feature)
+        vector, without = self._query_vector(spec, space, query)
         search: Literal["index", "exact"] = "exact" if space.index is None else "index"
-        near = space.nearest(vector, spec.models[question.feature], question.top, without=without)
+        near = space.nearest(vector, spec.models[query.feature], query.top, without=without)
         found = []
         for one in near:
             keys = space.keys_of(one.row)
             found.append(
-                Neighbour(
+                Neighbor(
                     similarity=round(one.similarity, 9),
                     entity=self._online.entity_hash(spec.entity.name, keys).hex(),
                     keys=dict(zip(spec.entity.keys, keys, strict=True)) if see_keys else None,
                 )
             )
-        return Neighbours(
+        return Neighbors(
             feature=name,
             model=space.facts.model,
             publication=publication.number,
@@ -171,21 +172,21 @@ class NeighbourLookup:
         return found
 
     def _query_vector(
-        self, spec: FeatureViewSpec, space: VectorSpace, question: Question
+        self, spec: FeatureViewSpec, space: VectorSpace, query: NeighborQuery
     ) -> tuple[NDArray[numpy.float32], int | None]:
         """The vector to compare with, and the row that is not its own neighbour."""
-        model = spec.models[question.feature]
-        if question.entity is not None:
-            return self._of_entity(spec, space, question.entity)
-        if question.vector is not None:
-            if question.model != model.name:
+        model = spec.models[query.feature]
+        if query.entity is not None:
+            return self._of_entity(spec, space, query.entity)
+        if query.vector is not None:
+            if query.model != model.name:
                 raise EmbeddingModelMismatchError(
-                    f"The vector is of {question.model}, and {spec.name}.{question.feature} of {model}.",
+                    f"The vector is of {query.model}, and {spec.name}.{query.feature} of {model}.",
                     where="model",
                     next_step=f"Embed the text with {model.name}, or send the text itself.",
                 )
-            return unit(question.vector, model, "vector"), None
-        text = required_text(question.text, "text")
+            return unit(query.vector, model, "vector"), None
+        text = required_text(query.text, "text")
         known = space.vector_of_text(text_hash(text))
         if known is not None:
             return known, None
@@ -220,15 +221,15 @@ class NeighbourLookup:
         return vector, row
 
 
-def _require_question(question: Question) -> None:
-    given = [name for name in ("text", "entity", "vector") if getattr(question, name) is not None]
+def _require_query(query: NeighborQuery) -> None:
+    given = [name for name in ("text", "entity", "vector") if getattr(query, name) is not None]
     if len(given) != 1:
         raise InvalidInputError(
-            f"Neighbours are of one thing, and {' and '.join(given) or 'nothing'} is given.",
+            f"Neighbors are of one thing, and {' and '.join(given) or 'nothing'} is given.",
             where="question",
             next_step="Give a text, or an entity, or a vector with its model.",
         )
-    if (question.model is not None) != (question.vector is not None):
+    if (query.model is not None) != (query.vector is not None):
         raise InvalidInputError("A vector is given with the name of its model, and only a vector.", where="model")
-    if not 1 <= question.top <= MOST:
-        raise InvalidInputError(f"top must be from 1 to {MOST}, not {question.top}.", where="top")
+    if not 1 <= query.top <= MOST:
+        raise InvalidInputError(f"top must be from 1 to {MOST}, not {query.top}.", where="top")
