@@ -11,7 +11,7 @@ from benchmarks.structure import Offence, Structure, circles, measure
 # Packages still to be rewritten; a package leaves this set when it is done and never comes back.
 PENDING = {
     "antiphon", "app", "batch", "catalog", "cli", "core", "definitions", "durable", "engine", "features", "gateway",
-    "governance", "learning", "operations", "orchestration", "releases", "serving", "services", "testing", "training",
+    "governance", "operations", "orchestration", "releases", "serving", "services", "testing", "training",
 }  # fmt: skip
 PENDING_CIRCLES = {
     "antiphon.services",

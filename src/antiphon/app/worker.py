@@ -121,7 +121,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
     served = ServedModels.of(store, wired.engine)
-    learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=training, served=served)
+    learning = Learning(store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served)
     learning.register(registry)
     executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
     streams = Streams(

@@ -178,7 +178,7 @@ class EvaluatedDesk(SmallDesk):
         pin = ModelPin(version.id, version.weights.sha256, version.id)
         return self.releases.add(Bundle(application, pin, self.decider.digest), SCOPE, "author", "trained")
 
-    def _answering(self, features: Any, releases: Any, *, once: bool = False) -> Any:
+    def _answering(self, features: Any, releases: Any, once: bool) -> Any:
         services = msgspec.structs.replace(self.answerer._services, features=lambda scope: features, releases=releases)
         if once:
             services = msgspec.structs.replace(services, engine=GeneratesOnce(services.engine))

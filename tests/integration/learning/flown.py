@@ -85,7 +85,7 @@ class Flown:
             outcomes=self.outcomes,
             receipts=self.receipts,
             texts=Blobs(self.world.database),
-            applications=Declared(self.application),
+            applications=Declared(self.application).get,
             subject_key=KEY,
         )
         self.builder = DatasetBuilder(

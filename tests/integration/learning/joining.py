@@ -46,7 +46,7 @@ def learning_desk(name: str = "desk", **fields: Any) -> ApplicationSpec:
 
 
 class Declared:
-    """Implements the port ``Applications``."""
+    """Applications as they are declared."""
 
     def __init__(self, *applications: ApplicationSpec) -> None:
         self.known = {each.name: each for each in applications}
@@ -74,7 +74,7 @@ class Desk:
             outcomes=self.outcomes,
             receipts=self.receipts,
             texts=Blobs(self.database),
-            applications=self.declared,
+            applications=self.declared.get,
             subject_key=KEY,
         )
 
@@ -84,7 +84,7 @@ class Desk:
             outcomes=self.outcomes,
             receipts=self.receipts,
             datasets=Datasets(self.database),
-            applications=self.declared,
+            applications=self.declared.get,
             lake=None,  # type: ignore[arg-type]
             clock=self.clock,
         )

@@ -33,7 +33,6 @@ from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.retraining.orders import TrainingOrders, TrainOrder
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
@@ -192,26 +191,25 @@ class LearningDesk(EvaluatedDesk):
             threads=1,
             arithmetic=lambda: self.arithmetic,
             policy_digest=self.decider.digest,
-            declared=self._declared,
-            datasets=self.flights,
-            dataset=self.datasets.get,
-            rows=lambda dataset: read_rows(dataset, self.lake),
-            base=lambda name: (directory / "base.gguf", "b" * 64),
+            application=self._declared,
+            builder=self.flights,  # type: ignore[arg-type]
+            datasets=self.datasets,
+            lake=self.lake,
+            base_weights=lambda name: (directory / "base.gguf", "b" * 64),
             describe=self.engine.describe,
-            trainer=self.trainer,
+            run_training=self.trainer.run,
             versions=self.versions,
             releases=self.releases,
             serve=self._serve,
-            evaluation=self.evaluations.get,
-            evaluations=lambda scope, application: self.evaluations.list(scope, application, limit=1_000),
-            evaluate=self._evaluate,
-            validate=self.validation.validate,
-            under_way=lambda scope, name: self.rollouts.active(scope, name),
-            begin=self.transitions.begin,
-            ended=lambda scope, run: self.runs.get(scope, run).status in ENDED,
-            audit=self.audit.append,
+            evaluations=self.evaluations,
+            evaluator=self.evaluator,
+            validation=self.validation,
+            rollouts=self.rollouts,
+            begin_rollout=self.transitions.begin,
+            run_ended=lambda scope, run: self.runs.get(scope, run).status in ENDED,
+            audit=self.audit,
         )
-        self.orders = TrainingOrders(self.services, self.runs.submit, self.flights)
+        self.orders = TrainingOrders(self.services, self.runs)
 
     async def train(self, order: TrainOrder = ORDER, **changes: Any) -> Run:
         """Order a training and work until it has ended."""
@@ -252,11 +250,3 @@ class LearningDesk(EvaluatedDesk):
         name = release.bundle.model.name
         if name not in {model.name for model in self.engine.models}:
             self.engine.models = (*self.engine.models, msgspec.structs.replace(MODEL, name=name))
-
-    async def _evaluate(
-        self, release: Release, dataset: Dataset, *, id: str, against: str | None, texts: int, progress: Any
-    ) -> Any:
-        return await self.evaluator.evaluate(
-            release, dataset, mode="classes", whole=texts, against=against, with_attacks=texts > 0, id=id,
-            progress=progress,
-        )  # fmt: skip

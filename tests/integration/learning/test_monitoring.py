@@ -33,7 +33,7 @@ def monitor(flown: Flown) -> Monitor:
         outcomes=flown.outcomes,
         receipts=flown.receipts,
         datasets=flown.datasets,
-        applications=Declared(watched, flown.declare(name="mute", outcome=None)),
+        applications=Declared(watched, flown.declare(name="mute", outcome=None)).get,
         lake=flown.world.lake,
         clock=flown.world.clock,
     )

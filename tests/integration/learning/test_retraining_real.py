@@ -173,7 +173,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
         )  # fmt: skip
         # Beside the other tests the training gets its part of the machine, or the bound below would measure them.
         trainer = TrainingProcesses(SystemClock(), floor=0.5, window=5.0)
-        learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=trainer, served=served)
+        learning = Learning(store, wired.engine, wired.commit, wired.features, run_training=trainer.run, served=served)
         async with engine_of(store, wired):
             order = TrainOrder("desk", rows=8, texts=1)
             run = await work(store, learning, learning.orders.place(store.scope, "me", order))

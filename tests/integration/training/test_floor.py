@@ -15,7 +15,7 @@ from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError
 from antiphon.core.priority import session_nice
-from antiphon.learning.retraining.steps import in_words
+from antiphon.learning.retraining.steps import progress_text
 from antiphon.training import child
 from antiphon.training.order import Progress, TrainingOrder
 from antiphon.training.processes import TrainingProcesses
@@ -88,7 +88,7 @@ async def test_a_training_that_gets_nothing_says_so_and_how_it_could_get_more(
     assert "2 min" in said[1]
     assert "training_min_share" in said[0]
     assert "Training desk.v1: it got 0% of a core" in caplog.text
-    assert in_words(Progress("loading", 0, 40, notice=said[0])).startswith("loading; it got 0% of a core")
+    assert progress_text(Progress("loading", 0, 40, notice=said[0])).startswith("loading; it got 0% of a core")
     assert raised == [], "without a floor it takes what others leave"
 
 

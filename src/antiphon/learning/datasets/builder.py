@@ -13,7 +13,10 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
+from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.outcomes import Outcomes
+from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.releases import Releases
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.ids import content_hash
@@ -24,9 +27,8 @@ from antiphon.features.lake.content import Lake
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.ports import LogReader
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey
+from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey, RowPolicyDecision
 from antiphon.learning.datasets.table import DatasetTable, write
-from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
 
 
 class DatasetBuilder:
@@ -44,14 +46,14 @@ class DatasetBuilder:
         *,
         datasets: Datasets,
         outcomes: Outcomes,
-        receipts: ReceiptReader,
-        releases: ReleaseReader,
-        definitions: DefinitionReader,
+        receipts: Receipts,
+        releases: Releases,
+        definitions: DefinitionVersions,
         lake: Lake,
         clock: Clock,
         log: LogReader | None = None,
         limits: ComputeLimits | None = None,
-        withheld: Withheld | None = None,
+        withheld: RowPolicyDecision | None = None,
     ) -> None:
         self._scope = scope
         self._datasets = datasets
@@ -118,7 +120,7 @@ class DatasetBuilder:
         )
 
     def survey(self, spec: DatasetSpec) -> DatasetSurvey:
-        """What would be in the dataset, without joining features and without keeping anything."""
+        """Counts the rows and labels of the dataset without joining features or storing anything."""
         return self._maker.gather(spec).survey
 
     def build(self, spec: DatasetSpec) -> Dataset:
@@ -220,22 +222,22 @@ def _require_both_classes(made: DatasetContent) -> None:
 
 
 def _changes(known: Dataset, made: DatasetContent) -> str:
-    """What a rebuild read that the dataset had not read, in words."""
+    """Says in words which sources differ between a dataset and its rebuild."""
     before = {(source.name, source.kind): source for source in known.sources}
     after = {(source.name, source.kind): source for source in made.sources}
-    told = []
+    changes = []
     for place in sorted(before.keys() | after.keys()):
         old, new = before.get(place), after.get(place)
         if old == new:
             continue
         name = place[0] if place[0] == place[1] else f"the {place[1]} of {place[0]}"
         if old is None or new is None:
-            told.append(f"{name} is {'gone' if new is None else 'new'}")
+            changes.append(f"{name} is {'gone' if new is None else 'new'}")
         elif old.rows is not None and old.rows != new.rows:
-            told.append(f"{name} changed: {new.rows} joined outcomes, {old.rows} then")
+            changes.append(f"{name} changed: {new.rows} joined outcomes, {old.rows} then")
         else:
-            told.append(f"{name} changed ({old.version[:12]} then, {new.version[:12]} now)")
+            changes.append(f"{name} changed ({old.version[:12]} then, {new.version[:12]} now)")
     gone = made.dropped.get("receipt-gone", 0) - known.dropped.get("receipt-gone", 0)
     if gone > 0:
-        told.append(f"{gone} receipts or their entity keys are gone")
-    return "; ".join(told) or "its sources are the same, so the code that reads them changed"
+        changes.append(f"{gone} receipts or their entity keys are gone")
+    return "; ".join(changes) or "its sources are the same, so the code that reads them changed"

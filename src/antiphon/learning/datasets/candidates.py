@@ -41,7 +41,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class CandidateSelection(msgspec.Struct, frozen=True):
-    """What was let in, in the order of ``example``, and why the others were not."""
+    """Selected candidates in the order of ``example``, and the reasons why others were dropped, counted."""
 
     candidates: tuple[Candidate, ...]
     dropped: dict[str, int]

@@ -1,4 +1,4 @@
-"""Features out of a dataset instead of the online store, so that the past can be asked as of its own moments.
+"""Reads features from a dataset instead of the online store, as of each row's own moment.
 
 Invariant: a row's features are exactly those that the dataset has for its entity and moment; nothing is computed,
 and nothing that the dataset does not have is made up.
@@ -17,7 +17,7 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError, FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import canonical, content_hash
-from antiphon.learning.evaluation.ports import DatasetFiles
+from antiphon.features.lake.content import Lake
 
 if TYPE_CHECKING:
     import pyarrow
@@ -44,7 +44,7 @@ class DatasetVector(msgspec.Struct, frozen=True):
 
 
 class DatasetRow(msgspec.Struct, frozen=True):
-    """One example: what is asked, when, and what turned out to be true."""
+    """One example: entity, moment, features and the label that came true."""
 
     example: str
     entity: dict[str, str]
@@ -99,12 +99,12 @@ class DatasetFeatureReader:
                     where=self._dataset.id,
                     next_step="Build the dataset again for this release: `antiphon datasets build`.",
                 )
-        wanted = {*views, *(view.name for view in self._dataset.spec.on_demand)}
-        chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in wanted}
+        names = {*views, *(view.name for view in self._dataset.spec.on_demand)}
+        chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in names}
         return DatasetVector(chosen)
 
 
-def read_table(dataset: Dataset, files: DatasetFiles) -> pyarrow.Table:
+def read_table(dataset: Dataset, files: Lake) -> pyarrow.Table:
     """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells.
 
     Raises:
@@ -117,7 +117,7 @@ def read_table(dataset: Dataset, files: DatasetFiles) -> pyarrow.Table:
         return pyarrow.parquet.read_table(file)
 
 
-def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -> tuple[DatasetRow, ...]:
+def read_rows(dataset: Dataset, files: Lake, limit: int | None = None) -> tuple[DatasetRow, ...]:
     """A dataset's rows, by example; with a limit those with the smallest hash, so that a smaller limit gives a part
     of what a larger one gives.
 

@@ -6,15 +6,17 @@ of predictions are those of their receipts, as they were served.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from antiphon.catalog.datasets import DatasetSource, DatasetSpec
+from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.outcomes import OutcomeRecord, Outcomes
-from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.receipts import Receipt, Receipts
+from antiphon.catalog.releases import Releases
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash
@@ -29,11 +31,18 @@ from antiphon.features.sources.opened import version_of
 from antiphon.learning.datasets.candidates import Candidate, CandidateSelection, choose, inputs_of
 from antiphon.learning.datasets.history import read_history
 from antiphon.learning.datasets.table import DatasetTable, TableColumn, Value, feature_column
-from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
+
+RowPolicyDecision = Callable[
+    [Scope, str, Sequence[str], Sequence[tuple[Sequence[str], int]]], tuple[str, Sequence[str | None]]
+]
+"""Policy about rows to learn from: scope, application, entity keys, and entity and moment (seconds since 1970) of each.
+
+Returns the digest of the policies, and for each row the reason to leave it out, or ``None``.
+"""
 
 
 class DatasetSurvey(msgspec.Struct, frozen=True):
-    """What a specification would take, found without joining features: how many rows, of which labels."""
+    """Number of rows and labels that a specification takes, found without joining features."""
 
     spec: DatasetSpec
     rows: int
@@ -61,7 +70,7 @@ class DatasetContent(msgspec.Struct, frozen=True):
 
 
 class DatasetRowBuilder:
-    """Makes the rows of one scope's datasets.
+    """Builds the rows of one scope's datasets.
 
     Args:
         log: the event log; ``None`` when no view reads a stream.
@@ -74,12 +83,12 @@ class DatasetRowBuilder:
         scope: Scope,
         *,
         outcomes: Outcomes,
-        receipts: ReceiptReader,
-        releases: ReleaseReader,
-        definitions: DefinitionReader,
+        receipts: Receipts,
+        releases: Releases,
+        definitions: DefinitionVersions,
         log: LogReader | None = None,
         limits: ComputeLimits | None = None,
-        withheld: Withheld | None = None,
+        withheld: RowPolicyDecision | None = None,
     ) -> None:
         self._scope = scope
         self._outcomes = outcomes
@@ -269,7 +278,7 @@ class _PinnedLog:
 
 
 def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[DatasetSource]:
-    """What is read of these sources, each named once."""
+    """Versions and log offsets of these sources, each named once."""
     found: dict[str, list[DatasetSource]] = {}
     for source in sources:
         if source.name in found:

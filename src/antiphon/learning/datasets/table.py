@@ -38,7 +38,7 @@ class DatasetTable(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return len(self.columns[0].values)
 
     def column(self, name: str) -> TableColumn:

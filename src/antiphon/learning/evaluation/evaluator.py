@@ -1,4 +1,4 @@
-"""Evaluation of what will be served: every row through serving's ``answer()``, scored against what came true.
+"""Evaluates what will be served: every row through serving's ``answer()``, scored against its label.
 
 Invariants: no row is answered in any other way than a request is; a row that was answered is not asked again after a
 crash; an evaluation exists only as a whole, and says nothing about a release's stage (``gates.Validation`` does).
@@ -14,29 +14,34 @@ from typing import Any
 
 import msgspec
 
+from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Evaluations
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases import Release, Releases
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
+from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import attacks, gates
 from antiphon.learning.evaluation.attacks import Probe, ProbeResult
 from antiphon.learning.evaluation.journal import Journal, journal
-from antiphon.learning.evaluation.ports import AnsweringOver, DatasetFiles, Progress, ReleaseStages, Texts
-from antiphon.learning.evaluation.requests import EvaluationRequests
+from antiphon.learning.evaluation.requests import AnswerFactory, EvaluationRequests
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarise
+
+Progress = Callable[[int, int, str], None]
+"""Receives the progress of an evaluation: done, total, current work."""
 
 
 class EvaluationServices(msgspec.Struct, frozen=True):
-    """What an evaluation is made with; ``app`` fills it in.
+    """Dependencies of evaluations.
 
     Attributes:
-        answering: serving's ``answer()``, over a reader of features and releases that it is given.
+        answering: makes serving's ``answer()``.
+        files: the lake, which holds the datasets' files.
         folder: where journals of evaluations under way lie.
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
@@ -45,11 +50,11 @@ class EvaluationServices(msgspec.Struct, frozen=True):
             finds what it would find in serving; ``None`` assumes the worst.
     """
 
-    answering: AnsweringOver
-    releases: ReleaseStages
-    files: DatasetFiles
+    answering: AnswerFactory
+    releases: Releases
+    files: Lake
     evaluations: Evaluations
-    texts: Texts
+    texts: Blobs
     clock: Clock
     folder: Path
     concurrency: int = 8
@@ -78,7 +83,7 @@ class ReleaseEvaluator:
         principal: Principal | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
-        """What the release does on the dataset, its gates checked; recorded before it is returned.
+        """Evaluates the release on the dataset and checks its gates; recorded before it is returned.
 
         Args:
             mode: ``classes`` asks only for the outcome's property, which costs a step or two a row; ``whole`` for the
@@ -131,13 +136,15 @@ class ReleaseEvaluator:
         if against is not None:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
         who = principal or _evaluator(scope)
-        asking = EvaluationRequests(services.answering, services.texts, release, dataset, rows, who, services.patience)
-        wanted = whole_rows(rows, len(rows) if mode == "whole" else whole)
+        requests = EvaluationRequests(
+            services.answering, services.texts, release, dataset, rows, who, services.patience
+        )
+        whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
         probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
         path = services.folder / f"{id}.jsonl"
         with journal(path, subject, services.codec, scope) as kept:
-            results = await self._rows(asking, rows, wanted, kept, progress)
-            attempts = await self._probes(asking, probes, kept, progress)
+            results = await self._rows(requests, rows, whole_examples, kept, progress)
+            attempts = await self._probes(requests, probes, kept, progress)
             evaluation = await asyncio.to_thread(
                 partial(
                     self._record, id, release, dataset, mode, rows, results, attempts, against, baseline,
@@ -180,13 +187,13 @@ class ReleaseEvaluator:
         return (await asyncio.to_thread(self.rows_of, made)).rows
 
     async def _rows(
-        self, asking: EvaluationRequests, rows: Sequence[DatasetRow], wanted: frozenset[str], kept: Journal,
+        self, requests: EvaluationRequests, rows: Sequence[DatasetRow], whole_examples: frozenset[str], kept: Journal,
         progress: Progress | None,
     ) -> list[RowResult]:  # fmt: skip
         results = {key: msgspec.convert(record, RowResult) for key, record in kept.done.items() if key[:4] == "row:"}
 
         async def one(row: DatasetRow) -> None:
-            result = await asking.row(row, whole=row.example in wanted)
+            result = await requests.row(row, whole=row.example in whole_examples)
             await asyncio.to_thread(kept.write, f"row:{row.example}", result)
             results[f"row:{row.example}"] = result
             if progress is not None:
@@ -197,13 +204,13 @@ class ReleaseEvaluator:
         return [results[f"row:{row.example}"] for row in rows]
 
     async def _probes(
-        self, asking: EvaluationRequests, probes: Sequence[Probe], kept: Journal, progress: Progress | None
+        self, requests: EvaluationRequests, probes: Sequence[Probe], kept: Journal, progress: Progress | None
     ) -> list[ProbeResult]:
-        keyed = await asyncio.to_thread(self._keyed, asking)
+        keyed = await asyncio.to_thread(self._keyed, requests)
         done = {key: msgspec.convert(record, ProbeResult) for key, record in kept.done.items() if key[:6] == "probe:"}
 
         async def one(probe: Probe) -> None:
-            result = await attacks.attempt(probe, asking.application, asking.reply, keyed)
+            result = await attacks.attempt(probe, requests.application, requests.reply, keyed)
             await asyncio.to_thread(kept.write, f"probe:{probe.id}", result)
             done[f"probe:{probe.id}"] = result
             if progress is not None:
@@ -213,11 +220,11 @@ class ReleaseEvaluator:
         await _all([partial(one, probe) for probe in pending], self._services.concurrency)
         return [done[f"probe:{probe.id}"] for probe in probes]
 
-    def _keyed(self, asking: EvaluationRequests) -> dict[str, Sequence[str]] | None:
-        known, scope = self._services.view_keys, asking.scope
+    def _keyed(self, requests: EvaluationRequests) -> dict[str, Sequence[str]] | None:
+        known, scope = self._services.view_keys, requests.scope
         if known is None:
             return None
-        return {view: known(scope, view, version) for view, version in asking.application.features.items()}
+        return {view: known(scope, view, version) for view, version in requests.application.features.items()}
 
     def _record(
         self, id: str, release: Release, dataset: Dataset, mode: Mode, rows: Sequence[DatasetRow],
@@ -268,7 +275,7 @@ class ReleaseEvaluator:
 
 
 def check_fits(release: Release, dataset: Dataset) -> None:
-    """Whether the dataset can say anything about the release.
+    """Checks that the dataset was built for this application, outcome, entity and definition versions.
 
     Raises:
         InvalidInputError: the application has no outcome, or the dataset is of another application, outcome, entity or

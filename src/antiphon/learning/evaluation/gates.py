@@ -1,4 +1,4 @@
-"""Gates: what a release must have shown before it sees traffic, and the stage it enters when it has.
+"""Gates that a release must pass before it sees traffic, and the stage it enters when it passes.
 
 Invariants: what could not be measured does not pass; a release enters ``validated`` in the transaction that records
 the evaluation it passed by, and only while everything it needs is there.
@@ -14,14 +14,13 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.datasets import Dataset, Datasets
 from antiphon.catalog.evaluations import Evaluation, EvaluationGate, Evaluations
 from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.releases import ModelPin, Release
+from antiphon.catalog.releases import ModelPin, Release, Releases
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
-from antiphon.learning.evaluation.ports import DatasetReader, FeatureExists, ReleaseStages, WeightsOf
 
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
@@ -31,7 +30,7 @@ DISPARITY = "disparity"
 
 
 class ValidationResult(msgspec.Struct, frozen=True):
-    """What validating a release came to: the release in its stage, and why it did not pass (empty: it did)."""
+    """The result of validating a release: the release in its stage, and the reasons why it did not pass."""
 
     release: Release
     evaluation: Evaluation
@@ -39,7 +38,7 @@ class ValidationResult(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether it is validated."""
+        """``True`` when the release is validated."""
         return not self.reasons
 
 
@@ -102,20 +101,21 @@ class Validation:
     Args:
         transaction: of the catalog.
         models_folder: where the files of model versions lie.
-        weights_of: where a base model's weights lie.
+        feature_exists: tells whether a definition version of a view is known here: scope, view, version.
+        weights_of: path of a base model's weights; ``None`` for an engine whose weights are not on this machine.
     """
 
     def __init__(
         self,
         *,
         transaction: Callable[[], AbstractContextManager[Any]],
-        releases: ReleaseStages,
+        releases: Releases,
         evaluations: Evaluations,
-        datasets: DatasetReader,
+        datasets: Datasets,
         models: ModelVersions,
-        feature_exists: FeatureExists,
+        feature_exists: Callable[[Scope, str, str], bool],
         models_folder: Path,
-        weights_of: WeightsOf,
+        weights_of: Callable[[ModelPin], Path | None],
     ) -> None:
         self._transaction = transaction
         self._releases = releases
@@ -127,7 +127,7 @@ class Validation:
         self._weights_of = weights_of
 
     def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult:
-        """Let a draft become validated if its evaluation passed every gate; else it stays a draft, with the reasons.
+        """Moves a draft to ``validated`` if its evaluation passed every gate; else it stays a draft, with the reasons.
 
         The gates are the release's own. A release that is validated already stays so.
 
@@ -165,7 +165,7 @@ class Validation:
         return ValidationResult(present, evaluation, tuple(reasons))
 
     def require_whole(self, release: Release) -> None:
-        """That everything a release needs is there; cheap enough to ask before an evaluation begins.
+        """Checks that everything a release needs is there; cheap enough to call before an evaluation begins.
 
         Raises:
             InvalidInputError: a view it reads is gone.
@@ -212,7 +212,7 @@ class Validation:
         return self._models_folder / version.weights.path
 
     def _overlap(self, release: Release, dataset: Dataset) -> list[str]:
-        """Whether the model has seen moments it is evaluated on."""
+        """Names the datasets whose moments overlap those of the evaluation set."""
         version = release.bundle.model.version
         if version is None:
             return []

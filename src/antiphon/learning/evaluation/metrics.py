@@ -1,4 +1,4 @@
-"""How good forecasts are, and how sure that is: pure functions of forecasts in [0, 1] and truths.
+"""Metrics of forecasts with their intervals: pure functions of forecasts in [0, 1] and truths.
 
 Every array is one value a row, in the same order. Intervals are percentile bootstrap intervals (Efron and
 Tibshirani, *An Introduction to the Bootstrap*, 1993, sections 13.3 and 8): rows, or whole groups of rows that are not

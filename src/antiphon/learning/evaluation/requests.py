@@ -1,13 +1,11 @@
-"""One release's rows and attack probes, put to serving's ``answer()`` as requests in the role ``evaluation``.
-
-Invariant: nothing here knows another way to an answer.
-"""
+"""Sends one release's rows and attack probes to serving's ``answer()``, as requests in the role ``evaluation``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import (
@@ -24,12 +22,12 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 from antiphon.learning.evaluation import attacks
 from antiphon.learning.evaluation.attacks import AttackResponse
-from antiphon.learning.evaluation.ports import Answering, AnsweringOver, Texts
 from antiphon.learning.evaluation.scores import RowResult, answered, meets
+from antiphon.serving.ports import FeatureReader
 from antiphon.serving.request import Answer, AnswerRequest
 
-PASSING = (UnavailableError, EngineError, OverloadedError)
-"""What passes by itself, and is worth waiting for."""
+TRANSIENT_ERRORS = (UnavailableError, EngineError, OverloadedError)
+"""Errors that pass by themselves and are waited for."""
 
 
 class EvaluatedReleases:
@@ -59,11 +57,21 @@ class EvaluatedReleases:
         return None
 
 
+AnswerFunction = Callable[[AnswerRequest], Awaitable[Answer]]
+"""serving's ``answer()``."""
+
+AnswerFactory = Callable[[FeatureReader, EvaluatedReleases, bool], AnswerFunction]
+"""Makes serving's ``answer()`` over a reader of features and some releases, everything else as served.
+
+With ``True`` a prompt that comes again is not generated again, so time and cost must not be measured of it.
+"""
+
+
 class EvaluationRequests:
-    """One release's rows and probes, put to serving's ``answer()``."""
+    """Sends one release's rows and probes to serving's ``answer()``."""
 
     def __init__(
-        self, answering: AnsweringOver, texts: Texts, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
+        self, answering: AnswerFactory, texts: Blobs, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
         principal: Principal, patience: float,
     ) -> None:  # fmt: skip
         self._release = release
@@ -73,15 +81,15 @@ class EvaluationRequests:
         self._texts = texts
         self._reader = DatasetFeatureReader(dataset, rows)
         releases = EvaluatedReleases(release, self._planted)
-        self._answer = answering(self._reader, releases)
+        self._answer = answering(self._reader, releases, False)
         # A template that keeps a stranger's text out of the prompt makes most attacks the same prompt.
-        self._answer_attack = answering(self._reader, releases, once=True)
+        self._answer_attack = answering(self._reader, releases, True)
         self._honest: dict[tuple[str, bool], AttackResponse] = {}
-        self._asked: dict[tuple[str, bool], asyncio.Lock] = {}
+        self._locks: dict[tuple[str, bool], asyncio.Lock] = {}
 
     @property
     def application(self) -> ApplicationSpec:
-        """What is evaluated."""
+        """The application that is evaluated."""
         return self._release.bundle.application
 
     @property
@@ -90,7 +98,7 @@ class EvaluationRequests:
         return self._release.scope
 
     async def row(self, row: DatasetRow, *, whole: bool) -> RowResult:
-        """Ask about one row. What will not pass by itself is counted under its code."""
+        """Asks about one row. An error that is not transient is the row's result, by its code."""
         outcome = self.application.outcome
         assert outcome is not None  # check_fits
         truth = int(row.label == outcome.positive)
@@ -100,7 +108,7 @@ class EvaluationRequests:
         except InvalidOutputError as error:
             valid = False if whole else None
             return RowResult(row.example, truth, error=error.code, whole=whole, valid=valid, reason=error.what)
-        except PASSING:
+        except TRANSIENT_ERRORS:
             raise
         except AntiphonError as error:
             return RowResult(row.example, truth, error=error.code, whole=whole, reason=error.what)
@@ -113,7 +121,7 @@ class EvaluationRequests:
         if question is not None:
             return await self._reply(row, question, plant)
         place = (row.example, plant)
-        async with self._asked.setdefault(place, asyncio.Lock()):
+        async with self._locks.setdefault(place, asyncio.Lock()):
             if place not in self._honest:
                 self._honest[place] = await self._reply(row, None, plant)
             return self._honest[place]
@@ -142,12 +150,12 @@ class EvaluationRequests:
             only=only,
         )
 
-    async def _patiently(self, request: AnswerRequest, ask: Answering) -> Answer:
+    async def _patiently(self, request: AnswerRequest, answer: AnswerFunction) -> Answer:
         waited, pause = 0.0, 0.25
         while True:
             try:
-                return await ask(request)
-            except PASSING:
+                return await answer(request)
+            except TRANSIENT_ERRORS:
                 if waited >= self._patience:
                     raise
                 await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""From the answers to an evaluation's rows to its measures: pure."""
+"""Computes an evaluation's measures from the answers to its rows. Pure functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Mode = Literal["classes", "whole"]
 
 
 class RowResult(msgspec.Struct, frozen=True):
-    """What one row came to.
+    """The result of one row.
 
     Attributes:
         truth: 1 when the label is the positive one.
@@ -52,7 +52,7 @@ class RowResult(msgspec.Struct, frozen=True):
 
 
 class EvaluationRows(msgspec.Struct, frozen=True):
-    """What an evaluation keeps beside its measures, as its ``rows_blob``."""
+    """Rows and probes that an evaluation stores beside its measures, as its ``rows_blob``."""
 
     rows: tuple[RowResult, ...]
     probes: tuple[dict[str, Any], ...] = ()
@@ -101,7 +101,7 @@ def answered(
 
 
 def meets(schema: Mapping[str, Any] | None, text: str) -> bool:
-    """Whether a text meets a JSON schema; without one, whether there is a text at all."""
+    """Tests a text against a JSON schema; without a schema, that it is not blank."""
     if schema is None:
         return bool(text.strip())
     from jsonschema.validators import validator_for

@@ -1,4 +1,4 @@
-"""Does a text state a figure that is not the request's? The measure of a guard, and no part of one.
+"""Finds figures in a text that are not the request's: the measure of a guard, and no part of one.
 
 It shares no code and no threshold with the guard: it reads a text word by word, takes every number, in digits or in
 words, with the unit after it and the role named nearest to it in its clause, and holds it against the figures as the
@@ -43,7 +43,7 @@ _RANGE = frozenset(("-", "–", "to"))
 
 
 class FigureStatement(msgspec.Struct, frozen=True):
-    """A number a text states: its value in its unit, the figures it may mean (none: of nothing declared), its words."""
+    """A number that a text states: value, unit, the figures it may mean (none: of nothing declared), its words."""
 
     number: Decimal
     unit: str | None
@@ -85,19 +85,21 @@ def texts_of(output_text: str, application: ApplicationSpec) -> tuple[str, ...]:
 def false_statements(
     text: str, figures: Sequence[Figure], prints: Mapping[str, str | None], known: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """What the text states and the request's figures do not, each as a sentence.
+    """Statements of the text that the request's figures contradict, each as a sentence.
 
     Args:
         prints: ``view.feature`` to the figure as the prompt saw it, ``None`` for a figure without a value.
         known: other words of the request that may hold digits (the entity's keys).
     """
     wrong = []
-    for stated in statements(text, figures, known):
-        if not stated.features:
-            wrong.append(f"“{stated.words}” is of nothing that was asked about")
-        elif not any(_equals(stated, prints.get(feature), _figure(figures, feature)) for feature in stated.features):
-            shown = ", ".join(f"{feature} is {prints.get(feature) or 'unknown'}" for feature in stated.features)
-            wrong.append(f"“{stated.words}” where {shown}")
+    for statement in statements(text, figures, known):
+        if not statement.features:
+            wrong.append(f"“{statement.words}” is of nothing that was asked about")
+        elif not any(
+            _equals(statement, prints.get(feature), _figure(figures, feature)) for feature in statement.features
+        ):
+            shown = ", ".join(f"{feature} is {prints.get(feature) or 'unknown'}" for feature in statement.features)
+            wrong.append(f"“{statement.words}” where {shown}")
     return tuple(wrong)
 
 
@@ -238,7 +240,7 @@ def _span(at: int, lower: Sequence[str], breaks: frozenset[str]) -> tuple[int, i
 
 
 def _covered(text: str, known: Iterable[str]) -> list[bool]:
-    """Which characters belong to words that the request itself brought."""
+    """Marks the characters that belong to words of the request itself."""
     marks = [False] * (len(text) + 1)
     for word in known:
         if any(character.isdigit() for character in word):
@@ -247,17 +249,17 @@ def _covered(text: str, known: Iterable[str]) -> list[bool]:
     return marks
 
 
-def _equals(stated: FigureStatement, shown: str | None, figure: Figure) -> bool:
+def _equals(statement: FigureStatement, shown: str | None, figure: Figure) -> bool:
     try:
         value = Decimal(shown or "NaN")
     except InvalidOperation:
         return False
-    if stated.number == value:
+    if statement.number == value:
         return True
     seconds = _seconds(figure)
-    if stated.unit not in _TIMES or seconds is None or stated.number.is_nan() or value.is_nan():
+    if statement.unit not in _TIMES or seconds is None or statement.number.is_nan() or value.is_nan():
         return False
-    return stated.number * _TIMES[stated.unit] == value * seconds
+    return statement.number * _TIMES[statement.unit] == value * seconds
 
 
 def _seconds(figure: Figure) -> int | None:

@@ -1,27 +1,28 @@
-"""Taking outcomes: each is held against its prediction and kept with what became of it.
+"""Takes outcomes: matches each to its predictions and records it with its status.
 
-Invariants: an outcome that was taken is on disk, whatever became of it; of one prediction's labels the first that
+Invariants: an outcome that was taken is on disk, whatever its status; of one prediction's labels the first that
 came inside the declared window is joined and stays; sending an outcome again changes nothing; senders at the same
 time cannot both be first, because what is known is read in the transaction that writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy.engine import Connection
 
+from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.outcomes import OutcomeKind, OutcomeRecord, Outcomes, OutcomeStatus
-from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.learning.outcomes.matching import MatchedOutcome, OutcomeMatcher, Texts
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.learning.outcomes.matching import MatchedOutcome, OutcomeMatcher
 from antiphon.learning.outcomes.submission import OutcomeSubmission, sent_again
-from antiphon.learning.ports import Applications, ReceiptsOfSubject
 
 TOLERANCE = timedelta(seconds=1)
 """How far a prediction's moment may be from the moment that a sender names."""
@@ -32,7 +33,7 @@ _CHUNK = 100
 
 
 class OutcomeResult(msgspec.Struct, frozen=True):
-    """What became of an arriving outcome: one outcome for each prediction it belongs to, or why it was refused."""
+    """The result of taking an outcome: one record for each prediction it belongs to, or the error that refused it."""
 
     outcomes: tuple[OutcomeRecord, ...] = ()
     error: AntiphonError | None = None
@@ -52,7 +53,8 @@ class OutcomeJoiner:
 
     Args:
         subject_key: the key by which serving hashes entity keys.
-        texts: where receipts keep entity keys (``catalog.blobs``).
+        texts: where receipts keep entity keys.
+        applications: returns an application as it is applied; raises ``NotFoundError``.
         tolerance: how far a prediction's moment may be from the moment that a sender names.
     """
 
@@ -61,9 +63,9 @@ class OutcomeJoiner:
         *,
         database: Database,
         outcomes: Outcomes,
-        receipts: ReceiptsOfSubject,
-        texts: Texts,
-        applications: Applications,
+        receipts: Receipts,
+        texts: Blobs,
+        applications: Callable[[Scope, str], ApplicationSpec],
         subject_key: bytes,
         tolerance: timedelta = TOLERANCE,
     ) -> None:
@@ -76,7 +78,7 @@ class OutcomeJoiner:
         self._tolerance = tolerance
 
     def take(self, scope: Scope, principal: str, arriving: OutcomeSubmission) -> OutcomeResult:
-        """Take one outcome.
+        """Takes one outcome.
 
         Raises:
             NotFoundError: there is no such application.
@@ -92,10 +94,10 @@ class OutcomeJoiner:
     def take_many(
         self, scope: Scope, principal: str, arriving: Sequence[OutcomeSubmission], *, dry_run: bool = False
     ) -> list[OutcomeResult]:
-        """Take outcomes in order; one that is refused carries its error, and the others are taken all the same.
+        """Takes outcomes in order; one that is refused carries its error, and the others are taken all the same.
 
         Args:
-            dry_run: say what would become of them and keep nothing.
+            dry_run: return the results and keep nothing.
         """
         taken: list[OutcomeResult] = []
         matcher = self._matcher(scope)
@@ -112,7 +114,7 @@ class OutcomeJoiner:
     def rejoin(
         self, scope: Scope, application: str | None = None, *, since: datetime | None = None, most: int = 5_000
     ) -> int:
-        """Look again for the predictions of unknown outcomes (a receipt may be committed after its outcome came).
+        """Looks again for the predictions of unknown outcomes: a receipt may be committed after its outcome came.
 
         Args:
             since: only those that arrived since this instant of wall time; in the last day by default.
@@ -136,7 +138,7 @@ class OutcomeJoiner:
                 try:
                     sent = matcher.match(sent_again(unknown))
                 except (InvalidInputError, NotFoundError):
-                    continue  # It stays unknown: nobody waits for an answer, and it may have been sent by mistake.
+                    continue  # It stays unknown; it may have been sent by mistake.
                 if sent.receipts:
                     joined += self._join(scope, unknown, sent)
         return joined
@@ -156,7 +158,7 @@ class OutcomeJoiner:
         with self._database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
             by = [
-                self._became(scope, unknown.principal, sent, receipt, entity, known)
+                self._outcome(scope, unknown.principal, sent, receipt, entity, known)
                 for receipt, entity in zip(sent.receipts, sent.entities, strict=True)
             ]
             recorded = self._outcomes.find(scope, [one.id for one in by if one.id != unknown.id], within=connection)
@@ -214,7 +216,7 @@ class OutcomeJoiner:
                 _same(sent, before)
                 became.append(before)
                 continue
-            outcome = self._became(scope, principal, sent, receipt, entity, known)
+            outcome = self._outcome(scope, principal, sent, receipt, entity, known)
             fresh.append(outcome)
             became.append(outcome)
         if unknown is not None and unknown.status == "unknown":
@@ -231,14 +233,14 @@ class OutcomeJoiner:
     def _labels(
         self, scope: Scope, sent: Sequence[MatchedOutcome], connection: Connection
     ) -> dict[tuple[str, OutcomeKind], OutcomeRecord]:
-        """What is joined already, by prediction and kind: the first of each."""
+        """Returns the outcomes joined so far, by prediction and kind: the first of each."""
         predictions = [receipt.prediction for each in sent for receipt in each.receipts]
         known: dict[tuple[str, OutcomeKind], OutcomeRecord] = {}
         for outcome in self._outcomes.joined(scope, predictions, within=connection):
             known.setdefault((outcome.prediction or "", outcome.kind), outcome)
         return known
 
-    def _became(
+    def _outcome(
         self,
         scope: Scope,
         principal: str,

@@ -1,24 +1,23 @@
-"""Finding the predictions that an arriving outcome belongs to, and refusing one that cannot be true of them.
+"""Matches an arriving outcome to its predictions and refuses one that cannot be true of them.
 
 Invariant: what is refused or found depends on the outcome, the declared application and committed receipts alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt, Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value, check_whose, in_utc, reference_of
-from antiphon.learning.ports import Applications, ReceiptsOfSubject
 
 AHEAD = timedelta(seconds=60)
 """How far clocks may be apart before an outcome is one from the future."""
@@ -26,16 +25,8 @@ AHEAD = timedelta(seconds=60)
 _MOST_OF_A_SUBJECT = 10_000
 
 
-class Texts(Protocol):
-    """Texts by content hash."""
-
-    def get(self, scope: Scope, blob: str) -> bytes:
-        """The bytes; raises ``NotFoundError`` when they were erased."""
-        ...
-
-
 class MatchedOutcome(msgspec.Struct, frozen=True):
-    """An arriving outcome that is sound in itself, with the predictions found for it."""
+    """A valid outcome with the predictions that it belongs to."""
 
     arriving: OutcomeSubmission
     application: ApplicationSpec
@@ -59,6 +50,7 @@ class OutcomeMatcher:
     Args:
         subject_key: the key by which serving hashes entity keys.
         texts: where receipts keep entity keys.
+        applications: returns an application as it is applied; raises ``NotFoundError``.
         tolerance: how far a prediction's moment may be from the moment that a sender names.
     """
 
@@ -66,9 +58,9 @@ class OutcomeMatcher:
         self,
         scope: Scope,
         *,
-        receipts: ReceiptsOfSubject,
-        texts: Texts,
-        applications: Applications,
+        receipts: Receipts,
+        texts: Blobs,
+        applications: Callable[[Scope, str], ApplicationSpec],
         subject_key: bytes,
         clock: Clock,
         tolerance: timedelta,
@@ -93,7 +85,7 @@ class OutcomeMatcher:
         sent = in_utc(arriving)
         application = self._declared.get(sent.application)
         if application is None:
-            application = self._applications.get(self._scope, sent.application)
+            application = self._applications(self._scope, sent.application)
             self._declared[sent.application] = application
         check_value(sent, application)
         check_whose(sent, application)

@@ -1,15 +1,15 @@
-"""What is known of an application in use: outcomes by status, measures of its forecasts, drift."""
+"""Monitoring of an application in use: outcomes by status, measures of its forecasts, drift."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.outcomes import Coverage, Outcomes
-from antiphon.catalog.receipts import SEEN_ROLES
+from antiphon.catalog.receipts import SEEN_ROLES, Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
@@ -18,7 +18,6 @@ from antiphon.features.lake.content import Lake
 from antiphon.learning.outcomes.drift import Drift, Printed, drift_of, drifts, forecasts, printed_features
 from antiphon.learning.outcomes.performance import Group, Scores, by_day, by_release, by_slice, forecasts_of, score
 from antiphon.learning.outcomes.submission import labels_of
-from antiphon.learning.ports import Applications, ReceiptsOfSubject
 from antiphon.serving.features.printing import print_all
 
 WEEK = timedelta(days=7)
@@ -27,7 +26,7 @@ MOST_RECEIPTS = 4_000
 
 
 class Performance(msgspec.Struct, frozen=True):
-    """How an application's predictions came true, over questions with ``since <= as_of < until``.
+    """Measures of an application's predictions against outcomes, over questions with ``since <= as_of < until``.
 
     Attributes:
         counts: kind of outcome to status to how many, over all time.
@@ -75,9 +74,9 @@ class Monitor:
         self,
         *,
         outcomes: Outcomes,
-        receipts: ReceiptsOfSubject,
+        receipts: Receipts,
         datasets: Datasets,
-        applications: Applications,
+        applications: Callable[[Scope, str], ApplicationSpec],
         lake: Lake,
         clock: Clock,
     ) -> None:
@@ -97,7 +96,7 @@ class Monitor:
         until: datetime | None = None,
         slices: Sequence[str] = (),
     ) -> Performance:
-        """How the predictions of an application came true.
+        """Measures the predictions of an application against outcomes.
 
         Args:
             slices: entity keys; those of the application's gates by default.
@@ -105,7 +104,7 @@ class Monitor:
         Raises:
             NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
         """
-        declared = self._applications.get(scope, application)
+        declared = self._applications(scope, application)
         labels_of(declared)
         assert declared.outcome is not None  # labels_of
         scored = self._outcomes.scored(scope, application, since=since, until=until)
@@ -132,7 +131,7 @@ class Monitor:
         Raises:
             NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
         """
-        declared = self._applications.get(scope, application)
+        declared = self._applications(scope, application)
         labels_of(declared)
         outcome = declared.outcome
         assert outcome is not None  # labels_of

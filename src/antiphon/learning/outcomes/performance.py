@@ -1,4 +1,4 @@
-"""How well forecasts came true: exact measures over scored predictions, whole, by release, by day and by slice.
+"""Measures of forecasts against outcomes: exact, over scored predictions, whole, by release, by day and by slice.
 
 Everything here is pure. A forecast is the probability that a prediction gave to the positive label.
 """

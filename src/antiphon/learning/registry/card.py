@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was made from, what it does, and what that does not say.
+"""The model card: a model's origin, training data, measures and their limits.
 
 A card is a value (JSON) and a page: one HTML file that needs nothing else, with no script, readable in light and dark,
 by keyboard and by a screen reader. Form: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
@@ -46,7 +46,7 @@ class CardDataset(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """Everything a card says.
+    """The content of a model card.
 
     Attributes:
         name: the model version's id, or that of a base model with the release it is served by.

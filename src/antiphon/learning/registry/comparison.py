@@ -13,7 +13,7 @@ from antiphon.learning.registry.card import ModelCard
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
-    """One thing that is not the same of both; ``None`` where one has none."""
+    """A field that differs between two models; ``None`` where one has none."""
 
     field: str
     first: Any

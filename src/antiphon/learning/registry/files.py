@@ -19,7 +19,7 @@ from antiphon.training.order import ADAPTER, WEIGHTS, Trained, TrainedFile
 
 
 class StoredModelFiles(msgspec.Struct, frozen=True):
-    """Where a training's files are kept, relative to the ``models`` folder."""
+    """Paths of a training's files, relative to the ``models`` folder."""
 
     adapter: ModelFile
     weights: ModelFile
@@ -45,7 +45,7 @@ def keep(root: Path, place: str, trained: Trained) -> StoredModelFiles:
 
 
 def verify(root: Path, file: ModelFile, version: str) -> Path:
-    """Where a version's file lies, after a look at its hash.
+    """Returns the path of a version's file once its hash is checked.
 
     Raises:
         CorruptionError: it is gone, or is another one.

@@ -1,4 +1,4 @@
-"""The registry as people ask it: a model by its id, alias or release; its card; any two models compared."""
+"""The model registry: models by id, alias or release, their cards, and comparisons of two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a dataset's rows to what is trained on: the served prompt, and what should have been written after it.
+"""Renders a dataset's rows as training examples: the served prompt and the completion to learn.
 
 Invariant: an example's prompt is byte for byte the prompt that serving renders for the same features, entity and
 model, and its completion is spaced as the engine's grammar writes it. So what is trained is what is served.
@@ -72,18 +72,18 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
             outcome's.
     """
     tune = _fine_tune(application)
-    told = served_application(application, application.model)
+    served = served_application(application, application.model)
     where = f"application {application.name}, model.prompt"
-    read = apply_contracts(row.features if told.versions else None, told, row.moment)
-    names = prompts.variables(told, read.prints, row.entity, None)
-    prompt = prompts.chat(model, prompts.turns(told, prompts.render(told.prompt.template, names, where)))
+    read = apply_contracts(row.features if served.versions else None, served, row.moment)
+    names = prompts.variables(served, read.prints, row.entity, None)
+    prompt = prompts.chat(model, prompts.turns(served, prompts.render(served.prompt.template, names, where)))
     whole = is_whole(row.example, tune)
     parts = completion(application, tune, {**names, "label": row.label}, row.label, whole=whole)
     return Example(id=row.example, prompt=prompt, parts=parts, old=old)
 
 
 def is_whole(example: str, tune: FineTune) -> bool:
-    """Whether an example is trained to the end of the output; by its hash, so that a rebuilt set has the same ones."""
+    """Selects by hash the examples that are trained to the end of the output, so that a rebuilt set has the same."""
     digest = content_hash(f"{tune.seed}|whole|{example}".encode())
     return int(digest[: _HASH_BITS // 4], 16) < tune.whole_share * (1 << _HASH_BITS)
 
@@ -91,7 +91,7 @@ def is_whole(example: str, tune: FineTune) -> bool:
 def completion(
     application: ApplicationSpec, tune: FineTune, names: Mapping[str, Any], label: str, *, whole: bool
 ) -> tuple[Part, ...]:
-    """What should have been written, as parts in the order of the output's properties.
+    """The completion to learn, as parts in the order of the output's properties.
 
     Args:
         names: what a target's template sees: the prompt's variables and ``label``.

@@ -1,19 +1,18 @@
-"""Ordering a training: everything that can be refused at once is refused before a run is made."""
+"""Orders trainings: everything that can be refused at once is refused before a run is made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.rows import DatasetSurvey
-from antiphon.learning.ports import MayTrain
 from antiphon.learning.retraining.plan import TrainArguments, recipe
-from antiphon.learning.retraining.ports import Submit
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import RebuildArguments
 from antiphon.learning.retraining.steps import RetrainingServices, fine_tune_of
@@ -25,8 +24,15 @@ ATTEMPTS = 20
 """A run counts an attempt for every worker that died with it: a training is long, and goes on where it was."""
 
 
+TrainingPermission = Callable[[Scope, str, ApplicationSpec, Principal | None], None]
+"""Policy about training an application for its purpose: scope, principal, application, orderer.
+
+Raises ``ForbiddenError``. Without an orderer only rules about everyone are checked.
+"""
+
+
 class TrainOrder(msgspec.Struct, frozen=True):
-    """What somebody wants trained; see :class:`~antiphon.learning.retraining.plan.TrainArguments`.
+    """An order of a training; see :class:`~antiphon.learning.retraining.plan.TrainArguments`.
 
     ``key`` makes ordering idempotent: the same key is the same run.
     """
@@ -43,7 +49,7 @@ class TrainOrder(msgspec.Struct, frozen=True):
 
 
 class TrainingPreview(msgspec.Struct, frozen=True):
-    """What an order would do: the examples it would find, and how long the training would be in steps.
+    """The preview of an order: the examples that it finds, and the steps of the training.
 
     ``replayed`` counts earlier examples that could be drawn from. ``problems`` say what would be refused.
     """
@@ -59,22 +65,13 @@ class TrainingPreview(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
 
 
-class SurveyDatasets(Protocol):
-    """Looks at what a dataset would hold (``learning.datasets.builder.DatasetBuilder``)."""
-
-    def survey(self, spec: DatasetSpec) -> DatasetSurvey: ...
-
-
 class TrainingOrders:
     """Places orders in one project."""
 
-    def __init__(
-        self, services: RetrainingServices, submit: Submit, surveys: SurveyDatasets, may: MayTrain | None = None
-    ) -> None:
+    def __init__(self, services: RetrainingServices, runs: Runs, permission: TrainingPermission | None = None) -> None:
         self._services = services
-        self._submit = submit
-        self._surveys = surveys
-        self._may = may
+        self._runs = runs
+        self._permission = permission
         self._retraining = Retraining(services)
 
     def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
@@ -91,24 +88,24 @@ class TrainingOrders:
             ConflictError: the key was used for another order.
             ForbiddenError: policy does not let its features be learned from, by this principal or for this purpose.
         """
-        wanted = _arguments(order, principal)
-        pinned = self._retraining.pinned(scope, wanted)
-        if self._may is not None:
-            self._may(scope, principal, pinned.application, by)
-        self._retraining.specifications(scope, wanted, pinned)
-        plain = {name: value for name, value in msgspec.to_builtins(wanted).items() if value is not None}
-        return self._submit(scope, TRAIN, plain, order.key, max_attempts=ATTEMPTS)
+        request = _arguments(order, principal)
+        pinned = self._retraining.inputs(scope, request)
+        if self._permission is not None:
+            self._permission(scope, principal, pinned.application, by)
+        self._retraining.specifications(scope, request, pinned)
+        plain = {name: value for name, value in msgspec.to_builtins(request).items() if value is not None}
+        return self._runs.submit(scope, TRAIN, plain, order.key, max_attempts=ATTEMPTS)
 
     def foresee(self, scope: Scope, principal: str, order: TrainOrder) -> TrainingPreview:
-        """What the order would do; nothing is written.
+        """Previews an order; nothing is written.
 
         Raises:
             As :meth:`place`.
         """
-        wanted = _arguments(order, principal)
-        pinned = self._retraining.pinned(scope, wanted)
+        request = _arguments(order, principal)
+        pinned = self._retraining.inputs(scope, request)
         training, evaluation = (
-            self._surveys.survey(spec) for spec in self._retraining.specifications(scope, wanted, pinned)
+            self._services.builder.survey(spec) for spec in self._retraining.specifications(scope, request, pinned)
         )
         replayed = sum(dataset.rows for dataset in self._retraining.replays(scope, pinned.parent))
         tune = fine_tune_of(pinned.application)
@@ -122,7 +119,7 @@ class TrainingOrders:
             for spec in (survey.spec,)
         ]
         return TrainingPreview(
-            application=wanted.application,
+            application=request.application,
             cutoff=pinned.cutoff,
             parent=pinned.parent,
             training=training,
@@ -143,7 +140,7 @@ class TrainingOrders:
         require_libraries()
         self._services.versions.get(scope, model)
         arguments = msgspec.to_builtins(RebuildArguments(model=model, principal=principal))
-        return self._submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
+        return self._runs.submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
 
 
 def _arguments(order: TrainOrder, principal: str) -> TrainArguments:

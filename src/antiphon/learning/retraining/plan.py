@@ -1,4 +1,4 @@
-"""What a retraining is to do, as values, and the arithmetic of it: pure functions."""
+"""Arguments and inputs of a retraining, and the arithmetic of its recipe. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to train.
+    """Arguments of the workflow ``train``.
 
     Attributes:
         delta: only on what is new since the version that is live, going on from it.
@@ -45,7 +45,7 @@ class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingInputs(msgspec.Struct, frozen=True):
-    """What the run holds on to from its first step, whatever is declared, released or evaluated meanwhile.
+    """Inputs pinned in a run's first step, whatever is declared, released or evaluated meanwhile.
 
     ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured.
     """
@@ -58,7 +58,7 @@ class TrainingInputs(msgspec.Struct, frozen=True):
 
 
 class ExamplesSummary(msgspec.Struct, frozen=True):
-    """The run's file of examples: its hash, what is in it, and how many rows serving would have refused."""
+    """The run's file of examples: hash, counts, and the number of rows that serving would have refused."""
 
     sha256: str
     new: int
@@ -67,7 +67,7 @@ class ExamplesSummary(msgspec.Struct, frozen=True):
 
 
 class TrainingOutput(msgspec.Struct, frozen=True):
-    """What a training made, its files kept in the ``models`` folder."""
+    """The result of a training, its files stored in the ``models`` folder."""
 
     identity: str
     code: str
@@ -81,7 +81,7 @@ class TrainingOutput(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, version: ModelVersion) -> TrainingOutput:
-        """What made a version that is registered."""
+        """The training that made a registered version."""
         return cls(
             identity=version.identity,
             code=version.code,
@@ -92,6 +92,11 @@ class TrainingOutput(msgspec.Struct, frozen=True):
             seconds=version.seconds,
             environment=version.environment,
         )
+
+    def plain(self) -> dict[str, Any]:
+        """Returns it as JSON values, for a step record."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 def converted(value: Any, kind: type[T], where: str) -> T:

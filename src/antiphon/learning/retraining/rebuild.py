@@ -1,4 +1,4 @@
-"""Training a registered version again, to see whether its weights are what they are said to be.
+"""Trains a registered version again and compares the weights.
 
 Invariant: nothing that is registered changes. A file of the version that was lost is put back only when it came out
 the same.
@@ -19,9 +19,9 @@ from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
+from antiphon.durable.context import RunContext
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.plan import ExamplesSummary, converted
-from antiphon.learning.retraining.ports import Run
 from antiphon.learning.retraining.steps import (
     RetrainingServices,
     describe_base,
@@ -37,14 +37,14 @@ WORKFLOW = "rebuild-model"
 
 
 class RebuildArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which version is trained again."""
+    """Arguments of the workflow ``rebuild-model``."""
 
     model: str
     principal: str = "worker"
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
-    """What came of it.
+    """The result of a rebuild.
 
     Attributes:
         equal: whether adapter and weights are the registered ones, to the byte.
@@ -62,12 +62,12 @@ class RebuildResult(msgspec.Struct, frozen=True):
 
 
 class ModelRebuild:
-    """The workflow with what it needs; :meth:`run` is what the registry calls."""
+    """The workflow ``rebuild-model``; :meth:`run` is registered."""
 
     def __init__(self, services: RetrainingServices) -> None:
         self._services = services
 
-    async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Build the datasets from their specifications, train by the version's recipe, compare the hashes.
 
         Args:
@@ -82,11 +82,11 @@ class ModelRebuild:
             RetrainingError: memory, disk or a library is missing, or the parent's adapter is gone.
             UnavailableError: the engine, whose chat template the examples need, is away.
         """
-        wanted = converted(arguments, RebuildArguments, "rebuild arguments")
+        request = converted(arguments, RebuildArguments, "rebuild arguments")
         services = self._services
         with refusals():
             require_libraries()
-            version = await asyncio.to_thread(services.versions.get, run.scope, wanted.model)
+            version = await asyncio.to_thread(services.versions.get, run.scope, request.model)
             release = await asyncio.to_thread(self._release, run.scope, version)
             differences = list(await run.step("compare", self._differences, version))
             run.progress(0, None, "building the datasets again")
@@ -113,7 +113,10 @@ class ModelRebuild:
 
     def _differences(self, version: ModelVersion) -> list[str]:
         """Inputs beside the datasets that are not what they were."""
-        now = {"the base model's weights": self._services.base(version.base)[1], "the training code": code_identity()}
+        now = {
+            "the base model's weights": self._services.base_weights(version.base)[1],
+            "the training code": code_identity(),
+        }
         then = {"the base model's weights": version.base_sha256, "the training code": version.code}
         installed = libraries()
         for name in sorted(installed.keys() & version.environment.keys()):
@@ -126,12 +129,12 @@ class ModelRebuild:
         differences = []
         for dataset in (version.dataset, *version.replay_datasets):
             try:
-                self._services.datasets.rebuild(dataset)
+                self._services.builder.rebuild(dataset)
             except ConflictError as error:
                 differences.append(f"dataset {dataset}: {error.what}")
         return differences
 
-    async def _train(self, run: Run, version: ModelVersion, release: Release) -> dict[str, Any]:
+    async def _train(self, run: RunContext, version: ModelVersion, release: Release) -> dict[str, Any]:
         services = self._services
         folder = services.folder / run.id
         sets = await asyncio.to_thread(self._datasets, run.scope, version)
@@ -144,10 +147,10 @@ class ModelRebuild:
         return made
 
     def _datasets(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
-        return tuple(self._services.dataset(scope, one) for one in (version.dataset, *version.replay_datasets))
+        return tuple(self._services.datasets.get(scope, one) for one in (version.dataset, *version.replay_datasets))
 
     async def _fine_tune(
-        self, run: Run, version: ModelVersion, written: ExamplesSummary, folder: Path
+        self, run: RunContext, version: ModelVersion, written: ExamplesSummary, folder: Path
     ) -> dict[str, Any]:
         services = self._services
         parent = None
@@ -157,10 +160,11 @@ class ModelRebuild:
         order = await asyncio.to_thread(
             partial(
                 order_for, services, folder, f"{version.id} again ({run.id})",
-                base=services.base(version.base), examples_sha256=written.sha256, settings=settings, parent=parent,
+                base=services.base_weights(version.base), examples_sha256=written.sha256, settings=settings,
+                parent=parent,
             )
         )  # fmt: skip
-        trained = await train(services.trainer, order, run)
+        trained = await train(services.run_training, order, run)
         restored: list[str] = []
         if (trained.adapter.sha256, trained.weights.sha256) == (version.adapter.sha256, version.weights.sha256):
             restored = await asyncio.to_thread(self._restore, version, trained)

@@ -1,17 +1,17 @@
-"""What training a version and training it again have in common: the services, the examples' file, the child."""
+"""Steps shared by training a version and rebuilding it: dependencies, the file of examples, the child process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation
+from antiphon.catalog.datasets import Dataset, Datasets
+from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.models import ModelVersion, ModelVersions
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import RolloutRecord
+from antiphon.catalog.releases import Release, Releases
+from antiphon.catalog.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.disk import FULL
@@ -24,23 +24,17 @@ from antiphon.core.errors import (
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
-from antiphon.engine.api.messages import ModelDescription
-from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.durable.context import RunContext
+from antiphon.engine.api.messages import EngineDescription, ModelDescription
+from antiphon.features.lake.content import Lake
+from antiphon.governance.audit.log import AuditLog
+from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
+from antiphon.learning.evaluation.gates import Validation
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import render_all
 from antiphon.learning.retraining.plan import ExamplesSummary, minutes, replayed, together
-from antiphon.learning.retraining.ports import (
-    Audit,
-    BaseWeights,
-    BeginRollout,
-    BuildDatasets,
-    Describe,
-    Evaluate,
-    Run,
-    Serving,
-    Trainer,
-    Validate,
-)
 from antiphon.training import examples as example_files
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
@@ -50,8 +44,12 @@ EXAMPLES = "examples.jsonl"
 """The file of examples in a run's folder."""
 
 
+RunTraining = Callable[[TrainingOrder, Callable[[Progress], None], Callable[[], bool]], Awaitable[Trained]]
+"""Runs an order, reports progress, and asks whether to stop."""
+
+
 class RetrainingError(AntiphonError):
-    """The run cannot be finished, whoever tries; what is live is as it was."""
+    """The run cannot be finished by trying again; the live release is unchanged."""
 
     http_status = 422
     code = "retraining_failed"
@@ -59,17 +57,20 @@ class RetrainingError(AntiphonError):
 
 @dataclass(frozen=True)
 class RetrainingServices:
-    """What retraining is made with; ``app`` fills it in.
+    """Dependencies of the retraining workflows.
 
     Attributes:
-        folder: where runs work, a folder each. ``models``: where versions' files lie.
-        threads: that compute a training. ``arithmetic``: what this machine trains quickest in.
+        folder: working folders of runs. ``models_folder``: files of model versions.
+        threads: of a training. ``arithmetic``: measures the number format in which this machine trains fastest.
         policy_digest: of the policy in force.
-        declared: an application as it was applied last. ``base``: the weights of a base model.
-        dataset: a dataset by id, ``rows`` its rows. ``evaluation``: one by
-            id, ``evaluations`` those of an application, the latest first.
+        application: returns an application as it is applied.
+        base_weights: path and SHA-256 of a base model; raises ``SetupError`` when it was not pulled.
+        describe: the engine's description of itself.
+        run_training: runs a training in a process of its own, reporting progress, until it is done or to stop.
+        serve: returns once the engine serves what a release pins; raises ``UnavailableError``.
+        begin_rollout: begins the rollout of a validated release (``releases.rollout.RolloutTransitions.begin``).
+        run_ended: tells whether a run has ended.
         codec: seals the examples in a run's folder.
-        under_way: an application's rollout. ``ended``: whether a run has ended.
     """
 
     clock: Clock
@@ -78,29 +79,32 @@ class RetrainingServices:
     threads: int
     arithmetic: Callable[[], Arithmetic]
     policy_digest: str
-    declared: Callable[[Scope, str], ApplicationSpec]
-    datasets: BuildDatasets
-    dataset: Callable[[Scope, str], Dataset]
-    rows: Callable[[Dataset], tuple[DatasetRow, ...]]
-    base: BaseWeights
-    describe: Describe
-    trainer: Trainer
+    application: Callable[[Scope, str], ApplicationSpec]
+    builder: DatasetBuilder
+    datasets: Datasets
+    lake: Lake
+    base_weights: Callable[[str], tuple[Path, str]]
+    describe: Callable[[], Awaitable[EngineDescription]]
+    run_training: RunTraining
     versions: ModelVersions
     releases: Releases
-    serve: Serving
-    evaluation: Callable[[Scope, str], Evaluation]
-    evaluations: Callable[[Scope, str], Sequence[Evaluation]]
-    evaluate: Evaluate
-    validate: Validate
-    under_way: Callable[[Scope, str], RolloutRecord | None]
-    begin: BeginRollout
-    ended: Callable[[Scope, str], bool]
-    audit: Audit
+    serve: Callable[[Release], Awaitable[None]]
+    evaluations: Evaluations
+    evaluator: ReleaseEvaluator
+    validation: Validation
+    rollouts: Rollouts
+    begin_rollout: Callable[..., RolloutRecord]
+    run_ended: Callable[[Scope, str], bool]
+    audit: AuditLog
     codec: Codec = field(default_factory=PlainCodec)
+
+    def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
+        """Returns a dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
+        return read_rows(dataset, self.lake)
 
 
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
-    """How an application's model is fine-tuned.
+    """Returns the application's declaration of fine-tuning.
 
     Raises:
         InvalidInputError: that is not declared, or there is no outcome to learn from.
@@ -120,12 +124,12 @@ def fine_tune_of(application: ApplicationSpec) -> FineTune:
     return application.fine_tune
 
 
-async def describe_base(describe: Describe, base: str) -> ModelDescription:
+async def describe_base(describe: Callable[[], Awaitable[EngineDescription]], base: str) -> ModelDescription:
     """The base model as the engine describes it: its chat template is that of every version made from it.
 
     Raises:
         UnavailableError: the engine cannot be reached, or does not serve it.
-        InvalidInputError: the engine has a chat template of its own, so nobody here knows what the model is told.
+        InvalidInputError: the engine has a chat template of its own, so the prompts to train on are not known.
     """
     described = await describe()
     for model in described.models:
@@ -195,7 +199,7 @@ def order_for(
     settings: Recipe,
     parent: ModelVersion | None,
 ) -> TrainingOrder:
-    """What the training process is told.
+    """Builds the order of a training process.
 
     Raises:
         CorruptionError: the adapter that it goes on from is gone or is another one.
@@ -217,18 +221,17 @@ def order_for(
     )
 
 
-async def train(trainer: Trainer, order: TrainingOrder, run: Run) -> Trained:
+async def train(run_training: RunTraining, order: TrainingOrder, run: RunContext) -> Trained:
     """Train in a child process, saying how far it is; a worker that stops gives the run back to the queue."""
 
-    def tell(progress: Progress) -> None:
-        run.progress(progress.step, progress.steps, in_words(progress))
+    def report(progress: Progress) -> None:
+        run.progress(progress.step, progress.steps, progress_text(progress))
 
-    trained = await trainer.run(order, tell, lambda: run.stopping)
-    return trained
+    return await run_training(order, report, lambda: run.stopping)
 
 
-def in_words(progress: Progress) -> str:
-    """Progress in words: ``training: loss 0.412, 3 min left``, and after a semicolon what else is to be known."""
+def progress_text(progress: Progress) -> str:
+    """Describes progress: ``training: loss 0.412, 3 min left``, and after a semicolon what else is to be known."""
     words = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
     words += [f"{minutes(progress.left)} left"] if progress.left is not None else []
     said = f"{progress.stage}: {', '.join(words)}" if words else progress.stage
@@ -237,7 +240,7 @@ def in_words(progress: Progress) -> str:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Let a run end at once on what trying again would not mend, with the reason; what passes is raised as it is."""
+    """Turns errors that a retry would not mend into ``RetrainingError``, which ends the run."""
     try:
         yield
     except AntiphonError as error:

@@ -1,4 +1,4 @@
-"""What a new version must show: served, evaluated, held against its gates and, when that is asked for, sent on its way.
+"""Validates a new version: serve, evaluate, check the gates and, when requested, begin a rollout.
 
 Invariant: a release enters ``validated`` by its evaluation alone (``gates.Validation``); an evaluation that crashes
 leaves it a draft.
@@ -16,8 +16,8 @@ from antiphon.catalog.evaluations import Evaluation
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.ids import content_hash
+from antiphon.durable.context import RunContext
 from antiphon.learning.retraining.plan import TrainArguments, TrainingInputs, converted
-from antiphon.learning.retraining.ports import Run
 from antiphon.learning.retraining.steps import RetrainingServices
 
 
@@ -27,19 +27,19 @@ class CandidateValidation:
     def __init__(self, services: RetrainingServices) -> None:
         self._services = services
 
-    async def show(
-        self, run: Run, wanted: TrainArguments, pinned: TrainingInputs, dataset: Dataset, release: Release
+    async def run(
+        self, run: RunContext, request: TrainArguments, pinned: TrainingInputs, dataset: Dataset, release: Release
     ) -> dict[str, Any]:
-        """Everything that needs the engine: serve, evaluate, measure forgetting, hold against the gates, begin."""
+        """Serves, evaluates, measures forgetting, checks the gates and begins a rollout when requested."""
         services, scope = self._services, run.scope
         live = await asyncio.to_thread(services.releases.live, scope, release.bundle.application.name)
         against = live.id if live is not None and live.id != release.id else None
-        evaluation = await self._evaluate(run, "evaluate", release, dataset, against, wanted.texts)
+        evaluation = await self._evaluate(run, "evaluate", release, dataset, against, request.texts)
         forgotten = await self._forgetting(run, pinned, release)
-        verdict = await run.step("validate", self._validate, release, evaluation, wanted.principal)
+        verdict = await run.step("validate", self._validate, release, evaluation, request.principal)
         begun: dict[str, Any] = {"rollout": None, "no_rollout": "It was not asked for."}
-        if wanted.rollout:
-            begun = await run.step("begin rollout", self._begin, run, wanted, release.id)
+        if request.rollout:
+            begun = await run.step("begin rollout", self._begin, run, request, release.id)
         run.progress(1, 1, f"{release.bundle.model.name} is {verdict['stage']}")
         return {
             **verdict,
@@ -53,34 +53,36 @@ class CandidateValidation:
         }
 
     async def _evaluate(
-        self, run: Run, step: str, release: Release, dataset: Dataset, against: str | None, texts: int
+        self, run: RunContext, step: str, release: Release, dataset: Dataset, against: str | None, texts: int
     ) -> Evaluation:
         async def evaluate() -> Any:
-            def tell(done: int, total: int, note: str) -> None:
+            def report(done: int, total: int, note: str) -> None:
                 run.progress(done, total, f"{step}: {note}")
 
             # Not a step of its own: the engine may have been started anew since it was told to serve this model.
             run.progress(0, None, f"loading {release.bundle.model.name}")
             await self._services.serve(release)
-            evaluation = await self._services.evaluate(
+            evaluation = await self._services.evaluator.evaluate(
                 release,
                 dataset,
-                id=f"eval_{content_hash([run.id, step])[:26]}",
+                mode="classes",
+                whole=texts,
                 against=against,
-                texts=texts,
-                progress=tell,
+                with_attacks=texts > 0,
+                id=f"eval_{content_hash([run.id, step])[:26]}",
+                progress=report,
             )
             return msgspec.to_builtins(evaluation)
 
         return converted(await run.step(step, evaluate), Evaluation, step)
 
-    async def _forgetting(self, run: Run, pinned: TrainingInputs, release: Release) -> dict[str, Any] | None:
-        """How a version that went on from another one does on what that one was evaluated on."""
+    async def _forgetting(self, run: RunContext, pinned: TrainingInputs, release: Release) -> dict[str, Any] | None:
+        """Evaluates a version on the evaluation set of its parent."""
         services = self._services
         if pinned.before is None:
             return None
-        before = await asyncio.to_thread(services.evaluation, run.scope, pinned.before)
-        old = await asyncio.to_thread(services.dataset, run.scope, before.dataset)
+        before = await asyncio.to_thread(services.evaluations.get, run.scope, pinned.before)
+        old = await asyncio.to_thread(services.datasets.get, run.scope, before.dataset)
         after = await self._evaluate(run, "measure forgetting", release, old, before.release, 0)
         return {
             "evaluation_set": old.id,
@@ -91,18 +93,18 @@ class CandidateValidation:
         }
 
     def _validate(self, release: Release, evaluation: Evaluation, principal: str) -> dict[str, Any]:
-        verdict = self._services.validate(release, evaluation, principal=principal)
+        verdict = self._services.validation.validate(release, evaluation, principal=principal)
         return {"stage": verdict.release.stage, "reasons": list(verdict.reasons)}
 
-    def _begin(self, run: Run, wanted: TrainArguments, release: str) -> dict[str, Any]:
-        """Send it on its way; what stands against that is said, not raised: the release is there all the same."""
+    def _begin(self, run: RunContext, request: TrainArguments, release: str) -> dict[str, Any]:
+        """Begins the rollout. A refusal is returned, not raised: the release is there all the same."""
         services, scope = self._services, run.scope
-        under_way = services.under_way(scope, wanted.application)
+        under_way = services.rollouts.active(scope, request.application)
         if under_way is not None and under_way.candidate == release:
             return {"rollout": under_way.id, "no_rollout": None}  # begun by an attempt that died before it said so
-        reason = wanted.reason or f"trained by {run.id}"
+        reason = request.reason or f"trained by {run.id}"
         try:
-            begun = services.begin(scope, release, principal=wanted.principal, reason=reason)
+            begun = services.begin_rollout(scope, release, principal=request.principal, reason=reason)
         except (InvalidInputError, ConflictError, ForbiddenError) as error:
             return {"rollout": None, "no_rollout": str(error)}
         return {"rollout": begun.id, "no_rollout": None}

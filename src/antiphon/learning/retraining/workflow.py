@@ -1,4 +1,4 @@
-"""Retraining: the durable workflow from what was seen to a release that shows what it learned.
+"""Retraining: the durable workflow from new outcomes to a release that passed its gates.
 
 pin → plan → datasets → examples → fine-tune → register and draft → serve → evaluate → gates → rollout if asked for.
 
@@ -28,6 +28,7 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.durable.context import RunContext
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import served_application
 from antiphon.learning.retraining.plan import (
@@ -39,7 +40,6 @@ from antiphon.learning.retraining.plan import (
     only_newer,
     recipe,
 )
-from antiphon.learning.retraining.ports import Run
 from antiphon.learning.retraining.steps import (
     RetrainingServices,
     describe_base,
@@ -57,17 +57,20 @@ from antiphon.training.recipe import Arithmetic, require_libraries
 WORKFLOW = "train"
 """The workflow's name in the registry."""
 
+MOST_EVALUATIONS = 1_000
+"""Evaluations of an application that are searched for one to measure forgetting on."""
+
 LATEST = "latest"
 """The alias of an application's newest version."""
 
 
 class Retraining:
-    """The workflow with what it needs; :meth:`run` is what the registry calls."""
+    """The workflow ``train``; :meth:`run` is registered."""
 
     def __init__(self, services: RetrainingServices) -> None:
         self._services = services
 
-    async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Train, release as a draft, evaluate, and validate when the gates are passed.
 
         Args:
@@ -82,20 +85,22 @@ class Retraining:
             RetrainingError: memory, disk or a library is missing, a file is corrupt, the training diverged.
             UnavailableError, EngineError, OverloadedError, DeadlineExceededError: the engine stayed away.
         """
-        wanted = converted(arguments, TrainArguments, "train arguments")
+        request = converted(arguments, TrainArguments, "train arguments")
         with refusals():
-            pinned = converted(await run.step("pin", self._pin, run, wanted), TrainingInputs, "pin")
-            training, evaluation = await self._build(run, wanted, pinned)
+            pinned = converted(await run.step("pin", self._pin, run, request), TrainingInputs, "pin")
+            training, evaluation = await self._build(run, request, pinned)
             written = await self._write(run, pinned, training)
             arithmetic = await self._choose_arithmetic(run)
             recorded = await run.step("fine-tune", self._fine_tune, run, pinned, written, arithmetic)
             made = converted(recorded, TrainingOutput, "fine-tune")
-            registered = await run.transaction("register", partial(self._register, run, wanted, pinned, training, made))
+            registered = await run.transaction(
+                "register", partial(self._register, run, request, pinned, training, made)
+            )
             release = await asyncio.to_thread(self._services.releases.get, run.scope, registered["release"])
             if registered["stage"] in ("draft", "validated"):
-                shown = await CandidateValidation(self._services).show(run, wanted, pinned, evaluation, release)
+                shown = await CandidateValidation(self._services).run(run, request, pinned, evaluation, release)
             else:
-                shown = _was_there(release.bundle.model.name, registered["stage"])
+                shown = _known_release(release.bundle.model.name, registered["stage"])
             await asyncio.to_thread(shutil.rmtree, self._working(run), True)
         return {
             **registered,
@@ -107,8 +112,8 @@ class Retraining:
             **shown,
         }
 
-    def pinned(self, scope: Scope, wanted: TrainArguments) -> TrainingInputs:
-        """What is trained for and from, as it is declared and live now.
+    def inputs(self, scope: Scope, request: TrainArguments) -> TrainingInputs:
+        """Returns the inputs of a training as they are declared and live now.
 
         Raises:
             NotFoundError: there is no such application.
@@ -118,19 +123,19 @@ class Retraining:
             CorruptionError: the adapter that a delta goes on from is gone or is another one.
         """
         services = self._services
-        if wanted.texts < 0:
+        if request.texts < 0:
             raise InvalidInputError(
-                f"{wanted.texts} rows cannot be asked for.", where="texts", next_step="Give 0 or more."
+                f"{request.texts} rows cannot be asked for.", where="texts", next_step="Give 0 or more."
             )
         require_libraries()
-        application = services.declared(scope, wanted.application)
+        application = services.application(scope, request.application)
         tune = fine_tune_of(application)
-        cutoff = wanted.cutoff or (_instant(tune.window.cutoff) if tune.window.cutoff is not None else None)
-        parent = self._parent(scope, application) if wanted.delta else None
+        cutoff = request.cutoff or (_instant(tune.window.cutoff) if tune.window.cutoff is not None else None)
+        parent = self._parent(scope, application) if request.delta else None
         pinned = TrainingInputs(
             application=application,
             cutoff=utc(cutoff) if cutoff is not None else services.clock.now(),
-            base_sha256=services.base(tune.base)[1],
+            base_sha256=services.base_weights(tune.base)[1],
             parent=None if parent is None else parent.id,
             before=None if parent is None else self._before(scope, parent),
         )
@@ -139,23 +144,23 @@ class Retraining:
         return pinned
 
     def specifications(
-        self, scope: Scope, wanted: TrainArguments, pinned: TrainingInputs
+        self, scope: Scope, request: TrainArguments, pinned: TrainingInputs
     ) -> tuple[DatasetSpec, DatasetSpec]:
-        """Of the training and the evaluation set, with everything pinned that could change until they are built.
+        """Plans the training and the evaluation set, with everything pinned that could change until they are built.
 
         Raises:
             InvalidInputError: nothing is held out to evaluate on, or nothing is new since the version to go on from.
         """
         services, application = self._services, pinned.application
-        most = wanted.examples if wanted.examples is not None else fine_tune_of(application).examples
+        most = request.examples if request.examples is not None else fine_tune_of(application).examples
         tune = fine_tune_of(application)
         window = tune.window if pinned.parent is None else tune.delta_window or tune.window
-        training = services.datasets.plan(application, window, kind="training", cutoff=pinned.cutoff, examples=most)
+        training = services.builder.plan(application, window, kind="training", cutoff=pinned.cutoff, examples=most)
         if pinned.parent is not None:
             parent = services.versions.get(scope, pinned.parent)
-            training = only_newer(training, services.dataset(scope, parent.dataset).spec)
-        evaluation = services.datasets.plan(
-            application, window, kind="evaluation", cutoff=pinned.cutoff, examples=wanted.rows
+            training = only_newer(training, services.datasets.get(scope, parent.dataset).spec)
+        evaluation = services.builder.plan(
+            application, window, kind="evaluation", cutoff=pinned.cutoff, examples=request.rows
         )
         return training, evaluation
 
@@ -164,12 +169,12 @@ class Retraining:
         if parent is None:
             return ()
         version = self._services.versions.get(scope, parent)
-        return tuple(self._services.dataset(scope, one) for one in (version.dataset, *version.replay_datasets))
+        return tuple(self._services.datasets.get(scope, one) for one in (version.dataset, *version.replay_datasets))
 
-    def _pin(self, run: Run, wanted: TrainArguments) -> dict[str, Any]:
+    def _pin(self, run: RunContext, request: TrainArguments) -> dict[str, Any]:
         """Fix it in the run's first step, so that a resumed run continues the same training."""
         self._sweep(run.scope, run.id)
-        plain: dict[str, Any] = msgspec.to_builtins(self.pinned(run.scope, wanted))
+        plain: dict[str, Any] = msgspec.to_builtins(self.inputs(run.scope, request))
         return plain
 
     def _parent(self, scope: Scope, application: ApplicationSpec) -> ModelVersion:
@@ -190,15 +195,15 @@ class Retraining:
     def _before(self, scope: Scope, parent: ModelVersion) -> str | None:
         """The newest evaluation of a version on moments that nothing will have been trained on."""
         services = self._services
-        cutoff = services.dataset(scope, parent.dataset).spec.cutoff
-        for evaluation in services.evaluations(scope, parent.application):
-            if evaluation.model == parent.id and services.dataset(scope, evaluation.dataset).spec.last <= cutoff:
+        cutoff = services.datasets.get(scope, parent.dataset).spec.cutoff
+        for evaluation in services.evaluations.list(scope, parent.application, limit=MOST_EVALUATIONS):
+            if evaluation.model == parent.id and services.datasets.get(scope, evaluation.dataset).spec.last <= cutoff:
                 return evaluation.id
         return None
 
     def _check_parent(self, scope: Scope, pinned: TrainingInputs, parent: ModelVersion) -> None:
         application = pinned.application
-        spec = self._services.dataset(scope, parent.dataset).spec
+        spec = self._services.datasets.get(scope, parent.dataset).spec
         same = {
             "the base model": parent.base_sha256 == pinned.base_sha256,
             "the features": spec.views == application.features,
@@ -214,21 +219,21 @@ class Retraining:
             )
         model_files.verify(self._services.models_folder, parent.adapter, parent.id)
 
-    async def _build(self, run: Run, wanted: TrainArguments, pinned: TrainingInputs) -> tuple[Dataset, Dataset]:
+    async def _build(self, run: RunContext, request: TrainArguments, pinned: TrainingInputs) -> tuple[Dataset, Dataset]:
         run.progress(0, None, "building the datasets")
-        specs = await run.step("plan", self._plan, run.scope, wanted, pinned)
+        specs = await run.step("plan", self._plan, run.scope, request, pinned)
         found: list[Dataset] = []
         for kind in ("training", "evaluation"):
             spec = converted(specs[kind], DatasetSpec, "plan")
-            dataset = await run.step(f"build {kind} set", lambda spec=spec: self._services.datasets.build(spec).id)
-            found.append(await asyncio.to_thread(self._services.dataset, run.scope, str(dataset)))
+            dataset = await run.step(f"build {kind} set", lambda spec=spec: self._services.builder.build(spec).id)
+            found.append(await asyncio.to_thread(self._services.datasets.get, run.scope, str(dataset)))
         return found[0], found[1]
 
-    def _plan(self, scope: Scope, wanted: TrainArguments, pinned: TrainingInputs) -> dict[str, Any]:
-        training, evaluation = self.specifications(scope, wanted, pinned)
+    def _plan(self, scope: Scope, request: TrainArguments, pinned: TrainingInputs) -> dict[str, Any]:
+        training, evaluation = self.specifications(scope, request, pinned)
         return {"training": msgspec.to_builtins(training), "evaluation": msgspec.to_builtins(evaluation)}
 
-    async def _write(self, run: Run, pinned: TrainingInputs, training: Dataset) -> ExamplesSummary:
+    async def _write(self, run: RunContext, pinned: TrainingInputs, training: Dataset) -> ExamplesSummary:
         run.progress(0, None, f"rendering {training.rows} examples")
         services = self._services
         replays = await asyncio.to_thread(self.replays, run.scope, pinned.parent)
@@ -239,14 +244,14 @@ class Retraining:
         await asyncio.to_thread(write, written)
         return written
 
-    async def _choose_arithmetic(self, run: Run) -> Arithmetic:
+    async def _choose_arithmetic(self, run: RunContext) -> Arithmetic:
         """Choose number format and device in a step of its own, so that a resumed run keeps what it began with."""
         run.progress(0, None, "measuring how quickly this machine trains")
         chosen = await run.step("choose arithmetic", lambda: msgspec.to_builtins(self._services.arithmetic()))
         return converted(chosen, Arithmetic, "choose arithmetic")
 
     async def _fine_tune(
-        self, run: Run, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
+        self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
     ) -> dict[str, Any]:
         """Train and keep the files, or find that exactly this was trained before."""
         services, name = self._services, pinned.application.name
@@ -254,29 +259,27 @@ class Retraining:
         known = await asyncio.to_thread(self._known, run.scope, name, order.identity)
         if known is not None:
             run.progress(1, 1, f"{known.id} was trained from exactly this")
-            return _plain(TrainingOutput.of(known))
-        trained = await train(services.trainer, order, run)
+            return TrainingOutput.of(known).plain()
+        trained = await train(services.run_training, order, run)
         place = f"{name}/{trained.identity[:20]}"
         kept = await asyncio.to_thread(model_files.keep, services.models_folder, place, trained)
-        return _plain(
-            TrainingOutput(
-                identity=trained.identity,
-                code=trained.code,
-                recipe=msgspec.to_builtins(order.recipe),
-                adapter=kept.adapter,
-                weights=kept.weights,
-                losses=trained.losses,
-                seconds=trained.seconds,
-                environment=trained.environment,
-                notices=trained.notices,
-            )
-        )
+        return TrainingOutput(
+            identity=trained.identity,
+            code=trained.code,
+            recipe=msgspec.to_builtins(order.recipe),
+            adapter=kept.adapter,
+            weights=kept.weights,
+            losses=trained.losses,
+            seconds=trained.seconds,
+            environment=trained.environment,
+            notices=trained.notices,
+        ).plain()
 
     def _order(
-        self, run: Run, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
+        self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic
     ) -> TrainingOrder:
         services, tune = self._services, fine_tune_of(pinned.application)
-        path, sha256 = services.base(tune.base)
+        path, sha256 = services.base_weights(tune.base)
         if sha256 != pinned.base_sha256:
             raise CorruptionError(
                 f"The weights of {tune.base} changed since the run began.",
@@ -308,8 +311,8 @@ class Retraining:
 
     def _register(
         self,
-        run: Run,
-        wanted: TrainArguments,
+        run: RunContext,
+        request: TrainArguments,
         pinned: TrainingInputs,
         training: Dataset,
         made: TrainingOutput,
@@ -327,20 +330,20 @@ class Retraining:
                 where=version.id,
                 next_step="Restore its files from a backup, or change the seed to train another version.",
             )
-        why = wanted.reason or f"trained by {run.id}"
-        services.versions.alias(scope, name, LATEST, version.id, wanted.principal, why, within=connection)
+        why = request.reason or f"trained by {run.id}"
+        services.versions.alias(scope, name, LATEST, version.id, request.principal, why, within=connection)
         spec = served_application(pinned.application, version.id)
         pin = ModelPin(version.id, version.weights.sha256, version.id, (pinned.application.purpose,))
         bundle = bundles.build(spec, pin, services.policy_digest)
-        release = services.releases.add(bundle, scope, wanted.principal, why, within=connection)
-        services.audit(
-            scope, wanted.principal, "model.register", version.id,
+        release = services.releases.add(bundle, scope, request.principal, why, within=connection)
+        services.audit.append(
+            scope, request.principal, "model.register", version.id,
             {"application": name, "release": release.id, "run": run.id}, within=connection,
         )  # fmt: skip
         return {"application": name, "model": version.id, "release": release.id, "stage": release.stage}
 
     def _version(
-        self, run: Run, pinned: TrainingInputs, training: Dataset, made: TrainingOutput, connection: Any
+        self, run: RunContext, pinned: TrainingInputs, training: Dataset, made: TrainingOutput, connection: Any
     ) -> ModelVersion:
         services, name = self._services, pinned.application.name
         number = services.versions.next_number(run.scope, name, within=connection)
@@ -368,25 +371,20 @@ class Retraining:
             created_at=services.clock.now(),
         )
 
-    def _working(self, run: Run) -> Path:
+    def _working(self, run: RunContext) -> Path:
         return self._services.folder / run.id
 
     def _sweep(self, scope: Scope, present: str) -> None:
         """Remove what runs that have ended left behind."""
         for folder in self._services.folder.glob("run_*"):
-            if folder.name != present and self._services.ended(scope, folder.name):
+            if folder.name != present and self._services.run_ended(scope, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _was_there(model: str, stage: str) -> dict[str, Any]:
-    """Of a training that gave a release which is past its gates: nothing is to be shown again."""
+def _known_release(model: str, stage: str) -> dict[str, Any]:
+    """Result of a training whose release is past its gates already."""
     said = f"{model} was trained from exactly this before; its release is {stage}."
     return {"reasons": [said], "evaluation": None, "rollout": None, "no_rollout": said}
-
-
-def _plain(made: TrainingOutput) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(made)
-    return plain
 
 
 def _instant(text: str) -> datetime:

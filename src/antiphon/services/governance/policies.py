@@ -18,7 +18,8 @@ from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.policy.engine import Decision, Resource
 from antiphon.governance.policy.request import Action, PolicyRow, application_resource
 from antiphon.governance.policy.residual import RowPolicy
-from antiphon.learning.ports import MayTrain, Withheld
+from antiphon.learning.datasets.rows import RowPolicyDecision
+from antiphon.learning.retraining.orders import TrainingPermission
 from antiphon.releases.ports import Promoting
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services import workflows
@@ -54,7 +55,7 @@ def row_decisions(store: Store) -> DecideRows:
     return decide
 
 
-def withheld(store: Store) -> Withheld:
+def withheld(store: Store) -> RowPolicyDecision:
     """What may not be learned from, by the policies in force about the action ``train``."""
 
     def decide(
@@ -71,7 +72,7 @@ def withheld(store: Store) -> Withheld:
     return decide
 
 
-def may_train(store: Store) -> MayTrain:
+def may_train(store: Store) -> TrainingPermission:
     """Whether an application's features may be learned from: by whoever orders it, and for its purpose."""
 
     def ask(scope: Scope, principal: str, application: ApplicationSpec, by: Principal | None) -> None:

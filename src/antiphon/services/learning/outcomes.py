@@ -48,7 +48,7 @@ def outcome_joiner(store: Store) -> OutcomeJoiner:
         outcomes=Outcomes(store.database),
         receipts=store.receipts,
         texts=store.blobs,
-        applications=DeclaredApplications(store),
+        applications=DeclaredApplications(store).get,
         subject_key=subject_key(store),
     )
 
@@ -82,7 +82,7 @@ def monitor(store: Store) -> Monitor:
         outcomes=Outcomes(store.database),
         receipts=store.receipts,
         datasets=Datasets(store.database),
-        applications=DeclaredApplications(store),
+        applications=DeclaredApplications(store).get,
         lake=FeatureStores(store).lake,
         clock=store.database.clock,
     )

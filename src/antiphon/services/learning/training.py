@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.catalog.datasets import Dataset, Datasets
-from antiphon.catalog.evaluations import Evaluation, Evaluations
+from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import ModelPin, Release
@@ -24,15 +24,13 @@ from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
 from antiphon.learning.datasets.builder import DatasetBuilder
-from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
-from antiphon.learning.evaluation.ports import Answering
+from antiphon.learning.evaluation.requests import AnswerFunction, EvaluatedReleases
 from antiphon.learning.retraining.orders import TrainingOrders
-from antiphon.learning.retraining.ports import Trainer
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
-from antiphon.learning.retraining.steps import RetrainingServices
+from antiphon.learning.retraining.steps import RetrainingServices, RunTraining
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.changelog import Changelog
@@ -54,11 +52,11 @@ MOST_THREADS = 8
 
 
 class Learning:
-    """What learns in one project. Everything is made on first use, so that a command pays for what it needs.
+    """Learning of one project. Everything is made on first use, so that a command pays for what it needs.
 
     Args:
         engine, commit, features: of the process.
-        trainer: runs trainings; only the worker has one.
+        run_training: runs a training in a process of its own; without it trainings are refused.
         served: has the engine load what is evaluated; without one a model must be served already.
     """
 
@@ -69,14 +67,14 @@ class Learning:
         commit: GroupCommit,
         features: FeaturePlatform,
         *,
-        trainer: Trainer | None = None,
+        run_training: RunTraining | None = None,
         served: ServedModels | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
         self._commit = commit
         self._features = features
-        self._trainer = trainer
+        self._run_training = run_training or _refuse_training
         self._served = served
 
     @cached_property
@@ -141,8 +139,8 @@ class Learning:
 
     @cached_property
     def services(self) -> RetrainingServices:
-        """What the training workflows are made with."""
-        store, declared = self._store, DeclaredApplications(self._store)
+        """Dependencies of the training workflows."""
+        store = self._store
         return RetrainingServices(
             clock=store.database.clock,
             folder=store.paths.directory / "training",
@@ -150,39 +148,34 @@ class Learning:
             threads=self._threads,
             arithmetic=self._arithmetic,
             policy_digest=store.decider.digest,
-            declared=declared.get,
-            datasets=self.builder,
-            dataset=self.datasets.get,
-            rows=self.rows,
-            base=self._base,
+            application=DeclaredApplications(store).get,
+            builder=self.builder,
+            datasets=self.datasets,
+            lake=self._features.lake,
+            base_weights=self._base,
             describe=self._engine.describe,
-            trainer=self._trainer or _NoTrainer(),
+            run_training=self._run_training,
             versions=self.versions,
             releases=store.releases,
             serve=self.serve,
-            evaluation=self.evaluations.get,
-            evaluations=lambda scope, application: self.evaluations.list(scope, application, limit=1_000),
-            evaluate=self.evaluate,
-            validate=self.validation.validate,
-            under_way=lambda scope, application: self.rollouts.active(scope, application),
-            begin=unattended(self._store, self.transitions),
-            ended=self._ended,
-            audit=store.audit.append,
+            evaluations=self.evaluations,
+            evaluator=self.evaluator,
+            validation=self.validation,
+            rollouts=self.rollouts,
+            begin_rollout=unattended(store, self.transitions),
+            run_ended=self._ended,
+            audit=store.audit,
             codec=store.database.codec,
         )
 
     @cached_property
     def orders(self) -> TrainingOrders:
-        return TrainingOrders(self.services, self._store.runs.submit, self.builder, may_train(self._store))
+        return TrainingOrders(self.services, self._store.runs, may_train(self._store))
 
     def register(self, registry: WorkflowRegistry) -> None:
         """Let a worker run trainings."""
         registry.add(TRAIN, Retraining(self.services).run)
         registry.add(REBUILD, ModelRebuild(self.services).run)
-
-    def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
-        """A dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
-        return read_rows(dataset, self._features.lake)
 
     async def serve(self, release: Release) -> None:
         """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
@@ -195,28 +188,6 @@ class Learning:
                 where="engine",
                 next_step="The worker loads it while `antiphon up` runs: try again in a moment.",
             )
-
-    async def evaluate(
-        self,
-        release: Release,
-        dataset: Dataset,
-        *,
-        id: str,
-        against: str | None,
-        texts: int,
-        progress: Callable[[int, int, str], None],
-    ) -> Evaluation:
-        """The classes of every row, and the whole output and the attack sets for ``texts`` of them."""
-        return await self.evaluator.evaluate(
-            release,
-            dataset,
-            mode="classes",
-            whole=texts,
-            against=against,
-            with_attacks=texts > 0,
-            id=id,
-            progress=progress,
-        )
 
     async def validate(
         self, scope: Scope, release: str, *, principal: str, rows: int, texts: int,
@@ -251,7 +222,7 @@ class Learning:
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
 
-    def _answering(self, features: FeatureReader, releases: Any, *, once: bool = False) -> Answering:
+    def _answering(self, features: FeatureReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:
         wired = answerer(
             self._store,
             GeneratesOnce(self._engine) if once else self._engine,
@@ -289,11 +260,8 @@ class Learning:
             return True
 
 
-class _NoTrainer:
-    """In a process that orders trainings and runs none."""
-
-    async def run(self, order: Any, on_progress: Any, stopping: Any) -> Any:
-        raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
+async def _refuse_training(order: Any, on_progress: Any, stopping: Any) -> Any:
+    raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
 
 
 def models_folder(store: Store) -> Path:

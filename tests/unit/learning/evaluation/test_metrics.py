@@ -80,7 +80,7 @@ def test_pairs_are_narrower_than_two_samples_apart() -> None:
     apart = metrics.interval(metrics.brier, forecast, truth)
     assert paired.value == pytest.approx(metrics.brier(forecast, truth) - metrics.brier(other, truth))
     assert paired.high - paired.low < (apart.high - apart.low) / 4
-    assert metrics.difference(metrics.auc, forecast, forecast, truth) == metrics.Measure(0.0, 0.0, 0.0)
+    assert metrics.difference(metrics.auc, forecast, forecast, truth) == metrics.IntervalEstimate(0.0, 0.0, 0.0)
 
 
 def test_rows_that_depend_on_each_other_are_drawn_together() -> None:

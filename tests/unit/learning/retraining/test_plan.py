@@ -15,7 +15,7 @@ from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import FineTune
 from antiphon.learning.retraining.plan import TrainArguments, converted, minutes, only_newer, recipe, replayed, together
-from antiphon.learning.retraining.steps import in_words
+from antiphon.learning.retraining.steps import progress_text
 from antiphon.testing.small_desk import START
 from antiphon.training.examples import Example, Part
 from antiphon.training.order import Progress
@@ -81,9 +81,11 @@ def test_arguments_that_are_misspelt_are_refused_by_name() -> None:
         converted({"application": "desk", "delta": "yes"}, TrainArguments, "x")
 
 
-def test_progress_in_words() -> None:
-    told = in_words(Progress("training", 3, 10, loss=0.41234, left=200.0))
+def test_progress_progress_text() -> None:
+    told = progress_text(Progress("training", 3, 10, loss=0.41234, left=200.0))
     assert told == "training: loss 0.412, 3 min left"
-    assert in_words(Progress("loading", 0, 10)) == "loading"
-    assert in_words(msgspec.structs.replace(Progress("loading", 0, 10), notice="weights.gguf is gone")).endswith("gone")
+    assert progress_text(Progress("loading", 0, 10)) == "loading"
+    assert progress_text(msgspec.structs.replace(Progress("loading", 0, 10), notice="weights.gguf is gone")).endswith(
+        "gone"
+    )
     assert [minutes(seconds) for seconds in (40.2, 720.0, 7_200.0)] == ["40 s", "12 min", "2.0 h"]
