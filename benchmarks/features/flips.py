@@ -45,7 +45,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.publication.publish import Publisher
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -134,7 +134,7 @@ class Flipper:
         self._made: list[list[tuple[SnapshotManifest, FeatureViewSpec]]] = []
         for generation in range(size.generations):
             as_of = FIRST + timedelta(hours=generation)
-            wanted = [Materialisation(scope=SCOPE, spec=spec, as_of=as_of) for spec in specs]
+            wanted = [Materialization(scope=SCOPE, spec=spec, as_of=as_of) for spec in specs]
             manifests = [materialize(one, lake=lake, log=None, clock=clock) for one in wanted]
             made = list(zip(manifests, specs, strict=True))
             self._made.append([(self._publisher.prepare(manifest, spec), spec) for manifest, spec in made])

@@ -42,7 +42,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.server import RedisServer
@@ -130,7 +130,7 @@ class Desk:
             clock=self.clock,
         )
         started = time.perf_counter()
-        wanted = Materialisation(scope=SCOPE, spec=self.spec, as_of=NOW)
+        wanted = Materialization(scope=SCOPE, spec=self.spec, as_of=NOW)
         publisher.publish(
             [(materialize(wanted, lake=lake, log=log, clock=self.clock), self.spec)], reason="bench", principal="bench"
         )

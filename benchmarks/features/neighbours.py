@@ -30,7 +30,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.index import NeighborIndex, build
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.services.features.embedders import LocalEmbedders
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def embedding(folder: Path, texts: list[str]) -> tuple[dict[str, Any], NDArray[n
         write(file, given, NOON - timedelta(hours=1))
         started = time.perf_counter()
         previous = materialize(
-            Materialisation(scope=Scope(), spec=spec, as_of=NOON, previous=previous),
+            Materialization(scope=Scope(), spec=spec, as_of=NOON, previous=previous),
             lake=lake,
             log=None,
             clock=SystemClock(),

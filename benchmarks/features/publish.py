@@ -113,7 +113,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     from antiphon.features.lake.local import LocalLake
     from antiphon.features.monitoring.quality.gate import gate
     from antiphon.features.offline.compute import ComputeLimits
-    from antiphon.features.offline.materialize import Materialisation, materialize
+    from antiphon.features.offline.materialize import Materialization, materialize
     from antiphon.features.online.lmdb.store import LmdbStore
     from antiphon.features.online.redis.server import RedisServer
     from antiphon.features.online.redis.store import RedisStore
@@ -154,7 +154,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     peak.start()
     started, cpu = time.perf_counter(), time.process_time()
     manifest = materialize(
-        Materialisation(scope, spec, AS_OF), lake=lake, log=None, clock=clock,
+        Materialization(scope, spec, AS_OF), lake=lake, log=None, clock=clock,
         limits=ComputeLimits(threads=threads, memory=memory),
     )  # fmt: skip
     materialised = time.perf_counter()

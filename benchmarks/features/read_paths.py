@@ -40,7 +40,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.compute import ComputeLimits
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -215,7 +215,7 @@ def check(number: int, case: Case, stores: Stores, folder: Path, change: Changed
     spec, clock = view_of(case, str(folder / "events.parquet")), ManualClock(T)
     log = later if case.streams else None
     lake = LocalLake(folder / "lake")
-    manifest = materialize(Materialisation(scope=SCOPE, spec=spec, as_of=T, through=0), lake=lake, log=log, clock=clock)
+    manifest = materialize(Materialization(scope=SCOPE, spec=spec, as_of=T, through=0), lake=lake, log=log, clock=clock)
     stores.online.build(manifest, spec, lake)
     if log is not None:
         consumer = StreamConsumer(SCOPE, log=log, overlay=stores.overlay, online=stores.online, views=[spec])

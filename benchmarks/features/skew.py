@@ -30,7 +30,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.monitoring.skew.measure import Skew
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.publication.publish import Publisher
@@ -96,7 +96,7 @@ def run(size: str) -> dict[str, Any]:
         definitions.put(scope, view)
         lake, online = LocalLake(Path(root) / "lake"), LmdbStore(Path(root) / "online", b"k" * 32)
         started = time.perf_counter()
-        manifest = materialize(Materialisation(scope, view, NOON), lake=lake, log=log, clock=clock)
+        manifest = materialize(Materialization(scope, view, NOON), lake=lake, log=log, clock=clock)
         materialised = time.perf_counter() - started
         publisher = Publisher(
             scope, publications=publications, snapshots=snapshots, definitions=definitions, lake=lake, online=online,

@@ -134,7 +134,7 @@ class Opened:
         from antiphon.catalog.publications import Publications
         from antiphon.catalog.snapshots import Snapshots
         from antiphon.features.lake.local import LocalLake
-        from antiphon.features.offline.materialize import Materialisation, materialize
+        from antiphon.features.offline.materialize import Materialization, materialize
         from antiphon.features.publication.publish import Publisher
 
         lake, clock = LocalLake(self.folder / "lake"), self.database.clock
@@ -149,7 +149,7 @@ class Opened:
         )
         made = []
         for spec in self.specs:
-            wanted = Materialisation(scope=self.scope, spec=spec, as_of=clock.now())
+            wanted = Materialization(scope=self.scope, spec=spec, as_of=clock.now())
             made.append((materialize(wanted, lake=lake, log=self.log, clock=clock), spec))
         publisher.publish(made, reason="benchmark", principal="benchmark")
 

@@ -443,7 +443,7 @@ def _crash(root: Path, seed: str) -> None:
 def _spill(root: Path, path: str) -> None:
     from antiphon.definitions import project as definitions
     from antiphon.features.offline.compute import ComputeLimits
-    from antiphon.features.offline.materialize import Materialisation, materialize
+    from antiphon.features.offline.materialize import Materialization, materialize
     from antiphon.services.features.platform import FeaturePlatform
 
     text = (root / "definitions.py").read_text(encoding="utf-8")
@@ -454,7 +454,7 @@ def _spill(root: Path, path: str) -> None:
         "Listed" if "Listed" in definitions.load(large, "bench").views else "listed"
     ]
     materialize(
-        Materialisation(store.scope, spec, datetime.now(UTC)), lake=FeaturePlatform(store).lake, log=store.events,
+        Materialization(store.scope, spec, datetime.now(UTC)), lake=FeaturePlatform(store).lake, log=store.events,
         clock=store.database.clock, limits=ComputeLimits(memory=48),
     )  # fmt: skip
 

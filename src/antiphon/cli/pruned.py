@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from antiphon.cli.output import table
 
 if TYPE_CHECKING:
-    from antiphon.features.publication.prune import Pruned, SnapshotLine
+    from antiphon.features.publication.prune import PruneResult, SnapshotLine
 
 _KEPT_LINES = 20
 
 
-def pruned(found: Pruned) -> str:
+def pruned(found: PruneResult) -> str:
     """What goes, then what stays and what pins it."""
     goes = "would go" if found.dry else "went"
     parts = [found.said() or "nothing", f"{goes}."]

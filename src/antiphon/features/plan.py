@@ -48,7 +48,7 @@ _PARTS: dict[Aggregation, tuple[Part, ...]] = {
 }
 
 
-class Measure(msgspec.Struct, frozen=True):
+class ViewMeasure(msgspec.Struct, frozen=True):
     """What an event contributes: a fixed-point integer, or the plain value, or its hash, or a one to count; else null.
 
     ``scale`` is the step of one unit as an exact fraction (numerator, denominator) when ``mode`` is ``fixed``.
@@ -79,7 +79,7 @@ class PlannedFeature(msgspec.Struct, frozen=True):
         return self.aggregation in FITTED
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ViewPlan(msgspec.Struct, frozen=True):
     """How a view's events become values.
 
     Attributes:
@@ -91,7 +91,7 @@ class Plan(msgspec.Struct, frozen=True):
     """
 
     spec: FeatureViewSpec
-    measures: tuple[Measure, ...]
+    measures: tuple[ViewMeasure, ...]
     parts: tuple[frozenset[Part], ...]
     features: tuple[PlannedFeature, ...]
     tile: int
@@ -134,14 +134,14 @@ def midnight_before(moment: int) -> int:
     return (moment - 1) // DAY * DAY
 
 
-def plan_of(spec: FeatureViewSpec) -> Plan:
+def plan_of(spec: FeatureViewSpec) -> ViewPlan:
     """The plan of a view.
 
     Measures are numbered in the order of the features' names: a definition that is read back from the catalog may
     list its features in another order, and stored tiles and streamed events know a measure by its number alone.
     """
     measures: dict[bytes, int] = {}
-    kept: list[Measure] = []
+    kept: list[ViewMeasure] = []
     parts: list[set[Part]] = []
     features: list[PlannedFeature] = []
     for name, feature in sorted(spec.features.items()):
@@ -155,7 +155,7 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
         features.append(PlannedFeature(name, feature.aggregation, index, feature.window, share, smoothing))
     windows = [feature.window for feature in features if feature.window is not None]
     longest = max(windows, default=0)
-    return Plan(
+    return ViewPlan(
         spec=msgspec.structs.replace(spec, source=admitted(spec.source, spec.quality)),
         measures=tuple(kept),
         parts=tuple(frozenset(part) for part in parts),
@@ -166,15 +166,15 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
     )
 
 
-def _measure(feature: FeatureSpec) -> Measure:
+def _measure(feature: FeatureSpec) -> ViewMeasure:
     if feature.aggregation in COUNTING:
-        return Measure("count", None, feature.where, (1, 1))
+        return ViewMeasure("count", None, feature.where, (1, 1))
     if feature.aggregation == "distinct":
-        return Measure("hashed", feature.expression, feature.where, (1, 1))
+        return ViewMeasure("hashed", feature.expression, feature.where, (1, 1))
     if feature.scale is None and feature.aggregation not in SUMMED:
-        return Measure("plain", feature.expression, feature.where, (1, 1))
+        return ViewMeasure("plain", feature.expression, feature.where, (1, 1))
     step = Fraction(feature.scale or "1")
-    return Measure("fixed", feature.expression, feature.where, (step.numerator, step.denominator))
+    return ViewMeasure("fixed", feature.expression, feature.where, (step.numerator, step.denominator))
 
 
 def _fraction(text: str | None) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from antiphon.features.lake.content import Lake
 from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, OverlayState, StreamProgress
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.tiles.entity_state import EntityState
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.values import EntityRow
 
 
@@ -59,7 +59,7 @@ class OpenedSnapshot(Protocol):
         ...
 
     @property
-    def evaluator(self) -> Evaluator:
+    def evaluator(self) -> ViewEvaluator:
         """Its plan, ready to read."""
         ...
 

@@ -20,7 +20,7 @@ NEVER = -EVER
 """One before every other."""
 
 
-class Reading(msgspec.Struct, frozen=True):
+class EvaluatedValue(msgspec.Struct, frozen=True):
     """A feature's value, the event time of the latest event in it (microseconds), and the highest log offset of
     a streamed event in it (``None``: from the snapshot alone)."""
 

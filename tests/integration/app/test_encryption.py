@@ -15,7 +15,7 @@ from antiphon.catalog import sealed_columns
 from antiphon.catalog.batches import Batches, LineError
 from antiphon.catalog.events import Event
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.governance.audit.query import AuditFilter
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.encryption import keyring
@@ -73,7 +73,7 @@ def fill(root: Path) -> None:
     )  # fmt: skip
     made = []
     for view in platform.views().values():
-        wanted = Materialisation(store.scope, view, datetime.now(UTC))
+        wanted = Materialization(store.scope, view, datetime.now(UTC))
         made.append((materialize(wanted, lake=platform.lake, log=store.events, clock=store.database.clock), view))
     platform.publisher.publish(made, reason="test", principal="test")
     platform.consume(100)

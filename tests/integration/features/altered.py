@@ -17,12 +17,12 @@ from antiphon.features.online.snapshots.encoding import (
     encode_block,
     encode_tiles,
 )
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.tile import Tile
 
 
-def tile_of(block: Block, plan: Plan, measure: int) -> Tile:
+def tile_of(block: Block, plan: ViewPlan, measure: int) -> Tile:
     """One measure of a tile, of its events one after the other."""
     tile, column = Tile(), block.measures[measure]
     chosen = [place for place, value in enumerate(column) if value is not None]

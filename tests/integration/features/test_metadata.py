@@ -15,7 +15,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.quality import Quality
 from antiphon.features.monitoring.quality.inspection import Inspection
-from antiphon.features.offline.refresh import Refreshed
+from antiphon.features.offline.refresh import RefreshResult
 
 
 async def refreshed(world: World, view: str, at: float = 0.0) -> SnapshotManifest:
@@ -25,7 +25,7 @@ async def refreshed(world: World, view: str, at: float = 0.0) -> SnapshotManifes
         {"views": [key], "as_of": (NOON + minutes(at)).isoformat(), "reason": "nightly", "principal": "ops"},
     )
     assert run.status == "succeeded", run.error
-    return world.snapshots.get(world.scope, msgspec.convert(run.result, Refreshed).snapshots[key])
+    return world.snapshots.get(world.scope, msgspec.convert(run.result, RefreshResult).snapshots[key])
 
 
 async def test_the_source_is_described_as_it_was_read(world: World, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.refresh import Refresher
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -115,7 +115,7 @@ class World:
 
     def materialize(self, view: str, as_of: datetime) -> SnapshotManifest:
         return materialize(
-            Materialisation(scope=self.scope, spec=self.specs[view], as_of=as_of),
+            Materialization(scope=self.scope, spec=self.specs[view], as_of=as_of),
             lake=self.lake,
             log=self.log,
             clock=self.clock,

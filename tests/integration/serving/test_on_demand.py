@@ -24,7 +24,7 @@ from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -80,7 +80,7 @@ class Watch:
         self.online, self.overlay = LmdbStore(folder / "online", b"k" * 32), LmdbOverlay(folder / "online", Scope())
         lake = LocalLake(folder / "lake")
         manifest = materialize(
-            Materialisation(scope=Scope(), spec=spec, as_of=NOON, through=0), lake=lake, log=self.log,
+            Materialization(scope=Scope(), spec=spec, as_of=NOON, through=0), lake=lake, log=self.log,
             clock=ManualClock(NOON),
         )  # fmt: skip
         self.online.build(manifest, spec, lake)

@@ -42,7 +42,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -337,7 +337,10 @@ def check(case: Case, folder: Path) -> None:
         published = {}
         for spec in specs:
             manifest = materialize(
-                Materialisation(scope=SCOPE, spec=spec, as_of=T, through=through), lake=lake, log=late, clock=clock
+                Materialization(scope=SCOPE, spec=spec, as_of=T, through=through),
+                lake=lake,
+                log=late,
+                clock=clock,
             )
             online.build(manifest, spec, lake)
             published[spec.key] = manifest.id

@@ -21,7 +21,7 @@ from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StateQuery, StreamedOverlay
 from antiphon.features.tiles.entity_state import EntityState
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.values import EntityRow
 
 
@@ -154,7 +154,7 @@ class _TextSnapshot:
             for feature in plan.features
             if feature.aggregation == "embed"
         ]
-        self.evaluator = Evaluator(msgspec.structs.replace(plan, features=tuple(texts)))
+        self.evaluator = ViewEvaluator(msgspec.structs.replace(plan, features=tuple(texts)))
 
     @property
     def meta(self) -> SnapshotMeta:

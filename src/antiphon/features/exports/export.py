@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError, WriteConflictError
-from antiphon.features.exports.exported import About, ExportedRows
+from antiphon.features.exports.exported import ExportedRows, ExportMetadata
 
 if TYPE_CHECKING:
     import deltalake
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Format = Literal["delta", "parquet"]
 
 
-class Written(msgspec.Struct, frozen=True):
+class ExportResult(msgspec.Struct, frozen=True):
     """What an export did.
 
     Attributes:
@@ -39,7 +39,7 @@ class Written(msgspec.Struct, frozen=True):
     withheld: int | None = None
 
 
-def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
+def write_delta(target: Path, rows: ExportedRows, what: ExportMetadata) -> ExportResult:
     """Make the snapshot's rows the newest version of the table in ``target``; older versions stay readable as such.
 
     Raises:
@@ -49,7 +49,7 @@ def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
     lake = _deltalake()
     table = _table(lake, target, what)
     if table is not None and _newest(table).get("antiphon.snapshot") == what.snapshot:
-        return Written(str(target), changed=False, version=table.version())
+        return ExportResult(str(target), changed=False, version=table.version())
     try:
         lake.write_deltalake(
             table if table is not None else str(target),
@@ -67,10 +67,10 @@ def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
     except OSError as error:
         raise _unwritable(target, error) from None
     written = lake.DeltaTable(str(target))
-    return Written(str(target), True, written.version(), rows.rows, rows.withheld)
+    return ExportResult(str(target), True, written.version(), rows.rows, rows.withheld)
 
 
-def write_parquet(target: Path, rows: ExportedRows, what: About) -> Written:
+def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> ExportResult:
     """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, with what they are in the file's metadata.
 
     Raises:
@@ -80,7 +80,7 @@ def write_parquet(target: Path, rows: ExportedRows, what: About) -> Written:
 
     file = target / f"{what.snapshot}.parquet"
     if file.exists():
-        return Written(str(file), changed=False)
+        return ExportResult(str(file), changed=False)
     partial = target / f".{what.snapshot}.{secrets.token_hex(4)}"
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def write_parquet(target: Path, rows: ExportedRows, what: About) -> Written:
         raise _unwritable(target, error) from None
     finally:
         partial.unlink(missing_ok=True)
-    return Written(str(file), True, rows=rows.rows, withheld=rows.withheld)
+    return ExportResult(str(file), True, rows=rows.rows, withheld=rows.withheld)
 
 
 def _deltalake() -> Any:
@@ -116,7 +116,7 @@ def _deltalake() -> Any:
     return deltalake
 
 
-def _table(lake: Any, target: Path, what: About) -> deltalake.DeltaTable | None:
+def _table(lake: Any, target: Path, what: ExportMetadata) -> deltalake.DeltaTable | None:
     """The table that is there, when it is this view's; ``None`` when there is nothing.
 
     Raises:
@@ -148,7 +148,7 @@ def _newest(table: deltalake.DeltaTable) -> dict[str, Any]:
     return {}
 
 
-def _name(what: About) -> str:
+def _name(what: ExportMetadata) -> str:
     return f"antiphon.{what.tenant}.{what.environment}.{what.view}"
 
 

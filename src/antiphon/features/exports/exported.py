@@ -24,7 +24,7 @@ Permit = Callable[[Sequence[dict[str, str]]], Sequence[bool]]
 """Which of some entities, by their keys, may be exported."""
 
 
-class About(msgspec.Struct, frozen=True):
+class ExportMetadata(msgspec.Struct, frozen=True):
     """What the rows are; kept with them as text, so that they can be told apart without Antiphon."""
 
     view: str
@@ -41,9 +41,9 @@ class About(msgspec.Struct, frozen=True):
         return {f"antiphon.{name}": str(getattr(self, name)) for name in self.__struct_fields__}
 
 
-def about(manifest: SnapshotManifest) -> About:
+def about(manifest: SnapshotManifest) -> ExportMetadata:
     """What a snapshot's rows are."""
-    return About(
+    return ExportMetadata(
         view=manifest.view,
         snapshot=manifest.id,
         definition_version=manifest.definition_version,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from antiphon.definitions.nodes import Value
 from antiphon.features.expressions.expression_python import Payload, compile_expression, plain
-from antiphon.features.plan import LIMIT, Measure, Plan
+from antiphon.features.plan import LIMIT, ViewMeasure, ViewPlan
 from antiphon.features.tiles.sketches import hashed
 from antiphon.features.values import MeasureValue
 
@@ -37,7 +37,7 @@ def key_texts(keys: tuple[str, ...], payload: Payload) -> tuple[str, ...] | None
     return tuple(texts)
 
 
-def compile_measures(plan: Plan) -> Callable[[Payload], Measured | None]:
+def compile_measures(plan: ViewPlan) -> Callable[[Payload], Measured | None]:
     """One function from an event's payload to its measures; ``None`` when the source's filter drops it."""
     where = None if plan.spec.source.where is None else compile_expression(plan.spec.source.where)
     measures = tuple(compile_measure(measure) for measure in plan.measures)
@@ -50,7 +50,7 @@ def compile_measures(plan: Plan) -> Callable[[Payload], Measured | None]:
     return measured
 
 
-def compile_measure(measure: Measure) -> Callable[[Payload], MeasureValue]:
+def compile_measure(measure: ViewMeasure) -> Callable[[Payload], MeasureValue]:
     """One measure as a function of the payload."""
     where = None if measure.where is None else compile_expression(measure.where)
     value = (lambda _payload: 1.0) if measure.expression is None else compile_expression(measure.expression)

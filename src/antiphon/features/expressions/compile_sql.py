@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, quoted
-from antiphon.features.plan import LIMIT, Measure, Plan
+from antiphon.features.plan import LIMIT, ViewMeasure, ViewPlan
 from antiphon.features.tiles.sketches import hashed_sql
 
 INSTANT_TYPES = ("TIMESTAMP", "DATE", "VARCHAR")
@@ -23,7 +23,7 @@ _EARLIEST, _LATEST = microseconds(datetime.min.replace(tzinfo=UTC)), microsecond
 
 
 def rows_sql(
-    plan: Plan, relation: str, types: Mapping[str, str], *, hashed: bool = True
+    plan: ViewPlan, relation: str, types: Mapping[str, str], *, hashed: bool = True
 ) -> tuple[str, tuple[Kind, ...]]:
     """A SELECT of measured rows over a relation, and the kind of each measure.
 
@@ -100,7 +100,7 @@ def _instant(column: str, sql_type: str) -> str:
     )
 
 
-def _finished(measure: Measure, raw: str, kind: Kind) -> str:
+def _finished(measure: ViewMeasure, raw: str, kind: Kind) -> str:
     if measure.mode == "count" or (measure.mode == "plain" and kind != "number"):
         return raw
     if measure.mode == "hashed":
@@ -111,7 +111,7 @@ def _finished(measure: Measure, raw: str, kind: Kind) -> str:
     return f"CASE WHEN abs({raw}) <= {LIMIT}::DOUBLE THEN CAST({raw} AS BIGINT) END"
 
 
-def _measured(compiler: ExpressionSql, measure: Measure, where: str) -> tuple[str, Kind]:
+def _measured(compiler: ExpressionSql, measure: ViewMeasure, where: str) -> tuple[str, Kind]:
     kind: Kind
     if measure.expression is None:
         sql, kind = "1::BIGINT", "number"

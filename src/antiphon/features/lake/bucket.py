@@ -83,7 +83,7 @@ class S3Place(msgspec.Struct, frozen=True):
         return f"s3://{self.root}" + (f" at {self.endpoint}" if self.endpoint else "")
 
 
-class Role(msgspec.Struct, frozen=True):
+class BucketRole(msgspec.Struct, frozen=True):
     """What a bucket is to us, as errors say it.
 
     Attributes:
@@ -109,7 +109,7 @@ class Bucket:
     def __init__(
         self,
         place: S3Place,
-        role: Role,
+        role: BucketRole,
         *,
         access_key: str | None = None,
         secret_key: str | None = None,

@@ -18,13 +18,13 @@ from typing import BinaryIO, cast
 from antiphon.core.codec import Codec
 from antiphon.core.disk import room_needed
 from antiphon.core.scope import Scope
-from antiphon.features.lake.bucket import Bucket, Role, S3Place
+from antiphon.features.lake.bucket import Bucket, BucketRole, S3Place
 from antiphon.features.lake.content import Lake, LakeDraft, changed, context_of, missing
 from antiphon.governance.encryption.sealed_files import key_of, open_sealed
 
 _PIECE = 2**20
 _PART = 64 * 2**20
-_ROLE = Role(
+_ROLE = BucketRole(
     where="lake",
     absent="Make it: a lake does not make its own bucket.",
     refused="Set the environment variables that [features] lake_access_key_variable and lake_secret_key_variable name, "

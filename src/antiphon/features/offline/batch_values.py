@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.features.plan import Plan, midnight_before
+from antiphon.features.plan import ViewPlan, midnight_before
 from antiphon.features.sources.source_rows import ROWS
 from antiphon.features.tiles.aggregate_columns import Aggregates
 from antiphon.features.tiles.finish_aggregates import finished
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-class Computed(msgspec.Struct, frozen=True):
+class BatchValue(msgspec.Struct, frozen=True):
     """A feature's value and the event time (microseconds) of the latest event in it."""
 
     value: MeasureValue
@@ -48,7 +48,7 @@ class BatchValues:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        plan: Plan,
+        plan: ViewPlan,
         as_of: int,
         *,
         fitted_at: int | None = None,
@@ -120,7 +120,7 @@ def _inside(batch: RowBatch, window: int | None, moment: int) -> numpy.ndarray[A
     return None if inside.all() else inside
 
 
-def holds_until(batch: RowBatch, plan: Plan, as_of: int) -> numpy.ndarray[Any, Any]:
+def holds_until(batch: RowBatch, plan: ViewPlan, as_of: int) -> numpy.ndarray[Any, Any]:
     """The first moment after ``as_of`` at which an event of each entity becomes visible or leaves a window
     (microseconds): until then its values stay as they are. Encodings are those of ``as_of`` and do not count."""
     import numpy
@@ -138,13 +138,13 @@ def holds_until(batch: RowBatch, plan: Plan, as_of: int) -> numpy.ndarray[Any, A
 
 def values_at(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     as_of: int,
     *,
     fitted_at: int | None = None,
     rows: str = ROWS,
     together: str = ROWS,
-) -> Iterator[tuple[tuple[str, ...], dict[str, Computed]]]:
+) -> Iterator[tuple[tuple[str, ...], dict[str, BatchValue]]]:
     """Entity keys and feature values as of a moment (microseconds), for every entity that has a row.
 
     Args:
@@ -166,7 +166,7 @@ def values_at(
             yield (
                 entity,
                 {
-                    name: Computed(column[place], instants[place])
+                    name: BatchValue(column[place], instants[place])
                     for name, column, instants in zip(names, columns, times, strict=True)
                 },
             )

@@ -19,7 +19,7 @@ from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.monitoring.skew.report import same
 from antiphon.features.offline.compute import ComputeLimits, compute, types_of
-from antiphon.features.plan import Plan, PlannedFeature, midnight_before, plan_of
+from antiphon.features.plan import PlannedFeature, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import opened
 from antiphon.features.sources.source_rows import ROWS, load_rows
@@ -209,7 +209,7 @@ def trace(
         )
 
 
-def _tile(found: list[_Found], feature: PlannedFeature, plan: Plan) -> Tile:
+def _tile(found: list[_Found], feature: PlannedFeature, plan: ViewPlan) -> Tile:
     tile = Tile()
     tile.add(
         [row[4] for row in found], [row[0] for row in found], [row[2] for row in found], plan.parts[feature.measure]
@@ -258,7 +258,7 @@ def _decisive(feature: PlannedFeature, value: MeasureValue, found: list[_Found])
 
 def _with_columns(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     scope: Scope,
     log: LogReader | None,
     found: list[_Found],
@@ -284,7 +284,7 @@ def _with_columns(
 
 def _file_columns(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     seqs: list[str],
     known_by: int | None,
     entity: tuple[str, ...],

@@ -31,7 +31,7 @@ from antiphon.features.monitoring.quality.snapshot_values import snapshot_values
 from antiphon.features.monitoring.quality.statistics import KeyedHash, StatisticsBuilder, TextNames
 from antiphon.features.offline.batch_values import BatchValues, window_condition
 from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
-from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
+from antiphon.features.plan import DAY, SLACK, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.naming import naming
 from antiphon.features.sources.opened import OpenedSource, hashed_files
@@ -51,7 +51,7 @@ SUFFIX = ".parquet"
 """A manifest lists a snapshot's files in the order events, tiles, values."""
 
 
-class Materialisation(msgspec.Struct, frozen=True):
+class Materialization(msgspec.Struct, frozen=True):
     """What to materialise, for whom and why. ``through`` is the last log offset to take; the log's end by default.
     ``previous`` is the snapshot that it is to replace: what came since then is new, histograms take over its edges, and
     what need not be read again is taken over from it, unless the ``whole`` source is to be read.
@@ -70,7 +70,7 @@ class Materialisation(msgspec.Struct, frozen=True):
 
 
 def materialize(
-    wanted: Materialisation,
+    wanted: Materialization,
     *,
     lake: Lake,
     log: LogReader | None,
@@ -180,8 +180,8 @@ def materialize(
 
 def _before(
     connection: duckdb.DuckDBPyConnection,
-    wanted: Materialisation,
-    plan: Plan,
+    wanted: Materialization,
+    plan: ViewPlan,
     rows: OpenedSource | None,
     lake: Lake,
     as_of: int,
@@ -191,7 +191,7 @@ def _before(
     return taken_over(connection, plan, rows, wanted.previous, lake, as_of=as_of, through=wanted.through)
 
 
-class _Written(msgspec.Struct, frozen=True):
+class _SnapshotFiles(msgspec.Struct, frozen=True):
     """The three files of a snapshot, and what was found out on the way."""
 
     events: SnapshotFile
@@ -203,14 +203,14 @@ class _Written(msgspec.Struct, frozen=True):
 
 def _written(
     connection: duckdb.DuckDBPyConnection,
-    wanted: Materialisation,
-    plan: Plan,
+    wanted: Materialization,
+    plan: ViewPlan,
     as_of: int,
     lake: Lake,
     inspection: Inspection,
     vectors: SnapshotEmbedding,
     names: TextNames,
-) -> _Written:
+) -> _SnapshotFiles:
     """Events, tiles and values in one pass over the rows in the order of entities."""
     import pyarrow
 
@@ -266,7 +266,7 @@ def _written(
         finished.ensure(values.schema())
     with inspection.timed():
         found_statistics = statistics.finish()
-    return _Written(
+    return _SnapshotFiles(
         SnapshotFile(of_events.path, of_events.sha256, events.rows, of_events.size),
         SnapshotFile(of_tiles.path, of_tiles.sha256, tiles.rows, of_tiles.size),
         SnapshotFile(of_values.path, of_values.sha256, finished.rows, of_values.size),
@@ -275,7 +275,7 @@ def _written(
     )
 
 
-def _event_schema(plan: Plan, types: list[pyarrow.DataType]) -> pyarrow.Schema:
+def _event_schema(plan: ViewPlan, types: list[pyarrow.DataType]) -> pyarrow.Schema:
     import pyarrow
 
     names = [f"k{index}" for index in range(len(plan.keys))] + ["event_time", "available_at", "seq"]
@@ -285,7 +285,9 @@ def _event_schema(plan: Plan, types: list[pyarrow.DataType]) -> pyarrow.Schema:
     return pyarrow.schema(list(zip(names, kinds, strict=True)))
 
 
-def _fitted(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> dict[int, tuple[int, int, list[Tile]]]:
+def _fitted(
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: int
+) -> dict[int, tuple[int, int, list[Tile]]]:
     """What encodings are set against: all entities together at each midnight that a reading may go back to."""
     found: dict[int, tuple[int, int, list[Tile]]] = {}
     every = range(len(plan.measures))

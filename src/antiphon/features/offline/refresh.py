@@ -31,7 +31,7 @@ from antiphon.features.monitoring.quality.custom_rules import Functions
 from antiphon.features.monitoring.quality.gate import EARLIER, Outcome, gate
 from antiphon.features.monitoring.quality.statistics import KeyedHash
 from antiphon.features.offline.compute import ComputeLimits
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.ports import LogReader
 from antiphon.features.publication.publish import Publisher
 
@@ -61,7 +61,7 @@ class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     whole: bool = False
 
 
-class Refreshed(msgspec.Struct, frozen=True):
+class RefreshResult(msgspec.Struct, frozen=True):
     """What came of it.
 
     Attributes:
@@ -118,7 +118,7 @@ class Refresher:
         self._keyed_hash = keyed_hash
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`Refreshed`, as JSON.
+        """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`RefreshResult`, as JSON.
 
         Raises:
             InvalidInputError: the arguments or a source do not fit.
@@ -135,7 +135,7 @@ class Refresher:
         start = await run.step("pin", self._pin, wanted)
         total = len(wanted.views) + 1
         passed: list[dict[str, Any]] = []
-        found = Refreshed(None, {}, {})
+        found = RefreshResult(None, {}, {})
         unreadable: list[dict[str, str]] = []
         for done, key in enumerate(wanted.views):
             run.progress(done, total, f"materialise {key}")
@@ -173,7 +173,7 @@ class Refresher:
         spec = self._spec(key)
         try:
             manifest = materialize(
-                Materialisation(
+                Materialization(
                     scope=self._scope,
                     spec=spec,
                     as_of=datetime.fromisoformat(start["as_of"]),

@@ -24,7 +24,7 @@ from antiphon.features.publication.publish import KEPT_PUBLICATIONS, Publisher
 _ALL = 1_000_000
 
 
-class Pin(msgspec.Struct, frozen=True):
+class SnapshotPin(msgspec.Struct, frozen=True):
     """Something that needs a snapshot's files, and which one: a publication's number, a release's id, how many
     receipts, a moment."""
 
@@ -40,7 +40,7 @@ class SnapshotLine(msgspec.Struct, frozen=True):
     definition_version: str
     as_of: datetime
     bytes: int
-    pins: tuple[Pin, ...] = ()
+    pins: tuple[SnapshotPin, ...] = ()
 
 
 class ExpiredRows(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class ExpiredRows(msgspec.Struct, frozen=True):
     kept_since: datetime
 
 
-class Pruned(msgspec.Struct, frozen=True):
+class PruneResult(msgspec.Struct, frozen=True):
     """What a pruning removes or, when it is dry, would remove.
 
     Attributes:
@@ -84,24 +84,24 @@ class Pruned(msgspec.Struct, frozen=True):
         return ", ".join(f"{number} {what}" for what, number in counts.items() if number)
 
 
-class Served(msgspec.Struct, frozen=True):
+class ServingPeriod(msgspec.Struct, frozen=True):
     """When a snapshot was current, from the first time to the last; ``until`` is now while it is."""
 
     since: datetime
     until: datetime
 
 
-def served(publications: Sequence[Publication], now: datetime) -> dict[str, list[Served]]:
+def served(publications: Sequence[Publication], now: datetime) -> dict[str, list[ServingPeriod]]:
     """The times during which each snapshot was current.
 
     Args:
         publications: all of them, latest first.
     """
-    found: dict[str, list[Served]] = {}
+    found: dict[str, list[ServingPeriod]] = {}
     until = now
     for publication in publications:
         for snapshot in publication.snapshots.values():
-            found.setdefault(snapshot, []).append(Served(publication.created_at, until))
+            found.setdefault(snapshot, []).append(ServingPeriod(publication.created_at, until))
         until = publication.created_at
     return found
 
@@ -116,7 +116,7 @@ def pins(
     releases: Mapping[str, Sequence[str]],
     receipts: Callable[[datetime, datetime], int],
     publications_kept: int = KEPT_PUBLICATIONS,
-) -> dict[str, tuple[Pin, ...]]:
+) -> dict[str, tuple[SnapshotPin, ...]]:
     """What pins each snapshot; one without a pin may go.
 
     Args:
@@ -133,24 +133,24 @@ def pins(
     latest: dict[str, str] = {}
     for manifest in manifests:
         latest.setdefault(manifest.key, manifest.id)
-    found: dict[str, tuple[Pin, ...]] = {}
+    found: dict[str, tuple[SnapshotPin, ...]] = {}
     for manifest in manifests:
         times = current.get(manifest.id, [])
         pinned = [
-            Pin("publication", str(publication.number))
+            SnapshotPin("publication", str(publication.number))
             for publication in publications[:publications_kept]
             if manifest.id in publication.snapshots.values()
         ]
         if manifest.id in waiting:
-            pinned.append(Pin("embargo", f"until {waiting[manifest.id]:%Y-%m-%d %H:%M:%SZ}"))
+            pinned.append(SnapshotPin("embargo", f"until {waiting[manifest.id]:%Y-%m-%d %H:%M:%SZ}"))
         if latest[manifest.key] == manifest.id:
-            pinned += [Pin("release", release) for release in releases.get(manifest.key, ())]
+            pinned += [SnapshotPin("release", release) for release in releases.get(manifest.key, ())]
         recent = [one for one in times if one.until > now - kept]
         if number := sum(written(one.since, one.until) for one in recent):
-            pinned.append(Pin("receipt", f"{number} receipts"))
+            pinned.append(SnapshotPin("receipt", f"{number} receipts"))
         last = max((one.until for one in times), default=manifest.created_at)
         if max(last, manifest.created_at) > now - kept:
-            pinned.append(Pin("age", f"until {max(last, manifest.created_at) + kept:%Y-%m-%d %H:%M:%SZ}"))
+            pinned.append(SnapshotPin("age", f"until {max(last, manifest.created_at) + kept:%Y-%m-%d %H:%M:%SZ}"))
         found[manifest.id] = tuple(pinned)
     return found
 
@@ -197,7 +197,7 @@ class Pruner:
 
     def prune(
         self, *, dry: bool = False, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
-    ) -> Pruned:
+    ) -> PruneResult:
         """Give up what nothing pins and collect what nothing names; when ``dry`` only say what that would be.
 
         Args:
@@ -229,7 +229,7 @@ class Pruner:
             self._verdicts.expire(self._scope, [one[0] for one in expiring])
             collected = self._publisher.collect_garbage(keep=keep, grace=grace)
             lake, online, events = collected.lake, collected.online, collected.events
-        return Pruned(
+        return PruneResult(
             dry=dry,
             snapshots=tuple(_line(one, ()) for one in manifests if one.id in free),
             kept=tuple(_line(one, pinned[one.id]) for one in manifests if one.id not in free),
@@ -241,7 +241,7 @@ class Pruner:
         )
 
 
-def _line(manifest: SnapshotManifest, pinned: tuple[Pin, ...]) -> SnapshotLine:
+def _line(manifest: SnapshotManifest, pinned: tuple[SnapshotPin, ...]) -> SnapshotLine:
     return SnapshotLine(
         manifest.id,
         manifest.view,

@@ -27,7 +27,7 @@ from antiphon.features.expressions.compile_python import compile_measures, key_t
 from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.monitoring.quality.row_rules import admitted_relation
 from antiphon.features.offline.compute import one_row, types_of
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import OpenedSource, opened
 from antiphon.features.sources.taking_over import EVENTS, TakenOver
@@ -64,7 +64,7 @@ class LoadedRows(msgspec.Struct, frozen=True):
 
 def load_rows(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     *,
     scope: Scope,
     log: LogReader | None,
@@ -175,7 +175,7 @@ def load_rows(
     )
 
 
-def sequences_late(plan: Plan) -> bool:
+def sequences_late(plan: ViewPlan) -> bool:
     """Whether rows of the source can do without a sequence until it is known which of them share an instant.
 
     A query may answer otherwise when it is asked again, and where encodings set all entities against each other, so
@@ -213,7 +213,7 @@ def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: st
     connection.execute("DROP TABLE tied")
 
 
-def one_of_each(plan: Plan, rows: str) -> str:
+def one_of_each(plan: ViewPlan, rows: str) -> str:
     """A SELECT that leaves one of the rows that repeat an event; ``rows`` is what stands after FROM."""
     keys = [f"k{index}" for index in range(len(plan.keys))]
     measures = [f"m{index}" for index in range(len(plan.measures))]
@@ -238,7 +238,7 @@ def _among(connection: duckdb.DuckDBPyConnection, keys: list[str], entities: Col
     return f"EXISTS (SELECT 1 FROM wanted_entities WHERE {same})"
 
 
-class _Taken(msgspec.Struct):
+class _LogBatch(msgspec.Struct):
     """One batch of the log: measured rows, and how many events were read and rejected."""
 
     rows: list[tuple[Any, ...]]
@@ -247,8 +247,8 @@ class _Taken(msgspec.Struct):
 
 
 def _log_rows(
-    plan: Plan, scope: Scope, log: LogReader, after: int, end: int, entities: Collection[tuple[str, ...]] | None
-) -> Iterator[_Taken]:
+    plan: ViewPlan, scope: Scope, log: LogReader, after: int, end: int, entities: Collection[tuple[str, ...]] | None
+) -> Iterator[_LogBatch]:
     measured = compile_measures(plan)
     wanted = None if entities is None else frozenset(entities)
     while after < end:
@@ -256,7 +256,7 @@ def _log_rows(
         if not stored:
             return
         after = stored[-1].offset
-        taken = _Taken([], read=len(stored))
+        taken = _LogBatch([], read=len(stored))
         for item in stored:
             event = item.event
             keys = key_texts(plan.keys, event.payload)
@@ -271,7 +271,7 @@ def _log_rows(
         yield taken
 
 
-def _schema(plan: Plan, columns: list[str], kinds: list[Kind]) -> str:
+def _schema(plan: ViewPlan, columns: list[str], kinds: list[Kind]) -> str:
     parts = []
     for name in columns:
         if name[0] == "m" and name[1:].isdigit():
@@ -281,12 +281,12 @@ def _schema(plan: Plan, columns: list[str], kinds: list[Kind]) -> str:
     return ", ".join(parts)
 
 
-def _measure_type(plan: Plan, kinds: list[Kind], index: int) -> str:
+def _measure_type(plan: ViewPlan, kinds: list[Kind], index: int) -> str:
     return "BIGINT" if plan.measures[index].mode != "plain" else _SQL_TYPES[kinds[index]]
 
 
 def _learn_kinds(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, kinds: list[Kind], first: int, rows: list[tuple[Any, ...]]
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, kinds: list[Kind], first: int, rows: list[tuple[Any, ...]]
 ) -> None:
     """A plain measure that was null so far gets the kind of its first value; its column holds only nulls."""
     for index, kind in enumerate(kinds):
@@ -300,7 +300,7 @@ def _learn_kinds(
 
 def _insert(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     columns: list[str],
     kinds: list[Kind],
     rows: list[tuple[Any, ...]],

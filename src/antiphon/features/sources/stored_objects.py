@@ -21,7 +21,7 @@ import msgspec
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.definitions.objects import ObjectPath, ObjectStore
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.lake.bucket import Bucket, Role, S3Place
+from antiphon.features.lake.bucket import Bucket, BucketRole, S3Place
 
 AT_ONCE = 4
 """So many objects are fetched at once: a request waits longer for the store than for us."""
@@ -141,7 +141,7 @@ def _bucket(source: SourceSpec, path: ObjectPath) -> Iterator[Bucket]:
         else "Name the environment variables with credentials in access_key_variable and secret_key_variable of the "
         "source, or of the lake in the settings"
     )
-    role = Role(
+    role = BucketRole(
         where=f"source {source.name}",
         absent="Correct the source's path, or the region and endpoint of its store.",
         refused=f"{refused}; the user must be able to list and get objects.",

@@ -23,7 +23,7 @@ from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.row_rules import admitted_relation
 from antiphon.features.offline.compute import one_row, parquet_reader, types_of
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.sources.opened import OpenedSource
 from antiphon.features.tiles.row_batches import NO_SEQUENCE
 
@@ -57,7 +57,7 @@ class TakenOver(msgspec.Struct, frozen=True):
 
 def taken_over(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     rows: OpenedSource | None,
     previous: SnapshotManifest | None,
     lake: Lake,
@@ -93,7 +93,7 @@ def taken_over(
 
 
 def _unsuitable(
-    plan: Plan, rows: OpenedSource | None, previous: SnapshotManifest, as_of: int, through: int | None
+    plan: ViewPlan, rows: OpenedSource | None, previous: SnapshotManifest, as_of: int, through: int | None
 ) -> str | None:
     source, rules = plan.spec.source, (plan.spec.quality or QualitySpec()).rules
     if source.url is not None or source.sql is not None:
@@ -126,7 +126,7 @@ def _unsuitable(
 
 def _other_columns(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     rows: OpenedSource,
     known: frozenset[str],
     previous: SnapshotManifest,
@@ -148,7 +148,7 @@ def _other_columns(
     return None
 
 
-def _in_doubt(connection: duckdb.DuckDBPyConnection, plan: Plan, new: OpenedSource) -> bool:
+def _in_doubt(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, new: OpenedSource) -> bool:
     """Whether a new row needs a row that was alone at its instant to have the sequence that only the source tells."""
     if plan.spec.source.event_id is not None:
         return False

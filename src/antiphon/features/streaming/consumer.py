@@ -57,7 +57,7 @@ class StreamPosition(msgspec.Struct, frozen=True):
     waiting_since: datetime | None = None
 
 
-class _Follower:
+class _FollowedView:
     """One view that follows a stream."""
 
     def __init__(self, spec: FeatureViewSpec) -> None:
@@ -102,7 +102,7 @@ class StreamConsumer:
         self._log = log
         self._overlay = overlay
         self._online = online
-        self._followers: dict[str, _Follower] = {}
+        self._followers: dict[str, _FollowedView] = {}
         self._turn = 0
         self._replaying = False
         self.follow(views)
@@ -111,7 +111,7 @@ class StreamConsumer:
         """Follow these views' streams too; views of tables are passed over."""
         for spec in views:
             if spec.source.kind == "stream" and spec.key not in self._followers:
-                self._followers[spec.key] = _Follower(spec)
+                self._followers[spec.key] = _FollowedView(spec)
 
     def poll(self, limit: int = 1_000) -> int:
         """Take at most ``limit`` events of all streams together; how many were taken, 0 when caught up.
@@ -122,7 +122,7 @@ class StreamConsumer:
                 When only some streams fail, they are logged and left alone for a while, and nothing is raised.
         """
         now = self._now()
-        streams: dict[str, list[_Follower]] = {}
+        streams: dict[str, list[_FollowedView]] = {}
         for follower in self._followers.values():
             streams.setdefault(follower.spec.source.name, []).append(follower)
         names = [name for name in sorted(streams) if name not in self._resting or self._resting[name].until <= now]
@@ -160,12 +160,12 @@ class StreamConsumer:
         self._resting[stream] = _Rest(now + seconds, seconds)
         _log.error("The stream %s is not consumed; the others are. Again in %.0f s: %s", stream, seconds, error)
 
-    def _poll(self, stream: str, followers: list[_Follower], limit: int) -> int:
+    def _poll(self, stream: str, followers: list[_FollowedView], limit: int) -> int:
         reading = self._overlay.read([follower.prefix for follower in followers])
         if reading.replaying:
             self._replaying = True
             reading = self._begun(stream, followers, reading)
-        groups: dict[int, list[_Follower]] = {}
+        groups: dict[int, list[_FollowedView]] = {}
         for follower in followers:
             groups.setdefault(reading.offsets[follower.prefix], []).append(follower)
         taken, ahead = 0, None
@@ -183,7 +183,7 @@ class StreamConsumer:
                 ahead = stored[-1].offset if stored else offset
         return taken
 
-    def _begun(self, stream: str, followers: Sequence[_Follower], reading: OverlayState) -> OverlayState:
+    def _begun(self, stream: str, followers: Sequence[_FollowedView], reading: OverlayState) -> OverlayState:
         """The state once views that nothing was read for again begin where their snapshots end.
 
         The replay of a stream ends where its log ends now: events that come meanwhile do not prolong it.
@@ -199,7 +199,7 @@ class StreamConsumer:
                 self._overlay.apply({one.prefix: offset}, (), {})
         return self._overlay.read([one.prefix for one in followers]) if included else reading
 
-    def _apply(self, followers: list[_Follower], stored: Sequence[StoredEvent], reading: OverlayState) -> None:
+    def _apply(self, followers: list[_FollowedView], stored: Sequence[StoredEvent], reading: OverlayState) -> None:
         events: list[OverlayEvent] = []
         seen: dict[bytes, StreamProgress] = {}
         for follower in followers:
@@ -274,7 +274,7 @@ class StreamConsumer:
         Raises:
             WriteConflictError: others pruned each time meanwhile.
         """
-        follower = self._followers.get(spec.key) or _Follower(spec)
+        follower = self._followers.get(spec.key) or _FollowedView(spec)
         for _ in range(_ATTEMPTS):
             read = self._restore(follower, after)
             if read is not None:
@@ -285,7 +285,7 @@ class StreamConsumer:
             next_step="Try again in a moment.",
         )
 
-    def _restore(self, follower: _Follower, after: int) -> int | None:
+    def _restore(self, follower: _FollowedView, after: int) -> int | None:
         pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
         read = 0
         events: list[OverlayEvent] = []
@@ -306,7 +306,7 @@ class StreamConsumer:
             return None
         return read
 
-    def _measured(self, follower: _Follower, item: StoredEvent) -> OverlayEvent | None:
+    def _measured(self, follower: _FollowedView, item: StoredEvent) -> OverlayEvent | None:
         event = item.event
         keys = key_texts(follower.spec.entity.keys, event.payload)
         if keys is None:

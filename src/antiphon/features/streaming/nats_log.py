@@ -48,7 +48,7 @@ _REMEMBER_SECONDS = 1.0
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\Z")
 
 
-class _Logged(msgspec.Struct, frozen=True, array_like=True):
+class _LogRecord(msgspec.Struct, frozen=True, array_like=True):
     """What is in a message; instants in microseconds since 1970."""
 
     event_id: str
@@ -57,7 +57,7 @@ class _Logged(msgspec.Struct, frozen=True, array_like=True):
     payload: dict[str, Any]
 
 
-class Looked(msgspec.Struct, frozen=True):
+class SealCheck(msgspec.Struct, frozen=True):
     """What lies at an offset: sealed by which data key (``plaintext`` by none), and why it does not open, if so."""
 
     offset: int
@@ -66,7 +66,7 @@ class Looked(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Logged).decode
+_decode = msgspec.json.Decoder(_LogRecord).decode
 
 
 class NatsEventLog:
@@ -114,7 +114,7 @@ class NatsEventLog:
         found = self._stored(scope, stream, after, limit)
         return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
 
-    def look(self, scope: Scope, stream: str, after: int, limit: int) -> list[Looked]:
+    def look(self, scope: Scope, stream: str, after: int, limit: int) -> list[SealCheck]:
         """What lies at the offsets that :meth:`read` would give; what does not open is told, and ends nothing.
 
         Raises:
@@ -245,24 +245,24 @@ class NatsEventLog:
         return hashlib.sha256(index.encode()).hexdigest()[:32]
 
     def _sealed(self, scope: Scope, stream: str, place: str, event: Event) -> bytes:
-        logged = _Logged(
+        logged = _LogRecord(
             event.event_id, microseconds(event.event_time), microseconds(event.available_at), event.payload
         )
         return pack(self._codec.seal(_encode(logged), PayloadContext(_SCHEMA, scope, f"{stream}:{place}")))
 
-    def _looked(self, scope: Scope, stream: str, message: StoredMessage) -> Looked:
+    def _looked(self, scope: Scope, stream: str, message: StoredMessage) -> SealCheck:
         try:
             key = unpack(message.content).key_id
         except CorruptionError as error:
-            return Looked(message.sequence, "plaintext", error.what)
+            return SealCheck(message.sequence, "plaintext", error.what)
         try:
             self._opened(scope, stream, message)
         except AntiphonError as error:
             # The key that is missing, or the bytes that were changed, is said by what it comes from.
             cause = error.__cause__
             what = cause.what if isinstance(cause, AntiphonError) else error.what
-            return Looked(message.sequence, key or "plaintext", what)
-        return Looked(message.sequence, key or "plaintext", None)
+            return SealCheck(message.sequence, key or "plaintext", what)
+        return SealCheck(message.sequence, key or "plaintext", None)
 
     def _opened(self, scope: Scope, stream: str, message: StoredMessage) -> Event:
         place = message.subject.rpartition(".")[2]

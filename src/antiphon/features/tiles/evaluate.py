@@ -13,23 +13,23 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 
-from antiphon.features.plan import Plan, PlannedFeature, midnight_before
+from antiphon.features.plan import PlannedFeature, ViewPlan, midnight_before
 from antiphon.features.tiles.entity_state import Block, EntityState, block_of, find_event, without_event
 from antiphon.features.tiles.finish import finishes_of
 from antiphon.features.tiles.tile import Tile
-from antiphon.features.values import EVER, EntityRow, MeasureValue, Reading, StreamedEvent, oldest_of
+from antiphon.features.values import EVER, EntityRow, EvaluatedValue, MeasureValue, StreamedEvent, oldest_of
 
 _WHOLE = -(2**63)
 """Stands for the tile of an entity whose events are not cut into tiles; no tile has this index."""
 
 
-class Evaluator:
+class ViewEvaluator:
     """A plan with its finishing functions, ready to read.
 
     What was declared by ``embed`` is not in a row: ``embedding.vector_reader`` reads its vectors.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ViewPlan) -> None:
         self.plan = plan
         self._features = tuple(feature for feature in plan.features if feature.aggregation != "embed")
         windows: dict[tuple[int | None, bool], list[int]] = {}
@@ -68,12 +68,12 @@ class Evaluator:
         as_of: int,
         together: EntityState | None = None,
         known_by: int | None = None,
-    ) -> dict[str, Reading]:
+    ) -> dict[str, EvaluatedValue]:
         """:meth:`row` by name."""
         row = self.row(state, streamed, as_of, together, known_by)
         offsets = row.offsets or (None,) * len(row.values)
         return {
-            feature.name: Reading(*found)
+            feature.name: EvaluatedValue(*found)
             for feature, found in zip(
                 self._features, zip(row.values, row.event_times, offsets, strict=True), strict=True
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from antiphon.features.plan import Measure, Plan, PlannedFeature
+from antiphon.features.plan import PlannedFeature, ViewMeasure, ViewPlan
 from antiphon.features.tiles.sketches import bucket_at, distinct_estimate, twice_middle
 from antiphon.features.tiles.tile import Tile
 from antiphon.features.values import MeasureValue
@@ -18,7 +18,7 @@ Finish = Callable[[Tile], MeasureValue]
 FittedFinish = Callable[[Tile, Tile], MeasureValue]
 
 
-def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
+def finish_of(feature: PlannedFeature, measure: ViewMeasure) -> Finish:
     """The finishing function of a feature: merged tile of its window → value."""
     numerator, denominator = measure.scale
     fixed = measure.mode == "fixed"
@@ -67,7 +67,7 @@ def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
             return lambda tile: None if tile.last is None else scaled(tile.last[2])
 
 
-def fitted_finish_of(feature: PlannedFeature, measure: Measure) -> FittedFinish:
+def fitted_finish_of(feature: PlannedFeature, measure: ViewMeasure) -> FittedFinish:
     """The finishing function of an encoding: the category's tile and that of all together → value."""
     if feature.aggregation == "frequency":
         return lambda tile, every: tile.count / every.count if every.count else None
@@ -86,7 +86,7 @@ def fitted_finish_of(feature: PlannedFeature, measure: Measure) -> FittedFinish:
     return target
 
 
-def finishes_of(feature: PlannedFeature, plan: Plan) -> tuple[Finish | None, FittedFinish | None]:
+def finishes_of(feature: PlannedFeature, plan: ViewPlan) -> tuple[Finish | None, FittedFinish | None]:
     """The one of the two that finishes the feature."""
     measure = plan.measures[feature.measure]
     return (None, fitted_finish_of(feature, measure)) if feature.fitted else (finish_of(feature, measure), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.plan import Measure, PlannedFeature
+from antiphon.features.plan import PlannedFeature, ViewMeasure
 from antiphon.features.tiles import finish_columns
 from antiphon.features.tiles.aggregate_columns import Aggregates
 from antiphon.features.tiles.sketches import HASH_BITS, KEPT, SIGNIFICANT
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 
-def finished(feature: PlannedFeature, measure: Measure, found: Aggregates, every: Tile | None = None) -> pyarrow.Array:
+def finished(
+    feature: PlannedFeature, measure: ViewMeasure, found: Aggregates, every: Tile | None = None
+) -> pyarrow.Array:
     """A feature's values, one an entity.
 
     Args:

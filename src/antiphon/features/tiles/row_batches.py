@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,7 +59,7 @@ class RowBatch:
         entity: the place of each row's entity in the batch.
     """
 
-    def __init__(self, rows: pyarrow.RecordBatch, plan: Plan) -> None:
+    def __init__(self, rows: pyarrow.RecordBatch, plan: ViewPlan) -> None:
         import numpy
 
         self.rows = rows
@@ -118,7 +118,7 @@ def measure_column(column: pyarrow.Array) -> MeasureColumn:
 
 
 def row_batches(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, relation: str, batch: int = BATCH
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, relation: str, batch: int = BATCH
 ) -> Iterator[RowBatch]:
     """Every row of a relation with the columns of measured rows; DuckDB sorts, and spills where it may."""
     keys = ", ".join(f"k{index}" for index in range(len(plan.keys)))

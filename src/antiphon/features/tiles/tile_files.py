@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
 from antiphon.features.tiles.row_batches import RowBatch
 from antiphon.features.tiles.sketches import KEPT
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOWER = 2**64 - 1
 
 
-def tile_fields(plan: Plan, measure: int, kind: pyarrow.DataType) -> Iterator[tuple[str, pyarrow.DataType]]:
+def tile_fields(plan: ViewPlan, measure: int, kind: pyarrow.DataType) -> Iterator[tuple[str, pyarrow.DataType]]:
     """The columns of one measure's tile, whose values have this Arrow type."""
     import pyarrow
 
@@ -51,7 +51,7 @@ def tile_fields(plan: Plan, measure: int, kind: pyarrow.DataType) -> Iterator[tu
         yield f"{name}_bucket_counts", pyarrow.list_(pyarrow.int64())
 
 
-def tile_schema(plan: Plan, kinds: Sequence[pyarrow.DataType]) -> pyarrow.Schema:
+def tile_schema(plan: ViewPlan, kinds: Sequence[pyarrow.DataType]) -> pyarrow.Schema:
     """The file's columns, given each measure's Arrow type."""
     import pyarrow
 
@@ -62,7 +62,7 @@ def tile_schema(plan: Plan, kinds: Sequence[pyarrow.DataType]) -> pyarrow.Schema
     return pyarrow.schema(fields)
 
 
-def base_tiles(batch: RowBatch, plan: Plan, old: Array, schema: pyarrow.Schema) -> pyarrow.RecordBatch | None:
+def base_tiles(batch: RowBatch, plan: ViewPlan, old: Array, schema: pyarrow.Schema) -> pyarrow.RecordBatch | None:
     """The base tile of each entity with old rows; ``None`` when none has any."""
     import numpy
     import pyarrow
@@ -140,7 +140,7 @@ def halves(sums: Array) -> tuple[Array, Array]:
 
 
 def together_tiles(
-    plan: Plan, tiles: Mapping[int, tuple[int, int, Sequence[Tile]]], schema: pyarrow.Schema
+    plan: ViewPlan, tiles: Mapping[int, tuple[int, int, Sequence[Tile]]], schema: pyarrow.Schema
 ) -> pyarrow.RecordBatch:
     """Tiles of all entities together: index to (available at, rows, a tile a measure)."""
     import pyarrow
@@ -180,7 +180,7 @@ def together_tiles(
     )
 
 
-def tiles_in(rows: pyarrow.RecordBatch, plan: Plan) -> list[list[Tile]]:
+def tiles_in(rows: pyarrow.RecordBatch, plan: ViewPlan) -> list[list[Tile]]:
     """The tiles of a batch of the file's rows, one a measure."""
     found: list[list[Tile]] = [[] for _ in range(rows.num_rows)]
     for measure, parts in enumerate(plan.parts):

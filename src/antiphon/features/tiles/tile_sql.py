@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from antiphon.features.plan import Part, Plan
+from antiphon.features.plan import Part, ViewPlan
 from antiphon.features.tiles.sketches import KEPT, bucket_sql
 from antiphon.features.tiles.tile import Tile
 
@@ -14,7 +14,7 @@ _SKETCHES: tuple[Part, ...] = ("distinct", "buckets")
 """Columns of a tile that are only there when a feature needs them."""
 
 
-def tile_columns(plan: Plan, measure: int, name: str, condition: str | None = None) -> list[str]:
+def tile_columns(plan: ViewPlan, measure: int, name: str, condition: str | None = None) -> list[str]:
     """Aggregates of rows into one measure's tile, as columns ``NAME_count … NAME_latest``.
 
     Parts no feature needs are null. Sums are HUGEINT: exact whatever the order and the threads.
@@ -42,7 +42,7 @@ def tile_columns(plan: Plan, measure: int, name: str, condition: str | None = No
     return [f"{expression} AS {column}" for expression, column in zip(expressions, names, strict=True)]
 
 
-def merge_columns(plan: Plan, measure: int, name: str) -> list[str]:
+def merge_columns(plan: ViewPlan, measure: int, name: str) -> list[str]:
     """Aggregates of tiles into one tile, columns as in :func:`tile_columns`."""
     parts = plan.parts[measure]
     names = column_names(plan, measure, name)
@@ -67,12 +67,12 @@ def merge_columns(plan: Plan, measure: int, name: str) -> list[str]:
     return [f"{expression} AS {column}" for expression, column in zip(expressions, names, strict=True)]
 
 
-def column_names(plan: Plan, measure: int, name: str) -> list[str]:
+def column_names(plan: ViewPlan, measure: int, name: str) -> list[str]:
     """Names of the columns of a measure's tile."""
     return [f"{name}_{part}" for part in (*_ALWAYS, *(part for part in _SKETCHES if part in plan.parts[measure]))]
 
 
-def tiles_of(plan: Plan, measures: Sequence[int], fetched: Sequence[Any]) -> list[Tile]:
+def tiles_of(plan: ViewPlan, measures: Sequence[int], fetched: Sequence[Any]) -> list[Tile]:
     """The tiles of some measures, whose columns stand side by side in a fetched row."""
     tiles: list[Tile] = []
     at = 0
@@ -119,6 +119,6 @@ def _counts(state: Any) -> Iterator[tuple[int, int]]:
             yield from _counts(each)
 
 
-def tile_index(plan: Plan, instant: str) -> str:
+def tile_index(plan: ViewPlan, instant: str) -> str:
     """The index of the tile an instant (a SQL expression, microseconds) lies in: floor division, also before 1970."""
     return f"(({instant} - (({instant} % {plan.tile}) + {plan.tile}) % {plan.tile}) // {plan.tile})"

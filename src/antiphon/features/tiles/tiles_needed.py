@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.entity_state import TileRow
 
 
-def edge_tiles(plan: Plan, as_of: int) -> set[int]:
+def edge_tiles(plan: ViewPlan, as_of: int) -> set[int]:
     """The tiles that a window's edges cut as of a moment (microseconds); nothing of the entity has to be known."""
     width = plan.tile
     cut = {as_of // width} if (as_of + 1) % width else set()
@@ -21,7 +21,7 @@ def edge_tiles(plan: Plan, as_of: int) -> set[int]:
     return cut
 
 
-def hidden_tiles(plan: Plan, rows: Mapping[int, TileRow], as_of: int) -> Collection[int]:
+def hidden_tiles(plan: ViewPlan, rows: Mapping[int, TileRow], as_of: int) -> Collection[int]:
     """The entity's tiles inside the widest window that hold something not available yet."""
     windows = [feature.window for feature in plan.features]
     first: int | None = None

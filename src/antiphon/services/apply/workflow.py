@@ -24,7 +24,7 @@ from antiphon.core.ids import canonical
 from antiphon.definitions.project import ProjectSpec
 from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
-from antiphon.features.offline.refresh import Refreshed, Refresher
+from antiphon.features.offline.refresh import Refresher, RefreshResult
 from antiphon.services.apply.compatibility import consequences
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
@@ -83,7 +83,7 @@ class ApplyWorkflow:
         wanted = msgspec.convert(arguments, ApplyArguments)
         refresh = {"views": wanted.views, "reason": wanted.reason, "principal": wanted.principal}
         try:
-            refreshed = msgspec.convert(await self._refresher.refresh(run, refresh), Refreshed)
+            refreshed = msgspec.convert(await self._refresher.refresh(run, refresh), RefreshResult)
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"{error.what} {NOTHING_CHANGED}", where=error.where, next_step=_again(error.next_step)
@@ -221,7 +221,7 @@ def order(store: Store, project: ProjectSpec, arguments: ApplyArguments, connect
     return store.runs.submit(scope, APPLY, msgspec.to_builtins(arguments), within=connection)
 
 
-def _require_passed(refreshed: Refreshed) -> None:
+def _require_passed(refreshed: RefreshResult) -> None:
     if refreshed.blocked:
         key, reasons = next(iter(refreshed.blocked.items()))
         raise InvalidInputError(

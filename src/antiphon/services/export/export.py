@@ -14,8 +14,8 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
-from antiphon.features.exports.exported import About, ExportedRows, Permit, about
+from antiphon.features.exports.export import ExportResult, Format, write_delta, write_parquet
+from antiphon.features.exports.exported import ExportedRows, ExportMetadata, Permit, about
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
 from antiphon.governance.policy.residual import RowPolicy
@@ -26,8 +26,8 @@ from antiphon.services.project.store import Store
 class Exported(msgspec.Struct, frozen=True):
     """What was exported, and what that did."""
 
-    about: About
-    written: Written
+    about: ExportMetadata
+    written: ExportResult
 
 
 def export_view(
@@ -80,7 +80,7 @@ def published(
     *,
     snapshot: str | None = None,
     purpose: str = "",
-) -> tuple[About, ExportedRows]:
+) -> tuple[ExportMetadata, ExportedRows]:
     """A view's published snapshot, or another one of it, for somebody who may have it.
 
     Raises:

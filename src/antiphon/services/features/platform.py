@@ -32,7 +32,7 @@ from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StreamedOverlay
-from antiphon.features.publication.prune import Pruned, Pruner
+from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.orchestration.refreshing import RefreshSlot
@@ -129,7 +129,7 @@ class FeaturePlatform:
             quarantine_kept=parse_duration(wanted.quarantine_kept),
         )
 
-    def prune(self, principal: str = "worker", *, dry: bool = False) -> Pruned:
+    def prune(self, principal: str = "worker", *, dry: bool = False) -> PruneResult:
         """Prune, and keep on record what was given up."""
         found = self.pruner.prune(dry=dry)
         for one in () if dry else found.snapshots:

@@ -21,7 +21,7 @@ from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     lake = LocalLake(folder / "lake")
     manifests = {
         scope: materialize(
-            Materialisation(scope=scope, spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
+            Materialization(scope=scope, spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
         )
         for scope in (SCOPE, OTHER)
     }

@@ -36,7 +36,7 @@ from antiphon.features.embedding.vector_reader import TextVector, VectorReader, 
 from antiphon.features.embedding.vectors import EmbeddingResult
 from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.monitoring.skew.vectors import SkewVectors
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.governance.identity.principal import Principal
@@ -91,7 +91,7 @@ class Embedding:
 
     def publish(self, at: float = 0) -> SnapshotManifest:
         manifest = materialize(
-            Materialisation(
+            Materialization(
                 scope=self.world.scope,
                 spec=self.spec,
                 as_of=NOON + minutes(at),
@@ -287,7 +287,7 @@ def test_what_cannot_be_asked_is_refused_with_its_place(said: Embedding) -> None
 def test_without_the_model_nothing_is_materialised(said: Embedding) -> None:
     with pytest.raises(SetupError):
         materialize(
-            Materialisation(scope=said.world.scope, spec=said.spec, as_of=NOON),
+            Materialization(scope=said.world.scope, spec=said.spec, as_of=NOON),
             lake=said.world.lake,
             log=said.world.log,
             clock=said.world.clock,

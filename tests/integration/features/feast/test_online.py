@@ -19,7 +19,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
@@ -120,7 +120,7 @@ class Desk:
         self.features = FeaturePlatform(self.store)
         own_view = next(view for view in self.features.views().values() if view.name == "own")
         made = materialize(
-            Materialisation(self.store.scope, own_view, now),
+            Materialization(self.store.scope, own_view, now),
             lake=self.features.lake, log=self.store.events, clock=SystemClock(),
         )  # fmt: skip
         self.features.publisher.publish([(made, own_view)], reason="test", principal="test")
@@ -240,7 +240,7 @@ def test_views_of_feast_are_neither_refreshed_nor_read_in_batch(tmp_path: Path) 
         view = next(view for view in desk.features.views().values() if view.name == "stats")
         with pytest.raises(InvalidInputError, match="has no history"):
             materialize(
-                Materialisation(desk.store.scope, view, datetime.now(UTC)),
+                Materialization(desk.store.scope, view, datetime.now(UTC)),
                 lake=desk.features.lake, log=None, clock=SystemClock(),
             )  # fmt: skip
         listed = {line.view: line.snapshot for line in desk.features.freshness(desk.store.scope)}

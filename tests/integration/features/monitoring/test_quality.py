@@ -27,7 +27,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import PythonCheck, Quality
 from antiphon.features.monitoring.quality.inspection import quarantined_rows
 from antiphon.features.offline.lineage import trace
-from antiphon.features.offline.refresh import Refreshed
+from antiphon.features.offline.refresh import RefreshResult
 from antiphon.governance.encryption.sealing import AesGcmCodec
 
 Rows = list[dict[str, Any]]
@@ -71,7 +71,7 @@ class Airport:
         run = await run_refresh(self.world, {"views": [key], "as_of": self.now.isoformat()})
         assert run.status == "succeeded", run.error
         found = self.world.verdicts.list(self.world.scope, "delays", limit=1)[0]
-        result = msgspec.convert(run.result, Refreshed)
+        result = msgspec.convert(run.result, RefreshResult)
         assert (key in result.blocked) == (found.outcome == "blocked")
         return found
 
@@ -323,13 +323,13 @@ async def test_an_unreadable_source_keeps_what_was_and_lets_other_views_go_on(wo
     world.definitions.put(world.scope, other)
     keys = [world.specs["congestion"].key, other.key]
     first = await run_refresh(world, {"views": keys, "as_of": NOON.isoformat()})
-    kept = msgspec.convert(first.result, Refreshed).snapshots
+    kept = msgspec.convert(first.result, RefreshResult).snapshots
     whole = (tmp_path / "other.parquet").read_bytes()
     (tmp_path / "other.parquet").write_bytes(whole[: len(whole) // 2])
     world.clock.advance(minutes(1))  # verdicts are in the order of their moments
     second = await run_refresh(world, {"views": keys, "as_of": (NOON + minutes(1)).isoformat()})
     assert second.status == "succeeded"
-    result = msgspec.convert(second.result, Refreshed)
+    result = msgspec.convert(second.result, RefreshResult)
     assert set(result.blocked) == {other.key}
     assert "The source cannot be computed" in result.blocked[other.key][0]
     current = world.publications.current(world.scope)

@@ -26,7 +26,7 @@ from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.monitoring.quality.gate import gate
-from antiphon.features.offline.refresh import WORKFLOW, Refreshed
+from antiphon.features.offline.refresh import WORKFLOW, RefreshResult
 
 ROOT = Path(__file__).parents[4]
 
@@ -51,7 +51,7 @@ async def test_a_refresh_publishes_all_its_views_at_once(world: World) -> None:
     keys = [spec.key for spec in world.specs.values()]
     run = await run_refresh(world, {"views": keys, "as_of": NOON.isoformat(), "reason": "first", "principal": "ops"})
     assert run.status == "succeeded", run.error
-    result = msgspec.convert(run.result, Refreshed)
+    result = msgspec.convert(run.result, RefreshResult)
     assert result.publication == 1
     assert set(result.snapshots) == set(keys)
     assert result.blocked == {}
@@ -74,7 +74,7 @@ async def test_a_gate_keeps_the_previous_snapshot_and_says_why(world: World, tmp
     run = await run_refresh(
         world, {"views": [key, world.specs["congestion"].key], "as_of": (NOON + minutes(1)).isoformat()}
     )
-    result = msgspec.convert(run.result, Refreshed)
+    result = msgspec.convert(run.result, RefreshResult)
     assert result.blocked == {
         key: ("The view 'route_history' has only 1 entities, 0.5 times the 2 before; 0.9 to 2 times are expected.",)
     }

@@ -11,7 +11,7 @@ from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.core.errors import FeatureUnavailableError
-from antiphon.features.offline.refresh import Refreshed
+from antiphon.features.offline.refresh import RefreshResult
 
 
 async def test_a_snapshot_under_embargo_is_published_when_it_is_over(world: World) -> None:
@@ -21,7 +21,7 @@ async def test_a_snapshot_under_embargo_is_published_when_it_is_over(world: Worl
     run = await run_refresh(
         world, {"views": [spec.key, other.key], "as_of": NOON.isoformat(), "reason": "figures", "principal": "ops"}
     )
-    result = msgspec.convert(run.result, Refreshed)
+    result = msgspec.convert(run.result, RefreshResult)
     assert result.publication == 1
     assert result.staged == {spec.key: NOON + timedelta(hours=1)}
     assert world.read(NOON, "route_history", **EWR).publication == 1

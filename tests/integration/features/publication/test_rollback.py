@@ -15,8 +15,8 @@ from tests.integration.features.world import NOON, World, minutes
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from antiphon.features.offline.materialize import Materialisation, materialize
-from antiphon.features.offline.refresh import Refreshed
+from antiphon.features.offline.materialize import Materialization, materialize
+from antiphon.features.offline.refresh import RefreshResult
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.publication.rollback import Rollback, ViewRollback
 
@@ -137,7 +137,7 @@ async def test_a_durable_refresh_and_an_embargo_leave_a_held_view_alone(world: W
     hand.rollback.hold("congestion", **WHY)
     key = world.specs["congestion"].key
     run = await run_refresh(world, {"views": [key], "as_of": (NOON + minutes(30)).isoformat()})
-    result = msgspec.convert(run.result, Refreshed)
+    result = msgspec.convert(run.result, RefreshResult)
     assert result.held == (key,)
     assert hand.snapshots() == before
     made = result.snapshots[key]
@@ -230,7 +230,7 @@ def streamed(world: World) -> None:
         world.consume()
         spec = world.specs["congestion"]
         made = materialize(
-            Materialisation(scope=world.scope, spec=spec, as_of=NOON + minutes(60 * turn), through=3 * (turn + 1)),
+            Materialization(scope=world.scope, spec=spec, as_of=NOON + minutes(60 * turn), through=3 * (turn + 1)),
             lake=world.lake, log=world.log, clock=world.clock,
         )  # fmt: skip
         world.publisher.publish([(made, spec)], reason="test", principal="tester")

@@ -18,7 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.compute import ComputeLimits
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
@@ -55,7 +55,7 @@ def test_instants_that_no_reader_can_print_are_rejected(tmp_path: Path) -> None:
     spec, lake = view(tmp_path / "orders.parquet"), LocalLake(tmp_path / "lake")
     online = LmdbStore(tmp_path / "online", b"k" * 32)
     manifest = materialize(
-        Materialisation(scope=SCOPE, spec=spec, as_of=NOW), lake=lake, log=None, clock=ManualClock(NOW)
+        Materialization(scope=SCOPE, spec=spec, as_of=NOW), lake=lake, log=None, clock=ManualClock(NOW)
     )
     assert (manifest.rows_in, manifest.rows_rejected) == (len(PRINTABLE) + len(UNPRINTABLE), len(UNPRINTABLE))
     online.build(manifest, spec, lake)

@@ -36,7 +36,7 @@ from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.quality import quality_mistakes
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.lineage import trace
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.sources.opened import version_of
 from antiphon.features.sources.stored_objects import matching_keys
@@ -189,7 +189,7 @@ class Made:
         self.previous: SnapshotManifest | None = None
 
     def snapshot(self, as_of: Any = NOON, *, whole: bool = False, **limits: Any) -> SnapshotManifest:
-        wanted = Materialisation(
+        wanted = Materialization(
             scope=self.world.scope, spec=self.spec, as_of=as_of, previous=self.previous, whole=whole
         )
         return materialize(

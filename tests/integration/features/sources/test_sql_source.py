@@ -20,7 +20,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.monitoring.quality.inspection import Inspection
 from antiphon.features.offline.lineage import trace
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
@@ -83,10 +83,10 @@ def test_a_query_is_a_source_on_every_path(tmp_path: Path) -> None:
     }
     lake, online = LocalLake(tmp_path / "lake"), LmdbStore(tmp_path / "online", b"k" * 32)
     manifest = materialize(
-        Materialisation(scope=Scope(), spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
+        Materialization(scope=Scope(), spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
     )
     again = materialize(
-        Materialisation(scope=Scope(), spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
+        Materialization(scope=Scope(), spec=spec, as_of=NOON), lake=lake, log=None, clock=ManualClock(NOON)
     )
     assert manifest.logical_hash == again.logical_hash
     assert "orders.parquet" in manifest.source
@@ -152,7 +152,7 @@ def test_a_query_is_materialised_again_and_a_table_that_changes_meanwhile_is_not
     spec, lake = made(tmp_path), LocalLake(tmp_path / "lake")
 
     def at(moment: datetime, previous: SnapshotManifest | None) -> SnapshotManifest:
-        wanted = Materialisation(scope=Scope(), spec=spec, as_of=moment, previous=previous)
+        wanted = Materialization(scope=Scope(), spec=spec, as_of=moment, previous=previous)
         return materialize(wanted, lake=lake, log=None, clock=ManualClock(moment))
 
     first = at(NOON, None)

@@ -14,7 +14,7 @@ from tests.property.features.sources.test_taking_over import KINDS, known, later
 
 from antiphon.core.clock import microseconds
 from antiphon.features.monitoring.skew.batch import SourceQuery, batch_side
-from antiphon.features.offline.batch_values import Computed
+from antiphon.features.offline.batch_values import BatchValue
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of
 
@@ -59,6 +59,6 @@ def test_the_lake_judges_as_the_source_does(kind: str, first: Any, then: Any, as
         for at_source, at_lake in zip(by_source, by_lake, strict=True):
             for entity in ENTITIES:
                 for feature, one in at_source[entity].items():
-                    assert isinstance(one, Computed)
+                    assert isinstance(one, BatchValue)
                     assert at_lake[entity][feature] == one, (entity, feature)
         world.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from antiphon import Entity, Source, col, count, distinct, feature_view, first, last, max, mean, min, quantile, std, sum
 from antiphon.features.online.snapshots.encoding import FEW, RecordDecoder, base_layout
 from antiphon.features.online.snapshots.packing import base_records, event_records
-from antiphon.features.plan import LIMIT, Plan, plan_of
+from antiphon.features.plan import LIMIT, ViewPlan, plan_of
 from antiphon.features.tiles.aggregate_columns import Aggregates
 from antiphon.features.tiles.entity_state import block_of
 from antiphon.features.tiles.finish import finish_of
@@ -62,7 +62,7 @@ rows = st.tuples(st.integers(0, 50), st.integers(0, 3), fixed, doubles, st.sampl
 entities = st.lists(st.lists(rows, min_size=1, max_size=12), min_size=1, max_size=5)
 
 
-def batch_of(plan: Plan, told: list[list[Any]]) -> RowBatch:
+def batch_of(plan: ViewPlan, told: list[list[Any]]) -> RowBatch:
     """Rows as ``load_rows`` would measure them, in order."""
     columns: dict[str, list[Any]] = {name: [] for name in ("k0", "event_time", "available_at", "seq")}
     kinds = [kind_of(plan, index) for index in range(len(plan.measures))]
@@ -88,14 +88,14 @@ def batch_of(plan: Plan, told: list[list[Any]]) -> RowBatch:
     return RowBatch(pa.RecordBatch.from_pydict(arrays), plan)
 
 
-def kind_of(plan: Plan, index: int) -> str:
+def kind_of(plan: ViewPlan, index: int) -> str:
     measure = plan.measures[index]
     if measure.mode != "plain":
         return measure.mode
     return {"y": "double", "flag": "flag", "name": "name"}[measure.expression.name]  # type: ignore[union-attr]
 
 
-def tile_of(plan: Plan, measure: int, batch: RowBatch, entity: int, chosen: list[bool]) -> Tile:
+def tile_of(plan: ViewPlan, measure: int, batch: RowBatch, entity: int, chosen: list[bool]) -> Tile:
     start, end = int(batch.starts[entity]), int(batch.starts[entity + 1])
     values = batch.rows.column(f"m{measure}").to_pylist()
     kept = [place for place in range(start, end) if chosen[place] and values[place] is not None]

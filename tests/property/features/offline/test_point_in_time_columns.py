@@ -25,7 +25,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.event_columns import Moments, event_columns
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -237,7 +237,11 @@ def check(folder: Path, events: list[Told], asked: list[tuple[str, int]], moment
     clock = ManualClock(moment)
     try:
         manifest = materialize(
-            Materialisation(scope=SCOPE, spec=spec, as_of=moment), lake=lake, log=None, clock=clock, limits=LIMITS
+            Materialization(scope=SCOPE, spec=spec, as_of=moment),
+            lake=lake,
+            log=None,
+            clock=clock,
+            limits=LIMITS,
         )
         online.build(manifest, spec, lake)
         publications = OnePublication({spec.key: manifest.id})

@@ -17,9 +17,9 @@ from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.snapshots.encoding import FEW, RecordDecoder, block_key, decode_block
 from antiphon.features.online.snapshots.finished import PackedRows, RowLayout, ValuesAlong, codes_of
 from antiphon.features.online.snapshots.packing import event_records, events_are_few
-from antiphon.features.plan import Plan, plan_of
+from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.tiles.entity_state import EntityState
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.values import EVER, NEVER, EntityRow
 
 
@@ -66,7 +66,7 @@ SECOND = 1_000_000
 class Told:
     """A batch of entities as a snapshot holds it."""
 
-    def __init__(self, plan: Plan, told: list[list[Any]], as_of: int) -> None:
+    def __init__(self, plan: ViewPlan, told: list[list[Any]], as_of: int) -> None:
         # The drawn moments are whole seconds, as the windows are.
         told = [[(time * SECOND, lag * SECOND, *rest) for time, lag, *rest in events] for events in told]
         batch = batch_of(plan, told)
@@ -121,7 +121,7 @@ def test_a_finished_row_is_what_the_state_gives_for_as_long_as_it_says(told: lis
     as_of = second * SECOND
     for spec in (Windowed.spec(), Wide.spec(), Rush.spec()):
         plan = plan_of(spec)
-        case, evaluator = Told(plan, told, as_of), Evaluator(plan)
+        case, evaluator = Told(plan, told, as_of), ViewEvaluator(plan)
         for row, state, changes in zip(case.layout.rows(case.packed), case.states, case.changes, strict=True):
             assert row is not None
             assert as_of == row.since < row.until
@@ -159,7 +159,7 @@ class Snapshot:
     def __init__(self, row: EntityRow | None) -> None:
         self.row, self.asked, self.tried = row, 0, 0
         plan = plan_of(Windowed.spec())
-        self.evaluator = Evaluator(plan)
+        self.evaluator = ViewEvaluator(plan)
         self.plain = ()
 
         class Meta:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from antiphon import Entity, Source, col, count, feature_view, last, mean
 from antiphon.features.plan import HOUR, plan_of
 from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.tiles.tile import Tile
 from antiphon.features.values import EVER
 
@@ -64,7 +64,7 @@ def state_of(events: list[tuple[int, int, int | None]]) -> EntityState:
 def test_a_row_holds_as_long_as_it_says(
     events: list[tuple[int, int, int | None]], minute: int, places: list[float]
 ) -> None:
-    evaluator, as_of = Evaluator(PLAN), minute * MINUTE
+    evaluator, as_of = ViewEvaluator(PLAN), minute * MINUTE
     state = state_of(events)
     kept = evaluator.row(state, (), as_of)
     assert kept.since == as_of < kept.until
@@ -75,7 +75,7 @@ def test_a_row_holds_as_long_as_it_says(
 
 
 def test_a_row_of_nothing_and_of_all_time_alone_holds_for_ever() -> None:
-    evaluator = Evaluator(PLAN)
+    evaluator = ViewEvaluator(PLAN)
     assert evaluator.row(state_of([]), (), 0).until == EVER
     late = 60 * HOUR
     row = evaluator.row(state_of([(5, 0, 7)]), (), late)
@@ -84,7 +84,7 @@ def test_a_row_of_nothing_and_of_all_time_alone_holds_for_ever() -> None:
 
 
 def test_a_row_ends_when_an_event_leaves_a_window() -> None:
-    evaluator = Evaluator(PLAN)
+    evaluator = ViewEvaluator(PLAN)
     row = evaluator.row(state_of([(65, 0, 7)]), (), 70 * MINUTE)
     leaves = evaluator.row(state_of([(65, 0, 7)]), (), row.until)
     # Until then the window is seen to change at the latest when the event leaves the two hours.
@@ -93,5 +93,5 @@ def test_a_row_ends_when_an_event_leaves_a_window() -> None:
 
 
 def test_a_tile_that_is_taken_whole_ends_a_row_when_it_may_leave() -> None:
-    row = Evaluator(PLAN).row(state_of([(5 * 60 + 30, 0, 7)]), (), 390 * MINUTE)
+    row = ViewEvaluator(PLAN).row(state_of([(5 * 60 + 30, 0, 7)]), (), 390 * MINUTE)
     assert row.until == 7 * HOUR

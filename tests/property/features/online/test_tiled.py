@@ -24,7 +24,7 @@ from antiphon.features.online.snapshots.msgpack_columns import (
     map_header,
 )
 from antiphon.features.online.snapshots.tiled import tiled_records
-from antiphon.features.plan import Plan, plan_of
+from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.row_batches import RowBatch, measure_column
 from antiphon.features.tiles.sketches import KEPT
@@ -33,7 +33,7 @@ from antiphon.features.tiles.tile import Tile
 HOUR = 3_600_000_000
 
 
-def plan() -> Plan:
+def plan() -> ViewPlan:
     source = Source.table("sales", path="x.parquet", event_time="at")
 
     @feature_view(entity=Entity("shop", ["shop"]), source=source)

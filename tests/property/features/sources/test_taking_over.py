@@ -16,7 +16,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from antiphon import Entity, Source, col, count, distinct, feature_view, last, mean
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 
 SHOP = Entity("shop", ["shop"])
 KINDS = ("table", "anonymous", "stream", "ever")
@@ -65,7 +65,7 @@ def write(file: Path, part: list[Any]) -> None:
 
 
 def made(world: World, spec: FeatureViewSpec, as_of: Any, before: SnapshotManifest | None, whole: bool) -> Any:
-    wanted = Materialisation(scope=world.scope, spec=spec, as_of=as_of, previous=before, whole=whole)
+    wanted = Materialization(scope=world.scope, spec=spec, as_of=as_of, previous=before, whole=whole)
     return materialize(wanted, lake=world.lake, log=world.log, clock=world.clock)
 
 

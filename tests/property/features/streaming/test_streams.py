@@ -36,7 +36,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -199,7 +199,7 @@ class Played:
         self.consumer = self.started()
 
     def publish(self, number: int = 0) -> None:
-        wanted = Materialisation(scope=SCOPE, spec=self.spec, as_of=T)
+        wanted = Materialization(scope=SCOPE, spec=self.spec, as_of=T)
         made = materialize(wanted, lake=self.lake, log=self.log, clock=self.clock, limits=LIMITS)
         self.online.build(made, self.spec, self.lake)
         self.manifests.append(made)

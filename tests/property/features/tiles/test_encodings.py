@@ -22,7 +22,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.batch_values import values_at
 from antiphon.features.offline.compute import ComputeLimits, compute
-from antiphon.features.offline.materialize import Materialisation, materialize
+from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
@@ -167,7 +167,11 @@ def check(folder: Path, given_flights: list[Flight], asked: list[tuple[str, int]
     lake, online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
     try:
         manifest = materialize(
-            Materialisation(scope=SCOPE, spec=spec, as_of=T), lake=lake, log=None, clock=ManualClock(T), limits=LIMITS
+            Materialization(scope=SCOPE, spec=spec, as_of=T),
+            lake=lake,
+            log=None,
+            clock=ManualClock(T),
+            limits=LIMITS,
         )
         online.build(manifest, spec, lake)
         reader = FeatureReader(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.property.features.test_equality import bits
 
 from antiphon.definitions.feature import Aggregation
-from antiphon.features.plan import LIMIT, Measure, PlannedFeature
+from antiphon.features.plan import LIMIT, PlannedFeature, ViewMeasure
 from antiphon.features.tiles import finish_columns as columns
 from antiphon.features.tiles.finish import finish_of, fitted_finish_of
 from antiphon.features.tiles.tile import Tile
@@ -64,7 +64,7 @@ def tile(count: int, total: int, squares: int) -> Tile:
 @settings(deadline=None, max_examples=150)
 def test_columns_are_finished_as_tiles_are(given_tiles: list[Tile], step: Fraction) -> None:
     scale = (step.numerator, step.denominator)
-    measure = Measure("fixed", None, None, scale)
+    measure = ViewMeasure("fixed", None, None, scale)
     count = integers([one.count for one in given_tiles])
     total = integers([one.total for one in given_tiles])
     squares = integers([one.squares for one in given_tiles])
@@ -97,7 +97,7 @@ def test_encodings_are_finished_as_tiles_are(
 
     def wanted(aggregation: Aggregation) -> list[Any]:
         feature = PlannedFeature("x", aggregation, 0, None, smoothing=weight)
-        finish = fitted_finish_of(feature, Measure("fixed", None, None, scale))
+        finish = fitted_finish_of(feature, ViewMeasure("fixed", None, None, scale))
         return [finish(own, all_) for own, all_ in pairs]
 
     same(columns.frequencies(count, every), wanted("frequency"))

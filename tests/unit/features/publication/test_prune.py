@@ -10,7 +10,7 @@ from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.scope import Scope
-from antiphon.features.publication.prune import Pin, Pruned, pins
+from antiphon.features.publication.prune import PruneResult, SnapshotPin, pins
 
 NOW = datetime(2013, 4, 10, 12, tzinfo=UTC)
 FILE = SnapshotFile("p", "0" * 64, 1, 10)
@@ -37,7 +37,7 @@ PUBLICATIONS = [
 ]  # fmt: skip
 
 
-def pinned(**changes: object) -> dict[str, tuple[Pin, ...]]:
+def pinned(**changes: object) -> dict[str, tuple[SnapshotPin, ...]]:
     given = {
         "now": NOW, "kept": timedelta(days=30), "releases": {}, "receipts": lambda since, until: 0,
         "publications_kept": 1, "manifests": MANIFESTS, "publications": PUBLICATIONS, "staged": [],
@@ -51,15 +51,15 @@ def test_a_snapshot_stays_so_long_after_it_was_last_served() -> None:
     found = pinned()
     assert [pin.kind for pin in found["s1"]] == ["publication", "age"]
     # It was current until the day before yesterday, however old it is.
-    assert found["s35"] == (Pin("age", "until 2013-05-09 12:00:00Z"),)
+    assert found["s35"] == (SnapshotPin("age", "until 2013-05-09 12:00:00Z"),)
     assert found["s45"] == found["s50"] == found["s60"] == ()
 
 
 def test_kept_publications_pin_whatever_their_age() -> None:
     found = pinned(publications_kept=3)
-    assert found["s45"] == (Pin("publication", "2"),)
+    assert found["s45"] == (SnapshotPin("publication", "2"),)
     assert found["s60"] == ()
-    assert pinned(publications_kept=4)["s60"] == (Pin("publication", "1"),)
+    assert pinned(publications_kept=4)["s60"] == (SnapshotPin("publication", "1"),)
 
 
 def test_a_snapshot_that_comes_back_is_served_again() -> None:
@@ -71,10 +71,10 @@ def test_a_snapshot_that_comes_back_is_served_again() -> None:
 
 def test_an_embargo_and_a_release_pin() -> None:
     staged = StagedSnapshot(Scope(), "view", "v1", "s50", NOW + timedelta(hours=1), "r", "p")
-    assert pinned(staged=[staged])["s50"] == (Pin("embargo", "until 2013-04-10 13:00:00Z"),)
+    assert pinned(staged=[staged])["s50"] == (SnapshotPin("embargo", "until 2013-04-10 13:00:00Z"),)
     old = manifest("s70", days(70), "v0"), manifest("s80", days(80), "v0")
     found = pinned(manifests=[*MANIFESTS, *old], releases={"view@v0": ["rel_1", "rel_2"]})
-    assert found["s70"] == (Pin("release", "rel_1"), Pin("release", "rel_2"))
+    assert found["s70"] == (SnapshotPin("release", "rel_1"), SnapshotPin("release", "rel_2"))
     assert found["s80"] == (), "of a definition version that a release reads the latest snapshot stays"
 
 
@@ -87,8 +87,8 @@ def test_receipts_are_counted_once_for_each_time_a_snapshot_was_served() -> None
 
     together = [msgspec.structs.replace(one, snapshots={**one.snapshots, "other@v1": "s2"}) for one in PUBLICATIONS[:2]]
     found = pinned(publications=together, manifests=[*MANIFESTS, manifest("s2", days(2))], receipts=receipts)
-    assert Pin("receipt", "7 receipts") in found["s35"]
-    assert Pin("receipt", "14 receipts") in found["s2"]
+    assert SnapshotPin("receipt", "7 receipts") in found["s35"]
+    assert SnapshotPin("receipt", "14 receipts") in found["s2"]
     assert sorted(asked) == [(days(35), days(1)), (days(1), NOW)]
 
 
@@ -99,5 +99,5 @@ def test_what_was_made_and_never_served_stays_as_long() -> None:
 
 
 def test_nothing_is_said_of_nothing() -> None:
-    assert Pruned(False, (), (), (), 0, (), (), 0).said() == ""
-    assert Pruned(False, (), (), (), 0, ("a", "b"), (), 3).said() == "2 files of the lake, 3 streamed events"
+    assert PruneResult(False, (), (), (), 0, (), (), 0).said() == ""
+    assert PruneResult(False, (), (), (), 0, ("a", "b"), (), 3).said() == "2 files of the lake, 3 streamed events"

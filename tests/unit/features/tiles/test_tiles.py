@@ -8,12 +8,12 @@ import pytest
 from antiphon.definitions.nodes import ColumnNode
 from antiphon.features.expressions.compile_python import compile_measure, key_texts
 from antiphon.features.expressions.expression_python import normalize
-from antiphon.features.plan import LIMIT, Measure, PlannedFeature
+from antiphon.features.plan import LIMIT, PlannedFeature, ViewMeasure
 from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile, pack, unpack
 
 PARTS = {"total", "squares", "low", "high", "first", "last"}
-CENTS = Measure("fixed", ColumnNode("x"), None, (1, 100))
+CENTS = ViewMeasure("fixed", ColumnNode("x"), None, (1, 100))
 
 
 def tile_of(*values: int) -> Tile:

@@ -22,9 +22,9 @@ from antiphon.definitions.objects import is_objects
 from antiphon.definitions.quality import ReferenceRule
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.skew.lake_state import Entity, KeptTiles, kept_events, kept_tiles, with_base
-from antiphon.features.offline.batch_values import Computed, values_at
+from antiphon.features.offline.batch_values import BatchValue, values_at
 from antiphon.features.offline.compute import digests_of, files_of, relation_of
-from antiphon.features.plan import Plan, midnight_before
+from antiphon.features.plan import ViewPlan, midnight_before
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import FileSource, OpenedSource, opened
 from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
@@ -42,7 +42,7 @@ class SourceQuery(msgspec.Struct, frozen=True):
     """
 
     scope: Scope
-    plan: Plan
+    plan: ViewPlan
     manifest: SnapshotManifest
     through: int | None
     entities: Collection[Entity]
@@ -79,7 +79,7 @@ class BatchSide:
 
     def values(
         self, entities: Sequence[Entity], as_of: int, through: int | None
-    ) -> dict[Entity, dict[str, Computed | str]]:
+    ) -> dict[Entity, dict[str, BatchValue | str]]:
         """Every feature of these entities as of a moment (microseconds), from events with ``offset <= through``; in
         words why there is none."""
         import pyarrow
@@ -109,7 +109,7 @@ class BatchSide:
             f"LEFT JOIN known_rows AS known ON {same})"
         )
         fitted_at = midnight_before(min(as_of, self._known_by))
-        found: dict[Entity, dict[str, Computed | str]] = {
+        found: dict[Entity, dict[str, BatchValue | str]] = {
             entity: dict(computed)
             for entity, computed in values_at(
                 self._connection, self._plan, as_of, fitted_at=fitted_at, rows=asked, together="known_rows"
@@ -226,7 +226,7 @@ def _loaded(
     )
 
 
-def _looks_elsewhere(plan: Plan) -> bool:
+def _looks_elsewhere(plan: ViewPlan) -> bool:
     """Tell whether a rule quarantines rows by another file, of which no hash is kept."""
     rules = plan.spec.quality.quarantining if plan.spec.quality is not None else ()
     return any(isinstance(rule, ReferenceRule) for rule in rules)

@@ -17,9 +17,9 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import UnavailableError
 from antiphon.features.lake.content import Lake
-from antiphon.features.offline.batch_values import Computed, window_condition
+from antiphon.features.offline.batch_values import BatchValue, window_condition
 from antiphon.features.offline.compute import parquet_reader
-from antiphon.features.plan import Plan, PlannedFeature
+from antiphon.features.plan import PlannedFeature, ViewPlan
 from antiphon.features.sources.taking_over import EVENTS, TakenOver
 from antiphon.features.tiles.finish import finishes_of
 from antiphon.features.tiles.row_batches import NO_SEQUENCE
@@ -48,7 +48,7 @@ class KeptTiles(msgspec.Struct, frozen=True):
 
 def kept_events(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     manifest: SnapshotManifest,
     lake: Lake,
     entities: Collection[Entity] | None,
@@ -69,7 +69,7 @@ def kept_events(
 
 def kept_tiles(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     manifest: SnapshotManifest,
     lake: Lake,
     entities: Collection[Entity] | None,
@@ -96,7 +96,7 @@ def kept_tiles(
 
 def _fill(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     lake: Lake,
     path: str,
     table: str,
@@ -122,9 +122,9 @@ def _fill(
 
 def with_base(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     kept: KeptTiles,
-    found: dict[Entity, dict[str, Computed | str]],
+    found: dict[Entity, dict[str, BatchValue | str]],
     as_of: int,
     fitted_at: int,
     rows: str,
@@ -152,7 +152,7 @@ def with_base(
 
 
 def _after(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, measures: list[int], moment: int, rows: str
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, measures: list[int], moment: int, rows: str
 ) -> dict[Entity, list[Tile]]:
     keys = [f"k{index}" for index in range(len(plan.keys))]
     same = " AND ".join(f"asked.{key} = later.{key}" for key in keys)
@@ -167,11 +167,11 @@ def _after(
     return {tuple(row[:width]): tiles_of(plan, measures, row[width:]) for row in fetched}
 
 
-def _finished(plan: Plan, kept: KeptTiles, feature: PlannedFeature, tile: Tile, fitted_at: int) -> Computed:
+def _finished(plan: ViewPlan, kept: KeptTiles, feature: PlannedFeature, tile: Tile, fitted_at: int) -> BatchValue:
     finish, fitted_finish = finishes_of(feature, plan)
     if finish is not None:
-        return Computed(finish(tile), tile.latest)
+        return BatchValue(finish(tile), tile.latest)
     assert fitted_finish is not None
     tiles = kept.together.get(plan.fitted_index(feature.window, fitted_at))
     every = Tile() if tiles is None else tiles[feature.measure]
-    return Computed(fitted_finish(tile, every), every.latest)
+    return BatchValue(fitted_finish(tile, every), every.latest)

@@ -30,7 +30,7 @@ from antiphon.features.monitoring.skew.predictions import PredictionFeatures, co
 from antiphon.features.monitoring.skew.report import SkewCounts, same, shown_value
 from antiphon.features.monitoring.skew.selection import sample_entities
 from antiphon.features.monitoring.skew.vectors import SkewVectors, Vector, shown
-from antiphon.features.offline.batch_values import Computed
+from antiphon.features.offline.batch_values import BatchValue
 from antiphon.features.offline.compute import ComputeLimits, Deadline, compute
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.overlay_records import view_prefix
@@ -327,7 +327,7 @@ class Skew:
         spec: FeatureViewSpec,
         manifest: SnapshotManifest,
         one: _OnlineValues,
-        computed: Mapping[str, Computed | str],
+        computed: Mapping[str, BatchValue | str],
         batch: BatchSide,
         path: Path,
         counts: SkewCounts,

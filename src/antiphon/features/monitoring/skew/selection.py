@@ -11,7 +11,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 from antiphon.features.expressions.compile_python import key_texts
 from antiphon.features.lake.content import Lake
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.ports import LogReader
 
 WORKFLOW = "skew"
@@ -40,7 +40,7 @@ _BATCH = 50_000
 
 
 def sample_entities(
-    plan: Plan,
+    plan: ViewPlan,
     manifest: SnapshotManifest,
     *,
     lake: Lake,
@@ -71,7 +71,7 @@ def sample_entities(
 
 
 def _streamed(
-    plan: Plan, manifest: SnapshotManifest, log: LogReader | None, scope: Scope, through: int | None
+    plan: ViewPlan, manifest: SnapshotManifest, log: LogReader | None, scope: Scope, through: int | None
 ) -> Iterator[tuple[str, ...]]:
     """Entities of the latest events that the snapshot does not know, latest first."""
     if log is None or through is None:
@@ -83,7 +83,7 @@ def _streamed(
             yield keys
 
 
-def _drawn(plan: Plan, manifest: SnapshotManifest, lake: Lake, size: int, seed: int) -> Iterator[tuple[str, ...]]:
+def _drawn(plan: ViewPlan, manifest: SnapshotManifest, lake: Lake, size: int, seed: int) -> Iterator[tuple[str, ...]]:
     """A simple random sample of the snapshot's entities, in memory only those that were drawn."""
     import pyarrow
     import pyarrow.parquet

@@ -21,7 +21,7 @@ from antiphon.features.monitoring.quality.row_rules import admitted_relation
 from antiphon.features.offline.compute import types_of
 from antiphon.features.offline.point_in_time.timeline import Flags, Ints, Timeline
 from antiphon.features.offline.point_in_time.window_tiles import TILED
-from antiphon.features.plan import DAY, Measure, Plan
+from antiphon.features.plan import DAY, ViewMeasure, ViewPlan
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import opened
 from antiphon.features.sources.source_rows import ROWS, load_rows
@@ -44,7 +44,7 @@ class EventColumns:
     """Events that count, in the order of their :class:`Timeline`; entities that are not asked about share the number
     ``moments.entities``."""
 
-    def __init__(self, plan: Plan, kinds: tuple[Kind, ...], table: pyarrow.Table, timeline: Timeline) -> None:
+    def __init__(self, plan: ViewPlan, kinds: tuple[Kind, ...], table: pyarrow.Table, timeline: Timeline) -> None:
         self._plan = plan
         self._kinds = kinds
         self._table = table
@@ -81,13 +81,13 @@ class EventColumns:
         return self._table.column(f"m{measure}")
 
 
-def constant(measure: Measure) -> bool:
+def constant(measure: ViewMeasure) -> bool:
     """Whether every event has the measure and contributes one."""
     return measure.mode == "count" and measure.where is None
 
 
 def event_columns(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, moments: Moments, *, scope: Scope, log: LogReader | None
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, moments: Moments, *, scope: Scope, log: LogReader | None
 ) -> EventColumns:
     """The events that some window may hold at the moments that are asked about.
 
@@ -106,7 +106,7 @@ def event_columns(
     return _from_rows(connection, plan, moments, loaded.kinds)
 
 
-def _directly(connection: duckdb.DuckDBPyConnection, plan: Plan, moments: Moments) -> EventColumns | None:
+def _directly(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, moments: Moments) -> EventColumns | None:
     source = plan.spec.source
     rows = opened(connection, source)
     if rows is None:
@@ -142,7 +142,7 @@ def _directly(connection: duckdb.DuckDBPyConnection, plan: Plan, moments: Moment
 
 
 def _from_rows(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, moments: Moments, kinds: tuple[Kind, ...]
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, moments: Moments, kinds: tuple[Kind, ...]
 ) -> EventColumns:
     columns = ", ".join(["event_time", "available_at", "seq", *_names(plan)])
     table = connection.sql(
@@ -170,15 +170,15 @@ def _integers(table: pyarrow.Table, name: str) -> Ints:
     return integers(table.column(name))
 
 
-def _keys(plan: Plan) -> str:
+def _keys(plan: ViewPlan) -> str:
     return ", ".join(f"k{index}" for index in range(len(plan.keys)))
 
 
-def _names(plan: Plan) -> list[str]:
+def _names(plan: ViewPlan) -> list[str]:
     return [f"m{index}" for index, measure in enumerate(plan.measures) if not constant(measure)]
 
 
-def _reachable(plan: Plan, moments: Moments) -> str:
+def _reachable(plan: ViewPlan, moments: Moments) -> str:
     """Events that are not visible at the last moment, or left every window before the first, answer nothing."""
     since = "" if plan.unbounded else f" AND event_time > {moments.first - plan.longest - DAY}::HUGEINT"
     return (

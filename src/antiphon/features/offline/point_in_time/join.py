@@ -23,9 +23,9 @@ from antiphon.features.embedding.snapshot_embedding import vector_column
 from antiphon.features.embedding.vectors import Embedders
 from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.expressions.on_demand import with_on_demand
-from antiphon.features.offline.batch_values import Computed
+from antiphon.features.offline.batch_values import BatchValue
 from antiphon.features.offline.compute import ComputeLimits, compute, one_row, relation_of
-from antiphon.features.plan import Plan, plan_of
+from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.ports import LogReader
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _frame(connection: duckdb.DuckDBPyConnection, frame: Path | pyarrow.Table, a
     return frame, where
 
 
-class _Column(NamedTuple):
+class _FeatureColumn(NamedTuple):
     """A feature's values, and what makes the event times of the latest event in each, in the order of the frame."""
 
     values: pyarrow.Array
@@ -121,8 +121,8 @@ class _Column(NamedTuple):
 
 
 def _view_columns(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: str, scope: Scope, log: LogReader | None
-) -> dict[str, _Column]:
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str, scope: Scope, log: LogReader | None
+) -> dict[str, _FeatureColumn]:
     # Here, so that what never joins never loads numpy.
     from antiphon.features.offline.point_in_time.event_columns import event_columns
     from antiphon.features.offline.point_in_time.view_columns import ViewColumns
@@ -135,18 +135,18 @@ def _view_columns(
     return {
         feature.name: _of_tiles(tiled[feature.name])
         if feature.aggregation in TILED
-        else _Column(read.values(feature), partial(read.event_times, feature))
+        else _FeatureColumn(read.values(feature), partial(read.event_times, feature))
         for feature in plan.features
     }
 
 
-def _of_tiles(computed: Sequence[Computed]) -> _Column:
+def _of_tiles(computed: Sequence[BatchValue]) -> _FeatureColumn:
     import pyarrow
 
     def event_times() -> pyarrow.Array:
         return pyarrow.array([item.event_time for item in computed], pyarrow.timestamp("us", tz="UTC"))
 
-    return _Column(pyarrow.array([item.value for item in computed]), event_times)
+    return _FeatureColumn(pyarrow.array([item.value for item in computed]), event_times)
 
 
 class _Points(NamedTuple):
@@ -157,7 +157,7 @@ class _Points(NamedTuple):
     moments: Moments
 
 
-def _points(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: str) -> _Points:
+def _points(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str) -> _Points:
     """Also makes the tables ``points`` (p, k0 …, t) and ``entities`` (k0 …, entity)."""
     import numpy as np
 

@@ -90,9 +90,9 @@ class Timeline:
         self.order = self.order[~tied]
         self._happened = self._happened[~tied]
 
-    def read(self, points: Points) -> Reading:
+    def read(self, points: Points) -> WindowReader:
         """What is needed to answer for these points."""
-        return Reading(self, points)
+        return WindowReader(self, points)
 
     def places_visible(self, points: Points) -> Ints:
         """How many events, in the order of ``v``, lie before or at each point, those of lesser entities included."""
@@ -128,7 +128,7 @@ class Timeline:
         return np.searchsorted(sorted_keys, asked, "right").astype(np.int64, copy=False)
 
 
-class Reading:
+class WindowReader:
     """A timeline read at points. Arrays are in the order of the points; events are given in the timeline's order."""
 
     def __init__(self, timeline: Timeline, points: Points) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from antiphon.features.offline.point_in_time.event_columns import EventColumns
 from antiphon.features.offline.point_in_time.timeline import Ints, Points, Timeline, earlier, sorted_points
-from antiphon.features.plan import DAY, Plan, PlannedFeature
+from antiphon.features.plan import DAY, PlannedFeature, ViewPlan
 from antiphon.features.tiles import finish_columns
 from antiphon.features.tiles.arrow_arrays import array
 from antiphon.features.tiles.finish_columns import Integers
@@ -24,7 +24,7 @@ class ViewColumns:
         entity, moment: the points; −1 is an entity without a number.
     """
 
-    def __init__(self, plan: Plan, events: EventColumns, entity: Ints, moment: Ints) -> None:
+    def __init__(self, plan: ViewPlan, events: EventColumns, entity: Ints, moment: Ints) -> None:
         self._plan = plan
         self._events = events
         points, self._places = sorted_points(entity, moment)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from antiphon.definitions.feature import Aggregation
-from antiphon.features.offline.batch_values import Computed
-from antiphon.features.plan import Plan, PlannedFeature
+from antiphon.features.offline.batch_values import BatchValue
+from antiphon.features.plan import PlannedFeature, ViewPlan
 from antiphon.features.sources.source_rows import ROWS
 from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile
@@ -25,7 +25,7 @@ TILED: frozenset[Aggregation] = frozenset({"min", "max", "first", "distinct", "q
 _FETCH = 5_000
 
 
-def tiled_columns(connection: duckdb.DuckDBPyConnection, plan: Plan, rows: int) -> dict[str, list[Computed]]:
+def tiled_columns(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: int) -> dict[str, list[BatchValue]]:
     """The features of a view that need tiles, in the order of the points.
 
     Needs the tables ``points`` (``p`` from 0 to ``rows`` − 1, keys ``k0 …``, moment ``t``) and :data:`ROWS`.
@@ -38,17 +38,17 @@ def tiled_columns(connection: duckdb.DuckDBPyConnection, plan: Plan, rows: int) 
     windows: dict[int | None, list[PlannedFeature]] = {}
     for feature in features:
         windows.setdefault(feature.window, []).append(feature)
-    columns: dict[str, list[Computed]] = {}
+    columns: dict[str, list[BatchValue]] = {}
     for window, asked in windows.items():
         measures = sorted({feature.measure for feature in asked})
         found = _windowed(connection, plan, keys, window, measures, rows)
         for feature in asked:
             finish = finish_of(feature, plan.measures[feature.measure])
-            columns[feature.name] = [Computed(finish(tile), tile.latest) for tile in found[feature.measure]]
+            columns[feature.name] = [BatchValue(finish(tile), tile.latest) for tile in found[feature.measure]]
     return columns
 
 
-def _prepare_tiles(connection: duckdb.DuckDBPyConnection, plan: Plan, keys: list[str]) -> None:
+def _prepare_tiles(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, keys: list[str]) -> None:
     joined = ", ".join(keys)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE placed AS SELECT *, {tile_index(plan, 'event_time')} AS tile FROM {ROWS}"
@@ -64,7 +64,7 @@ def _prepare_tiles(connection: duckdb.DuckDBPyConnection, plan: Plan, keys: list
 
 def _windowed(
     connection: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: ViewPlan,
     keys: list[str],
     window: int | None,
     measures: list[int],

@@ -45,7 +45,7 @@ from antiphon.features.online.snapshots.finished import layout_of
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuery
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.values import EntityRow
 
 _CACHED_ENTITIES = 4_096
@@ -94,7 +94,7 @@ class LmdbSnapshot:
             raise self._broken("it is of another format or snapshot")
         self.plan = plan_of(self.meta.spec)
         self._decoder = RecordDecoder(self.plan, self.meta.kinds)
-        self.evaluator = Evaluator(self.plan)
+        self.evaluator = ViewEvaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._rows = layout_of(self.meta, self.evaluator)
         self._states: OrderedDict[bytes, EntityState] = OrderedDict()

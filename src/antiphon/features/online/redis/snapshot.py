@@ -41,7 +41,7 @@ from antiphon.features.online.snapshots.finished import layout_of
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuery
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
 from antiphon.features.values import EntityRow
 
@@ -106,7 +106,7 @@ class RedisSnapshot:
             raise self._broken("it is of another format or snapshot")
         self.plan = plan_of(self.meta.spec)
         self._decoder = RecordDecoder(self.plan, self.meta.kinds)
-        self.evaluator = Evaluator(self.plan)
+        self.evaluator = ViewEvaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._rows = layout_of(self.meta, self.evaluator)
         self._sealing = self._build.seal.key is not None

@@ -23,7 +23,7 @@ from antiphon.features.offline.compute import parquet_reader
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
 from antiphon.features.online.snapshots.finished import PackedRows, RowLayout, ValuesAlong, codes_of
 from antiphon.features.online.snapshots.packing import Records, base_records, event_records, events_are_few
-from antiphon.features.plan import SLACK, Plan, plan_of
+from antiphon.features.plan import SLACK, ViewPlan, plan_of
 from antiphon.features.tiles.entity_state import TileRow
 from antiphon.features.tiles.row_batches import RowBatch, whole_entities
 from antiphon.features.tiles.tile_files import tile_schema, tiles_in
@@ -126,7 +126,7 @@ def fill(
 def _with_rows(
     batches: Iterable[RowBatch],
     values: Iterable[pyarrow.RecordBatch],
-    plan: Plan,
+    plan: ViewPlan,
     codes: str,
     as_of: int,
     hashes_of: Callable[[Sequence[pyarrow.Array]], list[bytes]],
@@ -202,7 +202,7 @@ def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) ->
 
 
 def _tile_records(
-    rows: pyarrow.RecordBatch, plan: Plan, layout: str | None, key: bytes, spec: FeatureViewSpec
+    rows: pyarrow.RecordBatch, plan: ViewPlan, layout: str | None, key: bytes, spec: FeatureViewSpec
 ) -> Records:
     """Base tiles."""
     import pyarrow.compute as pc
@@ -212,7 +212,7 @@ def _tile_records(
     return keys, base_records(base, plan, layout) if keys else []
 
 
-def _together_records(rows: pyarrow.RecordBatch, plan: Plan, key: bytes, spec: FeatureViewSpec) -> Records | None:
+def _together_records(rows: pyarrow.RecordBatch, plan: ViewPlan, key: bytes, spec: FeatureViewSpec) -> Records | None:
     """The tiles of all entities together, which stand last, as an entity's."""
     import pyarrow.compute as pc
 
@@ -235,7 +235,7 @@ def _unlike() -> CorruptionError:
     )
 
 
-def _measured(schema: pyarrow.Schema, plan: Plan) -> list[pyarrow.DataType]:
+def _measured(schema: pyarrow.Schema, plan: ViewPlan) -> list[pyarrow.DataType]:
     measures = [f"m{index}" for index in range(len(plan.measures))]
     if schema.names != [
         *(f"k{index}" for index in range(len(plan.keys))),
@@ -261,7 +261,7 @@ def _other(what: str, names: list[str]) -> CorruptionError:
     )
 
 
-def _kinds(schema: pyarrow.Schema, plan: Plan) -> tuple[Kind, ...]:
+def _kinds(schema: pyarrow.Schema, plan: ViewPlan) -> tuple[Kind, ...]:
     import pyarrow
 
     kinds: list[Kind] = []
@@ -273,7 +273,7 @@ def _kinds(schema: pyarrow.Schema, plan: Plan) -> tuple[Kind, ...]:
     return tuple(kinds)
 
 
-def _meta(manifest: SnapshotManifest, plan: Plan, kinds: tuple[Kind, ...], codes: str | None) -> SnapshotMeta:
+def _meta(manifest: SnapshotManifest, plan: ViewPlan, kinds: tuple[Kind, ...], codes: str | None) -> SnapshotMeta:
     as_of = microseconds(manifest.as_of)
     return SnapshotMeta(
         format=FORMAT,

@@ -31,7 +31,7 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
 from antiphon.features.tiles.row_digest import text_bytes
 from antiphon.features.tiles.tile import Tile, pack, unpack
@@ -80,7 +80,7 @@ _decode_block = msgspec.msgpack.Decoder(Block).decode
 _decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
 
 
-def plain_kinds(plan: Plan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], ...]:
+def plain_kinds(plan: ViewPlan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], ...]:
     """Unquantized measures whose column had a kind, with that kind."""
     return tuple(
         (index, kinds[index])
@@ -146,7 +146,7 @@ def decode_block(stored: bytes) -> Block:
     return _decode_block(stored)
 
 
-def masks_of(plan: Plan) -> int:
+def masks_of(plan: ViewPlan) -> int:
     """Words for each event that tell which measures it has."""
     return -(-len(plan.measures) // 64)
 
@@ -156,7 +156,7 @@ def sequence_words(events: Any) -> Any:
     return (3 * events + 1) // 2
 
 
-def base_layout(plan: Plan, kinds: tuple[Kind, ...]) -> str | None:
+def base_layout(plan: ViewPlan, kinds: tuple[Kind, ...]) -> str | None:
     """The ``struct`` format of a base tile's words after the first; ``None`` when a part has no fixed width."""
     layout = ["<"]
     for measure, (parts, kind) in enumerate(zip(plan.parts, kinds, strict=True)):
@@ -171,7 +171,7 @@ def base_layout(plan: Plan, kinds: tuple[Kind, ...]) -> str | None:
     return "".join(layout)
 
 
-def _code(plan: Plan, measure: int, kind: Kind) -> str:
+def _code(plan: ViewPlan, measure: int, kind: Kind) -> str:
     """q: an integer, d: a double, b: a boolean, t: a text, of a measure whose column has this kind."""
     if plan.measures[measure].mode != "plain":
         return "q"
@@ -181,7 +181,7 @@ def _code(plan: Plan, measure: int, kind: Kind) -> str:
 class RecordDecoder:
     """Reads the records of one snapshot, whose plan and kinds give them their columns."""
 
-    def __init__(self, plan: Plan, kinds: tuple[Kind, ...]) -> None:
+    def __init__(self, plan: ViewPlan, kinds: tuple[Kind, ...]) -> None:
         self._plan = plan
         self._codes = [_code(plan, measure, kind) for measure, kind in enumerate(kinds)]
         self._stored = [

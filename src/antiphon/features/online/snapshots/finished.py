@@ -19,9 +19,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from antiphon.features.online.snapshots.encoding import SnapshotMeta, sliced, text_words
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.entity_state import NOTHING
-from antiphon.features.tiles.evaluate import Evaluator
+from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.values import EntityRow, oldest_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _HEAD = 3
 _TEXT = "t"
 
 
-def codes_of(schema: pyarrow.Schema, plan: Plan) -> str | None:
+def codes_of(schema: pyarrow.Schema, plan: ViewPlan) -> str | None:
     """Kinds of the words of a row, a letter for each feature: ``q`` an integer, ``d`` a double, ``?`` a boolean, ``t``
     a text; ``None`` when a feature has no such word, or there is none.
 
@@ -63,7 +63,7 @@ def codes_of(schema: pyarrow.Schema, plan: Plan) -> str | None:
     return codes or None
 
 
-def _names(plan: Plan) -> list[str]:
+def _names(plan: ViewPlan) -> list[str]:
     return [f"{plan.spec.name}.{feature.name}" for feature in plan.features if feature.aggregation != "embed"]
 
 
@@ -143,7 +143,7 @@ class RowLayout:
         return struct.pack("<qqq", NEVER, HAS_NULLS, NO_TIME) + bytes(8 * (self._width + self._masks))
 
 
-def layout_of(meta: SnapshotMeta, evaluator: Evaluator) -> RowLayout | None:
+def layout_of(meta: SnapshotMeta, evaluator: ViewEvaluator) -> RowLayout | None:
     """Layout of a snapshot's finished rows; ``None`` when it has none. Every entity that it knows has one."""
     if meta.rows is None:
         return None
@@ -159,7 +159,7 @@ class PackedRows:
         texts: whether texts come after the words.
     """
 
-    def __init__(self, values: pyarrow.RecordBatch, until: Array, plan: Plan, codes: str) -> None:
+    def __init__(self, values: pyarrow.RecordBatch, until: Array, plan: ViewPlan, codes: str) -> None:
         """
         Args:
             values: the batch of the file of values.

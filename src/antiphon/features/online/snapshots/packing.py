@@ -24,7 +24,7 @@ from antiphon.features.online.snapshots.encoding import (
 from antiphon.features.online.snapshots.finished import PackedRows
 from antiphon.features.online.snapshots.sorting import key_order
 from antiphon.features.online.snapshots.tiled import tiled_records
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
 from antiphon.features.tiles.row_digest import text_bytes
 from antiphon.features.tiles.tile_files import tiles_in
@@ -46,7 +46,7 @@ def events_are_few(batch: RowBatch) -> bool:
     return int(numpy.diff(batch.starts).max(initial=0)) <= FEW
 
 
-def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: PackedRows | None = None) -> Records:
+def event_records(batch: RowBatch, plan: ViewPlan, hashes: list[bytes], ahead: PackedRows | None = None) -> Records:
     """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and
     a value for each tile's events.
 
@@ -75,7 +75,7 @@ def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Packe
     return keys, values
 
 
-def _few(batch: RowBatch, plan: Plan, ahead: PackedRows | None = None, order: Array | None = None) -> list[bytes]:
+def _few(batch: RowBatch, plan: ViewPlan, ahead: PackedRows | None = None, order: Array | None = None) -> list[bytes]:
     import numpy
 
     starts, entity = batch.starts[:-1], batch.entity
@@ -160,7 +160,7 @@ def _present(columns: Sequence[MeasureColumn], rows: int) -> Array:
     return mask.view(numpy.int64)
 
 
-def base_records(rows: pyarrow.RecordBatch, plan: Plan, layout: str | None) -> list[bytes]:
+def base_records(rows: pyarrow.RecordBatch, plan: ViewPlan, layout: str | None) -> list[bytes]:
     """The base tiles of a batch of entities, a value each.
 
     Args:

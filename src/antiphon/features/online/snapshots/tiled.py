@@ -22,7 +22,7 @@ from antiphon.features.online.snapshots.msgpack_columns import (
     encoded_sequences,
     map_header,
 )
-from antiphon.features.plan import Plan
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
 from antiphon.features.tiles.sketches import KEPT
@@ -46,7 +46,7 @@ class _Tiles:
         entities: how many tiles.
     """
 
-    def __init__(self, batch: RowBatch, plan: Plan) -> None:
+    def __init__(self, batch: RowBatch, plan: ViewPlan) -> None:
         import numpy
 
         index = batch.times // plan.tile
@@ -62,7 +62,7 @@ class _Tiles:
         """Where each entity's tiles begin, and the number of tiles last."""
 
 
-def tiled_records(batch: RowBatch, plan: Plan, hashes: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def tiled_records(batch: RowBatch, plan: ViewPlan, hashes: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of entities, given their hashes: of each tile its events, and of each entity its tiles."""
     import numpy
 
@@ -120,7 +120,7 @@ def _values(column: MeasureColumn) -> list[Any]:
     return found
 
 
-def _packed(tiles: _Tiles, plan: Plan, measure: int, column: MeasureColumn, batch: RowBatch) -> list[bytes]:
+def _packed(tiles: _Tiles, plan: ViewPlan, measure: int, column: MeasureColumn, batch: RowBatch) -> list[bytes]:
     """One measure of every tile, packed."""
     import pyarrow
 
