@@ -139,7 +139,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         served,
         rollout_keeper(store),
         store.trail.checkpointing,
-        Housekeeping(lambda: wired.features.prune().said(), name="Pruned", clock=agreement),
+        Housekeeping(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
         Housekeeping(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Built again from the lake"),
         Housekeeping(
             wired.files.expire,

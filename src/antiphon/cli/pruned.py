@@ -15,7 +15,7 @@ _KEPT_LINES = 20
 def pruned(found: PruneResult) -> str:
     """What goes, then what stays and what pins it."""
     goes = "would go" if found.dry else "went"
-    parts = [found.said() or "nothing", f"{goes}."]
+    parts = [found.summary() or "nothing", f"{goes}."]
     lines = [" ".join(parts)]
     if found.dry and (found.lake or found.online):
         lines.append("Files and builds that were written within the last hour are spared.")

@@ -20,7 +20,7 @@ HOUR = 3_600_000_000
 DAY = 24 * HOUR
 
 SLACK = 7 * DAY
-"""How far before its ``as_of`` a snapshot still answers exactly, in microseconds."""
+"""Time before its ``as_of`` for which a snapshot still answers exactly, in microseconds."""
 
 _EVER = -(2**62)
 """Microseconds before every event."""
@@ -49,7 +49,7 @@ _PARTS: dict[Aggregation, tuple[Part, ...]] = {
 
 
 class ViewMeasure(msgspec.Struct, frozen=True):
-    """What an event contributes: a fixed-point integer, or the plain value, or its hash, or a one to count; else null.
+    """The contribution of an event: a fixed-point integer, the plain value, its hash, or a one to count; else null.
 
     ``scale`` is the step of one unit as an exact fraction (numerator, denominator) when ``mode`` is ``fixed``.
     """
@@ -75,19 +75,19 @@ class PlannedFeature(msgspec.Struct, frozen=True):
 
     @property
     def fitted(self) -> bool:
-        """Whether it is read at the last midnight, against all entities together."""
+        """True for an encoding: it is read at the last midnight and compares with all entities together."""
         return self.aggregation in FITTED
 
 
 class ViewPlan(msgspec.Struct, frozen=True):
-    """How a view's events become values.
+    """The computation of a view's values from its events.
 
     Attributes:
-        measures: what is kept of each event.
+        measures: the values kept of each event.
         parts: for each measure, the parts of a tile that some feature needs, beside the count.
         tile: width of a tile in microseconds.
         longest: the longest bounded window; 0 when there is none.
-        unbounded: whether a feature looks at all time.
+        unbounded: True when a feature looks at all time.
     """
 
     spec: FeatureViewSpec
@@ -106,8 +106,8 @@ class ViewPlan(msgspec.Struct, frozen=True):
     def retained_from(self, as_of: int) -> int:
         """First instant (of the tile grid) whose raw events a snapshot as of ``as_of`` keeps.
 
-        All of them, when a feature looks at all time and the log may still tell an event that the history told already:
-        only an event that is kept is known again. What the log told it never tells twice.
+        All events are kept when a feature looks at all time and the log may repeat an event of the history: only a kept
+        event is recognized. The log itself never repeats an event.
         """
         source = self.spec.source
         if self.unbounded and source.kind == "stream" and source.path is not None and source.event_id is not None:
@@ -121,11 +121,11 @@ class ViewPlan(msgspec.Struct, frozen=True):
 
     @property
     def slack(self) -> int:
-        """How far before its ``as_of`` a snapshot's events are read: encodings go back to a midnight."""
+        """Time before its ``as_of`` for which a snapshot answers; encodings go back to a midnight."""
         return SLACK + DAY if self.fitted_windows else SLACK
 
     def fitted_index(self, window: int | None, fitted_at: int) -> int:
-        """Under which index a snapshot keeps the tile of all entities together, of a window that ends at a midnight."""
+        """Index of the tile of all entities together, for a window that ends at a midnight."""
         return (self.fitted_windows.index(window) + 1) * _DAYS + fitted_at // DAY
 
 

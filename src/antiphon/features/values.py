@@ -80,14 +80,14 @@ class FeatureValue(msgspec.Struct, frozen=True):
 
 
 class FeatureVector(msgspec.Struct, frozen=True):
-    """What a read found.
+    """Features of one entity as read.
 
     Attributes:
         publication: the number every value comes from; ``None`` when all are read from Feast.
         values: ``view.feature`` to value.
         refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
-        catalog_away: the catalog did not answer, so the leased publication was served.
-        facts: view to what its snapshot says about itself: source, quality, sampling rate, rows.
+        catalog_away: True when the catalog did not answer, so the leased publication was served.
+        facts: facts of each view's snapshot: source, quality, sampling rate, rows.
     """
 
     publication: int | None

@@ -96,7 +96,7 @@ def test_doctor_asks_whether_the_stores_answer(
     monkeypatch.delenv("ANTIPHON_FEATURES__ONLINE")
     assert "online LMDB, lake s3://lake/" in str(doctor(root)["found"])
     monkeypatch.setenv("LAKE_SECRET", "wrong")
-    assert "does not let us" in str(doctor(root)["problem"])
+    assert "refuses access" in str(doctor(root)["problem"])
     monkeypatch.setenv("ANTIPHON_FEATURES__LAKE", "s3://absent/p?endpoint=http://127.0.0.1:1")
     assert "does not answer" in str(doctor(root)["problem"])
     monkeypatch.delenv("ANTIPHON_FEATURES__LAKE")

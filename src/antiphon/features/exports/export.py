@@ -23,13 +23,13 @@ Format = Literal["delta", "parquet"]
 
 
 class ExportResult(msgspec.Struct, frozen=True):
-    """What an export did.
+    """Result of an export.
 
     Attributes:
-        version: of the Delta table, ``None`` for Parquet.
+        version: the Delta table's, ``None`` for Parquet.
         path: the table's folder, or the file.
-        changed: whether anything was written; not when it is there already.
-        rows: how many are there, ``withheld`` how many policy kept back; of an export that changed nothing ``None``.
+        changed: ``False`` when the export existed already.
+        rows: number of rows written, ``withheld`` of rows that policy kept back; ``None`` when nothing changed.
     """
 
     path: str
@@ -43,7 +43,7 @@ def write_delta(target: Path, rows: ExportedRows, what: ExportMetadata) -> Expor
     """Make the snapshot's rows the newest version of the table in ``target``; older versions stay readable as such.
 
     Raises:
-        ConflictError: the folder holds something else, or somebody else wrote meanwhile.
+        ConflictError: the folder holds something else, or another writer came first.
         SetupError: the extra ``delta`` is not installed, or the folder cannot be written.
     """
     lake = _deltalake()
@@ -62,7 +62,7 @@ def write_delta(target: Path, rows: ExportedRows, what: ExportMetadata) -> Expor
         )
     except lake.exceptions.CommitFailedError as error:
         raise WriteConflictError(
-            "Somebody else wrote the table meanwhile.", where=str(target), next_step="Run the export again."
+            "Another writer changed the table meanwhile.", where=str(target), next_step="Run the export again."
         ) from error
     except OSError as error:
         raise _unwritable(target, error) from None
@@ -71,7 +71,7 @@ def write_delta(target: Path, rows: ExportedRows, what: ExportMetadata) -> Expor
 
 
 def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> ExportResult:
-    """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, with what they are in the file's metadata.
+    """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, described in the file's metadata.
 
     Raises:
         SetupError: the folder cannot be written.
@@ -117,21 +117,21 @@ def _deltalake() -> Any:
 
 
 def _table(lake: Any, target: Path, what: ExportMetadata) -> deltalake.DeltaTable | None:
-    """The table that is there, when it is this view's; ``None`` when there is nothing.
+    """Open the target's table if it is this view's; ``None`` when there is none.
 
     Raises:
-        ConflictError: there is something else.
+        ConflictError: the folder holds something else.
     """
     if lake.DeltaTable.is_deltatable(str(target)):
         table = lake.DeltaTable(str(target))
         if table.metadata().name != _name(what):
             raise ConflictError(
-                f"The table there is {table.metadata().name or 'somebody else’s'}, not {_name(what)}.",
+                f"The table there is {table.metadata().name or 'unnamed'}, not {_name(what)}.",
                 where=str(target),
                 next_step="Name another folder.",
             )
         return table  # type: ignore[no-any-return]
-    # What a first export left that was killed before its commit is data files alone, and no reader sees it.
+    # A first export killed before its commit leaves data files alone, which no reader sees.
     strange = [file.name for file in target.iterdir() if file.suffix != ".parquet"] if target.is_dir() else []
     if [name for name in strange if name != "_delta_log"] or target.is_file():
         raise ConflictError(
@@ -141,7 +141,7 @@ def _table(lake: Any, target: Path, what: ExportMetadata) -> deltalake.DeltaTabl
 
 
 def _newest(table: deltalake.DeltaTable) -> dict[str, Any]:
-    """What the newest commit that wrote data says of itself."""
+    """The history entry of the newest commit that wrote data."""
     for commit in table.history():
         if commit.get("operation") in ("WRITE", "CREATE TABLE", "CREATE OR REPLACE TABLE"):
             return commit

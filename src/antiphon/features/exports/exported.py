@@ -1,4 +1,4 @@
-"""A snapshot's values as rows for other tools: plain names, plain types, and what they are.
+"""A snapshot's values as rows for other tools: plain names, plain types, and their metadata.
 
 A column is a key, a feature under its short name, or ``FEATURE__event_time``, the instant of the latest event in it.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _BATCH = 20_000
 
 Permit = Callable[[Sequence[dict[str, str]]], Sequence[bool]]
-"""Which of some entities, by their keys, may be exported."""
+"""Decides for entities, given by their keys, whether each may be exported."""
 
 
 class ExportMetadata(msgspec.Struct, frozen=True):
-    """What the rows are; kept with them as text, so that they can be told apart without Antiphon."""
+    """Origin of exported rows, kept with them as text, so that other tools can tell exports apart."""
 
     view: str
     snapshot: str
@@ -37,12 +37,12 @@ class ExportMetadata(msgspec.Struct, frozen=True):
 
     @property
     def properties(self) -> dict[str, str]:
-        """By names that begin with ``antiphon.``."""
+        """The fields under names that begin with ``antiphon.``."""
         return {f"antiphon.{name}": str(getattr(self, name)) for name in self.__struct_fields__}
 
 
-def about(manifest: SnapshotManifest) -> ExportMetadata:
-    """What a snapshot's rows are."""
+def metadata_of(manifest: SnapshotManifest) -> ExportMetadata:
+    """The metadata of a snapshot's rows."""
     return ExportMetadata(
         view=manifest.view,
         snapshot=manifest.id,
@@ -119,9 +119,9 @@ class ExportedRows:
             for batch in file.iter_batches(_BATCH):
                 if self._permit is not None:
                     keys = [batch.column(key).to_pylist() for key in self._spec.entity.keys]
-                    asked = [dict(zip(self._spec.entity.keys, row, strict=True)) for row in zip(*keys, strict=True)]
-                    permitted = self._permit(asked)
-                    self.withheld += len(asked) - sum(permitted)
+                    entities = [dict(zip(self._spec.entity.keys, row, strict=True)) for row in zip(*keys, strict=True)]
+                    permitted = self._permit(entities)
+                    self.withheld += len(entities) - sum(permitted)
                     batch = batch.filter(pyarrow.array(permitted, pyarrow.bool_()))
                 self.rows += batch.num_rows
                 columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]

@@ -21,7 +21,7 @@ Library = Literal["arrow", "pandas", "polars"]
 
 
 def library_of(frame: Any) -> Library:
-    """What a frame is, and so what is given back for it; plain Python is given back as Arrow."""
+    """The library of a frame, which is also that of the returned one; plain Python returns as Arrow."""
     home = type(frame).__module__.partition(".")[0]
     return cast(Library, home) if home in ("pandas", "polars") else "arrow"
 

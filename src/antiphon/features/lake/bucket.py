@@ -25,14 +25,14 @@ _making = threading.Lock()
 
 @cache
 def _session() -> Any:
-    """One for the process: it reads the descriptions of AWS's services, which takes longer than a request."""
+    """The process's one session: reading the descriptions of AWS's services takes longer than a request."""
     from boto3.session import Session
 
     return Session()
 
 
 class S3Place(msgspec.Struct, frozen=True):
-    """Where a lake is: ``s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION``. Without endpoint it is AWS."""
+    """Address of a lake: ``s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION``. AWS without endpoint."""
 
     bucket: str
     prefix: str = ""
@@ -84,12 +84,11 @@ class S3Place(msgspec.Struct, frozen=True):
 
 
 class BucketRole(msgspec.Struct, frozen=True):
-    """What a bucket is to us, as errors say it.
+    """The use of a bucket, for error messages.
 
     Attributes:
-        where: the thing that needs it.
-        absent, refused, away: what to do when there is no such bucket, when it does not let us in, and when it does not
-            answer.
+        where: the part of the product that needs it.
+        absent, refused, away: next steps when the bucket does not exist, refuses access, and does not answer.
     """
 
     where: str
@@ -99,7 +98,7 @@ class BucketRole(msgspec.Struct, frozen=True):
 
 
 class Bucket:
-    """One bucket, asked through one client, which threads may share.
+    """One bucket behind one client, which threads may share.
 
     Args:
         access_key, secret_key: credentials; without them those that the AWS client finds by itself.
@@ -165,14 +164,14 @@ class Bucket:
 
     @contextmanager
     def answering(self, missing: AntiphonError | None = None, changed: AntiphonError | None = None) -> Iterator[None]:
-        """Ask the store; its errors come out as ours.
+        """Run a block of requests to the store and translate its errors.
 
         Args:
             missing: the error for an object that is not there.
             changed: the error for one that does not meet the request's condition.
 
         Raises:
-            SetupError: there is no such bucket, or it does not let us.
+            SetupError: there is no such bucket, or it refuses access.
             UnavailableError: it does not answer, or not to the
             end.
         """
@@ -181,13 +180,13 @@ class Bucket:
         try:
             yield
         except ClientError as error:
-            raise self._told(str(error.response.get("Error", {}).get("Code", "")), missing, changed) from error
+            raise self._translated(str(error.response.get("Error", {}).get("Code", "")), missing, changed) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise self._refused("no credentials") from error
         except BotoCoreError as error:
             raise self._away(str(error)[:200]) from error
 
-    def _told(self, code: str, missing: AntiphonError | None, changed: AntiphonError | None) -> AntiphonError:
+    def _translated(self, code: str, missing: AntiphonError | None, changed: AntiphonError | None) -> AntiphonError:
         if code == "NoSuchBucket":
             return SetupError(
                 f"There is no bucket {self.place.bucket!r} at {self.place.endpoint or 'AWS'}.",
@@ -206,7 +205,7 @@ class Bucket:
             self.client.close()
 
     def _refused(self, why: str) -> SetupError:
-        return SetupError(f"{self.place} does not let us: {why}.", where=self._role.where, next_step=self._role.refused)
+        return SetupError(f"{self.place} refuses access: {why}.", where=self._role.where, next_step=self._role.refused)
 
     def _away(self, why: str) -> UnavailableError:
         return UnavailableError(

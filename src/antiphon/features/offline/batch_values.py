@@ -34,7 +34,7 @@ class BatchValue(msgspec.Struct, frozen=True):
 
 
 def window_condition(window: int | None, moment: int) -> str:
-    """Which rows a window that ends at a moment takes."""
+    """An SQL condition for the rows of a window that ends at a moment."""
     since = "" if window is None else f" AND event_time > {moment - window}"
     return f"(event_time <= {moment} AND available_at <= {moment}{since})"
 
@@ -57,7 +57,7 @@ class BatchValues:
         """
         Args:
             fitted_at: the moment of encodings; the midnight before ``as_of`` by default.
-            together: what stands after FROM for what encodings are set against.
+            together: the relation (after FROM) of all rows that encodings compare with.
         """
         self._plan = plan
         self._moments = {False: as_of, True: midnight_before(as_of) if fitted_at is None else fitted_at}
@@ -73,7 +73,7 @@ class BatchValues:
             self._every = dict(zip(groups, tiles_of(plan, [measure for measure, _ in groups], row), strict=True))
 
     def of(self, batch: RowBatch) -> pyarrow.RecordBatch:
-        """Keys, and for each feature ``VIEW.FEATURE`` and ``VIEW.FEATURE.event_time``, a row an entity."""
+        """One row per entity: keys, and for each feature ``VIEW.FEATURE`` and ``VIEW.FEATURE.event_time``."""
         import pyarrow
 
         plan = self._plan
@@ -113,7 +113,7 @@ class BatchValues:
 
 
 def _inside(batch: RowBatch, window: int | None, moment: int) -> numpy.ndarray[Any, Any] | None:
-    """Which rows a window that ends at a moment takes; ``None``: all."""
+    """Flags of the rows of a window that ends at a moment; ``None`` when it has every row."""
     inside = (batch.times <= moment) & (batch.available <= moment)
     if window is not None:
         inside &= batch.times > moment - window
@@ -149,7 +149,7 @@ def values_at(
 
     Args:
         fitted_at: the moment of encodings; the midnight before ``as_of`` by default.
-        rows: what stands after FROM. ``together``: the same for what encodings are set against.
+        rows: the relation (after FROM). ``together``: that of all rows that encodings compare with.
     """
     import pyarrow
 

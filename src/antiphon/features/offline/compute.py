@@ -1,4 +1,4 @@
-"""DuckDB as the compute port: a connection that stays inside its bounds and never reaches for the network."""
+"""DuckDB connections with limits and without network access, and Parquet files read and written through them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     import pyarrow
 
 SPOOL = "objects"
-"""The folder below a computation's own where objects of a store lie while it reads them."""
+"""Folder below a computation's own for the objects that it fetches."""
 _BATCH = 100_000
 _DEADLINE_CHECK_SECONDS = 0.02
 T = TypeVar("T")
 
 
 class ComputeLimits(msgspec.Struct, frozen=True):
-    """What feature computation may use: threads, memory in MiB, and where it spills to, ``spill`` itself or a folder of
-    its own below ``scratch``; without both everything is in memory, so that nothing that is computed reaches a disk."""
+    """Limits of a computation: threads, memory in MiB, and its spill folder, which is ``spill`` itself or a new folder
+    below ``scratch``. Without both it stays in memory and nothing reaches a disk."""
 
     threads: int = 1
     memory: int = 1024
@@ -44,11 +44,11 @@ class ComputeLimits(msgspec.Struct, frozen=True):
 
 @contextmanager
 def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A fresh in-memory DuckDB within the limits; its errors come out as ours.
+    """Open an in-memory DuckDB within the limits and translate its errors.
 
     Raises:
         UnavailableError: memory or spill space ran out.
-        InvalidInputError: the source holds something the definition did not expect.
+        InvalidInputError: the source does not fit the definition.
     """
     import duckdb
 
@@ -170,7 +170,7 @@ def _splits(kind: pyarrow.DataType) -> bool:
 
 
 def _repeats(column: pyarrow.Array) -> bool:
-    """Whether a column is of texts that mostly repeat, as its first ones tell: only then a dictionary pays."""
+    """Tell from its first rows whether a text column repeats enough for a dictionary to pay."""
     import pyarrow
     import pyarrow.compute as pc
 
@@ -198,7 +198,7 @@ def files_of(path: str) -> list[Path]:
         return list(delta_files(Path(path)).files)
     found = local_paths(path)
     if not found or not all(file.is_file() for file in found):
-        # What was wrong is kept with a view's verdicts and shown to who may look at it; the place is for the terminal.
+        # The message is stored with a view's verdicts; only the next step, for the terminal, has the full path.
         raise SetupError(
             f"There is no file {Path(path).name}.",
             where="source",
@@ -211,7 +211,7 @@ def relation_of(files: list[Path], named: str | None = None) -> str:
     """A FROM clause that reads the files.
 
     Args:
-        named: a column that says which file a row is from.
+        named: a column for the file of each row.
 
     Raises:
         InvalidInputError: neither Parquet nor CSV nor JSON, or no file at all.
@@ -265,8 +265,8 @@ def digests_of(files: Sequence[Path]) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """What DuckDB says, without the values that it quotes: they are somebody's, and errors are kept and shown. Of a
-    file that is there its name is told, and not its folder."""
+    """DuckDB's message without the values that it quotes, because errors are stored and shown. A file is quoted by its
+    name, without its folder."""
     return _QUOTED.sub(_name_alone, str(error).strip().splitlines()[0])
 
 

@@ -1,6 +1,6 @@
-"""What became of a view: its versions with what they are made of, what the gates said, and how two of them differ.
+"""History of a view: its versions with their sources and verdicts, and the difference between two of them.
 
-Everything is read from the catalog, but for quarantined rows, which lie in the lake.
+All of it is read from the catalog, except quarantined rows, which are in the lake.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class RuleLine(msgspec.Struct, frozen=True):
 
 
 class ViewDescription(msgspec.Struct, frozen=True):
-    """A view as it is declared and as it is served.
+    """A view as declared and as served.
 
     Attributes:
-        current: what is published of this definition version; ``None`` before the first publication.
-        latest: what the gates said last, which may be about something that is not published.
-        staged_until: until when a snapshot waits for the end of an embargo.
-        versions: every definition version that was ever applied, latest first.
-        rows_expired_at: when the rows that ``current`` kept aside were given up.
+        current: the published snapshot of this definition version; ``None`` before the first publication.
+        latest: the last verdict of the gates, also of a snapshot that is not published.
+        staged_until: the end of the embargo of a staged snapshot.
+        versions: every definition version ever applied, latest first.
+        rows_expired_at: the time at which the quarantined rows of ``current`` expired.
     """
 
     definition: FeatureViewSpec
@@ -55,7 +55,7 @@ class ViewDescription(msgspec.Struct, frozen=True):
 
 
 class VersionLine(msgspec.Struct, frozen=True):
-    """One attempt to make a view anew. ``current``: it is what is published now; ``kept``: what stayed instead."""
+    """One refresh of a view. ``current``: its snapshot is published; ``kept``: the snapshot that stayed instead."""
 
     id: str
     definition_version: str
@@ -78,8 +78,7 @@ class VersionLine(msgspec.Struct, frozen=True):
 
 
 class StatisticsDifference(msgspec.Struct, frozen=True):
-    """One feature or column in two versions; ``None`` where it is not in one. The distances are known where both have
-    enough values."""
+    """One feature or column in two versions; ``None`` where absent. Distances need enough values in both."""
 
     name: str
     before: Statistics | None
@@ -91,7 +90,7 @@ class StatisticsDifference(msgspec.Struct, frozen=True):
 
 
 class ViewDifference(msgspec.Struct, frozen=True):
-    """Two versions of a view: what differs in the definition, in the source, and in the values."""
+    """Differences of two versions of a view: definition, source columns and feature values."""
 
     view: str
     before: VersionLine
@@ -102,7 +101,7 @@ class ViewDifference(msgspec.Struct, frozen=True):
 
 
 class Quarantine(msgspec.Struct, frozen=True):
-    """Rows that one version kept aside: how many each rule, and the first of them; none once they ``expired_at``."""
+    """Quarantined rows of one version: their number by rule, and the first of them unless they expired."""
 
     view: str
     verdict: str
@@ -134,7 +133,7 @@ class ViewHistory:
         self._lake = lake
 
     def describe(self, scope: Scope, view: str, version: str | None = None) -> ViewDescription:
-        """A view in its latest definition version, or in the one that is named.
+        """Describe a view in its latest definition version, or in the named one.
 
         Raises:
             NotFoundError: it was never applied here.
@@ -161,7 +160,7 @@ class ViewHistory:
         )
 
     def history(self, scope: Scope, view: str, limit: int = 20) -> tuple[VersionLine, ...]:
-        """What was made of a view, published or not, latest first.
+        """List the versions of a view, published or not, latest first.
 
         Raises:
             NotFoundError: it was never applied here.
@@ -171,11 +170,11 @@ class ViewHistory:
         return tuple(_line(verdict, published) for verdict in self._verdicts.list(scope, view, limit=limit))
 
     def difference(self, scope: Scope, before: str, after: str) -> ViewDifference:
-        """Two versions of one view, each named by a snapshot or a verdict.
+        """Compare two versions of one view, each named by a snapshot or a verdict.
 
         Raises:
             NotFoundError: there is no such version.
-            InvalidInputError: they are of different views, or one could not be made.
+            InvalidInputError: they are of different views, or one has no snapshot.
         """
         first, second = self._version(scope, before), self._version(scope, after)
         if first.view != second.view:
@@ -196,17 +195,17 @@ class ViewHistory:
         )
 
     def quarantine(self, scope: Scope, view: str, version: str | None = None, limit: int = 100) -> Quarantine | None:
-        """Rows that the latest version with any kept aside, or the one that is named; ``None`` when there are none.
+        """The quarantined rows of the named version, or of the latest with any; ``None`` without any.
 
         Raises:
             NotFoundError: there is no such view or version.
         """
         self._known(scope, view)
         if version is not None:
-            wanted = [self._version(scope, version)]
+            verdicts = [self._version(scope, version)]
         else:
-            wanted = [one for one in self._verdicts.list(scope, view, limit=1_000) if one.kept_aside is not None][:1]
-        for one in wanted:
+            verdicts = [one for one in self._verdicts.list(scope, view, limit=1_000) if one.kept_aside is not None][:1]
+        for one in verdicts:
             if one.view == view and one.manifest is not None and one.manifest.quarantined is not None:
                 kept = one.manifest.quarantined
                 expired = self._verdicts.expired_at(scope, one.id)
@@ -246,17 +245,15 @@ class ViewHistory:
         view = self._snapshots.get(scope, name).view
         made = [one for one in self._verdicts.list(scope, view, limit=10_000) if one.snapshot == name]
         if not made:
-            raise NotFoundError(
-                f"Nothing is known of how {name!r} was made.", where=str(scope), next_step="Refresh the view."
-            )
+            raise NotFoundError(f"There is no verdict on {name!r}.", where=str(scope), next_step="Refresh the view.")
         return made[-1]
 
 
 def _made(verdict: Verdict) -> SnapshotManifest:
     if verdict.manifest is None:
         raise InvalidInputError(
-            f"{verdict.id} could not be made: there is nothing to compare.", where="diff",
-            next_step="Name another version; the view's history says what was found.",
+            f"{verdict.id} has no snapshot to compare.", where="diff",
+            next_step="Name another version; the view's history has the findings.",
         )  # fmt: skip
     return verdict.manifest
 

@@ -1,4 +1,4 @@
-"""Lineage: from a served value back to the source rows that made it, and the value made again from them."""
+"""Lineage: the source rows behind a served value, and the value recomputed from them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 FILE = "antiphon_file"
 _MOST_FILES = 50
-"""Files whose hashes are told."""
+"""Most files listed with their hashes."""
 
 
 class SourceRow(msgspec.Struct, frozen=True):
     """One source row in a value.
 
-    ``log_offset`` is its place in the stream, ``None`` for a row of a file; ``measure`` what it contributed, in
-    fixed-point steps or plain; ``columns`` the row itself; ``file`` where it stands, when it is a file's.
+    ``log_offset`` is its place in the stream, ``None`` for a row of a file; ``measure`` its contribution, in
+    fixed-point steps or plain; ``columns`` the row itself; ``file`` the file of a row of files.
     """
 
     event_time: datetime
@@ -60,14 +60,14 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """A value made again from the source.
+    """A value recomputed from the source.
 
     Attributes:
-        contributing: how many rows it rests on. ``rows`` are the latest of them, at most the limit asked for.
-        set_against: of an encoding, how many rows of all entities it is set against.
-        event_time: that of the latest row in the value.
-        source: what was read, in words; ``source_hash`` its content now; ``files`` those of the rows that are shown, or
-            of a query's tables.
+        contributing: number of its rows. ``rows`` are the latest of them, up to the limit.
+        set_against: for an encoding, the number of rows of all entities that it compares with.
+        event_time: the latest row's.
+        source: a description of it; ``source_hash`` hashes its present content; ``files`` are those of the listed rows,
+            or of a query's tables.
     """
 
     feature: str
@@ -81,7 +81,7 @@ class Trace(msgspec.Struct, frozen=True):
     files: tuple[SourceFile, ...] = ()
 
     def placeless(self) -> Trace:
-        """The same without where files lie: their names alone."""
+        """A copy that names files without their folders."""
         rows = (
             row if row.file is None else msgspec.structs.replace(row, file=Path(row.file).name) for row in self.rows
         )
@@ -90,15 +90,15 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """Where a value came from.
+    """Origin of a value.
 
     Attributes:
-        value: what was served. ``recomputed``: the value made again from exactly the rows of ``trace``, or of an
-            on-demand feature from ``inputs`` and ``reads``.
-        same: whether both are the same, bit for bit; ``None`` when that cannot be said, and ``why``.
-        through: last log offset that was known.
-        source_changed: whether the source is not what the snapshot was made from.
-        reads: of an on-demand feature, the lineage of the features that it was computed from.
+        value: as served. ``recomputed``: computed from exactly the rows of ``trace``, or for an on-demand feature from
+            ``inputs`` and ``reads``.
+        same: bit-for-bit equality of both; ``None`` when it cannot be decided, with the reason in ``why``.
+        through: last log offset known.
+        source_changed: the source differs from what the snapshot was made from.
+        reads: for an on-demand feature, the lineage of its inputs.
     """
 
     feature: str
@@ -119,7 +119,7 @@ class Lineage(msgspec.Struct, frozen=True):
     reads: tuple[Lineage, ...] = ()
 
     def placeless(self) -> Lineage:
-        """The same without where files lie."""
+        """A copy that names files without their folders."""
         return msgspec.structs.replace(
             self,
             trace=None if self.trace is None else self.trace.placeless(),
@@ -128,7 +128,7 @@ class Lineage(msgspec.Struct, frozen=True):
 
 
 def judged(found: Lineage, served: FeatureReceipt, recomputed: MeasureValue, event_time: datetime | None) -> Lineage:
-    """The lineage with what became of comparing the value that was served with the one that was made again."""
+    """Complete a lineage with the comparison of the served value and the recomputed one."""
     equal: bool | None = same(served.value, recomputed) and served.event_time == event_time
     why = ""
     if served.contract == "masked":
@@ -153,7 +153,7 @@ def trace(
     limit: int = 20,
     limits: ComputeLimits | None = None,
 ) -> Trace:
-    """The source rows behind a feature's value as of a moment.
+    """Find the source rows behind a feature's value as of a moment.
 
     Args:
         keys: the entity's keys.

@@ -1,10 +1,10 @@
-"""Materialise: a view's source as of a moment → an immutable snapshot in the lake, and its manifest.
+"""Materialization: a view's source as of a moment becomes an immutable snapshot in the lake, with a manifest.
 
-A snapshot holds per entity what any later reading needs: the measured events back to the longest window and a
+A snapshot holds per entity the state for any later reading: the measured events back to the longest window and a
 slack, one base tile of everything older when a feature looks at all time, and the values as of the moment. All of it
-comes from one pass over the rows in the order of entities, a batch of whole entities at a time: no step grows with how
-many there are. Invariant: a reading at any ``as_of ≥ snapshot − slack`` from it and the events that came later
-through the stream equals the batch query, bit for bit.
+comes from one pass over the rows in the order of entities, a batch of whole entities at a time, so that memory does not
+grow with the number of entities. Invariant: a reading at any ``as_of ≥ snapshot − slack`` from it and later streamed
+events equals the batch query, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from antiphon.features.offline.batch_values import BatchValues, window_condition
 from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
 from antiphon.features.plan import DAY, SLACK, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
-from antiphon.features.sources.naming import naming
-from antiphon.features.sources.opened import OpenedSource, hashed_files
+from antiphon.features.sources.opened import OpenedSource, hashed_files, source_errors
 from antiphon.features.sources.source_rows import ROWS, load_rows
 from antiphon.features.sources.taking_over import TakenOver, taken_over
 from antiphon.features.tiles.row_batches import row_batches
@@ -52,9 +51,12 @@ SUFFIX = ".parquet"
 
 
 class Materialization(msgspec.Struct, frozen=True):
-    """What to materialise, for whom and why. ``through`` is the last log offset to take; the log's end by default.
-    ``previous`` is the snapshot that it is to replace: what came since then is new, histograms take over its edges, and
-    what need not be read again is taken over from it, unless the ``whole`` source is to be read.
+    """A view to materialize, with the moment, the principal and the reason.
+
+    Attributes:
+        through: last log offset to read; the log's end by default.
+        previous: the snapshot to replace. Later rows count as new, histograms keep its edges, and unchanged rows are
+            taken over from it, unless ``whole`` asks for the whole source.
     """
 
     scope: Scope
@@ -70,7 +72,7 @@ class Materialization(msgspec.Struct, frozen=True):
 
 
 def materialize(
-    wanted: Materialization,
+    request: Materialization,
     *,
     lake: Lake,
     log: LogReader | None,
@@ -91,10 +93,10 @@ def materialize(
         UnavailableError: out of memory or disk; the source changed while it was read.
     """
     started, cpu = clock.monotonic(), time.process_time()
-    plan = plan_of(wanted.spec)
-    as_of = microseconds(wanted.as_of)
+    plan = plan_of(request.spec)
+    as_of = microseconds(request.as_of)
     bounds = limits or ComputeLimits()
-    vectors = SnapshotEmbedding(wanted.spec, embedders, lake, wanted.previous)
+    vectors = SnapshotEmbedding(request.spec, embedders, lake, request.previous)
     # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
     folder = None if lake.sealed else lake.scratch()
     if lake.sealed:
@@ -102,42 +104,44 @@ def materialize(
     elif bounds.spill is None:
         bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:
-        with naming(wanted.spec.source.name), compute(bounds) as connection:
-            rows = hashed_files(connection, wanted.spec.source)
-            before = _before(connection, wanted, plan, rows, lake, as_of)
+        with source_errors(request.spec.source.name), compute(bounds) as connection:
+            rows = hashed_files(connection, request.spec.source)
+            before = _before(connection, request, plan, rows, lake, as_of)
             taken = before if isinstance(before, TakenOver) else None
-            names = TextNames(wanted.spec, keyed_hash)
-            inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous, names=names)
-            inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of), taken)
+            names = TextNames(request.spec, keyed_hash)
+            inspection = Inspection(
+                connection, request.spec, scope=request.scope, previous=request.previous, names=names
+            )
+            inspection.read(log, request.through, max(microseconds(clock.now()), as_of), taken)
             with inspection.explaining():
                 loaded = load_rows(
-                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through,
+                    connection, plan, scope=request.scope, log=log, known_by=as_of, through=request.through,
                     identified=False, before=taken, rows=rows,
                 )  # fmt: skip
             inspection.require_unchanged()
             quarantined = inspection.keep_aside(lake)
-            written = _written(connection, wanted, plan, as_of, lake, inspection, vectors, names)
+            written = _write_files(connection, request, plan, as_of, lake, inspection, vectors, names)
             with inspection.timed():
-                if needs_values(wanted.spec):
-                    name, allowed = wanted.spec.name, bounds.memory * 2**20
+                if needs_values(request.spec):
+                    name, allowed = request.spec.name, bounds.memory * 2**20
                     with snapshot_values(
                         connection, lake, written.values, name, folder=folder, most_bytes=allowed
                     ) as found:
-                        inspection.add(check_values(connection, wanted.spec, found, functions))
-            embedded = vectors.finished(wanted.scope)
+                        inspection.add(check_values(connection, request.spec, found, functions))
+            embedded = vectors.finished(request.scope)
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
     events, tiles, values = written.events, written.tiles, written.values
     logical = content_hash([plan.spec.key, as_of, list(loaded.kinds), written.digest])
-    identity = content_hash([wanted.spec.key, logical, as_of, loaded.stream_offset, str(wanted.scope)])
+    identity = content_hash([request.spec.key, logical, as_of, loaded.stream_offset, str(request.scope)])
     snapshot = f"snap_{identity[:26]}"
     return SnapshotManifest(
         id=snapshot,
-        scope=wanted.scope,
-        view=wanted.spec.name,
-        definition_version=wanted.spec.definition_version,
-        as_of=utc(wanted.as_of),
+        scope=request.scope,
+        view=request.spec.name,
+        definition_version=request.spec.definition_version,
+        as_of=utc(request.as_of),
         files=(events, tiles, values),
         logical_hash=logical,
         rows_in=loaded.rows_in + inspection.kept_aside,
@@ -146,11 +150,11 @@ def materialize(
         source=loaded.source,
         source_hash=loaded.source_hash,
         created_at=clock.now(),
-        kind=wanted.kind,
+        kind=request.kind,
         statistics=written.statistics,
-        online_file=f"{wanted.scope.tenant}/{wanted.scope.environment}/{wanted.spec.name}/{snapshot}.mdb",
+        online_file=f"{request.scope.tenant}/{request.scope.environment}/{request.spec.name}/{snapshot}.mdb",
         duration_seconds=clock.monotonic() - started,
-        run=wanted.run,
+        run=request.run,
         stream_offset=loaded.stream_offset,
         rejections=inspection.rejections(loaded.rows_rejected),
         source_quality=inspection.quality,
@@ -163,8 +167,8 @@ def materialize(
             bytes_written=sum(file.bytes for file in (events, tiles, values)),
             quality_seconds=inspection.seconds,
         ),
-        principal=wanted.principal,
-        reason=wanted.reason,
+        principal=request.principal,
+        reason=request.reason,
         vectors=embedded,
         read=SourceRead(
             rows=loaded.read,
@@ -180,19 +184,19 @@ def materialize(
 
 def _before(
     connection: duckdb.DuckDBPyConnection,
-    wanted: Materialization,
+    request: Materialization,
     plan: ViewPlan,
     rows: OpenedSource | None,
     lake: Lake,
     as_of: int,
 ) -> TakenOver | str:
-    if wanted.whole:
-        return "it was asked for"
-    return taken_over(connection, plan, rows, wanted.previous, lake, as_of=as_of, through=wanted.through)
+    if request.whole:
+        return "it was requested"
+    return taken_over(connection, plan, rows, request.previous, lake, as_of=as_of, through=request.through)
 
 
 class _SnapshotFiles(msgspec.Struct, frozen=True):
-    """The three files of a snapshot, and what was found out on the way."""
+    """The three files of a snapshot, with statistics and digest of its rows."""
 
     events: SnapshotFile
     tiles: SnapshotFile
@@ -201,9 +205,9 @@ class _SnapshotFiles(msgspec.Struct, frozen=True):
     digest: list[object]
 
 
-def _written(
+def _write_files(
     connection: duckdb.DuckDBPyConnection,
-    wanted: Materialization,
+    request: Materialization,
     plan: ViewPlan,
     as_of: int,
     lake: Lake,
@@ -215,7 +219,7 @@ def _written(
     import pyarrow
 
     cut = plan.retained_from(as_of)
-    digest, previous = RowDigest(), wanted.previous
+    digest, previous = RowDigest(), request.previous
     features = [feature.name for feature in plan.features]
     statistics = StatisticsBuilder(
         features, previous.statistics if previous is not None else None, names.of_features(features)
@@ -228,9 +232,9 @@ def _written(
     # Rows that are older than any reading looks back are part of the base of features of all time, or of nothing.
     batches = row_batches(connection, plan, ROWS if plan.unbounded else f"(FROM {ROWS} WHERE event_time >= {cut})")
     with (
-        lake.writing(wanted.scope, SUFFIX) as of_events,
-        lake.writing(wanted.scope, SUFFIX) as of_tiles,
-        lake.writing(wanted.scope, SUFFIX) as of_values,
+        lake.writing(request.scope, SUFFIX) as of_events,
+        lake.writing(request.scope, SUFFIX) as of_tiles,
+        lake.writing(request.scope, SUFFIX) as of_values,
         ParquetFile(of_events) as events,
         ParquetFile(of_tiles) as tiles,
         ParquetFile(of_values) as finished,
@@ -247,14 +251,14 @@ def _written(
                     retained = batch.rows.filter(pyarrow.array(~old))
             events.write(retained)
             found = values.of(batch)
-            if wanted.spec.models:
+            if request.spec.models:
                 with_texts.append(found)
                 continue
             finished.write(found)
             with inspection.timed():
                 statistics.add(found, prefix=f"{plan.spec.name}.")
         if with_texts:
-            # Each different text is embedded once, so they are wanted together.
+            # Each different text is embedded once, so all rows are embedded together.
             for found in vectors.replaced(pyarrow.Table.from_batches(with_texts)).to_batches():
                 finished.write(found)
                 with inspection.timed():
@@ -288,7 +292,7 @@ def _event_schema(plan: ViewPlan, types: list[pyarrow.DataType]) -> pyarrow.Sche
 def _fitted(
     connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: int
 ) -> dict[int, tuple[int, int, list[Tile]]]:
-    """What encodings are set against: all entities together at each midnight that a reading may go back to."""
+    """Tiles of all entities together, for encodings, at each midnight that a reading may go back to."""
     found: dict[int, tuple[int, int, list[Tile]]] = {}
     every = range(len(plan.measures))
     for window in plan.fitted_windows:

@@ -1,10 +1,10 @@
-"""Refresh: the durable workflow materialise → gate → publish, for one or several views at once.
+"""Refresh: the durable workflow materialize → gate → publish, for one or several views at once.
 
-A view whose source cannot be read, or whose snapshot its gates block, keeps the snapshot before, with a verdict that
-says why; the other views go on. What is under an embargo is staged instead of published.
+A view whose source cannot be read, or whose snapshot its gates block, keeps its previous snapshot, with a verdict that
+says why; the other views go on. A snapshot under an embargo is staged instead of published.
 
 Every step is idempotent: a snapshot's id and files follow from its content, and publishing what is current
-changes nothing. So a run that is killed anywhere goes on where it stopped.
+changes nothing. So a run that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from antiphon.features.publication.publish import Publisher
 WORKFLOW = "refresh"
 """The workflow's name in the registry."""
 
-_MATERIALISE = "materialise "
+_MATERIALIZE = "materialise "
 _log = logging.getLogger("antiphon.features")
 
 
 class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to refresh.
+    """Arguments of a refresh.
 
     Attributes:
         views: ``view@definition_version`` each.
-        as_of: the moment; when the run starts by default.
-        reason: why, kept with the publication.
-        principal: who asked.
-        whole: read all of each source, whatever could be taken over from the snapshot before.
+        as_of: the moment; the run's start by default.
+        reason: kept with the publication.
+        principal: the requesting one.
+        whole: read all of each source, and take nothing over from the previous snapshot.
     """
 
     views: tuple[str, ...]
@@ -62,15 +62,15 @@ class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RefreshResult(msgspec.Struct, frozen=True):
-    """What came of it.
+    """Result of a refresh.
 
     Attributes:
-        publication: the one current afterwards; ``None``: still nothing is published.
-        snapshots: of each view that passed.
-        blocked: of each view that a gate stopped the reasons; it keeps its previous snapshot.
-        warned: what was found in views that passed all the same.
-        staged: views whose snapshot waits for the end of an embargo, and until when.
-        held: views that somebody holds; their snapshot is recorded and not published.
+        publication: the current one afterwards; ``None`` before the first.
+        snapshots: of the views that passed, by view.
+        blocked: reasons by view that a gate stopped; it keeps its previous snapshot.
+        warned: findings by view that passed all the same.
+        staged: end of the embargo by staged view.
+        held: views on hold; their snapshot is recorded and not published.
     """
 
     publication: int | None
@@ -82,7 +82,7 @@ class RefreshResult(msgspec.Struct, frozen=True):
 
 
 class Refresher:
-    """The workflow with what it needs, for one scope."""
+    """The refresh workflow of one scope."""
 
     def __init__(
         self,
@@ -118,29 +118,29 @@ class Refresher:
         self._keyed_hash = keyed_hash
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`RefreshResult`, as JSON.
+        """Run the workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`RefreshResult`, as JSON.
 
         Raises:
             InvalidInputError: the arguments or a source do not fit.
             NotFoundError: a definition version is unknown.
         """
         try:
-            wanted = msgspec.convert(arguments, RefreshArguments)
+            request = msgspec.convert(arguments, RefreshArguments)
         except msgspec.ValidationError as error:
             raise InvalidInputError(f"{error}.", where="refresh arguments") from None
-        if not wanted.views:
+        if not request.views:
             raise InvalidInputError("No view is named.", where="refresh arguments")
         if run.scope != self._scope:
             raise InvalidInputError(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
-        start = await run.step("pin", self._pin, wanted)
-        total = len(wanted.views) + 1
+        start = await run.step("pin", self._pin, request)
+        total = len(request.views) + 1
         passed: list[dict[str, Any]] = []
         found = RefreshResult(None, {}, {})
         unreadable: list[dict[str, str]] = []
-        for done, key in enumerate(wanted.views):
+        for done, key in enumerate(request.views):
             run.progress(done, total, f"materialise {key}")
-            made = await run.step(f"{_MATERIALISE}{key}", self._materialise, wanted, start, key, run.id)
-            judged = await run.step(f"gate {key}", self._gate, wanted, key, made, run.id)
+            made = await run.step(f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id)
+            judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
             if "unreadable" in made:
                 unreadable.append(made["unreadable"])
             elif judged["outcome"] != "blocked":
@@ -150,26 +150,26 @@ class Refresher:
                 found.blocked[key] = tuple(one["reason"] for one in judged["findings"] if one["action"] == "block")
             elif reasons:
                 found.warned[key] = reasons
-        if len(unreadable) == len(wanted.views):
+        if len(unreadable) == len(request.views):
             raise InvalidInputError(
                 unreadable[0]["what"], where=unreadable[0]["where"], next_step=unreadable[0]["next_step"]
             )
         run.progress(total - 1, total, "publish")
-        published = await run.step("publish", self._publish, wanted, passed)
+        published = await run.step("publish", self._publish, request, passed)
         run.progress(total, total, "published" if passed else "nothing published: every view is blocked")
         found.snapshots.update({f"{made['view']}@{made['definition_version']}": made["id"] for made in passed})
         result = msgspec.structs.replace(found, **msgspec.convert(published, dict[str, Any]))
         builtins: dict[str, Any] = msgspec.to_builtins(result)
         return builtins
 
-    def _pin(self, wanted: RefreshArguments) -> dict[str, Any]:
+    def _pin(self, request: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
-        streams = {spec.source.name for spec in map(self._spec, wanted.views) if spec.source.kind == "stream"}
-        as_of = utc(wanted.as_of) if wanted.as_of is not None else self._clock.now()
+        streams = {spec.source.name for spec in map(self._spec, request.views) if spec.source.kind == "stream"}
+        as_of = utc(request.as_of) if request.as_of is not None else self._clock.now()
         through = {stream: self._log.end(self._scope, stream) for stream in sorted(streams)}
         return {"as_of": as_of.isoformat(), "through": through}
 
-    def _materialise(self, wanted: RefreshArguments, start: dict[str, Any], key: str, run: str) -> dict[str, Any]:
+    def _materialize(self, request: RefreshArguments, start: dict[str, Any], key: str, run: str) -> dict[str, Any]:
         spec = self._spec(key)
         try:
             manifest = materialize(
@@ -178,12 +178,12 @@ class Refresher:
                     spec=spec,
                     as_of=datetime.fromisoformat(start["as_of"]),
                     through=start["through"].get(spec.source.name),
-                    kind=wanted.kind,
+                    kind=request.kind,
                     run=run,
                     previous=self._previous(key),
-                    whole=wanted.whole,
-                    principal=wanted.principal,
-                    reason=wanted.reason,
+                    whole=request.whole,
+                    principal=request.principal,
+                    reason=request.reason,
                 ),
                 lake=self._lake,
                 log=self._log,
@@ -194,12 +194,12 @@ class Refresher:
                 keyed_hash=self._keyed_hash,
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
-            # What can be tried again (no memory, a file that changed meanwhile) fails the run instead.
-            return {"unreadable": _said(error)}
+            # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.
+            return {"unreadable": _error_fields(error)}
         made: dict[str, Any] = msgspec.to_builtins(manifest)
         return made
 
-    def _gate(self, wanted: RefreshArguments, key: str, made: dict[str, Any], run: str) -> dict[str, Any]:
+    def _gate(self, request: RefreshArguments, key: str, made: dict[str, Any], run: str) -> dict[str, Any]:
         spec, previous = self._spec(key), self._previous(key)
         manifest: SnapshotManifest | None = None
         if "unreadable" in made:
@@ -223,15 +223,15 @@ class Refresher:
                     snapshot=manifest.id if manifest is not None else None,
                     manifest=manifest,
                     run=run,
-                    principal=wanted.principal,
-                    reason=wanted.reason,
+                    principal=request.principal,
+                    reason=request.reason,
                     created_at=self._clock.now(),
                     kept=previous.id if previous is not None and outcome == "blocked" else None,
                 )
             )
         return {"outcome": outcome, "findings": msgspec.to_builtins(findings)}
 
-    def _publish(self, wanted: RefreshArguments, passed: list[dict[str, Any]]) -> dict[str, Any]:
+    def _publish(self, request: RefreshArguments, passed: list[dict[str, Any]]) -> dict[str, Any]:
         made = [msgspec.convert(one, SnapshotManifest) for one in passed]
         snapshots = [(one, self._definitions.get(self._scope, one.view, one.definition_version)) for one in made]
         staged: dict[str, datetime] = {}
@@ -244,11 +244,11 @@ class Refresher:
             self._staged.add(
                 StagedSnapshot(
                     self._scope, spec.name, spec.definition_version, manifest.id, staged[spec.key],
-                    wanted.reason, wanted.principal,
+                    request.reason, request.principal,
                 )
             )  # fmt: skip
         now = [(manifest, spec) for manifest, spec in snapshots if spec.key not in staged]
-        publication = self._publisher.publish(now, reason=wanted.reason, principal=wanted.principal)
+        publication = self._publisher.publish(now, reason=request.reason, principal=request.principal)
         found: dict[str, Any] = msgspec.to_builtins(
             {
                 "publication": None if publication is None else publication.number,
@@ -259,12 +259,12 @@ class Refresher:
         return found
 
     def release_staged(self, only: Collection[str] | None = None) -> int:
-        """Publish what has waited long enough; how many snapshots. Doing it again, or twice at once, changes
-        nothing.
+        """Publish staged snapshots whose embargo ended, and return their number. Idempotent, also when run twice at
+        once.
 
         Args:
-            only: these views, ``view@definition_version`` each, and a problem with one is raised; with all of them it
-                is logged, and holds no other back.
+            only: these views, ``view@definition_version`` each, and raise a problem with one; by default all views, and
+                a problem is logged.
         """
         if self._staged is None:
             return 0
@@ -273,7 +273,7 @@ class Refresher:
             if only is not None and f"{one.view}@{one.definition_version}" not in only:
                 continue
             if self._publisher.held(one.view):
-                continue  # It waits on.
+                continue
             try:
                 manifest = self._snapshots.get(self._scope, one.snapshot)
                 spec = self._definitions.get(self._scope, one.view, one.definition_version)
@@ -301,11 +301,11 @@ class Refresher:
 
 
 def made_by(step: str, result: Any) -> tuple[str, ...]:
-    """Files of the lake that a recorded step of the workflow has made; nothing may name them yet."""
-    if not step.startswith(_MATERIALISE) or not isinstance(result, dict) or "unreadable" in result:
+    """Lake files that a recorded step of the workflow has written; no manifest may name them yet."""
+    if not step.startswith(_MATERIALIZE) or not isinstance(result, dict) or "unreadable" in result:
         return ()
     return msgspec.convert(result, SnapshotManifest).paths
 
 
-def _said(error: AntiphonError) -> dict[str, str]:
+def _error_fields(error: AntiphonError) -> dict[str, str]:
     return {"what": error.what, "where": error.where or "source", "next_step": error.next_step or ""}

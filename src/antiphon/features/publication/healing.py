@@ -1,8 +1,8 @@
-"""Healing: online snapshots of the current publication that are gone or damaged are built again from the lake.
+"""Repair: rebuilds missing or damaged online snapshots of the current publication from the lake.
 
 Invariants: a snapshot is immutable and a function of its lake files, so building it again changes no value; a build is
-put in place whole or not at all, and building what is there changes nothing, so a healer may be killed anywhere and two
-may run. Where the lake cannot give a snapshot back, a refresh of the view reads its source again.
+put in place whole or not at all, and building an existing one changes nothing, so a healer may be killed anywhere and
+two may run. When the lake has lost a snapshot too, a refresh of the view reads its source again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
+from antiphon.core.retry_delays import RetryDelays
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
@@ -30,10 +31,10 @@ from antiphon.features.ports import OnlineSnapshots
 _log = logging.getLogger("antiphon.features")
 
 READ_SECONDS = 3_600.0
-"""The interval at which every byte of the current snapshots is read, first when a healer starts: disks rot silently."""
+"""Interval of reading every byte of the current snapshots, to find silent disk errors; first when a healer starts."""
 
-_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 60.0
-"""Seconds for which a snapshot that could not be built is left alone, at first and at most."""
+_FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
+"""Backoff after a failed build of a snapshot, at first and at most (seconds)."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Damage(msgspec.Struct, frozen=True):
 
     Attributes:
         key: ``view@definition_version``.
-        since: when it was first seen here.
+        since: time of its first detection here.
     """
 
     key: str
@@ -55,7 +56,7 @@ class Damage(msgspec.Struct, frozen=True):
 
 
 class SnapshotHealth:
-    """Knows which snapshots of the current publication cannot be read. Safe to share between threads."""
+    """Finds snapshots of the current publication that cannot be read. Safe to share between threads."""
 
     def __init__(self, scope: Scope, *, publications: Publications, online: OnlineSnapshots, clock: Clock) -> None:
         self._scope = scope
@@ -65,7 +66,7 @@ class SnapshotHealth:
         self._since: dict[tuple[str, str], datetime] = {}
 
     def damaged(self) -> list[Damage]:
-        """Find what is gone, or known to be damaged; a few system calls for each snapshot.
+        """Find snapshots that are gone or known to be damaged, by a few system calls for each.
 
         Raises:
             UnavailableError: catalog or online store do not answer.
@@ -73,7 +74,7 @@ class SnapshotHealth:
         return self._failing(self._online.sealed)
 
     def unreadable(self) -> list[Damage]:
-        """Find what is gone or damaged; every byte is read.
+        """Find snapshots that are gone or damaged, by reading every byte.
 
         Raises:
             UnavailableError: catalog or online store do not answer.
@@ -81,7 +82,7 @@ class SnapshotHealth:
         return self._failing(self._online.whole)
 
     def condemn(self) -> None:
-        """Read every byte, and take what is damaged out of use.
+        """Read every byte, and take damaged snapshots out of use.
 
         Raises:
             UnavailableError: catalog or online store do not answer.
@@ -102,22 +103,15 @@ class SnapshotHealth:
         return [] if current is None else list(current.snapshots.items())
 
 
-class _Rest(msgspec.Struct, frozen=True):
-    """Until when (monotonic seconds) a snapshot is left alone, and how long that is."""
-
-    until: float
-    seconds: float
-
-
 class Healer:
     """Builds damaged snapshots of one scope again; one at a time on a machine.
 
     Args:
-        lock: a file that the healer at work holds.
-        rebuild: starts a refresh of a damaged view that reads all of its source, or withdraws one that is not used;
-            the key makes it start once.
-        reads: whether every byte is read now and then.
-        overlay: the file of streamed events, read with them and set aside when it is damaged.
+        lock: a lock file, held while healing.
+        rebuild: starts a refresh of a damaged view that reads all of its source, or withdraws an unused one; the key
+            makes it start once.
+        reads: read every byte every ``READ_SECONDS``.
+        overlay: the file of streamed events, checked with the snapshots and set aside when it is damaged.
     """
 
     def __init__(
@@ -144,14 +138,14 @@ class Healer:
         self._clock = clock
         self._lock = lock
         self._rebuild = rebuild
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._reads = reads
         self._overlay = overlay
         self._read_at = float("-inf")
-        self._resting: dict[str, _Rest] = {}
+        self._delays = RetryDelays(_FIRST_DELAY, _LONGEST_DELAY)
 
     def heal(self) -> str | None:
-        """Build again what is damaged; what was built, in words, or nothing.
+        """Rebuild damaged snapshots; return their names, or ``None`` without any.
 
         Raises:
             UnavailableError: catalog or online store do not answer.
@@ -163,7 +157,7 @@ class Healer:
                 self._overlay.renew(found.problem or "an event does not open")
             self._read_at = now
         damaged = self._health.damaged()
-        due = [one for one in damaged if one.snapshot not in self._resting or self._resting[one.snapshot].until <= now]
+        due = [one for one in damaged if not self._delays.waiting(one.snapshot, now)]
         if not due:
             return None
         with _alone(self._lock) as alone:
@@ -179,20 +173,20 @@ class Healer:
             manifest = self._snapshots.get(self._scope, one.snapshot)
             self._online.build(manifest, self._definitions.get(self._scope, one.view, version), self._lake)
         except (CorruptionError, NotFoundError, OSError, ArrowException) as error:
-            self._rest(one.snapshot, now)
+            self._delays.failed(one.snapshot, now)
             self._ask_source(one, error)
             return False
         except AntiphonError as error:
-            self._rest(one.snapshot, now)
+            self._delays.failed(one.snapshot, now)
             _log.error("%s of %s could not be built and is tried again: %s", one.snapshot, one.view, error)
             return False
-        self._resting.pop(one.snapshot, None)
-        self._told.discard(one.snapshot)
+        self._delays.succeeded(one.snapshot)
+        self._reported.discard(one.snapshot)
         return True
 
     def _ask_source(self, one: Damage, why: Exception) -> None:
-        known = one.snapshot in self._told
-        self._told.add(one.snapshot)
+        known = one.snapshot in self._reported
+        self._reported.add(one.snapshot)
         if not known:
             _log.error("The lake cannot give %s back, so %s is built from its source: %s", one.snapshot, one.key, why)
         try:
@@ -202,15 +196,10 @@ class Healer:
             if not known:
                 _log.error("The view %s cannot be rebuilt: %s", one.key, error)
 
-    def _rest(self, snapshot: str, now: float) -> None:
-        before = self._resting.get(snapshot)
-        seconds = _REST_SECONDS if before is None else min(2 * before.seconds, _LONGEST_REST_SECONDS)
-        self._resting[snapshot] = _Rest(now + seconds, seconds)
-
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
-    """Take the lock if no other process on this machine heals; the kernel takes it back from one that dies."""
+    """Take the lock unless another process on this machine heals; the kernel releases it when a process dies."""
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -1,8 +1,8 @@
-"""Pruning: the files of snapshots that nothing needs any more, rows that rules kept aside long ago, and garbage.
+"""Pruning: deletes files of unused snapshots, expired quarantined rows, and garbage.
 
-Invariant: what pins a snapshot is looked at in the transaction that gives its files up, and a publication of what was
-given up is refused; files go only after that. A crash between leaves files that the next collection removes.
-Manifests, statistics and verdicts stay for good.
+Invariant: the pins of a snapshot are read in the transaction that marks it as pruned, and a pruned snapshot is refused
+for publication; files are deleted only after that. A crash in between leaves files that the next collection removes.
+Manifests, statistics and verdicts are never deleted.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ _ALL = 1_000_000
 
 
 class SnapshotPin(msgspec.Struct, frozen=True):
-    """Something that needs a snapshot's files, and which one: a publication's number, a release's id, how many
-    receipts, a moment."""
+    """A reason to keep a snapshot's files: a publication by number, a release by id, a count of receipts, a moment."""
 
     kind: Literal["publication", "embargo", "release", "receipt", "age"]
     what: str
 
 
 class SnapshotLine(msgspec.Struct, frozen=True):
-    """A snapshot; ``bytes`` its files take in the lake, ``pins`` what needs them."""
+    """A snapshot with the size of its files in the lake and its pins."""
 
     snapshot: str
     view: str
@@ -44,7 +43,7 @@ class SnapshotLine(msgspec.Struct, frozen=True):
 
 
 class ExpiredRows(msgspec.Struct, frozen=True):
-    """Rows kept aside that expire; their verdict keeps how many there were and why."""
+    """Quarantined rows that expire; their verdict keeps number and reasons."""
 
     verdict: str
     view: str
@@ -52,15 +51,15 @@ class ExpiredRows(msgspec.Struct, frozen=True):
 
 
 class PruneResult(msgspec.Struct, frozen=True):
-    """What a pruning removes or, when it is dry, would remove.
+    """Result of a pruning, or of its dry run.
 
     Attributes:
-        snapshots: those whose files are given up; ``kept`` the others, with what pins them.
-        expired: verdicts whose rows go.
-        datasets: files of the lake that datasets pin.
-        lake, online: files and builds that nothing names. When dry, those that are there now but for what was just
-            named above: younger ones than an hour are spared.
-        events: streamed events that every kept snapshot includes; not known when dry.
+        snapshots: pruned ones; ``kept`` the others, with their pins.
+        expired: verdicts whose quarantined rows are deleted.
+        datasets: number of lake files that datasets pin.
+        lake, online: deleted files and builds without a reference. A dry run lists those that exist now, also ones
+            younger than the grace period.
+        events: number of streamed events that every kept snapshot includes; 0 in a dry run.
     """
 
     dry: bool
@@ -72,8 +71,8 @@ class PruneResult(msgspec.Struct, frozen=True):
     online: tuple[str, ...]
     events: int
 
-    def said(self) -> str:
-        """In words; empty when there was nothing."""
+    def summary(self) -> str:
+        """The counts in words; empty when there is nothing to prune."""
         counts = {
             "snapshots": len(self.snapshots),
             "quarantines": len(self.expired),
@@ -85,14 +84,14 @@ class PruneResult(msgspec.Struct, frozen=True):
 
 
 class ServingPeriod(msgspec.Struct, frozen=True):
-    """When a snapshot was current, from the first time to the last; ``until`` is now while it is."""
+    """Period in which a snapshot was current; ``until`` is the present moment for a current one."""
 
     since: datetime
     until: datetime
 
 
-def served(publications: Sequence[Publication], now: datetime) -> dict[str, list[ServingPeriod]]:
-    """The times during which each snapshot was current.
+def serving_periods(publications: Sequence[Publication], now: datetime) -> dict[str, list[ServingPeriod]]:
+    """The periods in which each snapshot was current.
 
     Args:
         publications: all of them, latest first.
@@ -106,7 +105,7 @@ def served(publications: Sequence[Publication], now: datetime) -> dict[str, list
     return found
 
 
-def pins(
+def find_pins(
     manifests: Sequence[SnapshotManifest],
     publications: Sequence[Publication],
     staged: Sequence[StagedSnapshot],
@@ -117,18 +116,17 @@ def pins(
     receipts: Callable[[datetime, datetime], int],
     publications_kept: int = KEPT_PUBLICATIONS,
 ) -> dict[str, tuple[SnapshotPin, ...]]:
-    """What pins each snapshot; one without a pin may go.
+    """Find the pins of each snapshot; one without pins may be pruned.
 
     Args:
         manifests: latest first.
         publications: all, latest first.
-        kept: how long a snapshot stays after it was last current, or after it was made.
-        releases: ``view@definition_version`` to the releases in use that read it: its latest snapshot stays.
-        receipts: how many receipts were written between two moments; of an answer's features a receipt names
-            snapshots of the publication that was current then.
+        kept: retention after a snapshot was last current, or after it was made.
+        releases: releases in use by the ``view@definition_version`` that they read: its latest snapshot stays.
+        receipts: counts receipts between two moments; a receipt names snapshots of the publication of its moment.
     """
-    current = served(publications, now)
-    written = cache(receipts)  # snapshots that were current together ask alike
+    current = serving_periods(publications, now)
+    written = cache(receipts)  # Snapshots that were current together share the count.
     waiting = {one.snapshot: one.publish_at for one in staged}
     latest: dict[str, str] = {}
     for manifest in manifests:
@@ -156,14 +154,14 @@ def pins(
 
 
 class Pruner:
-    """Prunes one scope. Doing it again, or twice at once, changes nothing.
+    """Prunes one scope. Idempotent, also when run twice at once.
 
     Args:
-        publisher: collects what nothing names.
-        releases: ``view@definition_version`` to the releases in use that read it.
-        receipts: how many receipts were written between two moments.
-        datasets: files of the lake that datasets name.
-        kept, quarantine_kept: how long snapshots stay after they were last current, and rows kept aside.
+        publisher: collects garbage.
+        releases: releases in use by the ``view@definition_version`` that they read.
+        receipts: counts receipts between two moments.
+        datasets: lists lake files that datasets name.
+        kept, quarantine_kept: retention of snapshots after they were last current, and of quarantined rows.
     """
 
     def __init__(
@@ -198,18 +196,18 @@ class Pruner:
     def prune(
         self, *, dry: bool = False, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
     ) -> PruneResult:
-        """Give up what nothing pins and collect what nothing names; when ``dry`` only say what that would be.
+        """Prune snapshots without pins and collect garbage; when ``dry`` only list them.
 
         Args:
-            keep: publications that pin.
-            grace: spares garbage that was written so recently.
+            keep: number of publications that pin their snapshots.
+            grace: minimum age of collected garbage.
 
         Raises:
-            UnavailableError: catalog, lake or online store is away; what was given up until then stays so.
+            UnavailableError: catalog, lake or online store is away; what was pruned until then stays pruned.
         """
         now = self._clock.now()
         manifests = self._snapshots.list(self._scope, limit=_ALL, pruned=False)
-        pinned = pins(
+        pinned = find_pins(
             manifests,
             self._publications.list(self._scope, _ALL),
             self._staged.list(self._scope),

@@ -1,8 +1,8 @@
-"""Publish: snapshots become current online, all at once.
+"""Publishing: makes snapshots current online, all at once.
 
 Order: lake files (before) → sealed online files → manifest → catalog compare-and-swap. The catalog row is the
 publication; a crash before it leaves garbage to collect and nothing else changed. A loser of the race rebases on
-what won, and never puts an older snapshot in place of a newer one.
+the winner, and never replaces a newer snapshot by an older one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from antiphon.features.streaming.consumer import StreamConsumer
 
 _ATTEMPTS = 50
 KEPT_PUBLICATIONS = 10
-"""How many publications back a rollback finds its files and streamed events in place."""
+"""Number of latest publications whose files and streamed events stay in place for a rollback."""
 
 
 class CollectedGarbage(msgspec.Struct, frozen=True):
-    """What a collection of garbage removed."""
+    """Lake files, online snapshots and number of streamed events that a collection removed."""
 
     lake: tuple[str, ...]
     online: tuple[str, ...]
@@ -42,8 +42,8 @@ class Publisher:
     """Publishes for one scope. Safe to run in several processes at once.
 
     Args:
-        held: views that stay as they are, by name.
-        also_named: lake files that something else than a snapshot names (datasets), which no collection may remove.
+        held: names of the views on hold.
+        also_named: lake files with references from elsewhere (datasets), which no collection may remove.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Publisher:
         if known is None:
             try:
                 return self._snapshots.add(manifest)
-            except ConflictError:  # Somebody else has made the same meanwhile.
+            except ConflictError:  # Another process has made the same meanwhile.
                 return self._snapshots.get(self._scope, manifest.id)
         if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
-            self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
+            self._snapshots.restore(self._scope, manifest.id)  # Its files were written again.
         return known
 
     def _recorded(self, manifest: SnapshotManifest) -> SnapshotManifest | None:
@@ -102,8 +102,8 @@ class Publisher:
     def publish(
         self, snapshots: Sequence[tuple[SnapshotManifest, FeatureViewSpec]], *, reason: str, principal: str
     ) -> Publication | None:
-        """Make snapshots current in one publication; the current one when they are already, newer ones are, or their
-        views are held.
+        """Make snapshots current in one publication. Return the current publication when they are current already,
+        older than the current ones, or their views are on hold.
 
         Raises:
             ConflictError: other publishers won every race.
@@ -112,7 +112,7 @@ class Publisher:
         lost: ConflictError | None = None
         for _ in range(_ATTEMPTS):
             current = self._publications.current(self._scope)
-            # Asked after the publication: who holds a view in the transaction of a flip has made this race lost.
+            # Read after the publication: a hold written in the transaction of a flip makes this race lost.
             held = self._held(self._scope)
             free = {key: manifest for key, manifest in prepared.items() if manifest.view not in held}
             changes = self._changes(current, free)
@@ -144,7 +144,7 @@ class Publisher:
             )
 
     def held(self, view: str) -> bool:
-        """Whether a view stays as it is."""
+        """True for a view on hold."""
         return view in self._held(self._scope)
 
     def _changes(self, current: Publication | None, prepared: dict[str, SnapshotManifest]) -> dict[str, str | None]:
@@ -188,7 +188,7 @@ class Publisher:
         return self._definitions.get(self._scope, view, version)
 
     def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
-        """Put in place what an old snapshot needs to be read; nothing when all of it is there.
+        """Restore the online file and the streamed events of an old snapshot, where they are missing.
 
         Raises:
             NotFoundError: its lake files were pruned. CorruptionError: they are gone.
@@ -199,7 +199,7 @@ class Publisher:
             self._consumer.restore(spec, manifest.stream_offset)
 
     def missing_events(self, manifest: SnapshotManifest) -> int:
-        """How many offsets of the log after a snapshot are pruned from the overlay."""
+        """Number of log offsets after a snapshot that are pruned from the overlay."""
         if self._overlay is None or manifest.stream_offset is None:
             return 0
         prefix = view_prefix(manifest.key)
@@ -233,9 +233,9 @@ class Publisher:
     def collect_garbage(
         self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
     ) -> CollectedGarbage:
-        """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.
+        """Remove online files, lake files and streamed events that no kept publication needs.
 
-        ``grace`` spares what was written so recently that its publication may be under way.
+        ``grace`` spares recent files, whose publication may be under way.
         """
         kept = self._publications.list(self._scope, keep)
         in_use = _builds(kept)
@@ -246,8 +246,8 @@ class Publisher:
         return CollectedGarbage(tuple(lake), tuple(online), self._prune(keep))
 
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Files of the lake and builds that a collection would remove once these snapshots are given up, if they are
-        old enough; nothing is removed."""
+        """Lake files and online snapshots that a collection would remove after these snapshots were pruned, whatever
+        their age."""
         named, builds = self._named(without), _builds(self._publications.list(self._scope, keep))
         lake = [path for path in self._lake.files(self._scope) if path not in named]
         online = [
@@ -256,7 +256,7 @@ class Publisher:
         return tuple(lake), tuple(online)
 
     def _named(self, without: Collection[str] = ()) -> set[str]:
-        """Files of the lake that something needs. Rows that were kept aside are named by their verdicts."""
+        """Lake files with a reference. Quarantined rows are named by their verdicts."""
         manifests = self._snapshots.list(self._scope, limit=1_000_000, pruned=False)
         named = {file.path for one in manifests if one.id not in without for file in one.files}
         if self._also_named is not None:
@@ -268,7 +268,7 @@ class Publisher:
             return 0
         included = partial(included_offsets, self._scope, self._publications, self._snapshots, keep)
         dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in included().items())
-        # Whoever rolled back since has looked before they went; and who was killed here has left that to the next.
+        # A rollback may have checked before the events went; a collector killed here leaves this to the next.
         if self._consumer is not None:
             for key, offset in included().items():
                 self._consumer.restore(self._spec(key), offset)

@@ -2,7 +2,7 @@
 
 Invariant: what the old snapshot needs to be read (its online file, the streamed events after it) is in place before the
 flip, and again after it, in case a collection of garbage came between. Flip, hold and evidence are one transaction: a
-crash before it leaves files that nobody names, after it everything is done.
+crash before it leaves files without a reference, after it everything is done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.publication.publish import Publisher
 
 LOOKED_BACK = 1_000
-"""How many publications are looked through for an earlier snapshot."""
+"""Number of publications searched for an earlier snapshot."""
 
 _ATTEMPTS = 50
 
@@ -34,13 +34,13 @@ Audit = Callable[..., Any]
 
 
 class Move(msgspec.Struct, frozen=True):
-    """One definition version of a view going back.
+    """The rollback of one definition version of a view.
 
     Attributes:
-        before: the snapshot that is current; ``None`` when none is.
-        snapshot: the one that comes back; ``as_of`` and ``made_at`` are its.
-        last_in: the last publication that it was current in.
-        events: streamed events that are read again from the log, because they were pruned.
+        before: the current snapshot; ``None`` without one.
+        snapshot: the restored one, with its ``as_of`` and ``made_at``.
+        last_in: the last publication in which it was current.
+        events: number of pruned streamed events that are read again from the log.
     """
 
     view: str
@@ -54,11 +54,11 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class ViewRollback(msgspec.Struct, frozen=True):
-    """What a rollback did, or would do.
+    """Result of a rollback, or of its dry run.
 
     Attributes:
-        publication: the one it made; ``None`` of a dry run.
-        held: whether the views stay as they are now until somebody lets them go on.
+        publication: the new one; ``None`` in a dry run.
+        held: True when the views are put on hold until they are resumed.
     """
 
     publication: int | None
@@ -69,12 +69,12 @@ class ViewRollback(msgspec.Struct, frozen=True):
 
 
 class Rollback:
-    """Takes views of one scope back, and holds them.
+    """Rolls back views of one scope, puts them on hold and resumes them.
 
     Args:
         transaction: opens a write transaction of the catalog.
-        audit: records an act, ``within`` the transaction.
-        declared: views that are refreshed, by ``view@definition_version``.
+        audit: appends to the audit log, ``within`` the transaction.
+        declared: refreshed views by ``view@definition_version``.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Rollback:
         Args:
             to: a snapshot, or a publication's number; by default the snapshot that was current before this one.
             hold: nothing replaces it until :meth:`resume`.
-            seen: the publication that whoever asks has seen as current.
+            seen: the publication that the caller has seen as current.
 
         Raises:
             NotFoundError: there is no such view, snapshot or publication, or nothing earlier.
@@ -157,7 +157,7 @@ class Rollback:
         return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=None)
 
     def hold(self, view: str, *, reason: str, principal: str) -> None:
-        """Let nothing replace what is published of a view, from the next refresh on.
+        """Put a view on hold: refreshes replace its published snapshot no more.
 
         Raises:
             NotFoundError: no such view is declared.
@@ -171,7 +171,7 @@ class Rollback:
             )
 
     def resume(self, view: str, *, reason: str, principal: str) -> None:
-        """Let a held view go on with its next refresh.
+        """End the hold of a view, from its next refresh on.
 
         Raises:
             ConflictError: it is not held.

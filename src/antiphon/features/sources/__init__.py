@@ -1,1 +1,1 @@
-"""What events are read from: files, Delta tables, PostgreSQL, queries over tables."""
+"""Reading of events: files, Delta tables, objects, PostgreSQL, queries over tables."""

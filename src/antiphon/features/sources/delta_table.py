@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _UNDERSTOOD = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
-"""Reader features under which the files are what they look like. Others (deletion vectors, column mapping) are not."""
+"""Reader features under which the files can be read as they are. Others (deletion vectors, column mapping) are not."""
 
 
 class DeltaFiles(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class DeltaFiles(msgspec.Struct, frozen=True):
 
 
 def is_delta(folder: Path) -> bool:
-    """Whether a folder holds a Delta table."""
+    """Tell whether a folder holds a Delta table."""
     return (folder / "_delta_log").is_dir()
 
 

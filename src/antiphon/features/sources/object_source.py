@@ -1,4 +1,4 @@
-"""A source of stored objects on a DuckDB connection: fetched when their rows are wanted, and only those.
+"""A source of stored objects on a DuckDB connection: each is fetched when its rows are read.
 
 Objects lie in the folder of the computation until it ends: DuckDB reads a file more than once, and a store is asked
 once. Where nothing may reach a disk they are held in memory, within DuckDB's limit, until their rows are in a table.
@@ -36,7 +36,9 @@ _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class ObjectSource(msgspec.Struct, frozen=True):
-    """See ``OpenedSource``. ``objects`` are all that the path names, ``left`` those whose rows are read."""
+    """An opened source of stored objects; see :class:`FileSource`.
+
+    ``objects`` are all that the path names, ``left`` those whose rows are read."""
 
     connection: duckdb.DuckDBPyConnection
     source: SourceSpec

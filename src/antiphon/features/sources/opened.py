@@ -1,13 +1,15 @@
-"""A source opened on a DuckDB connection: what to read from, and which version of it that is."""
+"""A source opened on a DuckDB connection: the relation to read, and its version."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
@@ -15,7 +17,7 @@ from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.offline.compute import digests_of, files_of, one_row, relation_of, together
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta
-from antiphon.features.sources.object_source import object_source
+from antiphon.features.sources.object_source import ObjectSource, object_source
 from antiphon.features.sources.sql_source import query_rows
 from antiphon.features.sources.stored_objects import listed
 
@@ -23,70 +25,18 @@ if TYPE_CHECKING:
     import duckdb
 
 
-class OpenedSource(Protocol):
-    """Where a source's rows are read from."""
-
-    @property
-    def relation(self) -> str:
-        """A FROM clause on the connection it was opened on.
-
-        Raises:
-            SetupError, UnavailableError, InvalidInputError: objects of a store, which are fetched for it, cannot be.
-        """
-        ...
-
-    @property
-    def described(self) -> str:
-        """In words, with the version where there is one."""
-        ...
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """What is read, in order: paths, or URLs of objects; of a query its tables', none of a database."""
-        ...
-
-    @property
-    def far(self) -> bool:
-        """Whether reading a file costs more than reading it: it is fetched first."""
-        ...
-
-    def named(self, column: str) -> str:
-        """The relation with a column that says which file a row is from."""
-        ...
-
-    def without(self, known: Collection[str]) -> OpenedSource:
-        """The same but for the rows of these files."""
-        ...
-
-    def contents(self) -> tuple[str, ...]:
-        """SHA-256 of each file's contents, or of what a store says that stands for them.
-
-        Raises:
-            UnavailableError: a file is gone since it was found, or cannot be read.
-        """
-        ...
-
-    def hashed(self) -> OpenedSource:
-        """The same with its files' contents hashed, so that they are not again.
-
-        Raises:
-            UnavailableError: as :meth:`contents`.
-        """
-        ...
-
-    def sha256(self) -> str:
-        """Of what it is read from: of files their contents, of a database the rows.
-
-        Raises:
-            UnavailableError: as :meth:`contents`.
-        """
-        ...
+_NAMELESS = (None, "source", "compute")
 
 
 class FileSource(msgspec.Struct, frozen=True):
-    """A source of files of this machine, of a database or of a query; see :class:`OpenedSource`.
+    """An opened source of files of this machine, of a database or of a query.
 
     Attributes:
+        relation: a FROM clause on the connection it was opened on.
+        described: the source in words, with its version if it has one.
+        files: the files read, in order: paths, or URLs of objects; for a query those of its tables, for a database
+            none.
+        far: True when files are fetched before they are read.
         extracted: SHA-256 of the rows of a database, as they were taken.
         known: SHA-256 of files' contents where they are known, and the versions of objects.
     """
@@ -99,15 +49,27 @@ class FileSource(msgspec.Struct, frozen=True):
     far: bool = False
 
     def sha256(self) -> str:
+        """Hash of the files' contents, or of a database's rows.
+
+        Raises:
+            UnavailableError: as :meth:`contents`.
+        """
         return together(self.contents()) if self.extracted is None else self.extracted
 
     def contents(self) -> tuple[str, ...]:
+        """SHA-256 of each file's contents, or of the version that a store reports.
+
+        Raises:
+            UnavailableError: a file is gone since it was found, or cannot be read.
+        """
         return tuple(self.known.get(file) or digests_of([Path(file)])[0] for file in self.files)
 
     def hashed(self) -> FileSource:
+        """A copy that has its files' hashes, so that they are computed once."""
         return msgspec.structs.replace(self, known=dict(zip(self.files, self.contents(), strict=True)))
 
     def without(self, known: Collection[str]) -> FileSource:
+        """A copy without the rows of these files."""
         left = [Path(file) for file in self.files if file not in known]
         if len(left) == len(self.files):
             return self
@@ -115,12 +77,17 @@ class FileSource(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, relation=relation)
 
     def named(self, column: str) -> str:
+        """The relation with a column for the file of each row."""
         return relation_of([Path(file) for file in self.files], column)
 
 
+OpenedSource = FileSource | ObjectSource
+"""A source opened for reading."""
+
+
 class FileMark(msgspec.Struct, frozen=True):
-    """What tells that a file is still the same: its name, size in bytes (0 for one that is gone), and of a file inode
-    and time of change, of an object its version."""
+    """Identity of a file's content: name, size in bytes (0 for a missing one), and inode with time of change, or the
+    version of an object."""
 
     name: str
     size: int
@@ -206,8 +173,8 @@ def _versions(marks: Sequence[FileMark]) -> dict[str, str]:
 
 
 def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | None:
-    """What a source is now, without reading its rows: (``file``, SHA-256) or (``database``, snapshot). Of objects the
-    hash is of their versions."""
+    """Present version of a source, found without reading its rows: (``file``, SHA-256) or (``database``, snapshot). The
+    hash of objects is of their versions."""
     if source.url is not None:
         return "database", postgres.snapshot_of(source)
     if not source.paths:
@@ -236,3 +203,33 @@ def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) ->
         known = [(said, sha256)]
     said, sha256 = known[0]
     return FileSource(relation, said, extracted=sha256)
+
+
+@contextmanager
+def source_errors(source: str) -> Iterator[None]:
+    """Run a block that reads a source, and name the source in its errors.
+
+    Raises:
+        InvalidInputError: a library cannot read the content.
+        UnavailableError: the operating system cannot read the file.
+        AntiphonError: as the block raised it, with the source's name if it had no place.
+    """
+    try:
+        yield
+    except AntiphonError as error:
+        if error.where in _NAMELESS:
+            error.where = f"source {source}"
+        raise
+    except OSError as error:
+        raise UnavailableError(
+            f"The source {source} cannot be read: {error.strerror or type(error).__name__}.",
+            where=f"source {source}",
+            next_step="Look at the file and at the disk's space, and refresh again.",
+        ) from error
+    except (ValueError, ArithmeticError) as error:
+        # The message may quote a value, and errors are stored and shown.
+        raise InvalidInputError(
+            f"The source {source} cannot be read: {type(error).__name__}.",
+            where=f"source {source}",
+            next_step="Compare its values with the definition; nothing was published.",
+        ) from error

@@ -31,7 +31,7 @@ _AS_IT_IS = {
 
 
 class Extract(msgspec.Struct, frozen=True):
-    """What was read: how many rows, and the database's snapshot that they are of (``xmin:xmax:running``)."""
+    """Number of rows read, and their database snapshot (``xmin:xmax:running``)."""
 
     rows: int
     snapshot: str
@@ -41,7 +41,7 @@ def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: st
     """Read the source's table or query into a temporary DuckDB table.
 
     Raises:
-        SetupError: the driver is missing, or the database does not let us in.
+        SetupError: the driver is missing, or the database refuses access.
         UnavailableError: the database is away, or went away before the last row.
         InvalidInputError: there is no such table or column, or the query is wrong.
     """
@@ -164,7 +164,7 @@ def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
     if state.startswith("28") or state == "42501" or "password" in said:
         variable = source.password_variable or "PGPASSWORD"
         return SetupError(
-            f"PostgreSQL does not let us: {words}",
+            f"PostgreSQL refuses access: {words}",
             where=where,
             next_step=f"Set {variable}, and let the user of the URL read what the source names.",
         )

@@ -23,11 +23,12 @@ from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.monitoring.quality.row_rules import admitted_relation
-from antiphon.features.offline.compute import one_row, types_of
-from antiphon.features.plan import ViewPlan
+from antiphon.features.offline.compute import ComputeLimits, compute, one_row, types_of
+from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import OpenedSource, opened
 from antiphon.features.sources.taking_over import EVENTS, TakenOver
@@ -44,10 +45,10 @@ _SQL_TYPES: dict[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "text":
 
 
 class LoadedRows(msgspec.Struct, frozen=True):
-    """What was loaded.
+    """Counts and versions of loaded rows.
 
-    ``kinds`` is the kind of each measure (``null`` when no value told), ``stream_offset`` the last offset taken. Of all
-    rows ``read`` were read now; ``withheld`` ones of ``files`` (path and SHA-256) are not known yet.
+    ``kinds`` is the kind of each measure (``null`` without a value), ``stream_offset`` the last offset taken. ``read``
+    rows were read now, the others taken over; ``withheld`` rows of ``files`` (path and SHA-256) are available later.
     """
 
     rows_in: int
@@ -90,7 +91,7 @@ def load_rows(
         merged: leave one of the rows that repeat an event; without it all of them, for :func:`one_of_each`.
 
     Raises:
-        SetupError: the file is missing, or a database does not let us in.
+        SetupError: the file is missing, or a database refuses access.
         UnavailableError: a database is away, or went away before the last row.
         InvalidInputError: it does not fit the definition, or a stream has neither history nor log.
     """
@@ -115,15 +116,15 @@ def load_rows(
         rows = opened(connection, source, known_by)
     if rows is not None:
         relation = rows.relation if before is None else rows.without(before.files).relation
-        wanted = ""
+        of_entities = ""
         if entities is not None:
-            wanted = f" WHERE {_among(connection, keys, entities)}"
+            of_entities = f" WHERE {_among(connection, keys, entities)}"
         types = types_of(connection, relation)
         columns_hash = content_hash(list(types.items()))
         selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
-        from_source = f"FROM (SELECT *, NULL::BIGINT AS log_offset FROM ({selected})){wanted}"
-        in_doubt = f"SELECT * {from_source}{' AND' if wanted else ' WHERE'} NOT ({missing})"
+        from_source = f"FROM (SELECT *, NULL::BIGINT AS log_offset FROM ({selected})){of_entities}"
+        in_doubt = f"SELECT * {from_source}{' AND' if of_entities else ' WHERE'} NOT ({missing})"
         if known_by is not None:
             in_doubt += f" AND available_at <= {known_by}"
         first = ", ".join("NULL::VARCHAR AS seq" if late and name == "seq" else name for name in columns)
@@ -176,10 +177,9 @@ def load_rows(
 
 
 def sequences_late(plan: ViewPlan) -> bool:
-    """Whether rows of the source can do without a sequence until it is known which of them share an instant.
+    """True for a source whose rows need a sequence only when they share entity and instant.
 
-    A query may answer otherwise when it is asked again, and where encodings set all entities against each other, so
-    do the rows of one instant.
+    A query may give other rows when it runs again, and encodings compare all entities, so that their rows need one.
     """
     source = plan.spec.source
     return source.event_id is None and source.sql is None and not plan.fitted_windows
@@ -231,11 +231,12 @@ def _among(connection: duckdb.DuckDBPyConnection, keys: list[str], entities: Col
     import pyarrow
 
     columns = {
-        f"wanted_{key}": pyarrow.array([one[at] for one in entities], pyarrow.string()) for at, key in enumerate(keys)
+        f"requested_{key}": pyarrow.array([one[at] for one in entities], pyarrow.string())
+        for at, key in enumerate(keys)
     }
-    connection.register("wanted_entities", pyarrow.table(columns))
-    same = " AND ".join(f"wanted_{key} = {key}" for key in keys)
-    return f"EXISTS (SELECT 1 FROM wanted_entities WHERE {same})"
+    connection.register("requested_entities", pyarrow.table(columns))
+    same = " AND ".join(f"requested_{key} = {key}" for key in keys)
+    return f"EXISTS (SELECT 1 FROM requested_entities WHERE {same})"
 
 
 class _LogBatch(msgspec.Struct):
@@ -250,7 +251,7 @@ def _log_rows(
     plan: ViewPlan, scope: Scope, log: LogReader, after: int, end: int, entities: Collection[tuple[str, ...]] | None
 ) -> Iterator[_LogBatch]:
     measured = compile_measures(plan)
-    wanted = None if entities is None else frozenset(entities)
+    requested = None if entities is None else frozenset(entities)
     while after < end:
         stored = log.read(scope, plan.spec.source.name, after, min(_BATCH, end - after))
         if not stored:
@@ -263,7 +264,7 @@ def _log_rows(
             if keys is None:
                 taken.rejected += 1
                 continue
-            values = measured(event.payload) if wanted is None or keys in wanted else None
+            values = measured(event.payload) if requested is None or keys in requested else None
             if values is None:
                 continue
             times = (microseconds(event.event_time), microseconds(event.available_at))
@@ -324,3 +325,21 @@ def _insert(
     connection.register("log_rows", pyarrow.table(table))
     connection.execute("INSERT INTO loaded BY NAME SELECT * FROM log_rows")
     connection.unregister("log_rows")
+
+
+def require_readable(spec: FeatureViewSpec) -> None:
+    """Check the columns of the source's files, and their types, against the definition, without reading a row.
+
+    A log has none, a database is checked when it is read, and objects are only listed.
+
+    Raises:
+        SetupError: the file is missing. InvalidInputError: it does not fit the definition.
+    """
+    if spec.source.path is None:
+        return
+    with compute(ComputeLimits()) as connection:
+        rows = opened(connection, spec.source)
+        assert rows is not None
+        if rows.far:
+            return
+        rows_sql(plan_of(spec), rows.relation, types_of(connection, rows.relation))

@@ -1,4 +1,4 @@
-"""A source that is a query: its tables made readable, the query run, and whether it may be believed.
+"""A source that is a query: prepares its tables, checks that its result does not depend on their order, and runs it.
 
 Invariant: the rows do not depend on the order in which its tables are read, nor on threads. A sample of each table is
 queried as it stands and turned round; where the two differ in any bit, the query is refused.
@@ -35,13 +35,13 @@ def query_rows(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_
 
     Raises:
         SetupError: a table's file is missing.
-        InvalidInputError: the query is not one of those that are taken, does not fit its tables, or gives other rows
-            when these come in another order.
+        InvalidInputError: the query is not accepted, does not fit its tables, or gives other rows when these come in
+            another order.
     """
     assert source.sql is not None
     where = f"source {source.name}"
     result = f"sql_rows_{content_hash([source.sql, known_by])[:16]}"
-    # What is read back from a catalog is judged again: it may have been written by somebody else.
+    # Checked again, because a catalog may have been written by another program.
     require_query(source.sql, [each.name for each in source.over], where)
     # A session of its own: the query sees its tables and none of what else is being computed.
     session = connection.cursor()

@@ -24,7 +24,7 @@ from antiphon.definitions.source import SourceSpec
 from antiphon.features.lake.bucket import Bucket, BucketRole, S3Place
 
 AT_ONCE = 4
-"""So many objects are fetched at once: a request waits longer for the store than for us."""
+"""Objects fetched at once: requests mostly wait for the store."""
 _PIECE = 2**20
 _MAGIC = re.compile(r"[*?[]")
 _WILDCARD = re.compile(r"(\*+|\?|\[!?\]?[^]]*\])")
@@ -45,7 +45,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
     @property
     def version(self) -> str:
-        """What stands for its content where a file's SHA-256 would: of its entity tag and size."""
+        """Hash of its entity tag and size, in place of a file's SHA-256."""
         return hashlib.sha256(f"{self.tag} {self.size}".encode()).hexdigest()
 
 
@@ -53,7 +53,7 @@ def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
     """The objects that a source's path names now, in order of their keys.
 
     Raises:
-        SetupError: there is none, no such bucket, or the store does not let us in.
+        SetupError: there is none, no such bucket, or the store refuses access.
         UnavailableError: it does not answer.
     """
     path = ObjectPath.of(source.path or "")
@@ -81,21 +81,23 @@ def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
 
 
 def fetch(
-    source: SourceSpec, wanted: Sequence[StoredObject], into: Callable[[StoredObject], AbstractContextManager[BinaryIO]]
+    source: SourceSpec,
+    objects: Sequence[StoredObject],
+    into: Callable[[StoredObject], AbstractContextManager[BinaryIO]],
 ) -> None:
     """Write each object's content to the stream that ``into`` opens for it; several at once, each from a thread.
 
     Raises:
-        SetupError: the store does not let us read one.
+        SetupError: the store refuses to read one.
         UnavailableError: one changed or went since it was listed, came to an end too early, or the store does not
             answer.
         OSError: a stream cannot be written.
     """
     with _bucket(source, ObjectPath.of(source.path or "")) as bucket:
-        bucket.client  # noqa: B018  # made here: boto3's sessions are no business of several threads
+        bucket.client  # noqa: B018  # created here: boto3 sessions are not thread-safe
         threads = ThreadPoolExecutor(AT_ONCE)
         try:
-            for done in [threads.submit(_fetch, bucket, source, one, into) for one in wanted]:
+            for done in [threads.submit(_fetch, bucket, source, one, into) for one in objects]:
                 done.result()
         finally:
             threads.shutdown(cancel_futures=True)
@@ -104,30 +106,30 @@ def fetch(
 def _fetch(
     bucket: Bucket,
     source: SourceSpec,
-    wanted: StoredObject,
+    stored: StoredObject,
     into: Callable[[StoredObject], AbstractContextManager[BinaryIO]],
 ) -> None:
     changed = UnavailableError(
         "An object of the source changed while it was read.",
         where=f"source {source.name}",
-        next_step=f"Nothing was published; the refresh is tried again. It is {wanted.url}.",
+        next_step=f"Nothing was published; the refresh is tried again. It is {stored.url}.",
     )
     read = 0
     with bucket.answering(missing=changed, changed=changed):
-        answer = bucket.client.get_object(Bucket=wanted.bucket, Key=wanted.key, IfMatch=wanted.tag)
+        answer = bucket.client.get_object(Bucket=stored.bucket, Key=stored.key, IfMatch=stored.tag)
         with closing(answer["Body"]) as body:
             # Not every store heeds the condition.
-            if answer["ETag"] != wanted.tag:
+            if answer["ETag"] != stored.tag:
                 raise changed
-            with into(wanted) as stream:
+            with into(stored) as stream:
                 for piece in body.iter_chunks(_PIECE):
                     stream.write(piece)
                     read += len(piece)
-    if read != wanted.size:
+    if read != stored.size:
         raise UnavailableError(
-            f"An object of the source ended after {read} of {wanted.size} bytes.",
+            f"An object of the source ended after {read} of {stored.size} bytes.",
             where=f"source {source.name}",
-            next_step=f"Nothing was published; the refresh is tried again. It is {wanted.url}.",
+            next_step=f"Nothing was published; the refresh is tried again. It is {stored.url}.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What of a source need not be read again: the rows that the snapshot before has read from the same files and log.
+"""Incremental reading: rows that the previous snapshot has read from unchanged files and the log are taken over.
 
 Invariant: rows taken over and rows read anew are together the rows that reading everything gives. So nothing is taken
 over where that cannot be known: of a file that changed or went, of rows that were withheld because nobody knew them
@@ -131,9 +131,9 @@ def _other_columns(
     known: frozenset[str],
     previous: SnapshotManifest,
 ) -> str | None:
-    """Whether the new files alone would be read otherwise than all of them together.
+    """The reason, if new files alone would be read with other column types than all files together.
 
-    The others are not fetched to know: where the new ones have the columns that all had, together they have them too.
+    Unchanged files are not fetched: when the new ones have the recorded columns, all of them together have them too.
     """
     new = rows.without(known).relation
     all_of_them = new if rows.far else rows.relation
@@ -149,7 +149,7 @@ def _other_columns(
 
 
 def _in_doubt(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, new: OpenedSource) -> bool:
-    """Whether a new row needs a row that was alone at its instant to have the sequence that only the source tells."""
+    """True when a new row shares entity and instant with a row that was stored without a sequence."""
     if plan.spec.source.event_id is not None:
         return False
     selected, _ = rows_sql(plan, new.relation, types_of(connection, new.relation), hashed=False)
@@ -163,7 +163,7 @@ def _in_doubt(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, new: Opened
 
 
 def merged_quality(before: SourceQuality | None, new: SourceQuality) -> SourceQuality:
-    """The quality of rows taken over and rows read together; what is said of new rows stays that of the new ones."""
+    """The quality of rows taken over and rows read together; figures about new rows stay those of the new ones."""
     if before is None or not before.rows:
         return new
     rows = before.rows + new.rows
@@ -188,7 +188,7 @@ def merged_quality(before: SourceQuality | None, new: SourceQuality) -> SourceQu
 
 
 def merged_check(before: RuleCheck | None, new: RuleCheck) -> RuleCheck:
-    """What a rule over single rows found in rows taken over and in rows read."""
+    """The findings of a rule over single rows, for rows taken over and rows read together."""
     if before is None or before.error is not None or new.error is not None:
         return new
     return msgspec.structs.replace(

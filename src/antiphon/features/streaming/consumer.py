@@ -3,8 +3,8 @@
 Invariants: an event is quantised once, here, and stands in the overlay under its log offset in the same transaction
 that moves the consumer's offset; so a crash at any point repeats work and changes nothing. One poll takes a bounded
 number of events, shared out over the streams, and a view that has to catch up takes no more than half of its stream's
-share: a burst or a new view delays the others by one batch. What is waiting waits in the log, never in memory. A stream
-that cannot be read stays where it is, is told, and holds no other one back.
+share: a burst or a new view delays the others by one batch. Pending events wait in the log, never in memory. A stream
+that cannot be read keeps its offset, is logged, and holds back no other stream.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from antiphon.catalog.events import StoredEvent, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, WriteConflictError
+from antiphon.core.retry_delays import RetryDelays
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import Measured, compile_measures, key_texts, sequence
@@ -30,19 +31,19 @@ from antiphon.features.values import StreamedEvent
 
 _ATTEMPTS = 50
 _log = logging.getLogger("antiphon.features")
-_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 30.0
-"""How long a stream that failed is left alone while others are read, at first and at most."""
+_FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
+"""Backoff after a failed read of a stream, at first and at most (seconds)."""
 
 
 class StreamPosition(msgspec.Struct, frozen=True):
-    """How far a view's consumer is in its stream; it is caught up when ``offset == end``.
+    """Position of a view's consumer in its stream; it is caught up when ``offset == end``.
 
     Attributes:
         rejected: events without usable entity keys.
         watermark: the greatest event time it has seen.
-        late: events that came after one of a later event time; they count where they belong all the same.
-        lateness: seconds of event time that the latest one came too late.
-        waiting_since: when the log took the first event that it has not applied; ``None`` when caught up.
+        late: events that came after one of a later event time; they count all the same.
+        lateness: greatest delay of a late event (seconds of event time).
+        waiting_since: append time of the first pending event; ``None`` when caught up.
     """
 
     view: str
@@ -66,13 +67,6 @@ class _FollowedView:
         self.measured: Callable[[Payload], Measured | None] = compile_measures(plan_of(spec))
 
 
-class _Rest(msgspec.Struct, frozen=True):
-    """Until when (monotonic seconds) a stream that failed is left alone, and how long that is."""
-
-    until: float
-    seconds: float
-
-
 class StreamConsumer:
     """Feeds the overlay of one scope; one consumer per scope at a time.
 
@@ -92,13 +86,13 @@ class StreamConsumer:
     ) -> None:
         """
         Args:
-            included: ``view@definition_version`` to the offset through which every snapshot that is kept includes the
-                log; what a damaged overlay held is read again from there.
+            included: by ``view@definition_version`` the offset up to which every kept snapshot includes the log; a
+                damaged overlay is replayed from there.
         """
         self._scope = scope
         self._now = now
         self._included = included
-        self._resting: dict[str, _Rest] = {}
+        self._delays = RetryDelays(_FIRST_DELAY, _LONGEST_DELAY)
         self._log = log
         self._overlay = overlay
         self._online = online
@@ -125,7 +119,7 @@ class StreamConsumer:
         streams: dict[str, list[_FollowedView]] = {}
         for follower in self._followers.values():
             streams.setdefault(follower.spec.source.name, []).append(follower)
-        names = [name for name in sorted(streams) if name not in self._resting or self._resting[name].until <= now]
+        names = [name for name in sorted(streams) if not self._delays.waiting(name, now)]
         self._turn += 1
         taken, failed, self._replaying = 0, dict[str, AntiphonError](), not self._followers
         # Each poll begins with another stream, so that what is left over goes round.
@@ -139,9 +133,10 @@ class StreamConsumer:
         if failed and len(failed) == len(names):
             raise next(iter(failed.values()))
         for stream in set(names) - failed.keys():
-            self._resting.pop(stream, None)
+            self._delays.succeeded(stream)
         for stream, problem in failed.items():
-            self._rest(stream, problem, now)
+            seconds = self._delays.failed(stream, now)
+            _log.error("The stream %s is not consumed; the others are. Again in %.0f s: %s", stream, seconds, problem)
         if self._replaying:
             self._end_replay()
         return taken
@@ -153,12 +148,6 @@ class StreamConsumer:
         if reading.replaying and not any(map(reading.lacking, prefixes)):
             self._overlay.caught_up()
             _log.warning("Streamed events that a damaged overlay held were read again from the log.")
-
-    def _rest(self, stream: str, error: AntiphonError, now: float) -> None:
-        before = self._resting.get(stream)
-        seconds = _REST_SECONDS if before is None else min(2 * before.seconds, _LONGEST_REST_SECONDS)
-        self._resting[stream] = _Rest(now + seconds, seconds)
-        _log.error("The stream %s is not consumed; the others are. Again in %.0f s: %s", stream, seconds, error)
 
     def _poll(self, stream: str, followers: list[_FollowedView], limit: int) -> int:
         reading = self._overlay.read([follower.prefix for follower in followers])
@@ -229,7 +218,7 @@ class StreamConsumer:
         return max(self._overlay.read(prefixes).offsets.values(), default=0)
 
     def status(self, streams: Collection[str] | None = None) -> list[StreamPosition]:
-        """How far every followed view is, or those of these streams.
+        """The positions of all followed views, or of those of these streams.
 
         Raises:
             UnavailableError, SetupError, CorruptionError: as :meth:`poll`, for any of the streams.

@@ -1,4 +1,4 @@
-"""Who we are to a NATS server and whom we take for it, as values; and what a credentials file must hold.
+"""Credentials and TLS settings for a NATS server, and the format of credentials files.
 
 Invariant: a password, token, seed or JWT is in no representation of a value here, and in no error.
 """
@@ -24,8 +24,8 @@ FILE, VARIABLE = "log_credentials", "log_credentials_variable"
 
 
 class Key(msgspec.Struct, frozen=True):
-    """What proves a user: a seed of an Ed25519 key, and the JWT that an account signed for it; ``None`` for a bare
-    nkey, which the server itself knows."""
+    """Key of a NATS user: the seed of an Ed25519 key, and the JWT that an account signed for it; ``None`` for a bare
+    nkey that the server knows."""
 
     seed: str
     jwt: str | None = None
@@ -34,7 +34,7 @@ class Key(msgspec.Struct, frozen=True):
         return f"Key(jwt={'…' if self.jwt else None})"
 
     def ended(self, now: datetime) -> datetime | None:
-        """When the JWT ended, if it has; what it says is not verified here."""
+        """Expiry of an expired JWT, otherwise ``None``; its signature is not verified here."""
         if self.jwt is None:
             return None
         middle = self.jwt.split(".")[1]
@@ -47,14 +47,14 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """How a server is reached.
+    """Access to a server.
 
     Attributes:
-        user: of a password; from the URL.
-        password: the user's, or a token where there is no user.
+        user: from the URL.
+        password: the user's, or a token without user.
         file: a ``.creds`` file, or one with a user's nkey seed; read at every connection.
-        text: the content of one, from an environment variable.
-        tls: whom to trust and what to show, with ``tls://``.
+        text: the content of such a file, from an environment variable.
+        tls: authority and client certificate for ``tls://``.
     """
 
     user: str | None = None
@@ -83,7 +83,7 @@ class Access(msgspec.Struct, frozen=True):
             raise InvalidInputError(
                 "Certificates are named and the URL does not ask for TLS.",
                 where="[features] log",
-                next_step="Write tls://HOST:PORT; over nats:// whoever is in between could answer for the server.",
+                next_step="Write tls://HOST:PORT; over nats:// another host could answer for the server.",
             )
 
     def key(self) -> Key | None:
@@ -108,10 +108,10 @@ class Access(msgspec.Struct, frozen=True):
         return read_key(content.decode("utf-8", "replace"), str(self.file))
 
     def refused(self, name: str, said: str, now: datetime) -> SetupError:
-        """What to do about a server that does not let us in.
+        """The error for a server that refuses access, with the next step.
 
         Args:
-            name: the server, for people; ``said`` in its words.
+            name: the server's address. ``said``: its message.
         """
         way = "Set the environment variable that [features] log_password_variable names, and the user in the URL"
         way += f"; or {FILE}."
@@ -126,7 +126,7 @@ class Access(msgspec.Struct, frozen=True):
             if ended is not None:
                 said = f"{said.rstrip('.')}; the JWT ended at {ended:%Y-%m-%d %H:%M:%S} UTC"
                 way = "Have the account sign a new one; a file is read again at the next connection."
-        return SetupError(f"{name} does not let us in: {said[:300]}.", where="event log", next_step=way)
+        return SetupError(f"{name} refuses access: {said[:300]}.", where="event log", next_step=way)
 
 
 def read_key(text: str, where: str) -> Key:

@@ -68,7 +68,7 @@ async def connected(url: str, access: Access, timeout: float) -> Any:
 
 
 def translated(error: Exception, name: str, access: Access) -> AntiphonError | None:
-    """What an error of the library means; ``None`` when the server does not answer.
+    """Translate an error of the library; ``None`` when the server does not answer.
 
     Raises:
         Exception: it is none of the library's.

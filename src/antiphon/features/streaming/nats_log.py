@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 _SCHEMA = "logged-event/1"
 _PAGE = 2_000
 _REMEMBER_SECONDS = 1.0
-"""How often the catalog is told how far a stream was seen."""
+"""Interval at which the catalog records how far a stream was seen."""
 
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\Z")
 
 
 class _LogRecord(msgspec.Struct, frozen=True, array_like=True):
-    """What is in a message; instants in microseconds since 1970."""
+    """Content of a message; instants in microseconds since 1970."""
 
     event_id: str
     event_time: int
@@ -58,7 +58,7 @@ class _LogRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SealCheck(msgspec.Struct, frozen=True):
-    """What lies at an offset: sealed by which data key (``plaintext`` by none), and why it does not open, if so."""
+    """Check of one stored event: the data key that seals it, or ``plaintext``, and the reason when it does not open."""
 
     offset: int
     key: str
@@ -83,7 +83,7 @@ class NatsEventLog:
     def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
         """Append events in order and return the stream's last offset; a repeated ``event_id`` is ignored.
 
-        Unlike in the catalog a batch is not one transaction: after an error some of it may be stored. The same batch
+        Unlike in the catalog a batch is not one transaction: after an error part of it may be stored. The same batch
         again stores the rest.
 
         Raises:
@@ -114,13 +114,13 @@ class NatsEventLog:
         found = self._stored(scope, stream, after, limit)
         return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
 
-    def look(self, scope: Scope, stream: str, after: int, limit: int) -> list[SealCheck]:
-        """What lies at the offsets that :meth:`read` would give; what does not open is told, and ends nothing.
+    def check(self, scope: Scope, stream: str, after: int, limit: int) -> list[SealCheck]:
+        """Open the events that :meth:`read` would return, and report each that does not open.
 
         Raises:
             As :meth:`read`, but for events that do not open.
         """
-        return [self._looked(scope, stream, each) for each in self._stored(scope, stream, after, limit)]
+        return [self._check(scope, stream, each) for each in self._stored(scope, stream, after, limit)]
 
     def end(self, scope: Scope, stream: str) -> int:
         """The last offset, 0 for a stream without events. Raises as :meth:`read`."""
@@ -128,8 +128,8 @@ class NatsEventLog:
         return 0 if state is None else state.end
 
     def take_over(self, scope: Scope, stream: str, catalog: LogReader) -> int:
-        """Copy a stream of the catalog's log, whose offsets it keeps, and go on with it here; how many events it has.
-        Cut off, it goes on where it was.
+        """Copy a stream of the catalog's log with its offsets, and continue it here; return its number of events. An
+        interrupted copy is resumed.
 
         Raises:
             ConflictError: other events are here already, or came meanwhile; the catalog's stay what they were.
@@ -177,7 +177,7 @@ class NatsEventLog:
         return found
 
     def _state(self, scope: Scope, stream: str, *, make: bool = False) -> StreamState | None:
-        """The stream as it is, held against what the catalog remembers; ``None`` as long as nobody has used it."""
+        """The stream as it is, held against what the catalog remembers; ``None`` before its first use."""
         name = _name(scope, stream)
         log, home = self._known.get((scope, stream)), None
         if log is None:
@@ -220,7 +220,7 @@ class NatsEventLog:
         return state
 
     def _remember(self, scope: Scope, stream: str, state: StreamState, end: int) -> None:
-        """Keep how far the stream was seen: here always, in the catalog and from other processes now and then."""
+        """Record how far the stream was seen: in memory at once, in the catalog at an interval."""
         key, now = (scope, stream), time.monotonic()
         self._seen[key] = max(self._seen.get(key, 0), end)
         if now - self._remembered.get(key, -_REMEMBER_SECONDS) >= _REMEMBER_SECONDS:
@@ -250,7 +250,7 @@ class NatsEventLog:
         )
         return pack(self._codec.seal(_encode(logged), PayloadContext(_SCHEMA, scope, f"{stream}:{place}")))
 
-    def _looked(self, scope: Scope, stream: str, message: StoredMessage) -> SealCheck:
+    def _check(self, scope: Scope, stream: str, message: StoredMessage) -> SealCheck:
         try:
             key = unpack(message.content).key_id
         except CorruptionError as error:
@@ -258,7 +258,7 @@ class NatsEventLog:
         try:
             self._opened(scope, stream, message)
         except AntiphonError as error:
-            # The key that is missing, or the bytes that were changed, is said by what it comes from.
+            # The cause names the missing key or the changed bytes.
             cause = error.__cause__
             what = cause.what if isinstance(cause, AntiphonError) else error.what
             return SealCheck(message.sequence, key or "plaintext", what)

@@ -67,7 +67,7 @@ class NatsServer:
         self._readers: dict[tuple[str, int], tuple[Any, float]] = {}
 
     def state(self, stream: str) -> StreamState | None:
-        """What is there of a stream; ``None`` without one."""
+        """State of a stream; ``None`` when it does not exist."""
         return self._call(lambda: self._state(stream))
 
     def make(self, stream: str, subjects: str, log: str) -> StreamState:
@@ -93,7 +93,7 @@ class NatsServer:
         return self._call(lambda: self._read(stream, log, after, number), self._timeout * (2 + parts))
 
     def describe(self) -> str:
-        """What answers, in words: for ``antiphon doctor``."""
+        """Name the server that answers, for ``antiphon doctor``."""
 
         async def ask() -> str:
             client = await self._connected()
@@ -279,7 +279,7 @@ class NatsServer:
         """Run on the loop's thread; the server's errors come out as ours.
 
         Raises:
-            UnavailableError: it does not answer, or refuses. SetupError: it does not let us in, or has no JetStream.
+            UnavailableError: it does not answer, or refuses. SetupError: it refuses access, or has no JetStream.
         """
         if time.monotonic() < self._away_until:
             raise self._away("did not answer a moment ago")

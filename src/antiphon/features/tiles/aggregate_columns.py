@@ -7,10 +7,10 @@ which the greatest magnitude and count tell beforehand, and Python integers othe
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from antiphon.features.plan import Part
-from antiphon.features.tiles.row_batches import MeasureColumn
+from antiphon.features.tiles.row_batches import MeasureColumn, RowGroups
 from antiphon.features.tiles.sketches import SIGNIFICANT
 
 if TYPE_CHECKING:
@@ -23,19 +23,8 @@ _HALF = 24
 _INT64 = 2**63
 
 
-class Grouped(Protocol):
-    """Rows in groups, of entities or of anything else that follows in one piece."""
-
-    starts: Array
-    """Where each group's rows begin, and the number of rows last."""
-    entity: Array
-    """The place of each row's group."""
-    entities: int
-    """How many groups."""
-
-
 class Aggregates:
-    """What is kept of each entity's chosen rows, a value an entity.
+    """Aggregates of each entity's chosen rows, one value per entity.
 
     Attributes:
         count: how many rows had a value.
@@ -54,7 +43,7 @@ class Aggregates:
     hashes: Array
     hash_begins: Array
 
-    def __init__(self, batch: Grouped, column: MeasureColumn, parts: Collection[Part], chosen: Array | None) -> None:
+    def __init__(self, batch: RowGroups, column: MeasureColumn, parts: Collection[Part], chosen: Array | None) -> None:
         """
         Args:
             chosen: which rows count; all by default.

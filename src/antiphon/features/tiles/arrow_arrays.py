@@ -24,7 +24,7 @@ def integers(column: pyarrow.ChunkedArray) -> NDArray[np.int64]:
 
 
 def present(column: pyarrow.ChunkedArray) -> NDArray[np.bool_] | None:
-    """Which rows are not null; ``None``: all."""
+    """Flags of the rows that are not null; ``None`` when no row is null."""
     if not column.null_count:
         return None
     return np.concatenate([_validity(chunk) for chunk in column.chunks])

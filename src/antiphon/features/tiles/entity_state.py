@@ -1,13 +1,14 @@
-"""What a snapshot knows of one entity: tiles, and events in columns."""
+"""State of one entity in a snapshot: tiles, and events in columns."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 
+from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.tile import Tile
 
 
@@ -34,10 +35,10 @@ class TileRow(msgspec.Struct):
 
 
 class EntityState:
-    """What a snapshot knows of one entity.
+    """State of one entity in a snapshot.
 
-    Either it has few ``events`` and they are all there, or ``rows`` holds tiles of them, and ``load`` reads a tile's
-    events when an edge needs them.
+    Either ``events`` has all of its few events, or ``rows`` holds tiles of them, and ``load`` reads a tile's events
+    when a window edge needs them.
     """
 
     __slots__ = ("_blocks", "_load", "base", "events", "rows", "whole")
@@ -97,3 +98,31 @@ def without_event(block: Block, at: int) -> Block:
         return column[:at] + column[at + 1 :]
 
     return block_of(cut(block.times), cut(block.available), cut(block.seqs), [cut(column) for column in block.measures])
+
+
+def edge_tiles(plan: ViewPlan, as_of: int) -> set[int]:
+    """Tiles that window edges cut as of a moment (microseconds), which are read event by event.
+
+    A remote store fetches them in the round trip of the entity's state. The set may be too large, and a missing tile is
+    fetched when it is needed.
+    """
+    width = plan.tile
+    cut = {as_of // width} if (as_of + 1) % width else set()
+    for window in {feature.window for feature in plan.features}:
+        if window is not None and (as_of - window + 1) % width:
+            cut.add((as_of - window + 1) // width)
+    return cut
+
+
+def hidden_tiles(plan: ViewPlan, rows: Mapping[int, TileRow], as_of: int) -> Collection[int]:
+    """The entity's tiles inside the widest window that hold events not available yet."""
+    windows = [feature.window for feature in plan.features]
+    first: int | None = None
+    if None not in windows:
+        first = (as_of - max(window for window in windows if window is not None) + 1) // plan.tile
+    last = as_of // plan.tile
+    return [
+        index
+        for index, row in rows.items()
+        if row.available > as_of and index <= last and (first is None or index >= first)
+    ]

@@ -24,9 +24,9 @@ _WHOLE = -(2**63)
 
 
 class ViewEvaluator:
-    """A plan with its finishing functions, ready to read.
+    """Evaluates the features of a view from an entity's state.
 
-    What was declared by ``embed`` is not in a row: ``embedding.vector_reader`` reads its vectors.
+    Features declared by ``embed`` are not in a row: ``embedding.vector_reader`` reads its vectors.
     """
 
     def __init__(self, plan: ViewPlan) -> None:
@@ -53,7 +53,7 @@ class ViewEvaluator:
 
     @property
     def encodes(self) -> bool:
-        """Whether it needs the state of all entities together."""
+        """True when it needs the state of all entities together."""
         return self._encodes
 
     @property

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 BATCH = 100_000
-"""About so many rows are looked at together."""
+"""Rows in a batch, about."""
 
 NO_SEQUENCE = "0" * SEQUENCE_DIGITS
 """The sequence of a row whose event id is null."""
@@ -50,14 +50,25 @@ class MeasureColumn(msgspec.Struct, frozen=True):
         return self.texts.take(pyarrow.array(places, mask=missing))
 
 
-class RowBatch:
-    """Rows of whole entities.
+class RowGroups:
+    """Consecutive rows in groups: of entities, or of tiles.
 
     Attributes:
-        rows: k0 …, event_time, available_at, seq, m0 … as Arrow columns.
-        starts: where each entity's rows begin, and the number of rows last.
-        entity: the place of each row's entity in the batch.
+        starts: the first row of each group, and the number of rows last.
+        entities: number of groups.
+        entity: the group of each row.
     """
+
+    def __init__(self, starts: Array) -> None:
+        import numpy
+
+        self.starts = starts
+        self.entities = len(starts) - 1
+        self.entity: Array = numpy.repeat(numpy.arange(self.entities), numpy.diff(starts))
+
+
+class RowBatch(RowGroups):
+    """Rows of whole entities; ``rows`` has k0 …, event_time, available_at, seq, m0 … as Arrow columns."""
 
     def __init__(self, rows: pyarrow.RecordBatch, plan: ViewPlan) -> None:
         import numpy
@@ -66,9 +77,7 @@ class RowBatch:
         self._plan = plan
         width = len(plan.keys)
         changes = numpy.flatnonzero(_changed(rows, width))
-        self.starts: Array = numpy.concatenate([changes, [rows.num_rows]]).astype(numpy.int64)
-        self.entities = len(changes)
-        self.entity: Array = numpy.repeat(numpy.arange(self.entities), numpy.diff(self.starts))
+        super().__init__(numpy.concatenate([changes, [rows.num_rows]]).astype(numpy.int64))
         self.times: Array = _instants(rows.column(width))
         self.available: Array = _instants(rows.column(width + 1))
         self._measures: dict[int, MeasureColumn] = {}
@@ -165,7 +174,7 @@ def _instants(column: pyarrow.Array) -> Array:
 
 
 def _changed(rows: pyarrow.RecordBatch, width: int) -> Array:
-    """Whether a row is of another entity than the one before it; true of the first."""
+    """Flags of the rows that begin another entity; true for the first row."""
     import numpy
     import pyarrow.compute as pc
 

@@ -21,7 +21,7 @@ class RowDigest:
         self._columns: dict[str, list[Any]] = {}
 
     def add(self, rows: pyarrow.RecordBatch) -> None:
-        """Take rows that follow those before."""
+        """Add the next rows."""
         self._rows += rows.num_rows
         for name, column in zip(rows.schema.names, rows.columns, strict=True):
             digests = self._columns.setdefault(name, [hashlib.sha256() for _ in range(3)])
@@ -29,7 +29,7 @@ class RowDigest:
                 digest.update(part)
 
     def finish(self) -> list[object]:
-        """What was taken, for ``content_hash``."""
+        """The digests, for ``content_hash``."""
         return [
             self._rows,
             [[name, *(digest.hexdigest() for digest in digests)] for name, digests in self._columns.items()],

@@ -58,7 +58,7 @@ def kept(hashes: Iterable[int]) -> list[int]:
 
 
 def distinct_estimate(least: list[int]) -> int:
-    """How many different values there were, from :func:`kept`; exact when fewer than ``KEPT``."""
+    """Estimated number of different values, from :func:`kept`; exact when fewer than ``KEPT``."""
     if len(least) < KEPT:
         return len(least)
     return ((KEPT - 1) << HASH_BITS) // (least[-1] + 1)

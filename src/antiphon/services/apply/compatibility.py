@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core.errors import AntiphonError, ConflictError
 from antiphon.definitions.compatibility import compare
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.sources.readable import require_readable
+from antiphon.features.sources.source_rows import require_readable
 from antiphon.services.project.store import Store
 
 

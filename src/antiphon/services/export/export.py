@@ -15,7 +15,7 @@ from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputErro
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import ExportResult, Format, write_delta, write_parquet
-from antiphon.features.exports.exported import ExportedRows, ExportMetadata, Permit, about
+from antiphon.features.exports.exported import ExportedRows, ExportMetadata, Permit, metadata_of
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
 from antiphon.governance.policy.residual import RowPolicy
@@ -92,7 +92,7 @@ def published(
     spec = store.definitions.get(store.scope, view, manifest.definition_version)
     context = require_export(store, principal, spec, purpose)
     permit = _permit(store, principal, spec, manifest, context)
-    return about(manifest), ExportedRows(spec, manifest, platform.lake, permit)
+    return metadata_of(manifest), ExportedRows(spec, manifest, platform.lake, permit)
 
 
 def require_export(store: Store, principal: Principal, spec: FeatureViewSpec, purpose: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _check(
     reached = before
     while reached.through < end:
         by_key, problems = Counter(reached.by_key), list(reached.problems)
-        page = log.look(scope, stream, reached.through, min(_PAGE, end - reached.through))
+        page = log.check(scope, stream, reached.through, min(_PAGE, end - reached.through))
         for each in page:
             by_key[each.key] += 1
             if each.problem is not None:

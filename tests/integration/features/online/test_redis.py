@@ -553,7 +553,7 @@ def test_who_has_no_password_is_told_what_to_set(tmp_path: Path) -> None:
     try:
         for password in (None, "wrong"):
             refused = RedisServer(process.url, password)
-            with pytest.raises(SetupError, match="does not let us in") as error:
+            with pytest.raises(SetupError, match="refuses access") as error:
                 RedisStore(refused, b"k").sealed(Scope(), "congestion", "snap_1")
             assert "online_password_variable" in str(error.value)
             refused.close()

@@ -1,4 +1,4 @@
-"""What pins a snapshot, and what pins it no longer."""
+"""What find_pins a snapshot, and what pins it no longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.scope import Scope
-from antiphon.features.publication.prune import PruneResult, SnapshotPin, pins
+from antiphon.features.publication.prune import PruneResult, SnapshotPin, find_pins
 
 NOW = datetime(2013, 4, 10, 12, tzinfo=UTC)
 FILE = SnapshotFile("p", "0" * 64, 1, 10)
@@ -44,7 +44,7 @@ def pinned(**changes: object) -> dict[str, tuple[SnapshotPin, ...]]:
     }  # fmt: skip
     arguments = given | changes
     lists = [arguments.pop(name) for name in ("manifests", "publications", "staged")]
-    return pins(*lists, **arguments)  # type: ignore[arg-type]
+    return find_pins(*lists, **arguments)  # type: ignore[arg-type]
 
 
 def test_a_snapshot_stays_so_long_after_it_was_last_served() -> None:
@@ -99,5 +99,5 @@ def test_what_was_made_and_never_served_stays_as_long() -> None:
 
 
 def test_nothing_is_said_of_nothing() -> None:
-    assert PruneResult(False, (), (), (), 0, (), (), 0).said() == ""
-    assert PruneResult(False, (), (), (), 0, ("a", "b"), (), 3).said() == "2 files of the lake, 3 streamed events"
+    assert PruneResult(False, (), (), (), 0, (), (), 0).summary() == ""
+    assert PruneResult(False, (), (), (), 0, ("a", "b"), (), 3).summary() == "2 files of the lake, 3 streamed events"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Moments(NamedTuple):
-    """How many entities are asked about, and the first and the last moment (microseconds)."""
+    """Range of a query: the number of entities, and the first and last moment (microseconds)."""
 
     entities: int
     first: int
@@ -53,7 +53,7 @@ class EventColumns:
         self.timeline = timeline
 
     def present(self, measure: int) -> Flags | None:
-        """Which events have the measure; ``None``: every one."""
+        """Flags of the events with the measure; ``None`` when every event has it."""
         if measure not in self._present:
             self._present[measure] = None
             column = None if constant(self._plan.measures[measure]) else self._column(measure)
@@ -82,7 +82,7 @@ class EventColumns:
 
 
 def constant(measure: ViewMeasure) -> bool:
-    """Whether every event has the measure and contributes one."""
+    """True for a measure that every event has, contributing one."""
     return measure.mode == "count" and measure.where is None
 
 

@@ -91,14 +91,14 @@ class Timeline:
         self._happened = self._happened[~tied]
 
     def read(self, points: Points) -> WindowReader:
-        """What is needed to answer for these points."""
+        """A reader of windows that end at these points."""
         return WindowReader(self, points)
 
     def places_visible(self, points: Points) -> Ints:
-        """How many events, in the order of ``v``, lie before or at each point, those of lesser entities included."""
+        """Number of events, in the order of ``v``, before or at each point, including those of lesser entities."""
         return self._places(self._visible, points.entity, points.moment)
 
-    def places_happened(self, entity: Ints, moment: Ints) -> Ints:
+    def places_by_event_time(self, entity: Ints, moment: Ints) -> Ints:
         """The same in the order of event time."""
         return self._places(self._happened, entity, moment)
 
@@ -112,7 +112,7 @@ class Timeline:
         return values if self._seen is None else values[self._seen]
 
     def ever_inside(self, window: int | None) -> Flags | None:
-        """Which events a window can hold at all; ``None``: every one."""
+        """Flags of the events that a window can hold; ``None`` when it can hold every event."""
         if self._seen is None or window is None:
             return None
         inside: Flags = self._lag < np.uint64(window)
@@ -120,12 +120,12 @@ class Timeline:
 
     @property
     def prompt(self) -> bool:
-        """Whether every event was available when it happened."""
+        """True when every event was available at its event time."""
         return self._seen is None
 
     def _places(self, sorted_keys: Ints, entity: Ints, moment: Ints) -> Ints:
-        asked = self._scale.packed(np.maximum(entity, 0), moment)
-        return np.searchsorted(sorted_keys, asked, "right").astype(np.int64, copy=False)
+        keys = self._scale.packed(np.maximum(entity, 0), moment)
+        return np.searchsorted(sorted_keys, keys, "right").astype(np.int64, copy=False)
 
 
 class WindowReader:
@@ -140,10 +140,10 @@ class WindowReader:
         self._since: dict[int | None, Ints] = {None: self._starts}
 
     def counts(self, window: int | None, present: Flags | None) -> Ints:
-        """How many events are in each point's window.
+        """Number of events in each point's window.
 
         Args:
-            present: which events have the measure; ``None``: every one.
+            present: flags of the events with the measure; ``None`` for every event.
         """
         if present is None and self._timeline.ever_inside(window) is None:
             return self._kept(self._visible - self._before(window))
@@ -155,7 +155,7 @@ class WindowReader:
 
         Args:
             values: 0 where an event does not have the measure.
-            count: what :meth:`counts` said; with the greatest magnitude it bounds every sum.
+            count: from :meth:`counts`; with the greatest magnitude it bounds every sum.
         """
         if not len(values) or not len(count):
             return np.zeros(len(count), np.int64)
@@ -196,7 +196,7 @@ class WindowReader:
         if found is None:
             assert window is not None
             moment = earlier(self._points.moment, window)
-            found = self._since[window] = self._timeline.places_happened(self._points.entity, moment)
+            found = self._since[window] = self._timeline.places_by_event_time(self._points.entity, moment)
         return found
 
     def _kept(self, values: NDArray[Any]) -> NDArray[Any]:

@@ -115,7 +115,7 @@ class RedisServer:
 
         Raises:
             UnavailableError: it does not answer, is full, is loading, or does not write.
-            SetupError: it does not let us in, or one side does not take the other's certificate.
+            SetupError: it refuses access, or one side does not take the other's certificate.
             InvalidInputError: a certificate of ours cannot be used.
             WriteConflictError: a key that a transaction watched was changed by somebody else.
         """
@@ -224,7 +224,7 @@ class RedisServer:
 
     def _refused(self, error: Exception) -> SetupError:
         return SetupError(
-            f"{self.name} does not let us in: {_said(error)}.",
+            f"{self.name} refuses access: {_said(error)}.",
             where="online store",
             next_step="Set the environment variable that [features] online_password_variable names, "
             "and the user in the URL.",

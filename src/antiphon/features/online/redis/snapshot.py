@@ -40,9 +40,8 @@ from antiphon.features.online.snapshots.encoding import (
 from antiphon.features.online.snapshots.finished import layout_of
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuery
-from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
+from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState, edge_tiles, hidden_tiles
 from antiphon.features.tiles.evaluate import ViewEvaluator
-from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
 from antiphon.features.values import EntityRow
 
 _CACHED_ENTITIES = 4_096

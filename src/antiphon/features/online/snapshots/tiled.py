@@ -24,7 +24,7 @@ from antiphon.features.online.snapshots.msgpack_columns import (
 )
 from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
-from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
+from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch, RowGroups
 from antiphon.features.tiles.sketches import KEPT
 
 if TYPE_CHECKING:
@@ -37,14 +37,8 @@ _BLOCK, _NIL = array_header(6), bytes((NIL,))
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class _Tiles:
-    """The tiles of a batch as groups of rows, as :class:`Aggregates` sees a batch's entities.
-
-    Attributes:
-        starts: where each tile's rows begin, and the number of rows last.
-        entity: the place of each row's tile.
-        entities: how many tiles.
-    """
+class _Tiles(RowGroups):
+    """The tiles of a batch as groups of rows."""
 
     def __init__(self, batch: RowBatch, plan: ViewPlan) -> None:
         import numpy
@@ -53,9 +47,7 @@ class _Tiles:
         new = numpy.ones(len(index), dtype=bool)
         new[1:] = (index[1:] != index[:-1]) | (batch.entity[1:] != batch.entity[:-1])
         begins = numpy.flatnonzero(new)
-        self.starts: Array = numpy.append(begins, len(index))
-        self.entities = len(begins)
-        self.entity: Array = numpy.repeat(numpy.arange(self.entities), numpy.diff(self.starts))
+        super().__init__(numpy.append(begins, len(index)))
         self.indexes: Array = index[begins]
         self.newest: Array = numpy.maximum.reduceat(batch.available, begins)
         self.of: Array = numpy.searchsorted(begins, batch.starts)
