@@ -29,7 +29,7 @@ from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.events import EventLog
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import Snapshots
-from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.verdicts import Verdicts
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions import expect
@@ -39,6 +39,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.refresh import WORKFLOW, Refresher
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -105,15 +106,13 @@ class Project:
         self.snapshots, self.publications = Snapshots(self.database), Publications(self.database)
         self.verdicts, definitions = Verdicts(self.database), DefinitionVersions(self.database)
         self.lake, self.online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
-        publisher = Publisher(
-            SCOPE, publications=self.publications, snapshots=self.snapshots, definitions=definitions, lake=self.lake,
-            online=self.online, clock=self.clock,
-        )  # fmt: skip
+        publisher = Publisher(FeatureCatalog.of(self.database, SCOPE, self.lake), online=self.online)
         self.refresher = Refresher(
-            SCOPE, definitions=definitions, snapshots=self.snapshots, publications=self.publications,
-            publisher=publisher, lake=self.lake, log=EventLog(self.database), clock=self.clock,
-            verdicts=self.verdicts, staged=StagedSnapshots(self.database), keyed_hash=self.online.entity_hash,
-        )  # fmt: skip
+            FeatureCatalog.of(self.database, SCOPE, self.lake),
+            publisher=publisher,
+            log=EventLog(self.database),
+            keyed_hash=self.online.entity_hash,
+        )
         self.definitions = definitions
         self.declare(True)
 

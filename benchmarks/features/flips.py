@@ -38,12 +38,12 @@ from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon import sum as added
 from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.publication.publish import Publisher
@@ -122,15 +122,7 @@ class Flipper:
         for spec in specs:
             definitions.put(SCOPE, spec)
         online, self._close_online = online_store(folder, redis)
-        self._publisher = Publisher(
-            SCOPE,
-            publications=Publications(self._database),
-            snapshots=Snapshots(self._database),
-            definitions=definitions,
-            lake=lake,
-            online=online,
-            clock=clock,
-        )
+        self._publisher = Publisher(FeatureCatalog.of(self._database, SCOPE, lake), online=online)
         self._made: list[list[tuple[SnapshotManifest, FeatureViewSpec]]] = []
         for generation in range(size.generations):
             as_of = FIRST + timedelta(hours=generation)

@@ -36,11 +36,11 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.events import EventLog
 from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.online.lmdb.store import LmdbStore
@@ -120,15 +120,7 @@ class Desk:
         lake, log = LocalLake(folder / "lake"), EventLog(self.database)
         self.online = online
         self.publications = Publications(self.database)
-        publisher = Publisher(
-            SCOPE,
-            publications=self.publications,
-            snapshots=Snapshots(self.database),
-            definitions=DefinitionVersions(self.database),
-            lake=lake,
-            online=online,
-            clock=self.clock,
-        )
+        publisher = Publisher(FeatureCatalog.of(self.database, SCOPE, lake), online=online)
         started = time.perf_counter()
         wanted = Materialization(scope=SCOPE, spec=self.spec, as_of=NOW)
         publisher.publish(

@@ -106,10 +106,9 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     from antiphon import Entity, Source, col, count, feature_view, last, mean, sum
     from antiphon.catalog.database import Database
     from antiphon.catalog.definitions import DefinitionVersions
-    from antiphon.catalog.publications import Publications
-    from antiphon.catalog.snapshots import Snapshots
     from antiphon.core.clock import SystemClock
     from antiphon.core.scope import Scope
+    from antiphon.features.catalog import FeatureCatalog
     from antiphon.features.lake.local import LocalLake
     from antiphon.features.monitoring.quality.gate import gate
     from antiphon.features.offline.compute import ComputeLimits
@@ -146,10 +145,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
         server.describe()  # the client is loaded, and a connection open
     definitions = DefinitionVersions(database)
     definitions.put(scope, spec)
-    publisher = Publisher(
-        scope, publications=Publications(database), snapshots=Snapshots(database), definitions=definitions, lake=lake,
-        online=online, clock=clock,
-    )  # fmt: skip
+    publisher = Publisher(FeatureCatalog.of(database, scope, lake), online=online)
     peak = _Peak()
     peak.start()
     started, cpu = time.perf_counter(), time.process_time()

@@ -24,10 +24,10 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.events import EventLog
 from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.offline.materialize import Materialization, materialize
@@ -91,22 +91,17 @@ def run(size: str) -> dict[str, Any]:
         view = spec(folder)
         database = Database.open(f"sqlite:///{root}/catalog.db", clock=clock)
         database.migrate()
-        snapshots, publications = Snapshots(database), Publications(database)
+        publications = Publications(database)
         definitions, log = DefinitionVersions(database), EventLog(database)
         definitions.put(scope, view)
         lake, online = LocalLake(Path(root) / "lake"), LmdbStore(Path(root) / "online", b"k" * 32)
         started = time.perf_counter()
         manifest = materialize(Materialization(scope, view, NOON), lake=lake, log=log, clock=clock)
         materialised = time.perf_counter() - started
-        publisher = Publisher(
-            scope, publications=publications, snapshots=snapshots, definitions=definitions, lake=lake, online=online,
-            clock=clock,
-        )  # fmt: skip
+        publisher = Publisher(FeatureCatalog.of(database, scope, lake), online=online)
         publisher.publish([(manifest, view)], reason="benchmark", principal="benchmark")
         reader = FeatureReader(scope, publications=publications, online=online, clock=clock)
-        skew = Skew(
-            scope, definitions=definitions, snapshots=snapshots, reader=reader, lake=lake, log=log, clock=clock
-        )  # fmt: skip
+        skew = Skew(FeatureCatalog.of(database, scope, lake), reader=reader, log=log)
 
         def compared(basis: str) -> dict[str, Any]:
             seconds = []

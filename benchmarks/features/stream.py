@@ -130,23 +130,13 @@ class Opened:
 
     def publish(self) -> None:
         """An empty snapshot of each view: everything that is read then came through the stream."""
-        from antiphon.catalog.definitions import DefinitionVersions
-        from antiphon.catalog.publications import Publications
-        from antiphon.catalog.snapshots import Snapshots
+        from antiphon.features.catalog import FeatureCatalog
         from antiphon.features.lake.local import LocalLake
         from antiphon.features.offline.materialize import Materialization, materialize
         from antiphon.features.publication.publish import Publisher
 
         lake, clock = LocalLake(self.folder / "lake"), self.database.clock
-        publisher = Publisher(
-            self.scope,
-            publications=Publications(self.database),
-            snapshots=Snapshots(self.database),
-            definitions=DefinitionVersions(self.database),
-            lake=lake,
-            online=self.online,
-            clock=clock,
-        )
+        publisher = Publisher(FeatureCatalog.of(self.database, self.scope, lake), online=self.online)
         made = []
         for spec in self.specs:
             wanted = Materialization(scope=self.scope, spec=spec, as_of=clock.now())

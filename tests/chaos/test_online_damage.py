@@ -44,18 +44,12 @@ class Desk:
         self.world.append("orders", *(event(shop, moment, shop=shop) for shop in SHOPS))
         self.world.publish(NOON)
         self.refreshed: list[str] = []
-        health = SnapshotHealth(
-            self.world.scope, publications=self.world.publications, online=self.world.online, clock=self.world.clock
-        )
+        health = SnapshotHealth(self.world.catalog, online=self.world.online)
         self.health = health
         self.healer = Healer(
-            self.world.scope,
+            self.world.catalog,
             health,
-            snapshots=self.world.snapshots,
-            definitions=self.world.definitions,
             online=self.world.online,
-            lake=self.world.lake,
-            clock=self.world.clock,
             lock=folder / "healing.lock",
             rebuild=lambda one, key: self.refreshed.append(f"{one.view} {key}"),
         )

@@ -187,13 +187,9 @@ def test_only_the_last_damaged_ones_stay(desk: Desk) -> None:
 
 def _healer(world: World) -> Healer:
     return Healer(
-        world.scope,
-        SnapshotHealth(world.scope, publications=world.publications, online=world.online, clock=world.clock),
-        snapshots=world.snapshots,
-        definitions=world.definitions,
+        world.catalog,
+        SnapshotHealth(world.catalog, online=world.online),
         online=world.online,
-        lake=world.lake,
-        clock=world.clock,
         lock=world.folder / "healing.lock",
         rebuild=lambda one, key: None,
         overlay=world.overlay,

@@ -162,10 +162,7 @@ def test_batch_and_online_are_compared_at_the_version_that_the_snapshot_read(tmp
     world = World(tmp_path, orders)
     world.publish(NOON)
     deltalake.write_deltalake(str(tmp_path / "table"), batch(1, 4), mode="overwrite")
-    skew = Skew(
-        world.scope, definitions=world.definitions, snapshots=world.snapshots, reader=world.new_reader(),
-        lake=world.lake, log=world.log, clock=world.clock,
-    )  # fmt: skip
+    skew = Skew(world.catalog, reader=world.new_reader(), log=world.log)  # fmt: skip
     report = skew.measure([orders], as_of=NOON)
     assert report.compared == 2 * len(orders.features)
     assert (report.different, {basis for one in report.features for basis in one.judged_by}) == (0, {"files"})

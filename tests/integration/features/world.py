@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.events import Event, EventLog
-from antiphon.catalog.publications import Publication, Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.refresh import Refresher
@@ -54,45 +53,32 @@ class World:
         self.database = Database.open(f"sqlite:///{folder}/catalog.db", clock=self.clock, codec=codec)
         self.database.migrate()
         self.log = log(self.database)
-        self.snapshots = Snapshots(self.database)
-        self.publications = Publications(self.database)
-        self.definitions = DefinitionVersions(self.database)
-        self.verdicts = Verdicts(self.database)
-        self.staged = StagedSnapshots(self.database)
+        self.lake = lake or LocalLake(folder / "lake", codec)
+        self.catalog = FeatureCatalog.of(self.database, self.scope, self.lake)
+        self.snapshots, self.publications = self.catalog.snapshots, self.catalog.publications
+        self.definitions, self.verdicts = self.catalog.definitions, self.catalog.verdicts
+        self.staged = self.catalog.staged
         self.functions: dict[str, Any] = {}
         self.specs = {spec.name: spec for spec in specs}
         for spec in specs:
             self.definitions.put(self.scope, spec)
-        self.lake = lake or LocalLake(folder / "lake", codec)
         self.online = online or LmdbStore(folder / "online", b"k" * 32, codec)
         self.overlay = overlay or self.new_overlay(codec)
         self.consumer = StreamConsumer(
             self.scope, log=self.log, overlay=self.overlay, online=self.online, views=list(specs)
         )
         self.publisher = Publisher(
-            self.scope,
-            publications=self.publications,
-            snapshots=self.snapshots,
-            definitions=self.definitions,
-            lake=self.lake,
+            self.catalog,
             online=self.online,
-            clock=self.clock,
             overlay=self.overlay,
             consumer=self.consumer,
             also_named=self.verdicts.files,
         )
         self.refresher = Refresher(
-            self.scope,
-            definitions=self.definitions,
-            snapshots=self.snapshots,
-            publications=self.publications,
+            self.catalog,
             publisher=self.publisher,
-            lake=self.lake,
             log=self.log,
-            clock=self.clock,
             functions=lambda view: self.functions,
-            verdicts=self.verdicts,
-            staged=self.staged,
             keyed_hash=self.online.entity_hash,
         )
         self.reader = self.new_reader()

@@ -36,10 +36,7 @@ class Watched:
         world = self.world = self.airport.world
         self.database = world.database
         self.verdicts: list[Verdict] = []
-        self.history = ViewHistory(
-            definitions=world.definitions, snapshots=world.snapshots, publications=world.publications,
-            verdicts=world.verdicts, staged=world.staged, lake=world.lake,
-        )  # fmt: skip
+        self.history = ViewHistory(world.catalog)
 
     async def make(self) -> None:
         self.verdicts.append(await self.airport.refresh())

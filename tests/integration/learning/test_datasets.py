@@ -238,16 +238,7 @@ def test_garbage_collection_spares_the_files_of_datasets(flown: Flown) -> None:
     world.clock.advance(timedelta(days=20_000))
 
     def collect(**named: Any) -> None:
-        Publisher(
-            world.scope,
-            publications=world.publications,
-            snapshots=world.snapshots,
-            definitions=world.definitions,
-            lake=world.lake,
-            online=world.online,
-            clock=world.clock,
-            **named,
-        ).collect_garbage()
+        Publisher(world.catalog, online=world.online, **named).collect_garbage()
 
     collect(also_named=flown.datasets.files)
     assert len(flown.rows(dataset.path)) == 100

@@ -10,18 +10,16 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import GateFinding, StagedSnapshots, Verdict, Verdicts
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import GateFinding, Verdict
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.compatibility import ViewChange, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Rule
-from antiphon.features.lake.content import Lake
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.monitoring.quality.distances import distance
 from antiphon.features.monitoring.quality.inspection import QuarantinedRow, quarantined_rows
 
@@ -115,22 +113,8 @@ class Quarantine(msgspec.Struct, frozen=True):
 class ViewHistory:
     """Reads the history of a scope's views."""
 
-    def __init__(
-        self,
-        *,
-        definitions: DefinitionVersions,
-        snapshots: Snapshots,
-        publications: Publications,
-        verdicts: Verdicts,
-        staged: StagedSnapshots,
-        lake: Lake,
-    ) -> None:
-        self._definitions = definitions
-        self._snapshots = snapshots
-        self._publications = publications
-        self._verdicts = verdicts
-        self._staged = staged
-        self._lake = lake
+    def __init__(self, catalog: FeatureCatalog) -> None:
+        self._catalog = catalog
 
     def describe(self, scope: Scope, view: str, version: str | None = None) -> ViewDescription:
         """Describe a view in its latest definition version, or in the named one.
@@ -139,21 +123,21 @@ class ViewHistory:
             NotFoundError: it was never applied here.
         """
         known = self._known(scope, view)
-        spec = known[0] if version is None else self._definitions.get(scope, view, version)
-        publication = self._publications.current(scope)
+        spec = known[0] if version is None else self._catalog.definitions.get(scope, view, version)
+        publication = self._catalog.publications.current(scope)
         snapshot = publication.snapshots.get(spec.key) if publication is not None else None
         rules = (spec.quality or QualitySpec()).rules
         waiting = [
             one.publish_at
-            for one in self._staged.list(scope)
+            for one in self._catalog.staged.list(scope)
             if (one.view, one.definition_version) == (view, spec.definition_version)
         ]
-        current = None if snapshot is None else self._snapshots.get(scope, snapshot)
+        current = None if snapshot is None else self._catalog.snapshots.get(scope, snapshot)
         return ViewDescription(
             definition=spec,
             rules=tuple(RuleLine(rule.name, _kind(rule), rule.action) for rule in rules),
             current=current,
-            latest=self._verdicts.latest(scope, view, spec.definition_version),
+            latest=self._catalog.verdicts.latest(scope, view, spec.definition_version),
             staged_until=waiting[-1] if waiting else None,
             versions=tuple(one.definition_version for one in known),
             rows_expired_at=self._rows_expired_at(scope, current),
@@ -167,7 +151,7 @@ class ViewHistory:
         """
         self._known(scope, view)
         published = self._published(scope)
-        return tuple(_line(verdict, published) for verdict in self._verdicts.list(scope, view, limit=limit))
+        return tuple(_line(verdict, published) for verdict in self._catalog.verdicts.list(scope, view, limit=limit))
 
     def difference(self, scope: Scope, before: str, after: str) -> ViewDifference:
         """Compare two versions of one view, each named by a snapshot or a verdict.
@@ -182,8 +166,8 @@ class ViewHistory:
                 f"{before} is of {first.view} and {after} of {second.view}.", where="diff", next_step="Name one view's."
             )
         one, other = _made(first), _made(second)
-        old = self._definitions.get(scope, first.view, first.definition_version)
-        new = self._definitions.get(scope, second.view, second.definition_version)
+        old = self._catalog.definitions.get(scope, first.view, first.definition_version)
+        new = self._catalog.definitions.get(scope, second.view, second.definition_version)
         published = self._published(scope)
         return ViewDifference(
             view=first.view,
@@ -204,12 +188,14 @@ class ViewHistory:
         if version is not None:
             verdicts = [self._version(scope, version)]
         else:
-            verdicts = [one for one in self._verdicts.list(scope, view, limit=1_000) if one.kept_aside is not None][:1]
+            verdicts = [
+                one for one in self._catalog.verdicts.list(scope, view, limit=1_000) if one.kept_aside is not None
+            ][:1]
         for one in verdicts:
             if one.view == view and one.manifest is not None and one.manifest.quarantined is not None:
                 kept = one.manifest.quarantined
-                expired = self._verdicts.expired_at(scope, one.id)
-                rows = () if expired is not None else tuple(quarantined_rows(one.manifest, self._lake, limit))
+                expired = self._catalog.verdicts.expired_at(scope, one.id)
+                rows = () if expired is not None else tuple(quarantined_rows(one.manifest, self._catalog.lake, limit))
                 return Quarantine(view, one.id, one.created_at, kept.rows, kept.reasons, rows, expired)
         return None
 
@@ -217,23 +203,23 @@ class ViewHistory:
         if manifest is None or manifest.quarantined is None:
             return None
         try:
-            return self._verdicts.expired_at(scope, self._version(scope, manifest.id).id)
+            return self._catalog.verdicts.expired_at(scope, self._version(scope, manifest.id).id)
         except NotFoundError:
             return None
 
     def _published(self, scope: Scope) -> frozenset[str]:
-        publication = self._publications.current(scope)
+        publication = self._catalog.publications.current(scope)
         return frozenset(publication.snapshots.values()) if publication is not None else frozenset()
 
     def _known(self, scope: Scope, view: str) -> list[FeatureViewSpec]:
-        known = self._definitions.list(scope, view)
+        known = self._catalog.definitions.list(scope, view)
         if not known:
             raise NotFoundError(
                 f"There is no view {view!r}.",
                 where=str(scope),
                 next_step=nearest(
                     view,
-                    {spec.name for spec in self._definitions.list(scope)},
+                    {spec.name for spec in self._catalog.definitions.list(scope)},
                     "`antiphon features list` shows the views.",
                 ),
             )
@@ -241,9 +227,9 @@ class ViewHistory:
 
     def _version(self, scope: Scope, name: str) -> Verdict:
         if name.startswith("verd_"):
-            return self._verdicts.get(scope, name)
-        view = self._snapshots.get(scope, name).view
-        made = [one for one in self._verdicts.list(scope, view, limit=10_000) if one.snapshot == name]
+            return self._catalog.verdicts.get(scope, name)
+        view = self._catalog.snapshots.get(scope, name).view
+        made = [one for one in self._catalog.verdicts.list(scope, view, limit=10_000) if one.snapshot == name]
         if not made:
             raise NotFoundError(f"There is no verdict on {name!r}.", where=str(scope), next_step="Refresh the view.")
         return made[-1]

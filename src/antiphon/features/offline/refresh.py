@@ -16,17 +16,13 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import GateFinding, StagedSnapshot, StagedSnapshots, Verdict, Verdicts, verdict_id
-from antiphon.core.clock import Clock, utc
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import GateFinding, StagedSnapshot, Verdict, verdict_id
+from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
-from antiphon.core.scope import Scope
-from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.vectors import Embedders
-from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.custom_rules import Functions
 from antiphon.features.monitoring.quality.gate import EARLIER, Outcome, gate
 from antiphon.features.monitoring.quality.statistics import KeyedHash
@@ -86,34 +82,21 @@ class Refresher:
 
     def __init__(
         self,
-        scope: Scope,
+        catalog: FeatureCatalog,
         *,
-        definitions: DefinitionVersions,
-        snapshots: Snapshots,
-        publications: Publications,
         publisher: Publisher,
-        lake: Lake,
         log: LogReader,
-        clock: Clock,
         limits: ComputeLimits | None = None,
         functions: Functions | None = None,
-        verdicts: Verdicts | None = None,
-        staged: StagedSnapshots | None = None,
         embedders: Embedders | None = None,
         keyed_hash: KeyedHash | None = None,
     ) -> None:
-        self._scope = scope
-        self._definitions = definitions
-        self._snapshots = snapshots
-        self._publications = publications
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._publisher = publisher
-        self._lake = lake
         self._log = log
-        self._clock = clock
         self._limits = limits
         self._functions = functions
-        self._verdicts = verdicts
-        self._staged = staged
         self._embedders = embedders
         self._keyed_hash = keyed_hash
 
@@ -164,13 +147,15 @@ class Refresher:
 
     def _pin(self, request: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
-        streams = {spec.source.name for spec in map(self._spec, request.views) if spec.source.kind == "stream"}
-        as_of = utc(request.as_of) if request.as_of is not None else self._clock.now()
+        streams = {
+            spec.source.name for spec in map(self._catalog.definition, request.views) if spec.source.kind == "stream"
+        }
+        as_of = utc(request.as_of) if request.as_of is not None else self._catalog.clock.now()
         through = {stream: self._log.end(self._scope, stream) for stream in sorted(streams)}
         return {"as_of": as_of.isoformat(), "through": through}
 
     def _materialize(self, request: RefreshArguments, start: dict[str, Any], key: str, run: str) -> dict[str, Any]:
-        spec = self._spec(key)
+        spec = self._catalog.definition(key)
         try:
             manifest = materialize(
                 Materialization(
@@ -180,14 +165,14 @@ class Refresher:
                     through=start["through"].get(spec.source.name),
                     kind=request.kind,
                     run=run,
-                    previous=self._previous(key),
+                    previous=self._catalog.published(key),
                     whole=request.whole,
                     principal=request.principal,
                     reason=request.reason,
                 ),
-                lake=self._lake,
+                lake=self._catalog.lake,
                 log=self._log,
-                clock=self._clock,
+                clock=self._catalog.clock,
                 limits=self._limits,
                 functions=self._functions,
                 embedders=self._embedders,
@@ -200,7 +185,7 @@ class Refresher:
         return made
 
     def _gate(self, request: RefreshArguments, key: str, made: dict[str, Any], run: str) -> dict[str, Any]:
-        spec, previous = self._spec(key), self._previous(key)
+        spec, previous = self._catalog.definition(key), self._catalog.published(key)
         manifest: SnapshotManifest | None = None
         if "unreadable" in made:
             said = made["unreadable"]
@@ -208,40 +193,40 @@ class Refresher:
             outcome: Outcome = "blocked"
         else:
             manifest = msgspec.convert(made, SnapshotManifest)
-            earlier = self._snapshots.list(self._scope, spec.name, spec.definition_version, limit=EARLIER + 1)
+            earlier = self._catalog.snapshots.list(self._scope, spec.name, spec.definition_version, limit=EARLIER + 1)
             judged = gate(spec, manifest, previous, earlier)
             findings, outcome = judged.findings, judged.outcome
-        if self._verdicts is not None:
-            self._verdicts.add(
-                Verdict(
-                    id=verdict_id(run, key),
-                    scope=self._scope,
-                    view=spec.name,
-                    definition_version=spec.definition_version,
-                    outcome=outcome,
-                    findings=findings,
-                    snapshot=manifest.id if manifest is not None else None,
-                    manifest=manifest,
-                    run=run,
-                    principal=request.principal,
-                    reason=request.reason,
-                    created_at=self._clock.now(),
-                    kept=previous.id if previous is not None and outcome == "blocked" else None,
-                )
+        self._catalog.verdicts.add(
+            Verdict(
+                id=verdict_id(run, key),
+                scope=self._scope,
+                view=spec.name,
+                definition_version=spec.definition_version,
+                outcome=outcome,
+                findings=findings,
+                snapshot=manifest.id if manifest is not None else None,
+                manifest=manifest,
+                run=run,
+                principal=request.principal,
+                reason=request.reason,
+                created_at=self._catalog.clock.now(),
+                kept=previous.id if previous is not None and outcome == "blocked" else None,
             )
+        )
         return {"outcome": outcome, "findings": msgspec.to_builtins(findings)}
 
     def _publish(self, request: RefreshArguments, passed: list[dict[str, Any]]) -> dict[str, Any]:
         made = [msgspec.convert(one, SnapshotManifest) for one in passed]
-        snapshots = [(one, self._definitions.get(self._scope, one.view, one.definition_version)) for one in made]
+        snapshots = [
+            (one, self._catalog.definitions.get(self._scope, one.view, one.definition_version)) for one in made
+        ]
         staged: dict[str, datetime] = {}
-        for manifest, spec in snapshots if self._staged is not None else ():
+        for manifest, spec in snapshots:
             if spec.embargo is None:
                 continue
-            assert self._staged is not None
             manifest = self._publisher.prepare(manifest, spec)
             staged[spec.key] = manifest.created_at + timedelta(microseconds=spec.embargo)
-            self._staged.add(
+            self._catalog.staged.add(
                 StagedSnapshot(
                     self._scope, spec.name, spec.definition_version, manifest.id, staged[spec.key],
                     request.reason, request.principal,
@@ -266,17 +251,15 @@ class Refresher:
             only: these views, ``view@definition_version`` each, and raise a problem with one; by default all views, and
                 a problem is logged.
         """
-        if self._staged is None:
-            return 0
-        due, released = self._staged.list(self._scope, self._clock.now()), 0
+        due, released = self._catalog.staged.list(self._scope, self._catalog.clock.now()), 0
         for one in due:
             if only is not None and f"{one.view}@{one.definition_version}" not in only:
                 continue
             if self._publisher.held(one.view):
                 continue
             try:
-                manifest = self._snapshots.get(self._scope, one.snapshot)
-                spec = self._definitions.get(self._scope, one.view, one.definition_version)
+                manifest = self._catalog.snapshots.get(self._scope, one.snapshot)
+                spec = self._catalog.definitions.get(self._scope, one.view, one.definition_version)
                 self._publisher.publish(
                     [(manifest, spec)], reason=f"{one.reason}, after its embargo", principal=one.principal
                 )
@@ -286,18 +269,9 @@ class Refresher:
                 _log.error("%s of %s is not published after its embargo, and is tried again: %s",
                            one.snapshot, one.view, error)  # fmt: skip
                 continue
-            self._staged.remove(self._scope, one.snapshot)
+            self._catalog.staged.remove(self._scope, one.snapshot)
             released += 1
         return released
-
-    def _previous(self, key: str) -> SnapshotManifest | None:
-        current = self._publications.current(self._scope)
-        known = current.snapshots.get(key) if current is not None else None
-        return None if known is None else self._snapshots.get(self._scope, known)
-
-    def _spec(self, key: str) -> FeatureViewSpec:
-        view, _, version = key.partition("@")
-        return self._definitions.get(self._scope, view, version)
 
 
 def made_by(step: str, result: Any) -> tuple[str, ...]:

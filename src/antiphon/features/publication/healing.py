@@ -17,14 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import Snapshots
-from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.retry_delays import RetryDelays
 from antiphon.core.scope import Scope
-from antiphon.features.lake.content import Lake
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.ports import OnlineSnapshots
 
@@ -58,11 +54,10 @@ class Damage(msgspec.Struct, frozen=True):
 class SnapshotHealth:
     """Finds snapshots of the current publication that cannot be read. Safe to share between threads."""
 
-    def __init__(self, scope: Scope, *, publications: Publications, online: OnlineSnapshots, clock: Clock) -> None:
-        self._scope = scope
-        self._publications = publications
+    def __init__(self, catalog: FeatureCatalog, *, online: OnlineSnapshots) -> None:
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._online = online
-        self._clock = clock
         self._since: dict[tuple[str, str], datetime] = {}
 
     def damaged(self) -> list[Damage]:
@@ -94,12 +89,12 @@ class SnapshotHealth:
         found: dict[tuple[str, str], datetime] = {}
         for key, snapshot in self._current():
             if not readable(self._scope, key.partition("@")[0], snapshot):
-                found[key, snapshot] = self._since.get((key, snapshot)) or self._clock.now()
+                found[key, snapshot] = self._since.get((key, snapshot)) or self._catalog.clock.now()
         self._since = found
         return [Damage(key, snapshot, since) for (key, snapshot), since in found.items()]
 
     def _current(self) -> list[tuple[str, str]]:
-        current = self._publications.current(self._scope)
+        current = self._catalog.publications.current(self._scope)
         return [] if current is None else list(current.snapshots.items())
 
 
@@ -116,26 +111,19 @@ class Healer:
 
     def __init__(
         self,
-        scope: Scope,
+        catalog: FeatureCatalog,
         health: SnapshotHealth,
         *,
-        snapshots: Snapshots,
-        definitions: DefinitionVersions,
         online: OnlineSnapshots,
-        lake: Lake,
-        clock: Clock,
         lock: Path,
         rebuild: Callable[[Damage, str], object],
         reads: bool = True,
         overlay: LmdbOverlay | None = None,
     ) -> None:
-        self._scope = scope
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._health = health
-        self._snapshots = snapshots
-        self._definitions = definitions
         self._online = online
-        self._lake = lake
-        self._clock = clock
         self._lock = lock
         self._rebuild = rebuild
         self._reported: set[str] = set()
@@ -150,7 +138,7 @@ class Healer:
         Raises:
             UnavailableError: catalog or online store do not answer.
         """
-        now = self._clock.monotonic()
+        now = self._catalog.clock.monotonic()
         if self._reads and now - self._read_at >= READ_SECONDS:
             self._health.condemn()
             if self._overlay is not None and (found := self._overlay.check()).damaged:
@@ -166,12 +154,11 @@ class Healer:
 
     def _built(self, one: Damage, now: float) -> bool:
         _log.warning("The online snapshot %s of %s is gone or damaged; it is built again.", one.snapshot, one.view)
-        _, _, version = one.key.partition("@")
         from pyarrow import ArrowException
 
         try:
-            manifest = self._snapshots.get(self._scope, one.snapshot)
-            self._online.build(manifest, self._definitions.get(self._scope, one.view, version), self._lake)
+            manifest = self._catalog.snapshots.get(self._scope, one.snapshot)
+            self._online.build(manifest, self._catalog.definition(one.key), self._catalog.lake)
         except (CorruptionError, NotFoundError, OSError, ArrowException) as error:
             self._delays.failed(one.snapshot, now)
             self._ask_source(one, error)
@@ -191,7 +178,7 @@ class Healer:
             _log.error("The lake cannot give %s back, so %s is built from its source: %s", one.snapshot, one.key, why)
         try:
             # One refresh an hour: a source that cannot be read is not read without end.
-            self._rebuild(one, f"heal:{one.snapshot}:{self._clock.now():%Y%m%d%H}")
+            self._rebuild(one, f"heal:{one.snapshot}:{self._catalog.clock.now():%Y%m%d%H}")
         except AntiphonError as error:
             if not known:
                 _log.error("The view %s cannot be rebuilt: %s", one.key, error)

@@ -14,11 +14,10 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.publications import Publication, Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import StagedSnapshot, StagedSnapshots, Verdicts
-from antiphon.core.clock import Clock
-from antiphon.core.scope import Scope
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import StagedSnapshot
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import KEPT_PUBLICATIONS, Publisher
 
 _ALL = 1_000_000
@@ -166,27 +165,18 @@ class Pruner:
 
     def __init__(
         self,
-        scope: Scope,
+        catalog: FeatureCatalog,
         *,
-        snapshots: Snapshots,
-        publications: Publications,
-        staged: StagedSnapshots,
-        verdicts: Verdicts,
         publisher: Publisher,
-        clock: Clock,
         releases: Callable[[], Mapping[str, Sequence[str]]],
         receipts: Callable[[datetime, datetime], int],
         datasets: Callable[[], Sequence[str]],
         kept: timedelta,
         quarantine_kept: timedelta,
     ) -> None:
-        self._scope = scope
-        self._snapshots = snapshots
-        self._publications = publications
-        self._staged = staged
-        self._verdicts = verdicts
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._publisher = publisher
-        self._clock = clock
         self._releases = releases
         self._receipts = receipts
         self._datasets = datasets
@@ -205,12 +195,12 @@ class Pruner:
         Raises:
             UnavailableError: catalog, lake or online store is away; what was pruned until then stays pruned.
         """
-        now = self._clock.now()
-        manifests = self._snapshots.list(self._scope, limit=_ALL, pruned=False)
+        now = self._catalog.clock.now()
+        manifests = self._catalog.snapshots.list(self._scope, limit=_ALL, pruned=False)
         pinned = find_pins(
             manifests,
-            self._publications.list(self._scope, _ALL),
-            self._staged.list(self._scope),
+            self._catalog.publications.list(self._scope, _ALL),
+            self._catalog.staged.list(self._scope),
             now=now,
             kept=self._kept,
             releases=self._releases(),
@@ -218,13 +208,13 @@ class Pruner:
             publications_kept=keep,
         )
         free = {snapshot for snapshot, by in pinned.items() if not by}
-        expiring = self._verdicts.expiring(self._scope, now - self._quarantine_kept)
+        expiring = self._catalog.verdicts.expiring(self._scope, now - self._quarantine_kept)
         if dry:
             lake, online = self._publisher.unnamed(keep, without=free)
             events = 0
         else:
-            free = set(self._snapshots.prune(self._scope, free, keep))
-            self._verdicts.expire(self._scope, [one[0] for one in expiring])
+            free = set(self._catalog.snapshots.prune(self._scope, free, keep))
+            self._catalog.verdicts.expire(self._scope, [one[0] for one in expiring])
             collected = self._publisher.collect_garbage(keep=keep, grace=grace)
             lake, online, events = collected.lake, collected.online, collected.events
         return PruneResult(

@@ -7,20 +7,18 @@ the winner, and never replaces a newer snapshot by an older one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 
 import msgspec
 
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.publications import Publication, Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.core.clock import Clock
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.lake.content import Lake
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.features.ports import OnlineSnapshots, StreamedOverlay
 from antiphon.features.streaming.consumer import StreamConsumer
@@ -42,34 +40,22 @@ class Publisher:
     """Publishes for one scope. Safe to run in several processes at once.
 
     Args:
-        held: names of the views on hold.
         also_named: lake files with references from elsewhere (datasets), which no collection may remove.
     """
 
     def __init__(
         self,
-        scope: Scope,
+        catalog: FeatureCatalog,
         *,
-        publications: Publications,
-        snapshots: Snapshots,
-        definitions: DefinitionVersions,
-        lake: Lake,
         online: OnlineSnapshots,
-        clock: Clock,
         overlay: StreamedOverlay | None = None,
         consumer: StreamConsumer | None = None,
         also_named: Callable[[Scope], Iterable[str]] | None = None,
-        held: Callable[[Scope], Container[str]] = lambda scope: (),
     ) -> None:
-        self._scope = scope
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._also_named = also_named
-        self._held = held
-        self._publications = publications
-        self._snapshots = snapshots
-        self._definitions = definitions
-        self._lake = lake
         self._online = online
-        self._clock = clock
         self._overlay = overlay
         self._consumer = consumer
 
@@ -83,19 +69,19 @@ class Publisher:
             CorruptionError: a file of it is gone; nothing is recorded.
         """
         known = self._recorded(manifest)
-        self._online.build(known or manifest, spec, self._lake)
+        self._online.build(known or manifest, spec, self._catalog.lake)
         if known is None:
             try:
-                return self._snapshots.add(manifest)
+                return self._catalog.snapshots.add(manifest)
             except ConflictError:  # Another process has made the same meanwhile.
-                return self._snapshots.get(self._scope, manifest.id)
-        if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
-            self._snapshots.restore(self._scope, manifest.id)  # Its files were written again.
+                return self._catalog.snapshots.get(self._scope, manifest.id)
+        if self._catalog.snapshots.pruned_at(self._scope, manifest.id) is not None:
+            self._catalog.snapshots.restore(self._scope, manifest.id)  # Its files were written again.
         return known
 
     def _recorded(self, manifest: SnapshotManifest) -> SnapshotManifest | None:
         try:
-            return self._snapshots.get(self._scope, manifest.id)
+            return self._catalog.snapshots.get(self._scope, manifest.id)
         except NotFoundError:
             return None
 
@@ -111,15 +97,15 @@ class Publisher:
         prepared = {spec.key: self.prepare(manifest, spec) for manifest, spec in snapshots}
         lost: ConflictError | None = None
         for _ in range(_ATTEMPTS):
-            current = self._publications.current(self._scope)
+            current = self._catalog.publications.current(self._scope)
             # Read after the publication: a hold written in the transaction of a flip makes this race lost.
-            held = self._held(self._scope)
+            held = self._catalog.holds.of(self._scope)
             free = {key: manifest for key, manifest in prepared.items() if manifest.view not in held}
             changes = self._changes(current, free)
             if not changes:
                 return current
             try:
-                return self._publications.publish(
+                return self._catalog.publications.publish(
                     self._scope,
                     changes,
                     expected=current.number if current is not None else 0,
@@ -137,15 +123,15 @@ class Publisher:
         Raises:
             WriteConflictError: another publication came first.
         """
-        current = self._publications.current(self._scope)
+        current = self._catalog.publications.current(self._scope)
         if current is not None and current.snapshots.get(key) == snapshot:
-            self._publications.publish(
+            self._catalog.publications.publish(
                 self._scope, {key: None}, expected=current.number, reason=reason, principal=principal
             )
 
     def held(self, view: str) -> bool:
         """True for a view on hold."""
-        return view in self._held(self._scope)
+        return view in self._catalog.holds.of(self._scope)
 
     def _changes(self, current: Publication | None, prepared: dict[str, SnapshotManifest]) -> dict[str, str | None]:
         changes: dict[str, str | None] = {}
@@ -153,7 +139,7 @@ class Publisher:
             known = current.snapshots.get(key) if current is not None else None
             if known == manifest.id:
                 continue
-            if known is not None and self._older(manifest, self._snapshots.get(self._scope, known)):
+            if known is not None and self._older(manifest, self._catalog.snapshots.get(self._scope, known)):
                 continue
             changes[key] = manifest.id
         return changes
@@ -173,19 +159,15 @@ class Publisher:
             CorruptionError: a snapshot's lake files are gone.
         """
         going = [
-            (self._snapshots.get(self._scope, snapshot), self._spec(key))
-            for key, snapshot in self._publications.get(self._scope, to).snapshots.items()
+            (self._catalog.snapshots.get(self._scope, snapshot), self._catalog.definition(key))
+            for key, snapshot in self._catalog.publications.get(self._scope, to).snapshots.items()
         ]
         for manifest, spec in going:
             self.bring_back(manifest, spec)
-        published = self._publications.rollback(self._scope, to, reason=reason, principal=principal)
+        published = self._catalog.publications.rollback(self._scope, to, reason=reason, principal=principal)
         for manifest, spec in going:  # In case a collection of garbage came between.
             self.bring_back(manifest, spec)
         return published
-
-    def _spec(self, key: str) -> FeatureViewSpec:
-        view, _, version = key.partition("@")
-        return self._definitions.get(self._scope, view, version)
 
     def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
         """Restore the online file and the streamed events of an old snapshot, where they are missing.
@@ -194,7 +176,7 @@ class Publisher:
             NotFoundError: its lake files were pruned. CorruptionError: they are gone.
         """
         self._require_unpruned(manifest)
-        self._online.build(manifest, spec, self._lake)
+        self._online.build(manifest, spec, self._catalog.lake)
         if self._consumer is not None and manifest.stream_offset is not None:
             self._consumer.restore(spec, manifest.stream_offset)
 
@@ -214,7 +196,7 @@ class Publisher:
         self._require_unpruned(manifest)
         for file in manifest.files:
             try:
-                self._lake.open(file.path).close()
+                self._catalog.lake.open(file.path).close()
             except CorruptionError as error:
                 raise CorruptionError(
                     f"The files of {manifest.id} are gone: {error.what}", where=manifest.view,
@@ -222,7 +204,7 @@ class Publisher:
                 ) from error  # fmt: skip
 
     def _require_unpruned(self, manifest: SnapshotManifest) -> None:
-        at = self._snapshots.pruned_at(self._scope, manifest.id)
+        at = self._catalog.snapshots.pruned_at(self._scope, manifest.id)
         if at is not None:
             raise NotFoundError(
                 f"The files of {manifest.id} were pruned on {at:%Y-%m-%d}.",
@@ -237,19 +219,19 @@ class Publisher:
 
         ``grace`` spares recent files, whose publication may be under way.
         """
-        kept = self._publications.list(self._scope, keep)
+        kept = self._catalog.publications.list(self._scope, keep)
         in_use = _builds(kept)
-        older_than = (self._clock.now() - grace).timestamp()
+        older_than = (self._catalog.clock.now() - grace).timestamp()
         self._online.forget(self._scope, in_use)
         online = self._online.collect(self._scope, in_use, older_than)
-        lake = self._lake.collect(self._scope, self._named(), older_than)
+        lake = self._catalog.lake.collect(self._scope, self._named(), older_than)
         return CollectedGarbage(tuple(lake), tuple(online), self._prune(keep))
 
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Lake files and online snapshots that a collection would remove after these snapshots were pruned, whatever
         their age."""
-        named, builds = self._named(without), _builds(self._publications.list(self._scope, keep))
-        lake = [path for path in self._lake.files(self._scope) if path not in named]
+        named, builds = self._named(without), _builds(self._catalog.publications.list(self._scope, keep))
+        lake = [path for path in self._catalog.lake.files(self._scope) if path not in named]
         online = [
             f"{view}/{snapshot}" for view, snapshot in self._online.files(self._scope) if (view, snapshot) not in builds
         ]
@@ -257,7 +239,7 @@ class Publisher:
 
     def _named(self, without: Collection[str] = ()) -> set[str]:
         """Lake files with a reference. Quarantined rows are named by their verdicts."""
-        manifests = self._snapshots.list(self._scope, limit=1_000_000, pruned=False)
+        manifests = self._catalog.snapshots.list(self._scope, limit=1_000_000, pruned=False)
         named = {file.path for one in manifests if one.id not in without for file in one.files}
         if self._also_named is not None:
             named.update(self._also_named(self._scope))
@@ -266,24 +248,22 @@ class Publisher:
     def _prune(self, keep: int) -> int:
         if self._overlay is None:
             return 0
-        included = partial(included_offsets, self._scope, self._publications, self._snapshots, keep)
+        included = partial(included_offsets, self._catalog, keep)
         dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in included().items())
         # A rollback may have checked before the events went; a collector killed here leaves this to the next.
         if self._consumer is not None:
             for key, offset in included().items():
-                self._consumer.restore(self._spec(key), offset)
+                self._consumer.restore(self._catalog.definition(key), offset)
         return dropped
 
 
-def included_offsets(
-    scope: Scope, publications: Publications, snapshots: Snapshots, keep: int = KEPT_PUBLICATIONS
-) -> dict[str, int]:
+def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> dict[str, int]:
     """``view@definition_version`` to the log offset up to which every snapshot of it in the last ``keep`` publications
     includes the events."""
     least: dict[str, int] = {}
-    for publication in publications.list(scope, keep):
+    for publication in catalog.publications.list(catalog.scope, keep):
         for key, snapshot in publication.snapshots.items():
-            offset = snapshots.get(scope, snapshot).stream_offset
+            offset = catalog.snapshots.get(catalog.scope, snapshot).stream_offset
             if offset is not None:
                 least[key] = min(offset, least.get(key, offset))
     return least

@@ -14,15 +14,12 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.holds import FeatureHolds
-from antiphon.catalog.publications import Publication, Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import StagedSnapshots
-from antiphon.core.clock import Clock
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import Publisher
 
 LOOKED_BACK = 1_000
@@ -79,28 +76,19 @@ class Rollback:
 
     def __init__(
         self,
-        scope: Scope,
+        catalog: FeatureCatalog,
         *,
-        publications: Publications,
-        snapshots: Snapshots,
-        staged: StagedSnapshots,
-        holds: FeatureHolds,
         publisher: Publisher,
         transaction: Callable[[], AbstractContextManager[Any]],
         audit: Audit,
         declared: Callable[[], Mapping[str, FeatureViewSpec]],
-        clock: Clock,
     ) -> None:
-        self._scope = scope
-        self._publications = publications
-        self._snapshots = snapshots
-        self._staged = staged
-        self._holds = holds
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._publisher = publisher
         self._transaction = transaction
         self._audit = audit
         self._declared = declared
-        self._clock = clock
 
     def view(
         self,
@@ -127,7 +115,7 @@ class Rollback:
             CorruptionError: its files are gone.
         """
         _require_reason(reason)
-        history = self._publications.list(self._scope, LOOKED_BACK)
+        history = self._catalog.publications.list(self._scope, LOOKED_BACK)
         _require_seen(history, seen)
         moves = self._moves(view, to, history)
         return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
@@ -141,8 +129,8 @@ class Rollback:
             As :meth:`view`.
         """
         _require_reason(reason)
-        history = self._publications.list(self._scope, LOOKED_BACK)
-        then = self._publications.get(self._scope, to)
+        history = self._catalog.publications.list(self._scope, LOOKED_BACK)
+        then = self._catalog.publications.get(self._scope, to)
         current, declared = history[0], self._declared()
         moves = tuple(
             self._move(key, snapshot, then.number, current)
@@ -165,9 +153,14 @@ class Rollback:
         _require_reason(reason)
         self._require_declared(view)
         with self._transaction() as connection:
-            self._holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+            self._catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
             self._audit(
-                self._scope, principal, "features.hold", view, {"view": view, "reason": reason}, within=connection
+                self._scope,
+                principal,
+                "features.hold",
+                view,
+                {"view": view, "reason": reason},
+                within=connection,
             )
 
     def resume(self, view: str, *, reason: str, principal: str) -> None:
@@ -178,10 +171,15 @@ class Rollback:
         """
         _require_reason(reason)
         with self._transaction() as connection:
-            if not self._holds.remove(self._scope, view, within=connection):
+            if not self._catalog.holds.remove(self._scope, view, within=connection):
                 raise ConflictError(f"The view {view!r} is not held.", where=str(self._scope))
             self._audit(
-                self._scope, principal, "features.resume", view, {"view": view, "reason": reason}, within=connection
+                self._scope,
+                principal,
+                "features.resume",
+                view,
+                {"view": view, "reason": reason},
+                within=connection,
             )
 
     def _moves(self, view: str, to: str | int | None, history: Sequence[Publication]) -> tuple[Move, ...]:
@@ -192,7 +190,7 @@ class Rollback:
         if isinstance(to, str):
             return (self._to_snapshot(view, to, history, declared),)
         if to is not None:
-            then = self._publications.get(self._scope, to)
+            then = self._catalog.publications.get(self._scope, to)
             named = {key: snapshot for key, snapshot in then.snapshots.items() if key.partition("@")[0] == view}
             if not named:
                 raise NotFoundError(f"Publication {to} has no snapshot of {view!r}.", where=str(self._scope))
@@ -220,11 +218,11 @@ class Rollback:
     def _to_snapshot(
         self, view: str, to: str, history: Sequence[Publication], declared: Mapping[str, FeatureViewSpec]
     ) -> Move:
-        manifest = self._snapshots.get(self._scope, to)
+        manifest = self._catalog.snapshots.get(self._scope, to)
         if manifest.view != view:
             raise InvalidInputError(f"{to} is a snapshot of {manifest.view}, not of {view}.", where="to")
-        waiting = next((one for one in self._staged.list(self._scope) if one.snapshot == to), None)
-        if waiting is not None and waiting.publish_at > self._clock.now():
+        waiting = next((one for one in self._catalog.staged.list(self._scope) if one.snapshot == to), None)
+        if waiting is not None and waiting.publish_at > self._catalog.clock.now():
             raise ConflictError(
                 f"{to} is under an embargo until {waiting.publish_at:%Y-%m-%d %H:%M:%SZ}.", where=str(self._scope),
                 next_step="Wait for its end, or name a snapshot that was published.",
@@ -244,10 +242,12 @@ class Rollback:
 
     def _move(self, key: str, snapshot: str, last_in: int, current: Publication) -> Move:
         try:
-            manifest = self._snapshots.get(self._scope, snapshot)
+            manifest = self._catalog.snapshots.get(self._scope, snapshot)
         except NotFoundError as error:
             raise CorruptionError(
-                f"The snapshot {snapshot} is gone.", where=str(self._scope), next_step="Name another one, or refresh."
+                f"The snapshot {snapshot} is gone.",
+                where=str(self._scope),
+                next_step="Name another one, or refresh.",
             ) from error
         return Move(
             manifest.view, manifest.definition_version, current.snapshots.get(key), snapshot, manifest.as_of,
@@ -262,7 +262,10 @@ class Rollback:
             if f"{one.view}@{one.definition_version}" not in specs:  # A release that pinned it was in use until now.
                 raise _undeclared(one.view, one.definition_version)
         going = [
-            (self._snapshots.get(self._scope, one.snapshot), specs[f"{one.view}@{one.definition_version}"])
+            (
+                self._catalog.snapshots.get(self._scope, one.snapshot),
+                specs[f"{one.view}@{one.definition_version}"],
+            )
             for one in moves
         ]
         for manifest, _ in going:
@@ -285,21 +288,33 @@ class Rollback:
         views = sorted({one.view for one in moves})
         lost: ConflictError | None = None
         for _ in range(_ATTEMPTS):
-            current = self._publications.current(self._scope)
+            current = self._catalog.publications.current(self._scope)
             number = seen if seen is not None else current.number if current is not None else 0
             try:
                 with self._transaction() as connection:
-                    made = self._publications.publish(
-                        self._scope, changes, expected=number, reason=reason, principal=principal, within=connection
+                    made = self._catalog.publications.publish(
+                        self._scope,
+                        changes,
+                        expected=number,
+                        reason=reason,
+                        principal=principal,
+                        within=connection,
                     )
                     for view in views if hold else ():
-                        self._holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+                        self._catalog.holds.put(
+                            self._scope, view, reason=reason, principal=principal, within=connection
+                        )
                     detail = {
                         "views": views, "publication": made.number, "to": min(one.last_in for one in moves),
                         "state": "held" if hold else "free", "reason": reason,
                     }  # fmt: skip
                     self._audit(
-                        self._scope, principal, "features.rollback", ",".join(views)[:200], detail, within=connection
+                        self._scope,
+                        principal,
+                        "features.rollback",
+                        ",".join(views)[:200],
+                        detail,
+                        within=connection,
                     )
                 return made
             except ConflictError as error:

@@ -16,9 +16,7 @@ _REPLAYING = "The overlay of streamed events was damaged or lost, and is being r
 
 def snapshot_health(store: Store, platform: FeaturePlatform) -> SnapshotHealth:
     """Of the project's own scope."""
-    return SnapshotHealth(
-        store.scope, publications=store.publications, online=platform.online, clock=store.database.clock
-    )
+    return SnapshotHealth(platform.catalog, online=platform.online)
 
 
 def healer(store: Store, platform: FeaturePlatform) -> Healer:
@@ -31,16 +29,12 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
             platform.publisher.withdraw(one.key, one.snapshot, reason="It cannot be read.", principal="worker")
 
     return Healer(
-        store.scope,
+        platform.catalog,
         snapshot_health(store, platform),
-        snapshots=store.snapshots,
-        definitions=store.definitions,
         online=platform.online,
-        lake=platform.lake,
-        clock=store.database.clock,
         lock=store.paths.run / "healing.lock",
         rebuild=rebuild,
-        reads=not platform.far,  # A server's memory does not rot, and reading all of it is felt.
+        reads=not platform.far,
         overlay=platform.overlay if isinstance(platform.overlay, LmdbOverlay) else None,
     )
 

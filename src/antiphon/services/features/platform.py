@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from antiphon.batch.table_files import patterns
 from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -19,6 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.neighbors import NeighborLookup
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import VectorReader
@@ -64,6 +64,11 @@ class FeaturePlatform:
     def lake(self) -> Lake:
         return self._stores.lake
 
+    @cached_property
+    def catalog(self) -> FeatureCatalog:
+        """Repositories and lake of the project's own scope."""
+        return FeatureCatalog.of(self._store.database, self._store.scope, self.lake)
+
     @property
     def online(self) -> LmdbStore | RedisStore:
         return self._stores.online
@@ -89,23 +94,13 @@ class FeaturePlatform:
             overlay=self.overlay,
             online=self.online,
             views=self.views().values(),
-            included=partial(included_offsets, self._store.scope, self._store.publications, self._store.snapshots),
+            included=partial(included_offsets, self.catalog),
         )
 
     @cached_property
     def publisher(self) -> Publisher:
         return Publisher(
-            self._store.scope,
-            publications=self._store.publications,
-            snapshots=self._store.snapshots,
-            definitions=self._store.definitions,
-            lake=self.lake,
-            online=self.online,
-            clock=self._store.database.clock,
-            overlay=self.overlay,
-            consumer=self.consumer,
-            also_named=self._also_named,
-            held=FeatureHolds(self._store.database).of,
+            self.catalog, online=self.online, overlay=self.overlay, consumer=self.consumer, also_named=self._also_named
         )
 
     @cached_property
@@ -115,13 +110,8 @@ class FeaturePlatform:
         # An answer that read the features before a publication was replaced is written as much later at most.
         longest = max(parse_duration(gateway.request_timeout), parse_duration(gateway.flex_timeout))
         return Pruner(
-            scope,
-            snapshots=store.snapshots,
-            publications=store.publications,
-            staged=store.staged,
-            verdicts=store.verdicts,
+            self.catalog,
             publisher=self.publisher,
-            clock=store.database.clock,
             releases=self._read_by,
             receipts=partial(store.receipts.between, scope),
             datasets=partial(Datasets(store.database).files, scope),
@@ -141,17 +131,10 @@ class FeaturePlatform:
     @cached_property
     def refresher(self) -> Refresher:
         return Refresher(
-            self._store.scope,
-            definitions=self._store.definitions,
-            snapshots=self._store.snapshots,
-            publications=self._store.publications,
+            self.catalog,
             publisher=self.publisher,
-            lake=self.lake,
             log=self._store.events,
-            clock=self._store.database.clock,
             functions=self._functions,
-            verdicts=self._store.verdicts,
-            staged=self._store.staged,
             embedders=self.embedders,
             keyed_hash=self.online.entity_hash,
         )
@@ -181,15 +164,7 @@ class FeaturePlatform:
 
     @cached_property
     def history(self) -> ViewHistory:
-        store = self._store
-        return ViewHistory(
-            definitions=store.definitions,
-            snapshots=store.snapshots,
-            publications=store.publications,
-            verdicts=store.verdicts,
-            staged=store.staged,
-            lake=self.lake,
-        )
+        return ViewHistory(self.catalog)
 
     def _also_named(self, scope: Scope) -> Sequence[str]:
         """Files of datasets, rows that were kept aside, and what refreshes that have not ended have made so far: one

@@ -59,14 +59,9 @@ class FeatureRollback:
             raise NotFoundError(f"No view named {view!r} is applied.", where=str(scope))
         store = self._store
         return Rollback(
-            scope,
-            publications=store.publications,
-            snapshots=store.snapshots,
-            staged=store.staged,
-            holds=FeatureHolds(store.database),
+            self._platform.catalog,
             publisher=self._platform.publisher,
             transaction=store.database.transaction,
             audit=store.audit.append,
             declared=self._platform.views,
-            clock=store.database.clock,
         )

@@ -54,13 +54,9 @@ class FeatureSkew:
             overlay=platform.overlay,
         )
         return Skew(
-            store.scope,
-            definitions=store.definitions,
-            snapshots=store.snapshots,
+            platform.catalog,
             reader=reader,
-            lake=platform.lake,
             log=store.events,
-            clock=store.database.clock,
             overlay=platform.overlay,
             vectors=SkewVectors(platform.vectors(store.scope), platform.spaces, platform.embedders),
             limits=platform.limits,

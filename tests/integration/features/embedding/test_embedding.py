@@ -422,13 +422,9 @@ class Shifted(HashedWords):
 def skew(made: Embedding, embedders: GivenEmbedders) -> SkewReport:
     world = made.world
     comparing = Skew(
-        world.scope,
-        definitions=world.definitions,
-        snapshots=world.snapshots,
+        world.catalog,
         reader=world.new_reader(),
-        lake=world.lake,
         log=world.log,
-        clock=world.clock,
         overlay=world.overlay,
         vectors=SkewVectors(made.reader(), made.spaces, embedders),
     )

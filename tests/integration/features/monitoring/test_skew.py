@@ -29,16 +29,7 @@ from antiphon.features.values import FeatureVector
 
 
 def skew_of(world: World) -> Skew:
-    return Skew(
-        world.scope,
-        definitions=world.definitions,
-        snapshots=world.snapshots,
-        reader=world.new_reader(),
-        lake=world.lake,
-        log=world.log,
-        clock=world.clock,
-        overlay=world.overlay,
-    )
+    return Skew(world.catalog, reader=world.new_reader(), log=world.log, overlay=world.overlay)
 
 
 def measured(world: World, *served: PredictionFeatures, at: float = 0.0, **options: Any) -> SkewReport:

@@ -25,13 +25,8 @@ NEVER = timedelta(days=400_000)
 
 def pruner(world: World, *, quarantine: timedelta = MONTH) -> Pruner:
     return Pruner(
-        world.scope,
-        snapshots=world.snapshots,
-        publications=world.publications,
-        staged=world.staged,
-        verdicts=world.verdicts,
+        world.catalog,
         publisher=world.publisher,
-        clock=world.clock,
         releases=dict,
         receipts=lambda since, until: 0,
         datasets=list,
@@ -132,10 +127,7 @@ async def test_quarantined_rows_expire_and_their_counts_stay(tmp_path: Path) -> 
         verdict = await airport.refresh()
         assert verdict.kept_aside is not None
         file = world.folder / "lake" / verdict.kept_aside
-        history = ViewHistory(
-            definitions=world.definitions, snapshots=world.snapshots, publications=world.publications,
-            verdicts=world.verdicts, staged=world.staged, lake=world.lake,
-        )  # fmt: skip
+        history = ViewHistory(world.catalog)
 
         def shown() -> tuple[int, dict[str, int], int, datetime | None]:
             found = history.quarantine(world.scope, "delays", limit=3)

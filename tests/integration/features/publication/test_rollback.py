@@ -12,7 +12,6 @@ from tests.integration.features.offline.test_refresh import run_refresh
 from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.features.offline.materialize import Materialization, materialize
@@ -29,19 +28,13 @@ class Hand:
     def __init__(self, world: World, declared: Callable[[], Any] | None = None) -> None:
         self.world = world
         self.acts: list[tuple[str, dict[str, Any]]] = []
-        self.holds = FeatureHolds(world.database)
-        world.publisher._held = self.holds.of
+        self.holds = world.catalog.holds
         self.rollback = Rollback(
-            world.scope,
-            publications=world.publications,
-            snapshots=world.snapshots,
-            staged=world.staged,
-            holds=self.holds,
+            world.catalog,
             publisher=world.publisher,
             transaction=world.database.transaction,
             audit=self._audit,
             declared=declared or (lambda: {spec.key: spec for spec in world.specs.values()}),
-            clock=world.clock,
         )
 
     def _audit(self, scope: object, principal: str, action: str, subject: str, detail: Any, *, within: object) -> None:

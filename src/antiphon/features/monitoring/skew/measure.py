@@ -13,17 +13,15 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.catalog.skew_reports import Difference, Path, SkewReport
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.core.clock import Clock, from_microseconds, microseconds
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictError
-from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.vector_reader import TextVector
-from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.skew.batch import BatchSide, SourceQuery, batch_side
 from antiphon.features.monitoring.skew.lake_state import Entity
 from antiphon.features.monitoring.skew.predictions import PredictionFeatures, compare_on_demand, unusable
@@ -75,26 +73,19 @@ class Skew:
 
     def __init__(
         self,
-        scope: Scope,
+        catalog: FeatureCatalog,
         *,
-        definitions: DefinitionVersions,
-        snapshots: Snapshots,
         reader: FeatureReader,
-        lake: Lake,
         log: LogReader,
-        clock: Clock,
         overlay: StreamedOverlay | None = None,
         limits: ComputeLimits | None = None,
         vectors: SkewVectors | None = None,
     ) -> None:
-        self._scope = scope
+        self._catalog = catalog
+        self._scope = catalog.scope
         self._vectors = vectors
-        self._definitions = definitions
-        self._snapshots = snapshots
         self._reader = reader
-        self._lake = lake
         self._log = log
-        self._clock = clock
         self._overlay = overlay
         self._limits = limits or ComputeLimits()
         self._busy = threading.Lock()
@@ -129,10 +120,10 @@ class Skew:
                 "Batch and online are being compared already.", where="skew", next_step="Try again when it is done."
             )
         try:
-            started = self._clock.monotonic()
-            deadline = Deadline(self._clock, seconds)
+            started = self._catalog.clock.monotonic()
+            deadline = Deadline(self._catalog.clock, seconds)
             counts = SkewCounts(EXAMPLES)
-            moment = as_of or self._clock.now()
+            moment = as_of or self._catalog.clock.now()
             groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, counts)
             total = len(views) + len(groups)
             for done, spec in enumerate(views):
@@ -149,7 +140,7 @@ class Skew:
                 as_of=moment,
                 sample=sample,
                 predictions=predictions,
-                seconds=self._clock.monotonic() - started,
+                seconds=self._catalog.clock.monotonic() - started,
                 complete=not any(LATE in one.not_comparable for one in features),
                 compared=sum(one.compared for one in features),
                 different=sum(one.different for one in features),
@@ -178,13 +169,20 @@ class Skew:
             return passed_over("it is not published")
         plan = plan_of(spec)
         try:
-            manifest = self._snapshots.get(self._scope, identity)
+            manifest = self._catalog.snapshots.get(self._scope, identity)
             consumed = self._consumed(spec)
             if consumed is not None and consumed > self._log.end(self._scope, spec.source.name):
                 return passed_over("the overlay is ahead of the log")
             known = None if manifest.stream_offset is None else max(manifest.stream_offset, consumed or 0)
             entities = sample_entities(
-                plan, manifest, lake=self._lake, log=self._log, scope=self._scope, through=known, size=sample, seed=seed
+                plan,
+                manifest,
+                lake=self._catalog.lake,
+                log=self._log,
+                scope=self._scope,
+                through=known,
+                size=sample,
+                seed=seed,
             )
             if not entities:
                 return passed_over("it has no entities")
@@ -202,7 +200,7 @@ class Skew:
                         continue
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
-                        manifest = self._snapshots.get(self._scope, value.snapshot)
+                        manifest = self._catalog.snapshots.get(self._scope, value.snapshot)
                     # What arrived meanwhile is in it as far as its own latest event.
                     through = None if known is None else max(known, value.stream_offset or 0)
                     by_offset.setdefault(through, {})[feature] = (value.value, value.event_time)
@@ -266,7 +264,7 @@ class Skew:
     ) -> Iterable[_OnlineValues]:
         """Each feature went as far into the log as its own latest event: what came later is not in it."""
         view, _, version = key.partition("@")
-        spec = self._definitions.get(self._scope, view, version)
+        spec = self._catalog.definitions.get(self._scope, view, version)
         keys = tuple(str((one.keys or {}).get(name, "")) for name in spec.entity.keys)
         by_offset: dict[int | None, dict[str, tuple[MeasureValue, datetime | None]]] = {}
         for feature in features:
@@ -279,11 +277,11 @@ class Skew:
         self, key: str, snapshot: str, readings: Sequence[_OnlineValues], counts: SkewCounts, deadline: Deadline
     ) -> None:
         view, _, version = key.partition("@")
-        spec = self._definitions.get(self._scope, view, version)
+        spec = self._catalog.definitions.get(self._scope, view, version)
         if spec.source.kind == "feast":
             return _pass_over(readings, view, version, "served", FOREIGN, counts)
         try:
-            manifest = self._snapshots.get(self._scope, snapshot)
+            manifest = self._catalog.snapshots.get(self._scope, snapshot)
         except NotFoundError:
             return _pass_over(readings, view, version, "served", GONE, counts)
         if manifest.stream_offset is not None:
@@ -306,7 +304,7 @@ class Skew:
             with compute(self._limits) as connection, deadline.interrupting(connection):
                 entities = {one.keys for one in readings}
                 query = SourceQuery(self._scope, plan_of(spec), manifest, max(offsets, default=None), entities)
-                batch = batch_side(connection, query, lake=self._lake, log=self._log)
+                batch = batch_side(connection, query, lake=self._catalog.lake, log=self._log)
                 groups: dict[tuple[int, int | None], list[_OnlineValues]] = {}
                 for one in readings:
                     groups.setdefault((one.as_of, one.through), []).append(one)
