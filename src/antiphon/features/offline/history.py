@@ -15,13 +15,13 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import GateFinding, Verdict
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.core.suggestions import nearest
 from antiphon.definitions.compatibility import ViewChange, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Rule
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.monitoring.quality.distances import distance
 from antiphon.features.monitoring.quality.inspection import QuarantinedRow, quarantined_rows
+from antiphon.features.selection import unknown_views
 
 
 class RuleLine(msgspec.Struct, frozen=True):
@@ -214,15 +214,7 @@ class ViewHistory:
     def _known(self, scope: Scope, view: str) -> list[FeatureViewSpec]:
         known = self._catalog.definitions.list(scope, view)
         if not known:
-            raise NotFoundError(
-                f"There is no view {view!r}.",
-                where=str(scope),
-                next_step=nearest(
-                    view,
-                    {spec.name for spec in self._catalog.definitions.list(scope)},
-                    "`antiphon features list` shows the views.",
-                ),
-            )
+            raise unknown_views([view], {spec.name for spec in self._catalog.definitions.list(scope)}, str(scope))
         return known
 
     def _version(self, scope: Scope, name: str) -> Verdict:

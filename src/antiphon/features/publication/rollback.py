@@ -17,10 +17,10 @@ import msgspec
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import Publisher
+from antiphon.features.selection import unknown_views
 
 LOOKED_BACK = 1_000
 """Number of publications searched for an earlier snapshot."""
@@ -327,13 +327,7 @@ class Rollback:
     def _require_declared(self, view: str) -> dict[str, FeatureViewSpec]:
         found = {key: spec for key, spec in self._declared().items() if spec.name == view}
         if not found:
-            raise NotFoundError(
-                f"No view named {view!r} is applied.",
-                where=str(self._scope),
-                next_step=nearest(
-                    view, {spec.name for spec in self._declared().values()}, "`antiphon features list` shows the views."
-                ),
-            )
+            raise unknown_views([view], {spec.name for spec in self._declared().values()}, str(self._scope))
         return found
 
 

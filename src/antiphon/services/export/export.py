@@ -12,10 +12,10 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
-from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import ExportResult, Format, write_delta, write_parquet
 from antiphon.features.exports.exported import ExportedRows, ExportMetadata, Permit, metadata_of
+from antiphon.features.selection import unknown_views
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
 from antiphon.governance.policy.residual import RowPolicy
@@ -148,15 +148,7 @@ def _refusals_on_record(store: Store, principal: Principal, spec: FeatureViewSpe
 def _spec(platform: FeaturePlatform, view: str) -> FeatureViewSpec:
     found = [spec for spec in platform.views().values() if spec.name == view]
     if not found:
-        raise NotFoundError(
-            f"No view named {view} is applied.",
-            where="VIEW",
-            next_step=nearest(
-                view,
-                {spec.name for spec in platform.views().values()},
-                "`antiphon features list` shows the views.",
-            ),
-        )
+        raise unknown_views([view], {spec.name for spec in platform.views().values()}, "VIEW")
     if found[0].source.kind == "feast":
         raise InvalidInputError(
             f"The view {view!r} is read from Feast, so there is nothing of it here to export.", where="VIEW"

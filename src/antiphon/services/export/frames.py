@@ -23,11 +23,11 @@ from antiphon.features.exports.frames import from_arrow, instants, library_of, r
 from antiphon.features.expressions.on_demand import computed_of
 from antiphon.features.freshness import SourceQuality
 from antiphon.features.offline.point_in_time.join import point_in_time
+from antiphon.features.selection import FeatureSelection, select_features
 from antiphon.features.values import FeatureValue
 from antiphon.learning.datasets.reader import read_table
 from antiphon.services.apply import apply as applying
 from antiphon.services.export.export import published, require_export, require_rows
-from antiphon.services.export.selection import Chosen, choose
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.refreshing import finish_apply, refresh_now
 from antiphon.services.governance.identity import at_terminal
@@ -124,7 +124,7 @@ class Project:
             ForbiddenError: policy says no, about the features or about an entity.
             InvalidInputError: a key, the moment or an input is missing or cannot be one; or the view has no history.
         """
-        chosen = self._chosen(features)
+        chosen = self._select(features)
         table = _asked(rows, chosen)
         moments = instants(table, as_of)
         self._allow(chosen, table, moments.to_pylist(), purpose, "training set")
@@ -165,7 +165,7 @@ class Project:
         """
         import pyarrow
 
-        chosen = self._chosen(features).without_vectors(features)
+        chosen = self._select(features, vectors=False)
         table = _asked(rows, chosen)
         moment = at or self._store.database.clock.now()
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -186,7 +186,7 @@ class Project:
         return from_arrow(_picked(found, table, chosen, event_times), to or library_of(rows), rows)
 
     def _read(
-        self, chosen: Chosen, asked: Sequence[Mapping[str, str]], moment: datetime
+        self, chosen: FeatureSelection, asked: Sequence[Mapping[str, str]], moment: datetime
     ) -> list[dict[str, FeatureValue | TextVector]]:
         """Values and vectors of each entity, all from one publication."""
         if not asked:
@@ -243,14 +243,16 @@ class Project:
         facts = (manifest.facts() for manifest in manifests)
         return [SourceQuality(one.as_of, one.source_quality) for one in facts]
 
-    def _chosen(self, features: Sequence[str]) -> Chosen:
+    def _select(self, features: Sequence[str], *, vectors: bool = True) -> FeatureSelection:
+        if isinstance(features, str) or not features:
+            raise InvalidInputError("Name features as a list of texts.", where="features")
         applied = self._store.applied.current(self._store.scope)
         applications = applied.project.applications.values() if applied is not None else ()
         on_demand = {spec.name: spec for application in applications for spec in application.on_demand}
-        return choose(features, self.views, on_demand)
+        return select_features(list(map(str, features)), self.views, on_demand, vectors=vectors)
 
     def _allow(
-        self, chosen: Chosen, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str
+        self, chosen: FeatureSelection, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str
     ) -> None:
         for spec in chosen.views.values():
             context = require_export(self._store, self._principal, spec, purpose)
@@ -269,7 +271,7 @@ _MOMENT = "antiphon as of"
 """A column that no frame of a user has, for the moment of an online reading."""
 
 
-def _asked(rows: Any, chosen: Chosen) -> pyarrow.Table:
+def _asked(rows: Any, chosen: FeatureSelection) -> pyarrow.Table:
     """The rows as a table that names entities and leaves room for features."""
     table = to_arrow(rows)
     require_keys(table, chosen.keys)
@@ -285,7 +287,7 @@ def _entities(table: pyarrow.Table, keys: Sequence[str]) -> list[dict[str, str]]
     return [dict(zip(keys, map(str, row), strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _picked(found: pyarrow.Table, given: pyarrow.Table, chosen: Chosen, event_times: bool) -> pyarrow.Table:
+def _picked(found: pyarrow.Table, given: pyarrow.Table, chosen: FeatureSelection, event_times: bool) -> pyarrow.Table:
     """The given columns and the features that were asked for, in their order."""
     names = [each for name in chosen.names for each in ((name, f"{name}.event_time") if event_times else (name,))]
     return found.select([*given.column_names, *names])

@@ -16,6 +16,7 @@ from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.features.monitoring.skew.predictions import on_demand_values
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.lineage import Lineage, judged, trace
+from antiphon.features.selection import select_features
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.skew import inputs_of, on_demand_of
 from antiphon.services.project.feature_stores import FeatureStores
@@ -63,20 +64,14 @@ class FeatureLineage:
             InvalidInputError: a key is missing.
             FeatureUnavailableError: the view is not published.
         """
-        view, _, name = feature.partition(".")
-        if self._platform is None or not self._platform.serves(scope):
-            raise _no_view(view, scope)
-        applied = self._store.applied.current(scope)
-        spec = applied.project.views.get(view) if applied is not None else None
-        if spec is None:
-            raise _no_view(view, scope)
-        if name not in spec.features:
-            raise NotFoundError(
-                f"The view {view!r} has no feature {name!r}.", where=feature,
-                next_step=f"It has {', '.join(spec.features)}; write VIEW.FEATURE.",
-            )  # fmt: skip
+        platform = self._platform
+        applied = None if platform is None or not platform.serves(scope) else self._store.applied.current(scope)
+        selected = select_features([feature], {} if applied is None else applied.project.views, {})
+        if selected.names != (feature,) or platform is None:
+            raise NotFoundError(f"{feature!r} is no feature.", where="feature", next_step="Write VIEW.FEATURE.")
+        (spec,) = selected.views.values()
         moment = as_of or self._store.database.clock.now()
-        vector = self._platform.reader(scope).read({view: spec.definition_version}, keys, moment)
+        vector = platform.reader(scope).read({spec.name: spec.definition_version}, keys, moment)
         value = vector.values.get(feature)
         if value is None:
             raise InvalidInputError(f"{feature} is not read as a feature of a row.", where=feature)
@@ -186,9 +181,3 @@ class FeatureLineage:
             return None
         keys: dict[str, str] = msgspec.json.decode(text) if text else {}
         return keys
-
-
-def _no_view(view: str, scope: Scope) -> NotFoundError:
-    return NotFoundError(
-        f"No view named {view!r} is applied.", where=str(scope), next_step="`antiphon features list` shows the views."
-    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from antiphon.core.errors import ForbiddenError, NotFoundError
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.core.suggestions import nearest
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.neighbors import NeighborLookup, NeighborQuery, Neighbors
+from antiphon.features.selection import unknown_views
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.services.project.store import Store
@@ -33,15 +33,7 @@ class ProjectNeighbours:
         applied = self._store.applied.current(scope) if scope == self._store.scope else None
         spec = applied.project.views.get(view) if applied is not None else None
         if spec is None:
-            raise NotFoundError(
-                f"There is no view {view!r}.",
-                where="view",
-                next_step=nearest(
-                    view,
-                    applied.project.views if applied is not None else (),
-                    "`antiphon features list` shows the views.",
-                ),
-            )
+            raise unknown_views([view], applied.project.views if applied is not None else (), "view")
         self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
         return self._lookup.find(spec, question, see_keys=see_keys)
 

@@ -15,7 +15,6 @@ from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.catalog import FeatureCatalog
@@ -34,6 +33,7 @@ from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
+from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.orchestration.refreshing import RefreshSlot
 from antiphon.services.apply.workflow import open_applies
@@ -338,15 +338,7 @@ class FeaturePlatform:
         known = self.views() if self.serves(scope) else {}
         unknown = [name for name in views if not any(name in (view.name, view.key) for view in known.values())]
         if unknown or not known:
-            raise NotFoundError(
-                f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
-                where=str(scope),
-                next_step=nearest(
-                    "".join(unknown[:1]),
-                    {view.name for view in known.values()},
-                    "`antiphon features list` shows the views; `antiphon apply` applies definitions.",
-                ),
-            )
+            raise unknown_views(unknown, {view.name for view in known.values()}, str(scope))
         keys = [
             key
             for key, view in known.items()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from antiphon.catalog.holds import FeatureHolds, Hold
-from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.publication.rollback import Rollback, ViewRollback
+from antiphon.features.selection import unknown_views
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -56,7 +56,7 @@ class FeatureRollback:
 
     def _of(self, scope: Scope, view: str | None) -> Rollback:
         if not self._platform.serves(scope):
-            raise NotFoundError(f"No view named {view!r} is applied.", where=str(scope))
+            raise unknown_views([view or ""], (), str(scope))
         store = self._store
         return Rollback(
             self._platform.catalog,

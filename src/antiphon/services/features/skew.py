@@ -21,7 +21,6 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
-from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
 from antiphon.features.monitoring.skew.measure import SAMPLE, SECONDS, Progress, Skew
@@ -29,6 +28,7 @@ from antiphon.features.monitoring.skew.predictions import PredictionFeatures
 from antiphon.features.monitoring.skew.selection import OFF, WORKFLOW, due
 from antiphon.features.monitoring.skew.vectors import SkewVectors
 from antiphon.features.online.lookup import FeatureReader
+from antiphon.features.selection import unknown_views
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -106,15 +106,7 @@ class FeatureSkew:
         on_demand = self._on_demand(scope) if known else set()
         unknown = sorted(set(views) - {spec.name for spec in known} - on_demand)
         if unknown or not known:
-            raise NotFoundError(
-                f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
-                where=str(scope),
-                next_step=nearest(
-                    "".join(unknown[:1]),
-                    {spec.name for spec in known} | on_demand,
-                    "`antiphon features list` shows the views.",
-                ),
-            )
+            raise unknown_views(unknown, {spec.name for spec in known} | on_demand, str(scope))
         report = report or new_id("skew")
         found = self._skew.measure(
             [spec for spec in known if not views or spec.name in views],
