@@ -67,7 +67,7 @@ class Publications:
             row = connection.execute(select(table).where(schema.owned(table, scope), table.c.number == number)).first()
         if row is None:
             raise NotFoundError(
-                f"There is no publication {number}.", where=str(scope), next_step="See `antiphon features status`."
+                f"There is no publication {number}.", where=str(scope), next_step="See `antiphon features list`."
             )
         return _publication(row)
 

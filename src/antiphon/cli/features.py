@@ -30,34 +30,18 @@ app.command("neighbours")(features_neighbours.neighbours)
 
 @app.command("list")
 def list_views(project: Project = HERE, as_json: Json = False) -> None:
-    """Every view at a glance: version, snapshot, age against contracts, next refresh, what stands in its way."""
-    from antiphon.cli.features_glance import glance_table
-    from antiphon.services.features.glance import FeatureGlance
+    """Status of every view: version, snapshot, age against contracts, next refresh, blocks and holds."""
+    from antiphon.cli.features_status import status_table
     from antiphon.services.features.platform import FeaturePlatform
+    from antiphon.services.features.view_status import ViewStatuses
 
     with stores(project) as store:
         platform = FeaturePlatform(store)
         try:
-            views = FeatureGlance(store, platform)(store.scope)
+            views = ViewStatuses(store, platform)(store.scope)
         finally:
             platform.close()
-    show(views, as_json, lambda: glance_table(views))
-
-
-@app.command("status")
-def status(project: Project = HERE, as_json: Json = False) -> None:
-    """How fresh each served view is."""
-    import asyncio
-
-    from antiphon.cli.status import freshness_table
-    from antiphon.services.features.view_status import ViewFreshness
-
-    async def found() -> list[ViewFreshness]:
-        async with services(project) as (ports, store):
-            return list(await asyncio.to_thread(ports.features.freshness, store.scope))
-
-    views = asyncio.run(found())
-    show(views, as_json, lambda: freshness_table(views))
+    show(views, as_json, lambda: status_table(views))
 
 
 @app.command("streams")

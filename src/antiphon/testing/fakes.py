@@ -68,7 +68,7 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.features.skew import FeatureSkew
 from antiphon.services.features.streams import StreamStatus
-from antiphon.services.features.view_status import ViewFreshness, ViewGlance
+from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.learning.learning_services import LearningServices, learning_services
@@ -318,7 +318,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "publications": store.publications,
         "streams": _Streams(EventLog(database)),
         "freshness": freshness,
-        "glance": lambda scope: [ViewGlance(**msgspec.structs.asdict(view)) for view in freshness(scope)],
+        "view_status": freshness,
         "history": platform.history,
         "lookups": Lookups(store, platform, LiveReleases(store.releases, clock, rollouts=store.rollouts)),
         "skew": FeatureSkew(store, platform),
@@ -468,10 +468,10 @@ def _features(now: Any) -> tuple[FeatureReceipt, ...]:
     )
 
 
-def _freshness(clock: Clock) -> tuple[ViewFreshness, ...]:
+def _freshness(clock: Clock) -> tuple[ViewStatus, ...]:
     now = clock.now()
     return tuple(
-        ViewFreshness(view, version, "snap_1", now - timedelta(seconds=age), now - timedelta(seconds=age), age, rows)
+        ViewStatus(view, version, "snap_1", now - timedelta(seconds=age), now - timedelta(seconds=age), age, rows)
         for view, version, age, rows in (
             ("congestion", "a1b2c3d4e5f60718", 1.8, 3),
             ("weather", "0918aabbccdd2233", 610.0, 3),

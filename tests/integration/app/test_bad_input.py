@@ -189,7 +189,7 @@ async def test_a_spoilt_source_is_told_and_the_version_before_is_served(till: Ti
         assert await till.served(http) == before
         assert (till.snapshots(), till.files()) == (known, files) or fault.readable
         assert till.snapshots() == known
-        status = await till.said("features", "status")
+        status = await till.said("features", "list")
         assert f"takings: its last version is blocked, the one before stays: {glance['blocked'][0]}" in status
         assert "`antiphon features describe takings` shows its rules; correct the source and refresh." in status
         history = json.loads(await till.said("features", "history", "takings", "--json"))

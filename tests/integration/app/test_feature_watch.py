@@ -16,7 +16,7 @@ from tests.integration.app.watched_project import ROWS, Project, told
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
-from antiphon.services.features.glance import FeatureGlance
+from antiphon.services.features.view_status import ViewStatuses
 from antiphon.services.predictions import ProjectPredictions
 
 
@@ -322,8 +322,8 @@ def test_a_view_is_stale_for_the_contracts_that_its_age_is_over(tmp_path: Path) 
     project = Project(tmp_path)
     asyncio.run(project.refresh())
     project.store.database.clock = ManualClock(project.store.database.clock.now() + timedelta(minutes=90))
-    found = {one.view: one for one in FeatureGlance(project.store, project.platform)(project.store.scope)}
+    found = {one.view: one for one in ViewStatuses(project.store, project.platform)(project.store.scope)}
     assert (found["today"].state, found["today"].stale_for) == ("stale", ("desk",))
     assert (found["crowd"].state, found["crowd"].lag, found["crowd"].contracts) == ("late", 1, {"desk": 600.0})
-    assert FeatureGlance(project.store, project.platform)(Scope("another", "dev")) == ()
+    assert ViewStatuses(project.store, project.platform)(Scope("another", "dev")) == ()
     project.close()

@@ -88,7 +88,7 @@ def test_the_commands_tell_what_became_of_a_view(shop: Path) -> None:
     compared = antiphon("features", "diff", versions[2]["id"], versions[0]["id"])
     assert "today: same: the definition is the same" in compared.out
     assert "paid" in compared.out
-    status = antiphon("features", "status").out
+    status = antiphon("features", "list").out
     assert "today: its last version is blocked, the one before stays: The view 'today' has only 10 rows" in status
     assert antiphon("features", "describe", "nothing").code == 3
     assert antiphon("features", "diff", "snap_x", "snap_y").code == 3

@@ -19,7 +19,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-COMMANDS = [("--help",), ("runs", "list"), ("runs", "list", "--json"), ("doctor",), ("features", "status")]
+COMMANDS = [("--help",), ("runs", "list"), ("runs", "list", "--json"), ("doctor",), ("features", "list")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

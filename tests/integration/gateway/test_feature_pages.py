@@ -21,7 +21,7 @@ from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.keys import Keys
-from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.view_status import ViewStatus
 from antiphon.testing import fakes
 
 NAME = '<b>"dest" & more</b>'
@@ -52,7 +52,7 @@ class Watched:
 
     def services(self) -> GatewayServices:
         spec, last = self.world.specs["delays"], self.verdicts[-1]
-        fresh = ViewFreshness(
+        fresh = ViewStatus(
             "delays", spec.definition_version, self.verdicts[2].snapshot, last.created_at, last.created_at, 10_900.0, 2,
             3_600.0, 0.98, last.outcome, tuple(finding.reason for finding in last.findings),
         )  # fmt: skip

@@ -10,12 +10,12 @@ import msgspec
 from antiphon.catalog.events import Event as IncomingEvent
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
-from antiphon.gateway.admin.views import freshness_shown
+from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
-from antiphon.services.features.view_status import ViewGlance
+from antiphon.services.features.view_status import ViewStatus
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Refresh(msgspec.Struct, frozen=True):
 class FeatureList(msgspec.Struct, frozen=True):
     """Every served view."""
 
-    views: tuple[ViewGlance, ...]
+    views: tuple[ViewStatus, ...]
 
 
 class IncomingEvents(msgspec.Struct, frozen=True):
@@ -68,12 +68,12 @@ def _rollback(call: Call) -> shapes.PublicationLine:
 
 
 def _views(call: Call) -> FeatureList:
-    return FeatureList(glances(call.services, call.scope, call.principal))
+    return FeatureList(view_statuses(call.services, call.scope, call.principal))
 
 
-def glances(services: GatewayServices, scope: Scope, who: Principal) -> tuple[ViewGlance, ...]:
+def view_statuses(services: GatewayServices, scope: Scope, who: Principal) -> tuple[ViewStatus, ...]:
     """Returns the status of every view that the principal may see."""
-    return freshness_shown(services, scope, who, services.features.glance(scope))
+    return readable_statuses(services, scope, who, services.features.view_status(scope))
 
 
 def _refresh(call: Call) -> shapes.RunLine:

@@ -18,7 +18,7 @@ from antiphon.gateway.measurements import Percentiles
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.streams import StreamStatus
-from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.view_status import ViewStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 
 T = TypeVar("T")
@@ -309,7 +309,7 @@ class Status(msgspec.Struct, frozen=True):
     engine: EngineStatus
     applications: tuple[str, ...]
     publication: int | None
-    freshness: tuple[ViewFreshness, ...]
+    freshness: tuple[ViewStatus, ...]
     streams: tuple[StreamStatus, ...]
     jobs: tuple[BatchLine, ...]
     latency: Percentiles

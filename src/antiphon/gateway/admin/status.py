@@ -13,14 +13,14 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
 from antiphon.gateway.admin import shapes
-from antiphon.gateway.admin.views import freshness_shown
+from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.measurements import Measurements, percentiles
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.streams import StreamStatus
-from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.view_status import ViewStatus
 
 WINDOW = 300.0
 """Seconds of answers behind the latency percentiles."""
@@ -82,7 +82,7 @@ async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
 
 class _Stored(NamedTuple):
     publication: int | None
-    freshness: tuple[ViewFreshness, ...]
+    freshness: tuple[ViewStatus, ...]
     streams: tuple[StreamStatus, ...]
     jobs: tuple[shapes.BatchLine, ...]
     applications: tuple[str, ...]
@@ -96,7 +96,7 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> _
     jobs = services.work.tables.list(scope, 10)
     return _Stored(
         publication=None if current is None else int(current.number),
-        freshness=freshness_shown(services, scope, who, services.features.freshness(scope)),
+        freshness=readable_statuses(services, scope, who, services.features.freshness(scope)),
         streams=tuple(services.features.streams.status(scope)),
         jobs=shapes.batch_lines(
             jobs, services.work.tables.estimates(scope, [job.id for job in jobs]), services.settings.prices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,9 +15,8 @@ from antiphon.features.offline.history import VersionLine, ViewDescription, View
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
-from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.view_status import ViewStatus
 
-Fresh = TypeVar("Fresh", bound=ViewFreshness)
 Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
@@ -108,10 +107,10 @@ def history(services: GatewayServices, scope: Scope, who: Principal, view: str, 
     return found if services.access.records.may_read_view(scope, who, view) else tuple(map(_bare_line, found))
 
 
-def freshness_shown(
-    services: GatewayServices, scope: Scope, who: Principal | None, views: Sequence[Fresh]
-) -> tuple[Fresh, ...]:
-    """How fresh views are; why one is blocked in words for those who may read its values, by its rules for others."""
+def readable_statuses(
+    services: GatewayServices, scope: Scope, who: Principal | None, views: Sequence[ViewStatus]
+) -> tuple[ViewStatus, ...]:
+    """Statuses with the reasons of a blocked view for principals who may read its values, and its rules for others."""
     return tuple(
         one
         if not one.blocked or (who is not None and services.access.records.may_read_view(scope, who, one.view))

@@ -13,7 +13,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.history import StatisticsDifference
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
-from antiphon.gateway.admin.publications import glances
+from antiphon.gateway.admin.publications import view_statuses
 from antiphon.gateway.admin.views import description, difference, history
 from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
@@ -26,8 +26,8 @@ _VERSIONS = 30
 
 
 async def views(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
-    """Every served view at a glance."""
-    found = await run_in_threadpool(glances, pages.services, scope, who)
+    """The status of every view."""
+    found = await run_in_threadpool(view_statuses, pages.services, scope, who)
     return pages.render("features.html", page="features", who=who, views=found)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewHistory
-from antiphon.services.features.glance import FeatureGlance
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.neighbours import ProjectNeighbours
@@ -16,7 +15,7 @@ from antiphon.services.features.publications import ProjectPublications
 from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.features.skew import FeatureSkew
 from antiphon.services.features.streams import Streams
-from antiphon.services.features.view_status import ViewFreshness
+from antiphon.services.features.view_status import ViewStatus, ViewStatuses
 from antiphon.services.project.store import Store
 
 
@@ -25,15 +24,15 @@ class FeatureServices:
     """Publishing, reading and watching features.
 
     Attributes:
-        freshness: of each served view; ``glance``: its whole status.
+        view_status: status of every view; ``freshness``: the same from the catalog alone.
         history: versions of views, verdicts and differences.
         skew: comparisons of batch and online values.
     """
 
     publications: ProjectPublications
     streams: Streams
-    freshness: Callable[[Scope], Sequence[ViewFreshness]]
-    glance: FeatureGlance
+    view_status: Callable[[Scope], Sequence[ViewStatus]]
+    freshness: Callable[[Scope], Sequence[ViewStatus]]
     history: ViewHistory
     lookups: Lookups
     skew: FeatureSkew
@@ -44,11 +43,12 @@ class FeatureServices:
 
 def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) -> FeatureServices:
     """Builds the services over the stores of this process."""
+    statuses = ViewStatuses(store, platform)
     return FeatureServices(
         publications=ProjectPublications(store, platform),
         streams=Streams(store, platform),
-        freshness=platform.freshness,
-        glance=FeatureGlance(store, platform),
+        view_status=statuses,
+        freshness=statuses.published,
         history=platform.history,
         lookups=lookups,
         skew=FeatureSkew(store, platform),

@@ -40,7 +40,6 @@ from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.features.neighbours import ProjectNeighbours
-from antiphon.services.features.view_status import ViewFreshness
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import APPLY
@@ -248,7 +247,7 @@ class FeaturePlatform:
         """
         if not self.serves(scope):
             raise NotFoundError(
-                f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features status`."
+                f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features list`."
             )
         return self.publisher.rollback(to, reason=reason, principal=principal)
 
@@ -379,48 +378,6 @@ class FeaturePlatform:
         current = self._store.publications.current(scope)
         published = {} if current is None else current.snapshots
         return {key for key, one in published.items() if self._store.snapshots.get(scope, one).as_of >= moment}
-
-    def freshness(self, scope: Scope) -> Sequence[ViewFreshness]:
-        """How fresh each view is that a live application uses or the project declares; of another scope, none."""
-        store = self._store
-        if not self.serves(scope):
-            return ()
-        publication = store.publications.current(scope)
-        now = store.database.clock.now()
-        contracts: dict[str, float] = {}
-        for application in store.releases.applications(scope):
-            live = store.releases.live(scope, application)
-            for name, contract in (live.bundle.application.freshness if live is not None else {}).items():
-                seconds = parse_duration(contract.max_age).total_seconds()
-                contracts[name] = min(seconds, contracts.get(name, seconds))
-        found: list[ViewFreshness] = []
-        for key, view in sorted(self.views().items()):
-            identity = publication.snapshots.get(key) if publication is not None else None
-            if view.source.kind == "feast":
-                identity = feast.snapshot_name(store, view)
-            try:
-                manifest = store.snapshots.get(scope, identity) if identity is not None else None
-            except NotFoundError:
-                manifest = None
-            verdict = store.verdicts.latest(scope, view.name, view.definition_version)
-            blocked = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
-            found.append(
-                ViewFreshness(
-                    view=view.name,
-                    definition_version=view.definition_version,
-                    snapshot=identity,
-                    as_of=manifest.as_of if manifest is not None else None,
-                    refreshed_at=manifest.created_at if manifest is not None else None,
-                    age_seconds=(now - manifest.created_at).total_seconds() if manifest is not None else None,
-                    rows=manifest.rows_out if manifest is not None else None,
-                    max_age_seconds=contracts.get(view.name),
-                    source_quality=manifest.facts().source_quality if manifest is not None else None,
-                    verdict=verdict.outcome if verdict is not None else None,
-                    blocked=tuple(finding.reason for finding in blocked if finding.action == "block"),
-                    blocked_by=tuple(finding.rule for finding in blocked if finding.action == "block"),
-                )
-            )
-        return found
 
     def close(self) -> None:
         """Close what was opened."""

@@ -1,20 +1,45 @@
-"""What is published of each view, how old it is and may be."""
+"""Status of every view of a project: its published snapshot, its age against contracts, and what blocks it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
 
+from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import from_microseconds, microseconds, parse_duration
+from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.streaming.consumer import StreamPosition
+from antiphon.services.features import feast
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store
 
 
-class ViewFreshness(msgspec.Struct, frozen=True):
-    """How fresh one view is: ``age_seconds`` of wall time since its values last changed or were confirmed.
+class ViewStatus(msgspec.Struct, frozen=True):
+    """Status of one view.
 
-    ``as_of`` is the event time its snapshot was computed for, ``source_quality`` the share of source rows without a
-    defect behind it. ``verdict`` is what the gates said last (passed, warned, blocked); ``blocked``: why what was made
-    since is not served, ``blocked_by`` which rules.
+    Attributes:
+        as_of: the event time that its snapshot was computed for.
+        age_seconds: wall time since its values last changed or were confirmed.
+        max_age_seconds: the shortest age that a contract allows.
+        source_quality: share of the snapshot's source rows without a defect.
+        verdict: the last one of the gates (passed, warned, blocked).
+        blocked: reasons against the last version, if it is blocked; ``blocked_by`` the rules that gave them.
+        state: one of differs (from what batch computes), never, blocked, held, waiting (for the end of an embargo),
+            stale, late (its stream is behind a contract), fresh.
+        contracts: allowed age in seconds by application; ``stale_for``: the applications for which it is too old.
+            The age of a streamed view is that of the first event that it has not applied.
+        next_refresh: by its schedule; ``None`` without one.
+        quarantined: source rows that rules kept out of its snapshot.
+        staged_until: end of the embargo of a staged snapshot. ``held``: the reason of its hold.
+        lag, lag_seconds: events of its stream that it has not applied, and the waiting time of the first of them.
+        skew: the last comparison of batch and online.
     """
 
     view: str
@@ -29,23 +54,6 @@ class ViewFreshness(msgspec.Struct, frozen=True):
     verdict: str | None = None
     blocked: tuple[str, ...] = ()
     blocked_by: tuple[str, ...] = ()
-
-
-class ViewGlance(ViewFreshness, frozen=True):
-    """Everything about one view that somebody looks for first.
-
-    Attributes:
-        state: one of differs (from what batch computes), never, blocked, held, waiting (for the end of an embargo),
-            stale, late (its stream is behind a contract), fresh.
-        contracts: application to the seconds that it lets the view be old; ``stale_for``: those that it is too old for.
-            A streamed view is as old as the first event that it has not applied.
-        next_refresh: when the schedule makes it anew; ``None``: only when somebody orders it.
-        quarantined: source rows that rules kept out of what is published.
-        staged_until: until when a snapshot waits. ``held``: why nothing replaces what is published.
-        lag, lag_seconds: events of its stream that it has not applied, and how long the first of them waits.
-        skew: what the last comparison of batch and online found of it.
-    """
-
     state: str = "fresh"
     keys: tuple[str, ...] = ()
     source: str = ""
@@ -59,3 +67,126 @@ class ViewGlance(ViewFreshness, frozen=True):
     lag: int | None = None
     lag_seconds: float | None = None
     skew: ViewSkew | None = None
+
+
+class ViewStatuses:
+    """Reads the status of views from catalog, overlay and event log; computes nothing."""
+
+    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
+        self._store = store
+        self._platform = platform
+
+    def __call__(self, scope: Scope) -> Sequence[ViewStatus]:
+        """Every view that the project declares or a release in use pins; of another scope, none."""
+        return self._read(scope, streams=True)
+
+    def published(self, scope: Scope) -> Sequence[ViewStatus]:
+        """The same from the catalog alone, without lag: an event log or overlay that is away delays nothing."""
+        return self._read(scope, streams=False)
+
+    def _read(self, scope: Scope, *, streams: bool) -> Sequence[ViewStatus]:
+        store = self._store
+        if not self._platform.serves(scope):
+            return ()
+        now, specs, contracts = store.database.clock.now(), self._platform.views(), self._contracts(scope)
+        publication = store.publications.current(scope)
+        published = {} if publication is None else publication.snapshots
+        held, skew = FeatureHolds(store.database).of(scope), store.skew_reports.standing(scope)
+        staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
+        positions = self._positions(specs) if streams else {}
+        found: list[ViewStatus] = []
+        for key, spec in sorted(specs.items()):
+            snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
+            manifest = None if snapshot is None else self._manifest(scope, snapshot)
+            verdict = store.verdicts.latest(scope, spec.name, spec.definition_version)
+            blocking = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
+            blocking = tuple(finding for finding in blocking if finding.action == "block")
+            age = None if manifest is None else (now - manifest.created_at).total_seconds()
+            position, allowed = positions.get(key), contracts.get(spec.name, {})
+            lag_seconds = None if position is None else _waiting_seconds(position, now)
+            judged_age = lag_seconds if spec.source.kind == "stream" else age
+            stale = tuple(
+                name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most
+            )
+            hold, compared = held.get(spec.name), skew.get(spec.name)
+            publish_at = staged.get((spec.name, spec.definition_version))
+            found.append(
+                ViewStatus(
+                    view=spec.name,
+                    definition_version=spec.definition_version,
+                    snapshot=snapshot,
+                    as_of=None if manifest is None else manifest.as_of,
+                    refreshed_at=None if manifest is None else manifest.created_at,
+                    age_seconds=age,
+                    rows=None if manifest is None else manifest.rows_out,
+                    max_age_seconds=min(allowed.values(), default=None),
+                    source_quality=None if manifest is None else manifest.facts().source_quality,
+                    verdict=None if verdict is None else verdict.outcome,
+                    blocked=tuple(finding.reason for finding in blocking),
+                    blocked_by=tuple(finding.rule for finding in blocking),
+                    state=_state(
+                        spec, differs=compared is not None and bool(compared.different), blocked=bool(blocking),
+                        held=hold is not None, stale=bool(stale), staged=publish_at is not None,
+                        published=snapshot is not None,
+                    ),
+                    keys=spec.entity.keys,
+                    source=spec.source.name,
+                    features=tuple(spec.features),
+                    contracts=allowed,
+                    stale_for=stale,
+                    next_refresh=_next_refresh(spec, now),
+                    quarantined=manifest.quarantined.rows if manifest is not None and manifest.quarantined else 0,
+                    staged_until=publish_at,
+                    held=None if hold is None else hold.reason,
+                    lag=None if position is None else max(0, position.end - position.offset),
+                    lag_seconds=lag_seconds,
+                    skew=compared,
+                )
+            )  # fmt: skip
+        return found
+
+    def _manifest(self, scope: Scope, snapshot: str) -> SnapshotManifest | None:
+        with suppress(NotFoundError):
+            return self._store.snapshots.get(scope, snapshot)
+        return None
+
+    def _contracts(self, scope: Scope) -> dict[str, dict[str, float]]:
+        """Seconds that the live release of each application allows a view to be old, by view and application."""
+        found: dict[str, dict[str, float]] = {}
+        for application in self._store.releases.applications(scope):
+            live = self._store.releases.live(scope, application)
+            for view, contract in (live.bundle.application.freshness if live is not None else {}).items():
+                found.setdefault(view, {})[application] = parse_duration(contract.max_age).total_seconds()
+        return found
+
+    def _positions(self, specs: Mapping[str, FeatureViewSpec]) -> dict[str, StreamPosition]:
+        """Positions in streams by ``view@definition_version``, without those of streams that cannot be read."""
+        consumer = self._platform.consumer
+        consumer.follow(specs.values())
+        found: dict[str, StreamPosition] = {}
+        for stream in sorted({spec.source.name for spec in specs.values() if spec.source.kind == "stream"}):
+            with suppress(AntiphonError):
+                found |= {f"{one.view}@{one.definition_version}": one for one in consumer.status((stream,))}
+        return found
+
+
+def _waiting_seconds(position: StreamPosition, now: datetime) -> float:
+    since = position.waiting_since
+    return 0.0 if since is None else max(0.0, (now - since).total_seconds())
+
+
+def _next_refresh(spec: FeatureViewSpec, now: datetime) -> datetime | None:
+    """The next slot of the schedule: multiples of the cadence since 1970."""
+    if spec.refresh is None:
+        return None
+    return from_microseconds((microseconds(now) // spec.refresh + 1) * spec.refresh)
+
+
+def _state(
+    spec: FeatureViewSpec, *, differs: bool, blocked: bool, held: bool, stale: bool, staged: bool, published: bool
+) -> str:
+    states = {
+        "differs": differs, "blocked": blocked, "held": held,
+        "late" if spec.source.kind == "stream" else "stale": stale, "waiting": staged, "never": not published,
+    }  # fmt: skip
+    return next((name for name, holds in states.items() if holds), "fresh")

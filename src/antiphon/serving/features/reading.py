@@ -66,7 +66,7 @@ def apply_contracts(
         raise FeatureUnavailableError(
             f"The application {application.name} has no features of the entity that was asked about.",
             where=f"application {application.name}",
-            next_step="Check the entity's keys; `antiphon features status` shows what is published.",
+            next_step="Check the entity's keys; `antiphon features list` shows what is published.",
         )
     if not has_on_demand(application, receipts):
         receipts |= on_demand.computed(
@@ -162,7 +162,7 @@ def _judge(
         raise FeatureUnavailableError(
             f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, age, quality),
             where=f"feature {name}",
-            next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
+            next_step="See `antiphon features list` for its refresh, or relax the application's freshness contract.",
         )
     kept = None if outcome == "defaulted" else value.value
     return FeatureReceipt(

@@ -25,6 +25,7 @@ from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply import apply as applying
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.features.view_status import ViewStatuses
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
 from antiphon.serving.request import Answer, AnswerRequest
@@ -243,7 +244,8 @@ def test_views_of_feast_are_neither_refreshed_nor_read_in_batch(tmp_path: Path) 
                 Materialization(desk.store.scope, view, datetime.now(UTC)),
                 lake=desk.features.lake, log=None, clock=SystemClock(),
             )  # fmt: skip
-        listed = {line.view: line.snapshot for line in desk.features.freshness(desk.store.scope)}
+        views = ViewStatuses(desk.store, desk.features).published(desk.store.scope)
+        listed = {line.view: line.snapshot for line in views}
         assert listed["stats"] == "feast:rides/driver_stats"
         (tmp_path / "definitions.py").write_text(DEFINITIONS + ASKING_FOR_QUALITY)
         with pytest.raises(InvalidInputError, match="which Feast does not keep"):

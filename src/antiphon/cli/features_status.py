@@ -1,4 +1,4 @@
-"""Every view at a glance, as lines of a terminal."""
+"""Status of views as lines of a terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from antiphon.cli.output import moment, table
 
 if TYPE_CHECKING:
-    from antiphon.services.features.view_status import ViewGlance
+    from antiphon.services.features.view_status import ViewStatus
 
 
-def glance_table(views: Sequence[ViewGlance]) -> str:
-    """A line for each view, and below it what stands in the way of any."""
+def status_table(views: Sequence[ViewStatus]) -> str:
+    """A line for each view, and below the reasons why any is not fresh."""
     from antiphon.gateway.dashboard.wording import duration
 
     now = datetime.now(UTC)
@@ -37,10 +37,10 @@ def glance_table(views: Sequence[ViewGlance]) -> str:
     head = (
         "view", "version", "state", "snapshot", "as of", "age", "may be", "next", "lag", "keys", "source", "features",
     )  # fmt: skip
-    return "\n".join([table(head, rows, "Nothing is applied."), *(said for view in views for said in _said(view))])
+    return "\n".join([table(head, rows, "Nothing is applied."), *(said for view in views for said in _problems(view))])
 
 
-def _said(view: ViewGlance) -> Iterator[str]:
+def _problems(view: ViewStatus) -> Iterator[str]:
     if view.skew is not None and view.skew.different:
         yield (
             f"{view.view}: {view.skew.different} of {view.skew.compared} values that are read online are not what "
