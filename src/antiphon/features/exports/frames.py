@@ -174,7 +174,7 @@ def with_contracts(
     """
     unknown = sorted(set(contracts) - set(views))
     if unknown:
-        raise InvalidInputError(f"No feature of {unknown[0]!r} is asked for.", where="freshness")
+        raise InvalidInputError(f"No feature of {unknown[0]!r} is requested.", where="freshness")
     for view, contract in contracts.items():
         rule = rule_of(contract)
         if not rule.withholds:

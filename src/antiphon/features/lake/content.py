@@ -60,14 +60,12 @@ def context_of(relative: str) -> PayloadContext:
 
 def missing(relative: str) -> CorruptionError:
     """The error for a file that is gone."""
-    return CorruptionError(f"The lake has no file {relative}.", where="lake", next_step="Materialise the view again.")
+    return CorruptionError(f"The lake has no file {relative}.", where="lake", next_step="Refresh the view.")
 
 
 def changed(relative: str) -> CorruptionError:
     """The error for a file that is not what its name says."""
-    return CorruptionError(
-        f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again."
-    )
+    return CorruptionError(f"The lake's file {relative} changed.", where="lake", next_step="Refresh the view.")
 
 
 class Scratch:

@@ -228,7 +228,7 @@ def relation_of(files: list[Path], named: str | None = None) -> str:
         return f"read_csv({names}, nullstr = ['', 'NA'], union_by_name = true)"
     if name.endswith((".jsonl", ".ndjson", ".json")):
         lines = "auto" if name.endswith(".json") else "newline_delimited"
-        # Every row tells which columns there are and of what type, not the first ones alone.
+        # Columns and types come from every row, not only from the first ones.
         return f"read_json({names}, format = '{lines}', sample_size = -1, union_by_name = true)"
     raise InvalidInputError(f"{files[0]} is neither Parquet nor CSV nor JSON.", where="source")
 

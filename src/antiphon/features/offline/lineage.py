@@ -289,7 +289,7 @@ def _file_columns(
     known_by: int | None,
     entity: tuple[str, ...],
 ) -> dict[str, dict[str, Any]]:
-    """Sequence to the row of a file, a database or a query, with the file that it stands in."""
+    """Rows of a file, a database or a query by sequence, with their file."""
     source = plan.spec.source
     rows = opened(connection, source, known_by) if seqs else None
     if rows is None:

@@ -34,7 +34,7 @@ from antiphon.features.publication.publish import Publisher
 WORKFLOW = "refresh"
 """The workflow's name in the registry."""
 
-_MATERIALIZE = "materialise "
+_MATERIALIZE = "materialize "
 _log = logging.getLogger("antiphon.features")
 
 
@@ -121,7 +121,7 @@ class Refresher:
         found = RefreshResult(None, {}, {})
         unreadable: list[dict[str, str]] = []
         for done, key in enumerate(request.views):
-            run.progress(done, total, f"materialise {key}")
+            run.progress(done, total, f"materialize {key}")
             made = await run.step(f"{_MATERIALIZE}{key}", self._materialize, request, start, key, run.id)
             judged = await run.step(f"gate {key}", self._gate, request, key, made, run.id)
             if "unreadable" in made:

@@ -86,7 +86,7 @@ class ObjectSource(msgspec.Struct, frozen=True):
         return tuple(one.version for one in self.objects)
 
     def hashed(self) -> ObjectSource:
-        """The same: a store tells versions when it lists."""
+        """Itself: a listing has the versions."""
         return self
 
     def sha256(self) -> str:
@@ -177,7 +177,7 @@ def _in_memory(
 def _into_memory(held: ExitStack, folder: Path) -> Callable[[StoredObject], AbstractContextManager[BinaryIO]]:
     @contextmanager
     def into(one: StoredObject) -> Iterator[BinaryIO]:
-        # A link tells DuckDB the form by its name; what it points at is memory and has none.
+        # DuckDB takes the format from the link's name; the memory file behind it has none.
         content = cast(BinaryIO, held.enter_context(os.fdopen(os.memfd_create("object", os.MFD_CLOEXEC), "wb")))
         yield content
         content.flush()

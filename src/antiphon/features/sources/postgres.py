@@ -153,7 +153,7 @@ def _answering(source: SourceSpec) -> Iterator[None]:
     except Error as error:
         raise _translated(source, str(error), error.sqlstate or "") from error
     except (pyarrow.ArrowException, OSError) as error:
-        # What happens while batches come in is told by Arrow, which knows no SQLSTATE.
+        # Errors while batches are read come from Arrow, which knows no SQLSTATE.
         raise _translated(source, str(error), "") from error
 
 
@@ -193,7 +193,7 @@ def _state_in(said: str) -> str:
 
 
 def _words(said: str) -> str:
-    """The server's first sentence, without the values that it quotes: they are somebody's."""
+    """The server's first sentence, without the values that it quotes."""
     line = next((line for line in said.splitlines() if "ERROR:" in line or "FATAL:" in line), said.splitlines()[0])
     line = re.sub(r"^.*?(ERROR|FATAL): *", "", line)
     if not re.match(r"(relation|column|database|permission|password|role|schema|function|syntax)", line):

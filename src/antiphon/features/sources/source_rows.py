@@ -6,9 +6,8 @@ Rules, the same wherever rows are read:
 - A file's row counts once it is available at ``known_by``; a log's event is taken as soon as it is in the log,
   because ``available_at`` hides it from every reading before.
 - The sequence of a row without event id is the hash of its content, and orders rows of one entity and instant. Where
-  nothing but order is asked of it, a row that is alone at its instant has none: making a text of a row and hashing it
-  costs ten times what reading it does. Whether a row is alone is told by the rows that count, so that how they were
-  read does not show.
+  only order matters, a row that is alone at its instant has none: hashing a row costs ten times what reading it does.
+  Only rows that count decide whether a row is alone, so that the way of reading makes no difference.
 """
 
 from __future__ import annotations

@@ -128,9 +128,9 @@ def _run(connection: duckdb.DuckDBPyConnection, query: str, into: str, where: st
             duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:  # fmt: skip
         said = str(error).strip()
         line = _LINE.search(said)
-        told = f", line {int(line.group(1)) - 1}" if line is not None else ""
-        # The first line names columns and types; values that DuckDB quotes are somebody's and are not shown.
+        place = f", line {int(line.group(1)) - 1}" if line is not None else ""
+        # The first line names columns and types; values that DuckDB quotes are not shown.
         first = said.splitlines()[0]
         if isinstance(error, (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)):
             first = re.sub(r"'(?:[^']|'')*'", "'…'", first)
-        raise InvalidInputError(f"sql{told}: {first}", where=where, next_step="Correct the query.") from error
+        raise InvalidInputError(f"sql{place}: {first}", where=where, next_step="Correct the query.") from error

@@ -1,9 +1,8 @@
 """Incremental reading: rows that the previous snapshot has read from unchanged files and the log are taken over.
 
-Invariant: rows taken over and rows read anew are together the rows that reading everything gives. So nothing is taken
-over where that cannot be known: of a file that changed or went, of rows that were withheld because nobody knew them
-yet, of events beyond what a snapshot retains, of columns that changed their kind, or for a rule that looks at all
-rows of a source together.
+Invariant: rows taken over and new rows together are the rows of a full read. So nothing is taken over when that is not
+certain: after a file changed or went, with withheld rows that become available later, for events beyond the retained
+ones, after a column changed its kind, or for a rule over all rows of a source together.
 """
 
 from __future__ import annotations

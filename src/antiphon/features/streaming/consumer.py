@@ -1,6 +1,6 @@
 """The stream consumer: source events from the log become measured events of the overlay.
 
-Invariants: an event is quantised once, here, and stands in the overlay under its log offset in the same transaction
+Invariants: an event is quantized once, here, and is written to the overlay under its log offset in the same transaction
 that moves the consumer's offset; so a crash at any point repeats work and changes nothing. One poll takes a bounded
 number of events, shared out over the streams, and a view that has to catch up takes no more than half of its stream's
 share: a burst or a new view delays the others by one batch. Pending events wait in the log, never in memory. A stream

@@ -57,11 +57,11 @@ async def connected(url: str, access: Access, timeout: float) -> Any:
             async with asyncio.timeout(_CLOSED_WITHIN):
                 await client.close()
         for each in (error, *refused):
-            told = problem_of(
+            problem = problem_of(
                 each, url, where="event log", authority="log_authority", certificate="log_client_certificate"
             )
-            if told is not None:
-                raise told from error
+            if problem is not None:
+                raise problem from error
             if _is_refusal(each):
                 raise access.refused(url, str(each), datetime.now(UTC)) from error
         raise
@@ -77,13 +77,13 @@ def translated(error: Exception, name: str, access: Access) -> AntiphonError | N
 
     if _is_refusal(error):
         return access.refused(name, str(error), datetime.now(UTC))
-    # Nobody there to answer comes as a refusal without a description.
+    # A server without JetStream answers with a refusal that has no description.
     absent = isinstance(error, APIError) and (error.err_code in _NO_JETSTREAM or error.description is None)
     if absent or isinstance(error, NoStreamResponseError):
         return SetupError(
             f"{name} has no JetStream, or lost the stream.",
             where="event log",
-            next_step="Start it as `nats-server -js -sd FOLDER`; `antiphon doctor` tells whether it answers.",
+            next_step="Start it as `nats-server -js -sd FOLDER`; `antiphon doctor` checks it.",
         )
     if isinstance(error, APIError):
         return UnavailableError(
@@ -151,7 +151,7 @@ def _client(secure: str | None) -> Any:
 
     class OverTls(Client):
         def _connect_command(self) -> Any:
-            # Whoever is in between may have taken the offer of TLS out of the server's first line.
+            # A host in between may have removed the offer of TLS from the server's first line.
             if not self._server_info.get("tls_required"):
                 raise SetupError(
                     f"{secure} does not offer TLS; nothing was sent.",

@@ -169,7 +169,7 @@ class NatsEventLog:
         found = self._server.read(_name(scope, stream), state.log or "", after, number)
         if [each.sequence for each in found] != list(range(after + 1, after + 1 + number)):
             raise UnavailableError(
-                f"Offsets {after + 1} to {after + number} were asked for and {len(found)} events came.",
+                f"Offsets {after + 1} to {after + number} were requested and {len(found)} events came.",
                 where=f"stream {stream}",
                 next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
             )
@@ -225,7 +225,7 @@ class NatsEventLog:
         self._seen[key] = max(self._seen.get(key, 0), end)
         if now - self._remembered.get(key, -_REMEMBER_SECONDS) >= _REMEMBER_SECONDS:
             self._remembered[key] = now
-            # The event is stored or read already: a catalog that is busy is told the next time.
+            # The event is stored or read already: a busy catalog records it the next time.
             with suppress(UnavailableError):
                 self._seen[key] = max(
                     self._seen[key], self._homes.seen(scope, stream, state.log or "", self._seen[key])

@@ -31,7 +31,7 @@ _PART = 500
 
 _IDLE_SECONDS = 20.0
 _INACTIVE_SECONDS = 60.0
-"""When the server forgets a reader that nobody asks; we let go of it before."""
+"""Idle time after which the server removes a reader; it is closed before."""
 
 _READERS = 32
 
@@ -43,7 +43,7 @@ class NatsServer:
 
     Args:
         url: ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]``, ``tls://`` with TLS. No password.
-        access: who we are to it and whom we take for it; the URL's user counts.
+        access: credentials and TLS settings; the user is the URL's.
         timeout: seconds for a connection and for one answer.
     """
 
@@ -290,18 +290,18 @@ class NatsServer:
             raise
         except Exception as error:
             future.cancel()
-            told = translated(error, self.name, self._access)
-            if told is None:
+            problem = translated(error, self.name, self._access)
+            if problem is None:
                 self._away_until = time.monotonic() + _PAUSE_SECONDS
                 asyncio.run_coroutine_threadsafe(self._abandon(), self._running())
-                told = self._away("does not answer")
-            raise told from error
+                problem = self._away("does not answer")
+            raise problem from error
 
     def _away(self, why: str) -> UnavailableError:
         return UnavailableError(
             f"{self.name} {why}.",
             where="event log",
-            next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers."
+            next_step="Start it, or correct [features] log; `antiphon doctor` checks it."
             + (" If it asks for a certificate, check log_client_certificate." if "tls:" in self.name else ""),
         )
 

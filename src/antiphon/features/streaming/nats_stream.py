@@ -13,10 +13,10 @@ _SCHEMES = ("nats", "tls")
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """A stream as its server tells of it.
+    """State of a stream on its server.
 
     Attributes:
-        log: the id it was made with; ``None`` when somebody else made it.
+        log: the id it was made with; ``None`` when another program made it.
         first, end: the first and last sequence.
         missing: how many in between were taken out.
         faults: what its configuration lacks to be a log that keeps everything and each event once.

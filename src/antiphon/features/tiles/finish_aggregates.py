@@ -72,7 +72,7 @@ def _distinct(found: Aggregates) -> Array:
 
 
 def _at_rank(found: Aggregates, share: tuple[int, int]) -> Array:
-    """The value at place ⌈q·n⌉ of each entity: buckets are in the order of values, so it tells the bucket there."""
+    """The value at place ⌈q·n⌉ of each entity: buckets are ordered like values."""
     import numpy
 
     if share[0] * int(found.count.max(initial=0)) < 2**62 and share[1] < 2**62:

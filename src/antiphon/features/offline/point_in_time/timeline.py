@@ -42,7 +42,7 @@ class Timeline:
     Args:
         entity: number of each event's entity, from 0 to ``entities`` − 1.
         event_time, visible_at: microseconds, ``visible_at ≥ event_time``.
-        settle: given the events that share entity and instant with another, tells which of them count, in the order
+        settle: given the events that share entity and instant with another, returns those that count, in the order
             of (entity, event time, sequence); without it all count, in any order.
 
     Attributes:

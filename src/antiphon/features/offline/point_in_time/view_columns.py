@@ -96,8 +96,8 @@ class ViewColumns:
         fitted = earlier(points.moment, 1) // DAY * DAY
         self._readings["fitted"] = timeline.read(Points(points.entity, fitted))
         midnights, self._midnight_of = np.unique(fitted, return_inverse=True)
-        nobody = np.zeros(len(timeline.event_time), np.int64)
-        together = Timeline(1, nobody, timeline.event_time, timeline.visible_at)
+        one_group = np.zeros(len(timeline.event_time), np.int64)
+        together = Timeline(1, one_group, timeline.event_time, timeline.visible_at)
         self._every_order = together.order
         self._every_times = together.event_time
         self._readings["every"] = together.read(Points(np.zeros(len(midnights), np.int64), midnights))
