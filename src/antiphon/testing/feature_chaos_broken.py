@@ -54,7 +54,7 @@ def _offset_first(platform: FeaturePlatform) -> None:
 
 def _flip_first(platform: FeaturePlatform) -> None:
     publisher: Any = platform.publisher
-    snapshots, prepare, flip = publisher._snapshots, publisher.prepare, publisher.publish
+    snapshots, prepare, flip = publisher._catalog.snapshots, publisher.prepare, publisher.publish
     scope: Scope = publisher._scope
 
     def recorded(manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:

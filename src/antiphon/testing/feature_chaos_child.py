@@ -53,7 +53,7 @@ _SLICE = 7
 OPERATIONS = {
     "append": ("append",),
     "consume": ("overlay apply",),
-    "refresh": ("materialise", "gate", "publish", "online build", "manifest", "publication row"),
+    "refresh": ("materialize", "gate", "publish", "online build", "manifest", "publication row"),
     "collect": ("prune", "expire", "online collect", "lake collect", "overlay prune"),
     "rollback": ("online build", "overlay restore", "rollback row"),
     "release": ("publish", "online build", "publication row"),
@@ -103,7 +103,7 @@ class Life:
         self.platform = FeaturePlatform(self.store)
         feature_chaos_broken.switch_off(order.get("break"), self.platform)
         platform = self.platform
-        announce(platform.refresher, "_materialise", "materialise")
+        announce(platform.refresher, "_materialize", "materialize")
         announce(platform.refresher, "_gate", "gate")
         announce(platform.publisher, "publish", "publish")
         announce(platform.online, "build", "online build")

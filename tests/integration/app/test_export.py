@@ -128,7 +128,7 @@ def test_a_folder_of_something_else_is_left_alone(project: Project, tmp_path: Pa
     assert deltalake.DeltaTable(str(target)).version() == 0
     other = tmp_path / "other"
     deltalake.write_deltalake(str(other), pandas.DataFrame({"a": [1]}))
-    with pytest.raises(ConflictError, match="somebody else"):
+    with pytest.raises(ConflictError, match="unnamed"):
         exported(project, other)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "read.me").write_text("mine")
@@ -230,7 +230,7 @@ def test_the_command_exports(project: Project, tmp_path: Path) -> None:
     again = antiphon("features", "export", "orders", "--to", str(tmp_path / "orders"))
     assert "already" in again.out
     assert antiphon("features", "export", "orders", "--to", "x", "--format", "csv").code == 2
-    with pytest.raises(NotFoundError, match="No view named ghosts"):
+    with pytest.raises(NotFoundError, match="No view named 'ghosts'"):
         exported(project, tmp_path / "x", "ghosts")
     with pytest.raises(NotFoundError, match="is of orders"):
         exported(project, tmp_path / "c", "clerks", snapshot=made.json()["about"]["snapshot"])
@@ -241,7 +241,7 @@ import os, sys, time
 from pathlib import Path
 import deltalake, pyarrow
 from antiphon.features.exports.export import write_delta
-from antiphon.features.exports.exported import About
+from antiphon.features.exports.exported import ExportMetadata
 
 def say(what):
     os.write(1, f"{what}\\n".encode())
@@ -265,7 +265,7 @@ class Rows:
             time.sleep(60)
 
 def export(number, halt):
-    what = About("v", f"snap_{number}", "d", "t", "h", "default", "dev")
+    what = ExportMetadata("v", f"snap_{number}", "d", "t", "h", "default", "dev")
     if halt == -1:
         say("there")
     write_delta(Path(sys.argv[1]), Rows(number, halt), what)

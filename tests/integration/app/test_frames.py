@@ -197,7 +197,7 @@ def test_what_is_no_table_of_entities_is_told(project: Project, given: Any, feat
 
 def test_unknown_features_are_told(project: Project) -> None:
     for name in ("ghosts", "orders.ghost"):
-        with pytest.raises(NotFoundError, match="There is no"):
+        with pytest.raises(NotFoundError, match="No such feature is applied"):
             project.online({"shop": ["tea"]}, [name])
     with pytest.raises(InvalidInputError, match="arrow, pandas and polars"):
         project.online({"shop": ["tea"]}, ["orders"], to="spark")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from antiphon.batch.table_files import patterns
 from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
@@ -66,7 +67,18 @@ class FeaturePlatform:
     @cached_property
     def catalog(self) -> FeatureCatalog:
         """Repositories and lake of the project's own scope."""
-        return FeatureCatalog.of(self._store.database, self._store.scope, self.lake)
+        store = self._store
+        return FeatureCatalog(
+            scope=store.scope,
+            clock=store.database.clock,
+            lake=self.lake,
+            definitions=store.definitions,
+            snapshots=store.snapshots,
+            publications=store.publications,
+            verdicts=store.verdicts,
+            staged=store.staged,
+            holds=FeatureHolds(store.database),
+        )
 
     @property
     def online(self) -> LmdbStore | RedisStore:
