@@ -68,7 +68,7 @@ def _publications_unpinned(platform: FeaturePlatform, store: Store) -> None:
             )
         return gone
 
-    pruner._snapshots.prune = prune
+    pruner._catalog.snapshots.prune = prune
 
 
 def _datasets_unpinned(platform: FeaturePlatform, store: Store) -> None:
