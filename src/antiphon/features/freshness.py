@@ -45,11 +45,11 @@ class FreshnessRule(msgspec.Struct, frozen=True):
 
     @property
     def withholds(self) -> bool:
-        """Whether a violating value without a substitute is replaced by null."""
+        """True when a violating value without a substitute is replaced by null."""
         return self.violation in ("defaulted", "rejected")
 
     def accepts_source(self, quality: float | None) -> bool:
-        """Whether the source of a snapshot is good enough; an unknown quality is not."""
+        """Tell whether the source of a snapshot is good enough; an unknown quality is not."""
         return self.min_source_quality <= 0 or (quality is not None and quality >= self.min_source_quality)
 
     def oldest(self, as_of: int) -> int:
@@ -57,7 +57,7 @@ class FreshnessRule(msgspec.Struct, frozen=True):
         return as_of - self.max_age
 
     def accepts_age(self, event_time: int | None, as_of: int) -> bool:
-        """Whether a value with its latest event at ``event_time`` is young enough; one without any event has no age."""
+        """Tell whether a value with its latest event at ``event_time`` is young enough; without an event it has no age."""
         return event_time is None or event_time >= as_of - self.max_age
 
     def outcome(
@@ -87,7 +87,7 @@ def rule_of(contract: Freshness | None) -> FreshnessRule:
     )
 
 
-class SourceQuality(msgspec.Struct, frozen=True):
+class SnapshotQuality(msgspec.Struct, frozen=True):
     """Source quality of one snapshot, from the moment that it was made as of."""
 
     as_of: datetime
@@ -99,7 +99,7 @@ def withheld_column(
     column: pyarrow.ChunkedArray,
     event_times: pyarrow.ChunkedArray,
     moments: pyarrow.ChunkedArray,
-    qualities: Sequence[SourceQuality] = (),
+    qualities: Sequence[SnapshotQuality] = (),
 ) -> pyarrow.ChunkedArray:
     """A feature's column with nulls where the rule withholds the value at the row's moment.
 
@@ -121,7 +121,7 @@ def withheld_column(
     return compute.if_else(violating, pyarrow.scalar(None, column.type), column)
 
 
-def _poor_sources(rule: FreshnessRule, moments: pyarrow.ChunkedArray, qualities: Sequence[SourceQuality]) -> Any:
+def _poor_sources(rule: FreshnessRule, moments: pyarrow.ChunkedArray, qualities: Sequence[SnapshotQuality]) -> Any:
     import numpy as np
 
     ordered = sorted(qualities, key=lambda one: one.as_of)

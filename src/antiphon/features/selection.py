@@ -14,7 +14,7 @@ from antiphon.definitions.on_demand import OnDemandSpec
 _LIST = "`antiphon features list` shows the views."
 
 
-class FeatureSelection(msgspec.Struct, frozen=True):
+class ResolvedFeatures(msgspec.Struct, frozen=True):
     """Resolved features.
 
     Attributes:
@@ -52,7 +52,7 @@ def select_features(
     on_demand: Mapping[str, OnDemandSpec],
     *,
     vectors: bool = True,
-) -> FeatureSelection:
+) -> ResolvedFeatures:
     """Resolve feature names.
 
     Args:
@@ -96,7 +96,7 @@ def select_features(
         )
         for view, chosen in needed.items()
     }
-    return FeatureSelection(tuple(names), narrowed, tuple(computed.values()), frozenset(whole))
+    return ResolvedFeatures(tuple(names), narrowed, tuple(computed.values()), frozenset(whole))
 
 
 def unknown_views(names: Sequence[str], known: Iterable[str], where: str) -> NotFoundError:

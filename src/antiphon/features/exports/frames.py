@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.freshness import SourceQuality, rule_of, withheld_column
+from antiphon.features.freshness import SnapshotQuality, rule_of, withheld_column
 
 if TYPE_CHECKING:
     import pyarrow
@@ -160,7 +160,7 @@ def with_contracts(
     moments: pyarrow.ChunkedArray,
     views: Mapping[str, FeatureViewSpec],
     contracts: Mapping[str, Freshness],
-    qualities: Callable[[FeatureViewSpec], Sequence[SourceQuality]] = lambda view: (),
+    qualities: Callable[[FeatureViewSpec], Sequence[SnapshotQuality]] = lambda view: (),
 ) -> pyarrow.Table:
     """The table with nulls in place of values that their contract withholds at the row's moment.
 

@@ -21,9 +21,9 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.vector_reader import TextVector
 from antiphon.features.exports.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
 from antiphon.features.expressions.on_demand import computed_of
-from antiphon.features.freshness import SourceQuality
+from antiphon.features.freshness import SnapshotQuality
 from antiphon.features.offline.point_in_time.join import point_in_time
-from antiphon.features.selection import FeatureSelection, select_features
+from antiphon.features.selection import ResolvedFeatures, select_features
 from antiphon.features.values import FeatureValue
 from antiphon.learning.datasets.reader import read_table
 from antiphon.services.apply import apply as applying
@@ -186,7 +186,7 @@ class Project:
         return from_arrow(_picked(found, table, chosen, event_times), to or library_of(rows), rows)
 
     def _read(
-        self, chosen: FeatureSelection, asked: Sequence[Mapping[str, str]], moment: datetime
+        self, chosen: ResolvedFeatures, asked: Sequence[Mapping[str, str]], moment: datetime
     ) -> list[dict[str, FeatureValue | TextVector]]:
         """Values and vectors of each entity, all from one publication."""
         if not asked:
@@ -237,13 +237,13 @@ class Project:
         about = {"antiphon.dataset": found.id, "antiphon.logical_hash": found.logical_hash}
         return from_arrow(table.replace_schema_metadata(about), to)
 
-    def _source_qualities(self, view: FeatureViewSpec) -> list[SourceQuality]:
+    def _source_qualities(self, view: FeatureViewSpec) -> list[SnapshotQuality]:
         """Source qualities of the view's snapshots of this definition version."""
         manifests = self._store.snapshots.list(self._store.scope, view.name, view.definition_version, limit=100_000)
         facts = (manifest.facts() for manifest in manifests)
-        return [SourceQuality(one.as_of, one.source_quality) for one in facts]
+        return [SnapshotQuality(one.as_of, one.source_quality) for one in facts]
 
-    def _select(self, features: Sequence[str], *, vectors: bool = True) -> FeatureSelection:
+    def _select(self, features: Sequence[str], *, vectors: bool = True) -> ResolvedFeatures:
         if isinstance(features, str) or not features:
             raise InvalidInputError("Name features as a list of texts.", where="features")
         applied = self._store.applied.current(self._store.scope)
@@ -252,7 +252,7 @@ class Project:
         return select_features(list(map(str, features)), self.views, on_demand, vectors=vectors)
 
     def _allow(
-        self, chosen: FeatureSelection, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str
+        self, chosen: ResolvedFeatures, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str
     ) -> None:
         for spec in chosen.views.values():
             context = require_export(self._store, self._principal, spec, purpose)
@@ -271,7 +271,7 @@ _MOMENT = "antiphon as of"
 """A column that no frame of a user has, for the moment of an online reading."""
 
 
-def _asked(rows: Any, chosen: FeatureSelection) -> pyarrow.Table:
+def _asked(rows: Any, chosen: ResolvedFeatures) -> pyarrow.Table:
     """The rows as a table that names entities and leaves room for features."""
     table = to_arrow(rows)
     require_keys(table, chosen.keys)
@@ -287,7 +287,7 @@ def _entities(table: pyarrow.Table, keys: Sequence[str]) -> list[dict[str, str]]
     return [dict(zip(keys, map(str, row), strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _picked(found: pyarrow.Table, given: pyarrow.Table, chosen: FeatureSelection, event_times: bool) -> pyarrow.Table:
+def _picked(found: pyarrow.Table, given: pyarrow.Table, chosen: ResolvedFeatures, event_times: bool) -> pyarrow.Table:
     """The given columns and the features that were asked for, in their order."""
     names = [each for name in chosen.names for each in ((name, f"{name}.event_time") if event_times else (name,))]
     return found.select([*given.column_names, *names])

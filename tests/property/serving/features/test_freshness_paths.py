@@ -19,7 +19,7 @@ from antiphon.definitions.application import Freshness
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.vector_reader import TextVector, VectorRows
 from antiphon.features.exports.frames import with_contracts
-from antiphon.features.freshness import SourceQuality
+from antiphon.features.freshness import SnapshotQuality
 from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow, oldest_of
 from antiphon.governance.policy.request import Decision, Resource
@@ -127,7 +127,7 @@ def looked_up(contract: Freshness, read: Read) -> tuple[str, str]:
     return line.contracts[0], line.contracts[1]
 
 
-def trained(contract: Freshness, read: Sequence[Read], qualities: Sequence[SourceQuality]) -> list[float | None]:
+def trained(contract: Freshness, read: Sequence[Read], qualities: Sequence[SnapshotQuality]) -> list[float | None]:
     """Values of a training set, all of one moment."""
     instant = pyarrow.timestamp("us", tz="UTC")
     times = [None if one.age is None else NOW - timedelta(seconds=one.age) for one in read]
@@ -150,9 +150,9 @@ def test_every_path_holds_a_value_to_its_contract_alike(contract: Freshness, rea
     assert answered(contract, read) == outcome
     assert looked_up(contract, read) == (outcome, outcome)
     quality = [
-        SourceQuality(NOW + timedelta(seconds=1), 1.0),
-        SourceQuality(NOW, read.quality),
-        SourceQuality(NOW - timedelta(days=1), 1.0),
+        SnapshotQuality(NOW + timedelta(seconds=1), 1.0),
+        SnapshotQuality(NOW, read.quality),
+        SnapshotQuality(NOW - timedelta(days=1), 1.0),
     ]
     kept = None if outcome in ("defaulted", "rejected") else read.value
     assert trained(contract, [read], quality) == [kept]
@@ -163,7 +163,7 @@ def test_every_path_holds_a_value_to_its_contract_alike(contract: Freshness, rea
 def test_rows_without_a_snapshot_are_held_to_their_age(contract: Freshness, read: list[Read]) -> None:
     outcomes = [expected(contract, one, snapshot=False) for one in read]
     assert [answered(contract, one, snapshot=False) for one in read] == outcomes
-    later = [SourceQuality(NOW + timedelta(microseconds=1), 0.0)]
+    later = [SnapshotQuality(NOW + timedelta(microseconds=1), 0.0)]
     kept = [
         None if outcome in ("defaulted", "rejected") else one.value for one, outcome in zip(read, outcomes, strict=True)
     ]
