@@ -17,7 +17,7 @@ from antiphon.cli.pruned import pruned
 
 if TYPE_CHECKING:
     from antiphon.core.scope import Scope
-    from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference, ViewHistory
+    from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewHistory, ViewVersion
 
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
 app.command("import-feast")(feast.import_feast)
@@ -207,7 +207,7 @@ def _top(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:3])
 
 
-def _versions(found: tuple[VersionLine, ...]) -> str:
+def _versions(found: tuple[ViewVersion, ...]) -> str:
     rows = [
         (
             line.created_at,

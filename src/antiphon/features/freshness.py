@@ -57,7 +57,7 @@ class FreshnessRule(msgspec.Struct, frozen=True):
         return as_of - self.max_age
 
     def accepts_age(self, event_time: int | None, as_of: int) -> bool:
-        """Tell whether a value with its latest event at ``event_time`` is young enough; without an event it has no age."""
+        """Tell whether a value with its latest event at ``event_time`` is young enough; without events it is."""
         return event_time is None or event_time >= as_of - self.max_age
 
     def outcome(

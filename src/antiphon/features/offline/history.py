@@ -52,7 +52,7 @@ class ViewDescription(msgspec.Struct, frozen=True):
     rows_expired_at: datetime | None = None
 
 
-class VersionLine(msgspec.Struct, frozen=True):
+class ViewVersion(msgspec.Struct, frozen=True):
     """One refresh of a view. ``current``: its snapshot is published; ``kept``: the snapshot that stayed instead."""
 
     id: str
@@ -91,8 +91,8 @@ class ViewDifference(msgspec.Struct, frozen=True):
     """Differences of two versions of a view: definition, source columns and feature values."""
 
     view: str
-    before: VersionLine
-    after: VersionLine
+    before: ViewVersion
+    after: ViewVersion
     definition: ViewChange
     features: tuple[StatisticsDifference, ...]
     columns: tuple[StatisticsDifference, ...]
@@ -143,7 +143,7 @@ class ViewHistory:
             rows_expired_at=self._rows_expired_at(scope, current),
         )
 
-    def history(self, scope: Scope, view: str, limit: int = 20) -> tuple[VersionLine, ...]:
+    def history(self, scope: Scope, view: str, limit: int = 20) -> tuple[ViewVersion, ...]:
         """List the versions of a view, published or not, latest first.
 
         Raises:
@@ -236,10 +236,10 @@ def _made(verdict: Verdict) -> SnapshotManifest:
     return verdict.manifest
 
 
-def _line(verdict: Verdict, published: frozenset[str]) -> VersionLine:
+def _line(verdict: Verdict, published: frozenset[str]) -> ViewVersion:
     made = verdict.manifest
     quality = made.source_quality if made is not None else None
-    return VersionLine(
+    return ViewVersion(
         id=verdict.id,
         definition_version=verdict.definition_version,
         snapshot=verdict.snapshot,

@@ -65,7 +65,7 @@ class ViewRollback(msgspec.Struct, frozen=True):
     principal: str
 
 
-class Rollback:
+class SnapshotRollback:
     """Rolls back views of one scope, puts them on hold and resumes them.
 
     Args:

@@ -11,7 +11,7 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import GateFinding, Verdict
 from antiphon.core.scope import Scope
-from antiphon.features.offline.history import VersionLine, ViewDescription, ViewDifference
+from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
@@ -50,7 +50,7 @@ class History(msgspec.Struct, frozen=True):
     """Versions of a view, latest first."""
 
     view: str
-    versions: tuple[VersionLine, ...]
+    versions: tuple[ViewVersion, ...]
 
 
 class KeptAside(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ def difference(services: GatewayServices, scope: Scope, who: Principal, before: 
     )
 
 
-def history(services: GatewayServices, scope: Scope, who: Principal, view: str, limit: int) -> tuple[VersionLine, ...]:
+def history(services: GatewayServices, scope: Scope, who: Principal, view: str, limit: int) -> tuple[ViewVersion, ...]:
     """Versions of a view, latest first; what rules found in them in words for those who may read its values.
 
     Raises:
@@ -119,7 +119,7 @@ def readable_statuses(
     )
 
 
-def _bare_line(line: VersionLine) -> VersionLine:
+def _bare_line(line: ViewVersion) -> ViewVersion:
     return msgspec.structs.replace(line, findings=_without_reasons(line.findings))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.features.offline.history import StatisticsDifference, VersionLine
+from antiphon.features.offline.history import StatisticsDifference, ViewVersion
 from antiphon.gateway.dashboard.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Mark, Plot
 
 _TICKS = 8
@@ -54,7 +54,7 @@ def histogram(found: StatisticsDifference) -> Plot | None:
     )
 
 
-def quality_over_time(lines: Sequence[VersionLine]) -> Plot | None:
+def quality_over_time(lines: Sequence[ViewVersion]) -> Plot | None:
     """The quality of the source of each version, oldest first; ``None`` for fewer than two."""
     known = [line for line in lines if line.source_quality is not None][::-1]
     if len(known) < 2:

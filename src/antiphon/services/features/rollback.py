@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from antiphon.catalog.holds import FeatureHolds, Hold
 from antiphon.core.scope import Scope
-from antiphon.features.publication.rollback import Rollback, ViewRollback
+from antiphon.features.publication.rollback import SnapshotRollback, ViewRollback
 from antiphon.features.selection import unknown_views
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
@@ -34,7 +34,7 @@ class FeatureRollback:
         """Take one view back, or with ``None`` every view to publication ``to``.
 
         Raises:
-            As :meth:`antiphon.features.publication.rollback.Rollback.view`.
+            As :meth:`antiphon.features.publication.rollback.SnapshotRollback.view`.
         """
         rollback = self._of(scope, view)
         if view is None:
@@ -54,11 +54,11 @@ class FeatureRollback:
         """Held views by name."""
         return FeatureHolds(self._store.database).of(scope) if self._platform.serves(scope) else {}
 
-    def _of(self, scope: Scope, view: str | None) -> Rollback:
+    def _of(self, scope: Scope, view: str | None) -> SnapshotRollback:
         if not self._platform.serves(scope):
             raise unknown_views([view or ""], (), str(scope))
         store = self._store
-        return Rollback(
+        return SnapshotRollback(
             self._platform.catalog,
             publisher=self._platform.publisher,
             transaction=store.database.transaction,

@@ -17,7 +17,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.refresh import RefreshResult
 from antiphon.features.online.overlay_records import view_prefix
-from antiphon.features.publication.rollback import Rollback, ViewRollback
+from antiphon.features.publication.rollback import SnapshotRollback, ViewRollback
 
 WHY = {"reason": "the airport sent nonsense", "principal": "ops"}
 
@@ -29,7 +29,7 @@ class Hand:
         self.world = world
         self.acts: list[tuple[str, dict[str, Any]]] = []
         self.holds = world.catalog.holds
-        self.rollback = Rollback(
+        self.rollback = SnapshotRollback(
             world.catalog,
             publisher=world.publisher,
             transaction=world.database.transaction,
