@@ -89,7 +89,7 @@ class Desk:
             overlay=world.overlay,
             online=world.online,
             views=list(world.specs.values()),
-            included=lambda: included_offsets(world.scope, world.publications, world.snapshots),
+            included=lambda: included_offsets(world.catalog),
         )
 
 
