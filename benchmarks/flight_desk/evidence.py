@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from antiphon.app.wiring import Wired, open_project
+from antiphon.app.wiring import ProcessServices, open_project
 from antiphon.catalog.receipts import Receipt
 from antiphon.services.predictions import ProjectPredictions
 
@@ -53,7 +53,7 @@ def missing_parts(told: Mapping[str, Any]) -> list[str]:
     return lacks
 
 
-def every_receipt(wired: Wired) -> list[Receipt]:
+def every_receipt(wired: ProcessServices) -> list[Receipt]:
     """All receipts of the project, newest first."""
     found: list[Receipt] = []
     while page := wired.store.receipts.list(
@@ -63,7 +63,7 @@ def every_receipt(wired: Wired) -> list[Receipt]:
     return found
 
 
-def explain_all(wired: Wired, receipts: list[Receipt], with_rows: list[Receipt]) -> Counter[str]:
+def explain_all(wired: ProcessServices, receipts: list[Receipt], with_rows: list[Receipt]) -> Counter[str]:
     """How often each part is missing: every prediction, and a sample down to the source rows."""
     explaining, lacks = ProjectPredictions(wired.store), Counter[str]()
     for receipt in receipts:
@@ -78,7 +78,7 @@ def explain_all(wired: Wired, receipts: list[Receipt], with_rows: list[Receipt])
     return lacks
 
 
-async def replay_all(wired: Wired, receipts: list[Receipt]) -> list[Mapping[str, Any]]:
+async def replay_all(wired: ProcessServices, receipts: list[Receipt]) -> list[Mapping[str, Any]]:
     """Made again, several at once, so that each runs in a crowd."""
     explaining, limit = ProjectPredictions(wired.store), asyncio.Semaphore(CONCURRENCY)
 

@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from antiphon.app.gateway import server_of
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import SystemClock, parse_duration
@@ -54,7 +54,7 @@ def decide(principal: Principal, action: str, resource: str | Resource, context:
     return ALLOWED
 
 
-def answerer(wired: Wired) -> Answerer:
+def answerer(wired: ProcessServices) -> Answerer:
     """The answerer of ``services.answering`` without policy, and with bare receipts."""
     store, settings = wired.store, wired.store.settings
     return Answerer(
@@ -82,7 +82,7 @@ async def serve(root: Path, port: int) -> None:
     """Serve until SIGTERM."""
     store = Store.open(root)
     telemetry.configure("gateway", store.paths.logs)
-    wired = Wired(store, "gateway")
+    wired = ProcessServices(store, "gateway")
     wired.answerer = answerer(wired)
     services = fakes.replaced(
         wired.gateway_services(confined=True),

@@ -23,7 +23,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
 from antiphon.services.learning.outcomes import DeclaredApplications
-from antiphon.services.learning.training import Learning
+from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
 from examples.flight_desk import baselines, data, demand
 from examples.flight_desk.data import Events
@@ -183,7 +183,13 @@ def _month(settings: Settings) -> tuple[date, date]:
 
 
 def _dataset(
-    learning: Learning, store: Store, settings: Settings, events: Events, flights: Sequence[Flight], *, dawn: bool
+    learning: LearningPlatform,
+    store: Store,
+    settings: Settings,
+    events: Events,
+    flights: Sequence[Flight],
+    *,
+    dawn: bool,
 ) -> Dataset:
     """The sample as an evaluation set, after the sources' history has caught up with the month."""
     first, last = _month(settings)
@@ -211,7 +217,7 @@ def _dataset(
 
 
 def _forecasts(
-    learning: Learning,
+    learning: LearningPlatform,
     evaluation: Evaluation,
     dataset: Dataset,
     flights: Sequence[Flight],

@@ -1,4 +1,4 @@
-"""Which engines a project uses: the process behind its socket or a URL, and those that stand in for it."""
+"""The engines of a project: the process behind its socket or a URL, and its standbys."""
 
 from __future__ import annotations
 

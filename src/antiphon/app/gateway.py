@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
@@ -54,7 +54,7 @@ async def _serve(root: Path, supervision: Supervision) -> None:
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())
     store.renewer.start()
-    wired = Wired(store, "gateway")
+    wired = ProcessServices(store, "gateway")
     app = create_app(wired.gateway_services(confined=True))
     server = server_of(app, store.settings.gateway, transport)
     watching = None if transport is None else asyncio.create_task(_watch(transport, server))
@@ -107,7 +107,7 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
 
 
 def _drained(number: int, frame: FrameType | None) -> None:
-    """Nothing is left to be done for this signal."""
+    """Ignores the signal that uvicorn raises again after it has drained."""
 
 
 async def _watch(transport: TransportSecurity, server: uvicorn.Server) -> None:

@@ -40,7 +40,7 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.identity import project_identity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.learning.learning_services import learning_services
-from antiphon.services.learning.training import Learning
+from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
@@ -51,8 +51,8 @@ from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
 from antiphon.serving.request import Answer, AnswerRequest
 
 
-class Wired:
-    """Services with the resources behind them; close it when done."""
+class ProcessServices:
+    """The services of one process and the resources behind them."""
 
     def __init__(self, store: Store, peer: str) -> None:
         self.store = store
@@ -74,7 +74,7 @@ class Wired:
         self.quotas = Quotas(QuotaLevels(store.database), store.database.clock)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
-        """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
+        """Builds the gateway's services; ``confined`` keeps batch files inside the project's folder."""
         store, predictions = self.store, ProjectPredictions(self.store)
 
         def authorize(principal: Principal, action: str, resource: str | Resource) -> None:
@@ -129,7 +129,7 @@ class Wired:
         )
 
     async def answer_line(self, request: AnswerRequest | EmbeddingRequest) -> Answer | Embedding:
-        """What a line of a batch asks for."""
+        """Answers one line of a batch."""
         if isinstance(request, EmbeddingRequest):
             return await self.embeddings.embed(request)
         return await self.answerer.answer(request)
@@ -178,17 +178,17 @@ class Wired:
         return found
 
 
-def open_project(root: Path) -> Wired:
+def open_project(root: Path) -> ProcessServices:
     """A project with its services wired in this process. ``await wired.close()`` at the end.
 
     Raises:
         As :func:`open_store`; and ``InvalidInputError`` for a remote engine that is not configured.
     """
-    return Wired(Store.open(root), "cli")
+    return ProcessServices(Store.open(root), "cli")
 
 
 @asynccontextmanager
-async def open_learning(root: Path) -> AsyncIterator[tuple[Learning, Store]]:
+async def open_learning(root: Path) -> AsyncIterator[tuple[LearningPlatform, Store]]:
     """A project with what learns in it, for a command; the engine is reached through its socket.
 
     Raises:
@@ -196,6 +196,6 @@ async def open_learning(root: Path) -> AsyncIterator[tuple[Learning, Store]]:
     """
     wired = open_project(root)
     try:
-        yield Learning(wired.store, wired.engine, wired.commit, wired.features), wired.store
+        yield LearningPlatform(wired.store, wired.engine, wired.commit, wired.features), wired.store
     finally:
         await wired.close()

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from antiphon.app.openai_batches import batch_executor
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.receipt_counts import ReceiptCounts
@@ -36,11 +36,11 @@ from antiphon.orchestration.worker import work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import batch_shared
 from antiphon.services.features.health import healer
-from antiphon.services.features.skew import FeatureSkew
+from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.governance.policies import row_decisions
 from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
-from antiphon.services.learning.training import Learning
+from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.learning.training_records import TrainingRecords
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
@@ -98,7 +98,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    wired = Wired(store, "worker")
+    wired = ProcessServices(store, "worker")
     settings = store.settings.worker
     shared = batch_shared(store, name)
     jobs = TableJobs(
@@ -115,13 +115,15 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
     registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)
-    skew = FeatureSkew(store, wired.features)
+    skew = ProjectSkew(store, wired.features)
     registry.add(SKEW, skew.compare)
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
     served = ServedModels.of(store, wired.engine)
-    learning = Learning(store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served)
+    learning = LearningPlatform(
+        store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
+    )
     learning.register(registry)
     executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
     streams = Streams(

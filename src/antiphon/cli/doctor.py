@@ -139,16 +139,15 @@ def _models(project: Path) -> str:
 
 def _catalog(project: Path) -> str:
     from antiphon.core import settings
-    from antiphon.services.project.required_files import require_catalog, require_secrets
     from antiphon.services.project.store import Store
 
     store = Store(*settings.load(project))
-    require_catalog(store)
+    store.required_files.require_catalog()
     if not store.database_file.exists():
         return "not made yet"
     try:
         found = store.database.revision()
-        require_secrets(store)
+        store.required_files.require_secrets()
         return f"schema {found}"
     finally:
         store.database.close()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from antiphon.catalog.datasets import Dataset
     from antiphon.catalog.evaluations import Evaluation
     from antiphon.catalog.releases import Release
-    from antiphon.services.learning.training import Learning
+    from antiphon.services.learning.training import LearningPlatform
     from antiphon.services.project.store import Store
 
 
@@ -48,7 +48,7 @@ async def _evaluate(
     against: str | None, attacks: bool,
 ) -> Evaluation:  # fmt: skip
     from antiphon.app.wiring import open_project
-    from antiphon.services.learning.training import Learning
+    from antiphon.services.learning.training import LearningPlatform
 
     wired = open_project(project)
     progress, stage = Progress(""), ""
@@ -62,7 +62,7 @@ async def _evaluate(
 
     try:
         store = wired.store
-        learning = Learning(store, wired.engine, wired.commit, wired.features)
+        learning = LearningPlatform(store, wired.engine, wired.commit, wired.features)
         candidate = await asyncio.to_thread(store.releases.get, store.scope, release)
         live = await asyncio.to_thread(store.releases.live, store.scope, candidate.bundle.application.name)
         if against is None and live is not None and live.id != release:
@@ -85,7 +85,7 @@ async def _evaluate(
 
 
 def _dataset(
-    learning: Learning, store: Store, release: Release, dataset: str | None, cutoff: str, rows: int
+    learning: LearningPlatform, store: Store, release: Release, dataset: str | None, cutoff: str, rows: int
 ) -> Dataset:
     """The named set, or what the release's model was not trained on: its own held out moments."""
     if dataset is not None:

@@ -65,7 +65,7 @@ def move(
     as_json: Json = False,
 ) -> None:
     """Move a stream's events from the catalog to the log server that the settings name; every offset stays."""
-    from antiphon.services.features.event_logs import move_to_server
+    from antiphon.services.features.streams import move_to_server
 
     with stores(project) as store:
         moved = move_to_server(store, stream)

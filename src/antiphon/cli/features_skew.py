@@ -47,7 +47,7 @@ def skew(
     if history:
         return _tell_history(project, views or [], limit, as_json)
     from antiphon.services.features.platform import FeaturePlatform
-    from antiphon.services.features.skew import FeatureSkew as Comparing
+    from antiphon.services.features.skew import ProjectSkew
 
     progress, stage = Progress(""), ""
 
@@ -61,7 +61,7 @@ def skew(
     with stores(project) as store:
         platform = FeaturePlatform(store)
         try:
-            found = Comparing(store, platform).measure(
+            found = ProjectSkew(store, platform).measure(
                 store.scope,
                 views or [],
                 as_of=entities.moment(as_of),

@@ -12,7 +12,7 @@ from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
-    from antiphon.services.apply.apply import Applied, Plan, Planned
+    from antiphon.services.apply.apply import ApplyPlan, ApplyReport, PlannedChange
     from antiphon.services.project.store import Store
 
 
@@ -67,7 +67,7 @@ def apply(
     show(applied, as_json, text)
 
 
-def _finished(store: Store, applied: Applied) -> Applied:
+def _finished(store: Store, applied: ApplyReport) -> ApplyReport:
     """Wait for an apply, with progress on standard error."""
     import msgspec
 
@@ -89,7 +89,7 @@ def _finished(store: Store, applied: Applied) -> Applied:
     return msgspec.structs.replace(applied, activated=done.activated, notes=(*applied.notes, *done.notes))
 
 
-def _outcome(applied: Applied, waited: bool) -> str:
+def _outcome(applied: ApplyReport, waited: bool) -> str:
     if applied.run is not None and not waited:
         return (
             f"Not in force yet: run {applied.run} materializes features first, in the worker of `antiphon up`. What is "
@@ -98,7 +98,7 @@ def _outcome(applied: Applied, waited: bool) -> str:
     return f"Went live: {', '.join(applied.activated) or 'nothing new'}."
 
 
-def _text(planned: Plan) -> str:
+def _text(planned: ApplyPlan) -> str:
     rows = [
         (change.change, change.noun, change.name, ", ".join(change.fields), _level(change), "; ".join(change.sentences))
         for change in planned.changes
@@ -116,5 +116,5 @@ def _text(planned: Plan) -> str:
     return "\n".join(parts)
 
 
-def _level(change: Planned) -> str:
+def _level(change: PlannedChange) -> str:
     return "" if change.level in (None, "same") else str(change.level)

@@ -75,7 +75,7 @@ async def metrics(request: Request) -> Response:
     measurements.watch_breakers(services.generation.breakers())
     scope = services.settings.scope
     with suppress(AntiphonError):  # What was known stays known while the catalog is away.
-        found = await asyncio.to_thread(services.features.skew.standing, scope)
+        found = await asyncio.to_thread(services.features.skew.latest_by_view, scope)
         measurements.watch_skew(found.values())
         counts = await asyncio.to_thread(services.work.batches.counts, scope)
         measurements.watch_batches(counts, await asyncio.to_thread(services.work.files.used, scope))

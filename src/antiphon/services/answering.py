@@ -31,7 +31,7 @@ _VERSION = re.compile(r"\.v\d+\Z")
 
 
 def is_plain(model: str, configured: Collection[str]) -> bool:
-    """Whether a served model may be asked by its name alone: what is configured, and what is no model version."""
+    """Tells whether requests may name a served model: it is configured, or it is no model version."""
     return model in configured or _VERSION.search(model) is None
 
 
@@ -98,7 +98,7 @@ def serving_services(
     reader: Callable[[Scope], FeatureReader] | None = None,
     standbys: Mapping[str, Engine] | None = None,
 ) -> Services:
-    """What answers and vectors of this project are made with; ``reader`` and ``standbys`` as for :func:`answerer`."""
+    """Builds the services behind answers and vectors; ``reader`` and ``standbys`` as for :func:`answerer`."""
     gateway = store.settings.gateway
     first_token = _first_token(store)
     return Services(

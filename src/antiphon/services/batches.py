@@ -21,7 +21,7 @@ from antiphon.services.project.store import Store
 
 
 def file_contents(store: Store) -> Lake:
-    """Where contents of files lie: the project's folder, or the object store that its settings name. Close it."""
+    """Opens the store of file contents: the project's folder, or the object store in the settings. Close it."""
     wanted, codec = store.settings.batch, store.database.codec
     if wanted.files is None:
         return LocalLake(store.paths.files, codec)
@@ -49,22 +49,22 @@ def file_store(store: Store, contents: Lake) -> FileStore:
 
 
 def askable(store: Store, scope: Scope) -> list[str]:
-    """What a request may name as its model: applications first."""
+    """Returns the names that a request may use as its model: applications first."""
     return [*store.releases.applications(scope), *store.settings.engine.models]
 
 
 def embedding_models(store: Store) -> tuple[str, ...]:
-    """What a request for vectors may name as its model."""
+    """Returns the names that a request for vectors may use as its model."""
     return store.settings.engine.embedding_models
 
 
 def batch_estimates(store: Store) -> Estimates:
-    """When the project's jobs will have ended."""
+    """Builds the estimates of when the project's jobs end."""
     return Estimates(BatchWork(store.database), store.scope, store.database.clock)
 
 
 def batch_shared(store: Store, worker: str) -> Shared:
-    """What all batch work of a worker shares."""
+    """Builds the state that all batch work of a worker shares."""
     clock = store.database.clock
     return Shared(
         turns=Turns(store.settings.batch.concurrency, lambda: clock.now().timestamp()),

@@ -32,7 +32,8 @@ class ProjectPredictions:
         self._store = store
 
     def explain(self, scope: Scope, prediction: str, source_rows: bool = True) -> Mapping[str, Any]:
-        """Everything about one prediction. A text that was erased is ``None`` and nothing else is missing.
+        """Returns everything that one prediction was made from. A text that was erased is ``None`` and nothing else is
+        missing.
 
         Without ``source_rows`` the sources are not read again (a third of a second) and ``lineage`` is ``None``.
 

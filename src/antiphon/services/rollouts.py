@@ -17,7 +17,7 @@ from antiphon.services.project.store import Store
 
 
 def feature_exists(store: Store) -> FeatureExists:
-    """Whether a definition version of a view is known here and, once anything is published, published."""
+    """Tells whether a definition version of a view is known here and, once anything is published, published."""
 
     def exists(scope: Scope, view: str, version: str) -> bool:
         within = store.database.writer  # definitions may be applied in the transaction that asks

@@ -38,17 +38,17 @@ class ProjectTableJobs:
 
     def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Place the order for this principal, on whose behalf its rows will be answered."""
-        with self._told_within():
+        with self._relative_errors():
             return self._shown(self._orders.place(scope, principal, order))
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
-        """What an order would be."""
-        with self._told_within():
+        """Returns the size and expected end of an order without placing it."""
+        with self._relative_errors():
             return self._orders.outlook(scope, principal, order)
 
     @contextlib.contextmanager
-    def _told_within(self) -> Iterator[None]:
-        """What is wrong with a file is told by its place in the project: where that lies is nothing to a caller."""
+    def _relative_errors(self) -> Iterator[None]:
+        """Gives the place of a file in errors relative to the project, so that no caller learns where that lies."""
         try:
             yield
         except AntiphonError as error:
@@ -63,7 +63,7 @@ class ProjectTableJobs:
         return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
 
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
-        """When jobs that have not ended end, as far as anything is known of them."""
+        """Estimates when jobs that have not ended end, as far as anything is known of them."""
         return self._estimates.of(scope.tenant, jobs)
 
     def get(self, scope: Scope, job: str) -> BatchJob:

@@ -66,7 +66,7 @@ from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.rollback import FeatureRollback
-from antiphon.services.features.skew import FeatureSkew
+from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity
@@ -321,7 +321,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "view_status": freshness,
         "history": platform.history,
         "lookups": Lookups(store, platform, LiveReleases(store.releases, clock, rollouts=store.rollouts)),
-        "skew": FeatureSkew(store, platform),
+        "skew": ProjectSkew(store, platform),
         "rollback": FeatureRollback(store, platform),
         "neighbours": platform.neighbours,
         "lineage": FeatureLineage(store, platform),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from antiphon.core.errors import ConflictError
-from antiphon.services.apply.apply import Applied, Planned, apply, plan
+from antiphon.services.apply.apply import ApplyReport, PlannedChange, apply, plan
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -50,11 +50,11 @@ class Project:
             text = text.replace(old, new)
         (self.folder / "definitions.py").write_text(text)
 
-    def apply(self, *replacements: tuple[str, str]) -> Applied:
+    def apply(self, *replacements: tuple[str, str]) -> ApplyReport:
         self.write(*replacements)
         return apply(self.store, principal="me")
 
-    def view(self, *replacements: tuple[str, str]) -> Planned:
+    def view(self, *replacements: tuple[str, str]) -> PlannedChange:
         self.write(*replacements)
         return plan(self.store).changes[0]
 

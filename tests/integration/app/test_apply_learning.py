@@ -11,7 +11,7 @@ from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import ConflictError
 from antiphon.learning.retraining.examples import served_application
-from antiphon.services.apply.apply import Applied, apply
+from antiphon.services.apply.apply import ApplyReport, apply
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -50,7 +50,7 @@ class Project:
         self.store = Store.open(folder)
         self.scope = self.store.scope
 
-    def apply(self, activate: bool | None = None, **replacements: str) -> Applied:
+    def apply(self, activate: bool | None = None, **replacements: str) -> ApplyReport:
         text = DEFINITIONS
         for old, new in replacements.items():
             assert old in text

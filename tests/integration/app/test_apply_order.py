@@ -16,7 +16,7 @@ from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
-from antiphon.services.apply.apply import Applied, apply, plan
+from antiphon.services.apply.apply import ApplyReport, apply, plan
 from antiphon.services.apply.workflow import ApplyArguments, ApplyWorkflow, open_applies
 from antiphon.services.features.health import healer
 from antiphon.services.features.platform import FeaturePlatform
@@ -75,11 +75,11 @@ class Harbor:
             text = text.replace(old, new)
         (self.folder / "definitions.py").write_text(text)
 
-    def apply(self, *replacements: tuple[str, str], activate: bool | None = None) -> Applied:
+    def apply(self, *replacements: tuple[str, str], activate: bool | None = None) -> ApplyReport:
         self.declare(*replacements)
         return apply(self.store, principal="me", activate=activate)
 
-    def finish(self, applied: Applied) -> tuple[str, ...]:
+    def finish(self, applied: ApplyReport) -> tuple[str, ...]:
         assert applied.run is not None
         return finish_apply(self.store, applied.run, platform=self.platform).activated
 
@@ -97,7 +97,7 @@ class Harbor:
         current = self.store.publications.current(self.store.scope)
         return set() if current is None else set(current.snapshots)
 
-    def status(self, applied: Applied) -> str:
+    def status(self, applied: ApplyReport) -> str:
         assert applied.run is not None
         return self.store.runs.get(self.store.scope, applied.run).status
 

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.app.test_neighbours import TEXTS, TINY, written
 from tests.integration.app.watched_project import Project, told
 
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import InvalidInputError
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision
@@ -139,7 +139,7 @@ async def test_on_demand_features_are_made_of_what_the_request_says(project: Pro
 
 async def test_an_application_brings_its_on_demand_features_and_its_contracts(project: Project) -> None:
     who = Principal(id="cleared", tenant="default", role="service", clearance="restricted")
-    wired = Wired(project.store.open(project.folder), "test")
+    wired = ProcessServices(project.store.open(project.folder), "test")
     try:
         entity, inputs = {"shop": "tea", "order": "o1"}, {"minutes": 2, "note": "now", "rush": True}
         at = datetime.now(UTC)
@@ -172,7 +172,7 @@ def test_what_policy_hides_is_missing_in_what_is_made_of_it(project: Project) ->
         project.store.database.clock,
         vectors=project.platform.vectors,
     )
-    wired = Wired(project.store.open(project.folder), "test")
+    wired = ProcessServices(project.store.open(project.folder), "test")
     try:
         names = ["wait.each", "today.paid", "said.review", "said.words"]
         plan = wired.lookups.plan(project.store.scope, names)

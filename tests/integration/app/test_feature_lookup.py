@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.integration.app.watched_project import DEFINITIONS, Project, told
 
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import ForbiddenError, NotFoundError, TooLargeError
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.apply.apply import apply
@@ -115,7 +115,7 @@ async def test_an_application_brings_its_contracts_and_its_rules(shop: Shop) -> 
         # It reads a restricted feature, which nobody at an API may see without clearance for it.
         told(await http.post(PATH, json=body), 403)
     who = Principal(id="cleared", tenant="default", role="service", clearance="restricted")
-    wired = Wired(shop.store.open(shop.folder), "test")
+    wired = ProcessServices(shop.store.open(shop.folder), "test")
     try:
         plan = wired.lookups.plan(shop.store.scope, application="till-desk")
         moment = datetime.fromisoformat(late)

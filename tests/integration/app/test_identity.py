@@ -12,7 +12,7 @@ import pytest
 from benchmarks.governance.identity import GOAL_SECONDS, SETTINGS, free_port, gateways, revoke_all
 
 from antiphon.app.up import first_key
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import SetupError
 from antiphon.governance.identity import revocation
 from antiphon.governance.identity.principal import REVOKED
@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
 
 async def test_work_in_the_name_of_a_revoked_key_stops_within_a_second_also_without_a_gateway(project: Path) -> None:
     """As the worker and commands in process answer: nobody authenticates there, the principal came with the job."""
-    working, elsewhere = Wired(Store.open(project), "test"), Store.open(project)
+    working, elsewhere = ProcessServices(Store.open(project), "test"), Store.open(project)
     text, record = elsewhere.keys.create("default", "bot", "service")
     who = elsewhere.keys.authenticate(text)
     decide = working.answerer._services.decide

@@ -10,20 +10,20 @@ import pytest
 from tests.integration.app.test_apply_learning import Project
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.gateway.application import create_app
 
 
 @pytest.fixture
-async def wired(tmp_path: Path) -> AsyncIterator[Wired]:
+async def wired(tmp_path: Path) -> AsyncIterator[ProcessServices]:
     project = Project(tmp_path)
     project.apply()
-    wired = Wired(project.store, "test")
+    wired = ProcessServices(project.store, "test")
     yield wired
     await wired.close()
 
 
-async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Wired) -> None:
+async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: ProcessServices) -> None:
     store = wired.store
     services = wired.gateway_services()
     key, _ = store.keys.create(store.scope.tenant, "builder", "engineer", None)

@@ -14,7 +14,7 @@ from antiphon.definitions.sensitivity import Tags
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.live import LivePolicies
 from antiphon.governance.policy.versions import PolicySets
-from antiphon.services.apply.apply import Applied, apply
+from antiphon.services.apply.apply import ApplyReport, apply
 from antiphon.services.governance import policies
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.project.store import Store
@@ -61,7 +61,7 @@ class Project:
         self.store.__dict__["decider"] = LivePolicies(self.sets, self.store.database.clock, self.store.scope)
         self.service = PolicyService(self.store, self.sets)
 
-    def apply(self, **options: Any) -> Applied:
+    def apply(self, **options: Any) -> ApplyReport:
         return apply(self.store, principal="ann", **options)
 
 

@@ -12,8 +12,7 @@ import pytest
 from tests.integration.app.watched_project import Project
 from tests.unit.catalog.examples import DEV, NOON, open_database
 
-from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, SkewReports
-from antiphon.catalog.skew_reports import FeatureSkew as OfFeature
+from antiphon.catalog.skew_reports import SCHEDULE, FeatureSkew, SkewReport, SkewReports
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
@@ -21,13 +20,15 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.monitoring.skew.selection import WORKFLOW, due
-from antiphon.services.features.skew import FeatureSkew
+from antiphon.services.features.skew import ProjectSkew
 
 DAY = timedelta(days=1)
 
 
 def report(**different: int) -> SkewReport:
-    features = tuple(OfFeature(view, "paid", "v1", "online", 4, 4 - wrong, wrong) for view, wrong in different.items())
+    features = tuple(
+        FeatureSkew(view, "paid", "v1", "online", 4, 4 - wrong, wrong) for view, wrong in different.items()
+    )
     return SkewReport(3, NOON, 4, 0, 0.5, True, 4 * len(features), sum(different.values()), features)
 
 
@@ -84,7 +85,7 @@ async def project(tmp_path: Path) -> AsyncIterator[Project]:
     made.close()
 
 
-async def worked(project: Project, skew: FeatureSkew, run: str) -> str:
+async def worked(project: Project, skew: ProjectSkew, run: str) -> str:
     registry, stop = WorkflowRegistry(), asyncio.Event()
     registry.add(WORKFLOW, skew.compare)
     working = asyncio.create_task(Executor(project.store.database, registry, "test", poll=0.01).run_until(stop))
@@ -103,7 +104,7 @@ def every(project: Project, interval: str) -> None:
 
 async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(project: Project) -> None:
     store = project.store
-    skew, another = FeatureSkew(store, project.platform), FeatureSkew(store, project.platform)
+    skew, another = ProjectSkew(store, project.platform), ProjectSkew(store, project.platform)
     assert skew.order_due() is None, "the first publication is younger than a day"
     every(project, "1ms")
     project.alter("today")
@@ -132,7 +133,7 @@ async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(proje
 
 
 async def test_every_comparison_draws_other_entities_and_a_seed_the_same(project: Project) -> None:
-    skew = FeatureSkew(project.store, project.platform)
+    skew = ProjectSkew(project.store, project.platform)
     project.alter("today")
 
     def drawn(seed: int | None = None) -> tuple[int, str]:
@@ -147,7 +148,7 @@ async def test_every_comparison_draws_other_entities_and_a_seed_the_same(project
     assert [drawn(first[0]), drawn(second[0])] == [first, second]
 
 
-async def test_two_workers_order_one_run(project: Project, worker: Callable[[], FeatureSkew]) -> None:
+async def test_two_workers_order_one_run(project: Project, worker: Callable[[], ProjectSkew]) -> None:
     every(project, "1h")
     first = project.store.publications.get(project.store.scope, 1).created_at
     clock = ManualClock(first + timedelta(hours=1, minutes=5))
@@ -160,5 +161,5 @@ async def test_two_workers_order_one_run(project: Project, worker: Callable[[], 
 
 
 @pytest.fixture
-def worker(project: Project) -> Callable[[], FeatureSkew]:
-    return lambda: FeatureSkew(project.store, project.platform)
+def worker(project: Project) -> Callable[[], ProjectSkew]:
+    return lambda: ProjectSkew(project.store, project.platform)

@@ -20,7 +20,7 @@ from antiphon.gateway.measurements import Measurements
 from antiphon.governance.encryption import keyring
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.streams import Streams
+from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.governance.encryption_setup import migrate
 from antiphon.services.project.store import Store
 from antiphon.testing.chaos_project import STREAM, write_project
@@ -41,7 +41,7 @@ class Opened:
         self.store = Store.open(root)
         apply(self.store, principal="test")
         self.platform = FeaturePlatform(self.store)
-        self.streams = Streams(self.store, self.platform)
+        self.streams = ProjectStreams(self.store, self.platform)
 
     def send(self, *numbers: int) -> int:
         return self.streams.append(self.store.scope, STREAM, [order(number) for number in numbers])

@@ -16,7 +16,7 @@ from tests.integration.features.altered import alter
 from tests.integration.gateway.signing_in import sign_in
 from typer.testing import CliRunner
 
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.events import Event
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
@@ -163,7 +163,7 @@ class Project:
     @asynccontextmanager
     async def http(self, role: str = "engineer", page: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
         """A client of a gateway over this project, in process; signed in at the dashboard for pages."""
-        wired = Wired(Store.open(self.folder), "test")
+        wired = ProcessServices(Store.open(self.folder), "test")
         key, _ = Keys(wired.store.database, wired.store.secret("server")).create("default", new_id("the"), role)
         transport = httpx2.ASGITransport(create_app(wired.gateway_services(), sampling=False))
         try:

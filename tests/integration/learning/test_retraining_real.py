@@ -16,7 +16,7 @@ from time import monotonic
 import pytest
 
 from antiphon.app import engines
-from antiphon.app.wiring import Wired
+from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.cli.blueprints.orders import write_orders
@@ -29,7 +29,7 @@ from antiphon.engine import weights
 from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.services.apply.apply import apply
 from antiphon.services.learning.served_models import ServedModels
-from antiphon.services.learning.training import Learning
+from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
@@ -105,7 +105,7 @@ def project(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def engine_of(store: Store, wired: Wired) -> AsyncIterator[None]:
+async def engine_of(store: Store, wired: ProcessServices) -> AsyncIterator[None]:
     store.paths.run.mkdir(parents=True, exist_ok=True)
     with (store.paths.root / "engine.log").open("wb") as log:
         process = subprocess.Popen(
@@ -127,7 +127,7 @@ async def engine_of(store: Store, wired: Wired) -> AsyncIterator[None]:
         process.wait(20)
 
 
-async def work(store: Store, learning: Learning, run: str) -> Run:
+async def work(store: Store, learning: LearningPlatform, run: str) -> Run:
     registry = WorkflowRegistry()
     learning.register(registry)
     stop = asyncio.Event()
@@ -163,7 +163,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             raise
         pytest.skip(str(error))
     store = Store.open(project(tmp_path))
-    wired = Wired(store, "test")
+    wired = ProcessServices(store, "test")
     try:
         applied = apply(store, principal="me")
         assert applied.activated == ("desk",)
@@ -173,7 +173,9 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
         )  # fmt: skip
         # Beside the other tests the training gets its part of the machine, or the bound below would measure them.
         trainer = TrainingProcesses(SystemClock(), floor=0.5, window=5.0)
-        learning = Learning(store, wired.engine, wired.commit, wired.features, run_training=trainer.run, served=served)
+        learning = LearningPlatform(
+            store, wired.engine, wired.commit, wired.features, run_training=trainer.run, served=served
+        )
         async with engine_of(store, wired):
             order = TrainOrder("desk", rows=8, texts=1)
             run = await work(store, learning, learning.orders.place(store.scope, "me", order))

@@ -26,9 +26,9 @@ from antiphon.services.apply.compatibility import consequences, require_unbroken
 from antiphon.services.apply.fallbacks import require_named
 from antiphon.services.apply.materialization import PlannedMaterialization, foreseen, unpublished
 from antiphon.services.apply.workflow import (
-    Activation,
     ApplyArguments,
     ApplyResult,
+    PlannedActivation,
     cancel_open,
     open_applies,
     order,
@@ -42,9 +42,9 @@ from antiphon.services.rollouts import rollout_transitions
 Change = Literal["new", "changed", "unchanged", "removed"]
 
 
-class Planned(msgspec.Struct, frozen=True):
-    """What apply would do to one view or application; ``fields`` are those that differ. Of a view that is there
-    already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
+class PlannedChange(msgspec.Struct, frozen=True):
+    """The change that apply would make to one view or application; ``fields`` are those that differ. Of a view that
+    is there already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
 
     noun: Literal["view", "application"]
     name: str
@@ -54,7 +54,7 @@ class Planned(msgspec.Struct, frozen=True):
     sentences: tuple[str, ...] = ()
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ApplyPlan(msgspec.Struct, frozen=True):
     """The difference between what is declared and what is applied.
 
     Attributes:
@@ -65,15 +65,15 @@ class Plan(msgspec.Struct, frozen=True):
     """
 
     project: str
-    changes: tuple[Planned, ...]
+    changes: tuple[PlannedChange, ...]
     consequences: tuple[str, ...] = ()
     materializes: tuple[PlannedMaterialization, ...] = ()
     under_way: str | None = None
     missing: tuple[str, ...] = ()
 
 
-class Applied(msgspec.Struct, frozen=True):
-    """What apply did.
+class ApplyReport(msgspec.Struct, frozen=True):
+    """The outcome of an apply.
 
     Attributes:
         plan: what it carried out. ``releases``: the release that each application has of what is declared.
@@ -83,7 +83,7 @@ class Applied(msgspec.Struct, frozen=True):
         notes: what the reader should know or do next, a sentence each.
     """
 
-    plan: Plan
+    plan: ApplyPlan
     releases: tuple[Release, ...]
     activated: tuple[str, ...]
     waiting: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Applied(msgspec.Struct, frozen=True):
     run: str | None = None
 
 
-def plan(store: Store) -> Plan:
+def plan(store: Store) -> ApplyPlan:
     """Compare the project's definitions with what is applied; nothing is changed.
 
     Raises:
@@ -115,7 +115,7 @@ def plan(store: Store) -> Plan:
     )
 
 
-def apply(store: Store, *, principal: str, rationale: str = "", activate: bool | None = None) -> Applied:
+def apply(store: Store, *, principal: str, rationale: str = "", activate: bool | None = None) -> ApplyReport:
     """Record the definitions and make a release of every changed application.
 
     The release goes live, unless the application declares a rollout and a release is live already: then it is a draft,
@@ -145,7 +145,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     # Whoever can run this in the project's folder reads its secrets, and so is its administrator.
     by = Principal(principal, scope.tenant, "admin", "person", "restricted")
     releases: list[Release] = []
-    activations: list[Activation] = []
+    activations: list[PlannedActivation] = []
     replaced: list[tuple[Release, Mapping[str, str]]] = []
     waiting: list[str] = []
     notes: list[str] = []
@@ -173,7 +173,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
                     waiting.append(application.name)
                     notes.append(_for_another(release, error))
                     continue
-                activations.append(Activation(application.name, release.id, None if live is None else live.id))
+                activations.append(PlannedActivation(application.name, release.id, None if live is None else live.id))
                 if live is not None:
                     replaced.append((live, spec.features))
             elif activate is None:
@@ -192,13 +192,13 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     # Of those that are in use now; a run says it when it has ended.
     told = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     planned = msgspec.structs.replace(planned, materializes=foreseen(store, first, before, current))
-    return Applied(planned, tuple(releases), done.activated, tuple(waiting), told, run)
+    return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), told, run)
 
 
 def _with_live_model(
     application: ApplicationSpec, base: ModelPin, live: Release | None
 ) -> tuple[ApplicationSpec, ModelPin, list[str]]:
-    """What is declared, with the fine-tuned model that is live, while it still fits."""
+    """Returns the declared applications, each with its live fine-tuned model while that still fits."""
     tune = application.fine_tune
     if tune is None or live is None or live.bundle.model.version is None:
         return application, base, []
@@ -274,21 +274,21 @@ def _in_force(store: Store, within: Connection | None = None) -> Mapping[str, Fe
     return {} if applied is None else applied.project.views
 
 
-def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
+def _compare(store: Store, project: definitions.ProjectSpec) -> ApplyPlan:
     current = store.applied.current(store.scope)
     before = current.project if current is not None else definitions.ProjectSpec(project.name, {}, {}, {})
-    changes: list[Planned] = []
+    changes: list[PlannedChange] = []
     for name, view in project.views.items():
         old = before.views.get(name)
         fields = () if old is None or old.definition_version == view.definition_version else ("definition",)
         if old is None:
-            changes.append(Planned("view", name, "new"))
+            changes.append(PlannedChange("view", name, "new"))
             continue
         change = compare(old, view)
         changes.append(
-            Planned("view", name, "changed" if fields else "unchanged", fields, change.level, change.sentences)
+            PlannedChange("view", name, "changed" if fields else "unchanged", fields, change.level, change.sentences)
         )
-    changes += [Planned("view", name, "removed") for name in before.views if name not in project.views]
+    changes += [PlannedChange("view", name, "removed") for name in before.views if name not in project.views]
     for name, application in project.applications.items():
         known = before.applications.get(name)
         differing = (
@@ -301,12 +301,16 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
             )
         )
         changes.append(
-            Planned("application", name, "new" if known is None else "changed" if differing else "unchanged", differing)
+            PlannedChange(
+                "application", name, "new" if known is None else "changed" if differing else "unchanged", differing
+            )
         )
     changes += [
-        Planned("application", name, "removed") for name in before.applications if name not in project.applications
+        PlannedChange("application", name, "removed")
+        for name in before.applications
+        if name not in project.applications
     ]
-    return Plan(
+    return ApplyPlan(
         project.name,
         tuple(changes),
         tuple(consequences(store, project.views)),

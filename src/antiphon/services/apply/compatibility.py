@@ -1,5 +1,4 @@
-"""What an apply would mean for the releases that are in use: who pins which definition version, and what would
-break."""
+"""Consequences of an apply for the releases in use: which pin a definition version, and which would break."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from antiphon.features.sources.source_rows import require_readable
 from antiphon.services.project.store import Store
 
 
-class Pin(msgspec.Struct, frozen=True):
+class ReleasePin(msgspec.Struct, frozen=True):
     """A release that is in use, and so keeps a definition version refreshed."""
 
     application: str
@@ -26,17 +25,17 @@ class Pin(msgspec.Struct, frozen=True):
         return f"release {self.number} of {self.application} ({self.stage})"
 
 
-def pins(store: Store) -> dict[str, list[Pin]]:
+def pins(store: Store) -> dict[str, list[ReleasePin]]:
     """``view@definition_version`` to the releases that are live or take part in a rollout and pin it."""
     scope = store.scope
-    found: dict[str, list[Pin]] = {}
+    found: dict[str, list[ReleasePin]] = {}
     used = [(store.releases.live(scope, application), "live") for application in store.releases.applications(scope)]
     for rollout in store.rollouts.list_active(scope):
         used.append((store.releases.get(scope, rollout.candidate), rollout.state))
     for release, stage in used:
         for view, version in (release.bundle.application.features if release is not None else {}).items():
             assert release is not None
-            pin = Pin(release.bundle.application.name, release.id, release.number, stage)
+            pin = ReleasePin(release.bundle.application.name, release.id, release.number, stage)
             found.setdefault(f"{view}@{version}", []).append(pin)
     return found
 
@@ -69,7 +68,7 @@ def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None
 
 
 def consequences(store: Store, views: Mapping[str, FeatureViewSpec]) -> Iterator[str]:
-    """What happens to definition versions that releases in use pin and that are declared no longer, a sentence each."""
+    """Returns a sentence for each definition version that a release in use pins and that is declared no longer."""
     current = store.applied.current(store.scope)
     declared = {view.key for view in views.values()}
     for key, holders in sorted(pins(store).items()):

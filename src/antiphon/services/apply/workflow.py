@@ -36,7 +36,7 @@ _LOOK_SECONDS = 1.0
 NOTHING_CHANGED = "Nothing was applied: what was live goes on answering."
 
 
-class Activation(msgspec.Struct, frozen=True):
+class PlannedActivation(msgspec.Struct, frozen=True):
     """A release that is to go live, in place of the one that was live when this was ordered."""
 
     application: str
@@ -54,7 +54,7 @@ class ApplyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     project: str
     views: tuple[str, ...]
-    activations: tuple[Activation, ...]
+    activations: tuple[PlannedActivation, ...]
     principal: str
     reason: str
 
@@ -80,8 +80,8 @@ class ApplyWorkflow:
             InvalidInputError: a view's source cannot be read, or its gates block it.
             ConflictError: a view is held, a rollout began meanwhile, or the apply was superseded.
         """
-        wanted = msgspec.convert(arguments, ApplyArguments)
-        refresh = {"views": wanted.views, "reason": wanted.reason, "principal": wanted.principal}
+        order = msgspec.convert(arguments, ApplyArguments)
+        refresh = {"views": order.views, "reason": order.reason, "principal": order.principal}
         try:
             refreshed = msgspec.convert(await self._refresher.refresh(run, refresh), RefreshResult)
         except InvalidInputError as error:
@@ -89,18 +89,16 @@ class ApplyWorkflow:
                 f"{error.what} {NOTHING_CHANGED}", where=error.where, next_step=_again(error.next_step)
             ) from error
         _require_passed(refreshed)
-        while missing := await asyncio.to_thread(self._missing, wanted.views):
+        while missing := await asyncio.to_thread(self._missing, order.views):
             until = await asyncio.to_thread(self._staged_until, missing)
-            run.progress(
-                len(wanted.views), len(wanted.views) + 1, f"waits for the embargo until {until:%Y-%m-%d %H:%MZ}"
-            )
+            run.progress(len(order.views), len(order.views) + 1, f"waits for the embargo until {until:%Y-%m-%d %H:%MZ}")
             if run.stopping:
                 raise asyncio.CancelledError
             await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self._refresher.release_staged, wanted.views)
-        done = await run.transaction("put in force", partial(self._put_in_force, run.id, wanted))
+            await asyncio.to_thread(self._refresher.release_staged, order.views)
+        done = await run.transaction("put in force", partial(self._put_in_force, run.id, order))
         # Of the releases that are in use now, whoever calls this again after a kill.
-        notes = await asyncio.to_thread(lambda: [*consequences(self._store, self._project(wanted).views)])
+        notes = await asyncio.to_thread(lambda: [*consequences(self._store, self._project(order).views)])
         return {**done, "notes": [*done["notes"], *notes]}
 
     def _staged_until(self, missing: list[str]) -> datetime:
@@ -123,8 +121,8 @@ class ApplyWorkflow:
         known = [staged[key] for key in missing if key in staged]
         return max(known, default=self._store.database.clock.now())
 
-    def _project(self, wanted: ApplyArguments, within: Connection | None = None) -> ProjectSpec:
-        document = self._store.blobs.get(self._store.scope, wanted.project, within=within)
+    def _project(self, order: ApplyArguments, within: Connection | None = None) -> ProjectSpec:
+        document = self._store.blobs.get(self._store.scope, order.project, within=within)
         return msgspec.json.decode(document, type=ProjectSpec)
 
     def _missing(self, views: tuple[str, ...], within: Connection | None = None) -> list[str]:
@@ -132,20 +130,20 @@ class ApplyWorkflow:
         published = {} if current is None else current.snapshots
         return [key for key in views if key not in published]
 
-    def _put_in_force(self, run: str, wanted: ApplyArguments, connection: Connection) -> dict[str, Any]:
+    def _put_in_force(self, run: str, order: ApplyArguments, connection: Connection) -> dict[str, Any]:
         store = self._store
         if store.runs.get(store.scope, run, within=connection).cancel_requested:
             raise ConflictError(
                 f"The apply was cancelled. {NOTHING_CHANGED}", where=run, next_step="`antiphon apply` tries again."
             )
-        if missing := self._missing(wanted.views, connection):
+        if missing := self._missing(order.views, connection):
             raise ConflictError(
                 f"{', '.join(missing)} is not published any more. {NOTHING_CHANGED}",
                 where=run,
                 next_step="`antiphon apply` tries again.",
             )
-        project = self._project(wanted, connection)
-        result = put_in_force(store, project, wanted.activations, wanted.principal, wanted.reason, connection)
+        project = self._project(order, connection)
+        result = put_in_force(store, project, order.activations, order.principal, order.reason, connection)
         found: dict[str, Any] = msgspec.to_builtins(result)
         return found
 
@@ -153,7 +151,7 @@ class ApplyWorkflow:
 def put_in_force(
     store: Store,
     project: ProjectSpec,
-    activations: tuple[Activation, ...],
+    activations: tuple[PlannedActivation, ...],
     principal: str,
     reason: str,
     connection: Connection,

@@ -23,8 +23,8 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
 
-class Exported(msgspec.Struct, frozen=True):
-    """What was exported, and what that did."""
+class FeatureExport(msgspec.Struct, frozen=True):
+    """The rows and files of one export."""
 
     about: ExportMetadata
     written: ExportResult
@@ -40,7 +40,7 @@ def export_view(
     snapshot: str | None = None,
     purpose: str = "",
     clear: bool = False,
-) -> Exported:
+) -> FeatureExport:
     """Export a view's published snapshot, or another one of it.
 
     Args:
@@ -67,7 +67,7 @@ def export_view(
             store.scope, principal.id, "features.export", f"view/{view}", {**told, "policy": store.decider.digest}
         )
         written = (write_delta if format == "delta" else write_parquet)(target, rows, what)
-        return Exported(what, written)
+        return FeatureExport(what, written)
     finally:
         platform.close()
 
@@ -101,7 +101,7 @@ def require_export(store: Store, principal: Principal, spec: FeatureViewSpec, pu
     Raises:
         ForbiddenError: it denies, or denies a feature that is asked for.
     """
-    resource, context = _asked(store, spec, purpose)
+    resource, context = _policy_question(store, spec, purpose)
     with _refusals_on_record(store, principal, spec):
         store.decider.require(principal, "export", resource, context)
     return context
@@ -172,7 +172,7 @@ def _manifest(store: Store, spec: FeatureViewSpec, snapshot: str | None) -> Snap
     return manifest
 
 
-def _asked(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple[Resource, dict[str, Any]]:
+def _policy_question(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple[Resource, dict[str, Any]]:
     columns = [
         PolicyColumn(f"{spec.name}.{feature}", tags.sensitivity, tags.purposes)
         for feature, tags in sorted(spec.tags.items())

@@ -47,7 +47,7 @@ def open_project(root: str | Path = ".") -> Project:
 
 
 class Project:
-    """What is applied and published in one project, as frames."""
+    """The applied and published features of one project, as frames."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -125,7 +125,7 @@ class Project:
             InvalidInputError: a key, the moment or an input is missing or cannot be one; or the view has no history.
         """
         chosen = self._select(features)
-        table = _asked(rows, chosen)
+        table = _request_table(rows, chosen)
         moments = instants(table, as_of)
         self._allow(chosen, table, moments.to_pylist(), purpose, "training set")
         joined = point_in_time(
@@ -166,12 +166,12 @@ class Project:
         import pyarrow
 
         chosen = self._select(features, vectors=False)
-        table = _asked(rows, chosen)
+        table = _request_table(rows, chosen)
         moment = at or self._store.database.clock.now()
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         self._allow(chosen, table, [moment] * table.num_rows, purpose, "online vectors")
-        asked = _entities(table, chosen.keys)
-        read = self._read(chosen, asked, moment)
+        entities = _entities(table, chosen.keys)
+        read = self._read(chosen, entities, moment)
         instant = pyarrow.timestamp("us", tz="UTC")
         found = table
         embedded = {f"{view}.{name}" for view, spec in chosen.vectors.items() for name in spec.models}
@@ -186,19 +186,19 @@ class Project:
         return from_arrow(_picked(found, table, chosen, event_times), to or library_of(rows), rows)
 
     def _read(
-        self, chosen: ResolvedFeatures, asked: Sequence[Mapping[str, str]], moment: datetime
+        self, chosen: ResolvedFeatures, entities: Sequence[Mapping[str, str]], moment: datetime
     ) -> list[dict[str, FeatureValue | TextVector]]:
         """Values and vectors of each entity, all from one publication."""
-        if not asked:
+        if not entities:
             return []
         versions = {view: spec.definition_version for view, spec in chosen.views.items()}
         reader = self._platform.reader(self._store.scope)
         if not chosen.vectors:
-            return [{**one.values} for one in reader.read_many(versions, asked, moment)]
+            return [{**one.values} for one in reader.read_many(versions, entities, moment)]
         minimum: int | None = None
         for _ in range(_TRIES):
-            vectors = self._platform.vectors(self._store.scope).rows(chosen.vectors, asked, moment, minimum)
-            plain = reader.read_many(versions, asked, moment, vectors.publication)
+            vectors = self._platform.vectors(self._store.scope).rows(chosen.vectors, entities, moment, minimum)
+            plain = reader.read_many(versions, entities, moment, vectors.publication)
             if plain[0].publication == vectors.publication:
                 return [{**one.values, **more} for one, more in zip(plain, vectors.entities, strict=True)]
             minimum = plain[0].publication
@@ -271,7 +271,7 @@ _MOMENT = "antiphon as of"
 """A column that no frame of a user has, for the moment of an online reading."""
 
 
-def _asked(rows: Any, chosen: ResolvedFeatures) -> pyarrow.Table:
+def _request_table(rows: Any, chosen: ResolvedFeatures) -> pyarrow.Table:
     """The rows as a table that names entities and leaves room for features."""
     table = to_arrow(rows)
     require_keys(table, chosen.keys)

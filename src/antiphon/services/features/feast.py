@@ -49,10 +49,10 @@ def server(store: Store) -> FeastServer | None:
     )
 
 
-def reader(store: Store, scope: Scope, asked: FeastServer, own: FeatureReader) -> FeastReader:
+def reader(store: Store, scope: Scope, server_client: FeastServer, own: FeatureReader) -> FeastReader:
     """The reader of a scope that knows Feast's views."""
     return FeastReader(
-        asked,
+        server_client,
         store.settings.feast.project,
         own=own,
         definitions=lambda view, version: store.definitions.get(scope, view, version),
@@ -60,7 +60,7 @@ def reader(store: Store, scope: Scope, asked: FeastServer, own: FeatureReader) -
 
 
 def snapshot_name(store: Store, view: FeatureViewSpec) -> str:
-    """What stands in a receipt in place of a snapshot."""
+    """Returns the name that a receipt has in place of a snapshot."""
     return f"{SNAPSHOT}{store.settings.feast.project}/{view.source.feast}"
 
 

@@ -13,8 +13,8 @@ from antiphon.services.features.neighbours import ProjectNeighbours
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.publications import ProjectPublications
 from antiphon.services.features.rollback import FeatureRollback
-from antiphon.services.features.skew import FeatureSkew
-from antiphon.services.features.streams import Streams
+from antiphon.services.features.skew import ProjectSkew
+from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.features.view_status import ViewStatus, ViewStatuses
 from antiphon.services.project.store import Store
 
@@ -30,12 +30,12 @@ class FeatureServices:
     """
 
     publications: ProjectPublications
-    streams: Streams
+    streams: ProjectStreams
     view_status: Callable[[Scope], Sequence[ViewStatus]]
     freshness: Callable[[Scope], Sequence[ViewStatus]]
     history: ViewHistory
     lookups: Lookups
-    skew: FeatureSkew
+    skew: ProjectSkew
     rollback: FeatureRollback
     neighbours: ProjectNeighbours
     lineage: FeatureLineage
@@ -46,12 +46,12 @@ def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) 
     statuses = ViewStatuses(store, platform)
     return FeatureServices(
         publications=ProjectPublications(store, platform),
-        streams=Streams(store, platform),
+        streams=ProjectStreams(store, platform),
         view_status=statuses,
         freshness=statuses.published,
         history=platform.history,
         lookups=lookups,
-        skew=FeatureSkew(store, platform),
+        skew=ProjectSkew(store, platform),
         rollback=FeatureRollback(store, platform),
         neighbours=platform.neighbours,
         lineage=FeatureLineage(store, platform),

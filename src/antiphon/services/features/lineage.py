@@ -57,7 +57,7 @@ class FeatureLineage:
     def of_entity(
         self, scope: Scope, feature: str, keys: Mapping[str, str], as_of: datetime | None = None, limit: int = ROWS
     ) -> Lineage:
-        """What is read of an entity now, or as of a moment, from the current publication.
+        """Traces a feature of an entity in the current publication, now or as of a moment.
 
         Raises:
             NotFoundError: no view of that name is applied, or it has no such feature.

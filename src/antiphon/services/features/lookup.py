@@ -104,7 +104,7 @@ class Lookups:
         *,
         computed: bool = False,
     ) -> LookupPlan:
-        """What is read, by these names.
+        """Plans the lookup of these names.
 
         Args:
             computed: all features of an application are its on-demand ones too.
@@ -113,15 +113,15 @@ class Lookups:
             NotFoundError: a view, a feature or the application is not there.
             InvalidInputError: a view is kept by Feast.
         """
-        asked = tuple(features)
+        names = tuple(features)
         if application is None:
             applied = self._current(scope)
-            key = ("" if applied is None else applied.content_hash, asked, purpose, False)
+            key = ("" if applied is None else applied.content_hash, names, purpose, False)
             known = self._plans.get(key)
             views = applied.project.views.values() if applied is not None else ()
             applications = applied.project.applications.values() if applied is not None else ()
             on_demand = [view for one in applications for view in one.on_demand]
-            return known or self._keep(key, lookup_plan(views, on_demand, asked, purpose))
+            return known or self._keep(key, lookup_plan(views, on_demand, names, purpose))
         release = self._live.live(scope, application)
         if release is None:
             raise NotFoundError(
@@ -129,9 +129,9 @@ class Lookups:
                 where="application",
                 next_step=nearest(application, self._live.applications(scope), "`antiphon releases list` shows them."),
             )
-        key = (release.id, asked, "", computed)
+        key = (release.id, names, "", computed)
         known = self._plans.get(key)
-        return known or self._keep(key, self._of_application(scope, release.bundle.application, asked, computed))
+        return known or self._keep(key, self._of_application(scope, release.bundle.application, names, computed))
 
     def _keep(self, key: tuple[str, tuple[str, ...], str, bool], plan: LookupPlan) -> LookupPlan:
         if len(self._plans) >= _MOST_PLANS:
@@ -140,11 +140,11 @@ class Lookups:
         return plan
 
     def _of_application(
-        self, scope: Scope, application: ApplicationSpec, asked: Sequence[str], computed: bool
+        self, scope: Scope, application: ApplicationSpec, names: Sequence[str], computed: bool
     ) -> LookupPlan:
         views = [self._store.definitions.get(scope, name, version) for name, version in application.features.items()]
         every = [*application.features, *((view.name for view in application.on_demand) if computed else ())]
-        plan = lookup_plan(views, application.on_demand, asked or every, application.purpose, application.entity_keys)
+        plan = lookup_plan(views, application.on_demand, names or every, application.purpose, application.entity_keys)
         return msgspec.structs.replace(
             plan, resource=application_resource(application), contracts=dict(application.freshness)
         )

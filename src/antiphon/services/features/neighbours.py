@@ -38,7 +38,7 @@ class ProjectNeighbours:
         return self._lookup.find(spec, question, see_keys=see_keys)
 
     def _require(self, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
-        """What policy says of an answer that is made from this feature alone."""
+        """Requires that policy allows an answer made from this feature alone."""
         column = PolicyColumn(feature, tags.sensitivity, tags.purposes)
         resource = Resource("view", feature.partition(".")[0], columns=(column,))
         environment = self._store.settings.project.environment

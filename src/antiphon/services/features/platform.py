@@ -90,7 +90,7 @@ class FeaturePlatform:
 
     @property
     def far(self) -> bool:
-        """Whether a lookup waits for another machine, so that it must not run on the event loop."""
+        """True if a lookup waits for another machine, so that it must not run on the event loop."""
         return self._stores.far or self._store.settings.feast.url is not None
 
     @cached_property
@@ -192,7 +192,7 @@ class FeaturePlatform:
         return [*Datasets(self._store.database).files(scope), *self._store.verdicts.files(scope), *made]
 
     def _functions(self, view: str) -> Mapping[str, Any]:
-        """What a view's Python rules call, as the project's file declares it now."""
+        """Returns the functions of a view's Python rules, as the project's file declares them now."""
         store = self._store
         return definitions.functions(store.paths.root / store.settings.project.definitions).get(view, {})
 
@@ -248,7 +248,7 @@ class FeaturePlatform:
         )
 
     def serves(self, scope: Scope) -> bool:
-        """Whether the views, streams and publications of this platform are that scope's; nobody else moves them."""
+        """Tells whether the views, streams and publications of this platform belong to the scope."""
         return scope == self._store.scope
 
     def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:
@@ -289,7 +289,7 @@ class FeaturePlatform:
         return [store.definitions.get(store.scope, view, version) for view, _, version in found]
 
     def _read_by(self) -> dict[str, list[str]]:
-        """What releases in use read, by ``view@definition_version`` to their ids."""
+        """Returns the releases in use that read each ``view@definition_version``."""
         store, scope = self._store, self._store.scope
         live = [store.releases.live(scope, application) for application in store.releases.applications(scope)]
         candidates = [store.releases.get(scope, each.candidate) for each in store.rollouts.list_active(scope)]

@@ -35,7 +35,7 @@ from antiphon.services.project.store import Store
 _log = logging.getLogger("antiphon.features")
 
 
-class FeatureSkew:
+class ProjectSkew:
     """Skew of one project's features."""
 
     def __init__(self, store: Store, platform: FeaturePlatform) -> None:
@@ -63,15 +63,15 @@ class FeatureSkew:
         )
 
     def last(self, scope: Scope, view: str | None = None) -> SkewReport | None:
-        """What was found last, by whichever process, or last of one view; ``None`` before the first comparison."""
+        """Returns the last comparison of any process, or the last of one view; ``None`` before the first."""
         lines = self._store.skew_reports.last(scope, view)
         return self._store.skew_reports.get(scope, lines[0].report, view) if lines else None
 
     def history(self, scope: Scope, view: str | None = None, limit: int = 100) -> Sequence[ViewSkew]:
-        """What was found of each view in numbers, latest first."""
+        """Returns the comparisons of each view in numbers, latest first."""
         return self._store.skew_reports.list(scope, view, limit=limit)
 
-    def standing(self, scope: Scope) -> Mapping[str, ViewSkew]:
+    def latest_by_view(self, scope: Scope) -> Mapping[str, ViewSkew]:
         """Of each view that there still is what was found last, in numbers."""
         there = self._there(scope)
         found = self._store.skew_reports.standing(scope)
@@ -215,7 +215,7 @@ class FeatureSkew:
 
 
 def served(store: Store, receipt: Receipt, on_demand: Sequence[OnDemandSpec]) -> PredictionFeatures:
-    """What a receipt says about the features that it was made from."""
+    """Returns the features of a receipt as they were served."""
     entity = _text(store, receipt, receipt.entity_blob)
     keys: dict[str, str] | None = None if entity is None else msgspec.json.decode(entity)
     return PredictionFeatures(
@@ -229,7 +229,7 @@ def served(store: Store, receipt: Receipt, on_demand: Sequence[OnDemandSpec]) ->
 
 
 def inputs_of(store: Store, receipt: Receipt, on_demand: Sequence[OnDemandSpec]) -> dict[str, InputValue] | None:
-    """What the request said for on-demand features, typed as declared; ``None`` when it was erased."""
+    """Returns the request's inputs for on-demand features, typed as declared; ``None`` when they were erased."""
     if receipt.inputs_blob is None:
         return {}
     said = _text(store, receipt, receipt.inputs_blob)

@@ -8,10 +8,19 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.events import Event
-from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, UnavailableError
+from antiphon.catalog.events import Event, EventLog, StreamHomes
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.features.streaming.consumer import StreamConsumer, StreamPosition
+from antiphon.features.streaming.nats_log import NatsEventLog
+from antiphon.operations.processes import is_running, read_records
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -23,7 +32,7 @@ _LONGEST_RETRY = 60.0
 
 
 class StreamedView(msgspec.Struct, frozen=True):
-    """How far one view is in its stream.
+    """Progress of one view in its stream.
 
     Attributes:
         lag, lag_seconds: events it has not applied, and how long the first of them has been in the log.
@@ -45,8 +54,8 @@ class StreamedView(msgspec.Struct, frozen=True):
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
-    """How far the consumer of a stream has come: ``lag`` events lie between ``consumed`` and ``end``, the first of them
-    for ``lag_seconds``. ``problem`` says why that cannot be told."""
+    """Progress of a stream's consumer: ``lag`` events lie between ``consumed`` and ``end``, the first of them for
+    ``lag_seconds``. ``problem`` says why that cannot be told."""
 
     stream: str
     consumed: int
@@ -57,8 +66,8 @@ class StreamStatus(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
-class _Looked(msgspec.Struct):
-    """What was seen of a stream: when (monotonic seconds), its end, the furthest view, and the consumer's pace."""
+class _StreamLag(msgspec.Struct):
+    """One look at a stream: when (monotonic seconds), its end, the furthest view, and the consumer's pace."""
 
     at: float
     end: int
@@ -66,14 +75,14 @@ class _Looked(msgspec.Struct):
     pace: float = 0.0
 
 
-class Streams:
-    """What the gateway asks of a project's streams."""
+class ProjectStreams:
+    """Appends source events and reports the consumers' progress."""
 
     def __init__(self, store: Store, platform: FeaturePlatform) -> None:
         self._store = store
         self._platform = platform
         self._bound = store.settings.features.max_lag
-        self._looked: dict[str, _Looked] = {}
+        self._looked: dict[str, _StreamLag] = {}
         self._lock = threading.Lock()
 
     def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
@@ -127,7 +136,7 @@ class Streams:
             next_step="Send the same events again later; `antiphon features streams` tells what it waits for.",
         )
 
-    def _look(self, scope: Scope, stream: str, now: float, before: _Looked | None) -> _Looked:
+    def _look(self, scope: Scope, stream: str, now: float, before: _StreamLag | None) -> _StreamLag:
         end = self._store.events.end(scope, stream)
         consumer = self._platform.consumer
         consumer.follow(self._platform.views().values())
@@ -138,8 +147,8 @@ class Streams:
             # The log still takes events while the online store is away, as far as the bound goes.
             consumed = before.consumed if before is not None else 0
         if before is None or now <= before.at:
-            return _Looked(now, end, consumed)
-        return _Looked(now, end, consumed, max(0.0, (consumed - before.consumed) / (now - before.at)))
+            return _StreamLag(now, end, consumed)
+        return _StreamLag(now, end, consumed, max(0.0, (consumed - before.consumed) / (now - before.at)))
 
     def status(self, scope: Scope) -> Sequence[StreamStatus]:
         """Every declared stream: ``consumed`` is what all its views have."""
@@ -179,3 +188,35 @@ def _status(stream: str, views: Sequence[StreamPosition], now: datetime) -> Stre
         for view in views
     )
     return StreamStatus(stream, consumed, end, max(0, end - consumed), max(view.lag_seconds for view in shown), shown)
+
+
+def move_to_server(store: Store, stream: str) -> int:
+    """Copy a stream's events to the log server, then drop them from the catalog; how many there are.
+
+    Raises:
+        InvalidInputError: the settings name no server.
+        NotFoundError: the catalog has no event of such a stream.
+        ConflictError: the project runs, or the server's stream has other events.
+    """
+    log = store.events
+    if not isinstance(log, NatsEventLog):
+        raise InvalidInputError(
+            "The settings name no log server.",
+            where="antiphon.toml, [features] log",
+            next_step='Set log = "nats://HOST:PORT".',
+        )
+    running = [record.name for record in read_records(store.paths.run) if is_running(record)]
+    if running:
+        raise ConflictError(
+            f"The project runs: {', '.join(running)}.",
+            where=str(store.paths.root),
+            next_step="Stop `antiphon up`; a stream is moved while nothing is appended.",
+        )
+    home = StreamHomes(store.database).of(store.scope, stream)
+    if home.log is not None or home.end == 0:
+        raise NotFoundError(
+            f"The catalog has no events of stream {stream!r}.",
+            where="STREAM",
+            next_step="They are on the server already, or none ever came.",
+        )
+    return log.take_over(store.scope, stream, EventLog(store.database))

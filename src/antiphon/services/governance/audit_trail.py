@@ -88,9 +88,9 @@ class AuditTrail:
                 _log.critical("No checkpoint of the audit log of %s under the new key.", each, exc_info=True)
         return made
 
-    def query(self, scope: Scope, wanted: AuditFilter) -> Sequence[AuditEntry]:
-        """Who saw or changed what, latest first."""
-        return self.log.query(scope, wanted)
+    def query(self, scope: Scope, criteria: AuditFilter) -> Sequence[AuditEntry]:
+        """Returns the matching records, latest first."""
+        return self.log.query(scope, criteria)
 
     def checkpoint(self, scope: Scope) -> Checkpoint | None:
         """The newest signed checkpoint; ``None`` before the first."""
@@ -114,7 +114,7 @@ class AuditTrail:
         return audit_proof.prove(self.log, key, scope, sequence, covering or empty)
 
     def sequence_of(self, scope: Scope, prediction: str) -> int:
-        """Which record is a prediction's.
+        """Returns the sequence number of a prediction's record.
 
         Raises:
             NotFoundError: there is none.

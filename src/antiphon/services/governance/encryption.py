@@ -23,7 +23,6 @@ from antiphon.governance.encryption.protection import Mode, Protection, protect,
 from antiphon.services.batches import file_contents
 from antiphon.services.governance.log_check import CheckedStream, check_log, on_server
 from antiphon.services.project.feature_stores import FeatureStores
-from antiphon.services.project.required_files import require_catalog
 from antiphon.services.project.store import Store
 from antiphon.training import folder_seal
 
@@ -58,17 +57,15 @@ class EncryptionStatus(msgspec.Struct, frozen=True):
 
 
 class EncryptionCheck(msgspec.Struct, frozen=True):
-    """What opening everything found: payloads and files by data key, those that do not open, and the streams of a log
-    on a server."""
+    """Result of opening everything: payloads and files by data key, and those that do not open."""
 
     by_key: dict[str, int]
     problems: tuple[UnreadablePayload, ...]
     log: tuple[CheckedStream, ...] = ()
 
 
-class Rewrapped(msgspec.Struct, frozen=True):
-    """What a re-wrap changed: data keys, and with ``--reencrypt`` the payloads and files that were sealed anew; and the
-    events of a log on a server, which keep the data keys they were sealed with (``None``: it does not answer)."""
+class RewrapResult(msgspec.Struct, frozen=True):
+    """Result of a re-wrap: data keys, and with ``--reencrypt`` the payloads and files that were sealed anew."""
 
     keys: int
     payloads: int
@@ -139,7 +136,7 @@ class Encryption:
 
     def rewrap(
         self, *, new_wrapping_key: bool = False, reencrypt: bool = False, tell: Tell = lambda *_: None
-    ) -> Rewrapped:
+    ) -> RewrapResult:
         """Wrap every data key by the provider's current wrapping key, while everything runs.
 
         Args:
@@ -162,10 +159,10 @@ class Encryption:
         for wrapping_key in before - left:
             found.provider.retire(wrapping_key)
         if not reencrypt:
-            return Rewrapped(changed, 0, ())
+            return RewrapResult(changed, 0, ())
         active = sorted(key.id for key in found.keys.list() if key.state == "active")
         payloads, problems = self.reseal(",".join(active), tell)
-        return Rewrapped(changed, payloads, problems, on_server(self._store))
+        return RewrapResult(changed, payloads, problems, on_server(self._store))
 
     def reseal(self, target: str, tell: Tell) -> tuple[int, tuple[UnreadablePayload, ...]]:
         """Seal every payload and file with the catalog's present codec; how many were changed, and what was lost
@@ -240,11 +237,11 @@ class Encryption:
         lake, online = stores.lake, stores.online
         codec, folder = store.database.codec, store.paths.directory
         for scope in stores.scopes():
-            wanted = codec.current_key(scope)
+            key = codec.current_key(scope)
             for relative in list(lake.files(scope)):
-                yield f"lake {relative}", partial(_reseal_lake, lake, relative, wanted)
+                yield f"lake {relative}", partial(_reseal_lake, lake, relative, key)
             for view, snapshot in list(online.files(scope)):
-                yield f"online {view}/{snapshot}", partial(_reseal_online, online, scope, view, snapshot, wanted)
+                yield f"online {view}/{snapshot}", partial(_reseal_online, online, scope, view, snapshot, key)
             if stores.has_overlay(scope):
                 yield f"overlay {scope}", partial(_reseal_overlay, stores, scope)
         with closing(file_contents(store)) as contents:
@@ -268,7 +265,7 @@ def unprotected(root: Path) -> Store:
     """A project's stores without a codec: only what decides about the codec may open them so."""
     store = Store(*project_settings.load(root))
     store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    require_catalog(store)
+    store.required_files.require_catalog()
     store.database.migrate()
     return store
 
@@ -296,9 +293,9 @@ def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
         overlay.close()
 
 
-def _reseal_lake(lake: Lake, relative: str, wanted: str | None) -> int:
+def _reseal_lake(lake: Lake, relative: str, key: str | None) -> int:
     try:
-        if lake.key_of(relative) == wanted:
+        if lake.key_of(relative) == key:
             return 0
         lake.reseal(relative)
     except (AntiphonError, OSError):
@@ -308,9 +305,9 @@ def _reseal_lake(lake: Lake, relative: str, wanted: str | None) -> int:
     return 1
 
 
-def _reseal_online(online: LmdbStore | RedisStore, scope: Scope, view: str, snapshot: str, wanted: str | None) -> int:
+def _reseal_online(online: LmdbStore | RedisStore, scope: Scope, view: str, snapshot: str, key: str | None) -> int:
     try:
-        if online.key_of(scope, view, snapshot) == wanted:
+        if online.key_of(scope, view, snapshot) == key:
             return 0
         online.reseal(scope, view, snapshot)
     except (AntiphonError, OSError):

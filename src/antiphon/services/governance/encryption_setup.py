@@ -37,18 +37,18 @@ def initialise(root: Path, environment: Mapping[str, str] | None = None) -> str:
         SetupError: the passphrase is not set or too short; the mode is another one already.
     """
     project, paths = project_settings.load(root)
-    wanted = project.encryption
-    if mode_of(wanted, project.project.environment) != "encrypted":
+    encryption = project.encryption
+    if mode_of(encryption, project.project.environment) != "encrypted":
         raise InvalidInputError(
             "The project is in plaintext.", where="antiphon.toml, [encryption]", next_step='Set mode = "encrypted".'
         )
     variables = os.environ if environment is None else environment
-    if wanted.provider == "file":
-        passphrase = secret_in(variables, wanted.secret, "the keyring's passphrase")
-        keyring.create(paths.root / wanted.keyring, passphrase)
+    if encryption.provider == "file":
+        passphrase = secret_in(variables, encryption.secret, "the keyring's passphrase")
+        keyring.create(paths.root / encryption.keyring, passphrase)
     store = unprotected(root)
     try:
-        found = protect(store.database, wanted, store.scope, paths.root, variables)
+        found = protect(store.database, encryption, store.scope, paths.root, variables)
         assert found.provider is not None
         return found.provider.current()
     finally:
@@ -80,8 +80,8 @@ def migrate(
             f"The project runs: {', '.join(running)}.", where=str(paths.root),
             next_step="Stop `antiphon up`; a mode is changed while nothing is written.",
         )  # fmt: skip
-    wanted = msgspec.structs.replace(project.encryption, mode="encrypted")
-    provider = provider_of(wanted, paths.root, environment)
+    encryption = msgspec.structs.replace(project.encryption, mode="encrypted")
+    provider = provider_of(encryption, paths.root, environment)
     provider.current()
     store = unprotected(root)
     try:

@@ -31,7 +31,7 @@ from antiphon.services.project.store import Store
 
 
 class ProjectIdentity:
-    """Who is asking, for the gateway.
+    """Authentication, sessions and keys of one project, for the gateway.
 
     Args:
         scope: of the project; its environment is where evidence is kept.
@@ -118,7 +118,7 @@ class ProjectIdentity:
         return record
 
     def _waits(self, tenant: str, name: str, by: Principal) -> bool:
-        """Whether a key that somebody makes needs another person: one for oneself does not, and none does in ``dev``.
+        """Tells whether a new key needs another person's approval: one for oneself does not, and none does in ``dev``.
 
         Whoever has no credential is at the terminal and owns the project's folder: there it waits as soon as there is
         somebody who could approve it.
@@ -251,7 +251,7 @@ def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Sc
 
 
 def key_detail(record: KeyRecord) -> Mapping[str, Any]:
-    """What the audit log says of a key."""
+    """Returns the detail of a key for the audit log."""
     return {
         "name": record.name,
         "role": record.role,
@@ -264,7 +264,7 @@ def key_detail(record: KeyRecord) -> Mapping[str, Any]:
 
 
 def rotation_detail(rotated: KeyRotation) -> Mapping[str, Any]:
-    """What the audit log says of a rotation."""
+    """Returns the detail of a rotation for the audit log."""
     until = rotated.replaced.expires_at
     return {
         **key_detail(rotated.record),
@@ -274,7 +274,7 @@ def rotation_detail(rotated: KeyRotation) -> Mapping[str, Any]:
 
 
 def at_terminal(store: Store) -> Principal:
-    """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
+    """Returns the administrator that commands run as: reading the project's secrets needs the same rights."""
     user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
     return Principal(
         id=f"{user}{TERMINAL}", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"

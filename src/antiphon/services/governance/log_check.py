@@ -42,7 +42,7 @@ class CheckedStream(msgspec.Struct, frozen=True):
 
 
 class LogCheck(msgspec.Struct, frozen=True):
-    """What opening the log found: events by data key (``plaintext`` without one), and those that do not open."""
+    """Result of opening the log: events by data key (``plaintext`` without one), and those that do not open."""
 
     by_key: dict[str, int]
     problems: tuple[UnreadablePayload, ...]
@@ -77,8 +77,7 @@ def check_log(store: Store, tell: Callable[[str, int], None], *, anew: bool = Fa
 
 
 def on_server(store: Store) -> dict[str, int | None]:
-    """How many events of each stream are in a log on a server, where none is ever sealed anew; ``None`` where the
-    server does not say."""
+    """Counts the events of each stream in a log on a server, where none is sealed anew."""
     found: dict[str, int | None] = {}
     for scope, stream in StreamHomes(store.database).elsewhere():
         try:

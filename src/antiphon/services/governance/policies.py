@@ -49,14 +49,14 @@ def row_decisions(store: Store) -> DecideRows:
             application.entity_keys,
             _context(store, application.purpose, scope.tenant, "batch"),
         )
-        asked = [PolicyRow(entity, int((moment or now).timestamp())) for entity, moment in rows]
-        return policy.decide(asked, recheck=False)
+        asked_rows = [PolicyRow(entity, int((moment or now).timestamp())) for entity, moment in rows]
+        return policy.decide(asked_rows, recheck=False)
 
     return decide
 
 
 def withheld(store: Store) -> RowPolicyDecision:
-    """What may not be learned from, by the policies in force about the action ``train``."""
+    """Builds the filter of what may not be learned from, by the policies in force about the action ``train``."""
 
     def decide(
         scope: Scope, application: str, keys: Sequence[str], rows: Sequence[tuple[Sequence[str], int]]
@@ -66,14 +66,14 @@ def withheld(store: Store) -> RowPolicyDecision:
         # Columns and purposes were decided when the training was ordered: here it is about rows.
         resource = Resource("application", application)
         policy = RowPolicy(decider, _training(scope), "train", resource, keys, _context(store, purpose, scope.tenant))
-        asked = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
-        return decider.digest, [None if said.allowed else said.reason for said in policy.decide(asked)]
+        asked_rows = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
+        return decider.digest, [None if said.allowed else said.reason for said in policy.decide(asked_rows)]
 
     return decide
 
 
 def may_train(store: Store) -> TrainingPermission:
-    """Whether an application's features may be learned from: by whoever orders it, and for its purpose."""
+    """Builds the check whether an application's features may be learned from, by its principal and for its purpose."""
 
     def ask(scope: Scope, principal: str, application: ApplicationSpec, by: Principal | None) -> None:
         store.decider.require(
@@ -87,7 +87,7 @@ def may_train(store: Store) -> TrainingPermission:
 
 
 def promoting(store: Store) -> Promoting:
-    """Whether somebody may make a release reach users."""
+    """Builds the check whether a principal may make a release reach users."""
 
     def ask(release: Release, passed: bool, by: Principal, reason: str, force: bool) -> None:
         application = release.bundle.application

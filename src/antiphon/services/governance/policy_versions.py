@@ -74,7 +74,7 @@ class PolicyService:
         )  # fmt: skip
 
     def in_force(self, scope: Scope) -> PolicyVersion:
-        """What decides now."""
+        """Returns the version in force."""
         return self._sets.in_force(scope) or self.get(scope, DEFAULT)
 
     def declared(
@@ -91,7 +91,7 @@ class PolicyService:
         return read_document((*own, *files), (*cases, *tests), defaults=defaults)
 
     def check(self, scope: Scope, document: PolicyDocument) -> PolicyCheck:
-        """What is wrong with a document, and what is doubtful."""
+        """Checks a document for errors and doubtful rules."""
         return check(document, tenant=scope.tenant, environment=scope.environment)
 
     def propose(self, scope: Scope, document: PolicyDocument, *, by: Principal, reason: str) -> PolicyVersion:
@@ -136,13 +136,13 @@ class PolicyService:
         return self._sets.reject(scope, number, principal=by.id, reason=reason)
 
     def diff(self, scope: Scope, before: int, after: PolicyDocument) -> PolicyDiff:
-        """What changes from a version to a document, also in recent requests."""
+        """Compares a version with a document, also by recent requests."""
         return compare(self.get(scope, before).document, after, self._recent.list(scope))
 
     def explain(
         self, scope: Scope, principal: Principal, action: str, resource: str, context: Mapping[str, Any]
     ) -> Explanation:
-        """Why something is allowed or denied now, by the policies in force.
+        """Explains why something is allowed or denied by the policies in force.
 
         Args:
             resource: ``kind/name``. What is known of ``application/NAME`` (its features, its purpose) and of
@@ -160,19 +160,19 @@ class PolicyService:
                 f"{resource!r} is not a resource.", where="resource", next_step="Write KIND/NAME: application/desk."
             )
         known, purpose = self._known(scope, kind, name)
-        asked = {"purpose": purpose, "environment": scope.environment, "tenant": scope.tenant, **context}
+        context_of = {"purpose": purpose, "environment": scope.environment, "tenant": scope.tenant, **context}
         decider = Decider(self.in_force(scope).document)
-        told = explain(decider, principal, action, known, asked)
-        if kind != "prediction" or action != "read" or not told.decision.allowed:
-            return told
+        explained = explain(decider, principal, action, known, context_of)
+        if kind != "prediction" or action != "read" or not explained.decision.allowed:
+            return explained
         try:
             records(self._store).require_prediction(scope, principal, name)
         except NotFoundError:
-            return told
+            return explained
         except ForbiddenError as error:
-            denied = msgspec.structs.replace(told.decision, allowed=False)
-            return Explanation(denied, told.policies, error.what, "What forbids the answer forbids its record.")
-        return told
+            denied = msgspec.structs.replace(explained.decision, allowed=False)
+            return Explanation(denied, explained.policies, error.what, "What forbids the answer forbids its record.")
+        return explained
 
     def _known(self, scope: Scope, kind: str, name: str) -> tuple[Resource, str]:
         if kind == "application":

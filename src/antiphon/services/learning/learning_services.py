@@ -82,7 +82,7 @@ class ProjectTrainingOrders:
         self._resources = (store, engine, commit, features)
 
     def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
-        from antiphon.services.learning.training import Learning
+        from antiphon.services.learning.training import LearningPlatform
 
         store = self._resources[0]
         if scope != store.scope:
@@ -90,4 +90,4 @@ class ProjectTrainingOrders:
             raise NotFoundError(
                 f"There is no application {order.application!r}.", where="application", next_step="Applied here: none."
             )
-        return Learning(*self._resources).orders.place(scope, principal, order, by)
+        return LearningPlatform(*self._resources).orders.place(scope, principal, order, by)

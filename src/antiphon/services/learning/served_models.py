@@ -1,4 +1,4 @@
-"""Which trained models the engine has to serve, and telling it.
+"""Tells the engine which trained models it has to serve.
 
 Invariant: a model is served while a release that pins it is live, is what a rollback would return to, takes part in a
 rollout, or is the newest one that waits for its evaluation; and for a while longer, because a request finishes on the
@@ -11,17 +11,17 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.releases import Activation, Release, standing_of
-from antiphon.catalog.rollouts import RolloutRecord
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.releases import Activation, Release, Releases, standing_of
+from antiphon.catalog.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
 from antiphon.orchestration.streams import wait
+from antiphon.services.project.store import Store
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -30,27 +30,6 @@ LINGER_SECONDS = 150.0
 
 RETRY_SECONDS = 30.0
 """How soon the engine is asked again for a model that it could not load."""
-
-
-class Models(Protocol):
-    """Registered model versions."""
-
-    def get(self, scope: Scope, version: str) -> ModelVersion:
-        """One version; raises ``NotFoundError``."""
-        ...
-
-
-class ReleaseRows(Protocol):
-    """Releases and the moves of the live pointers."""
-
-    def list(self, scope: Scope) -> Sequence[Release]: ...
-    def history(self, scope: Scope, application: str) -> Sequence[Activation]: ...
-
-
-class ActiveRollouts(Protocol):
-    """Rollouts under way."""
-
-    def list_active(self, scope: Scope) -> Sequence[RolloutRecord]: ...
 
 
 def needed(
@@ -63,16 +42,16 @@ def needed(
         moves: of each application's live pointer, first to last.
         rollouts: those under way.
     """
-    wanted = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
+    models = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
     for history in moves.values():
-        wanted.update(standing_of(history)[-2:])
+        models.update(standing_of(history)[-2:])
     waiting: set[str] = set()
     for release in releases:
         application = release.bundle.application.name
         if release.stage in ("draft", "validated") and application not in waiting:
             waiting.add(application)
-            wanted.add(release.id)
-    versions = {release.bundle.model.version for release in releases if release.id in wanted}
+            models.add(release.id)
+    versions = {release.bundle.model.version for release in releases if release.id in models}
     return tuple(sorted(version for version in versions if version is not None))
 
 
@@ -87,9 +66,9 @@ class ServedModels:
     def __init__(
         self,
         scope: Scope,
-        releases: ReleaseRows,
-        models: Models,
-        rollouts: ActiveRollouts,
+        releases: Releases,
+        models: ModelVersions,
+        rollouts: Rollouts,
         engine: Engine,
         folder: Path,
         clock: Clock,
@@ -112,7 +91,7 @@ class ServedModels:
         self._one_at_a_time = asyncio.Lock()
 
     @classmethod
-    def of(cls, store: Any, engine: Engine) -> ServedModels:
+    def of(cls, store: Store, engine: Engine) -> ServedModels:
         """For one project's stores."""
         return cls(
             store.scope,
@@ -133,9 +112,9 @@ class ServedModels:
             are served, and the same set is not tried again for half a minute.
         """
         async with self._one_at_a_time:
-            wanted = await asyncio.to_thread(self._wanted)
+            models = await asyncio.to_thread(self._needed)
             now = self._clock.monotonic()
-            self._needed_at |= dict.fromkeys(wanted, now)
+            self._needed_at |= dict.fromkeys(models, now)
             self._needed_at = {model: at for model, at in self._needed_at.items() if at > now - self._linger}
             declared = tuple(sorted(self._needed_at, key=lambda model: model.name))
             if declared == self._declared:
@@ -184,16 +163,16 @@ class ServedModels:
                     _log.warning("Not every model that is needed is served: %s", said)
             await wait(stop, self._every)
 
-    def _wanted(self) -> list[ServedModel]:
+    def _needed(self) -> list[ServedModel]:
         releases = self._releases.list(self._scope)
         applications = {release.bundle.application.name for release in releases}
         moves = {name: self._releases.history(self._scope, name) for name in applications}
-        wanted = []
+        models = []
         for name in needed(releases, moves, self._rollouts.list_active(self._scope)):
             try:
                 weights = self._models.get(self._scope, name).weights
             except NotFoundError:
                 _log.error("A release pins the model %s, which is not registered.", name)
                 continue
-            wanted.append(ServedModel(name, str(self._folder.resolve() / weights.path), weights.sha256))
-        return wanted
+            models.append(ServedModel(name, str(self._folder.resolve() / weights.path), weights.sha256))
+        return models

@@ -51,7 +51,7 @@ MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
 
 
-class Learning:
+class LearningPlatform:
     """Learning of one project. Everything is made on first use, so that a command pays for what it needs.
 
     Args:
@@ -265,5 +265,5 @@ async def _refuse_training(order: Any, on_progress: Any, stopping: Any) -> Any:
 
 
 def models_folder(store: Store) -> Path:
-    """Where the files of model versions lie."""
+    """Returns the folder with the files of model versions."""
     return store.paths.directory / "models"

@@ -12,7 +12,7 @@ from antiphon.features.streaming.nats_access import Access
 
 
 def secret(variable: str | None, field: str, section: str = "features") -> str | None:
-    """What the environment variable holds that a setting names; ``None`` when it names none.
+    """Reads the environment variable that a setting names; ``None`` when it names none.
 
     Raises:
         SetupError: it is not set.
@@ -30,12 +30,12 @@ def secret(variable: str | None, field: str, section: str = "features") -> str |
 
 
 def online_tls(features: FeaturesSettings, root: Path) -> ClientTls:
-    """Whom to trust and what to show where the online store is a server; files relative to the project's folder."""
+    """Returns the TLS files for the online store's server; paths are relative to the project's folder."""
     return _tls(root, features.online_authority, features.online_client_certificate, features.online_client_key)
 
 
 def log_access(features: FeaturesSettings, root: Path) -> Access:
-    """Who we are to the server of the event log, and whom we take for it.
+    """Returns the credentials for the event log's server and the authority to verify it by.
 
     Raises:
         SetupError: a variable that the settings name is not set.

@@ -1,4 +1,4 @@
-"""Which lake and which online store a project has: embedded ones in its folder, or the servers its settings name."""
+"""Opens a project's lake and online store: embedded ones in its folder, or the servers its settings name."""
 
 from __future__ import annotations
 
@@ -38,38 +38,37 @@ class FeatureStores:
 
     @cached_property
     def bucket(self) -> S3Place | None:
-        """Where the lake is; ``None`` when it is in the project's folder."""
-        wanted = self._store.settings.features.lake
-        return None if wanted is None else S3Place.of(wanted)
+        """The bucket of the lake; ``None`` when it is in the project's folder."""
+        features = self._store.settings.features.lake
+        return None if features is None else S3Place.of(features)
 
     def _s3(self, codec: Codec | None = None) -> S3Lake:
-        wanted = self._store.settings.features
+        features = self._store.settings.features
         assert self.bucket is not None
         return S3Lake(
             self.bucket,
             scratch=self._store.paths.lake / ".scratch",
-            access_key=secret(wanted.lake_access_key_variable, "lake_access_key_variable"),
-            secret_key=secret(wanted.lake_secret_key_variable, "lake_secret_key_variable"),
+            access_key=secret(features.lake_access_key_variable, "lake_access_key_variable"),
+            secret_key=secret(features.lake_secret_key_variable, "lake_secret_key_variable"),
             codec=codec,
         )
 
     @property
     def limits(self) -> ComputeLimits:
-        """What a computation beside the refreshes may use: the lake's scratch folder, unless the project is
-        encrypted."""
+        """Limits of a computation beside the refreshes: the lake's scratch folder, unless the project is encrypted."""
         sealing = self._store.database.codec.sealing
         return ComputeLimits(scratch=None if sealing else str(self._store.paths.lake / ".scratch"))
 
     @cached_property
     def redis(self) -> RedisServer | None:
         """The server of the online store; ``None`` when that is embedded."""
-        wanted = self._store.settings.features
-        if wanted.online is None:
+        features = self._store.settings.features
+        if features.online is None:
             return None
         return RedisServer(
-            wanted.online,
-            secret(wanted.online_password_variable, "online_password_variable"),
-            tls=online_tls(wanted, self._store.paths.root),
+            features.online,
+            secret(features.online_password_variable, "online_password_variable"),
+            tls=online_tls(features, self._store.paths.root),
         )
 
     @cached_property
@@ -81,7 +80,7 @@ class FeatureStores:
 
     @property
     def far(self) -> bool:
-        """Whether a lookup waits for another machine."""
+        """True if a lookup waits for another machine."""
         return self.redis is not None
 
     def overlay(self, scope: Scope) -> StreamedOverlay:
@@ -98,7 +97,7 @@ class FeatureStores:
         return RedisOverlay(self.redis, scope, self._store.database.codec)
 
     def has_overlay(self, scope: Scope) -> bool:
-        """Whether there can be streamed events of a scope."""
+        """Tells whether there can be streamed events of a scope."""
         if self.redis is not None:
             return True
         return (self._store.paths.online / scope.tenant / scope.environment / OVERLAY).exists()
@@ -108,7 +107,7 @@ class FeatureStores:
         return sorted({*self.lake.scopes(), *self.online.scopes()})
 
     def describe(self) -> str:
-        """What answers, in words.
+        """Describes the stores that answer, in words.
 
         Raises:
             UnavailableError, SetupError: something does not.
@@ -134,14 +133,14 @@ class FeatureStores:
             self.__dict__["redis"].close()
 
 
-def object_store(wanted: settings.FeaturesSettings) -> ObjectStore:
+def object_store(features: settings.FeaturesSettings) -> ObjectStore:
     """The store of sources that name objects and no store: the lake's."""
-    place = None if wanted.lake is None else S3Place.of(wanted.lake)
+    place = None if features.lake is None else S3Place.of(features.lake)
     return ObjectStore(
         None if place is None else place.endpoint,
         None if place is None else place.region,
-        wanted.lake_access_key_variable,
-        wanted.lake_secret_key_variable,
+        features.lake_access_key_variable,
+        features.lake_secret_key_variable,
     )
 
 

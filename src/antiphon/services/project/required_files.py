@@ -7,65 +7,75 @@ secret beside entities that were hashed under the old one, would look like a pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from antiphon.catalog import schema
+from antiphon.catalog.database import Database
 from antiphon.core.errors import SetupError
 from antiphon.core.paths import ProjectPaths
-
-if TYPE_CHECKING:
-    from antiphon.services.project.store import Store
 
 _BACKUP = "Restore it from a backup"
 
 
-def require_catalog(store: Store) -> None:
-    """Refuse a project whose catalog is gone or empty while its other data is there.
+@dataclass(frozen=True)
+class RequiredFiles:
+    """The catalog and the secrets of one project, and the checks that none of them was lost.
 
-    Raises:
-        SetupError: it is.
+    Attributes:
+        online: URL of the online store's server; ``None`` when the store is embedded.
+        database: opens the catalog on first use.
     """
-    if store.database_file.exists() and store.database.revision() is not None:
-        return
-    found = _data(store.paths)
-    if found is None:
-        return
-    raise SetupError(
-        f"The project has data ({found.name}/), and its catalog is gone or empty.",
-        where=str(store.database_file),
-        next_step=f"{_BACKUP} (docs/stores.md, Backups), or set catalog.url to where it is. To begin with an empty "
-        f"project instead, move {store.paths.directory} away.",
-    )
 
+    paths: ProjectPaths
+    online: str | None
+    database_file: Path
+    database: Callable[[], Database]
 
-def require_secrets(store: Store) -> None:
-    """Refuse a project that has lost a secret.
+    def require_catalog(self) -> None:
+        """Refuse a project whose catalog is gone or empty while its other data is there.
 
-    Raises:
-        SetupError: it has.
-    """
-    for name in _MADE_UNDER:
-        if not secret_file(store.paths, name).exists():
-            require_makeable(store, name)
+        Raises:
+            SetupError: it is.
+        """
+        if self.database_file.exists() and self.database().revision() is not None:
+            return
+        found = _data(self.paths)
+        if found is None:
+            return
+        raise SetupError(
+            f"The project has data ({found.name}/), and its catalog is gone or empty.",
+            where=str(self.database_file),
+            next_step=f"{_BACKUP} (docs/stores.md, Backups), or set catalog.url to where it is. To begin with an empty "
+            f"project instead, move {self.paths.directory} away.",
+        )
 
+    def require_secrets(self) -> None:
+        """Refuse a project that has lost a secret.
 
-def require_makeable(store: Store, name: str) -> None:
-    """Refuse to make a secret under which something was made.
+        Raises:
+            SetupError: it has.
+        """
+        for name in _MADE_UNDER:
+            if not secret_file(self.paths, name).exists():
+                self.require_makeable(name)
 
-    Raises:
-        SetupError: something was.
-    """
-    check = _MADE_UNDER.get(name)
-    if check is None or not check(store):
-        return
-    raise SetupError(
-        f"The secret {name!r} is gone, and {_LOST[name]}.",
-        where=str(secret_file(store.paths, name)),
-        next_step=f"{_BACKUP}. {_WITHOUT_BACKUP[name]}",
-    )
+    def require_makeable(self, name: str) -> None:
+        """Refuse to make a secret under which something was made.
+
+        Raises:
+            SetupError: something was.
+        """
+        check = _MADE_UNDER.get(name)
+        if check is None or not check(self):
+            return
+        raise SetupError(
+            f"The secret {name!r} is gone, and {_LOST[name]}.",
+            where=str(secret_file(self.paths, name)),
+            next_step=f"{_BACKUP}. {_WITHOUT_BACKUP[name]}",
+        )
 
 
 def secret_file(paths: ProjectPaths, name: str) -> Path:
@@ -80,9 +90,9 @@ def _data(paths: ProjectPaths) -> Path | None:
     return next((folder for folder in folders if any(folder.glob("[!.]*/*/*"))), None)
 
 
-def _has(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Callable[[Store], bool]:
-    def check(store: Store) -> bool:
-        with store.database.read() as connection:
+def _has(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Callable[[RequiredFiles], bool]:
+    def check(files: RequiredFiles) -> bool:
+        with files.database().read() as connection:
             return (
                 connection.execute(sa.select(sa.literal(1)).select_from(table).where(*conditions).limit(1)).first()
                 is not None
@@ -91,14 +101,14 @@ def _has(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Callable[[Stor
     return check
 
 
-def _online(store: Store) -> bool:
+def _online(files: RequiredFiles) -> bool:
     """Tell whether anything lies in the online store; once removed, it is built anew from lake and log."""
-    if store.settings.features.online is None:
-        return any(store.paths.online.rglob("*.mdb"))
-    return _has(schema.publications)(store)
+    if files.online is None:
+        return any(files.paths.online.rglob("*.mdb"))
+    return _has(schema.publications)(files)
 
 
-_MADE_UNDER: Mapping[str, Callable[[Store], bool]] = {
+_MADE_UNDER: Mapping[str, Callable[[RequiredFiles], bool]] = {
     "server": _has(schema.api_keys),
     "subject": _has(schema.receipts),
     "online": _online,

@@ -37,7 +37,7 @@ from antiphon.governance.policy.versions import PolicySets
 from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.project.credentials import log_access
-from antiphon.services.project.required_files import require_catalog, require_makeable, require_secrets, secret_file
+from antiphon.services.project.required_files import RequiredFiles, secret_file
 
 
 class Store:
@@ -61,9 +61,9 @@ class Store:
         store = cls(*settings.load(root))
         store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            require_catalog(store)
+            store.required_files.require_catalog()
             store.database.migrate()
-            require_secrets(store)
+            store.required_files.require_secrets()
             store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
         except BaseException:
             store.close()
@@ -89,6 +89,11 @@ class Store:
     def database_file(self) -> Path:
         """The catalog's file."""
         return database_file(self.database_url)
+
+    @cached_property
+    def required_files(self) -> RequiredFiles:
+        """The catalog and the secrets, without which the project's data is lost."""
+        return RequiredFiles(self.paths, self.settings.features.online, self.database_file, lambda: self.database)
 
     @cached_property
     def database(self) -> Database:
@@ -207,7 +212,7 @@ class Store:
         """
         file = secret_file(self.paths, name)
         if not file.exists():
-            require_makeable(self, name)
+            self.required_files.require_makeable(name)
         return load_secret(file)
 
     def close(self) -> None:
