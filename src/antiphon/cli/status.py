@@ -22,10 +22,10 @@ def status(project: Project = HERE, as_json: Json = False) -> None:
 
 async def _status(project: Any) -> Status:
     from antiphon.gateway.admin.status import status as status_of
-    from antiphon.gateway.measurements import Measurements
+    from antiphon.gateway.measurements import GatewayMetrics
 
     async with services(project) as (found, store):
-        return await status_of(found, Measurements(), store.scope, at_terminal(store))
+        return await status_of(found, GatewayMetrics(), store.scope, at_terminal(store))
 
 
 def _text(found: Status) -> str:

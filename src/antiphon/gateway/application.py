@@ -36,12 +36,12 @@ from antiphon.gateway.admin import (
     work,
 )
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.departure import Departed
-from antiphon.gateway.evidence import Evidence
+from antiphon.gateway.departure import CallerLeftError
+from antiphon.gateway.evidence import ReadingEvidence
 from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
 from antiphon.gateway.limits import PromptSizes
-from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.openai.asking import CLIENT_CLOSED_REQUEST
 from antiphon.gateway.operation import Operation
@@ -74,7 +74,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     Args:
         sampling: look at the platform every two seconds for the dashboard's time axis.
     """
-    measurements = Measurements()
+    measurements = GatewayMetrics()
     histories = Histories(services, measurements)
     denials = Denials(services)
     document = msgspec.json.encode(openapi.document(OPERATIONS))
@@ -125,14 +125,14 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         exception_handlers={
             AntiphonError: _refused,
             HTTPException: problem.on_http_error,
-            ClientDisconnect: _nobody_reads,
-            Departed: _nobody_reads,
+            ClientDisconnect: _caller_left,
+            CallerLeftError: _caller_left,
             Exception: problem.on_unexpected,
         },
         middleware=[
             Middleware(incoming.BodyRelease),
             Middleware(ProtectiveHeaders),
-            Middleware(Evidence, services=services),
+            Middleware(ReadingEvidence, services=services),
         ],
         lifespan=lifespan,
     )
@@ -153,5 +153,5 @@ async def _refused(request: Request, error: Exception) -> Response:
     return problem.response(error, None if named is None else {"x-request-id": named})
 
 
-async def _nobody_reads(request: Request, error: Any) -> Response:
+async def _caller_left(request: Request, error: Any) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -124,7 +124,7 @@ class Denials:
         return [(refused, count, began) for refused, count in (*most[:MOST_SUMMARIES], *rest.items())]
 
     def _in_full(self, refused: _Refusal, *, known: bool) -> bool:
-        """Whether this refusal gets a record of its own; otherwise it is counted here."""
+        """Tells whether this refusal gets a record of its own; otherwise it is counted here."""
         key = (refused.tenant, refused.name, "" if known else refused.peer, refused.code)
         with self._lock:
             written = self._written.get(key, 0)

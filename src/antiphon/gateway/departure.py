@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from starlette.types import Receive
 
 
-class Departed(Exception):
+class CallerLeftError(Exception):
     """The client closed the connection; nobody reads a response."""
 
 
@@ -42,7 +42,7 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if departed and task.uncancel() == 0:
-            raise Departed from None
+            raise CallerLeftError from None
         raise
     finally:
         active = False

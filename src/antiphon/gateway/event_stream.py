@@ -10,7 +10,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from antiphon.gateway import problem
-from antiphon.gateway.departure import Departed, while_connected
+from antiphon.gateway.departure import CallerLeftError, while_connected
 
 DONE = b"data: [DONE]\n\n"
 
@@ -39,7 +39,7 @@ class EventStream:
         started = False
         failure: BaseException | None = None
         try:
-            async with while_connected(receive), aclosing(_Closing(self._items)) as items:
+            async with while_connected(receive), aclosing(_ClosableIterator(self._items)) as items:
                 async for item in items:
                     if not started:
                         started = True
@@ -47,7 +47,7 @@ class EventStream:
                         await send(self._start())
                     await send(_part(b"data: " + msgspec.json.encode(item) + b"\n\n"))
                 await send(_part(DONE, more=False))
-        except Departed as error:
+        except CallerLeftError as error:
             failure = error
         except Exception as error:
             failure = error
@@ -73,7 +73,7 @@ class EventStream:
         }
 
 
-class _Closing:
+class _ClosableIterator:
     """Gives any iterator the ``aclose`` that ``aclosing`` wants."""
 
     def __init__(self, items: AsyncIterator[Any]) -> None:

@@ -28,7 +28,7 @@ ROWS = frozenset({"quarantine", "skew", "lineage", "neighbours"})
 """What is told about a view that names entities or shows source rows."""
 
 
-class Evidence:
+class ReadingEvidence:
     """ASGI middleware inside which every route is served."""
 
     def __init__(self, app: ASGIApp, services: GatewayServices) -> None:
@@ -66,7 +66,7 @@ class Evidence:
 
 
 def reads_data(scope: Scope) -> bool:
-    """Whether a request's answer shows something that was kept."""
+    """Tells whether a request's response shows stored data."""
     parts: list[str] = scope["path"].strip("/").split("/")
     method: str = scope["method"]
     if parts[0] == "v1":
@@ -95,6 +95,6 @@ def _route(scope: Scope) -> str:
 
 
 def _subject(scope: Scope) -> str:
-    """What was asked for: the last parameter of the path, or the path of a list."""
+    """Returns the subject of a reading: the last parameter of the path, or the path of a list."""
     values = [str(value) for value in (scope.get("path_params") or {}).values()]
     return (values[-1] if values else _route(scope))[:300] or "/"

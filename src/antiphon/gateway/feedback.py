@@ -25,7 +25,7 @@ class Feedback(msgspec.Struct, frozen=True):
 
 
 class FeedbackLine(msgspec.Struct, frozen=True):
-    """What became of one outcome: ``refused`` with its error, else the status of the first of ``predictions``.
+    """The result of one outcome: ``refused`` with its error, else the status of the first of ``predictions``.
 
     ``outcomes`` are the ids under which it is kept, one for each prediction.
     """
@@ -33,10 +33,10 @@ class FeedbackLine(msgspec.Struct, frozen=True):
     status: str
     predictions: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()
-    error: problem.Problem | None = None
+    error: problem.ErrorItem | None = None
 
 
-class FeedbackTaken(msgspec.Struct, frozen=True):
+class FeedbackResponse(msgspec.Struct, frozen=True):
     """One line for each outcome, in order, and how many came to each status."""
 
     outcomes: tuple[FeedbackLine, ...]
@@ -61,7 +61,7 @@ async def feedback(request: Request) -> Response:
     counts: dict[str, int] = {}
     for line in lines:
         counts[line.status] = counts.get(line.status, 0) + 1
-    return Response(msgspec.json.encode(FeedbackTaken(lines, counts)), media_type="application/json")
+    return Response(msgspec.json.encode(FeedbackResponse(lines, counts)), media_type="application/json")
 
 
 def _several(given: dict[str, Any]) -> tuple[OutcomeSubmission, ...]:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.gateway import incoming
-from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.services import GatewayServices
 from antiphon.gateway.transport_security import TransportSecurity
 
@@ -63,7 +63,7 @@ async def metrics(request: Request) -> Response:
     Raises:
         NotFoundError: to nobody. UnauthenticatedError, ForbiddenError: to a key that may read the platform's state.
     """
-    measurements: Measurements = request.app.state.measurements
+    measurements: GatewayMetrics = request.app.state.measurements
     services: GatewayServices = request.app.state.services
     if services.settings.metrics == "off":
         raise NotFoundError("There is nothing at this path.", next_step='[gateway] metrics = "off" in antiphon.toml.')

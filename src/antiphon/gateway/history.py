@@ -14,7 +14,7 @@ import msgspec
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin.status import status
-from antiphon.gateway.measurements import Measurements, percentiles
+from antiphon.gateway.measurements import GatewayMetrics, percentiles
 from antiphon.gateway.services import GatewayServices
 
 PERIOD = 2.0
@@ -43,10 +43,10 @@ class Sample(msgspec.Struct, frozen=True):
     freshness: dict[str, float | None]
 
 
-class History:
+class MetricsHistory:
     """Samples of one scope, oldest first."""
 
-    def __init__(self, services: GatewayServices, measurements: Measurements, scope: Scope) -> None:
+    def __init__(self, services: GatewayServices, measurements: GatewayMetrics, scope: Scope) -> None:
         self._services = services
         self._measurements = measurements
         self._scope = scope
@@ -87,19 +87,19 @@ class History:
 class Histories:
     """One history per tenant, begun when somebody of that tenant first looks; nobody sees another's."""
 
-    def __init__(self, services: GatewayServices, measurements: Measurements) -> None:
+    def __init__(self, services: GatewayServices, measurements: GatewayMetrics) -> None:
         self._services = services
         self._measurements = measurements
-        self._by_tenant: dict[str, History] = {}
+        self._by_tenant: dict[str, MetricsHistory] = {}
         self.of(Scope(services.settings.project.tenant, services.environment))
 
-    def of(self, scope: Scope) -> History:
+    def of(self, scope: Scope) -> MetricsHistory:
         """The history of a scope's tenant. Past ``MOST`` tenants the one that began first is forgotten."""
         history = self._by_tenant.get(scope.tenant)
         if history is None:
             if len(self._by_tenant) >= MOST:
                 del self._by_tenant[next(iter(self._by_tenant))]
-            history = self._by_tenant[scope.tenant] = History(self._services, self._measurements, scope)
+            history = self._by_tenant[scope.tenant] = MetricsHistory(self._services, self._measurements, scope)
         return history
 
     async def run(self) -> None:

@@ -146,7 +146,7 @@ def refuse_unknown(value: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 async def principal(request: Request, services: GatewayServices) -> Principal:
-    """Who asks, by the bearer's key or token. Who is not known already is looked up in a thread.
+    """Authenticates the bearer's key or token. Who is not known already is looked up in a thread.
 
     Raises:
         UnauthenticatedError: no key or token, or one that does not hold.
@@ -206,7 +206,7 @@ def timeout(request: Request) -> float | None:
 
 
 def _without_value(message: str) -> str:
-    """What msgspec says is wrong, without the value that was: it may be a secret in the wrong place."""
+    """Returns msgspec's message without the value that was wrong: it may be a secret in the wrong place."""
     return message.partition(" '")[0] if message.startswith("Invalid enum value") else message
 
 

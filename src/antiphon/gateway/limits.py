@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import DeadlineExceededError
-from antiphon.gateway.departure import Departed
+from antiphon.gateway.departure import CallerLeftError
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.allowance import REQUESTS, TOKENS, TOKENS_DAY
 from antiphon.governance.identity.principal import Principal
@@ -26,8 +26,7 @@ _MOST_MODELS = 10_000
 
 
 class PromptSizes:
-    """How many tokens a prompt will have, before the engine has counted them: from its length, and from how many more
-    the last prompts of the same model or application had (its template, its features)."""
+    """Estimates the tokens of a prompt before the engine has counted them: from its length, and from how many more"""
 
     def __init__(self) -> None:
         self._more: dict[str, float] = {}
@@ -62,7 +61,7 @@ class Reservation:
     def failed(self, failure: BaseException | None) -> None:
         """There is no answer. What the engine did for nobody, because the caller left or set a deadline, is counted as
         it was reserved: else going away before the end would be free."""
-        if not isinstance(failure, Departed | DeadlineExceededError):
+        if not isinstance(failure, CallerLeftError | DeadlineExceededError):
             self._grant.settle(0)
 
 

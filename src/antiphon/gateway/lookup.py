@@ -26,7 +26,7 @@ InputJson = float | int | str | bool | None
 
 
 class FeatureLookupBody(msgspec.Struct, frozen=True):
-    """What to look up.
+    """A lookup of features.
 
     Attributes:
         entities: the key columns of each entity.
@@ -52,7 +52,7 @@ class FeatureLookupBody(msgspec.Struct, frozen=True):
 
 
 class LookupSnapshot(msgspec.Struct, frozen=True):
-    """Where a view's values come from."""
+    """The snapshot that a view's values come from."""
 
     snapshot: str
     definition_version: str
@@ -78,7 +78,7 @@ class LookupEntity(msgspec.Struct, frozen=True):
 
 
 class FeatureLookupAnswer(msgspec.Struct, frozen=True):
-    """What was found, all of one publication; ``models`` has what made each feature that is a vector."""
+    """The values found, all of one publication; ``models`` has what made each feature that is a vector."""
 
     publication: int
     as_of: datetime

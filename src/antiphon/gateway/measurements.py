@@ -1,4 +1,4 @@
-"""What this gateway measures of itself: Prometheus series, and the last answers for the dashboard.
+"""Measurements of this gateway: Prometheus series, and the last answers for the dashboard.
 
 Seconds are wall seconds from the request's arrival: ``first_byte`` to the first byte sent, ``total`` to the last.
 """
@@ -29,7 +29,7 @@ MOST_APPLICATIONS = 1_000
 OTHERS = "others"
 
 
-class Measured(msgspec.Struct, frozen=True):
+class AnswerMeasurement(msgspec.Struct, frozen=True):
     """One answered or failed request; ``at`` is monotonic seconds at its end, ``first_byte`` is ``None`` on failure."""
 
     at: float
@@ -53,14 +53,14 @@ class Percentiles(msgspec.Struct, frozen=True):
     total_p99: float | None
 
 
-class Measurements:
+class GatewayMetrics:
     """Counts and times requests of one gateway process.
 
     A label is made only for an application the gateway knows, so that a caller cannot fill the memory with names.
     """
 
     def __init__(self, capacity: int = 8_192) -> None:
-        self._recent: deque[Measured] = deque(maxlen=capacity)
+        self._recent: deque[AnswerMeasurement] = deque(maxlen=capacity)
         self._labels: set[str] = set()
         self._statuses: set[str] = set()
         self.registry = CollectorRegistry()
@@ -175,7 +175,7 @@ class Measurements:
         self._statuses |= set(batches)
         self._file_bytes.set(file_bytes)
 
-    def record(self, measured: Measured) -> None:
+    def record(self, measured: AnswerMeasurement) -> None:
         """Count one request of the online path."""
         self._recent.append(measured)
         application = self._label(measured.application)
@@ -206,8 +206,8 @@ class Measurements:
             self._breaker.labels(one.name).set(STATES.index(one.state))
             self._breaker_failed.labels(one.name).set(one.failed)
 
-    def since(self, moment: float, tenant: str, application: str | None = None) -> list[Measured]:
-        """What of a tenant's ended after ``moment`` (monotonic seconds), oldest first."""
+    def since(self, moment: float, tenant: str, application: str | None = None) -> list[AnswerMeasurement]:
+        """Returns a tenant's answers that ended after ``moment`` (monotonic seconds), oldest first."""
         recent = []
         for measured in reversed(self._recent):
             if measured.at < moment:
@@ -231,7 +231,7 @@ class Measurements:
         return generate_latest(self.registry)
 
 
-def percentiles(measured: Iterable[Measured]) -> Percentiles:
+def percentiles(measured: Iterable[AnswerMeasurement]) -> Percentiles:
     """Nearest-rank percentiles of the answers among them; failures are counted apart."""
     listed = list(measured)
     answered = [one for one in listed if one.status < 400]

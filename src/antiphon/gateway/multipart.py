@@ -30,7 +30,7 @@ _PIECE = 1 << 18
 
 
 class Form(msgspec.Struct, frozen=True):
-    """What a form held beside the content of its file. ``filename`` is ``None`` when there was no file."""
+    """The fields of a form beside the content of its file. ``filename`` is ``None`` when there was no file."""
 
     fields: dict[str, str]
     filename: str | None

@@ -8,23 +8,23 @@ from typing import Any
 
 import msgspec
 
-from antiphon.gateway.feedback import Feedback, FeedbackTaken
+from antiphon.gateway.feedback import Feedback, FeedbackResponse
 from antiphon.gateway.health import Health, Readiness
 from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
 from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery
 from antiphon.gateway.openai.embeddings import EmbeddingList, EmbeddingParameters
-from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileObject, FileQuery
+from antiphon.gateway.openai.file_shapes import FileDeletion, FileList, FileObject, FileQuery
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
-from antiphon.gateway.operation import Nothing, Operation
+from antiphon.gateway.operation import EmptyBody, Operation
 from antiphon.gateway.problem import ProblemBody
 from antiphon.gateway.tokenizer import (
+    DetokenizationResponse,
     DetokenizeBody,
-    Detokenized,
+    TokenizationResponse,
     TokenizeBody,
     TokenizerInfo,
     TokenizerQuery,
-    Tokens,
 )
 from antiphon.learning.outcomes.submission import OutcomeSubmission
 
@@ -51,7 +51,15 @@ _FILE_FORM = {
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document. Every path that the gateway serves with JSON is in it."""
     types: list[Any] = [ProblemBody, ChatParameters, ChatCompletion, ChatChunk, CompletionParameters, Completion]
-    types += [EmbeddingParameters, EmbeddingList, TokenizeBody, Tokens, DetokenizeBody, Detokenized, TokenizerInfo]
+    types += [
+        EmbeddingParameters,
+        EmbeddingList,
+        TokenizeBody,
+        TokenizationResponse,
+        DetokenizeBody,
+        DetokenizationResponse,
+        TokenizerInfo,
+    ]
     types += [
         Model,
         ModelList,
@@ -59,12 +67,12 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         Readiness,
         OutcomeSubmission,
         Feedback,
-        FeedbackTaken,
+        FeedbackResponse,
         FeatureLookupBody,
         FeatureLookupAnswer,
         FileObject,
         FileList,
-        FileDeleted,
+        FileDeletion,
         FileQuery,
         BatchCreate,
         BatchObject,
@@ -101,16 +109,16 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         add(path, "post", summary, path.strip("/").replace("/", "_"), {"200": answered}, requestBody=body(kind))
     vectors = {"200": _json("A vector of each text.", schema[id(EmbeddingList)])}
     add("/v1/embeddings", "post", "Vectors of texts.", "embeddings", vectors, requestBody=body(EmbeddingParameters))
-    told = {"200": _json("Them.", schema[id(Tokens)])}
+    told = {"200": _json("Them.", schema[id(TokenizationResponse)])}
     add("/tokenize", "post", "A text's tokens.", "tokenize", told, requestBody=body(TokenizeBody))
-    told = {"200": _json("It.", schema[id(Detokenized)])}
+    told = {"200": _json("It.", schema[id(DetokenizationResponse)])}
     add("/detokenize", "post", "The text of tokens.", "detokenize", told, requestBody=body(DetokenizeBody))
     told = {"200": _json("It.", schema[id(TokenizerInfo)])}
     add("/tokenizer_info", "get", "How a model reads texts.", "tokenizer_info", told,
         parameters=_queried(TokenizerQuery))  # fmt: skip
     feedback = body(OutcomeSubmission)
     feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(OutcomeSubmission)], schema[id(Feedback)]]}
-    taken = _json("What became of each.", schema[id(FeedbackTaken)])
+    taken = _json("What became of each.", schema[id(FeedbackResponse)])
     add("/v1/feedback", "post", "Say what became of predictions.", "feedback", {"200": taken}, requestBody=feedback)
     looked = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}
     add("/v1/features/lookup", "post", "Feature values of many entities.", "features_lookup", looked,
@@ -123,7 +131,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     add("/v1/files/{file}", "get", "One file.", "file_retrieve", {"200": _json("It.", schema[id(FileObject)])},
         parameters=[file])  # fmt: skip
     add("/v1/files/{file}", "delete", "Remove a file and its content.", "file_delete",
-        {"200": _json("It is gone.", schema[id(FileDeleted)])}, parameters=[file])  # fmt: skip
+        {"200": _json("It is gone.", schema[id(FileDeletion)])}, parameters=[file])  # fmt: skip
     octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     sent = {"200": {"description": "Its bytes.", "content": octets}, "206": {"description": "A range of them.",
             "content": octets}}  # fmt: skip
@@ -178,7 +186,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     parameters = [_parameter(name, "path", {"type": "string"}, True) for name in in_path]
-    return parameters if operation.query is Nothing else parameters + _queried(operation.query)
+    return parameters if operation.query is EmptyBody else parameters + _queried(operation.query)
 
 
 def _queried(query: type[msgspec.Struct]) -> list[dict[str, Any]]:

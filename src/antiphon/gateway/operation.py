@@ -20,7 +20,7 @@ from starlette.routing import Route
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.departure import while_connected
-from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action
@@ -49,18 +49,18 @@ KINDS = {
 """The noun of a path to the kind of resource that policy knows."""
 
 
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmptyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No query and no body."""
 
 
-class Page(msgspec.Struct, frozen=True):
+class HtmlPage(msgspec.Struct, frozen=True):
     """A whole page that stands by itself, and the content security policy to serve it under."""
 
     html: str
     policy: str
 
 
-def page_response(page: Page) -> Response:
+def page_response(page: HtmlPage) -> Response:
     """The page, for nobody to keep or to frame."""
     headers = {
         "content-security-policy": f"{page.policy}; frame-ancestors 'none'",
@@ -72,11 +72,11 @@ def page_response(page: Page) -> Response:
 
 
 @dataclass(frozen=True)
-class Call:
+class OperationCall:
     """One call of an operation: who (and on whose behalf), where, with what."""
 
     services: GatewayServices
-    measurements: Measurements
+    measurements: GatewayMetrics
     principal: Principal
     scope: Scope
     path: dict[str, str]
@@ -92,9 +92,9 @@ class Operation(msgspec.Struct, frozen=True):
         action: what policy is asked for; ``None``: ``run`` asks, as it takes what the resource is to know.
         changes: the runner writes it to the audit log.
         answer: the type of the JSON body; with ``page`` it is a page of HTML under the policy that ``run`` gives
-            with it (see :class:`Page`).
+            with it (see :class:`HtmlPage`).
         query, body: structs; unknown fields are refused by name.
-        run: takes a :class:`Call`; a plain function runs in a thread, a coroutine until its caller leaves.
+        run: takes a :class:`OperationCall`; a plain function runs in a thread, a coroutine until its caller leaves.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -102,8 +102,8 @@ class Operation(msgspec.Struct, frozen=True):
     summary: str
     action: Action | None
     answer: Any
-    run: Callable[[Call], Any]
-    query: type[msgspec.Struct] = Nothing
+    run: Callable[[OperationCall], Any]
+    query: type[msgspec.Struct] = EmptyBody
     body: type[msgspec.Struct] | None = None
     changes: bool = False
     status: int = 200
@@ -123,7 +123,7 @@ class Operation(msgspec.Struct, frozen=True):
         principal = await incoming.principal(request, services)
         if self.action is not None:
             await run_in_threadpool(services.access.authorize, principal, self.action, self._resource(request))
-        call = Call(
+        call = OperationCall(
             services=services,
             measurements=request.app.state.measurements,
             principal=principal,

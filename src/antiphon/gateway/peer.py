@@ -1,4 +1,4 @@
-"""Who is at the other end of a TLS connection, by the certificate that OpenSSL verified.
+"""Identity at the other end of a TLS connection, by the certificate that OpenSSL verified.
 
 ASGI servers do not tell an application about the connection's certificate; here the protocol puts it into the scope,
 parsed once a connection. A certificate names a principal by its common name and a tenant by its organisation. Whether
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -19,19 +19,11 @@ EXTENSION = "antiphon.tls"
 
 
 class TlsConnection(msgspec.Struct, frozen=True):
-    """What the handshake of a connection came to; ``peer`` is the client's verified certificate, if it showed one."""
+    """The result of a TLS handshake; ``peer`` is the client's verified certificate, if it showed one."""
 
     version: str
     cipher: str
     peer: CertificateFacts | None = None
-
-
-class CertificateAuthenticator(Protocol):
-    """An authentication source beside keys and tokens."""
-
-    def __call__(self, certificate: CertificateFacts, now: datetime) -> Any:
-        """The principal that a verified certificate speaks for; raises ``UnauthenticatedError``."""
-        ...
 
 
 def tls_connection(scope: Mapping[str, Any]) -> TlsConnection | None:

@@ -20,7 +20,7 @@ MOST_CHARACTERS = 1_000
 """Of what an error says was wrong, and where."""
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ErrorItem(msgspec.Struct, frozen=True):
     """``param`` names the field or part concerned; ``next_step`` says what the caller can do."""
 
     message: str
@@ -31,12 +31,12 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ProblemBody(msgspec.Struct, frozen=True):
-    """What every failed request is answered with."""
+    """The body of every failed request."""
 
-    error: Problem
+    error: ErrorItem
 
 
-def describe(error: BaseException) -> Problem:
+def describe(error: BaseException) -> ErrorItem:
     """The problem to show for an error; of what is not an :class:`AntiphonError` the caller learns the type alone, and
     under which reference the log has it."""
     if not isinstance(error, AntiphonError):
@@ -45,7 +45,7 @@ def describe(error: BaseException) -> Problem:
     next_step = None if error.next_step is None else _bounded(error.next_step)
     message = f"{what} {next_step.strip()}" if next_step else what
     where = None if error.where is None else _bounded(error.where)
-    return Problem(message, error.kind, error.code, where, next_step)
+    return ErrorItem(message, error.kind, error.code, where, next_step)
 
 
 def _bounded(text: str) -> str:
@@ -83,7 +83,7 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Any) -> Response:
     """No route, or not this method: the same shape as every other error."""
     what = {404: "There is nothing at this path.", 405: "This method is not possible here."}
-    problem = Problem(
+    problem = ErrorItem(
         what.get(error.status_code, str(error.detail)),
         "invalid_request_error",
         "not_found" if error.status_code == 404 else "invalid_input",

@@ -1,4 +1,4 @@
-"""Who asks, read once for all who come with the same key at the same time.
+"""Authentication, done once for all requests that come with the same key at the same time.
 
 Without it each of a thousand requests that arrive after a key's lease has run out would read the catalog in a thread of
 its own, forty at a time, each a detour of several turns of a busy event loop: the last one waited for seconds.
@@ -18,13 +18,13 @@ from antiphon.governance.identity.principal import Principal
 
 
 class Recognition:
-    """Which keys and tokens are being read now; of one event loop."""
+    """Keys and tokens that are being read now; of one event loop."""
 
     def __init__(self) -> None:
         self._readings: dict[str, asyncio.Task[Principal]] = {}
 
     async def principal(self, bearer: Authenticator, text: str) -> Principal:
-        """Whom the text of a key or token speaks for.
+        """Returns the principal of a key or token.
 
         Raises:
             UnauthenticatedError: it does not hold.

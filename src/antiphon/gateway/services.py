@@ -118,7 +118,7 @@ class HealthServices:
 
 @dataclass(frozen=True)
 class GatewayServices:
-    """Everything that the gateway calls.
+    """The services of one gateway.
 
     Attributes:
         warning: shown on every page of the dashboard, such as that nothing is encrypted.

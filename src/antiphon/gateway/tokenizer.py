@@ -36,7 +36,7 @@ class TokenizeBody(msgspec.Struct, frozen=True):
     add_special_tokens: bool = False
 
 
-class Tokens(msgspec.Struct, frozen=True):
+class TokenizationResponse(msgspec.Struct, frozen=True):
     """Answer of ``POST /tokenize``."""
 
     count: int
@@ -51,14 +51,14 @@ class DetokenizeBody(msgspec.Struct, frozen=True):
     model: _WHICH | None = None
 
 
-class Detokenized(msgspec.Struct, frozen=True):
+class DetokenizationResponse(msgspec.Struct, frozen=True):
     """Answer of ``POST /detokenize``."""
 
     prompt: str
 
 
 class TokenizerQuery(msgspec.Struct, frozen=True):
-    """Which model's tokenizer."""
+    """Selects a model's tokenizer."""
 
     model: _WHICH | None = None
 
@@ -82,10 +82,10 @@ async def tokenize(request: Request) -> Response:
         raise InvalidInputError(
             "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
         )
-    engine, model = await _asked(request, services, body.model)
+    engine, model = await _model_of(request, services, body.model)
     question = TokenizationRequest(new_id("tok"), model.name, body.prompt, tenant=asking.tenant)
     read = await _read(request, services, engine, question)
-    return _json(Tokens(len(read.tokens), model.context_tokens, read.tokens))
+    return _json(TokenizationResponse(len(read.tokens), model.context_tokens, read.tokens))
 
 
 async def detokenize(request: Request) -> Response:
@@ -93,17 +93,17 @@ async def detokenize(request: Request) -> Response:
     services: GatewayServices = request.app.state.services
     asking = await incoming.principal(request, services)  # before the body is read
     body = incoming.typed(incoming.json_object(await _body(request, services)), DetokenizeBody)
-    engine, model = await _asked(request, services, body.model)
+    engine, model = await _model_of(request, services, body.model)
     question = TokenizationRequest(new_id("tok"), model.name, tokens=tuple(body.tokens), tenant=asking.tenant)
     read = await _read(request, services, engine, question)
-    return _json(Detokenized(read.text))
+    return _json(DetokenizationResponse(read.text))
 
 
 async def tokenizer_info(request: Request) -> Response:
     """``GET /tokenizer_info``."""
     services: GatewayServices = request.app.state.services
     query = incoming.typed(incoming.query(request), TokenizerQuery, from_text=True)
-    _, model = await _asked(request, services, query.model)
+    _, model = await _model_of(request, services, query.model)
     return _json(
         TokenizerInfo(
             model.name, model.bos or None, model.eos or None, model.chat_template or None, model.context_tokens
@@ -130,7 +130,7 @@ async def _read(
     return await engine.tokenize(question)
 
 
-async def _asked(request: Request, services: GatewayServices, named: str | None) -> tuple[Engine, ModelDescription]:
+async def _model_of(request: Request, services: GatewayServices, named: str | None) -> tuple[Engine, ModelDescription]:
     """The plain model that is asked about, which the principal may ask.
 
     Raises:

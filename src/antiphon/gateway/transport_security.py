@@ -61,7 +61,8 @@ _REASONS = {
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
-    """What the gateway serves with. ``client_ca`` turns mutual TLS on; ``require_client`` makes it a condition."""
+    """The certificate files of the gateway. ``client_ca`` turns mutual TLS on; ``require_client`` makes it a
+    condition."""
 
     certificate: Path
     key: Path
@@ -121,7 +122,7 @@ def require_protection(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether every address of this name is of this machine alone; a name that has none is not."""
+    """Tells whether every address of this name is of this machine alone; a name that has none is not."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -151,7 +152,7 @@ class TransportSecurity:
         self._loaded_stamp = self._failed_stamp = self._stamp()
         self._failure: str | None = None
         self._told: tuple[Any, ...] | None = None
-        self._refused = _Refused(clock)
+        self._refused = _HandshakeFailures(clock)
         try:
             self._context, self._facts, self._authorities = self._load()
         except AntiphonError as error:
@@ -166,12 +167,12 @@ class TransportSecurity:
         return self._facts
 
     def part(self) -> str | None:
-        """What keeps clients from accepting it; ``None`` is fine."""
+        """The defect that keeps clients from accepting the certificate; ``None`` when there is none."""
         wrong = self._facts.wrong_date(self._clock.now())
         return None if wrong is None else f"{wrong} `antiphon tls rotate` makes a new one."
 
     def notice(self) -> str | None:
-        """What ought to be seen to, while it serves."""
+        """A defect to be repaired that does not keep it from serving."""
         if self._failure is not None:
             return self._failure
         left = self._facts.days_left(self._clock.now())
@@ -273,7 +274,7 @@ class TransportSecurity:
         return tuple(stamp)
 
 
-class _Refused:
+class _HandshakeFailures:
     """Tells about handshakes that failed, at most one line a second for each reason."""
 
     def __init__(self, clock: Clock) -> None:
@@ -297,21 +298,21 @@ class _Refused:
         _log.warning("A client was refused: %s%s.", reason, f" ({before} more before)" if before else "")
 
 
-class _Listening(ssl.SSLContext):
+class _HandshakeContext(ssl.SSLContext):
     """A context whose connections tell why a handshake failed, and let the client hear of it."""
 
-    refused: _Refused
+    refused: _HandshakeFailures
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *rest: Any, **named: Any) -> ssl.SSLObject:
         connection = super().wrap_bio(incoming, outgoing, *rest, **named)
-        assert isinstance(connection, _Connection)
+        assert isinstance(connection, _HandshakeConnection)
         connection.outgoing, connection.refused = outgoing, self.refused
         return connection
 
 
-class _Connection(ssl.SSLObject):
+class _HandshakeConnection(ssl.SSLObject):
     outgoing: ssl.MemoryBIO
-    refused: _Refused
+    refused: _HandshakeFailures
     failed: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
@@ -334,13 +335,13 @@ class _Connection(ssl.SSLObject):
             raise ssl.SSLWantReadError from None
 
 
-def _context(refused: _Refused | None = None) -> ssl.SSLContext:
+def _context(refused: _HandshakeFailures | None = None) -> ssl.SSLContext:
     if refused is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     else:
-        context = listening = _Listening(ssl.PROTOCOL_TLS_SERVER)
+        context = listening = _HandshakeContext(ssl.PROTOCOL_TLS_SERVER)
         listening.refused = refused
-        listening.sslobject_class = _Connection
+        listening.sslobject_class = _HandshakeConnection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     return context

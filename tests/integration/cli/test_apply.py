@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.integration.app.test_apply_order import STRICT, WINDOW, Harbor
 from tests.integration.cli.conftest import Ran
+from tests.integration.services.test_apply_order import STRICT, WINDOW, Harbor
 from typer.testing import CliRunner
 
 from antiphon.cli.main import assemble

@@ -133,9 +133,9 @@ async def test_nobody_sees_the_series_or_latencies_of_another_tenant(browser, ru
 
 def test_the_tenants_that_are_remembered_are_bounded(services) -> None:
     from antiphon.gateway.history import MOST, Histories
-    from antiphon.gateway.measurements import Measurements
+    from antiphon.gateway.measurements import GatewayMetrics
 
-    histories = Histories(services, Measurements())
+    histories = Histories(services, GatewayMetrics())
     first = histories.of(Scope("t0", "dev"))
     assert histories.of(Scope("t0", "dev")) is first
     for number in range(1, MOST + 1):

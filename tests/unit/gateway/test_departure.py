@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from antiphon.gateway.departure import Departed, while_connected
+from antiphon.gateway.departure import CallerLeftError, while_connected
 
 
 class Connection:
@@ -32,7 +32,7 @@ async def test_a_departure_cancels_the_block_where_it_waits() -> None:
             unwound.append(True)
 
     asyncio.get_running_loop().call_soon(connection.gone.set)
-    with pytest.raises(Departed):
+    with pytest.raises(CallerLeftError):
         async with while_connected(connection.receive):
             await work()
     assert unwound == [True]
@@ -81,7 +81,7 @@ async def test_departure_and_end_in_the_same_turn() -> None:
             async with while_connected(connection.receive):
                 for _ in range(turns):
                     await asyncio.sleep(0)
-        except Departed:
+        except CallerLeftError:
             pass
         await asyncio.sleep(0)
         current = asyncio.current_task()

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.gateway.measurements import Measured, Measurements, percentiles
+from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics, percentiles
 
 
 def measured(
     total: float, status: int = 200, at: float = 0.0, application: str = "desk", tenant: str = "ours"
-) -> Measured:
-    return Measured(at, tenant, application, "generated", status, total / 2 if status < 400 else None, total)
+) -> AnswerMeasurement:
+    return AnswerMeasurement(at, tenant, application, "generated", status, total / 2 if status < 400 else None, total)
 
 
 def test_nearest_rank_percentiles_by_hand() -> None:
@@ -36,7 +36,7 @@ def test_a_percentile_is_one_of_the_values_and_they_are_ordered(totals: list[flo
 
 
 def test_since_is_recent_oldest_first_and_the_ring_is_bounded() -> None:
-    kept = Measurements(capacity=5)
+    kept = GatewayMetrics(capacity=5)
     for number in range(10):
         kept.record(measured(1.0, at=float(number), application="a" if number % 2 else "b"))
     assert [one.at for one in kept.since(7.0, "ours")] == [7.0, 8.0, 9.0]
@@ -48,7 +48,7 @@ def test_since_is_recent_oldest_first_and_the_ring_is_bounded() -> None:
 
 
 def test_two_gateways_in_one_process_do_not_share_series() -> None:
-    first, second = Measurements(), Measurements()
+    first, second = GatewayMetrics(), GatewayMetrics()
     first.record(measured(0.2))
     assert b'antiphon_requests_total{application="desk"' in first.exposition()
     assert b'application="desk"' not in second.exposition()
@@ -57,7 +57,7 @@ def test_two_gateways_in_one_process_do_not_share_series() -> None:
 
 
 def test_a_failure_has_no_latency() -> None:
-    kept = Measurements()
+    kept = GatewayMetrics()
     kept.record(measured(5.0, status=429))
     text = kept.exposition()
     assert b'status="429"} 1.0' in text

@@ -9,14 +9,14 @@ import msgspec
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.governance.audit.proof import AuditProof
 from antiphon.governance.audit.query import MOST, AuditFilter
 from antiphon.governance.audit.record import AuditEntry
 
 
-class Filter(msgspec.Struct, frozen=True):
-    """Which records, latest first; ``action`` and ``subject`` may end in ``*``. See ``governance.audit_query``."""
+class AuditQuery(msgspec.Struct, frozen=True):
+    """Selects records, latest first; ``action`` and ``subject`` may end in ``*``. See ``governance.audit_query``."""
 
     who: str | None = None
     action: str | None = None
@@ -43,17 +43,17 @@ class AuditCheckpoint(msgspec.Struct, frozen=True):
     key: str
 
 
-def _query(call: Call) -> AuditPage:
-    return page(call, AuditFilter(**{name: getattr(call.query, name) for name in Filter.__struct_fields__}))
+def _query(call: OperationCall) -> AuditPage:
+    return page(call, AuditFilter(**{name: getattr(call.query, name) for name in AuditQuery.__struct_fields__}))
 
 
-def page(call: Call, wanted: AuditFilter) -> AuditPage:
+def page(call: OperationCall, criteria: AuditFilter) -> AuditPage:
     """One page of the caller's own scope."""
-    found = tuple(call.services.access.trail.query(call.scope, wanted))
-    return AuditPage(found, found[-1].sequence if len(found) == wanted.limit and found[-1].sequence > 0 else None)
+    found = tuple(call.services.access.trail.query(call.scope, criteria))
+    return AuditPage(found, found[-1].sequence if len(found) == criteria.limit and found[-1].sequence > 0 else None)
 
 
-def _checkpoint(call: Call) -> AuditCheckpoint:
+def _checkpoint(call: OperationCall) -> AuditCheckpoint:
     trail = call.services.access.trail
     newest = trail.checkpoint(call.scope)
     if newest is None:
@@ -65,7 +65,7 @@ def _checkpoint(call: Call) -> AuditCheckpoint:
     return AuditCheckpoint(newest.note, newest.size, trail.verifier_key(call.scope))
 
 
-def _proof(call: Call) -> AuditProof:
+def _proof(call: OperationCall) -> AuditProof:
     text = call.path["sequence"]
     if not text.isdecimal() or len(text) > 18:
         raise InvalidInputError(
@@ -75,7 +75,7 @@ def _proof(call: Call) -> AuditProof:
 
 
 OPERATIONS = (
-    Operation("GET", "/admin/audit", "Who saw or changed what, latest first.", "audit", AuditPage, _query, Filter),
+    Operation("GET", "/admin/audit", "Who saw or changed what, latest first.", "audit", AuditPage, _query, AuditQuery),
     Operation("GET", "/admin/audit/checkpoint", "The newest checkpoint.", "audit", AuditCheckpoint, _checkpoint),
     Operation(
         "GET",

@@ -8,11 +8,11 @@ from typing import Annotated
 import msgspec
 
 from antiphon.catalog.datasets import Dataset, DatasetKind
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 
 
-class DatasetsWanted(msgspec.Struct, frozen=True):
-    """Which datasets."""
+class DatasetQuery(msgspec.Struct, frozen=True):
+    """Selects datasets."""
 
     application: str | None = None
     kind: DatasetKind | None = None
@@ -41,13 +41,13 @@ class DatasetList(msgspec.Struct, frozen=True):
     datasets: tuple[DatasetLine, ...]
 
 
-def _list(call: Call) -> DatasetList:
-    wanted: DatasetsWanted = call.query
+def _list(call: OperationCall) -> DatasetList:
+    wanted: DatasetQuery = call.query
     found = call.services.learning.datasets.list(call.scope, wanted.application, kind=wanted.kind, limit=wanted.limit)
     return DatasetList(tuple(line(dataset) for dataset in found))
 
 
-def _get(call: Call) -> Dataset:
+def _get(call: OperationCall) -> Dataset:
     return call.services.learning.datasets.get(call.scope, call.path["dataset"])
 
 
@@ -70,7 +70,7 @@ def line(dataset: Dataset) -> DatasetLine:
 
 
 OPERATIONS = (
-    Operation("GET", "/admin/datasets", "List datasets, latest first.", "read", DatasetList, _list, DatasetsWanted),
+    Operation("GET", "/admin/datasets", "List datasets, latest first.", "read", DatasetList, _list, DatasetQuery),
     Operation(
         "GET", "/admin/datasets/{dataset}", "One dataset: what it was made from, and how.", "read", Dataset, _get
     ),

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.evaluations import Evaluation
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import release_shapes
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.evaluation.gates import DISPARITY
@@ -18,22 +18,22 @@ from antiphon.learning.registry.card import ModelCard
 from antiphon.learning.registry.models import ModelLine
 
 
-class EvaluationsWanted(msgspec.Struct, frozen=True):
-    """Which evaluations."""
+class EvaluationQuery(msgspec.Struct, frozen=True):
+    """Selects evaluations."""
 
     application: str | None = None
     release: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
 
 
-def _list(call: Call) -> release_shapes.EvaluationList:
-    wanted: EvaluationsWanted = call.query
+def _list(call: OperationCall) -> release_shapes.EvaluationList:
+    wanted: EvaluationQuery = call.query
     found = call.services.learning.evaluations.list(call.scope, wanted.application, wanted.release, wanted.limit)
     shown = evaluations_shown(call.services, call.scope, call.principal, found)
     return release_shapes.EvaluationList(tuple(map(release_shapes.evaluation_line, shown)))
 
 
-def _get(call: Call) -> Evaluation:
+def _get(call: OperationCall) -> Evaluation:
     found = call.services.learning.evaluations.get(call.scope, call.path["evaluation"])
     return evaluations_shown(call.services, call.scope, call.principal, [found])[0]
 
@@ -86,7 +86,7 @@ OPERATIONS = (
         "read",
         release_shapes.EvaluationList,
         _list,
-        EvaluationsWanted,
+        EvaluationQuery,
     ),
     Operation("GET", "/admin/evaluations/{evaluation}", "One evaluation, with its gates.", "read", Evaluation, _get),
 )

@@ -1,4 +1,4 @@
-"""Whether batch and online agree about a view, which rows made a value, and a hand on what is published."""
+"""Skew and lineage of a view, and holding it or rolling it back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.lineage import Lineage
 from antiphon.features.publication.rollback import ViewRollback
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """How much is compared: entities of the view, and as many predictions that were made ``since`` then; online
-    readings ``as_of`` when (now), and for how many seconds at most; ``seed`` draws the entities that a report with that
-    seed has."""
+class SkewRequest(msgspec.Struct, frozen=True):
+    """Bounds of a comparison: entities of the view, and as many predictions that were made ``since`` then;"""
 
     sample: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     seconds: Annotated[float, msgspec.Meta(ge=1, le=60)] = 20.0
@@ -32,14 +30,14 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class LastSkew(msgspec.Struct, frozen=True):
-    """What the last comparison found about a view; ``None``: there was none."""
+    """The last comparison of a view; ``None`` before the first."""
 
     view: str
     report: SkewReport | None
 
 
-class Limited(msgspec.Struct, frozen=True):
-    """How many lines at most."""
+class SkewHistoryQuery(msgspec.Struct, frozen=True):
+    """Bounds the number of lines."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
@@ -51,9 +49,8 @@ class SkewHistory(msgspec.Struct, frozen=True):
     comparisons: tuple[ViewSkew, ...]
 
 
-class TakeBack(msgspec.Struct, frozen=True):
-    """Which snapshot of the view comes back, by its id or by the number of a publication (the one before the present
-    one), why, whether it is held, and the publication that was seen as current; ``dry_run`` changes nothing."""
+class ViewRollbackRequest(msgspec.Struct, frozen=True):
+    """Selects the snapshot to roll back to, by its id or by the number of a publication (the one before the present"""
 
     reason: str
     to: str | int | None = None
@@ -62,8 +59,8 @@ class TakeBack(msgspec.Struct, frozen=True):
     seen: Number | None = None
 
 
-class OfEntity(msgspec.Struct, frozen=True):
-    """Which feature of the view, of which entity, as of when (now), and how many source rows at most."""
+class EntityLineageQuery(msgspec.Struct, frozen=True):
+    """Selects a feature of the view, an entity, a moment (now) and the most source rows."""
 
     feature: str
     entity: dict[str, str]
@@ -71,54 +68,54 @@ class OfEntity(msgspec.Struct, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
 
 
-class OfPrediction(msgspec.Struct, frozen=True):
-    """Which feature, by its full name (all of them), and how many source rows of each at most."""
+class PredictionLineageQuery(msgspec.Struct, frozen=True):
+    """Selects a feature by its full name (all of them), and the most source rows of each."""
 
     feature: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
 
 
 class LineageList(msgspec.Struct, frozen=True):
-    """Where features of a prediction came from."""
+    """Lineage of a prediction's features."""
 
     prediction: str
     features: tuple[Lineage, ...]
 
 
-class Why(msgspec.Struct, frozen=True):
+class ViewHoldRequest(msgspec.Struct, frozen=True):
     """A reason, for the record."""
 
     reason: str
 
 
-class Holding(msgspec.Struct, frozen=True):
-    """Whether a view is held now, by whom and why."""
+class ViewHoldResponse(msgspec.Struct, frozen=True):
+    """The hold of a view: its principal and reason."""
 
     view: str
     held: Hold | None
 
 
-def _rollback(call: Call) -> ViewRollback:
-    wanted: TakeBack = call.body
+def _rollback(call: OperationCall) -> ViewRollback:
+    wanted: ViewRollbackRequest = call.body
     return call.services.features.rollback.view(
         call.scope, call.path["view"], wanted.to, reason=wanted.reason, principal=call.principal.id, hold=wanted.hold,
         dry_run=wanted.dry_run, seen=wanted.seen,
     )  # fmt: skip
 
 
-def _hold(call: Call) -> Holding:
+def _hold(call: OperationCall) -> ViewHoldResponse:
     view, rollback = call.path["view"], call.services.features.rollback
     rollback.hold(call.scope, view, reason=call.body.reason, principal=call.principal.id)
-    return Holding(view, rollback.held(call.scope).get(view))
+    return ViewHoldResponse(view, rollback.held(call.scope).get(view))
 
 
-def _resume(call: Call) -> Holding:
+def _resume(call: OperationCall) -> ViewHoldResponse:
     view, rollback = call.path["view"], call.services.features.rollback
     rollback.resume(call.scope, view, reason=call.body.reason, principal=call.principal.id)
-    return Holding(view, rollback.held(call.scope).get(view))
+    return ViewHoldResponse(view, rollback.held(call.scope).get(view))
 
 
-def _last(call: Call) -> LastSkew:
+def _last(call: OperationCall) -> LastSkew:
     view = call.path["view"]
     found = call.services.features.skew.last(call.scope, view)
     return LastSkew(
@@ -126,13 +123,13 @@ def _last(call: Call) -> LastSkew:
     )
 
 
-def _skew_history(call: Call) -> SkewHistory:
+def _skew_history(call: OperationCall) -> SkewHistory:
     view, wanted = call.path["view"], call.query
     return SkewHistory(view, tuple(call.services.features.skew.history(call.scope, view, wanted.limit)))
 
 
-def _skew(call: Call) -> SkewReport:
-    wanted: Comparison = call.body
+def _skew(call: OperationCall) -> SkewReport:
+    wanted: SkewRequest = call.body
     view = call.path["view"]
     found = call.services.features.skew.measure(
         call.scope,
@@ -147,8 +144,8 @@ def _skew(call: Call) -> SkewReport:
     return differences_shown(call.services, call.scope, call.principal, found)
 
 
-def _lineage(call: Call) -> Lineage:
-    wanted: OfEntity = call.body
+def _lineage(call: OperationCall) -> Lineage:
+    wanted: EntityLineageQuery = call.body
     call.services.access.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", wanted.entity)
     found = call.services.features.lineage.of_entity(
         call.scope, f"{call.path['view']}.{wanted.feature}", wanted.entity, wanted.as_of, wanted.limit
@@ -156,7 +153,7 @@ def _lineage(call: Call) -> Lineage:
     return found.placeless()
 
 
-def _of_prediction(call: Call) -> LineageList:
+def _of_prediction(call: OperationCall) -> LineageList:
     prediction, wanted = call.path["prediction"], call.query
     found = lineage_of_prediction(call.services, call.scope, call.principal, prediction, wanted.feature, wanted.limit)
     return LineageList(prediction, tuple(one.placeless() for one in found))
@@ -191,7 +188,7 @@ def differences_shown(services: GatewayServices, scope: Scope, who: Principal, r
 
 
 def may_publish(services: GatewayServices, who: Principal, view: str) -> bool:
-    """Whether policy lets somebody publish a view, and order work on it."""
+    """Tells whether policy lets a principal publish a view and order work on it."""
     try:
         services.access.authorize(who, "publish", f"view/{view}")
     except ForbiddenError:
@@ -206,33 +203,35 @@ OPERATIONS = (
     ),
     Operation(
         "GET", "/admin/features/{view}/skew/history", "What comparisons of batch and online found over time.", "read",
-        SkewHistory, _skew_history, Limited,
+        SkewHistory, _skew_history, SkewHistoryQuery,
     ),
     # It is up to a minute of work and names entities: for those who may publish the view.
     Operation(
         "POST", "/admin/features/{view}/skew", "Compare what is read online with what batch computes.", "publish",
-        SkewReport, _skew, body=Comparison,
+        SkewReport, _skew, body=SkewRequest,
     ),
     # Source rows with all their columns, of any entity: for those who may publish the view.
     Operation(
         "POST", "/admin/features/{view}/lineage", "The source rows behind a value that is read.", "publish", Lineage,
-        _lineage, body=OfEntity,
+        _lineage, body=EntityLineageQuery,
     ),
     Operation(
         "GET", "/admin/predictions/{prediction}/lineage", "The source rows behind a prediction's features.", "read",
-        LineageList, _of_prediction, OfPrediction,
+        LineageList, _of_prediction, PredictionLineageQuery,
     ),
     # The rooms keep the evidence of these themselves, in the transaction of the change.
     Operation(
         "POST", "/admin/features/{view}/rollback", "Publish an earlier snapshot of a view again.", "publish",
-        ViewRollback, _rollback, body=TakeBack,
+        ViewRollback, _rollback, body=ViewRollbackRequest,
     ),
     Operation(
-        "POST", "/admin/features/{view}/hold", "Let nothing replace what is published of a view.", "publish", Holding,
-        _hold, body=Why,
+        "POST", "/admin/features/{view}/hold", "Let nothing replace what is published of a view.", "publish",
+        ViewHoldResponse,
+        _hold, body=ViewHoldRequest,
     ),
     Operation(
-        "POST", "/admin/features/{view}/resume", "Let a held view go on with its next refresh.", "publish", Holding,
-        _resume, body=Why,
+        "POST", "/admin/features/{view}/resume", "Let a held view go on with its next refresh.", "publish",
+        ViewHoldResponse,
+        _resume, body=ViewHoldRequest,
     ),
 )  # fmt: skip

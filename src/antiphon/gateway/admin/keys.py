@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.gateway.admin import shapes
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.governance.identity.allowance import Allowance
 from antiphon.governance.identity.principal import Limits, check_grant
 
@@ -20,7 +20,7 @@ Quota = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] | None
 
 
 class Allow(msgspec.Struct, frozen=True):
-    """What a key may use; ``null`` is without bound. ``priority``: it may ask for that service tier."""
+    """Quotas of a key; ``null`` is without bound. ``priority``: it may ask for that service tier."""
 
     requests_per_minute: Quota = None
     tokens_per_minute: Quota = None
@@ -32,7 +32,7 @@ class Allow(msgspec.Struct, frozen=True):
 
 
 class Create(msgspec.Struct, frozen=True):
-    """Whom it speaks for, the role of a new principal, and what the key is for; empty lists confine it to nothing."""
+    """Principal, role and uses of a new key; empty lists confine it to nothing."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     role: Literal["admin", "engineer", "service", "viewer"]
@@ -43,7 +43,7 @@ class Create(msgspec.Struct, frozen=True):
 
 
 class Approve(msgspec.Struct, frozen=True):
-    """Why, for the record."""
+    """The reason, for the record."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
@@ -54,15 +54,15 @@ class Rotate(msgspec.Struct, frozen=True):
     overlap: Annotated[str, msgspec.Meta(max_length=20)] = "1h"
 
 
-def _list(call: Call) -> shapes.KeyList:
+def _list(call: OperationCall) -> shapes.KeyList:
     return shapes.KeyList(shapes.read_all(call.services.access.identity.list(call.scope.tenant), shapes.KeyLine))
 
 
-def _show(call: Call) -> shapes.KeyLine:
+def _show(call: OperationCall) -> shapes.KeyLine:
     return shapes.read(call.services.access.identity.show(call.scope.tenant, call.path["key"]), shapes.KeyLine)
 
 
-def _create(call: Call) -> shapes.NewKey:
+def _create(call: OperationCall) -> shapes.NewKey:
     wanted: Create = call.body
     limits = Limits(wanted.actions, wanted.resources)
     check_grant(call.principal.limits, limits)
@@ -78,7 +78,7 @@ def _create(call: Call) -> shapes.NewKey:
     return shapes.NewKey(key, shapes.read(record, shapes.KeyLine))
 
 
-def _allow(call: Call) -> shapes.KeyLine:
+def _allow(call: OperationCall) -> shapes.KeyLine:
     wanted: Allow = call.body
     allowed = call.services.access.identity.allow(
         call.scope.tenant, call.path["key"], wanted.allowance(), by=call.principal.id
@@ -86,14 +86,14 @@ def _allow(call: Call) -> shapes.KeyLine:
     return shapes.read(allowed, shapes.KeyLine)
 
 
-def _use(call: Call) -> shapes.KeyUse:
+def _use(call: OperationCall) -> shapes.KeyUse:
     record = call.services.access.identity.show(call.scope.tenant, call.path["key"])
     allowance: Allowance = record.allowance
     used = call.services.access.quotas.used(call.scope.tenant, allowance.bucket or record.id, allowance.meters)
     return shapes.KeyUse(shapes.read(allowance, shapes.KeyAllowance), {name: round(used[name]) for name in used})
 
 
-def _rotate(call: Call) -> shapes.RotatedKey:
+def _rotate(call: OperationCall) -> shapes.RotatedKey:
     wanted: Rotate = call.body
     rotated = call.services.access.identity.rotate(
         call.scope.tenant,
@@ -107,14 +107,14 @@ def _rotate(call: Call) -> shapes.RotatedKey:
     )
 
 
-def _approve(call: Call) -> shapes.KeyLine:
+def _approve(call: OperationCall) -> shapes.KeyLine:
     approved = call.services.access.identity.approve(
         call.scope.tenant, call.path["key"], by=call.principal, reason=call.body.reason
     )
     return shapes.read(approved, shapes.KeyLine)
 
 
-def _revoke(call: Call) -> shapes.KeyLine:
+def _revoke(call: OperationCall) -> shapes.KeyLine:
     return shapes.read(
         call.services.access.identity.revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
     )

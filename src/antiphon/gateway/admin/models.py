@@ -10,19 +10,19 @@ from antiphon.core.clock import utc
 from antiphon.gateway.admin import release_shapes, shapes
 from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.bounds import Count
-from antiphon.gateway.operation import Call, Operation, Page
+from antiphon.gateway.operation import HtmlPage, Operation, OperationCall
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.comparison import ModelComparison
 from antiphon.learning.retraining.orders import TrainOrder
 
 
-class VersionsWanted(msgspec.Struct, frozen=True):
+class ModelVersionQuery(msgspec.Struct, frozen=True):
     """Only this application's."""
 
     application: str | None = None
 
 
-class Two(msgspec.Struct, frozen=True):
+class ModelComparisonQuery(msgspec.Struct, frozen=True):
     """Each is ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release."""
 
     a: str
@@ -30,7 +30,7 @@ class Two(msgspec.Struct, frozen=True):
 
 
 class Train(msgspec.Struct, frozen=True):
-    """What is to be trained.
+    """Orders a training.
 
     ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
     at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole; ``rollout`` begins its rollout when it
@@ -48,27 +48,27 @@ class Train(msgspec.Struct, frozen=True):
     key: str | None = None
 
 
-def _list(call: Call) -> release_shapes.VersionList:
+def _list(call: OperationCall) -> release_shapes.VersionList:
     lines = call.services.learning.registry.lines(call.scope, call.query.application)
     shown = lines_shown(call.services, call.scope, call.principal, lines)
     return release_shapes.VersionList(tuple(map(release_shapes.version_line, shown)))
 
 
-def _get(call: Call) -> release_shapes.ModelDetail:
+def _get(call: OperationCall) -> release_shapes.ModelDetail:
     return release_shapes.model_detail(card_shown(call.services, call.scope, call.principal, call.path["model"]))
 
 
-def _card(call: Call) -> Page:
+def _card(call: OperationCall) -> HtmlPage:
     card = card_shown(call.services, call.scope, call.principal, call.path["model"])
-    return Page(cards.as_html(card), cards.content_security_policy())
+    return HtmlPage(cards.as_html(card), cards.content_security_policy())
 
 
-def _compare(call: Call) -> ModelComparison:
-    wanted: Two = call.query
+def _compare(call: OperationCall) -> ModelComparison:
+    wanted: ModelComparisonQuery = call.query
     return call.services.learning.registry.compare(call.scope, wanted.a, wanted.b)
 
 
-def _train(call: Call) -> shapes.RunLine:
+def _train(call: OperationCall) -> shapes.RunLine:
     wanted: Train = call.body
     # Policy may name one application; the operation as a whole was asked about before.
     call.services.access.authorize(call.principal, "release", f"application/{wanted.application}")
@@ -95,7 +95,7 @@ OPERATIONS = (
         "read",
         release_shapes.VersionList,
         _list,
-        VersionsWanted,
+        ModelVersionQuery,
     ),
     Operation(
         "GET",
@@ -104,7 +104,7 @@ OPERATIONS = (
         "read",
         ModelComparison,
         _compare,
-        Two,
+        ModelComparisonQuery,
     ),
     Operation(
         "GET",

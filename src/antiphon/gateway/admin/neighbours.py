@@ -9,10 +9,10 @@ import msgspec
 from antiphon.features.embedding.neighbors import MOST, NeighborQuery, Neighbors
 from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 
 
-class Asked(msgspec.Struct, frozen=True):
+class NeighborsRequest(msgspec.Struct, frozen=True):
     """Neighbors of a text, of an entity's own text, or of a vector with the model that made it; what for; and in
     which publication (the current one)."""
 
@@ -26,8 +26,8 @@ class Asked(msgspec.Struct, frozen=True):
     purpose: str = ""
 
 
-def _neighbours(call: Call) -> Neighbors:
-    asked: Asked = call.body
+def _neighbours(call: OperationCall) -> Neighbors:
+    asked: NeighborsRequest = call.body
     view = call.path["view"]
     question = NeighborQuery(
         feature=asked.feature,
@@ -52,6 +52,6 @@ def _neighbours(call: Call) -> Neighbors:
 OPERATIONS = (
     Operation(
         "POST", "/admin/features/{view}/neighbours", "The entities whose texts are nearest to a text.", "answer",
-        Neighbors, _neighbours, body=Asked,
+        Neighbors, _neighbours, body=NeighborsRequest,
     ),
 )  # fmt: skip

@@ -9,19 +9,19 @@ import msgspec
 
 from antiphon.catalog.outcomes import OutcomeRecord, OutcomeStatus
 from antiphon.core.clock import utc
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.learning.outcomes.monitoring import DriftReport, Performance
 
 
-class OutcomesWanted(msgspec.Struct, frozen=True):
-    """Which outcomes; ``before`` is an instant of arrival."""
+class OutcomeQuery(msgspec.Struct, frozen=True):
+    """Selects outcomes; ``before`` is an instant of arrival."""
 
     status: OutcomeStatus | None = None
     before: datetime | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
 
 
-class MomentsWanted(msgspec.Struct, frozen=True):
+class PerformanceQuery(msgspec.Struct, frozen=True):
     """Questions as of ``since <= as_of < until``, in event time."""
 
     since: datetime | None = None
@@ -53,8 +53,8 @@ class OutcomeList(msgspec.Struct, frozen=True):
     outcomes: tuple[OutcomeLine, ...]
 
 
-def _list(call: Call) -> OutcomeList:
-    wanted: OutcomesWanted = call.query
+def _list(call: OperationCall) -> OutcomeList:
+    wanted: OutcomeQuery = call.query
     found = call.services.learning.outcomes.list(
         call.scope, call.path["application"], status=wanted.status, before=wanted.before, limit=wanted.limit
     )
@@ -64,15 +64,15 @@ def _list(call: Call) -> OutcomeList:
     return OutcomeList(tuple(line(outcome) for outcome in readable))
 
 
-def _performance(call: Call) -> Performance:
-    wanted: MomentsWanted = call.query
+def _performance(call: OperationCall) -> Performance:
+    wanted: PerformanceQuery = call.query
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
     since = None if wanted.since is None else utc(wanted.since)
     until = None if wanted.until is None else utc(wanted.until)
     return call.services.learning.monitor.performance(call.scope, call.path["application"], since=since, until=until)
 
 
-def _drift(call: Call) -> DriftReport:
+def _drift(call: OperationCall) -> DriftReport:
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
     return call.services.learning.monitor.drift(call.scope, call.path["application"])
 
@@ -90,7 +90,7 @@ OPERATIONS = (
         "read",
         OutcomeList,
         _list,
-        OutcomesWanted,
+        OutcomeQuery,
     ),
     Operation(
         "GET",
@@ -99,7 +99,7 @@ OPERATIONS = (
         "read",
         Performance,
         _performance,
-        MomentsWanted,
+        PerformanceQuery,
     ),
     Operation(
         "GET",

@@ -11,7 +11,7 @@ import msgspec
 from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.governance.policy.document import CasePrincipal, PolicyCase, PolicyDocument
 from antiphon.governance.policy.versions import PolicyVersion
 
@@ -56,8 +56,8 @@ class Propose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cases: tuple[PolicyCase, ...] = ()
 
 
-class Decide(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why a version is approved or rejected."""
+class PolicyReviewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The reason for approving or rejecting a version."""
 
     reason: Text
 
@@ -102,7 +102,7 @@ class PolicyPart(msgspec.Struct, frozen=True):
     decided: bool
 
 
-class Explained(msgspec.Struct, frozen=True):
+class PolicyExplanationResponse(msgspec.Struct, frozen=True):
     """A decision, in words and policy by policy."""
 
     allowed: bool
@@ -118,35 +118,35 @@ def line(version: PolicyVersion) -> PolicyLine:
     return shapes.read(version, PolicyLine)
 
 
-def _list(call: Call) -> PolicyList:
+def _list(call: OperationCall) -> PolicyList:
     return PolicyList(tuple(line(one) for one in call.services.access.policies.list(call.scope)))
 
 
-def _get(call: Call) -> PolicyText:
+def _get(call: OperationCall) -> PolicyText:
     found = call.services.access.policies.get(call.scope, _number(call))
     document = found.document
     return PolicyText(line(found), document.cedar, document.attributes, len(document.cases))
 
 
-def _propose(call: Call) -> PolicyLine:
+def _propose(call: OperationCall) -> PolicyLine:
     wanted: Propose = call.body
     document = PolicyDocument(wanted.cedar, wanted.attributes, wanted.cases)
     return line(call.services.access.policies.propose(call.scope, document, by=call.principal, reason=wanted.reason))
 
 
-def _approve(call: Call) -> PolicyLine:
+def _approve(call: OperationCall) -> PolicyLine:
     return line(
         call.services.access.policies.approve(call.scope, _number(call), by=call.principal, reason=call.body.reason)
     )
 
 
-def _reject(call: Call) -> PolicyLine:
+def _reject(call: OperationCall) -> PolicyLine:
     return line(
         call.services.access.policies.reject(call.scope, _number(call), by=call.principal, reason=call.body.reason)
     )
 
 
-def _diff(call: Call) -> PolicyDifference:
+def _diff(call: OperationCall) -> PolicyDifference:
     policies = call.services.access.policies
     before = acting(policies.list(call.scope)).number if call.query.before is None else call.query.before
     found = policies.diff(call.scope, before, policies.get(call.scope, _number(call)).document)
@@ -154,7 +154,7 @@ def _diff(call: Call) -> PolicyDifference:
     return PolicyDifference(found.text, changed, found.tried)
 
 
-def _explain(call: Call) -> Explained:
+def _explain(call: OperationCall) -> PolicyExplanationResponse:
     wanted: Explain = call.body
     context: dict[str, Any] = dict(wanted.context)
     if wanted.keys:
@@ -162,7 +162,7 @@ def _explain(call: Call) -> Explained:
     # Nobody learns about another tenant's policies: whoever is meant is asked about in one's own.
     who = msgspec.structs.replace(wanted.principal.principal(), tenant=call.scope.tenant)
     found = call.services.access.policies.explain(call.scope, who, wanted.action, wanted.resource, context)
-    return Explained(
+    return PolicyExplanationResponse(
         allowed=found.decision.allowed,
         sentence=found.sentence,
         otherwise=found.otherwise,
@@ -172,7 +172,7 @@ def _explain(call: Call) -> Explained:
     )
 
 
-def _number(call: Call) -> int:
+def _number(call: OperationCall) -> int:
     text = call.path["number"]
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise InvalidInputError(
@@ -198,7 +198,7 @@ OPERATIONS = (
         "/admin/policies/explain",
         "Say which policies decide about a request, and what would be decided without them.",
         "propose",
-        Explained,
+        PolicyExplanationResponse,
         _explain,
         body=Explain,
     ),
@@ -221,7 +221,7 @@ OPERATIONS = (
         "approve",
         PolicyLine,
         _approve,
-        body=Decide,
+        body=PolicyReviewRequest,
     ),
     Operation(
         "POST",
@@ -230,7 +230,7 @@ OPERATIONS = (
         "approve",
         PolicyLine,
         _reject,
-        body=Decide,
+        body=PolicyReviewRequest,
     ),
 )
 

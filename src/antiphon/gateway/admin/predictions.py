@@ -14,13 +14,13 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway import limits
 from antiphon.gateway.admin import shapes
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 
 
-class Filter(msgspec.Struct, frozen=True):
-    """Which receipts; ``all_roles`` also those of shadows and evaluations, which reached nobody."""
+class PredictionQuery(msgspec.Struct, frozen=True):
+    """Selects receipts; ``all_roles`` also those of shadows and evaluations, which reached no user."""
 
     application: str | None = None
     all_roles: bool = False
@@ -29,8 +29,8 @@ class Filter(msgspec.Struct, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
 
 
-def _list(call: Call) -> shapes.PredictionList:
-    wanted: Filter = call.query
+def _list(call: OperationCall) -> shapes.PredictionList:
+    wanted: PredictionQuery = call.query
     receipts = call.services.predictions.receipts.list(
         call.scope, wanted.application, wanted.path, wanted.before, wanted.limit,
         roles=None if wanted.all_roles else SEEN_ROLES + STAND_IN_ROLES,
@@ -40,18 +40,18 @@ def _list(call: Call) -> shapes.PredictionList:
     )
 
 
-def _get(call: Call) -> shapes.PredictionDetail:
+def _get(call: OperationCall) -> shapes.PredictionDetail:
     return detail(call.services, call.scope, call.principal, call.path["prediction"])
 
 
-def _explain(call: Call) -> Mapping[str, Any]:
+def _explain(call: OperationCall) -> Mapping[str, Any]:
     records, prediction = call.services.access.records, call.path["prediction"]
     receipt = records.require_prediction(call.scope, call.principal, prediction)
     source_rows = records.may_read_source_rows(call.scope, call.principal, receipt)
     return call.services.predictions.explain(call.scope, prediction, source_rows)
 
 
-async def _replay(call: Call) -> Mapping[str, Any]:
+async def _replay(call: OperationCall) -> Mapping[str, Any]:
     services, who, prediction = call.services, call.principal, call.path["prediction"]
     receipt = await run_in_threadpool(services.access.records.require_replay, call.scope, who, prediction)
     if receipt.cache.prediction is not None:
@@ -96,7 +96,13 @@ def detail(services: GatewayServices, scope: Scope, who: Principal, prediction: 
 
 OPERATIONS = (
     Operation(
-        "GET", "/admin/predictions", "List predictions, newest first.", "read", shapes.PredictionList, _list, Filter
+        "GET",
+        "/admin/predictions",
+        "List predictions, newest first.",
+        "read",
+        shapes.PredictionList,
+        _list,
+        PredictionQuery,
     ),
     Operation(
         "GET",

@@ -12,19 +12,19 @@ from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.bounds import MOST
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.view_status import ViewStatus
 
 
-class Limit(msgspec.Struct, frozen=True):
-    """How many at most."""
+class PublicationQuery(msgspec.Struct, frozen=True):
+    """Bounds the number of publications."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
 
 
-class Rollback(msgspec.Struct, frozen=True):
+class PublicationRollbackRequest(msgspec.Struct, frozen=True):
     """Publish the snapshots of publication ``to`` again, as the next number, and why."""
 
     to: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
@@ -32,8 +32,8 @@ class Rollback(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Which views (all when none is named), as of when (now), a key under which it is done once, and whether all of
-    each source is read, whatever could be taken over."""
+    """Selects the views to refresh (all when none is named), the moment (now), a key under which it is done once,
+    and whether all of"""
 
     views: tuple[str, ...] = ()
     as_of: datetime | None = None
@@ -53,21 +53,21 @@ class IncomingEvents(msgspec.Struct, frozen=True):
     events: Annotated[tuple[IncomingEvent, ...], msgspec.Meta(min_length=1, max_length=20_000)]
 
 
-def _list(call: Call) -> shapes.PublicationList:
+def _list(call: OperationCall) -> shapes.PublicationList:
     return shapes.PublicationList(
         shapes.read_all(call.services.features.publications.list(call.scope, call.query.limit), shapes.PublicationLine)
     )
 
 
-def _rollback(call: Call) -> shapes.PublicationLine:
-    wanted: Rollback = call.body
+def _rollback(call: OperationCall) -> shapes.PublicationLine:
+    wanted: PublicationRollbackRequest = call.body
     made = call.services.features.publications.rollback(
         call.scope, wanted.to, reason=wanted.reason, principal=call.principal.id
     )
     return shapes.read(made, shapes.PublicationLine)
 
 
-def _views(call: Call) -> FeatureList:
+def _views(call: OperationCall) -> FeatureList:
     return FeatureList(view_statuses(call.services, call.scope, call.principal))
 
 
@@ -76,19 +76,19 @@ def view_statuses(services: GatewayServices, scope: Scope, who: Principal) -> tu
     return readable_statuses(services, scope, who, services.features.view_status(scope))
 
 
-def _refresh(call: Call) -> shapes.RunLine:
+def _refresh(call: OperationCall) -> shapes.RunLine:
     wanted: Refresh = call.body
     as_of = wanted.as_of.isoformat() if wanted.as_of else None
     run = call.services.work.runs.refresh(call.scope, wanted.views, as_of, wanted.key, wanted.whole)
     return shapes.read(run, shapes.RunLine)
 
 
-def _append(call: Call) -> shapes.Appended:
+def _append(call: OperationCall) -> shapes.EventsResponse:
     stream = call.path["stream"]
-    return shapes.Appended(stream, call.services.features.streams.append(call.scope, stream, call.body.events))
+    return shapes.EventsResponse(stream, call.services.features.streams.append(call.scope, stream, call.body.events))
 
 
-def _streams(call: Call) -> shapes.StreamList:
+def _streams(call: OperationCall) -> shapes.StreamList:
     return shapes.StreamList(tuple(call.services.features.streams.status(call.scope)))
 
 
@@ -106,7 +106,13 @@ OPERATIONS = (
         status=202,
     ),
     Operation(
-        "GET", "/admin/publications", "List publications, newest first.", "read", shapes.PublicationList, _list, Limit
+        "GET",
+        "/admin/publications",
+        "List publications, newest first.",
+        "read",
+        shapes.PublicationList,
+        _list,
+        PublicationQuery,
     ),
     Operation(
         "POST",
@@ -115,14 +121,14 @@ OPERATIONS = (
         "publish",
         shapes.PublicationLine,
         _rollback,
-        body=Rollback,
+        body=PublicationRollbackRequest,
     ),
     Operation(
         "POST",
         "/admin/events/{stream}",
         "Append source events to a stream; an event id seen before is ignored.",
         "publish",
-        shapes.Appended,
+        shapes.EventsResponse,
         _append,
         body=IncomingEvents,
     ),

@@ -1,4 +1,4 @@
-"""What ``/admin`` answers about models, evaluations and rollouts."""
+"""Responses of ``/admin`` about models, evaluations and rollouts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EvaluationList(msgspec.Struct, frozen=True):
     evaluations: tuple[EvaluationLine, ...]
 
 
-class VersionLine(msgspec.Struct, frozen=True):
+class ModelVersionItem(msgspec.Struct, frozen=True):
     """A model version in a list; ``evaluation`` is the newest of a release that serves it."""
 
     id: str
@@ -65,7 +65,7 @@ class VersionLine(msgspec.Struct, frozen=True):
 class VersionList(msgspec.Struct, frozen=True):
     """By application, latest first."""
 
-    versions: tuple[VersionLine, ...]
+    versions: tuple[ModelVersionItem, ...]
 
 
 class ServingRelease(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ class MoveLine(msgspec.Struct, frozen=True):
 
 
 class JudgementLine(msgspec.Struct, frozen=True):
-    """What the judge decided, in a sentence, with the e-values and the bounds that they are held against."""
+    """The judge's decision in a sentence, with the e-values and the bounds that they are held against."""
 
     sequence: int
     state: str
@@ -186,8 +186,8 @@ class ChangeList(msgspec.Struct, frozen=True):
     changes: tuple[ChangeLine, ...]
 
 
-class LiveThen(msgspec.Struct, frozen=True):
-    """What answered at an instant; ``candidate`` answered the share ``weight`` of users, or none in shadow."""
+class LiveReleaseResponse(msgspec.Struct, frozen=True):
+    """The live release at an instant; ``candidate`` answered the share ``weight`` of users, or none in shadow."""
 
     at: datetime
     release: ReleaseLine | None
@@ -207,7 +207,7 @@ class ReleaseDiff(msgspec.Struct, frozen=True):
 
 
 class WentBack(msgspec.Struct, frozen=True):
-    """What a rollback did: ``rollout`` was undone, or where it is ``None`` the live pointer moved."""
+    """The effect of a rollback: ``rollout`` was undone, or where it is ``None`` the live pointer moved."""
 
     application: str
     release: str
@@ -219,9 +219,9 @@ def evaluation_line(evaluation: Evaluation) -> EvaluationLine:
     return msgspec.convert(evaluation, EvaluationLine, from_attributes=True)
 
 
-def version_line(line: ModelLine) -> VersionLine:
+def version_line(line: ModelLine) -> ModelVersionItem:
     version = line.version
-    return VersionLine(
+    return ModelVersionItem(
         id=version.id,
         application=version.application,
         number=version.number,

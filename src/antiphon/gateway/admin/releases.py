@@ -10,8 +10,8 @@ from antiphon.catalog.releases import Release
 from antiphon.core.clock import utc
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import release_shapes, shapes
-from antiphon.gateway.admin.rollouts import Why
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.admin.rollouts import RolloutMoveRequest
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.releases import bundle as bundles
 
@@ -23,31 +23,31 @@ class OfApplication(msgspec.Struct, frozen=True):
 
 
 class Activate(msgspec.Struct, frozen=True):
-    """Which release, and why."""
+    """Selects the release to activate, with the reason."""
 
     application: str
     release: str
     reason: str
 
 
-class Rollback(msgspec.Struct, frozen=True):
+class ReleaseRollbackRequest(msgspec.Struct, frozen=True):
     """Back to the release that was live before, and why."""
 
     application: str
     reason: str
 
 
-class At(msgspec.Struct, frozen=True):
+class LiveReleaseQuery(msgspec.Struct, frozen=True):
     """An instant of wall time, with its zone."""
 
     time: datetime
 
 
-def _list(call: Call) -> shapes.ReleaseList:
+def _list(call: OperationCall) -> shapes.ReleaseList:
     return listed(call.services, call.scope, call.query.application)
 
 
-def _activate(call: Call) -> shapes.ReleaseList:
+def _activate(call: OperationCall) -> shapes.ReleaseList:
     wanted: Activate = call.body
     who = call.principal
     call.services.learning.transitions.activate(
@@ -56,16 +56,16 @@ def _activate(call: Call) -> shapes.ReleaseList:
     return listed(call.services, call.scope, wanted.application)
 
 
-def _rollback(call: Call) -> shapes.ReleaseList:
-    wanted: Rollback = call.body
+def _rollback(call: OperationCall) -> shapes.ReleaseList:
+    wanted: ReleaseRollbackRequest = call.body
     call.services.learning.transitions.rollback(
         call.scope, wanted.application, principal=call.principal.id, reason=wanted.reason
     )
     return listed(call.services, call.scope, wanted.application)
 
 
-def _back(call: Call) -> release_shapes.WentBack:
-    wanted: Why = call.body
+def _back(call: OperationCall) -> release_shapes.WentBack:
+    wanted: RolloutMoveRequest = call.body
     done = call.services.learning.transitions.rollback(
         call.scope, call.path["application"], principal=call.principal.id, reason=wanted.reason
     )
@@ -73,23 +73,23 @@ def _back(call: Call) -> release_shapes.WentBack:
     return release_shapes.WentBack(done.application, done.release, done.left, undone)
 
 
-def _changelog(call: Call) -> release_shapes.ChangeList:
+def _changelog(call: OperationCall) -> release_shapes.ChangeList:
     entries = call.services.learning.changelog.of(call.scope, call.path["application"])
     return release_shapes.ChangeList(shapes.read_all(entries, release_shapes.ChangeLine))
 
 
-def _live_at(call: Call) -> release_shapes.LiveThen:
-    wanted: At = call.query
+def _live_at(call: OperationCall) -> release_shapes.LiveReleaseResponse:
+    wanted: LiveReleaseQuery = call.query
     then = call.services.learning.changelog.at(call.scope, call.path["application"], utc(wanted.time))
     now = call.services.learning.releases.live(call.scope, call.path["application"])
     lines = [
         None if release is None else line(release, now is not None and release.id == now.id)
         for release in (then.release, then.candidate)
     ]
-    return release_shapes.LiveThen(then.at, lines[0], then.rollout, lines[1], then.state, then.weight)
+    return release_shapes.LiveReleaseResponse(then.at, lines[0], then.rollout, lines[1], then.state, then.weight)
 
 
-def _diff(call: Call) -> release_shapes.ReleaseDiff:
+def _diff(call: OperationCall) -> release_shapes.ReleaseDiff:
     return differing(call.services, call.scope, call.path["before"], call.path["after"])
 
 
@@ -146,7 +146,7 @@ OPERATIONS = (
         "release",
         shapes.ReleaseList,
         _rollback,
-        body=Rollback,
+        body=ReleaseRollbackRequest,
     ),
     Operation(
         "POST",
@@ -155,7 +155,7 @@ OPERATIONS = (
         "release",
         release_shapes.WentBack,
         _back,
-        body=Why,
+        body=RolloutMoveRequest,
     ),
     Operation(
         "GET",
@@ -170,9 +170,9 @@ OPERATIONS = (
         "/admin/releases/{application}/live-at",
         "What was live at an instant.",
         "read",
-        release_shapes.LiveThen,
+        release_shapes.LiveReleaseResponse,
         _live_at,
-        At,
+        LiveReleaseQuery,
     ),
     Operation(
         "GET",

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout
 from antiphon.gateway.admin import release_shapes, shapes
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 
 USERS = 300
@@ -19,8 +19,8 @@ USERS = 300
 Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
 
-class RolloutsWanted(msgspec.Struct, frozen=True):
-    """Which rollouts."""
+class RolloutQuery(msgspec.Struct, frozen=True):
+    """Selects rollouts."""
 
     application: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
@@ -41,19 +41,19 @@ class Begin(msgspec.Struct, frozen=True):
     force: bool = False
 
 
-class Why(msgspec.Struct, frozen=True):
+class RolloutMoveRequest(msgspec.Struct, frozen=True):
     """The reason, for the record."""
 
     reason: Reason
 
 
-def _list(call: Call) -> release_shapes.RolloutList:
-    wanted: RolloutsWanted = call.query
+def _list(call: OperationCall) -> release_shapes.RolloutList:
+    wanted: RolloutQuery = call.query
     found = call.services.learning.rollouts.list(call.scope, wanted.application, wanted.limit)
     return release_shapes.RolloutList(tuple(map(release_shapes.rollout_line, found)))
 
 
-def _get(call: Call) -> release_shapes.RolloutDetail:
+def _get(call: OperationCall) -> release_shapes.RolloutDetail:
     wanted: Depth = call.query
     return detail(call.services, call.scope, call.path["rollout"], wanted.judgements, wanted.users)
 
@@ -76,13 +76,14 @@ def detail(
 
 @lru_cache(maxsize=64)
 def declared(plan: Rollout, users: int) -> str:
-    """What a plan can decide, in words. It is simulated, which takes a second or two, and always comes out the same."""
+    """Describes in words what a plan can decide. It is simulated, which takes a second or two, and always comes out
+    the same."""
     from antiphon.releases.declaration import declaration
 
     return declaration(plan, users)
 
 
-def _begin(call: Call) -> release_shapes.RolloutLine:
+def _begin(call: OperationCall) -> release_shapes.RolloutLine:
     wanted: Begin = call.body
     reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
     begun = call.services.learning.transitions.begin(
@@ -91,28 +92,28 @@ def _begin(call: Call) -> release_shapes.RolloutLine:
     return release_shapes.rollout_line(begun)
 
 
-def _hold(call: Call) -> release_shapes.RolloutLine:
+def _hold(call: OperationCall) -> release_shapes.RolloutLine:
     moved = call.services.learning.transitions.hold(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
-def _resume(call: Call) -> release_shapes.RolloutLine:
+def _resume(call: OperationCall) -> release_shapes.RolloutLine:
     moved = call.services.learning.transitions.resume(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
-def _abort(call: Call) -> release_shapes.RolloutLine:
+def _abort(call: OperationCall) -> release_shapes.RolloutLine:
     moved = call.services.learning.transitions.abort(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
-def _undo(call: Call) -> release_shapes.RolloutLine:
+def _undo(call: OperationCall) -> release_shapes.RolloutLine:
     moved = call.services.learning.transitions.undo(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
@@ -127,7 +128,7 @@ OPERATIONS = (
         "read",
         release_shapes.RolloutList,
         _list,
-        RolloutsWanted,
+        RolloutQuery,
     ),
     Operation(
         "POST",
@@ -156,7 +157,7 @@ OPERATIONS = (
             "release",
             release_shapes.RolloutLine,
             run,
-            body=Why,
+            body=RolloutMoveRequest,
         )
         for run, summary in (
             (_hold, "Let nothing move a rollout; both arms keep answering."),

@@ -1,4 +1,4 @@
-"""What ``/admin`` answers. Rooms' values are read by attribute, so that a room may grow fields of its own."""
+"""Responses of ``/admin``. Rooms' values are read by attribute, so that a room may grow fields of its own."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class PublicationList(msgspec.Struct, frozen=True):
     publications: tuple[PublicationLine, ...]
 
 
-class Appended(msgspec.Struct, frozen=True):
+class EventsResponse(msgspec.Struct, frozen=True):
     """``end`` is the stream's last offset; the features know the events once ``consumed`` reaches it."""
 
     stream: str
@@ -146,7 +146,7 @@ class RunList(msgspec.Struct, frozen=True):
 
 
 class BatchEstimate(msgspec.Struct, frozen=True):
-    """What is left of a job: tokens to compute (shared beginnings once) and to write, and their cost. It ends at about
+    """The rest of a job: tokens to compute (shared beginnings once) and to write, and their cost. It ends at about
     ``ends_at``, and four times of five between ``earliest`` and ``latest``; ``late`` is ``no``, ``likely`` or
     ``certain``."""
 
@@ -164,7 +164,7 @@ class BatchEstimate(msgspec.Struct, frozen=True):
 
 
 class BatchOutlook(msgspec.Struct, frozen=True):
-    """What an order would be; ``estimate`` is ``None`` while too little batch work was seen to say.
+    """Size and estimate of an order; ``estimate`` is ``None`` while too little batch work was seen.
 
     ``prompt_tokens`` is by the length of the prompts alone, ``output_limit`` what may be written at most.
     """
@@ -217,14 +217,14 @@ class BatchRows(msgspec.Struct, frozen=True):
 
 
 class KeyLimits(msgspec.Struct, frozen=True):
-    """What a key is for; an empty list confines it to nothing."""
+    """Uses of a key; an empty list confines it to nothing."""
 
     actions: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
 
 
 class KeyAllowance(msgspec.Struct, frozen=True):
-    """What a key may use; ``null`` is without bound. ``priority``: it may ask for that service tier."""
+    """Quotas of a key; ``null`` is without bound. ``priority``: it may ask for that service tier."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -255,7 +255,7 @@ class KeyLine(msgspec.Struct, frozen=True):
 
 
 class KeyUse(msgspec.Struct, frozen=True):
-    """What a key may use, and by quota what counts as used now; what gateways have put by counts as used."""
+    """Quotas of a key and what counts as used now; what gateways have reserved counts as used."""
 
     allowance: KeyAllowance
     used: dict[str, int]
@@ -299,7 +299,7 @@ class EngineElsewhere(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How the platform is doing, in one call. Latencies are of the last five minutes of this gateway."""
+    """Status of the platform, in one call. Latencies are of the last five minutes of this gateway."""
 
     environment: str
     tenant: str

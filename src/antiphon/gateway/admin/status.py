@@ -1,4 +1,4 @@
-"""How the platform is doing, in one call."""
+"""Status of the platform, in one call."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import readable_statuses
-from antiphon.gateway.measurements import Measurements, percentiles
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.measurements import GatewayMetrics, percentiles
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessStatus
@@ -26,12 +26,12 @@ WINDOW = 300.0
 """Seconds of answers behind the latency percentiles."""
 
 
-async def _status(call: Call) -> shapes.Status:
+async def _status(call: OperationCall) -> shapes.Status:
     return await status(call.services, call.measurements, call.scope, call.principal)
 
 
 async def status(
-    services: GatewayServices, measurements: Measurements, scope: Scope, who: Principal | None
+    services: GatewayServices, measurements: GatewayMetrics, scope: Scope, who: Principal | None
 ) -> shapes.Status:
     """The whole status, for a principal or for no one; a part that does not answer is reported, it does not fail the
     rest."""
@@ -80,7 +80,7 @@ async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
     return shapes.EngineStatus(True, None, described.models, described.load)
 
 
-class _Stored(NamedTuple):
+class _CatalogStatus(NamedTuple):
     publication: int | None
     freshness: tuple[ViewStatus, ...]
     streams: tuple[StreamStatus, ...]
@@ -91,10 +91,10 @@ class _Stored(NamedTuple):
     reuse: tuple[shapes.ReuseLine, ...]
 
 
-def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> _Stored:
+def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> _CatalogStatus:
     current = services.features.publications.current(scope)
     jobs = services.work.tables.list(scope, 10)
-    return _Stored(
+    return _CatalogStatus(
         publication=None if current is None else int(current.number),
         freshness=readable_statuses(services, scope, who, services.features.freshness(scope)),
         streams=tuple(services.features.streams.status(scope)),

@@ -12,7 +12,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import GateFinding, Verdict
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
-from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.view_status import ViewStatus
@@ -26,27 +26,27 @@ class Version(msgspec.Struct, frozen=True):
     version: str | None = None
 
 
-class Limit(msgspec.Struct, frozen=True):
-    """How many at most."""
+class ViewHistoryQuery(msgspec.Struct, frozen=True):
+    """Bounds the number of versions."""
 
     limit: Few = 20
 
 
-class Two(msgspec.Struct, frozen=True):
+class ViewDifferenceQuery(msgspec.Struct, frozen=True):
     """Two versions, each named by its snapshot or verdict."""
 
     before: str
     after: str
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """Which version (the latest that kept rows aside by default), and how many rows at most."""
+class QuarantineQuery(msgspec.Struct, frozen=True):
+    """Selects a version (the latest with quarantined rows by default) and the most rows."""
 
     version: str | None = None
     limit: Few = 100
 
 
-class History(msgspec.Struct, frozen=True):
+class ViewHistoryResponse(msgspec.Struct, frozen=True):
     """Versions of a view, latest first."""
 
     view: str
@@ -137,7 +137,7 @@ def _without_values(manifest: SnapshotManifest | None) -> SnapshotManifest | Non
     return msgspec.structs.replace(manifest, statistics={}, checks=(), source_quality=quality)
 
 
-def _describe(call: Call) -> ViewDescription:
+def _describe(call: OperationCall) -> ViewDescription:
     found = description(call.services, call.scope, call.principal, call.path["view"], call.query.version)
     # Where files lie on the server is nobody's business over HTTP.
     source = msgspec.structs.replace(found.definition.source, path=None)
@@ -158,16 +158,16 @@ def _placeless(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
     return msgspec.structs.replace(manifest, source=manifest.view, read=read)
 
 
-def _history(call: Call) -> History:
+def _history(call: OperationCall) -> ViewHistoryResponse:
     view = call.path["view"]
-    return History(view, history(call.services, call.scope, call.principal, view, call.query.limit))
+    return ViewHistoryResponse(view, history(call.services, call.scope, call.principal, view, call.query.limit))
 
 
-def _diff(call: Call) -> ViewDifference:
+def _diff(call: OperationCall) -> ViewDifference:
     return difference(call.services, call.scope, call.principal, call.query.before, call.query.after)
 
 
-def _quarantine(call: Call) -> KeptAside:
+def _quarantine(call: OperationCall) -> KeptAside:
     view = call.path["view"]
     call.services.access.records.require_source(call.scope, call.principal, f"view/{view}")
     found = call.services.features.history.quarantine(call.scope, view, call.query.version, call.query.limit)
@@ -183,15 +183,17 @@ OPERATIONS = (
         ViewDescription, _describe, Version,
     ),
     Operation(
-        "GET", "/admin/features/{view}/history", "What was made of a view, published or not.", "read", History,
-        _history, Limit,
+        "GET", "/admin/features/{view}/history", "What was made of a view, published or not.", "read",
+        ViewHistoryResponse,
+        _history, ViewHistoryQuery,
     ),
     Operation(
-        "GET", "/admin/features/{view}/diff", "Two versions of a view.", "read", ViewDifference, _diff, Two
+        "GET", "/admin/features/{view}/diff", "Two versions of a view.", "read", ViewDifference, _diff,
+        ViewDifferenceQuery
     ),
     # Source rows with all their columns: for those who may publish the view, not for everybody who may look at it.
     Operation(
         "GET", "/admin/features/{view}/quarantine", "Rows that rules kept out.", "publish", KeptAside, _quarantine,
-        Kept,
+        QuarantineQuery,
     ),
 )  # fmt: skip

@@ -60,7 +60,7 @@ def _door(request: Request, problem: AntiphonError | None) -> Response:
 
 
 def _local(request: Request) -> str:
-    """Where to go after the login: a path of ours, never another site."""
+    """Returns the path to go to after the login: one of ours, never another site."""
     target = request.query_params.get("next", "/")
     safe = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return target if safe else "/"

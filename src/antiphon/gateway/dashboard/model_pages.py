@@ -11,7 +11,7 @@ from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.dashboard.pages import Pages
 from antiphon.gateway.dashboard.plots import reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
-from antiphon.gateway.operation import Page, page_response
+from antiphon.gateway.operation import HtmlPage, page_response
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.registry import card as cards
@@ -44,7 +44,7 @@ async def model(pages: Pages, request: Request, who: Principal, scope: Scope) ->
 async def card(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """The card, a page that stands by itself."""
     found = await run_in_threadpool(card_shown, pages.services, scope, who, str(request.path_params["model"]))
-    return page_response(Page(cards.as_html(found), cards.content_security_policy()))
+    return page_response(HtmlPage(cards.as_html(found), cards.content_security_policy()))
 
 
 async def compare(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
@@ -54,9 +54,9 @@ async def compare(pages: Pages, request: Request, who: Principal, scope: Scope) 
     return pages.render("compare.html", page="models", who=who, found=found)
 
 
-def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str | None) -> dict[str, object]:
+def _read(services: GatewayServices, scope: Scope, who: Principal, selected: str | None) -> dict[str, object]:
     known = applications(services, scope)
-    application = chosen(known, wanted)
+    application = chosen(known, selected)
     lines = () if application is None else services.learning.registry.lines(scope, application)
     lines = lines_shown(services, scope, who, lines)
     releases = [] if application is None else services.learning.releases.list(scope, application)

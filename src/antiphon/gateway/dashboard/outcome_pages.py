@@ -21,8 +21,8 @@ RUNS = 50
 
 async def outcomes(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Counts, coverage, measures and drift of one application."""
-    wanted = request.query_params.get("application") or None
-    found = await run_in_threadpool(_read, pages.services, scope, who, wanted)
+    selected = request.query_params.get("application") or None
+    found = await run_in_threadpool(_read, pages.services, scope, who, selected)
     return pages.render("outcomes.html", 200, page="outcomes", who=who, statuses=STATUSES, **found)
 
 
@@ -41,9 +41,9 @@ async def _runs(pages: Pages, scope: Scope) -> tuple[shapes.RunLine, ...]:
     return shapes.read_all(found, shapes.RunLine)
 
 
-def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str | None) -> dict[str, object]:
+def _read(services: GatewayServices, scope: Scope, who: Principal, selected: str | None) -> dict[str, object]:
     known = applications(services, scope)
-    application = chosen(known, wanted)
+    application = chosen(known, selected)
     found: dict[str, object] = {"applications": known, "application": application, "performance": None, "why": None}
     if application is None:
         return found

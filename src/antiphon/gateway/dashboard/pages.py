@@ -1,4 +1,4 @@
-"""What all pages share, and the pages *Overview* and *Requests*, which change nothing."""
+"""The frame of all pages, and the pages *Overview* and *Requests*, which change nothing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.history import Histories, History
-from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.history import Histories, MetricsHistory
+from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 
@@ -64,7 +64,7 @@ class Series(msgspec.Struct, frozen=True):
 class Pages:
     """Renders the templates."""
 
-    def __init__(self, services: GatewayServices, measurements: Measurements, histories: Histories) -> None:
+    def __init__(self, services: GatewayServices, measurements: GatewayMetrics, histories: Histories) -> None:
         self.services = services
         self.measurements = measurements
         self.histories = histories
@@ -190,7 +190,7 @@ def _moment(text: str | None) -> datetime | None:
         raise InvalidInputError(f"{text!r} is no time.", where="before", next_step="Follow the link again.") from None
 
 
-def _columns(history: History) -> Series:
+def _columns(history: MetricsHistory) -> Series:
     samples = history.samples
     views = sorted({view for sample in samples for view in sample.freshness})
     return Series(

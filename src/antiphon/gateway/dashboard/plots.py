@@ -50,7 +50,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """Everything that is drawn.
+    """A plot's lines, axes and labels.
 
     Attributes:
         lines: of values; ``bound``: the height of the line that decides, and ``bound_words``.
@@ -258,7 +258,7 @@ def _line(name: str, style: str, values: Sequence[tuple[datetime, float]], axis:
 
 
 def _height(value: float) -> float:
-    """Where an e-value lies on the log scale."""
+    """Returns the height of an e-value on the log scale."""
     low, high = math.log(LEAST), math.log(MOST)
     share = (math.log(min(max(value, LEAST), MOST)) - low) / (high - low)
     return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)

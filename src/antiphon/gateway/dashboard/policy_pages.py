@@ -43,35 +43,35 @@ async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> R
 
 
 def _act(services: GatewayServices, who: Principal, scope: Scope, form: dict[str, str]) -> None:
-    wanted, reason, number = (form.get(name, "") for name in ("act", "reason", "number"))
-    if wanted not in ACTS:
-        raise InvalidInputError(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
+    selected, reason, number = (form.get(name, "") for name in ("act", "reason", "number"))
+    if selected not in ACTS:
+        raise InvalidInputError(f"{selected!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
     if not reason:
         raise InvalidInputError(
             "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
         )
     policies = services.access.policies
-    (policies.approve if wanted == "approve" else policies.reject)(scope, _number(number), by=who, reason=reason)
+    (policies.approve if selected == "approve" else policies.reject)(scope, _number(number), by=who, reason=reason)
 
 
 async def _show(
     pages: Pages,
     who: Principal,
     scope: Scope,
-    wanted: str,
+    selected: str,
     problem: AntiphonError | None = None,
     reason: str = "",
 ) -> Response:
-    found = await run_in_threadpool(_read, pages.services, who, scope, wanted)
+    found = await run_in_threadpool(_read, pages.services, who, scope, selected)
     code = 200 if problem is None else problem.http_status
     return pages.render("policy.html", code, page="policy", who=who, problem=problem, reason=reason, **found)
 
 
-def _read(services: GatewayServices, who: Principal, scope: Scope, wanted: str) -> dict[str, object]:
+def _read(services: GatewayServices, who: Principal, scope: Scope, selected: str) -> dict[str, object]:
     policies = services.access.policies
     versions = policies.list(scope)
     now = acting(versions)
-    chosen: PolicyVersion = policies.get(scope, _number(wanted)) if wanted else _latest_proposal(versions) or now
+    chosen: PolicyVersion = policies.get(scope, _number(selected)) if selected else _latest_proposal(versions) or now
     changes = None if chosen.number == now.number else policies.diff(scope, now.number, chosen.document)
     return {"versions": versions, "now": now, "chosen": chosen, "changes": changes, "may": _may(services, who)}
 

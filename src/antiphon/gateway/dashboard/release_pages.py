@@ -76,37 +76,37 @@ def applications(services: GatewayServices, scope: Scope) -> list[str]:
     return sorted({release.bundle.application.name for release in services.learning.releases.list(scope)})
 
 
-def chosen(known: list[str], wanted: str | None) -> str | None:
+def chosen(known: list[str], selected: str | None) -> str | None:
     """The application that a page is about: the one asked for, else the first.
 
     Raises:
         NotFoundError: the one asked for has no release.
     """
-    if wanted is not None and wanted not in known:
+    if selected is not None and selected not in known:
         raise NotFoundError(
-            f"There is no application {wanted!r} with a release.",
+            f"There is no application {selected!r} with a release.",
             where="application",
             next_step=f"Choose one of {', '.join(known) or 'none yet'}.",
         )
-    return wanted or (known[0] if known else None)
+    return selected or (known[0] if known else None)
 
 
 async def _show(
     pages: Pages,
     who: Principal,
     scope: Scope,
-    wanted: str | None,
+    selected: str | None,
     problem: AntiphonError | None = None,
     reason: str = "",
 ) -> Response:
-    found = await run_in_threadpool(_read, pages.services, who, scope, wanted)
+    found = await run_in_threadpool(_read, pages.services, who, scope, selected)
     code = 200 if problem is None else problem.http_status
     return pages.render("releases.html", code, page="releases", who=who, problem=problem, reason=reason, **found)
 
 
-def _read(services: GatewayServices, who: Principal, scope: Scope, wanted: str | None) -> dict[str, object]:
+def _read(services: GatewayServices, who: Principal, scope: Scope, selected: str | None) -> dict[str, object]:
     known = applications(services, scope)
-    application = chosen(known, wanted)
+    application = chosen(known, selected)
     found: dict[str, object] = {"applications": known, "application": application}
     if application is None:
         return found
@@ -147,9 +147,9 @@ def _may(authorise: Callable[[Principal, str, str], object], who: Principal, app
 
 
 def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str, str]) -> None:
-    wanted, application, reason = (form.get(name, "") for name in ("act", "application", "reason"))
-    if wanted not in ACTS:
-        raise InvalidInputError(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
+    selected, application, reason = (form.get(name, "") for name in ("act", "application", "reason"))
+    if selected not in ACTS:
+        raise InvalidInputError(f"{selected!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
     if not reason:
         raise InvalidInputError(
             "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
@@ -164,16 +164,16 @@ def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str
             where=application,
             next_step="Look at it as it is now, and decide again.",
         )
-    if wanted == "rollback":
+    if selected == "rollback":
         transitions.rollback(scope, application, principal=principal, reason=reason)
         return
     if active is None:
         raise ConflictError(
             f"No rollout of {application!r} is under way.", where=application, next_step="There is nothing to do."
         )
-    if wanted == "undo":
+    if selected == "undo":
         transitions.undo(scope, active.id, principal=principal, reason=reason, expected=(active.state, active.step))
-    elif wanted == "hold":
+    elif selected == "hold":
         transitions.hold(scope, active.id, principal=principal, reason=reason)
     else:
         transitions.resume(scope, active.id, principal=principal, reason=reason)

@@ -23,7 +23,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class RolloutView(msgspec.Struct, frozen=True):
-    """Everything the page says of one rollout; ``judgement`` is the latest.
+    """One rollout as the page shows it; ``judgement`` is the latest.
 
     ``standing`` changes whenever the rollout was moved.
     """
@@ -39,7 +39,7 @@ class RolloutView(msgspec.Struct, frozen=True):
 
 
 def standing(rollout: RolloutRecord | None) -> str:
-    """Where a rollout is, in one word that a page compares."""
+    """Returns a rollout's state in one word that a page compares."""
     if rollout is None:
         return "none"
     return f"{rollout.id}.{rollout.state}.{rollout.step}.{'held' if rollout.held else 'going'}"

@@ -30,7 +30,7 @@ SHOWN = 20
 
 
 async def skew(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
-    """What was found last, of all views or of one, and what was found before."""
+    """Shows the last comparison of all views or of one, and those before it."""
     return await _show(pages, who, scope, request.query_params.get("view", ""))
 
 

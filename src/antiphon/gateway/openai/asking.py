@@ -12,8 +12,8 @@ from antiphon.core.errors import AntiphonError, ForbiddenError, NotFoundError, U
 from antiphon.core.ids import new_id
 from antiphon.gateway import limits, problem
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.departure import Departed, while_connected
-from antiphon.gateway.measurements import Measured, Measurements
+from antiphon.gateway.departure import CallerLeftError, while_connected
+from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
 from antiphon.gateway.openai import shapes
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
@@ -26,10 +26,10 @@ CLIENT_CLOSED_REQUEST = 499
 UNKNOWN = "unknown"
 
 
-class Asked:
+class GenerationCall:
     """One request on its way through the gateway, and its measurement."""
 
-    def __init__(self, services: GatewayServices, measurements: Measurements) -> None:
+    def __init__(self, services: GatewayServices, measurements: GatewayMetrics) -> None:
         self.id = new_id("req")
         self.model = UNKNOWN
         self.tenant = services.settings.project.tenant
@@ -59,7 +59,7 @@ class Asked:
         measurements, now = self._measurements, self._services.clock.monotonic()
         measurements.in_flight.dec()
         status = 200
-        if isinstance(failure, Departed):
+        if isinstance(failure, CallerLeftError):
             measurements.departed.inc()
             status = CLIENT_CLOSED_REQUEST
         elif failure is not None:
@@ -69,7 +69,9 @@ class Asked:
             self.model if not isinstance(failure, NotFoundError | ForbiddenError | UnauthenticatedError) else UNKNOWN
         )
         origin = self._answers[0].receipt.cache.origin if self._answers else "none"
-        measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
+        measurements.record(
+            AnswerMeasurement(now, self.tenant, named, origin, status, self._first, now - self._arrived)
+        )
         if self._reservation is not None:
             if self._answers:
                 used = shapes.usage(self._answers, self._choices)
@@ -83,7 +85,7 @@ class Asked:
 
 
 async def let_in(
-    asked: Asked,
+    call: GenerationCall,
     services: GatewayServices,
     principal: Principal,
     headers: dict[str, str],
@@ -92,27 +94,29 @@ async def let_in(
 ) -> Response | None:
     """Let a request in under its key's quotas, which ``headers`` then tell; or the response that it is refused with."""
     try:
-        asked.reserved(await reserving, choices)
+        call.reserved(await reserving, choices)
     except AntiphonError as error:
-        asked.ended(error)
+        call.ended(error)
         return problem.response(error, {**headers, **limits.headers(services, principal)})
     headers.update(limits.headers(services, principal))
     return None
 
 
-async def waited_for(asked: Asked, request: Request, headers: dict[str, str], work: Awaitable[T]) -> T | Response:
-    """What comes of the work while its caller stays, or the response to what became of it instead."""
+async def waited_for(
+    call: GenerationCall, request: Request, headers: dict[str, str], work: Awaitable[T]
+) -> T | Response:
+    """Awaits the work while its caller stays connected, or returns the response to its failure."""
     try:
         async with while_connected(request.receive):
             return await work
-    except Departed as error:
-        asked.ended(error)
+    except CallerLeftError as error:
+        call.ended(error)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except AntiphonError as error:
-        asked.ended(error)
+        call.ended(error)
         denials: Denials = request.app.state.denials
         await denials.record(request, error)
         return problem.response(error, headers)
     except BaseException as error:
-        asked.ended(error)
+        call.ended(error)
         raise

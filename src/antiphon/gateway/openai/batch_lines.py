@@ -29,7 +29,7 @@ ENDPOINTS = tuple(_ENDPOINTS)
 """What batches may be for."""
 
 
-class AskedLine:
+class BatchLineCall:
     """One line as it is asked."""
 
     def __init__(self, requests: Sequence[Asked], written: Callable[[Sequence[Any]], msgspec.Struct]) -> None:
@@ -43,7 +43,7 @@ class BatchLines:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def ask(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> AskedLine:
+    def ask(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> BatchLineCall:
         """The question behind a line.
 
         Raises:
@@ -65,7 +65,7 @@ class BatchLines:
                 next_step="Leave it out.",
             )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
-        return AskedLine(
+        return BatchLineCall(
             _as_batch(read, question),
             lambda answers: write(
                 int(self._clock.now().timestamp()), read, answers[0] if endpoint == EMBEDDINGS else answers

@@ -19,7 +19,7 @@ class RequestCounts(msgspec.Struct, frozen=True):
 
 
 class BatchLineError(msgspec.Struct, frozen=True):
-    """What is wrong with a line of the file (counted from 1), or with the whole."""
+    """An error in a line of the file (counted from 1), or in the whole."""
 
     code: str
     message: str
@@ -28,15 +28,15 @@ class BatchLineError(msgspec.Struct, frozen=True):
 
 
 class BatchErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a batch failed."""
+    """The errors of a batch that failed."""
 
     object: Literal["list"] = "list"
     data: tuple[BatchLineError, ...]
 
 
 class EstimatedCompletion(msgspec.Struct, frozen=True):
-    """When a batch is expected to have ended: at about ``at``, four times of five between ``earliest`` and ``latest``.
-    Seconds since 1970."""
+    """The expected end of a batch: at about ``at``, four times of five between ``earliest`` and ``latest Seconds
+    since 1970."""
 
     at: int
     earliest: int
@@ -84,14 +84,14 @@ class BatchPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchQuery(msgspec.Struct, frozen=True):
-    """Which batches: those after a batch, so many at most, the latest first."""
+    """Selects batches: those after a batch, the latest first, so many at most."""
 
     after: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
 
 
 class OutputExpiresAfter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long the files that a batch makes stay, from when they are made."""
+    """The lifetime of the files that a batch makes, from when they are made."""
 
     anchor: Literal["created_at"]
     seconds: int

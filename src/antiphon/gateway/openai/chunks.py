@@ -30,17 +30,17 @@ class _Ends:
 
     @property
     def usual(self) -> dict[str, Any]:
-        """What every chunk carries."""
+        """Returns the fields of every chunk."""
         return {"service_tier": self._tier, **({"usage": None} if self.with_usage else {})}
 
     def made(self, index: int, answer: Answer) -> dict[str, Any]:
-        """What the last chunk of a choice carries: of a lone one with usage, the chunk after it does."""
+        """Returns the fields of a choice's last chunk: of a lone one with usage, the chunk after it has them."""
         self._answers[index] = answer
         return self.usual if self.with_usage and self._choices == 1 else {**self.usual, **_made(answer)}
 
     @property
     def last(self) -> dict[str, Any] | None:
-        """What the chunk without choices carries once all have ended, if there is one."""
+        """Returns the fields of the chunk without choices after all have ended, if there is one."""
         if not self.with_usage or len(self._answers) < self._choices:
             return None
         answers = [answer for _, answer in sorted(self._answers.items())]

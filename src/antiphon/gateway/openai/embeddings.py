@@ -18,7 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import Count
 from antiphon.gateway.openai import parameters
-from antiphon.gateway.openai.asking import Asked, let_in, waited_for
+from antiphon.gateway.openai.asking import GenerationCall, let_in, waited_for
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
@@ -68,7 +68,7 @@ class EmbeddingUsage(msgspec.Struct, frozen=True):
 
 
 class EmbeddingProvenance(msgspec.Struct, frozen=True):
-    """Where to find the receipt, what made the vectors, and what they took."""
+    """The receipt, what made the vectors, and what they took."""
 
     prediction: str
     release: str
@@ -89,7 +89,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
 def embedding_request(
     read: EmbeddingParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
 ) -> EmbeddingRequest:
-    """What is asked for.
+    """Translates the body into a request for vectors.
 
     Raises:
         InvalidInputError: token ids instead of texts.
@@ -123,7 +123,7 @@ def embedding_list(created: int, read: EmbeddingParameters, embedding: Embedding
 async def embeddings(request: Request) -> Response:
     """``POST /v1/embeddings``."""
     services: GatewayServices = request.app.state.services
-    asked = Asked(services, request.app.state.measurements)
+    asked = GenerationCall(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
     request.state.request_id = asked.id
     try:

@@ -20,7 +20,7 @@ from antiphon.gateway import incoming, limits
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.event_stream import EventStream
 from antiphon.gateway.openai import chunks, parameters, shapes, whole
-from antiphon.gateway.openai.asking import Asked, let_in, waited_for
+from antiphon.gateway.openai.asking import GenerationCall, let_in, waited_for
 from antiphon.gateway.services import GatewayServices
 from antiphon.serving import several
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -74,7 +74,7 @@ async def _complete(
     streamed: Callable[[str, int, P, int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
-    asked = Asked(services, request.app.state.measurements)
+    asked = GenerationCall(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
     request.state.request_id = asked.id
     try:
@@ -111,7 +111,7 @@ async def _complete(
 
 
 async def _events(
-    asked: Asked,
+    asked: GenerationCall,
     request: Request,
     questions: Sequence[AnswerRequest],
     parent: str | None,
@@ -126,7 +126,7 @@ async def _events(
 
 
 async def _answering(
-    asked: Asked, request: Request, questions: Sequence[AnswerRequest], parent: str | None
+    asked: GenerationCall, request: Request, questions: Sequence[AnswerRequest], parent: str | None
 ) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
     services: GatewayServices = request.app.state.services
     denials: Denials = request.app.state.denials

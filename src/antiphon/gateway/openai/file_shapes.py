@@ -33,7 +33,7 @@ class FileList(msgspec.Struct, frozen=True, kw_only=True):
     has_more: bool
 
 
-class FileDeleted(msgspec.Struct, frozen=True, kw_only=True):
+class FileDeletion(msgspec.Struct, frozen=True, kw_only=True):
     """A file that is gone."""
 
     id: str
@@ -42,7 +42,7 @@ class FileDeleted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileQuery(msgspec.Struct, frozen=True):
-    """Which files: those after a file, so many at most, the latest first by default, of one purpose."""
+    """Selects files: those after a file, the latest first by default, of one purpose, so many at most."""
 
     after: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
@@ -50,8 +50,8 @@ class FileQuery(msgspec.Struct, frozen=True):
     purpose: str | None = None
 
 
-class Named(Protocol):
-    """What a list shows."""
+class PageItem(Protocol):
+    """An item of a list."""
 
     @property
     def id(self) -> str: ...
@@ -64,7 +64,7 @@ class Ends(TypedDict):
     last_id: str | None
 
 
-def ends_of(shown: Sequence[Named]) -> Ends:
+def ends_of(shown: Sequence[PageItem]) -> Ends:
     """The ids at the ends of a page of a list."""
     return {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
 

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
 from antiphon.gateway import incoming, multipart
-from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, ends_of, file_object
+from antiphon.gateway.openai.file_shapes import FileDeletion, FileList, FileQuery, ends_of, file_object
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action, Resource
@@ -83,7 +83,7 @@ async def delete(request: Request) -> Response:
     await run_in_threadpool(services.access.authorize, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
     await run_in_threadpool(services.work.files.delete, services.scope(principal), file, principal.id, originator)
-    return _json(FileDeleted(id=file))
+    return _json(FileDeletion(id=file))
 
 
 async def content(request: Request) -> Response:
@@ -108,7 +108,7 @@ async def content(request: Request) -> Response:
 
 
 async def permitted(request: Request, action: Action, resource: str) -> tuple[GatewayServices, Principal]:
-    """Who asks, once policy has let them.
+    """Authenticates and authorizes a request.
 
     Raises:
         UnauthenticatedError, ForbiddenError, UnavailableError.

@@ -1,4 +1,4 @@
-"""What ``/v1`` accepts. A parameter that is unknown, or known and not implemented, is refused by name.
+"""Parameters of ``/v1``. A parameter that is unknown, or known and not implemented, is refused by name.
 
 Names and types follow OpenAI's API reference (chat completions, completions). ``entity``, ``inputs``, ``as_of``,
 ``minimum_publication``, ``release`` and ``exposure_unit`` are ours; the official client sends them through
@@ -21,7 +21,7 @@ from antiphon.engine.api.messages import Penalties
 from antiphon.gateway import incoming
 from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
-from antiphon.gateway.openai.tools import Called, Named, Offered, offered
+from antiphon.gateway.openai.tools import OpenAITool, OpenAIToolCall, OpenAIToolChoice, offered
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.admission import tiers
 from antiphon.serving.answering.tools import Tools
@@ -72,7 +72,7 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[Called] | None = None
+    tool_calls: list[OpenAIToolCall] | None = None
     tool_call_id: str | None = None
     refusal: None = None
 
@@ -142,7 +142,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Common(EngineParameters, msgspec.Struct, frozen=True, kw_only=True):
-    """What both endpoints accept."""
+    """Parameters of both endpoints."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     stream: bool | None = None
@@ -174,8 +174,8 @@ class ChatParameters(Common, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
-    tools: Annotated[list[Offered], msgspec.Meta(min_length=1, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | Named | None = None
+    tools: Annotated[list[OpenAITool], msgspec.Meta(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | OpenAIToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
     @property
@@ -230,7 +230,7 @@ def read(content: bytes, shape: type[P]) -> P:
     """
     body = incoming.json_object(content)
     known = set(incoming.field_names(shape))
-    asked: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in body.items():
         if value is None or (name in NEUTRAL and value == NEUTRAL[name] and type(value) is not str):
             if name not in known and name not in NOT_IMPLEMENTED:
@@ -238,8 +238,8 @@ def read(content: bytes, shape: type[P]) -> P:
             continue
         if name not in known:
             _refuse(name, known)
-        asked[name] = value
-    return incoming.typed(asked, shape)
+        fields[name] = value
+    return incoming.typed(fields, shape)
 
 
 def chat_request(
@@ -249,14 +249,14 @@ def chat_request(
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInputError("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
     turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
-    asked = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
+    fields = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
     return _request(
         parameters,
         scope,
         principal,
         request,
         originating_user=user,
-        question=asked or None,
+        question=fields or None,
         messages=turns,
         overrides=_overrides(
             parameters,
@@ -309,14 +309,14 @@ def questions(parameters: Common, question: AnswerRequest) -> tuple[AnswerReques
     if count * len(prompts) == 1:
         return (question,)
     overrides = question.overrides
-    asked = []
+    fields = []
     for prompt in prompts:
         for number in range(count):
             seed = (overrides.seed or 0) + number if number or overrides.seed is not None else None
             one = msgspec.structs.replace(overrides, seed=seed, choices=count * len(prompts))
             prompted = {} if prompt is None else _prompted(prompt)
-            asked.append(msgspec.structs.replace(question, overrides=one, **prompted))
-    return tuple(asked)
+            fields.append(msgspec.structs.replace(question, overrides=one, **prompted))
+    return tuple(fields)
 
 
 def _prompted(prompt: str | tuple[int, ...]) -> dict[str, Any]:
@@ -353,7 +353,7 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     return callable_now
 
 
-def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any) -> AnswerRequest:
+def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **fields: Any) -> AnswerRequest:
     if parameters.stream_options is not None and not parameters.stream:
         raise InvalidInputError("`stream_options` needs `stream: true`.", where="stream_options")
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
@@ -373,11 +373,11 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         exposure_unit=parameters.exposure_unit,
         request_id=request,
         tier=tiers.granted(parameters.service_tier, principal),
-        **asked,
+        **fields,
     )
 
 
-def _overrides(parameters: Common, **asked: Any) -> DecodingOverrides:
+def _overrides(parameters: Common, **fields: Any) -> DecodingOverrides:
     stop = parameters.stop
     penalties = Penalties(
         frequency=parameters.frequency_penalty or 0.0,
@@ -391,7 +391,7 @@ def _overrides(parameters: Common, **asked: Any) -> DecodingOverrides:
         stop=None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         penalties=None if penalties == Penalties() else penalties,
         engine=engine_parameters(parameters),
-        **asked,
+        **fields,
     )
 
 

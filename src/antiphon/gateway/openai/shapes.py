@@ -1,4 +1,4 @@
-"""What ``/v1`` answers: OpenAI's shapes, with an ``antiphon`` object that says what the answer was made from."""
+"""Responses of ``/v1``: OpenAI's shapes, with an ``antiphon`` object that says what the answer was made from."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 from antiphon.catalog.receipts import Degradation, GuardReceipt, SkippedEngine, UsageReceipt
 from antiphon.engine.api.messages import Alternative, TokenOut
-from antiphon.gateway.openai.tools import Called, CalledDelta
+from antiphon.gateway.openai.tools import CalledDelta, OpenAIToolCall
 from antiphon.serving.request import Answer, Tier
 
 
-class Provenance(msgspec.Struct, frozen=True):
+class AnswerProvenance(msgspec.Struct, frozen=True):
     """The ``antiphon`` object: where to find the receipt, and the parts of it a caller acts upon.
 
     ``role`` is the capacity in which the release answered: ``live``, or ``canary`` or ``control`` of a ``rollout``;
@@ -44,7 +44,7 @@ class PromptDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
-class Usage(msgspec.Struct, frozen=True):
+class CompletionUsage(msgspec.Struct, frozen=True):
     """Tokens of this answer; zero when it was served from store."""
 
     prompt_tokens: int
@@ -83,7 +83,7 @@ class AssistantMessage(msgspec.Struct, frozen=True):
     content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
-    tool_calls: tuple[Called, ...] | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: tuple[OpenAIToolCall, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     finish_reason: str
     logprobs: ChatLogprobs | None = None
     index: int = 0
-    antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    antiphon: AnswerProvenance | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,14 +104,14 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: tuple[ChatChoice, ...]
-    usage: Usage
+    usage: CompletionUsage
     system_fingerprint: str | None
-    antiphon: Provenance
+    antiphon: AnswerProvenance
     service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a chunk adds."""
+    """The addition of a chunk."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -119,7 +119,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
-    """What a chunk adds to one choice."""
+    """The addition of a chunk to one choice."""
 
     delta: ChatDelta
     finish_reason: str | None = None
@@ -138,9 +138,9 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: tuple[ChunkChoice, ...]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
     system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
-    antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    antiphon: AnswerProvenance | msgspec.UnsetType = msgspec.UNSET
     service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -163,7 +163,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     finish_reason: str | None
     logprobs: CompletionLogprobs | None = None
     index: int = 0
-    antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    antiphon: AnswerProvenance | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,9 +174,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: tuple[CompletionChoice, ...]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
     system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
-    antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    antiphon: AnswerProvenance | msgspec.UnsetType = msgspec.UNSET
     service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -196,9 +196,9 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[Model, ...]
 
 
-def provenance(answer: Answer) -> Provenance:
+def provenance(answer: Answer) -> AnswerProvenance:
     receipt = answer.receipt
-    return Provenance(
+    return AnswerProvenance(
         prediction=answer.prediction,
         release=receipt.release,
         role=receipt.role,
@@ -217,19 +217,19 @@ def provenance(answer: Answer) -> Provenance:
     )
 
 
-class Spent(Protocol):
+class AnswerUsage(Protocol):
     """An answer, or vectors."""
 
     @property
     def usage(self) -> UsageReceipt: ...
 
 
-def usage(answers: Sequence[Spent], choices: int) -> Usage:
+def usage(answers: Sequence[AnswerUsage], choices: int) -> CompletionUsage:
     """Tokens of all answers together; a prompt that so many of them share counts once, as the first of them met it."""
     prompts = [answer.usage for answer in answers[::choices]]
     prompt = sum(spent.prompt_tokens for spent in prompts)
     completion = sum(answer.usage.completion_tokens for answer in answers)
-    return Usage(
+    return CompletionUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
@@ -237,11 +237,11 @@ def usage(answers: Sequence[Spent], choices: int) -> Usage:
     )
 
 
-def tier(asked: str | None) -> Tier | msgspec.UnsetType:
+def tier(requested: str | None) -> Tier | msgspec.UnsetType:
     """The tier that answered, for who asked for one."""
-    if asked is None:
+    if requested is None:
         return msgspec.UNSET
-    return "flex" if asked == "flex" else "priority" if asked == "priority" else "default"
+    return "flex" if requested == "flex" else "priority" if requested == "priority" else "default"
 
 
 def fingerprint(answer: Answer) -> str | None:

@@ -24,7 +24,7 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool | None = None
 
 
-class Offered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OpenAITool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An item of ``tools``."""
 
     type: Literal["function"]
@@ -32,12 +32,12 @@ class Offered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NamedFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which function."""
+    """The name of a function."""
 
     name: Name
 
 
-class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OpenAIToolChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A ``tool_choice`` of one function."""
 
     type: Literal["function"]
@@ -51,7 +51,7 @@ class CalledFunction(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class Called(msgspec.Struct, frozen=True, kw_only=True):
+class OpenAIToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call: of an answer, and of an earlier turn that is sent back."""
 
     id: str
@@ -63,22 +63,22 @@ class Called(msgspec.Struct, frozen=True, kw_only=True):
         return ToolCall(self.id, self.function.name, self.function.arguments)
 
 
-class CalledDelta(Called, frozen=True, kw_only=True):
+class CalledDelta(OpenAIToolCall, frozen=True, kw_only=True):
     """A call in a chunk; it comes whole."""
 
     index: int
 
 
-def called(call: ToolCall) -> Called:
-    return Called(id=call.id, function=CalledFunction(call.name, call.arguments))
+def called(call: ToolCall) -> OpenAIToolCall:
+    return OpenAIToolCall(id=call.id, function=CalledFunction(call.name, call.arguments))
 
 
 def called_delta(index: int, call: ToolCall) -> CalledDelta:
     return CalledDelta(index=index, id=call.id, function=CalledFunction(call.name, call.arguments))
 
 
-def offered(tools: Sequence[Offered], choice: str | Named | None, several: bool | None) -> Tools:
-    """What may be called.
+def offered(tools: Sequence[OpenAITool], choice: str | OpenAIToolChoice | None, several: bool | None) -> Tools:
+    """Returns the functions that may be called.
 
     Raises:
         InvalidInputError: two functions have one name, parameters are no schema of an object, or the chosen function is
@@ -92,7 +92,7 @@ def offered(tools: Sequence[Offered], choice: str | Named | None, several: bool 
             raise InvalidInputError(f"Another function is called {function.name!r} too.", where=f"{where}.name")
         if function.parameters:
             _check_schema(function.parameters, f"{where}.parameters")
-    only = choice.function.name if isinstance(choice, Named) else None
+    only = choice.function.name if isinstance(choice, OpenAIToolChoice) else None
     if only is not None and only not in names:
         raise InvalidInputError(
             f"There is no function {only!r} in `tools`.",

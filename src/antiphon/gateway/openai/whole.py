@@ -58,7 +58,7 @@ def echoed(read: CompletionParameters, index: int, answer: Answer) -> str:
 
 
 def finish_reason(answer: Answer, calls: int) -> str:
-    """Why a turn ended; one that called did so for its calls."""
+    """Returns the reason a turn ended; one that called did so for its calls."""
     return "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason
 
 

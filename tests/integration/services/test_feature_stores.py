@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.integration.app.test_encryption import (  # noqa: F401  # the same tests, on this module's project
+from tests.integration.services.test_encryption import (  # noqa: F401  # the same tests, on this module's project
     PASSPHRASE,
     WORD,
     encrypted,

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 from benchmarks.features import fault_injectors
 from benchmarks.features.fault_injectors import FAULTS, Fault, healthy_day
-from tests.integration.app.watched_project import Project, told
+from tests.integration.services.watched_project import Project, told
 
 from antiphon.catalog.events import Event
 from antiphon.durable.executor import Executor

@@ -12,7 +12,7 @@ import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tests.integration.app.shops import START, shops
+from tests.integration.services.shops import START, shops
 
 import antiphon
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError

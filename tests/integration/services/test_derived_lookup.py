@@ -13,8 +13,8 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tests.integration.app.test_neighbours import TEXTS, TINY, written
-from tests.integration.app.watched_project import Project, told
+from tests.integration.services.test_neighbours import TEXTS, TINY, written
+from tests.integration.services.watched_project import Project, told
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import InvalidInputError

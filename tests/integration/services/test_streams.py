@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.app.test_encryption import PASSPHRASE
+from tests.integration.services.test_encryption import PASSPHRASE
 from tests.servers import NatsProcess, RedisProcess
 from typer.testing import CliRunner
 
@@ -16,7 +16,7 @@ from antiphon.catalog.events import Event
 from antiphon.catalog.events import Event as IncomingEvent
 from antiphon.cli.main import assemble
 from antiphon.core.errors import ConflictError, NotFoundError, OverloadedError
-from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.governance.encryption import keyring
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
@@ -135,7 +135,7 @@ def test_lag_event_time_and_rejected_events_are_told_everywhere(opened: Opened, 
         assert datetime.fromisoformat(view["watermark"]) == NOW + timedelta(seconds=3)
     text = CliRunner().invoke(assemble(), ["features", "streams", "--project", str(root)]).stdout
     assert "event time" in text
-    measured = Measurements()
+    measured = GatewayMetrics()
     measured.watch(opened.streams.watched())
     lines = measured.exposition().decode().splitlines()
     assert 'antiphon_stream_lag_events{stream="orders"} 1.0' in lines

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.app.test_apply_compatibility import ADDED, Project
+from tests.integration.services.test_apply_compatibility import ADDED, Project
 
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError

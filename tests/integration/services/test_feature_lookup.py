@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.app.watched_project import DEFINITIONS, Project, told
+from tests.integration.services.watched_project import DEFINITIONS, Project, told
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import ForbiddenError, NotFoundError, TooLargeError

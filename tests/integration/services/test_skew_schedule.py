@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.integration.app.watched_project import Project
+from tests.integration.services.watched_project import Project
 from tests.unit.catalog.examples import DEV, NOON, open_database
 
 from antiphon.catalog.skew_reports import SCHEDULE, FeatureSkew, SkewReport, SkewReports

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.app.watched_project import Project
+from tests.integration.services.watched_project import Project
 
 from antiphon.core.errors import UnavailableError
 

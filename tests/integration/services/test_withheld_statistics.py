@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.integration.app.watched_project import Project, told
+from tests.integration.services.watched_project import Project, told
 
 CLINIC = """
 from antiphon import Entity, Quality, Source, col, count, expect, feature_view, last

@@ -17,8 +17,8 @@ import pandas
 import polars
 import pyarrow.parquet
 import pytest
-from tests.integration.app.shops import START, shops, write_orders
 from tests.integration.cli.conftest import run_in
+from tests.integration.services.shops import START, shops, write_orders
 
 from antiphon.core.errors import ConflictError, CorruptionError, ForbiddenError, NotFoundError
 from antiphon.features.exports.export import Format

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.integration.app.test_apply_learning import Project
 from tests.integration.gateway.signing_in import sign_in
+from tests.integration.services.test_apply_learning import Project
 
 from antiphon.app.wiring import ProcessServices
 from antiphon.gateway.application import create_app

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.app.watched_project import Project, told
+from tests.integration.services.watched_project import Project, told
 
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.receipts import FeatureReceipt, Receipt

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.app.watched_project import ROWS, Project, told
+from tests.integration.services.watched_project import ROWS, Project, told
 
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.integration.app.watched_project import DEFINITIONS, Project, told
+from tests.integration.services.watched_project import DEFINITIONS, Project, told
 
 from antiphon.core.errors import SetupError
 from antiphon.engine import weights
