@@ -377,7 +377,7 @@ GROUPS: Mapping[str, type[Any]] = {
 def _store(database: Database, settings: Settings) -> Store:
     """Returns a project's store over an open catalog, beside which its folder lies."""
     folder = database.path.parent
-    store = Store(settings, ProjectPaths(root=folder, directory=folder / ".antiphon"))
+    store = Store(settings, ProjectPaths(root=folder, directory=folder))
     store.database = database
     store.keys = Keys(database, SECRET)
     store.audit = AuditLog(database, SECRET)

@@ -20,7 +20,7 @@ from antiphon.gateway.admin import release_shapes
 from antiphon.gateway.admin.releases import differing, listed
 from antiphon.gateway.admin.rollouts import USERS, detail
 from antiphon.gateway.dashboard.pages import SAFE, Pages
-from antiphon.gateway.dashboard.rollout_view import RolloutView, standing, view
+from antiphon.gateway.dashboard.rollout_view import RolloutView, revision, view
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 
@@ -39,7 +39,7 @@ async def rollout(pages: Pages, request: Request, who: Principal, scope: Scope) 
     """The rollout of an application, to be put into the page; tells the page to reload once it was moved."""
     services, application = pages.services, request.query_params.get("application", "")
     shown = await run_in_threadpool(_rollout, services, scope, application)
-    if (shown.standing if shown is not None else "none") != request.query_params.get("seen"):
+    if (shown.revision if shown is not None else "none") != request.query_params.get("seen"):
         return Response(status_code=200, headers={**SAFE, "hx-refresh": "true"}, media_type="text/html")
     if shown is None:
         return Response(status_code=204, headers=SAFE)  # nothing to put into the page
@@ -158,7 +158,7 @@ def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str
     active = learning.rollouts.active(scope, application)
     live = services.learning.releases.live(scope, application)
     # What one saw when one pressed: another rollout, step or live release now is another decision.
-    if form.get("seen") != standing(active) or form.get("live") != (live.id if live is not None else ""):
+    if form.get("seen") != revision(active) or form.get("live") != (live.id if live is not None else ""):
         raise ConflictError(
             "Something moved since this page was loaded.",
             where=application,

@@ -25,7 +25,7 @@ class Step(msgspec.Struct, frozen=True):
 class RolloutView(msgspec.Struct, frozen=True):
     """One rollout as the page shows it; ``judgement`` is the latest.
 
-    ``standing`` changes whenever the rollout was moved.
+    ``revision`` changes whenever the rollout was moved.
     """
 
     detail: RolloutDetail
@@ -35,10 +35,10 @@ class RolloutView(msgspec.Struct, frozen=True):
     harm: Plot | None
     safe: Plot | None
     under_way: bool
-    standing: str
+    revision: str
 
 
-def standing(rollout: RolloutRecord | None) -> str:
+def revision(rollout: RolloutRecord | None) -> str:
     """Returns a rollout's state in one word that a page compares."""
     if rollout is None:
         return "none"
@@ -56,7 +56,7 @@ def view(rollout: RolloutRecord, detail: RolloutDetail, moves: Sequence[RolloutM
         harm=None if plots is None else plots[0],
         safe=None if plots is None else plots[1],
         under_way=rollout.ended_at is None,
-        standing=standing(rollout),
+        revision=revision(rollout),
     )
 
 

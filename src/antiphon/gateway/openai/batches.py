@@ -53,7 +53,7 @@ async def list_batches(request: Request) -> Response:
     def page() -> BatchPage:
         found = services.work.batches.list(services.scope(principal), after=query.after, limit=query.limit + 1)
         shown = _shown(services, services.scope(principal), found[: query.limit])
-        return BatchPage(data=shown, **ends_of(shown), has_more=len(found) > query.limit)
+        return BatchPage(data=shown, **ends_of([one.id for one in shown]), has_more=len(found) > query.limit)
 
     return _json(await run_in_threadpool(page))
 

@@ -74,51 +74,51 @@ async def _complete(
     streamed: Callable[[str, int, P, int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
-    asked = GenerationCall(services, request.app.state.measurements)
-    headers = {"x-request-id": asked.id}
-    request.state.request_id = asked.id
+    call = GenerationCall(services, request.app.state.measurements)
+    headers = {"x-request-id": call.id}
+    request.state.request_id = call.id
     try:
         principal = await incoming.principal(request, services)
-        asked.tenant = principal.tenant
+        call.tenant = principal.tenant
         read = parameters.read(await incoming.body(request, services.settings.gateway.max_body_bytes), shape)
         user = incoming.originating_user(request, principal, read.user)
-        question = ask(read, services.scope(principal), principal, asked.id, user)
+        question = ask(read, services.scope(principal), principal, call.id, user)
         question = msgspec.structs.replace(question, timeout=incoming.timeout(request))
         questions = parameters.questions(read, question)
         parent = incoming.traceparent(request)
     except Exception as error:
-        asked.ended(error)
+        call.ended(error)
         raise
-    asked.model = read.model
+    call.model = read.model
     choices = read.n or 1
     reserving = limits.reserve(services, principal, questions, choices, request.app.state.sizes)
-    refusal = await let_in(asked, services, principal, headers, reserving, choices)
+    refusal = await let_in(call, services, principal, headers, reserving, choices)
     if refusal is not None:
         return refusal
     if read.stream:
-        events = _events(asked, request, questions, parent, partial(streamed, asked.id, asked.created, read))
-        return EventStream(events, headers=headers, first=asked.first_byte, ended=asked.ended)
+        events = _events(call, request, questions, parent, partial(streamed, call.id, call.created, read))
+        return EventStream(events, headers=headers, first=call.first_byte, ended=call.ended)
     with telemetry.span("gateway.answer", traceparent=parent, kind=SpanKind.SERVER):
         work = several.answers(services.generation.answerer.answer, _traced(questions, parent))
-        answers = await waited_for(asked, request, headers, work)
+        answers = await waited_for(call, request, headers, work)
     if isinstance(answers, Response):
         return answers
-    asked.answered(*answers)
-    response = _json(written(asked.created, read, answers), {**headers, **_provenance_headers(answers[0])})
-    asked.first_byte()
-    asked.ended(None)
+    call.answered(*answers)
+    response = _json(written(call.created, read, answers), {**headers, **_provenance_headers(answers[0])})
+    call.first_byte()
+    call.ended(None)
     return response
 
 
 async def _events(
-    asked: GenerationCall,
+    call: GenerationCall,
     request: Request,
     questions: Sequence[AnswerRequest],
     parent: str | None,
     streamed: Callable[[int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> AsyncIterator[msgspec.Struct]:
     async with (
-        aclosing(_answering(asked, request, questions, parent)) as answering,
+        aclosing(_answering(call, request, questions, parent)) as answering,
         aclosing(streamed(len(questions), answering)) as events,
     ):
         async for event in events:
@@ -126,7 +126,7 @@ async def _events(
 
 
 async def _answering(
-    asked: GenerationCall, request: Request, questions: Sequence[AnswerRequest], parent: str | None
+    call: GenerationCall, request: Request, questions: Sequence[AnswerRequest], parent: str | None
 ) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
     services: GatewayServices = request.app.state.services
     denials: Denials = request.app.state.denials
@@ -137,7 +137,7 @@ async def _answering(
             ) as items:
                 async for number, item in items:
                     if isinstance(item, Answer):
-                        asked.answered(item)
+                        call.answered(item)
                     yield number, item
         except AntiphonError as error:
             await denials.record(request, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
@@ -50,13 +50,6 @@ class FileQuery(msgspec.Struct, frozen=True):
     purpose: str | None = None
 
 
-class PageItem(Protocol):
-    """An item of a list."""
-
-    @property
-    def id(self) -> str: ...
-
-
 class Ends(TypedDict):
     """The first and last of a page."""
 
@@ -64,9 +57,9 @@ class Ends(TypedDict):
     last_id: str | None
 
 
-def ends_of(shown: Sequence[PageItem]) -> Ends:
-    """The ids at the ends of a page of a list."""
-    return {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
+def ends_of(ids: Sequence[str]) -> Ends:
+    """Returns the first and last ids of a page of a list."""
+    return {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
 
 
 def file_object(file: StoredFile) -> FileObject:

@@ -62,7 +62,7 @@ async def list_files(request: Request) -> Response:
             purpose=query.purpose,  # type: ignore[arg-type]
         )
         shown = tuple(file_object(file) for file in found[: query.limit])
-        return FileList(data=shown, **ends_of(shown), has_more=len(found) > query.limit)
+        return FileList(data=shown, **ends_of([one.id for one in shown]), has_more=len(found) > query.limit)
 
     return _json(await run_in_threadpool(page))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from antiphon.catalog.receipts import Degradation, GuardReceipt, SkippedEngine, UsageReceipt
 from antiphon.engine.api.messages import Alternative, TokenOut
 from antiphon.gateway.openai.tools import CalledDelta, OpenAIToolCall
+from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer, Tier
 
 
@@ -217,14 +218,7 @@ def provenance(answer: Answer) -> AnswerProvenance:
     )
 
 
-class AnswerUsage(Protocol):
-    """An answer, or vectors."""
-
-    @property
-    def usage(self) -> UsageReceipt: ...
-
-
-def usage(answers: Sequence[AnswerUsage], choices: int) -> CompletionUsage:
+def usage(answers: Sequence[Answer | Embedding], choices: int) -> CompletionUsage:
     """Tokens of all answers together; a prompt that so many of them share counts once, as the first of them met it."""
     prompts = [answer.usage for answer in answers[::choices]]
     prompt = sum(spent.prompt_tokens for spent in prompts)
