@@ -95,6 +95,7 @@ def command(store: Store) -> tuple[str, ...]:
         "--files", str(store.settings.telemetry.files),
         *(() if store.traces is None else ("--traces", str(store.traces))),
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
+        "--gpu-layers", str(engine.gpu_layers),
         "--models-file", str(store.paths.run / "engine.models"),
     ]  # fmt: skip
     if engine.rest_after is not None:

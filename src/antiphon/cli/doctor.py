@@ -39,7 +39,7 @@ def doctor(project: Project = HERE, as_json: Json = False) -> None:
 
 def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "python", _python
-    yield "openmp", _openmp
+    yield "llama.cpp", lambda: _llama_cpp(project)
     yield "disk", lambda: _disk(project)
     yield "settings", lambda: _settings(project)
     yield "rights", lambda: _rights(project)
@@ -73,13 +73,15 @@ def _python() -> str:
     return ".".join(map(str, running))
 
 
-def _openmp() -> str:
-    import ctypes.util
+def _llama_cpp(project: Path) -> str:
+    from antiphon.core import settings
 
-    library = ctypes.util.find_library("gomp")
-    if library is None and sys.platform == "linux":
-        raise SetupError("libgomp is missing; the engine needs it.", next_step="apt-get install libgomp1")
-    return library or "not needed here"
+    loaded, _ = settings.load(project)
+    if loaded.engine.kind != "llamacpp":
+        return f"not needed for a {loaded.engine.kind} engine"
+    from antiphon.engine.backends.llamacpp.library import Library
+
+    return str(Library.get().path)
 
 
 def _disk(project: Path) -> str:

@@ -74,7 +74,9 @@ def _prepare(store: Store, apply: bool) -> None:
 def _fetch_models(store: Store) -> None:
     """Fetch what is registered and find the rest; a model that is missing takes none of the others down."""
     from antiphon.engine import weights
+    from antiphon.engine.backends.llamacpp.library import find_library
 
+    find_library()  # Before anything is fetched.
     wanted, missing = store.settings.engine, dict[str, AntiphonError]()
     for model in (*wanted.models, *wanted.embedding_models):
         try:

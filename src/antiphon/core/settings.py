@@ -127,6 +127,7 @@ class EngineSettings(_Section, frozen=True):
         embedding_models: names of pulled embedding models that the engine serves at ``/v1/embeddings``.
         slots: sequences that may run at once; ``context`` tokens each.
         threads: 0 uses the machine's cores.
+        gpu_layers: layers of each model that a build of llama.cpp with a GPU computes there; negative for all.
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
         serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
             priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
@@ -146,6 +147,7 @@ class EngineSettings(_Section, frozen=True):
     slots: int = 16
     context: int = 1024
     threads: int = 0
+    gpu_layers: int = 0
     rest_after: str | None = None
     url: str | None = None
     serves: Literal["openai", "vllm"] = "openai"

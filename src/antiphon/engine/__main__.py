@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--context", type=int, default=1024, help="tokens of one sequence")
     parser.add_argument("--chunk", type=int, default=Layout().chunk_tokens, help="tokens of a prefill chunk")
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
+    parser.add_argument(
+        "--gpu-layers", type=int, default=0, metavar="N", help="layers of each model on the GPU; negative for all"
+    )
     parser.add_argument("--step-milliseconds", type=float, default=StepBudget().step_seconds * 1e3, help="step budget")
     parser.add_argument(
         "--kept-mib",
@@ -129,7 +132,7 @@ def _loaded(options: argparse.Namespace, name: str, found: Weights) -> Runtime:
     from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 
     layout = Layout(options.chunk, options.slots, options.context)
-    return LlamaCpp(name, found, layout, threads=options.threads)
+    return LlamaCpp(name, found, layout, threads=options.threads, gpu_layers=options.gpu_layers)
 
 
 def _encoder(options: argparse.Namespace, described: str) -> tuple[str, Encoder]:
@@ -227,6 +230,10 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if not options.simulated:
+        from antiphon.engine.backends.llamacpp.library import Library
+
+        Library.get()
     loaded = load_configured(options, log)
     saved = None if options.models_file is None else DeclaredModels(options.models_file)
     engine = LocalEngine(

@@ -16,7 +16,8 @@ import msgspec
 from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import EmbedderDescription
-from antiphon.engine.backends.llamacpp.runtime import Library
+from antiphon.engine.backends.llamacpp.c_api import FLASH_ATTENTION_DISABLED
+from antiphon.engine.backends.llamacpp.library import Library
 from antiphon.engine.execution.embedding_executor import unit_bytes
 from antiphon.engine.weights import Weights
 
@@ -51,8 +52,7 @@ class LlamaCppEmbedding:
         self._lib, self._ffi = self._library.lib, self._library.ffi
         self._tokens = tokens
         self._lock = threading.RLock()
-        parameters = self._lib.llama_model_default_params()
-        parameters.n_gpu_layers = 0
+        parameters = self._library.model_parameters()
         self._model: Any = self._lib.llama_model_load_from_file(os.fsencode(weights.path), parameters)
         if self._model == self._ffi.NULL:
             raise self._unusable(weights, "it is no model")
@@ -85,7 +85,7 @@ class LlamaCppEmbedding:
         return TextVectors(vectors, tuple(truncated))
 
     def vector(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
-        """The vector of one tokenised text, as the model gives it.
+        """The vector of one tokenized text, as the model gives it.
 
         Raises:
             EngineError: llama.cpp failed.
@@ -112,7 +112,7 @@ class LlamaCppEmbedding:
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = self._tokens
         parameters.n_seq_max = 1
         parameters.n_threads = parameters.n_threads_batch = 1
-        parameters.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        parameters.flash_attn_type = FLASH_ATTENTION_DISABLED
         parameters.embeddings = True
         parameters.no_perf = True
         context = self._lib.llama_init_from_model(self._model, parameters)
@@ -123,8 +123,8 @@ class LlamaCppEmbedding:
         return context
 
     def truncated_tokens(self, text: str) -> tuple[list[int], bool]:
-        """Tokens with the two round them; of a longer text the first ones, and that it is longer. Whoever does not hold
-        the model open by :meth:`embed` must not close it meanwhile.
+        """Tokens with the two round them; of a longer text the first ones, and that it is longer. A caller other than
+        :meth:`embed` must not close the model meanwhile.
 
         Raises:
             EngineError: llama.cpp failed, or the model is closed.
@@ -136,7 +136,7 @@ class LlamaCppEmbedding:
         # Texts of users are never control tokens, whatever they spell.
         count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, True, False)
         if count < 0:
-            raise EngineError("llama.cpp could not tokenise a text.")
+            raise EngineError("llama.cpp could not tokenize a text.")
         if count <= self._tokens:
             return list(tokens[0:count]), len(text) > LONGEST
         return [*tokens[0 : self._tokens - 1], self._separator], True

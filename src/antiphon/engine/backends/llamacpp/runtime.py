@@ -1,4 +1,4 @@
-"""llama.cpp as a runtime, through the C API that ``llama-cpp-py-sync`` ships.
+"""llama.cpp as a runtime, through its C API.
 
 Invariant: logits of a sequence are bit-identical whatever else the engine runs. That needs, and this file sets:
 a KV stream per sequence (``kv_unified=false``), flash attention off, prompts in calls of their own in fixed
@@ -8,14 +8,9 @@ chunks from position 0, and all decoding sequences in one call with one token ea
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib
 import importlib.metadata
-import logging
 import os
-import sys
 import threading
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +20,13 @@ import numpy as np
 from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import ModelDescription
+from antiphon.engine.backends.llamacpp.c_api import FLASH_ATTENTION_DISABLED
+from antiphon.engine.backends.llamacpp.library import Library
 from antiphon.engine.execution.runtime import CallInterruptedError, Layout, Logits, SequenceState, TokenVocabulary
 from antiphon.engine.weights import Golden, Weights
 
-_log = logging.getLogger("antiphon.engine")
-_SPIN_COUNT = "1000"
 _ABORTED = 2
-"""What llama.cpp answers when it was asked to give up; it has taken back what it had written of the sequences."""
-_FEATURES = ("avx", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "fma", "f16c", "neon")
+"""Status of an aborted call; llama.cpp has taken back what it had written of the sequences."""
 
 
 class LlamaCpp:
@@ -42,13 +36,15 @@ class LlamaCpp:
         name: the model's name to callers.
         weights: where the file is, its sha256, and what to expect of it.
         threads: OpenMP threads; they change speed, not results.
+        gpu_layers: layers computed on the GPU by a build that can; negative for all. They change the last bits, and are
+            part of the fingerprint. On a GPU a text may also depend on the other sequences of a call.
 
     Raises:
         SetupError: a library is missing, the file is no model, memory does not suffice, or the golden logits
             are not met.
     """
 
-    def __init__(self, name: str, weights: Weights, layout: Layout, *, threads: int) -> None:
+    def __init__(self, name: str, weights: Weights, layout: Layout, *, threads: int, gpu_layers: int = 0) -> None:
         if weights.vector is not None:
             raise SetupError(
                 f"{name} makes vectors of texts and cannot write.",
@@ -59,16 +55,16 @@ class LlamaCpp:
         self._lib, self._ffi = self._library.lib, self._library.ffi
         context_tokens = -(-layout.context_tokens // 256) * 256  # llama.cpp pads a stream to 256 cells.
         self._layout = Layout(layout.chunk_tokens, layout.slots, context_tokens)
-        self._path, self._threads = weights.path, threads
+        self._path, self._threads, self._gpu_layers = weights.path, threads, max(gpu_layers, -1)
         self._awaking = threading.Lock()
-        # Without weights: what tokenises, also while they are let go.
+        # Vocabulary only: it tokenizes, also while the weights are not in memory.
         self._vocabulary_alone = self._load(vocabulary_only=True)
         self._vocab = self._lib.llama_model_get_vocab(self._vocabulary_alone)
         self._size = int(self._lib.llama_vocab_n_tokens(self._vocab))
         # Asked between the operations of a call, by a thread that knows no Python. C's strlen is the shortest function
         # that says whether a byte is set: 0 of an empty string, 1 of one with a byte in it.
         self._interruption = self._ffi.new("char[2]")
-        self._asked = self._ffi.cast(
+        self._is_interrupted = self._ffi.cast(
             "ggml_abort_callback", ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
         )
         self._open_batch()
@@ -100,7 +96,7 @@ class LlamaCpp:
         if self._tokenizer is None:
             from llguidance import LLTokenizer
 
-            # llguidance marks control tokens by a leading 0xff byte and tokenises through llama.cpp's own function.
+            # llguidance marks control tokens by a leading 0xff byte and tokenizes through llama.cpp's own function.
             build: Any = LLTokenizer
             self._tokenizer = build.from_llamacpp(
                 tokens=self._named_pieces,
@@ -119,7 +115,7 @@ class LlamaCpp:
         tokens = self._ffi.new("llama_token[]", capacity)
         count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, add_special, True)
         if count < 0:
-            raise EngineError("llama.cpp could not tokenise the prompt.")
+            raise EngineError("llama.cpp could not tokenize the prompt.")
         return list(tokens[0:count])
 
     def wake(self) -> None:
@@ -140,7 +136,7 @@ class LlamaCpp:
                 self._model = None
                 raise
             self._memory = self._lib.llama_get_memory(context)
-            self._lib.llama_set_abort_callback(context, self._asked, self._interruption)
+            self._lib.llama_set_abort_callback(context, self._is_interrupted, self._interruption)
             self._context = context
 
     def rest(self) -> None:
@@ -212,8 +208,7 @@ class LlamaCpp:
 
     def _load(self, *, vocabulary_only: bool = False) -> Any:
         path = self._path
-        parameters = self._lib.llama_model_default_params()
-        parameters.n_gpu_layers = 0
+        parameters = self._library.model_parameters(self._gpu_layers)
         parameters.vocab_only = vocabulary_only
         model = self._lib.llama_model_load_from_file(os.fsencode(path), parameters)
         if model == self._ffi.NULL:
@@ -231,7 +226,7 @@ class LlamaCpp:
         parameters.n_seq_max = layout.slots
         parameters.n_batch = parameters.n_ubatch = max(layout.chunk_tokens, layout.slots)
         parameters.n_threads = parameters.n_threads_batch = threads
-        parameters.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        parameters.flash_attn_type = FLASH_ATTENTION_DISABLED
         parameters.kv_unified = False
         parameters.no_perf = True
         context = self._lib.llama_init_from_model(self._model, parameters)
@@ -325,6 +320,7 @@ class LlamaCpp:
                 "grammar": importlib.metadata.version("llguidance"),
                 "sampling": {"version": 1, "numpy": np.__version__},
             }
+            | ({"gpu_layers": self._gpu_layers} if self._gpu_layers else {})
         )[:32]
 
     def _check(self, golden: Golden, path: Path) -> None:
@@ -348,56 +344,3 @@ class LlamaCpp:
 def _identity(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class Library:
-    """The loaded shared library, once per process."""
-
-    _loaded: Library | None = None
-
-    def __init__(self) -> None:
-        # Waiting OpenMP threads must not spin for long on a shared machine; libgomp reads this when it loads.
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-        if sys.platform == "linux":
-            try:
-                ctypes.CDLL("libgomp.so.1")
-            except OSError as error:
-                raise SetupError(
-                    "The OpenMP library libgomp.so.1 is missing.", next_step="Install it: `apt-get install libgomp1`."
-                ) from error
-        try:
-            bindings: Any = importlib.import_module("llama_cpp_py_sync._cffi_bindings")
-            self.lib: Any = bindings.get_lib()
-            self.ffi: Any = bindings.get_ffi()
-        except (ImportError, RuntimeError) as error:
-            raise SetupError(
-                f"llama.cpp cannot be loaded ({error}).", next_step="Install it: `pip install llama-cpp-py-sync`."
-            ) from error
-        self._messages: deque[str] = deque(maxlen=8)
-        self._callback = self.ffi.callback("ggml_log_callback", self._heard)
-        self.lib.llama_log_set(self._callback, self.ffi.NULL)
-        self.lib.llama_backend_init()
-        directory = Path(bindings.__file__).parent
-        digest = hashlib.sha256()
-        for path in sorted(directory.glob("lib*llama.so")) + sorted(directory.glob("libggml-*.so*")):
-            digest.update(path.read_bytes())
-        self.digest = digest.hexdigest()
-        cpu = bindings._get_ggml_library("ggml-cpu")
-        self.ffi.cdef("".join(f"int ggml_cpu_has_{name}(void);" for name in _FEATURES), override=True)
-        self.instructions = [name for name in _FEATURES if getattr(cpu, f"ggml_cpu_has_{name}")()]
-
-    @classmethod
-    def get(cls) -> Library:
-        if cls._loaded is None:
-            cls._loaded = cls()
-        return cls._loaded
-
-    def last_message(self) -> str:
-        """What llama.cpp last complained about."""
-        return self._messages[-1] if self._messages else "no reason given"
-
-    def _heard(self, level: int, text: Any, _: Any) -> None:
-        message = self.ffi.string(text).decode("utf-8", "replace").strip()
-        if message and level in (3, 4):
-            self._messages.append(message)
-            _log.debug("llama.cpp: %s", message)
