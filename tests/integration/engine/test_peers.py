@@ -76,7 +76,7 @@ async def test_another_user_is_refused_where_modes_were_opened(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, checked: bool
 ) -> None:
     if not checked:
-        monkeypatch.setattr(server, "is_ours", lambda connection: True)
+        monkeypatch.setattr(server, "is_same_user", lambda connection: True)
     with scratch() as folder:
         path = Path(folder) / "run" / "engine.sock"
         stop, ready = asyncio.Event(), asyncio.Event()
@@ -103,7 +103,7 @@ async def test_nothing_is_sent_to_a_socket_that_another_user_serves(
     monkeypatch: pytest.MonkeyPatch, checked: bool
 ) -> None:
     if not checked:
-        monkeypatch.setattr(client, "is_ours", lambda connection: True)
+        monkeypatch.setattr(client, "is_same_user", lambda connection: True)
     with scratch() as folder:
         Path(folder).chmod(0o777)
         path = Path(folder) / "engine.sock"

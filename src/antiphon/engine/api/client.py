@@ -1,4 +1,4 @@
-"""The engine behind a Unix socket, as a port. One connection, many requests; it comes back after the engine does."""
+"""The client of an engine process: one connection, many requests; it reconnects after the engine has restarted."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from antiphon.core.errors import AntiphonError, CorruptionError, EngineError, Un
 from antiphon.core.ids import new_id
 from antiphon.engine.api import frames
 from antiphon.engine.api.failures import error_of
+from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.messages import (
     PROTOCOL,
     Cancellation,
@@ -33,7 +34,6 @@ from antiphon.engine.api.messages import (
     Tokenization,
     TokenizationRequest,
 )
-from antiphon.engine.api.peers import is_ours
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
@@ -46,8 +46,8 @@ class EngineClient:
 
     Args:
         path: the engine's socket.
-        peer: what this side calls itself, for the engine's log.
-        connect_seconds: how long connecting and greeting may take.
+        peer: name of this side in the engine's log.
+        connect_seconds: time limit of connecting and greeting.
     """
 
     def __init__(self, path: Path, *, peer: str = "client", connect_seconds: float = 5.0) -> None:
@@ -104,16 +104,16 @@ class EngineClient:
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """See :class:`~antiphon.engine.api.port.Engine`."""
-        return replace(await self._told(request, TextEmbeddings), id=request.id)
+        return replace(await self._request(request, TextEmbeddings), id=request.id)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """See :class:`~antiphon.engine.api.port.Engine`."""
-        return replace(await self._told(request, Tokenization), id=request.id)
+        return replace(await self._request(request, Tokenization), id=request.id)
 
-    async def _told(self, question: TextEmbeddingRequest | TokenizationRequest, kind: type[T]) -> T:
-        """The one answer to a question; who goes away before it cancels."""
+    async def _request(self, request: TextEmbeddingRequest | TokenizationRequest, kind: type[T]) -> T:
+        """Send a request and return its one answer; a cancelled task cancels it."""
         connection = await self._connected()
-        wire = replace(question, id=new_id("wire"))
+        wire = replace(request, id=new_id("wire"))
         answers = connection.ask(wire.id, wire)
         ended = False
         try:
@@ -150,7 +150,7 @@ class EngineClient:
             async with asyncio.timeout(self._connect_seconds):
                 reader, writer = await asyncio.open_unix_connection(self._path)
                 try:
-                    if not is_ours(writer.get_extra_info("socket")):
+                    if not is_same_user(writer.get_extra_info("socket")):
                         raise UnavailableError(
                             "The socket is served by a process of another user; nothing was sent to it.",
                             where=where,

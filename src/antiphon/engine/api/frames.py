@@ -1,8 +1,15 @@
-"""Frames on the engine's socket: a 4-byte big-endian length, then msgpack of a tagged struct."""
+"""The engine's socket: frames of a 4-byte big-endian length and msgpack of a tagged struct, and the check of the peer.
+
+The folder of the socket (0700) and the socket (0600) keep other users out. The kernel's word about the peer is checked
+besides, because folders are made by the first process that comes and modes can be changed. The superuser is let in.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +20,8 @@ LARGEST_FRAME = 16 << 20
 """Bytes; a longer frame means that the other side speaks something else."""
 
 Message = TypeVar("Message")
+
+_PEER_CREDENTIALS = struct.Struct("3i")
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -42,3 +51,21 @@ async def read(stream: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Me
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptionError(f"A frame on the engine's socket cannot be read: {error}.") from error
+
+
+def user_of(connection: socket.socket) -> int | None:
+    """The user id of the process at the other end, at the moment it connected or listened.
+
+    ``None`` where the kernel has no SO_PEERCRED; there the modes of folder and socket stand alone.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, option, _PEER_CREDENTIALS.size)
+    return int(_PEER_CREDENTIALS.unpack(credentials)[1])
+
+
+def is_same_user(connection: socket.socket) -> bool:
+    """True if the other end is a process of our own user (or of the superuser)."""
+    user = user_of(connection)
+    return user is None or user in (os.geteuid(), 0)

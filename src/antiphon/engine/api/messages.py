@@ -1,4 +1,4 @@
-"""What a gateway or worker and an engine process say to each other: typed msgspec frames.
+"""Messages between an engine process and its clients (gateways, workers): typed msgspec frames.
 
 Every frame is a 4-byte big-endian length and a msgpack array-like struct; a connection begins with a
 :class:`Hello` from each side. A client may have many requests in flight on one connection.
@@ -13,7 +13,7 @@ import msgspec
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
 PROTOCOL = 3
-"""Raised when a frame changes meaning; both sides refuse another number."""
+"""Version of the protocol, raised when a frame changes meaning; both sides refuse another number."""
 
 Priority = Literal["online", "batch"]
 
@@ -44,7 +44,7 @@ class ChatTurn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Penalties(msgspec.Struct, frozen=True):
-    """What is added to logits before a token is chosen, as OpenAI defines it.
+    """Additions to logits before a token is chosen, as OpenAI defines them.
 
     A token that the completion has ``c`` times already loses ``c * frequency + (c > 0) * presence``; ``bias`` is pairs
     of a token and what it gains.
@@ -67,15 +67,15 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
         branches: report the options at constrained branch points with few alternatives (class probabilities).
         priority: online goes before batch.
-        level: what batch work may not take from this request; ``None`` for the engine's default.
-        seed: seeds this request's own generator; with temperature 0 it plays no part.
+        level: bounds that batch work must leave this request; ``None`` for the engine's default.
+        seed: seeds this request's own generator; unused with temperature 0.
         traceparent: W3C trace context of the caller.
         messages: turns instead of ``prompt`` for an engine that has its own chat template
             (its description has an empty ``chat_template``).
-        cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
-            takes would tell whether somebody else had sent this beginning before.
-        ahead: it goes before others of its priority that wait. Batch work that does also takes time beside online
-            requests that it would otherwise leave to them, inside of what their levels allow.
+        cache_salt: a cached prefix is shared only with prompts of the same salt: the time to an answer would tell
+            whether another tenant had sent this prefix before.
+        ahead: it goes before waiting requests of its priority. Such batch work is also co-scheduled with online
+            requests where it would otherwise wait, inside of the bounds of their levels.
         ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
             (or a stop sequence). Benchmarks force lengths with it.
         prompt_ids: the prompt as tokens, instead of ``prompt``; nothing is added to them.
@@ -113,17 +113,17 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
 
     @property
     def tenant(self) -> str:
-        """Whose it is, for shares of the engine: prompts of one salt are one tenant's."""
+        """The tenant whose share of the engine it takes: prompts of one salt are one tenant's."""
         return self.cache_salt
 
 
 class TextEmbeddingRequest(msgspec.Struct, frozen=True, tag="embed"):
-    """Texts whose vectors are wanted.
+    """Texts to embed.
 
     Attributes:
         id: unique per connection.
         texts: one or more, none of them empty.
-        dimensions: of the vectors wanted; ``None`` for the model's own, which is all that a local model gives.
+        dimensions: of the requested vectors; ``None`` for the model's own, the only ones that a local model makes.
         priority: texts of ``batch`` are embedded in time that online work leaves.
         traceparent: W3C trace context of the caller.
         tenant: tenants take turns, text by text.
@@ -139,8 +139,8 @@ class TextEmbeddingRequest(msgspec.Struct, frozen=True, tag="embed"):
 
 
 class TokenizationRequest(msgspec.Struct, frozen=True, tag="tokenise"):
-    """Ask for the tokens of a text, the names of special tokens in it read as those tokens; or, when ``text`` is
-    ``None``, for the text of tokens. Tenants take turns."""
+    """Asks for the tokens of a text, in which names of special tokens are those tokens; or, when ``text`` is ``None``,
+    for the text of tokens. Tenants take turns."""
 
     id: str
     model: str
@@ -150,13 +150,13 @@ class TokenizationRequest(msgspec.Struct, frozen=True, tag="tokenise"):
 
 
 class Cancellation(msgspec.Struct, frozen=True, tag="cancel"):
-    """The caller went away: free the slot before the next step."""
+    """Cancels a request, whose slot is free before the next step."""
 
     id: str
 
 
 class DescriptionRequest(msgspec.Struct, frozen=True, tag="describe"):
-    """Ask what models this engine serves and how it is doing."""
+    """Asks for the served models and the load of the engine."""
 
     id: str
 
@@ -170,7 +170,7 @@ class ServedModel(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ModelDeclaration(msgspec.Struct, frozen=True, tag="serve"):
-    """Declare the whole set of models to be served beyond those that the process was started with."""
+    """Declares the whole set of models to be served beyond those that the process was started with."""
 
     id: str
     models: tuple[ServedModel, ...]
@@ -187,7 +187,7 @@ class Alternative(msgspec.Struct, frozen=True, array_like=True):
 class TokenOut(msgspec.Struct, frozen=True, array_like=True):
     """One token; ``forced`` when the grammar left no choice and no step was spent on it.
 
-    ``logprob`` is ``None`` for a forced token, for a prompt's first one, and where none was asked for.
+    ``logprob`` is ``None`` for a forced token, for a prompt's first one, and where none was requested.
     """
 
     token: int
@@ -217,7 +217,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
 
 
 class GenerationUsage(msgspec.Struct, frozen=True):
-    """What one generation cost the engine.
+    """Cost of one generation.
 
     Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in.
     """
@@ -275,8 +275,7 @@ class Tokenization(msgspec.Struct, frozen=True, tag="tokenised"):
 
 
 class RequestFailure(msgspec.Struct, frozen=True, tag="failed"):
-    """The request could not be served; ``code`` is that of an error class in ``core.errors``, the other three what such
-    an error says."""
+    """End of a request that could not be served; the fields are those of an error class in ``core.errors``."""
 
     id: str
     code: str
@@ -286,7 +285,7 @@ class RequestFailure(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
-    """One served model: what a caller needs to render and bound a prompt."""
+    """One served model, with the values that rendering and bounding a prompt need."""
 
     name: str
     fingerprint: str
@@ -307,10 +306,10 @@ class EmbedderDescription(msgspec.Struct, frozen=True):
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
-    """How busy the engine is now.
+    """Present load of the engine, and counts since it started.
 
-    ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived; what
-    they had computed in ``interrupted_seconds`` is computed again. ``kept_on_disk`` sequences have neither a slot nor
+    ``interrupted_calls`` computed batch sequences alone and were aborted, or not begun, because an online request
+    arrived; their ``interrupted_seconds`` are computed again. ``kept_on_disk`` sequences have neither a slot nor
     host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; the weights of ``resting`` models are not
     in memory.
     """

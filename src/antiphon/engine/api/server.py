@@ -1,6 +1,6 @@
 """The engine process: a Unix socket in front of a local engine.
 
-A client that vanishes takes its requests with it and nobody else's. SIGTERM drains: no new connection, no new
+A client that disconnects cancels its own requests and no other's. SIGTERM drains: no new connection, no new
 request, what is in flight finishes (within a bound).
 """
 
@@ -22,6 +22,7 @@ from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError, UnavailableError
 from antiphon.engine.api import frames
 from antiphon.engine.api.failures import failure_of
+from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.messages import (
     PROTOCOL,
     Cancellation,
@@ -36,7 +37,6 @@ from antiphon.engine.api.messages import (
     ToEngine,
     TokenizationRequest,
 )
-from antiphon.engine.api.peers import is_ours
 from antiphon.engine.execution.local import Event, LocalEngine, Sink
 
 _log = logging.getLogger("antiphon.engine")
@@ -63,7 +63,7 @@ async def serve(
     connections: set[_ServerConnection] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not is_ours(writer.get_extra_info("socket")):
+        if not is_same_user(writer.get_extra_info("socket")):
             _log.warning("A client was refused: it is a process of another user.")
             writer.close()
             return
@@ -96,7 +96,7 @@ async def serve(
 
 
 def _claim(path: Path) -> None:
-    """Make the path free for binding: a socket that nobody answers on was left by a process that died."""
+    """Make the path free for binding: a socket without an answer was left by a process that died."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     owner = path.parent.stat().st_uid
     if owner not in (os.geteuid(), 0):
@@ -141,7 +141,7 @@ class _ServerConnection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Read frames until the client leaves, then cancel what it asked for."""
+        """Read frames until the client leaves, then cancel its requests."""
         try:
             if await self._greet():
                 while (message := await frames.read(self._reader, _decoder)) is not None:
@@ -190,28 +190,28 @@ class _ServerConnection:
         elif isinstance(message, ModelDeclaration):
             self._begin(self._serve(message))
         elif isinstance(message, TokenizationRequest):
-            self._begin(self._tokenise(message))
+            self._begin(self._tokenize(message))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, declared: ModelDeclaration) -> None:
+    async def _serve(self, declaration: ModelDeclaration) -> None:
         try:
             self._require_staying()
-            served = await self._engine.serve(declared.models)
+            served = await self._engine.serve(declaration.models)
         except AntiphonError as error:
             _log.warning("Not all declared models are served: %s", error)
-            self._send(failure_of(declared.id, error))
+            self._send(failure_of(declaration.id, error))
             return
-        self._send(msgspec.structs.replace(served, id=declared.id))
+        self._send(msgspec.structs.replace(served, id=declaration.id))
 
-    async def _tokenise(self, asked: TokenizationRequest) -> None:
+    async def _tokenize(self, request: TokenizationRequest) -> None:
         try:
-            self._send(await self._engine.tokenize(asked))
+            self._send(await self._engine.tokenize(request))
         except AntiphonError as error:
-            self._send(failure_of(asked.id, error))
+            self._send(failure_of(request.id, error))
 
     def _require_staying(self) -> None:
         if self._stopping.is_set():

@@ -36,7 +36,7 @@ _decoder = json.JSONDecoder(strict=False)
 class ToolReader:
     """Reads such a text piece by piece: content as far as it is there, each call once it is whole.
 
-    Say :meth:`end` at its end: what looked like the beginning of a tag may be content after all.
+    Call :meth:`end` at its end: the beginning of a tag may turn out to be content.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ToolReader:
         self._rest = ""
 
     def read(self, piece: str) -> list[str | ToolCall]:
-        """What the piece completes: texts of the content, and calls with new ids."""
+        """Read a piece; returns what it completes: texts of the content, and calls with new ids."""
         self._rest += piece
         found: list[str | ToolCall] = []
         while (step := self._step()) is not None:
@@ -52,7 +52,7 @@ class ToolReader:
         return found
 
     def end(self) -> list[str | ToolCall]:
-        """What is content because nothing follows; what was cut off in the middle of a call is left out."""
+        """End the text; returns the held content, without a call that was cut off."""
         held = self._rest if self._place in ("begin", "text") and not _begins_as_object(self._rest) else ""
         self._rest, self._place = "", "end"
         return [held] if held else []
@@ -168,7 +168,7 @@ class ToolWriter:
             called[part] += function.get(part) or ""
 
     def end(self) -> str:
-        """What closes the text, the calls included."""
+        """The end of the text, with the calls."""
         calls = ", ".join(
             f'{{"name": {json.dumps(call["name"])}, "arguments": {_embedded(call["arguments"])}}}'
             for _, call in sorted(self._calls.items())
@@ -179,7 +179,7 @@ class ToolWriter:
 
 
 def _begins_as_object(text: str) -> bool:
-    """Whether it may still turn out to be the object."""
+    """True if the text may still become the object."""
     tight = "".join(text.split())
     return any(opening.startswith(tight) for opening in _OPENINGS) if tight else False
 

@@ -44,7 +44,7 @@ class SequenceView:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """Everything a plan depends on.
+    """The input of a plan.
 
     Attributes:
         slack_elsewhere: seconds by which the other models of this process could be delayed now; infinite when none

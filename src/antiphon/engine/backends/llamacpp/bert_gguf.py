@@ -1,4 +1,4 @@
-"""A BERT sentence encoder as published (safetensors and tokenizer) → one GGUF file that llama.cpp reads.
+"""Converts a BERT sentence encoder as published (safetensors and tokenizer) to one GGUF file for llama.cpp.
 
 The same inputs give the same bytes, whatever is installed: the file is written here, by the layout of GGUF version 3
 (ggml, docs/gguf.md), with every tensor as it is, in float32. Names of keys and tensors are those of llama.cpp's
@@ -45,7 +45,7 @@ _PLACE = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What a BERT's configuration says of its size."""
+    """Size of a BERT by its configuration."""
 
     layers: int
     heads: int

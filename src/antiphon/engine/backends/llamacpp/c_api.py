@@ -166,8 +166,8 @@ def differences(ffi: Any, library: Any) -> Iterator[str]:
     """The ways in which a library differs from the declarations: missing functions, or parameters of another layout.
 
     Defaults are compared field by field. On x86-64 the size of what the library writes is measured too, because there
-    the caller passes the address of a returned struct as an ordinary argument; elsewhere, fields that were appended to a
-    struct are not noticed.
+    the caller passes the address of a returned struct as an ordinary argument; elsewhere, fields that were appended to
+    a struct are not noticed.
     """
     missing = [name for name in functions() if not _has(library, name)]
     if missing:

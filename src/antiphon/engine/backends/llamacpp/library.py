@@ -115,7 +115,9 @@ class Library:
         self.ffi.cdef("".join(f"int ggml_cpu_has_{name}(void);" for name in c_api.FEATURES))
         try:
             return [name for name in c_api.FEATURES if getattr(self.lib, f"ggml_cpu_has_{name}")()]
-        except AttributeError:  # The CPU's backend was loaded by ggml: its functions are not found through this library.
+        except (
+            AttributeError
+        ):  # The CPU's backend was loaded by ggml: its functions are not found through this library.
             return [self.ffi.string(self.lib.llama_print_system_info()).decode("utf-8", "replace")]
 
     def _record(self, level: int, text: Any, _: Any) -> None:

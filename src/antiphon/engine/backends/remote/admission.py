@@ -1,11 +1,11 @@
-"""How many batch requests a server may have beside online ones, learnt from how long those wait for their first token.
+"""Limits batch requests of a server beside online ones, learnt from the latter's time to first token.
 
-For servers whose scheduler is not ours: whatever they do inside, batch takes less of it when fewer batch requests are
-there. The limit rises by one while online requests are served as they should be and falls to a part of itself when
-one is not (additive increase, multiplicative decrease: Chiu and Jain 1989). Bounds in seconds are compared with
-directly. For a slowdown it takes what a request would wait without batch; that is learnt from requests that met none
-(recursive least squares over the prompt's length and the online requests beside it), and so that there are such ones,
-no batch request is begun now and then until an online request was served alone.
+For servers whose scheduler is not ours: batch work takes less of them when fewer batch requests are there. The limit
+rises by one while online requests meet their levels and falls to a part of itself when one does not (additive
+increase, multiplicative decrease: Chiu and Jain 1989). Bounds in seconds are compared with directly. For a slowdown it
+takes what a request would wait without batch; that is learnt from requests that met none (recursive least squares over
+the prompt's length and the online requests beside it), and so that there are such ones, no batch request is sent now
+and then until an online request was served alone.
 
 Pure: no clock, no waiting.
 """
@@ -23,11 +23,11 @@ _FALL = 0.7
 _LEARNT = 8
 """Requests served alone before a slowdown is judged."""
 _QUIET = 5.0
-"""Seconds without an online request after which batch is limited by nothing but its own growth."""
+"""Seconds without an online request after which the limit only grows."""
 _ALONE_EVERY = 24
-"""One online request of so many, on average, begins a time in which no batch request is begun."""
+"""One online request of so many, on average, starts a pause in which no batch request is sent."""
 _ALONE_SECONDS = 10.0
-"""Its longest."""
+"""Longest pause."""
 _SEED = 1
 
 
@@ -50,7 +50,7 @@ class RequestStart:
 
 
 class BatchAdmission:
-    """One server's. ``limit`` is how many batch requests it may have now."""
+    """Admits batch requests to one server; ``limit`` is the number that it may have now."""
 
     def __init__(self) -> None:
         self.limit = FIRST
@@ -62,7 +62,7 @@ class BatchAdmission:
         self._chance = Random(_SEED)
 
     def admits(self, now: float) -> bool:
-        """Whether one more batch request may be sent."""
+        """True if one more batch request may be sent."""
         return self.batch < int(self.limit) and now >= self._silent_until
 
     def batch_began(self) -> None:
@@ -80,20 +80,20 @@ class BatchAdmission:
         """An online request is sent."""
         if not self._chance.randrange(_ALONE_EVERY):
             self._silent_until = now + _ALONE_SECONDS
-        begun = RequestStart(now, size, self.online, self.batch, level or DEFAULT_LEVEL)
+        start = RequestStart(now, size, self.online, self.batch, level or DEFAULT_LEVEL)
         self.online += 1
         self._last_online = now
-        return begun
+        return start
 
-    def first_token(self, begun: RequestStart, now: float) -> None:
+    def first_token(self, start: RequestStart, now: float) -> None:
         """Its first token is here."""
-        waited = now - begun.at
-        if not begun.batch and not self.batch:
-            self._alone = self._alone.observe(begun.size, begun.beside, waited)
+        waited = now - start.at
+        if not start.batch and not self.batch:
+            self._alone = self._alone.observe(start.size, start.beside, waited)
             self._silent_until = now
-        elif self._harmed(begun, waited):
-            self._fall(begun.at, now)
-        elif begun.batch >= int(self.limit) - 1:  # What was not used is not known to be harmless.
+        elif self._harmed(start, waited):
+            self._fall(start.at, now)
+        elif start.batch >= int(self.limit) - 1:  # An unused limit is not known to be harmless.
             self._rise()
 
     def online_ended(self, now: float) -> None:
@@ -101,18 +101,18 @@ class BatchAdmission:
         self.online -= 1
         self._last_online = now
 
-    def _harmed(self, begun: RequestStart, waited: float) -> bool:
-        level = begun.level
-        alone = self._alone.predict(begun.size, begun.beside)
+    def _harmed(self, start: RequestStart, waited: float) -> bool:
+        level = start.level
+        alone = self._alone.predict(start.size, start.beside)
         if level.ttft is not None and waited > level.ttft > alone:
             return True
         if level.slowdown is None:
             return False
         return self._alone.seen < _LEARNT or waited > (1.0 + level.slowdown) * alone
 
-    def _fall(self, begun: float, now: float) -> None:
-        # Who was sent before the last fall says nothing of what came of it.
-        if begun >= self._last_fall:
+    def _fall(self, start: float, now: float) -> None:
+        # A request sent before the last fall says nothing about its effect.
+        if start >= self._last_fall:
             self.limit, self._last_fall = max(self.limit * _FALL, LEAST), now
 
     def _rise(self) -> None:

@@ -1,13 +1,13 @@
 """Any OpenAI-compatible URL as an engine: what a team already runs can be fronted from the first day.
 
-What such a server does not tell stays empty and is never made up: token ids are ``-1``, branches are not
-reported, seconds in the engine are the wall seconds of the stream, and the fingerprint is what the server calls
-its own. A request with ``messages`` goes to the server's chat endpoint and its own template, one with a ``prompt`` to
-its completions endpoint as it is.
+Values that such a server does not report stay empty and are never made up: token ids are ``-1``, branches are not
+reported, seconds in the engine are the wall seconds of the stream, and the fingerprint is the server's own. A request
+with ``messages`` goes to the server's chat endpoint and its own template, one with a ``prompt`` to its completions
+endpoint as it is.
 
-Batch beside online: a vLLM server (``serves="vllm"``) is told each request's priority and service level and decides by
-itself; of any other, batch requests wait here while it has as many as
-:mod:`~antiphon.engine.backends.remote.admission` lets it have.
+Batch beside online: a vLLM server (``serves="vllm"``) gets each request's priority and service level and decides by
+itself; batch requests to any other wait here while it has as many as
+:mod:`~antiphon.engine.backends.remote.admission` admits.
 """
 
 from __future__ import annotations
@@ -44,24 +44,27 @@ from antiphon.engine.api.messages import (
     TokenizationRequest,
 )
 from antiphon.engine.backends.remote.admission import BatchAdmission, RequestStart
-from antiphon.engine.backends.remote.refusals import refusal_of, unreachable
-from antiphon.engine.backends.remote.requests import generation_body
-from antiphon.engine.backends.remote.stream import CompletionStream, fingerprint
-from antiphon.engine.backends.remote.vectors import vectors_of
+from antiphon.engine.backends.remote.protocol import (
+    embeddings_of,
+    fingerprint,
+    generation_body,
+    refusal_of,
+    unreachable,
+)
+from antiphon.engine.backends.remote.stream import CompletionStream
 
 Serves = Literal["openai", "vllm"]
-_LOOK_AGAIN = 1.0
-"""Seconds after which a batch request that waits asks again though nothing has ended: a time without batch may be
-over."""
+_RETRY_SECONDS = 1.0
+"""Seconds after which a waiting batch request tries again though no request has ended: a pause may be over."""
 
 _BROKEN = (aiohttp.ClientError, TimeoutError, ssl.SSLError)
-"""What aiohttp raises; a late TLS alert it passes on as it is."""
+"""Errors of aiohttp; it passes on a late TLS alert as it is."""
 
 _ENDING_SECONDS = 0.02
-"""How long the end of a body is waited for after ``[DONE]``; who sends it later is connected to anew."""
+"""Wait for the end of a body after ``[DONE]``; a server that is later gets a new connection."""
 
 _BUFFER = 1 << 18
-"""Bytes of an answer that are read ahead of who takes them."""
+"""Bytes of an answer that are read ahead of the consumer."""
 
 
 class RemoteEngine:
@@ -75,7 +78,7 @@ class RemoteEngine:
         timeout_seconds: longest silence within a stream.
         serves: ``vllm`` for a vLLM server with ``--scheduling-policy priority``, ``openai`` for any.
         parameters: names of request fields beyond OpenAI's that the server takes; a vLLM takes all that are known here.
-        tls: whom to trust when the URL is https.
+        tls: the authorities to trust when the URL is https.
 
     Raises:
         InvalidInputError: a URL that is not called, a key that would cross a network in plain text, or trusted
@@ -156,20 +159,20 @@ class RemoteEngine:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
         content = msgspec.json.encode(body)
-        async with self._admitted(request) as begun:
+        async with self._admitted(request) as start:
             began = self._monotonic()
-            reading = CompletionStream(request, began)
+            stream = CompletionStream(request, began)
             try:
                 path = "/chat/completions" if request.messages else "/completions"
                 async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
                     if response.status != 200:
                         raise refusal_of(response.status, response.headers, await response.read(), self._url, body)
                     async for payloads in _events(response.content):
-                        delta = reading.read(payloads, self._monotonic())
+                        delta = stream.read(payloads, self._monotonic())
                         if delta is not None:
-                            if begun is not None:
-                                self._admission.first_token(begun, self._monotonic())
-                                begun = None
+                            if start is not None:
+                                self._admission.first_token(start, self._monotonic())
+                                start = None
                             yield delta
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
                 raise unreachable(error, self._url) from error
@@ -177,15 +180,15 @@ class RemoteEngine:
                 raise EngineError(
                     f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
                 ) from error
-        last = reading.last()
+        last = stream.last()
         if last is not None:
             yield last
-        yield reading.finished(self._monotonic())
+        yield stream.result(self._monotonic())
 
     @contextlib.asynccontextmanager
     async def _admitted(self, request: GenerationRequest) -> AsyncIterator[RequestStart | None]:
-        """The time in which the server has the request: a batch request waits for it here. Yields what an online
-        request's first token is to be held against; ``None`` where nothing is learnt from it."""
+        """Hold a batch request back until the server may have it, and count it while it does. Yields the start of an
+        online request, to measure its first token against; ``None`` where nothing is learnt from it."""
         admission = self._admission
         if self._serves == "vllm":
             yield None
@@ -195,12 +198,12 @@ class RemoteEngine:
                 yield admission.online_began(self._monotonic(), size, request.level)
             finally:
                 admission.online_ended(self._monotonic())
-                await self._look_again()
+                await self._wake_waiting()
         else:
             while not admission.admits(self._monotonic()):
                 async with self._changed:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
+                        await asyncio.wait_for(self._changed.wait(), _RETRY_SECONDS)
             admission.batch_began()
             refused = False
             try:
@@ -210,25 +213,25 @@ class RemoteEngine:
                 raise
             finally:
                 admission.batch_ended(self._monotonic(), refused=refused)
-                await self._look_again()
+                await self._wake_waiting()
 
-    async def _look_again(self) -> None:
+    async def _wake_waiting(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
-        """See :class:`~antiphon.engine.api.port.Engine`; tokens are told of the request as a whole."""
+        """See :class:`~antiphon.engine.api.port.Engine`; tokens are counted for the request as a whole."""
         began = self._monotonic()
-        asked: dict[str, Any] = {
+        body: dict[str, Any] = {
             "model": self._models.get(request.model, request.model),
             "input": list(request.texts),
             "encoding_format": "base64",
         }
         if request.dimensions is not None:
-            asked["dimensions"] = request.dimensions
+            body["dimensions"] = request.dimensions
         try:
             async with self._http().post(
-                self._url + "/embeddings", data=msgspec.json.encode(asked), allow_redirects=False
+                self._url + "/embeddings", data=msgspec.json.encode(body), allow_redirects=False
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
@@ -239,10 +242,10 @@ class RemoteEngine:
             ) from error
         if response.status != 200:
             raise refusal_of(response.status, response.headers, content, self._url)
-        return vectors_of(content, request, self._monotonic() - began)
+        return embeddings_of(content, request, self._monotonic() - began)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
-        """See :class:`~antiphon.engine.api.port.Engine`: OpenAI's protocol has no way to ask."""
+        """See :class:`~antiphon.engine.api.port.Engine`: OpenAI's protocol has no such request."""
         raise UnsupportedParameterError(
             "The remote engine does not tell how its models read a text.",
             where="model",
@@ -264,7 +267,7 @@ class RemoteEngine:
 
 async def _events(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
     """The payloads of server-sent events up to ``[DONE]``, as soon as their lines are whole: what has come together
-    stays together, so that who is slower than the server has less to do for each event."""
+    stays together, so that a slower consumer has less to do for each event."""
     rest = b""
     async for arrived in content.iter_any():
         *lines, rest = (rest + arrived).split(b"\n")
@@ -275,11 +278,11 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
         if payloads:
             yield payloads
         if done:
-            await _read_off(content)
+            await _read_end(content)
             return
 
 
-async def _read_off(content: aiohttp.StreamReader) -> None:
+async def _read_end(content: aiohttp.StreamReader) -> None:
     """Take the end of the body, so that the connection may be used again; it comes with ``[DONE]`` or right after."""
     if content.at_eof():
         return

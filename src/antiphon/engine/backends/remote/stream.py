@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server streams, read as what an engine tells."""
+"""Reads the stream of an OpenAI-compatible server as an engine's deltas and result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from antiphon.engine.api.messages import (
     TokenOut,
 )
 from antiphon.engine.api.tool_text import ToolWriter
+from antiphon.engine.backends.remote.protocol import fingerprint
 
 
 class CompletionStream:
-    """What was read of one stream so far; times are of the caller's clock."""
+    """One stream of a completion as far as it was read; times are of the caller's clock."""
 
     def __init__(self, request: GenerationRequest, began: float) -> None:
         self._request = request
@@ -37,17 +38,17 @@ class CompletionStream:
         """Characters of the prompt that came back."""
 
     def read(self, payloads: Sequence[bytes], now: float) -> Delta | None:
-        """What events of the stream that came together tell.
+        """Read events of the stream that came together.
 
         Raises:
             EngineError: one says that the server failed, or cannot be read.
         """
-        told = [delta for payload in payloads if (delta := self._event(payload, now)) is not None]
-        if len(told) < 2:
-            return told[0] if told else None
-        text = "".join(delta.text for delta in told)
-        tokens = tuple(token for delta in told for token in delta.tokens)
-        return Delta(self._request.id, text, tokens, next((delta.prompt for delta in told if delta.prompt), ()))
+        deltas = [delta for payload in payloads if (delta := self._event(payload, now)) is not None]
+        if len(deltas) < 2:
+            return deltas[0] if deltas else None
+        text = "".join(delta.text for delta in deltas)
+        tokens = tuple(token for delta in deltas for token in delta.tokens)
+        return Delta(self._request.id, text, tokens, next((delta.prompt for delta in deltas if delta.prompt), ()))
 
     def _event(self, payload: bytes, now: float) -> Delta | None:
         try:
@@ -63,7 +64,7 @@ class CompletionStream:
             text = self._written(choice["delta"]) if self._request.messages else choice["text"]
             tokens = self._tokens(choice.get("logprobs") or {})
         except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise EngineError("The remote engine sent what cannot be read.") from error
+            raise EngineError("The remote engine sent an event that cannot be read.") from error
         prompt: tuple[TokenOut, ...] = ()
         if self._echo is not None:
             text, tokens, prompt = self._without_prompt(text or "", tokens)
@@ -75,14 +76,14 @@ class CompletionStream:
         return Delta(self._request.id, text or "", tokens, prompt)
 
     def last(self) -> Delta | None:
-        """What only the end of the stream completes."""
+        """The delta that only the end of the stream completes."""
         prompt = tuple(self._echo or ())  # a prompt with nothing behind it
         self._echo = None
         text = self._tools.end() if self._tools is not None and self._reason is not None else ""
         self._text.append(text)
         return Delta(self._request.id, text, (), prompt) if text or prompt else None
 
-    def finished(self, now: float) -> GenerationResult:
+    def result(self, now: float) -> GenerationResult:
         """The end of the generation.
 
         Raises:
@@ -170,8 +171,3 @@ class CompletionStream:
             )
             for text, logprob, top in zip(texts, chosen, tops, strict=True)
         )
-
-
-def fingerprint(model: str, system: str | None) -> str:
-    """What a server calls its own configuration, beside the model's name."""
-    return f"remote:{model}:{system or 'unknown'}"

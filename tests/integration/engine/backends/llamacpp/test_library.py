@@ -1,4 +1,5 @@
-"""llama.cpp's shared library: of the extra, of another build, absent, or not one at all. Each in a process of its own."""
+"""llama.cpp's shared library: of the extra, of another build, absent, or not one at all. Each in a process of its
+own."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def installed() -> Path:
     package = importlib.util.find_spec("llama_cpp_py_sync")
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     return Path(package.origin).parent
 
 
@@ -77,7 +79,8 @@ def test_what_is_not_llama_cpp_is_refused(name: str, complaint: str, tmp_path: P
         shutil.copy2(installed() / "libggml-base.so.0", file)
     refused = python(LOAD, LLAMA_CPP_LIB=str(file))
     assert refused.returncode != 0
-    assert complaint in refused.stderr and "antiphon[llama]" in refused.stderr
+    assert complaint in refused.stderr
+    assert "antiphon[llama]" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,14 +105,16 @@ def test_a_library_with_another_layout_is_refused(declared: str, complaint: str)
     )
     refused = python(code + LOAD)
     assert refused.returncode != 0
-    assert "not a llama.cpp that this version can call" in refused.stderr and complaint in refused.stderr
+    assert "not a llama.cpp that this version can call" in refused.stderr
+    assert complaint in refused.stderr
 
 
 def test_without_it_everything_else_works_and_an_engine_says_what_to_install(tmp_path: Path) -> None:
     help_ = python(
         f"{WITHOUT_PACKAGE}import sys; sys.argv = ['antiphon', '--help']\nfrom antiphon.cli.main import main; main()"
     )
-    assert help_.returncode == 0 and "Usage" in help_.stdout, help_.stderr
+    assert help_.returncode == 0, help_.stderr
+    assert "Usage" in help_.stdout
     imports = python(
         f"{WITHOUT_PACKAGE}import antiphon.gateway, antiphon.app.gateway, antiphon.engine.backends.remote.engine\n"
         "import antiphon.engine.backends.llamacpp.runtime, antiphon.engine.backends.llamacpp.encoder\n"
@@ -123,4 +128,6 @@ def test_without_it_everything_else_works_and_an_engine_says_what_to_install(tmp
     engine = python(code)
     assert engine.returncode == SetupError.exit_code
     (line,) = [line for line in engine.stderr.splitlines() if line.strip()]
-    assert "llama.cpp is not installed" in line and "antiphon[llama]" in line and VARIABLE in line
+    assert "llama.cpp is not installed" in line
+    assert "antiphon[llama]" in line
+    assert VARIABLE in line

@@ -32,8 +32,8 @@ def test_events_that_come_together_are_one_delta_of_the_same_text() -> None:
     singly = [apart.read([payload], 11.0) for payload in (*words, *ends)]
     assert [delta.text for delta in singly if delta is not None] == [" one", " two", " three"]
     assert together.read([*words, *ends], 11.0) == Delta("r", " one two three")
-    assert together.finished(12.0) == apart.finished(12.0)
-    assert together.finished(12.0).usage.completion_tokens == 3
+    assert together.result(12.0) == apart.result(12.0)
+    assert together.result(12.0).usage.completion_tokens == 3
 
 
 def test_tokens_keep_their_order_and_their_probabilities() -> None:
