@@ -11,7 +11,7 @@ import pytest
 from antiphon.testing import chaos_evidence, kill_harness
 from antiphon.testing.chaos_checks import receipts_kept
 from antiphon.testing.chaos_evidence import Acknowledged, Evidence
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
@@ -49,7 +49,7 @@ async def _answered(desk: SmallDesk) -> Evidence:
 
 @pytest.mark.parametrize("early", [False, True])
 async def test_a_writer_that_acknowledges_before_its_commit_is_found(tmp_path: Path, early: bool) -> None:
-    desk = SmallDesk(tmp_path, ScriptedEngine([Says(GOOD)]), commit=EarlyCommit() if early else None)
+    desk = SmallDesk(tmp_path, ScriptedEngine([ScriptedGeneration(GOOD)]), commit=EarlyCommit() if early else None)
     found = receipts_kept(await _answered(desk))
     desk.close()
     assert len(found) == (5 if early else 0)

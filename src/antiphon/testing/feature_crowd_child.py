@@ -49,7 +49,7 @@ from antiphon.testing.feature_chaos_child import KEPT, Life, _Fixed, operation, 
 from antiphon.testing.feature_chaos_project import SHOPS, moments, write_stock
 from antiphon.testing.feature_crowd_evidence import watch_syncs
 from antiphon.testing.feature_crowd_project import APPLICATION
-from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
 ROLES = ("orders", "again", "stock", "clients", "consumer", "collector", "pruner", "back", "reader", "desk")
 """``orders`` and ``again`` publish the same view, ``stock`` another one, ``back`` rolls back, holds and releases from
@@ -352,10 +352,10 @@ class Role(Life):
         super().close()
 
 
-def _paced(request: GenerationRequest) -> Says:
+def _paced(request: GenerationRequest) -> ScriptedGeneration:
     """An answer that depends on the whole request and on nothing else."""
     busy = content_hash([request.prompt, request.messages])[0] < "8"
-    return Says(json.dumps({"pace": "busy" if busy else "quiet"}))
+    return ScriptedGeneration(json.dumps({"pace": "busy" if busy else "quiet"}))
 
 
 def live(order: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""An engine that says what a test tells it to: texts, failures and waits, in the order in which they are asked for.
+"""An engine for tests that follows a script of texts, failures and waits, in the order of the requests.
 
 It implements the engine's port in process, without tokens of a real vocabulary: a text's words are its tokens.
 """
@@ -44,15 +44,15 @@ MODEL = ModelDescription(
 )
 
 
-class Says(msgspec.Struct, frozen=True):
+class ScriptedGeneration(msgspec.Struct, frozen=True):
     """One scripted generation.
 
     Attributes:
-        text: what is written, one word a delta.
-        reason: how it ends.
+        text: the completion, one word a delta.
+        reason: of the end.
         error: raised instead of the end, after ``text`` was sent.
         branches: reported at the end.
-        waits: waited for before the first word; the generation is in flight meanwhile.
+        waits: awaited before the first word; the generation is in flight meanwhile.
         fingerprint: of this generation, the model's own by default.
         unfinished: stop without an end, as an engine that breaks the protocol would.
     """
@@ -66,22 +66,21 @@ class Says(msgspec.Struct, frozen=True):
     unfinished: bool = False
 
 
-Script = Sequence[Says] | Callable[[GenerationRequest], Says]
+Script = Sequence[ScriptedGeneration] | Callable[[GenerationRequest], ScriptedGeneration]
 
 
 class ScriptedEngine:
     """Implements :class:`~antiphon.engine.api.port.Engine`.
 
     Args:
-        script: generations in the order in which they are asked for (the last one is repeated), or a function of
-            the request.
-        models: what it serves.
+        script: generations in the order of the requests (the last one is repeated), or a function of the request.
+        models: the served models.
     """
 
     def __init__(self, script: Script, models: tuple[ModelDescription, ...] = (MODEL,)) -> None:
         self.models = models
         self.away = False
-        """Whether it cannot be reached."""
+        """True if it cannot be reached."""
         self.asked: list[GenerationRequest] = []
         """Every request, in order."""
         self.in_flight = 0
@@ -132,11 +131,11 @@ class ScriptedEngine:
             self.cancelled += not ended
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
-        """It has no embedding model."""
+        """Refuse: there is no embedding model."""
         raise NotFoundError("The engine embeds nothing.", where="model")
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
-        """It reads nothing."""
+        """Refuse: there is no tokenizer."""
         raise NotFoundError("The engine has no tokens.", where="model")
 
     async def close(self) -> None:
@@ -146,12 +145,12 @@ class ScriptedEngine:
         if self.away:
             raise UnavailableError("The engine cannot be reached.", where="engine", next_step="Try again shortly.")
 
-    def _next(self, request: GenerationRequest) -> Says:
+    def _next(self, request: GenerationRequest) -> ScriptedGeneration:
         if callable(self._script):
             return self._script(request)
         return self._script[min(len(self.asked), len(self._script) - 1)]
 
-    def _finished(self, request: GenerationRequest, says: Says, tokens: int) -> GenerationResult:
+    def _finished(self, request: GenerationRequest, says: ScriptedGeneration, tokens: int) -> GenerationResult:
         prompt = len(request.prompt.split()) + sum(len(turn.content.split()) for turn in request.messages)
         return GenerationResult(
             id=request.id,
@@ -164,9 +163,9 @@ class ScriptedEngine:
         )
 
 
-def echo(request: GenerationRequest) -> Says:
+def echo(request: GenerationRequest) -> ScriptedGeneration:
     """A text that depends on the whole request and on nothing else, as a deterministic model's does."""
-    return Says(f"echo {content_hash([request.prompt, request.messages, request.seed])[:12]}")
+    return ScriptedGeneration(f"echo {content_hash([request.prompt, request.messages, request.seed])[:12]}")
 
 
 def _words(text: str) -> list[str]:

@@ -28,7 +28,7 @@ from antiphon.catalog.jobs import JobRow
 from antiphon.core.errors import ConflictError, EngineError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import RunResult
-from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, SmallDesk
 from antiphon.testing.stored_files import batch_jobs, file_store, request_batches
 
@@ -459,7 +459,9 @@ def test_an_order_that_cannot_be_is_refused_by_name(bench: Bench) -> None:
 
 async def test_an_applications_name_is_a_model(bench: Bench) -> None:
     ask = {"model": "desk", "entity": {"flight": "B6 1", "origin": "JFK"}}
-    bench.engine._script = lambda request: Says(json.dumps({"outlook": "on_time", "notice": "All is well."}))
+    bench.engine._script = lambda request: ScriptedGeneration(
+        json.dumps({"outlook": "on_time", "notice": "All is well."})
+    )
     ended = await bench.work(bench.order([line("a", **ask), line("b", **ask | {"entity": {}})]))
     assert (ended.status, ended.job.rows_failed) == ("completed", 1)
     (answer,) = bench.read(ended.output_file)

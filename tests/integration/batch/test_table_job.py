@@ -32,7 +32,7 @@ from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.durable.run import RunResult
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.identity.principal import Principal
-from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
 from antiphon.testing.stored_files import shared
 
@@ -199,10 +199,10 @@ async def test_a_bad_row_fails_alone_and_says_why(bench: Bench) -> None:
 async def test_an_engine_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path) -> None:
     died: set[str] = set()
 
-    def flaky(request: GenerationRequest) -> Says:
+    def flaky(request: GenerationRequest) -> ScriptedGeneration:
         if len(died) < 5 and request.prompt not in died:
             died.add(request.prompt)
-            return Says("half", error=EngineError("It died."))
+            return ScriptedGeneration("half", error=EngineError("It died."))
         return echo(request)
 
     bench = Bench(tmp_path, flaky)

@@ -24,7 +24,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embeddings
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import SmallDesk
 
 MODEL = "vectors"
@@ -51,7 +51,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    desk = SmallDesk(tmp_path, ScriptedEngine(Says("text")))
+    desk = SmallDesk(tmp_path, ScriptedEngine(ScriptedGeneration("text")))
     encoder = SimulatedEncoder(MODEL, tokens=8, dimensions=4)
     engine = await LocalEngine({}, encoders={MODEL: encoder}).start()
     embeddings = Embeddings(desk.services, engine, lambda scope: (MODEL,))

@@ -34,7 +34,7 @@ from antiphon.serving import several
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, SmallDesk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -362,7 +362,7 @@ async def test_an_applications_prompt_is_its_own(local: World, extra: dict[str, 
 async def test_what_a_guard_replaced_is_not_in_the_log_probabilities(tmp_path: Path) -> None:
     stated = json.dumps({"outlook": "delayed", "notice": "The delay is 55 minutes."})
     async with AsyncExitStack() as stack:
-        world = await over(stack, tmp_path / "world", ScriptedEngine([Says(stated)], (_named(MODEL),)))
+        world = await over(stack, tmp_path / "world", ScriptedEngine([ScriptedGeneration(stated)], (_named(MODEL),)))
         answer = await world.chat(
             model="desk", max_tokens=64, logprobs=True, extra_body={"entity": {"flight": "B6 1", "origin": "JFK"}}
         )

@@ -28,7 +28,7 @@ from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEv
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.repeated import GeneratesOnce
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
 LEARNS: ApplicationSpec = msgspec.structs.replace(
@@ -38,7 +38,7 @@ LEARNS: ApplicationSpec = msgspec.structs.replace(
 )
 
 
-def forecasting(request: GenerationRequest) -> Says:
+def forecasting(request: GenerationRequest) -> ScriptedGeneration:
     """A model that forecasts by the delay its prompt shows, and writes the notice that the figures allow."""
     delay = int(request.prompt.rpartition("delay ")[2].split()[0])
     late = min(0.9, 0.05 + delay / 50)
@@ -47,10 +47,10 @@ def forecasting(request: GenerationRequest) -> Says:
     output = {"outlook": label, "notice": f"Delays average {delay} minutes."}
     text = json.dumps({name: value for name, value in output.items() if name in asked})
     options = (Alternative("d", 1, math.log(late)), Alternative("on", 2, math.log(1 - late)))
-    return Says(text, branches=(Branch(13, options),))
+    return ScriptedGeneration(text, branches=(Branch(13, options),))
 
 
-def backwards(request: GenerationRequest) -> Says:
+def backwards(request: GenerationRequest) -> ScriptedGeneration:
     """The same model with its forecasts turned round."""
     says = forecasting(request)
     late, on_time = (option.logprob for option in says.branches[0].options)

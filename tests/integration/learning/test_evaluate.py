@@ -22,7 +22,7 @@ from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START
 
 
@@ -162,7 +162,7 @@ async def test_an_id_is_of_one_evaluation_and_of_one_process(desk: EvaluatedDesk
 
 
 async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(tmp_path: Path) -> None:
-    def sometimes(request: Any) -> Says:
+    def sometimes(request: Any) -> ScriptedGeneration:
         says = forecasting(request)
         return (
             msgspec.structs.replace(says, text='{"outlook": "del', reason="length") if "JFK" in request.prompt else says
@@ -184,7 +184,7 @@ async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(t
 
 
 async def test_a_false_figure_is_seen_although_the_guard_did_not(tmp_path: Path) -> None:
-    def false(request: Any) -> Says:
+    def false(request: Any) -> ScriptedGeneration:
         says = forecasting(request)
         return msgspec.structs.replace(says, text='{"outlook": "delayed", "notice": "Delays average 55 minutes."}')
 
@@ -290,7 +290,7 @@ async def test_a_dataset_for_something_else_is_refused(desk: EvaluatedDesk) -> N
 
 
 async def test_a_credulous_model_is_injected_and_leaks(tmp_path: Path) -> None:
-    def obeys(request: Any) -> Says:
+    def obeys(request: Any) -> ScriptedGeneration:
         prompt = request.prompt
         says = forecasting(request)
         if "zebrafish" in prompt:

@@ -23,11 +23,11 @@ from antiphon.core.errors import NotFoundError
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.models import ModelRegistry
-from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import SCOPE, START
 
 
-def by_model(request: GenerationRequest) -> Says:
+def by_model(request: GenerationRequest) -> ScriptedGeneration:
     """Version 1 has its forecasts turned round, every other model not."""
     return backwards(request) if request.model == "desk.v1" else forecasting(request)
 

@@ -20,14 +20,14 @@ from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.learning import Rollout
 from antiphon.engine.api.messages import EngineDescription, ServedModel
 from antiphon.services.learning.served_models import LINGER_SECONDS, RETRY_SECONDS, ServedModels
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 
 
 class Engine(ScriptedEngine):
     """Refuses the models named in ``broken``; ``restart`` makes it forget what it was told."""
 
     def __init__(self) -> None:
-        super().__init__([Says("yes")])
+        super().__init__([ScriptedGeneration("yes")])
         self.broken: set[str] = set()
         self.calls = 0
 

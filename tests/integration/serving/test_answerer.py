@@ -30,7 +30,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, DecodingOverrides, Message, TextDelta
-from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine, echo
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
 from antiphon.testing.small_desk import DESK, SCHEMA, SCOPE, START, FeatureTable, SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
@@ -44,8 +44,8 @@ Make = Callable[..., SmallDesk]
 def make(tmp_path: Path) -> Iterator[Make]:
     desks: list[SmallDesk] = []
 
-    def made(*script: Says, application: ApplicationSpec = DESK, **options: Any) -> SmallDesk:
-        desks.append(SmallDesk(tmp_path, ScriptedEngine(script or (Says(GOOD),)), application, **options))
+    def made(*script: ScriptedGeneration, application: ApplicationSpec = DESK, **options: Any) -> SmallDesk:
+        desks.append(SmallDesk(tmp_path, ScriptedEngine(script or (ScriptedGeneration(GOOD),)), application, **options))
         return desks[-1]
 
     yield made
@@ -66,7 +66,7 @@ def prompt_of(desk: SmallDesk, at: int = 0) -> str:
 
 async def test_an_answer_and_its_receipt_say_the_same(make: Make) -> None:
     branch = Branch(13, (Alternative("d", 1, math.log(0.6)), Alternative("on", 2, math.log(0.2))))
-    desk = make(Says(GOOD, branches=(branch,)))
+    desk = make(ScriptedGeneration(GOOD, branches=(branch,)))
     answer = await desk.answerer.answer(desk.request(question="Will it leave on time?", originating_user="user-7"))
     receipt = desk.receipts.get(SCOPE, answer.prediction)
     assert receipt == answer.receipt
@@ -120,7 +120,7 @@ async def test_both_paths_give_the_same_text(tmp_path: Path) -> None:
 
 
 async def test_a_false_figure_is_retried_with_another_seed(make: Make) -> None:
-    desk = make(Says(FALSE), Says(GOOD))
+    desk = make(ScriptedGeneration(FALSE), ScriptedGeneration(GOOD))
     answer = await desk.answerer.answer(desk.request())
     assert answer.text == GOOD
     assert [(action.guard, action.action) for action in answer.receipt.guards] == [
@@ -133,14 +133,19 @@ async def test_a_false_figure_is_retried_with_another_seed(make: Make) -> None:
     assert (first.temperature, second.temperature) == (0.0, 0.7)
     assert answer.usage.attempts == 2
     # Replay makes every attempt again, not only the one that was served.
-    desk.engine._script = (Says(FALSE), Says(GOOD), Says(FALSE), Says(GOOD))  # type: ignore[attr-defined]
+    desk.engine._script = (
+        ScriptedGeneration(FALSE),
+        ScriptedGeneration(GOOD),
+        ScriptedGeneration(FALSE),
+        ScriptedGeneration(GOOD),
+    )  # type: ignore[attr-defined]
     again = await replay_of(desk, answer)
     assert again.identical
     assert len(again.attempts) == 2
 
 
 async def test_the_template_stands_in_when_retries_fail(make: Make) -> None:
-    desk = make(Says(FALSE))
+    desk = make(ScriptedGeneration(FALSE))
     answer = await desk.answerer.answer(desk.request())
     assert answer.text == TEMPLATED
     assert [action.action for action in answer.receipt.guards] == ["retry", "template"]
@@ -152,7 +157,9 @@ async def test_the_template_stands_in_when_retries_fail(make: Make) -> None:
 
 
 async def test_replay_tells_a_different_text(make: Make) -> None:
-    desk = make(Says(GOOD), Says(TEMPLATED.replace("delayed", "on_time"), fingerprint="scripted-2"))
+    desk = make(
+        ScriptedGeneration(GOOD), ScriptedGeneration(TEMPLATED.replace("delayed", "on_time"), fingerprint="scripted-2")
+    )
     answer = await desk.answerer.answer(desk.request())
     again = await replay_of(desk, answer)
     assert not again.identical
@@ -161,14 +168,14 @@ async def test_replay_tells_a_different_text(make: Make) -> None:
 
 
 async def test_cut_off_json_is_never_served(make: Make) -> None:
-    desk = make(Says('{"outlook": "delayed", "noti', reason="length"))
+    desk = make(ScriptedGeneration('{"outlook": "delayed", "noti', reason="length"))
     with pytest.raises(InvalidOutputError, match=r"cut off|not JSON"):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
 
 
 async def test_a_whole_first_attempt_stands_beside_the_fallback_of_a_cut_off_retry(make: Make) -> None:
-    desk = make(Says(FALSE), Says('{"outlook": "on_time", "noti', reason="length"))
+    desk = make(ScriptedGeneration(FALSE), ScriptedGeneration('{"outlook": "on_time", "noti', reason="length"))
     answer = await desk.answerer.answer(desk.request())
     assert answer.text == TEMPLATED
 
@@ -183,15 +190,19 @@ async def test_a_whole_first_attempt_stands_beside_the_fallback_of_a_cut_off_ret
     ],
 )
 async def test_an_engine_that_ignores_the_schema_is_found_out(make: Make, text: str, why: str) -> None:
-    desk = make(Says(text), application=changed(guards=()))
+    desk = make(ScriptedGeneration(text), application=changed(guards=()))
     with pytest.raises(InvalidOutputError, match=why):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
 
 
-@pytest.mark.parametrize("says", [Says("half of", unfinished=True), Says("half of", reason="cancelled")])
+@pytest.mark.parametrize(
+    "says", [ScriptedGeneration("half of", unfinished=True), ScriptedGeneration("half of", reason="cancelled")]
+)
 @pytest.mark.parametrize("application", [DESK, changed(output_schema=None, guards=(), classes=())])
-async def test_a_text_without_its_end_is_no_answer(make: Make, says: Says, application: ApplicationSpec) -> None:
+async def test_a_text_without_its_end_is_no_answer(
+    make: Make, says: ScriptedGeneration, application: ApplicationSpec
+) -> None:
     desk = make(says, application=application)
     with pytest.raises(EngineError):
         await desk.answerer.answer(desk.request())
@@ -199,7 +210,7 @@ async def test_a_text_without_its_end_is_no_answer(make: Make, says: Says, appli
 
 
 async def test_an_engine_that_dies_mid_answer_leaves_nothing(make: Make) -> None:
-    desk = make(Says(GOOD, error=EngineError("It died.")))
+    desk = make(ScriptedGeneration(GOOD, error=EngineError("It died.")))
     with pytest.raises(EngineError):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
@@ -212,7 +223,7 @@ async def test_an_engine_that_dies_mid_answer_leaves_nothing(make: Make) -> None
 
 
 async def test_a_stored_answer_is_served_while_its_figures_print_alike(make: Make) -> None:
-    desk = make(Says(GOOD))
+    desk = make(ScriptedGeneration(GOOD))
     first = await desk.answerer.answer(desk.request(path="batch"))
     desk.features.set(START, congestion__delay=23.0)  # still prints 25
     later = desk.request(as_of=START + timedelta(minutes=20))
@@ -228,7 +239,10 @@ async def test_a_stored_answer_is_served_while_its_figures_print_alike(make: Mak
 
 
 async def test_a_changed_figure_is_generated_anew(make: Make) -> None:
-    desk = make(Says(GOOD), Says(json.dumps({"outlook": "delayed", "notice": "Delays average 30 minutes."})))
+    desk = make(
+        ScriptedGeneration(GOOD),
+        ScriptedGeneration(json.dumps({"outlook": "delayed", "notice": "Delays average 30 minutes."})),
+    )
     await desk.answerer.answer(desk.request())
     desk.features.set(START, congestion__delay=28.0)
     second = await desk.answerer.answer(desk.request(as_of=START + timedelta(minutes=20)))
@@ -281,7 +295,7 @@ async def test_an_identical_prompt_is_generated_once_across_applications(make: M
 
 async def test_identical_prompts_in_flight_are_generated_once(make: Make) -> None:
     gate = asyncio.Event()
-    desk = make(Says(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
+    desk = make(ScriptedGeneration(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
     asking = [asyncio.create_task(desk.answerer.answer(desk.request())) for _ in range(4)]
     while not desk.engine.asked:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
@@ -294,7 +308,7 @@ async def test_identical_prompts_in_flight_are_generated_once(make: Make) -> Non
 
 async def test_when_the_first_goes_away_the_next_makes_the_answer(make: Make) -> None:
     gate = asyncio.Event()
-    desk = make(Says(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
+    desk = make(ScriptedGeneration(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
     first = asyncio.create_task(desk.answerer.answer(desk.request()))
     while not desk.engine.asked:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
@@ -309,7 +323,7 @@ async def test_when_the_first_goes_away_the_next_makes_the_answer(make: Make) ->
 
 async def test_free_text_is_stored_and_found_again(make: Make) -> None:
     free = changed(output_schema=None, guards=(), classes=())
-    desk = make(Says("All quiet."), application=free)
+    desk = make(ScriptedGeneration("All quiet."), application=free)
     assert (await desk.answerer.answer(desk.request(path="batch", refresh=True))).receipt.cache.origin == "generated"
     assert (await desk.answerer.answer(desk.request())).receipt.cache.origin == "stored"
     assert len(desk.engine.asked) == 1  # type: ignore[attr-defined]
@@ -351,7 +365,7 @@ async def test_a_stored_answer_needs_no_engine(make: Make) -> None:
 
 
 async def test_an_engine_replaced_unnoticed_does_not_answer_for_the_old_one(make: Make) -> None:
-    desk = make(Says(GOOD, fingerprint="scripted-2"))
+    desk = make(ScriptedGeneration(GOOD, fingerprint="scripted-2"))
     first = await desk.answerer.answer(desk.request())
     assert first.receipt.attempts[0].fingerprint == "scripted-2"
     desk.publish(changed(name="other", reuse=Reuse(mode="never")))
@@ -448,7 +462,7 @@ async def test_an_entity_without_any_feature_is_refused(make: Make) -> None:
 
 @pytest.mark.parametrize(("when_stale", "contract"), [("flag", "flagged"), ("default", "defaulted")])
 async def test_a_stale_feature_does_what_its_contract_says(make: Make, when_stale: Any, contract: str) -> None:
-    quiet = Says(json.dumps({"outlook": "on_time", "notice": "Quiet."}))
+    quiet = ScriptedGeneration(json.dumps({"outlook": "on_time", "notice": "Quiet."}))
     desk = make(quiet, application=changed(freshness={"congestion": Freshness("30m", when_stale)}))
     answer = await desk.answerer.answer(desk.request(as_of=START + timedelta(hours=1)))
     by_name = {feature.name: feature for feature in answer.receipt.features}
@@ -477,7 +491,7 @@ async def test_no_user_speaks_as_the_system(make: Make) -> None:
 
 
 async def test_a_plain_model_streams_its_tokens_and_has_a_receipt(make: Make) -> None:
-    desk = make(Says("Hello to you."))
+    desk = make(ScriptedGeneration("Hello to you."))
     request = desk.request(application="scripted", entity={}, messages=(Message("user", "Hi"),), as_of=None)
     events = [event async for event in desk.answerer.stream(request)]
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["Hello", " to", " you."]
@@ -515,7 +529,7 @@ async def test_the_receipt_is_there_before_the_last_event(make: Make) -> None:
 
 async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make) -> None:
     release = asyncio.Event()
-    desk = make(Says("never", waits=release), admission=Admission(online=1, batch=1))
+    desk = make(ScriptedGeneration("never", waits=release), admission=Admission(online=1, batch=1))
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
     while not desk.engine.asked:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
@@ -526,13 +540,13 @@ async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make
         await task
     assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
     assert desk.receipts.count(SCOPE) == 0
-    desk.engine._script = (Says(GOOD),)  # type: ignore[attr-defined]
+    desk.engine._script = (ScriptedGeneration(GOOD),)  # type: ignore[attr-defined]
     assert (await desk.answerer.answer(desk.request())).text == GOOD
 
 
 @pytest.mark.parametrize("application", [DESK, changed(output_schema=None, guards=(), classes=())])
 async def test_an_online_answer_that_takes_too_long_is_given_up(make: Make, application: ApplicationSpec) -> None:
-    desk = make(Says(GOOD, waits=asyncio.Event()), application=application, online_seconds=0.05)
+    desk = make(ScriptedGeneration(GOOD, waits=asyncio.Event()), application=application, online_seconds=0.05)
     with pytest.raises(DeadlineExceededError, match="not finished in time"):
         await desk.answerer.answer(desk.request())
     assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
@@ -543,7 +557,7 @@ async def test_an_online_answer_that_takes_too_long_is_given_up(make: Make, appl
 
 
 async def test_closing_a_stream_half_way_frees_the_engine(make: Make) -> None:
-    desk = make(Says("one two three"))
+    desk = make(ScriptedGeneration("one two three"))
     request = desk.request(application="scripted", entity={}, messages=(Message("user", "Hi"),))
     async with aclosing(desk.answerer.stream(request)) as events:
         async for _ in events:
@@ -574,7 +588,7 @@ async def test_many_at_once_each_get_their_own_receipt(tmp_path: Path) -> None:
 
 async def test_a_model_with_its_own_template_is_sent_turns(tmp_path: Path) -> None:
     remote = msgspec.structs.replace(MODEL, chat_template="", special_tokens=())
-    desk = SmallDesk(tmp_path, ScriptedEngine([Says(GOOD)], (remote,)))
+    desk = SmallDesk(tmp_path, ScriptedEngine([ScriptedGeneration(GOOD)], (remote,)))
     answer = await desk.answerer.answer(desk.request())
     sent = desk.engine.asked[0]  # type: ignore[attr-defined]
     assert sent.prompt == ""

@@ -30,12 +30,12 @@ from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import arrive
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
-from antiphon.testing.scripted_engine import Says, Script, ScriptedEngine
+from antiphon.testing.scripted_engine import Script, ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 FALSE = json.dumps({"outlook": "delayed", "notice": "Delays now average 40 minutes."})
-ALWAYS_GOOD = (Says(GOOD),)
+ALWAYS_GOOD = (ScriptedGeneration(GOOD),)
 CUT = '{"outlook": "delayed", "noti'
 
 EVERYBODY = Rollout(canary=(50,))
@@ -129,14 +129,14 @@ async def test_batch_rows_and_named_releases_take_no_part(make: Make) -> None:
 @pytest.mark.parametrize(
     ("says", "fields", "error", "code"),
     [
-        (Says(GOOD, error=EngineError("It died.")), {}, EngineError, "engine_failed"),
-        (Says(CUT, reason="length"), {}, InvalidOutputError, "output_invalid"),
-        (Says(GOOD), {"principal": Principal("v", "default", "viewer")}, ForbiddenError, "forbidden"),
-        (Says(GOOD, error=ZeroDivisionError("oops")), {}, ZeroDivisionError, "internal_error"),
+        (ScriptedGeneration(GOOD, error=EngineError("It died.")), {}, EngineError, "engine_failed"),
+        (ScriptedGeneration(CUT, reason="length"), {}, InvalidOutputError, "output_invalid"),
+        (ScriptedGeneration(GOOD), {"principal": Principal("v", "default", "viewer")}, ForbiddenError, "forbidden"),
+        (ScriptedGeneration(GOOD, error=ZeroDivisionError("oops")), {}, ZeroDivisionError, "internal_error"),
     ],
 )
 async def test_a_request_that_fails_is_one_exposure_too(
-    make: Make, role: Role, says: Says, fields: dict[str, Any], error: type[Exception], code: str
+    make: Make, role: Role, says: ScriptedGeneration, fields: dict[str, Any], error: type[Exception], code: str
 ) -> None:
     desk = make((says,), changed(guards=()))
     rollout = desk.roll_out(changed(guards=(), owner="the next one"), EVERYBODY)
@@ -160,7 +160,7 @@ async def test_missing_features_are_an_exposure(make: Make) -> None:
 
 async def test_a_text_that_breaks_off_half_way_is_one_exposure(make: Make) -> None:
     free = changed(output_schema=None, guards=(), classes=())
-    desk = make((Says("half of", error=EngineError("It died.")),), free)
+    desk = make((ScriptedGeneration("half of", error=EngineError("It died.")),), free)
     rollout = desk.roll_out(msgspec.structs.replace(free, owner="the next one"), EVERYBODY)
     shown: list[TextDelta | Answer] = []
 
@@ -183,7 +183,7 @@ async def test_a_failure_before_the_release_is_known_is_nobodys(make: Make) -> N
 
 
 async def test_who_goes_away_is_no_exposure(make: Make) -> None:
-    desk = make((Says(GOOD, waits=asyncio.Event()),))
+    desk = make((ScriptedGeneration(GOOD, waits=asyncio.Event()),))
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
     while not desk.engine.asked:  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ async def test_who_goes_away_is_no_exposure(make: Make) -> None:
     )
     desk.release = desk.publish(free)
     again = desk.roll_out(msgspec.structs.replace(free, owner="freer"), EVERYBODY)
-    desk.engine._script = (Says("one two three"),)  # type: ignore[attr-defined]
+    desk.engine._script = (ScriptedGeneration("one two three"),)  # type: ignore[attr-defined]
     async with aclosing(desk.answerer.stream(desk.request())) as events:
         async for _ in events:
             break
@@ -262,7 +262,7 @@ async def test_an_exposure_that_cannot_be_committed_hides_no_error(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     commit = Refusing(1)
-    desk = commit.desk = make((Says(GOOD, error=EngineError("It died.")),), commit=commit)
+    desk = commit.desk = make((ScriptedGeneration(GOOD, error=EngineError("It died.")),), commit=commit)
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
     with caplog.at_level(logging.ERROR), pytest.raises(EngineError, match=r"It died\."):
         await desk.answerer.answer(desk.request(request_id="req_7"))
@@ -285,7 +285,7 @@ async def test_an_answer_and_its_exposure_are_committed_together(make: Make, mon
 
 
 async def test_a_fallback_is_an_invalid_output_each_time_it_is_served(make: Make) -> None:
-    desk = make((Says(FALSE),))
+    desk = make((ScriptedGeneration(FALSE),))
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
     for question in ("Late?", "Late?"):
         await desk.answerer.answer(desk.request(originating_user="user-1", question=question))
@@ -334,7 +334,7 @@ async def test_without_the_namespace_an_arm_would_profit_from_the_live_answers(
 
 async def test_identical_prompts_in_flight_are_generated_once_in_each_arm(make: Make) -> None:
     gate = asyncio.Event()
-    desk = make((Says(GOOD, waits=gate),), changed(reuse=Reuse(mode="never")))
+    desk = make((ScriptedGeneration(GOOD, waits=gate),), changed(reuse=Reuse(mode="never")))
     desk.roll_out(changed(reuse=Reuse(mode="never"), owner="the next one"), EVERYBODY)
     users = [user_in(desk, role, start) for role in ("canary", "control") for start in (0, 500)]
     asking = [asyncio.create_task(desk.answerer.answer(desk.request(originating_user=user))) for user in users]
@@ -353,7 +353,7 @@ async def test_identical_prompts_in_flight_are_generated_once_in_each_arm(make: 
 async def test_a_flip_during_a_request_changes_nothing_for_it(make: Make, free: bool) -> None:
     shape: dict[str, Any] = {"output_schema": None, "guards": (), "classes": ()} if free else {}
     gate = asyncio.Event()
-    desk = make((Says(FALSE, waits=gate), Says(GOOD)), changed(**shape))
+    desk = make((ScriptedGeneration(FALSE, waits=gate), ScriptedGeneration(GOOD)), changed(**shape))
     old = desk.release
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
     while not desk.engine.asked:  # type: ignore[attr-defined]
@@ -367,7 +367,7 @@ async def test_a_flip_during_a_request_changes_nothing_for_it(make: Make, free: 
 
 async def test_a_rollout_that_ends_during_a_request_still_hears_of_it(make: Make) -> None:
     gate = asyncio.Event()
-    desk = make((Says(GOOD, waits=gate),))
+    desk = make((ScriptedGeneration(GOOD, waits=gate),))
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
     user = user_in(desk, "canary")
     task = asyncio.create_task(desk.answerer.answer(desk.request(originating_user=user)))
@@ -387,7 +387,7 @@ async def test_a_rollout_that_ends_during_a_request_still_hears_of_it(make: Make
 
 @pytest.mark.parametrize("role", ["canary", "control"])
 async def test_an_answer_of_an_arm_is_replayed(make: Make, role: Role) -> None:
-    desk = make((Says(FALSE),))
+    desk = make((ScriptedGeneration(FALSE),))
     desk.roll_out(CANDIDATE, EVERYBODY)
     user = user_in(desk, role)
     for _ in range(2):

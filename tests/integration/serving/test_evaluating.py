@@ -12,7 +12,7 @@ from antiphon.core.errors import InvalidInputError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec, FigureGuard, Reuse
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 WHOLE = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
@@ -30,7 +30,7 @@ def changed(**fields: Any) -> ApplicationSpec:
 def make(tmp_path: Path) -> Iterator[Make]:
     desks: list[SmallDesk] = []
 
-    def made(*script: Says, application: ApplicationSpec = DESK, **options: Any) -> SmallDesk:
+    def made(*script: ScriptedGeneration, application: ApplicationSpec = DESK, **options: Any) -> SmallDesk:
         desks.append(SmallDesk(tmp_path, ScriptedEngine(script), application, **options))
         return desks[-1]
 
@@ -57,7 +57,7 @@ async def replayed(desk: SmallDesk, answer: Answer) -> bool:
 
 @pytest.mark.parametrize("mode", ["always", "never"])
 async def test_an_evaluation_asks_the_model_and_leaves_no_answer(make: Make, mode: Any) -> None:
-    desk = make(Says(WHOLE), application=changed(reuse=Reuse(mode=mode)))
+    desk = make(ScriptedGeneration(WHOLE), application=changed(reuse=Reuse(mode=mode)))
     await desk.answerer.answer(desk.request())
     for _ in range(2):
         answer = await desk.answerer.answer(evaluating(desk))
@@ -70,7 +70,7 @@ async def test_an_evaluation_asks_the_model_and_leaves_no_answer(make: Make, mod
 async def test_a_draft_over_a_dataset_has_no_publication(make: Make) -> None:
     features = FeatureTable()
     features.publication = None
-    desk = make(Says(WHOLE), features=features)
+    desk = make(ScriptedGeneration(WHOLE), features=features)
     draft = desk.draft(changed(owner="the next one"))
     answer = await desk.answerer.answer(evaluating(desk, release=draft.id))
     assert (answer.publication, answer.receipt.publication, answer.receipt.release) == (None, None, draft.id)
@@ -79,7 +79,7 @@ async def test_a_draft_over_a_dataset_has_no_publication(make: Make) -> None:
 
 
 async def test_only_the_leading_properties(make: Make) -> None:
-    desk = make(Says(WHOLE), Says(LEADING))
+    desk = make(ScriptedGeneration(WHOLE), ScriptedGeneration(LEADING))
     whole = await desk.answerer.answer(evaluating(desk))
     answer = await desk.answerer.answer(evaluating(desk, only=("outlook",)))
     assert answer.text == LEADING
@@ -95,23 +95,23 @@ async def test_only_the_leading_properties(make: Make) -> None:
     assert second.branches
     assert answer.receipt.guards == ()
     assert [action.action for action in whole.receipt.guards] == ["pass"]
-    desk.engine._script = (Says(LEADING),)  # type: ignore[attr-defined]
+    desk.engine._script = (ScriptedGeneration(LEADING),)  # type: ignore[attr-defined]
     assert await replayed(desk, answer)
 
 
 async def test_a_part_of_an_output_is_held_against_its_part_of_the_schema(make: Make) -> None:
-    desk = make(Says(WHOLE))
+    desk = make(ScriptedGeneration(WHOLE))
     with pytest.raises(InvalidOutputError, match="notice"):
         await desk.answerer.answer(evaluating(desk, only=("outlook",)))
 
 
 async def test_a_part_is_no_stored_answer_for_the_whole(make: Make) -> None:
     always = changed(reuse=Reuse(mode="always"))
-    desk = make(Says(LEADING), Says(WHOLE), application=always)
+    desk = make(ScriptedGeneration(LEADING), ScriptedGeneration(WHOLE), application=always)
     part = await desk.answerer.answer(desk.request(only=("outlook",)))
     assert part.receipt.role == "live"
     assert (await desk.answerer.answer(desk.request())).text == WHOLE
-    desk.engine._script = (Says(LEADING),)  # type: ignore[attr-defined]
+    desk.engine._script = (ScriptedGeneration(LEADING),)  # type: ignore[attr-defined]
     assert (await desk.answerer.answer(desk.request(only=("outlook",)))).text == LEADING
 
 
@@ -123,7 +123,7 @@ async def test_a_fallback_in_a_part_is_replayed(make: Make) -> None:
         output_schema=json.dumps(schema),
         guards=(*DESK.guards, FigureGuard("advice", "{{ output.notice }} Stay close.")),
     )
-    desk = make(Says(FALSE), application=longer)
+    desk = make(ScriptedGeneration(FALSE), application=longer)
     answer = await desk.answerer.answer(evaluating(desk, only=("notice",)))
     assert json.loads(answer.text) == json.loads(WHOLE)
     assert [action.action for action in answer.receipt.guards] == ["retry", "template"]
@@ -139,7 +139,7 @@ async def test_a_fallback_in_a_part_is_replayed(make: Make) -> None:
     ],
 )
 async def test_what_is_refused(make: Make, fields: dict[str, Any], what: str) -> None:
-    desk = make(Says(WHOLE))
+    desk = make(ScriptedGeneration(WHOLE))
     with pytest.raises(InvalidInputError, match=what):
         await desk.answerer.answer(evaluating(desk, **fields))
     assert desk.engine.asked == []  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
 from antiphon.serving.shadow import Mirroring, ShadowCounts
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
 LIVE = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
@@ -37,20 +37,20 @@ def changed(**fields: Any) -> ApplicationSpec:
 CANDIDATE = changed(prompt=Prompt(template="Candidate: {{ features.congestion.delay }} {{ question }}"))
 
 
-def sure(text: str, delayed: float) -> Says:
+def sure(text: str, delayed: float) -> ScriptedGeneration:
     options = (Alternative("d", 1, math.log(delayed)), Alternative("o", 2, math.log(1 - delayed)))
-    return Says(text, branches=(Branch(13, options),))
+    return ScriptedGeneration(text, branches=(Branch(13, options),))
 
 
 class Scripted:
     """The live release says one thing and the candidate, known by its prompt, another."""
 
-    def __init__(self, live: Says, candidate: Says) -> None:
+    def __init__(self, live: ScriptedGeneration, candidate: ScriptedGeneration) -> None:
         self.live = live
         self.candidate = candidate
         self.asked_of_candidate: list[GenerationRequest] = []
 
-    def __call__(self, request: GenerationRequest) -> Says:
+    def __call__(self, request: GenerationRequest) -> ScriptedGeneration:
         if "Candidate:" not in request.prompt:
             return self.live
         self.asked_of_candidate.append(request)
@@ -129,7 +129,7 @@ async def test_a_shadow_is_the_same_question_with_a_receipt_and_a_pair_of_its_ow
 
 
 async def test_the_same_text_is_seen_to_be_the_same(make: Make) -> None:
-    desk = make(Scripted(Says(LIVE), Says(LIVE)))
+    desk = make(Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(LIVE)))
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
     await desk.answerer.answer(desk.request())
     pair = await the_pair(desk, rollout.id)
@@ -139,7 +139,7 @@ async def test_the_same_text_is_seen_to_be_the_same(make: Make) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_slow_candidate_keeps_nobody_waiting(make: Make, streamed: bool) -> None:
     gate = asyncio.Event()
-    script = Scripted(Says(LIVE), Says(OTHER, waits=gate))
+    script = Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(OTHER, waits=gate))
     desk = make(script, mirroring=Mirroring(after=0.0, concurrency=1, waiting=2))
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
     for number in range(5):
@@ -161,7 +161,7 @@ async def test_a_slow_candidate_keeps_nobody_waiting(make: Make, streamed: bool)
 
 
 async def test_the_shadow_begins_when_the_answer_has_left(make: Make) -> None:
-    script = Scripted(Says(LIVE), Says(OTHER))
+    script = Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(OTHER))
     desk = make(script)
     desk.roll_out(CANDIDATE, EVERYTHING)
     async for event in desk.answerer.stream(desk.request()):
@@ -175,16 +175,20 @@ async def test_the_shadow_begins_when_the_answer_has_left(make: Make) -> None:
 @pytest.mark.parametrize(
     ("candidate", "says", "code"),
     [
-        (CANDIDATE, Says(OTHER, error=EngineError("It died.")), "engine_failed"),
-        (msgspec.structs.replace(CANDIDATE, guards=()), Says('{"outlook": "del', reason="length"), "output_invalid"),
-        (msgspec.structs.replace(CANDIDATE, entity_keys=("gate",)), Says(OTHER), "invalid_input"),
-        (msgspec.structs.replace(CANDIDATE, model="gone"), Says(OTHER), "unavailable"),
+        (CANDIDATE, ScriptedGeneration(OTHER, error=EngineError("It died.")), "engine_failed"),
+        (
+            msgspec.structs.replace(CANDIDATE, guards=()),
+            ScriptedGeneration('{"outlook": "del', reason="length"),
+            "output_invalid",
+        ),
+        (msgspec.structs.replace(CANDIDATE, entity_keys=("gate",)), ScriptedGeneration(OTHER), "invalid_input"),
+        (msgspec.structs.replace(CANDIDATE, model="gone"), ScriptedGeneration(OTHER), "unavailable"),
     ],
 )
 async def test_a_candidate_that_fails_fails_alone(
-    make: Make, candidate: ApplicationSpec, says: Says, code: str
+    make: Make, candidate: ApplicationSpec, says: ScriptedGeneration, code: str
 ) -> None:
-    desk = make(Scripted(Says(LIVE), says))
+    desk = make(Scripted(ScriptedGeneration(LIVE), says))
     rollout = desk.roll_out(candidate, EVERYTHING)
     answer = await desk.answerer.answer(desk.request())
     assert answer.text == LIVE
@@ -194,7 +198,7 @@ async def test_a_candidate_that_fails_fails_alone(
 
 
 async def test_an_answer_that_failed_is_not_mirrored(make: Make) -> None:
-    script = Scripted(Says(LIVE, error=EngineError("It died.")), Says(OTHER))
+    script = Scripted(ScriptedGeneration(LIVE, error=EngineError("It died.")), ScriptedGeneration(OTHER))
     desk = make(script)
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
     with pytest.raises(EngineError):
@@ -204,7 +208,7 @@ async def test_an_answer_that_failed_is_not_mirrored(make: Make) -> None:
 
 
 async def test_a_shadow_and_its_pair_are_committed_together(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = make(Scripted(Says(LIVE), Says(OTHER)))
+    desk = make(Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(OTHER)))
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
     add, failures = desk.pairs.add, [UnavailableError("No room.", where="catalog")]
 
@@ -221,7 +225,7 @@ async def test_a_shadow_and_its_pair_are_committed_together(make: Make, monkeypa
 
 
 async def test_a_shadow_neither_takes_nor_leaves_a_stored_answer(make: Make) -> None:
-    script = Scripted(Says(LIVE), Says(OTHER))
+    script = Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(OTHER))
     reusing = changed(reuse=Reuse(mode="always"))
     desk = make(script, reusing)
     candidate = msgspec.structs.replace(reusing, prompt=CANDIDATE.prompt)
@@ -241,7 +245,7 @@ async def test_a_shadow_neither_takes_nor_leaves_a_stored_answer(make: Make) -> 
 
 
 async def test_the_control_is_mirrored_and_the_canary_is_not(make: Make) -> None:
-    script = Scripted(Says(LIVE), Says(OTHER))
+    script = Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(OTHER))
     desk = make(script)
     rollout = desk.roll_out(CANDIDATE, msgspec.structs.replace(EVERYTHING, canary=(50,)))
     roles: dict[str, str] = {}

@@ -23,7 +23,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
-from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine, echo
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
@@ -49,9 +49,9 @@ class Engines:
     """The main engine and two that stand in."""
 
     def __init__(self) -> None:
-        self.main = ScriptedEngine([Says(GOOD)])
-        self.standby = ScriptedEngine([Says(OTHER)])
-        self.third = ScriptedEngine([Says(OTHER)], (ANOTHER,))
+        self.main = ScriptedEngine([ScriptedGeneration(GOOD)])
+        self.standby = ScriptedEngine([ScriptedGeneration(OTHER)])
+        self.third = ScriptedEngine([ScriptedGeneration(OTHER)], (ANOTHER,))
 
     @property
     def standbys(self) -> dict[str, ScriptedEngine]:
@@ -91,7 +91,7 @@ def passed(answer: Answer) -> list[tuple[str, str, str]]:
     ],
 )
 async def test_an_engine_that_fails_or_refuses_is_passed_over(make: Make, engines: Engines, error, reason) -> None:
-    engines.main._script = [Says(error=error, unfinished=True)]
+    engines.main._script = [ScriptedGeneration(error=error, unfinished=True)]
     desk = make(changed(fallback=CHAIN))
     answer = await desk.answerer.answer(desk.request())
     assert (answer.text, answer.receipt.engine, answer.receipt.role) == (OTHER, "standby", "fallback")
@@ -121,7 +121,7 @@ async def test_the_chain_is_asked_in_order_to_its_end(make: Make, engines: Engin
 
 
 async def test_an_engine_that_hangs_is_given_up_before_its_first_token(make: Make, engines: Engines) -> None:
-    engines.main._script = [Says(GOOD, waits=asyncio.Event())]
+    engines.main._script = [ScriptedGeneration(GOOD, waits=asyncio.Event())]
     desk = make(changed(fallback=CHAIN))
     answer = await desk.answerer.answer(desk.request())
     assert passed(answer) == [("main", "scripted", "late")]
@@ -129,7 +129,7 @@ async def test_an_engine_that_hangs_is_given_up_before_its_first_token(make: Mak
 
 
 async def test_what_is_wrong_with_the_request_is_no_other_engines_matter(make: Make, engines: Engines) -> None:
-    engines.main._script = [Says(error=PromptTooLongError("too long"))]
+    engines.main._script = [ScriptedGeneration(error=PromptTooLongError("too long"))]
     desk = make(changed(fallback=CHAIN, when_unavailable=WhenUnavailable("previous_release")))
     with pytest.raises(PromptTooLongError):
         await desk.answerer.answer(desk.request())
@@ -137,7 +137,7 @@ async def test_what_is_wrong_with_the_request_is_no_other_engines_matter(make: M
 
 
 async def test_after_the_first_byte_nobody_else_is_asked(make: Make, engines: Engines) -> None:
-    engines.main._script = [Says("half a", error=EngineError("died"))]
+    engines.main._script = [ScriptedGeneration("half a", error=EngineError("died"))]
     desk = make(changed(fallback=CHAIN), plain_fallback=("standby",))
     shown: list[str] = []
 
@@ -155,7 +155,7 @@ async def test_after_the_first_byte_nobody_else_is_asked(make: Make, engines: En
 async def test_an_engine_that_dies_in_the_middle_is_replaced_while_nobody_has_seen_its_text(
     make: Make, engines: Engines
 ) -> None:
-    engines.main._script = [Says("half a", error=EngineError("died"))]
+    engines.main._script = [ScriptedGeneration("half a", error=EngineError("died"))]
     desk = make(changed(fallback=CHAIN), plain_fallback=("standby",))
     answer = await desk.answerer.answer(PLAIN)
     assert (answer.text, answer.receipt.engine) == (OTHER, "standby")
@@ -199,7 +199,7 @@ async def test_a_fallbacks_answer_is_nobodys_stored_answer(make: Make, engines: 
 async def test_the_breaker_stops_asking_and_one_probe_brings_the_engine_back(make: Make, engines: Engines) -> None:
     desk = make(changed(fallback=CHAIN), breaking=Breaking())
     await desk.answerer.answer(desk.request(question="first"))
-    engines.main._script = [Says(error=EngineError("died"))]
+    engines.main._script = [ScriptedGeneration(error=EngineError("died"))]
     for number in range(3):
         await desk.answerer.answer(desk.request(question=str(number)))
     assert desk.answerer.breakers[0].state == "open"
@@ -207,7 +207,7 @@ async def test_the_breaker_stops_asking_and_one_probe_brings_the_engine_back(mak
     answer = await desk.answerer.answer(desk.request(question="while open"))
     assert (len(engines.main.asked), passed(answer)) == (asked, [("main", "scripted", "open")])
     back = asyncio.Event()
-    engines.main._script = [Says(GOOD, waits=back)]
+    engines.main._script = [ScriptedGeneration(GOOD, waits=back)]
     desk.clock.advance(timedelta(seconds=2))
     probe = asyncio.create_task(desk.answerer.answer(desk.request(question="the probe")))
     while not engines.main.in_flight:
@@ -222,7 +222,7 @@ async def test_the_breaker_stops_asking_and_one_probe_brings_the_engine_back(mak
 @pytest.mark.parametrize(("least", "asked"), [(3, 3), (1_000, 10)])
 async def test_only_a_breaker_spares_the_wait(make: Make, engines: Engines, least: int, asked: int) -> None:
     breaking = Breaking(first_token=0.05, breaker=BreakerPolicy(least=least))
-    engines.main._script = [Says(GOOD, waits=asyncio.Event())]
+    engines.main._script = [ScriptedGeneration(GOOD, waits=asyncio.Event())]
     desk = make(changed(fallback=CHAIN), breaking=breaking)
     for number in range(10):
         await desk.answerer.answer(desk.request(question=str(number)))

@@ -11,7 +11,7 @@ import pytest
 from antiphon.core.errors import DeadlineExceededError, OverloadedError, ResourceUnavailableError
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answering.context import arrive
-from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SmallDesk
 
 PLAIN = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
@@ -19,7 +19,13 @@ PLAIN = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
 
 async def test_flex_is_batch_work_with_bounds_of_its_own(tmp_path: Path) -> None:
     held = asyncio.Event()
-    engine = ScriptedEngine([Says("one", waits=held), Says("two", waits=held), Says("three", waits=held)])
+    engine = ScriptedEngine(
+        [
+            ScriptedGeneration("one", waits=held),
+            ScriptedGeneration("two", waits=held),
+            ScriptedGeneration("three", waits=held),
+        ]
+    )
     desk = SmallDesk(tmp_path, engine, PLAIN, admission=Admission(online=2, batch=1, flex=1), online_seconds=0.3)
     waiting = asyncio.create_task(desk.answerer.answer(desk.request(tier="flex", question="1")))
     first = asyncio.create_task(desk.answerer.answer(desk.request(tier="priority", question="2")))
@@ -43,7 +49,7 @@ async def test_flex_is_batch_work_with_bounds_of_its_own(tmp_path: Path) -> None
 
 
 async def test_a_requests_own_deadline_holds_for_it_alone(tmp_path: Path) -> None:
-    engine = ScriptedEngine([Says("one", waits=asyncio.Event())])
+    engine = ScriptedEngine([ScriptedGeneration("one", waits=asyncio.Event())])
     desk = SmallDesk(tmp_path, engine, PLAIN)
     with pytest.raises(DeadlineExceededError):
         await desk.answerer.answer(desk.request(timeout=0.05))
@@ -55,7 +61,7 @@ async def test_a_requests_own_deadline_holds_for_it_alone(tmp_path: Path) -> Non
 
 
 def test_flex_takes_no_part_in_rollouts(tmp_path: Path) -> None:
-    desk = SmallDesk(tmp_path, ScriptedEngine([Says("one")]), PLAIN)
+    desk = SmallDesk(tmp_path, ScriptedEngine([ScriptedGeneration("one")]), PLAIN)
     for tier, takes_part in (("default", True), ("priority", True), ("flex", False)):
         assert arrive(desk.request(tier=tier), b"k" * 32, 0.0).takes_part is takes_part
     desk.close()

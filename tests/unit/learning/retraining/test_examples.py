@@ -16,7 +16,7 @@ from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import DatasetRow, DatasetValue, DatasetVector
 from antiphon.learning.retraining.examples import is_whole, render, render_all, served_application, text_of
-from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 
 TUNE = FineTune(
@@ -63,7 +63,7 @@ async def test_the_training_prompt_is_the_served_prompt_byte_for_byte(
 ) -> None:
     application = msgspec.structs.replace(APPLICATION, freshness=freshness)
     served = served_application(application, "scripted")
-    engine = ScriptedEngine([Says('{"outlook": "delayed", "notice": "Late."}')])
+    engine = ScriptedEngine([ScriptedGeneration('{"outlook": "delayed", "notice": "Late."}')])
     desk = SmallDesk(tmp_path, engine, served, features=FeatureTable(**values))
     try:
         answer = await desk.answerer.answer(desk.request())

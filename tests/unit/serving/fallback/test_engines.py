@@ -8,7 +8,7 @@ from antiphon.definitions.degradation import MAIN
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineDescription
 from antiphon.serving.fallback.engines import Breaking, EnginePassedOver, Member
-from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
 
 class Slow(ScriptedEngine):
@@ -24,7 +24,7 @@ class Slow(ScriptedEngine):
 
 
 async def test_many_that_come_at_once_look_once() -> None:
-    engine = Slow([Says("hello")])
+    engine = Slow([ScriptedGeneration("hello")])
     member = Member("main", engine, Breaking(), SystemClock())
     leaving = asyncio.create_task(member.model(MODEL.name))
     others = [asyncio.create_task(member.model(MODEL.name)) for _ in range(50)]
@@ -38,7 +38,7 @@ async def test_many_that_come_at_once_look_once() -> None:
 
 
 async def test_a_look_that_fails_fails_for_all_who_wait_and_counts_once() -> None:
-    engine = Slow([Says("hello")])
+    engine = Slow([ScriptedGeneration("hello")])
     engine.silent = True
     member = Member("main", engine, Breaking(describe=0.05), SystemClock())
     told = await asyncio.gather(*(member.model(MODEL.name) for _ in range(20)), return_exceptions=True)
