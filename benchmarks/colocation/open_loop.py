@@ -17,7 +17,7 @@ from benchmarks.colocation.traces import BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKEN
 from antiphon.core.errors import AntiphonError
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
 from antiphon.engine.scheduling.service_level import ServiceLevel
-from antiphon.serving.ports import Engine
+from antiphon.serving.ports import GenerationEngine
 
 MODEL = "smollm2-135m"
 DRAIN_SECONDS = 60.0
@@ -36,7 +36,7 @@ class OpenLoop:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: GenerationEngine,
         online: Sequence[Request],
         seconds: float,
         *,

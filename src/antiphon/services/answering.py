@@ -23,7 +23,7 @@ from antiphon.serving.admission.engine_gate import Gate, GatedEngine
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import Breaking
-from antiphon.serving.ports import Decide, EmbeddingEngine, Engine, FeatureReader, LiveReleases
+from antiphon.serving.ports import Decide, EmbeddingEngine, FeatureReader, GenerationEngine, LiveReleases
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")
@@ -70,13 +70,13 @@ def gated(store: Store, engine: EmbeddingEngine) -> GatedEngine:
 
 def answerer(
     store: Store,
-    engine: Engine,
+    engine: GenerationEngine,
     commit: GroupCommit,
     releases: LiveReleases,
     features: FeaturePlatform,
     *,
     reader: Callable[[Scope], FeatureReader] | None = None,
-    standbys: Mapping[str, Engine] | None = None,
+    standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Answerer:
     """Wire serving's answer() with this project's stores. Close it before the engine and the commit.
 
@@ -90,13 +90,13 @@ def answerer(
 
 def serving_services(
     store: Store,
-    engine: Engine,
+    engine: GenerationEngine,
     commit: GroupCommit,
     releases: LiveReleases,
     features: FeaturePlatform,
     *,
     reader: Callable[[Scope], FeatureReader] | None = None,
-    standbys: Mapping[str, Engine] | None = None,
+    standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Services:
     """Builds the services behind answers and vectors; ``reader`` and ``standbys`` as for :func:`answerer`."""
     gateway = store.settings.gateway

@@ -84,7 +84,7 @@ class Remedies(Protocol):
         ...
 
 
-class Engine(Protocol):
+class GenerationEngine(Protocol):
     """Generates text."""
 
     async def describe(self) -> EngineDescription: ...
@@ -102,7 +102,7 @@ class TextEmbedding(Protocol):
         ...
 
 
-class EmbeddingEngine(Engine, TextEmbedding, Protocol):
+class EmbeddingEngine(GenerationEngine, TextEmbedding, Protocol):
     """Generates text and turns texts into vectors."""
 
 

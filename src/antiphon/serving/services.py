@@ -13,9 +13,9 @@ from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.ports import (
     Commit,
     Decide,
-    Engine,
     Exposures,
     FeatureReader,
+    GenerationEngine,
     LiveReleases,
     Receipts,
     Remedies,
@@ -39,7 +39,7 @@ class Services(msgspec.Struct, frozen=True):
     of plain models; ``breaking`` says when an engine is given up.
     """
 
-    engine: Engine
+    engine: GenerationEngine
     features: Callable[[Scope], FeatureReader]
     releases: LiveReleases
     decide: Decide
@@ -58,7 +58,7 @@ class Services(msgspec.Struct, frozen=True):
     checkpoint: Callable[[Scope], str | None] = lambda scope: None
     plain: Callable[[str], bool] = lambda model: True
     features_far: bool = False
-    standbys: Mapping[str, Engine] = {}
+    standbys: Mapping[str, GenerationEngine] = {}
     plain_fallback: tuple[str, ...] = ()
     breaking: Breaking = Breaking()
     remedies: Remedies | None = None

@@ -45,7 +45,7 @@ from antiphon.releases.router import assign
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import Breaking
-from antiphon.serving.ports import Commit, Engine
+from antiphon.serving.ports import Commit, GenerationEngine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import Mirroring
@@ -192,7 +192,7 @@ class SmallDesk:
     def __init__(
         self,
         directory: Path,
-        engine: Engine,
+        engine: GenerationEngine,
         application: ApplicationSpec = DESK,
         *,
         features: FeatureTable | None = None,
@@ -201,7 +201,7 @@ class SmallDesk:
         commit: Commit | None = None,
         online_seconds: float | None = None,
         mirroring: Mirroring = AT_ONCE,
-        standbys: Mapping[str, Engine] | None = None,
+        standbys: Mapping[str, GenerationEngine] | None = None,
         plain_fallback: tuple[str, ...] = (),
         breaking: Breaking = PATIENT,
     ) -> None:

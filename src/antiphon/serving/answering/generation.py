@@ -34,7 +34,7 @@ from antiphon.serving.answering.context import AnswerContext
 from antiphon.serving.answering.output import mismatches, parsed
 from antiphon.serving.answering.overrides import engine_fields
 from antiphon.serving.answering.tools import schema, tagged, writes_tools
-from antiphon.serving.ports import Engine
+from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
 
@@ -199,7 +199,7 @@ def engine_request(
 
 
 async def generate(
-    engine: Engine, request: GenerationRequest, deadline: float | None = None
+    engine: GenerationEngine, request: GenerationRequest, deadline: float | None = None
 ) -> AsyncGenerator[Delta | Generation, None]:
     """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
 
@@ -238,7 +238,7 @@ async def _next(
 
 
 async def generate_guarded(
-    engine: Engine, spec: GenerationSpec, context: AnswerContext, deadline: float | None = None
+    engine: GenerationEngine, spec: GenerationSpec, context: AnswerContext, deadline: float | None = None
 ) -> GuardedText:
     """Generate until the guards pass, or take the guard's fallback when the retries are used up.
 

@@ -12,16 +12,16 @@ import msgspec
 
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult
 from antiphon.serving.answering.flights import Flights
-from antiphon.serving.ports import Engine
+from antiphon.serving.ports import GenerationEngine
 
 
 class GeneratesOnce:
-    """Implements ``Engine``. Keeps what it was given for as long as it lives, so give it a short life.
+    """Implements ``GenerationEngine``. Keeps what it was given for as long as it lives, so give it a short life.
 
     Deltas are not passed on as they come: for work that nobody watches.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: GenerationEngine) -> None:
         self._engine = engine
         self._flights = Flights()
         self._generated: dict[GenerationRequest, tuple[Delta | GenerationResult, ...]] = {}

@@ -22,7 +22,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.definitions.degradation import MAIN, Target, target_of
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
-from antiphon.serving.ports import Engine
+from antiphon.serving.ports import GenerationEngine
 
 FAILURES = (UnavailableError, EngineError)
 """What counts against an engine. One that says that it is full, or that it does not serve a model, is there."""
@@ -58,9 +58,9 @@ class EnginePassedOver(Exception):
 
 
 class Member:
-    """One engine behind its breaker. Implements serving's ``Engine``."""
+    """One engine behind its breaker. Implements serving's ``GenerationEngine``."""
 
-    def __init__(self, name: str, engine: Engine, breaking: Breaking, clock: Clock) -> None:
+    def __init__(self, name: str, engine: GenerationEngine, breaking: Breaking, clock: Clock) -> None:
         self.name = name
         # Jitter is no secret.
         self.breaker = CircuitBreaker(name, breaking.breaker, clock.monotonic, random.Random().random)
@@ -197,7 +197,9 @@ class Member:
 class Engines:
     """The main engine and those that may stand in for it, by name."""
 
-    def __init__(self, main: Engine, standbys: Mapping[str, Engine], breaking: Breaking, clock: Clock) -> None:
+    def __init__(
+        self, main: GenerationEngine, standbys: Mapping[str, GenerationEngine], breaking: Breaking, clock: Clock
+    ) -> None:
         self.main = Member(MAIN, main, breaking, clock)
         self._members = {MAIN: self.main} | {
             name: Member(name, engine, breaking, clock) for name, engine in standbys.items()
