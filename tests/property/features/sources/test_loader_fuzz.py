@@ -208,7 +208,7 @@ def test_rows_that_do_not_fit(tmp_path: Path, what: str) -> None:
 
 
 def test_a_file_that_is_replaced_or_gone_half_way_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from antiphon.features import materialize as module
+    from antiphon.features.offline import materialize as module
 
     served = Served(tmp_path, "parquet")
     original = module.load_rows
