@@ -1,5 +1,4 @@
-"""How much work batch jobs are, what their rows took, and what batch work got of the engine: what forecasts are made
-from.
+"""Sizes of batch jobs, usage of their rows, and engine time that batch work got: the inputs of forecasts.
 
 Invariant: these are measurements. Nothing that a job does depends on them, and a crash may lose the last seconds of
 them.
@@ -41,8 +40,8 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class RowUsage(msgspec.Struct, frozen=True):
-    """What the answered rows of a job took; ``rows`` of them with ``prompt_bytes`` and ``output_limit`` by their
-    sizes."""
+    """Resources that the answered rows of a job used; ``rows`` of them with ``prompt_bytes`` and ``output_limit`` by
+    their sizes."""
 
     rows: int = 0
     prompt_bytes: int = 0
@@ -90,7 +89,7 @@ class EngineSupply(msgspec.Struct, frozen=True):
 
 
 class ForecastInputs(msgspec.Struct, frozen=True):
-    """Everything that a forecast is made from: jobs that have not ended, what rows took by model, and the supply."""
+    """Inputs of a forecast: jobs that have not ended, what rows took by model, and the supply."""
 
     open: tuple[OpenJob, ...]
     usages: tuple[tuple[str, RowUsage], ...]
@@ -160,7 +159,7 @@ class BatchWork:
             )
 
     def look(self, scope: Scope, *, within: Connection | None = None) -> ForecastInputs:
-        """What there is now. Jobs of all tenants are among it: they share one engine.
+        """Returns the present inputs, jobs of all tenants among them: they share one engine.
 
         Args:
             scope: where workers say what batch work got; the project's own.
@@ -207,7 +206,7 @@ class BatchWork:
         )
 
     def usage(self, scope: Scope, jobs: Collection[str], *, within: Connection | None = None) -> dict[str, RowUsage]:
-        """What the rows of these jobs took."""
+        """Returns what the rows of these jobs used."""
         with self._database.reading(within) as connection:
             found = connection.execute(select(_work).where(schema.owned(_work, scope), _work.c.job.in_(jobs))).all()
         return {row.job: _usage(row) for row in found}

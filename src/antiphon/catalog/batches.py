@@ -51,7 +51,7 @@ _MOMENTS = (
 
 
 class LineError(msgspec.Struct, frozen=True):
-    """What is wrong with a line (counted from 1) of a batch's file, or with the file."""
+    """A mistake in a line (counted from 1) of a batch's file, or in the file."""
 
     code: str
     message: str
@@ -173,7 +173,7 @@ class Batches:
             return [self._batch(row, self._of_jobs.get(scope, row.id, within=connection)) for row in found]
 
     def status(self, scope: Scope, batch: str, *, within: Connection | None = None) -> BatchStatus:
-        """Where a batch is, without counting anything.
+        """Returns a batch's status without counting its rows.
 
         Raises:
             NotFoundError: there is none of this id here.
@@ -343,7 +343,7 @@ class Batches:
         return lines[-1] if lines else None
 
     def counts(self, scope: Scope, *, within: Connection | None = None) -> dict[str, int]:
-        """How many batches are in each status."""
+        """Returns the number of batches in each status."""
         statement = (
             select(_jobs.c.status, func.count())
             .where(schema.owned(_jobs, scope), _jobs.c.kind == KIND)

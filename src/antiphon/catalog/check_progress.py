@@ -1,4 +1,4 @@
-"""How far a check of something long has come, so that one that was cut off goes on where it was.
+"""Positions of long checks, from which a check that was cut off goes on.
 
 It is kept beside the progress of re-encryptions, whose end forgets it: what was checked before may be sealed anew.
 """
@@ -22,7 +22,7 @@ HOLDS = timedelta(days=1)
 
 
 class CheckPosition(msgspec.Struct, frozen=True):
-    """What was checked so far: through which offset, by data key, what does not open, and when it was kept."""
+    """Position of a check: the last offset, payloads by data key, unreadable payloads, and when it was stored."""
 
     through: int = 0
     by_key: dict[str, int] = {}
@@ -37,7 +37,8 @@ class CheckProgress:
         self._database = database
 
     def of(self, scope: Scope, store: str, target: str) -> CheckPosition:
-        """Where to go on; at the beginning when ``target`` is another one now, or it is too long ago."""
+        """Returns the position to go on from; the beginning when ``target`` is another one now, or it is too long
+        ago."""
         table = schema.reencryptions
         with self._database.read() as connection:
             row = connection.execute(

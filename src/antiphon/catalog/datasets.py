@@ -27,7 +27,7 @@ DatasetKind = Literal["training", "evaluation"]
 
 
 class DatasetSpec(msgspec.Struct, frozen=True):
-    """Everything that decides a dataset, so that it can be built again.
+    """Parameters that determine a dataset, so that it can be built again.
 
     Attributes:
         cutoff: nothing known later than this is in it. ``first`` < moment <= ``last`` bound the examples' moments.

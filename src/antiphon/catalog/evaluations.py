@@ -55,7 +55,7 @@ class EvaluationGate(msgspec.Struct, frozen=True):
 
 
 class AttackSummary(msgspec.Struct, frozen=True):
-    """What one attack set came to.
+    """Result of one attack set.
 
     Attributes:
         name: ``injection`` or ``leakage``.
@@ -73,7 +73,7 @@ class AttackSummary(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """What one release did on one dataset, through the function that serves.
+    """Measurements of one release on one dataset, made through the function that serves.
 
     Attributes:
         mode: ``classes`` asked only for the outcome's property, ``whole`` for the whole output.
@@ -126,7 +126,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether no gate failed."""
+        """True unless a gate failed."""
         return all(gate.passed is not False for gate in self.gates)
 
 

@@ -36,7 +36,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class _SealedEvent(msgspec.Struct, frozen=True, array_like=True):
-    """What is sealed of an event; in its column stands what its id is looked up by."""
+    """The sealed part of an event; its column holds the index that its id is looked up by."""
 
     event_id: str
     payload: dict[str, Any]
@@ -58,7 +58,7 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
 
 class StreamHome(msgspec.Struct, frozen=True):
-    """Where a stream's events are: in the log of this id, seen there through ``end`` at least; or, without one, here
+    """Location of a stream's events: the log of this id, seen there through ``end`` at least; or, without one, here
     through ``end``."""
 
     log: str | None
@@ -203,7 +203,7 @@ class StreamHomes:
         self._database = database
 
     def of(self, scope: Scope, stream: str) -> StreamHome:
-        """Where a stream is; at offset 0 of the catalog as long as nobody has used it."""
+        """Returns the location of a stream; offset 0 of the catalog for an unused one."""
         return home_of(self._database, scope, stream, None)
 
     def claim(self, scope: Scope, stream: str, log: str) -> StreamHome:
@@ -258,7 +258,7 @@ class StreamHomes:
 
 
 def home_of(database: Database, scope: Scope, stream: str, within: Connection | None) -> StreamHome:
-    """Where a stream is."""
+    """Returns the location of a stream."""
     table = schema.streams
     statement = select(table.c.log, table.c.end_offset).where(schema.owned(table, scope), table.c.stream == stream)
     with database.reading(within) as connection:

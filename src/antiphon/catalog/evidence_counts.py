@@ -1,4 +1,4 @@
-"""How much evidence a rollout has: counted in the database, so that a page may ask every few seconds."""
+"""Counts of a rollout's evidence, made in the database, so that a page may query them every few seconds."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class Files:
         return self._one(scope, file, _files.c.id == file, within)
 
     def paths(self, scope: Scope, *, within: Connection | None = None) -> set[str]:
-        """Where the contents of all files of a scope lie."""
+        """Returns the paths of the contents of all files of a scope."""
         with self._database.reading(within) as connection:
             return set(connection.execute(select(_files.c.path).where(schema.owned(_files, scope))).scalars())
 

@@ -213,7 +213,7 @@ class Jobs:
             )
 
     def known(self, scope: Scope, job: str) -> bool:
-        """Whether there is a job of this id."""
+        """Tells whether a job of this id exists."""
         table = schema.jobs
         with self._database.read() as connection:
             statement = select(table.c.id).where(schema.owned(table, scope), table.c.id == job)

@@ -67,7 +67,7 @@ class OutcomeRecord(msgspec.Struct, frozen=True):
 
 
 class Coverage(msgspec.Struct, frozen=True):
-    """How many predictions a release made that users saw, and how many of them have a joined label."""
+    """Counts of the predictions of a release that users saw, and of those with a joined label."""
 
     release: str
     predictions: int
@@ -136,7 +136,7 @@ class Outcomes:
         return {outcome.id: outcome for outcome in found}
 
     def of_prediction(self, scope: Scope, prediction: str, *, within: Connection | None = None) -> list[OutcomeRecord]:
-        """Everything that was said of one prediction, in the order it arrived."""
+        """Returns all outcomes of one prediction, in the order of their arrival."""
         return self._select(scope, schema.outcomes.c.prediction == prediction, within=within)
 
     def joined(

@@ -24,7 +24,7 @@ from antiphon.core.scope import Scope
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """What is current online since ``created_at``.
+    """The set of snapshots that is current online since ``created_at``.
 
     ``snapshots`` maps ``view@definition_version`` to a snapshot id. ``base`` is the publication whose snapshots
     the changes were applied to: N − 1, or for a rollback the one whose set came back.

@@ -1,4 +1,4 @@
-"""How much of a quota is used, in the catalog, so that every gateway sees the same and a restart forgets nothing.
+"""Levels of quotas, kept in the catalog, so that every gateway sees the same and a restart forgets nothing.
 
 Invariant: meters that are drawn from together are drawn from in one transaction, all of them or none.
 """
@@ -22,7 +22,7 @@ ANY = "*"
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """What is wanted of one meter.
+    """A request for a share of one meter.
 
     Attributes:
         need: what must fit.
@@ -39,7 +39,7 @@ class Draw(msgspec.Struct, frozen=True):
 
 
 class DrawResult(msgspec.Struct, frozen=True):
-    """What was taken of each meter (``need`` and perhaps more), zero when ``refused`` names the meter that is full.
+    """Amounts taken of each meter (``need`` and perhaps more), zero when ``refused`` names the meter that is full.
 
     Attributes:
         levels: by meter, with what was taken.
@@ -82,7 +82,7 @@ class QuotaLevels:
         return DrawResult(taken, left, moment, refused if full else None, waits[refused])
 
     def used(self, tenant: str, bucket: str, meters: Sequence[Meter]) -> Mapping[str, float]:
-        """What is used of each meter now; shares that gateways hold count as used."""
+        """Returns the present use of each meter; shares that gateways hold count as used."""
         now = microseconds(self._database.clock.now())
         with self._database.read() as connection:
             levels = self._levels(connection, tenant, bucket)

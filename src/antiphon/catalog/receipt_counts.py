@@ -1,4 +1,4 @@
-"""What receipts say without being read: how much of what was answered came from store, and who was asked about."""
+"""Counts over columns of receipts: answers that came from store, and subjects of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReuseCount(msgspec.Struct, frozen=True):
 
 
 class SubjectRequest(msgspec.Struct, frozen=True):
-    """That an application was asked online about a subject, and when."""
+    """An online request to an application about a subject."""
 
     application: str
     subject: str
@@ -40,7 +40,7 @@ class ReceiptCounts:
         self._database = database
 
     def reuse(self, scope: Scope, since: datetime) -> list[ReuseCount]:
-        """What of the online answers since an instant came from store."""
+        """Counts the online answers since an instant by the place they came from."""
         table = schema.receipts
         keys = (table.c.application, table.c.origin, table.c.role)
         statement = (

@@ -100,7 +100,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class GuardReceipt(msgspec.Struct, frozen=True):
-    """What a guard did: ``pass``, ``retry`` or ``template``, and why."""
+    """Action of a guard: ``pass``, ``retry`` or ``template``, with its reason."""
 
     guard: str
     action: Literal["pass", "retry", "template"]
@@ -108,7 +108,7 @@ class GuardReceipt(msgspec.Struct, frozen=True):
 
 
 class CacheReceipt(msgspec.Struct, frozen=True):
-    """Where the answer came from: ``generated``, ``identical-prompt`` (the same prompt was generated before)
+    """Origin of the answer: ``generated``, ``identical-prompt`` (the same prompt was generated before)
     or ``stored`` (a precomputed or earlier answer); ``prediction`` is the one it was first made as."""
 
     origin: Literal["generated", "identical-prompt", "stored"]
@@ -206,7 +206,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class ReceiptCount(msgspec.Struct, frozen=True):
-    """How many receipts one application has on one path from one cache origin."""
+    """Number of receipts of one application on one path from one cache origin."""
 
     application: str
     path: Path
@@ -323,7 +323,7 @@ class Receipts:
         since: datetime | None = None,
         within: Connection | None = None,
     ) -> int:
-        """How many receipts there are."""
+        """Returns the number of receipts."""
         return sum(
             counted.receipts
             for counted in self.counts(scope, since=since, within=within)
@@ -331,7 +331,7 @@ class Receipts:
         )
 
     def between(self, scope: Scope, since: datetime, until: datetime) -> int:
-        """How many receipts were written from ``since`` until before ``until``."""
+        """Returns the number of receipts with ``since <= created_at < until``."""
         table = schema.receipts
         statement = select(func.count()).where(
             schema.owned(table, scope),
@@ -344,7 +344,7 @@ class Receipts:
     def counts(
         self, scope: Scope, *, since: datetime | None = None, within: Connection | None = None
     ) -> builtins.list[ReceiptCount]:
-        """How many receipts there are by application, path and cache origin."""
+        """Returns the number of receipts by application, path and cache origin."""
         table = schema.receipts
         keys = (table.c.application, table.c.path, table.c.origin)
         statement = select(*keys, func.count().label("receipts")).where(schema.owned(table, scope))

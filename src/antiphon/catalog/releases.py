@@ -39,7 +39,7 @@ class ModelPin(msgspec.Struct, frozen=True):
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """Everything an answer is made from, as one value. Its canonical hash is its identity."""
+    """All that an answer is made from, as one value. Its canonical hash is its identity."""
 
     application: ApplicationSpec
     model: ModelPin

@@ -74,7 +74,7 @@ class RolloutMove(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """Which release answers a request, and in which capacity.
+    """The release that answers a request, and its role.
 
     Attributes:
         probability: with which this unit came into its arm; 1 for somebody outside the rollout.
@@ -167,7 +167,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 class RoutingState(msgspec.Struct, frozen=True):
-    """What a gateway must know to route: the live release's id and the rollout under way, of one read transaction."""
+    """Routing input of a gateway: the live release's id and the rollout under way, of one read transaction."""
 
     live: str | None
     rollout: RolloutRecord | None = None
@@ -366,7 +366,7 @@ class Rollouts:
 
 
 def described(rollout: RolloutRecord) -> str:
-    """Where a rollout is, in words: ``in the canary at 10 % (step 2 of 3)``."""
+    """Describes a rollout's position in words: ``in the canary at 10 % (step 2 of 3)``."""
     held = ", held" if rollout.held else ""
     if rollout.state == "canary":
         steps = rollout.plan.canary

@@ -104,7 +104,7 @@ class UnreadablePayload(msgspec.Struct, frozen=True):
 
 
 class ColumnCheck(msgspec.Struct, frozen=True):
-    """What checking a store found: payloads by data key (``plaintext`` without one), and those that do not open."""
+    """Result of checking a store: payloads by data key (``plaintext`` without one), and those that do not open."""
 
     store: str
     by_key: dict[str, int]
@@ -112,7 +112,7 @@ class ColumnCheck(msgspec.Struct, frozen=True):
 
 
 class ResealProgress(msgspec.Struct, frozen=True):
-    """How far sealing a store anew has come. ``changed`` counts in this call, ``done`` all rows gone through."""
+    """Progress of sealing a store anew. ``changed`` counts in this call, ``done`` all rows gone through."""
 
     store: str
     changed: int

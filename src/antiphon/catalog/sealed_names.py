@@ -18,7 +18,7 @@ from antiphon.core.scope import Scope
 
 
 class SealedName:
-    """How one such column is written, read and looked up.
+    """Writes, reads and looks up one such column.
 
     Args:
         column: of the sealed text; it says which one holds the index (``named``).
@@ -31,7 +31,7 @@ class SealedName:
         self._index, self._purpose = column.named
 
     def stored(self, database: Database, scope: Scope, subject: str, text: str) -> tuple[str, bytes | None]:
-        """What goes into the two columns: index and envelope, or in plaintext the text and nothing."""
+        """Returns the values of the two columns: index and envelope, or in plaintext the text and nothing."""
         if not database.codec.sealing:
             return text, None
         sealed = database.seal(scope, self._column.schema, subject, text.encode())

@@ -124,12 +124,12 @@ class SkewReport(msgspec.Struct, frozen=True):
 
     @property
     def not_comparable(self) -> int:
-        """How many values could not be compared."""
+        """Number of values that could not be compared."""
         return sum(values for one in self.features for values in one.not_comparable.values())
 
 
 class ViewSkew(msgspec.Struct, frozen=True):
-    """What one comparison found of one view, in numbers.
+    """Counts of one comparison of one view.
 
     Attributes:
         report: its id. measured_at: when it was done. trigger: ``schedule``, or who asked for it.
@@ -203,7 +203,7 @@ class SkewReports:
         return new
 
     def last(self, scope: Scope, view: str | None = None) -> tuple[ViewSkew, ...]:
-        """What the latest report says, of each view; with a name what the latest that has the view says of it."""
+        """Returns the latest report of each view; with a name, of that view alone."""
         table = schema.skew_reports
         statement = select(table.c.id).where(schema.owned(table, scope))
         if view is not None:
@@ -260,7 +260,7 @@ class SkewReports:
         return {one.view: one for one in reversed(found)}
 
     def scheduled_at(self, scope: Scope) -> datetime | None:
-        """When the schedule last compared anything."""
+        """Returns the time of the last scheduled comparison."""
         table = schema.skew_reports
         statement = select(func.max(table.c.measured_at)).where(schema.owned(table, scope), table.c.trigger == SCHEDULE)
         with self._database.read() as connection:

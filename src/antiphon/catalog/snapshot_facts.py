@@ -1,4 +1,4 @@
-"""What a snapshot's manifest says beside its files: where it came from, how good that was, and what is in it."""
+"""Parts of a snapshot's manifest beside its files: its source, the source's quality, and statistics of its values."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SourceQuality(msgspec.Struct, frozen=True):
 
 
 class RuleCheck(msgspec.Struct, frozen=True):
-    """What a rule over rows found while the source was at hand: ``offenders`` of ``of`` rows; ``seen``: which
+    """Result of a rule over rows, found while the source was at hand: ``offenders`` of ``of`` rows; ``seen``: which
     values; ``reasons`` of a
     function; ``error`` when it could not be checked."""
 
@@ -89,7 +89,7 @@ class RuleCheck(msgspec.Struct, frozen=True):
 
 
 class SourceRead(msgspec.Struct, frozen=True):
-    """What of the source was read for a snapshot, and what the next one need not read again.
+    """The part of the source that was read for a snapshot, and what the next one need not read again.
 
     Attributes:
         rows: read now; the others stand in the events of the snapshot ``taken_over``.
@@ -109,8 +109,8 @@ class SourceRead(msgspec.Struct, frozen=True):
 
 
 class SnapshotCost(msgspec.Struct, frozen=True):
-    """What making it took: CPU seconds of the process meanwhile, bytes of the source's files and of ours, and which
-    part of the time went into statistics and rules."""
+    """Cost of making a snapshot: CPU seconds of the process meanwhile, bytes of the source's files and of ours, and
+    which part of the time went into statistics and rules."""
 
     cpu_seconds: float = 0.0
     bytes_read: int = 0
@@ -119,7 +119,7 @@ class SnapshotCost(msgspec.Struct, frozen=True):
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True):
-    """What a reader of a value may want to know about its snapshot, without asking the catalog.
+    """Facts about a value's snapshot that a reader has without a query to the catalog.
 
     ``source_quality`` is the share of source rows without a defect, from 0 to 1; the shares are those of
     :class:`SourceQuality`. ``None``: the snapshot was made before they were kept.

@@ -52,7 +52,7 @@ class QuarantinedRows(msgspec.Struct, frozen=True):
 
 
 class SnapshotVectors(msgspec.Struct, frozen=True):
-    """What a snapshot knows of a feature that is a vector.
+    """Facts about a feature of a snapshot that is a vector.
 
     Attributes:
         entities: how many have a vector; ``texts``: how many different texts they have.
@@ -70,7 +70,7 @@ class SnapshotVectors(msgspec.Struct, frozen=True):
 
 
 class SnapshotManifest(msgspec.Struct, frozen=True):
-    """What a snapshot is and how it was made.
+    """Contents and origin of a snapshot.
 
     Attributes:
         as_of: the state is that of the sources as known then.
@@ -133,7 +133,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
         return (*(file.path for file in self.files), *kept, *indexes)
 
     def facts(self) -> SnapshotFacts:
-        """What a reader of a value may want to know."""
+        """Returns the facts that go with each value."""
         quality = self.source_quality
         return SnapshotFacts(
             snapshot=self.id,
@@ -233,7 +233,7 @@ class Snapshots:
         return [self._opened(scope, row.id, row.document) for row in rows]
 
     def pruned_at(self, scope: Scope, snapshot: str) -> datetime | None:
-        """When its files were given up; ``None`` while it has them, or when it is not known."""
+        """Returns the time at which its files were removed; ``None`` while it has them, or when it is not known."""
         table = schema.snapshots
         with self._database.read() as connection:
             at = connection.execute(

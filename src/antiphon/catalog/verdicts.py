@@ -35,7 +35,7 @@ class GateFinding(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the gates said about one attempt to make a view anew.
+    """Verdict of the gates on one attempt to make a view anew.
 
     Attributes:
         outcome: ``passed``; ``warned``: passed, with findings; ``blocked``: the snapshot before stays.
@@ -165,7 +165,8 @@ class Verdicts:
                 )
 
     def expired_at(self, scope: Scope, verdict: str) -> datetime | None:
-        """When its rows were given up; ``None`` while they are there, or when there never were any."""
+        """Returns the time at which its rows were removed; ``None`` while they are there, or when there never were
+        any."""
         table = schema.verdicts
         with self._database.read() as connection:
             at = connection.execute(
@@ -218,7 +219,7 @@ class StagedSnapshots:
             connection.execute(statement.on_conflict_do_nothing())
 
     def list(self, scope: Scope, due_by: datetime | None = None) -> list[StagedSnapshot]:
-        """What waits, or what is due, the earliest first."""
+        """Returns the snapshots that wait, or those that are due, the earliest first."""
         table = schema.staged_snapshots
         statement = select(table).where(schema.owned(table, scope)).order_by(table.c.publish_at, table.c.snapshot)
         if due_by is not None:

@@ -11,7 +11,7 @@ from antiphon.core.errors import InvalidInputError
 
 
 class Clock(Protocol):
-    """Where the wall time comes from."""
+    """Source of the wall time."""
 
     def now(self) -> datetime:
         """The wall time, in UTC with zone."""

@@ -15,7 +15,7 @@ from antiphon.core.scope import Scope
 
 
 class PayloadContext(msgspec.Struct, frozen=True):
-    """Where a payload lives. A sealing codec authenticates it, so that a payload moved elsewhere does not open.
+    """The place of a payload. A sealing codec authenticates it, so that a payload moved elsewhere does not open.
 
     Attributes:
         schema: what the bytes are and in which version, such as ``receipt/1``.
@@ -42,12 +42,13 @@ class Codec(Protocol):
 
     @property
     def sealing(self) -> bool:
-        """Whether what it stores cannot be read without a key: then nothing clear may reach a disk beside it either."""
+        """True when stored payloads cannot be read without a key: then nothing clear may reach a disk beside them
+        either."""
         ...
 
     @property
     def accepts_plain(self) -> bool:
-        """Whether it also reads what was stored in plaintext."""
+        """True when it also reads payloads that were stored in plaintext."""
         ...
 
     def current_key(self, scope: Scope) -> str | None:
@@ -55,7 +56,7 @@ class Codec(Protocol):
         ...
 
     def index(self, text: str, scope: Scope, purpose: str) -> str:
-        """What stands in a column for a text that is only ever looked up by equality: the same for the same text,
+        """The index of a text that is only ever looked up by equality: the same for the same text,
         scope and purpose, under every later key."""
         ...
 

@@ -91,7 +91,7 @@ def writable_by_others(root: Path, definitions: str) -> list[Path]:
 
 
 def open_to_others(folder: Path) -> bool:
-    """Whether another user may look into a folder."""
+    """Tells whether another user may look into a folder."""
     try:
         return bool(folder.stat().st_mode & 0o077)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What was read is believed for a while, and then read again.
+"""Values that are believed for the length of a lease and then read again.
 
 Invariants:
 - Nothing is believed for longer than a lease after the moment when its reading *began*. Only where the source is away
@@ -57,7 +57,7 @@ class Renewer:
 
 
 class Leases(Generic[K, V]):
-    """What was read for each key, and when. Bounded; safe to share between threads.
+    """The value read for each key, with its time. Bounded; safe to share between threads.
 
     Args:
         clock: only its monotonic reading is used.
@@ -82,7 +82,7 @@ class Leases(Generic[K, V]):
         self._forgotten = 0
 
     def fresh(self, key: K, read: Callable[[], V | None] | None = None) -> V | None:
-        """What was read within the lease; never reads now. With ``read`` it may be renewed ahead."""
+        """Returns the value read within the lease; never reads. With ``read`` it may be renewed ahead."""
         found = self._found.get(key)
         if found is None:
             return None
@@ -94,12 +94,12 @@ class Leases(Generic[K, V]):
         return found[0]
 
     def last(self, key: K) -> V | None:
-        """What was read last, however long ago."""
+        """Returns the value read last, however old."""
         found = self._found.get(key)
         return None if found is None else found[0]
 
     def look(self, key: K, read: Callable[[], V | None]) -> V | None:
-        """What was read within the lease, or what ``read`` gives now; ``None`` is not remembered.
+        """Returns the value read within the lease, else the one that ``read`` gives; ``None`` is not remembered.
 
         Raises:
             UnavailableError: the source is away, and nothing was read within the bound.

@@ -62,7 +62,7 @@ class BoundedFile:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Does nothing: no record is buffered."""
 
     def close(self) -> None:
         os.close(self._file)

@@ -1,4 +1,4 @@
-"""Where a project's own files lie, and what is kept between projects."""
+"""Paths of a project's own files, and of the cache that projects share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_PATH = 4_000
 
 
 class ProjectPaths(msgspec.Struct, frozen=True):
-    """Where a project's files lie; nothing is created by asking."""
+    """Paths of a project's files; none is created here."""
 
     root: Path
     directory: Path
@@ -82,5 +82,5 @@ def require_nameable(path: Path, where: str) -> None:
 
 
 def cache_directory() -> Path:
-    """Where weights and data sets are kept between projects: ``$ANTIPHON_CACHE`` or ``~/.cache/antiphon``."""
+    """Returns the folder of weights and data sets that projects share: ``$ANTIPHON_CACHE`` or ``~/.cache/antiphon``."""
     return Path(os.environ.get("ANTIPHON_CACHE") or Path.home() / ".cache" / "antiphon")

@@ -29,7 +29,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProjectSettings(_Section, frozen=True):
-    """Who this project belongs to, and where its definitions and its own files lie."""
+    """The project's owner, and the paths of its definitions and its own files."""
 
     name: str = "antiphon"
     tenant: str = "default"
@@ -45,7 +45,7 @@ class CatalogSettings(_Section, frozen=True):
 
 
 class FeaturesSettings(_Section, frozen=True):
-    """Where features are kept, once the project's folder is too small for them. Credentials are never written here:
+    """Stores of features outside of the project's folder. Credentials are never written here:
     fields that end in ``variable`` name the environment variable that holds one.
 
     Attributes:
@@ -119,7 +119,7 @@ class FeastSettings(_Section, frozen=True):
 
 
 class EngineSettings(_Section, frozen=True):
-    """What generates.
+    """The engine of the section ``[engine]``.
 
     Attributes:
         kind: ``llamacpp`` (own process), ``remote`` (an OpenAI-compatible ``url``) or ``simulated``.
@@ -182,7 +182,7 @@ class StandbyEngineSettings(_Section, frozen=True):
 
 
 class GatewaySettings(_Section, frozen=True):
-    """Where the gateway listens and how much it accepts.
+    """The gateway's address and bounds.
 
     Attributes:
         max_connections: connections at once; fewer where the limit of descriptors leaves no room for them.
@@ -255,7 +255,7 @@ class TelemetrySettings(_Section, frozen=True):
 
 
 class WorkerSettings(_Section, frozen=True):
-    """How the worker runs workflows, keeps streamed features fresh and trains.
+    """Bounds and intervals of the worker: workflows, streamed features, training.
 
     Attributes:
         stream_poll, stream_batch: how often logs are looked at while there is nothing new; events in one go at most.
@@ -314,7 +314,7 @@ class OidcSettings(_Section, frozen=True):
 
 
 class IdentitySettings(_Section, frozen=True):
-    """How somebody proves who they are.
+    """Sign-in by token, session and key.
 
     Attributes:
         oidc: an issuer of JWTs beside our own API keys.
@@ -330,7 +330,7 @@ class IdentitySettings(_Section, frozen=True):
 
 
 class EncryptionSettings(_Section, frozen=True):
-    """What protects stored payloads.
+    """Encryption of stored payloads.
 
     Attributes:
         mode: ``plaintext`` stores payloads as they are, and says so at every start; ``encrypted`` seals them with a
@@ -392,7 +392,7 @@ class PolicySettings(_Section, frozen=True):
 
 
 class PriceSettings(_Section, frozen=True):
-    """What a unit costs, in ``currency``; operations prices receipts with it."""
+    """Prices of units, in ``currency``; operations prices receipts with them."""
 
     currency: str = "USD"
     engine_second: float = 0.00004

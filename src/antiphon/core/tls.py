@@ -19,7 +19,7 @@ _REACHED = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class ClientTls(msgspec.Struct, frozen=True):
-    """How to reach a server over TLS.
+    """Client settings of a connection over TLS.
 
     Attributes:
         authority: PEM file of the certificates to trust; ``None`` trusts what the machine trusts.
@@ -76,8 +76,8 @@ def _reason(error: OSError) -> str:
 
 
 def problem_of(error: BaseException, name: str, *, where: str, authority: str, certificate: str) -> SetupError | None:
-    """What a failure to connect says about TLS, on either side; ``None`` when it is about something else, such as a
-    connection that just ended. A server that does not take our certificate may do that too.
+    """Describes what a failure to connect says about TLS, on either side; ``None`` when it is about something else,
+    such as a connection that just ended. A server that does not take our certificate may do that too.
 
     Args:
         error: whatever a client raised; what it was raised from is looked at too.
@@ -108,7 +108,8 @@ def problem_of(error: BaseException, name: str, *, where: str, authority: str, c
 
 
 def own_client(settings: Settings, root: Path) -> ClientTls | None:
-    """How this project's own commands and probes reach its gateway; ``None`` over plain HTTP."""
+    """Returns the TLS settings by which this project's own commands and probes reach its gateway; ``None`` over plain
+    HTTP."""
     tls = settings.tls
     if tls.certificate is None:
         return None
@@ -120,7 +121,7 @@ def own_client(settings: Settings, root: Path) -> ClientTls | None:
 
 
 def gateway_url(settings: Settings) -> str:
-    """Where this machine reaches the gateway, without a final slash."""
+    """Returns the URL by which this machine reaches the gateway, without a final slash."""
     gateway = settings.gateway
     scheme = "http" if settings.tls.certificate is None else "https"
     host = _REACHED.get(gateway.host, gateway.host)

@@ -16,7 +16,7 @@ _ROUNDING = 1e-6
 
 
 class Level(msgspec.Struct, frozen=True):
-    """How full a bucket was at a moment, and when it was last empty."""
+    """Level of a bucket at a moment, and the time it was last empty."""
 
     used: float
     at: int
@@ -24,7 +24,7 @@ class Level(msgspec.Struct, frozen=True):
 
 
 class Meter(msgspec.Struct, frozen=True):
-    """What one quota is measured by.
+    """Measure of one quota.
 
     Attributes:
         capacity: the most that may be used at once, and what runs down in ``seconds``.

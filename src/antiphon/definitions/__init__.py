@@ -1,1 +1,1 @@
-"""What a user declares, as frozen values; nothing here reads or writes anything but the declaration itself."""
+"""Declarations of a user as frozen values; nothing here reads or writes anything but the declaration itself."""

@@ -21,7 +21,15 @@ from antiphon.definitions.sensitivity import Tags
 
 
 class Decoding(msgspec.Struct, frozen=True):
-    """How tokens are chosen. Temperature 0 is greedy."""
+    """Sampling parameters of an application. Temperature 0 is greedy.
+
+    Attributes:
+        max_tokens: most tokens of an output.
+        temperature: from 0 (the most probable token) to 10.
+        top_p: tokens are drawn from the smallest set with this probability, above 0 and at most 1.
+        seed: of the random numbers; the same request with the same seed gives the same text.
+        stop: texts that end the output.
+    """
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -31,7 +39,7 @@ class Decoding(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """How one feature is printed, and in which role a text may state it.
+    """Print rule of one feature, and the role in which a text may state its figure.
 
     Attributes:
         feature: ``view.feature``.
@@ -72,7 +80,8 @@ class FigureGuard(msgspec.Struct, frozen=True, tag="figures"):
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """How old a view's values may be and how good their source, and what happens beyond that.
+    """Freshness contract of a view: the maximum age and minimum source quality of its values, and the remedy beyond
+    them.
 
     ``flag`` serves the value and says so in the receipt; ``default`` serves ``None``; ``reject`` refuses. The same
     happens when less than ``min_source_quality`` of the source rows behind the snapshot were without a defect.
@@ -91,14 +100,14 @@ class Freshness(msgspec.Struct, frozen=True):
 
     @property
     def withheld(self) -> Literal["reject", "flag", "default"]:
-        """What happens to a stale value that nothing stands in for."""
+        """Remedy for a stale value that no other value replaces."""
         if self.when_stale == "previous" or self.when_stale == "recompute":
             return self.otherwise
         return self.when_stale
 
 
 class Reuse(msgspec.Struct, frozen=True):
-    """When a stored answer may be served.
+    """Rule by which a stored answer may be served.
 
     ``never``: always generate. ``fingerprint``: while every figure still prints alike. ``age``: while the
     answer is younger than ``max_age`` of event time. ``always``: whatever is stored, generating only when
@@ -188,10 +197,36 @@ def _schema(text: str) -> dict[str, Any]:
 
 
 class Application:
-    """What a user writes in ``definitions.py``; :meth:`spec` is its frozen value.
+    """A declared application: features, prompt, model, rules and service level under one name.
 
-    ``entities`` and ``features`` hold the declared objects (see ``entity`` and ``feature_view``); ``model``
-    is the name of a pulled model, or how to fine-tune one. Mistakes are collected by ``project.load``, not raised here.
+    It is used as a ``model`` name over HTTP, and by batch jobs. Mistakes are not raised here: ``antiphon plan`` lists
+    all mistakes of a file at once, with their lines.
+
+    Args:
+        name: lower-case letters, digits and hyphens.
+        features: feature views and on-demand views whose features the prompt may print.
+        prompt: the template, system text and examples.
+        model: name of a pulled model, or a :class:`FineTune`.
+        purpose: purpose of use, which policies are told.
+        entities: entities whose keys a request carries beside those of the views.
+        output: JSON schema of type object that outputs meet; ``None``: free text.
+        decoding: sampling parameters.
+        figures: print rule of each feature that the prompt reads.
+        guards: checks of the output's texts.
+        freshness: freshness contract by view.
+        reuse: rule for stored answers.
+        slo: service level of the online path.
+        rollout: stages of a new release, and the judge's thresholds.
+        outcome: the truth that arrives later, for evaluation and fine-tuning.
+        gates: checks that a release passes before it gets traffic.
+        fallback: engines to try in order, ``ENGINE`` or ``ENGINE/MODEL`` each.
+        when_unavailable: answer when no engine answers: a rule's name or a :class:`WhenUnavailable`.
+        owner: owner's name.
+
+    Example::
+
+        desk = Application("flight-desk", features=[Congestion], prompt=Prompt("{{ features.congestion.delay }}"),
+                           model="smollm2-135m", purpose="delays", figures=[Figure("congestion.delay", step=1)])
     """
 
     def __init__(

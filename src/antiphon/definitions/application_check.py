@@ -1,4 +1,4 @@
-"""What can be wrong with a declared application, found without running it; and its frozen value."""
+"""Checks of a declared application, made without running it; and its frozen value."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
 
 
 def application_mistakes(application: Application) -> Iterator[str]:
-    """What is wrong with an application, one sentence each; its views and entities are checked by themselves."""
+    """Yields the mistakes of an application, a sentence each; its views and entities are checked by themselves."""
     label = f"application {application.name!r}"
     for text in _mistakes(application):
         yield f"{label}: {text}"

@@ -1,4 +1,4 @@
-"""What changes for the readers of a view when its definition does.
+"""Effects of a changed definition on the readers of a view.
 
 Invariant: whatever can change a value makes another definition version; what only adds features is compatible, because
 every value that was there stays what it was.
@@ -18,7 +18,7 @@ Level = Literal["same", "cosmetic", "compatible", "breaking"]
 
 
 class ViewChange(msgspec.Struct, frozen=True):
-    """How a view differs from before.
+    """Difference between two definitions of a view.
 
     Attributes:
         level: ``cosmetic``: no value changes and the version stays; ``compatible``: features are added; ``breaking``:

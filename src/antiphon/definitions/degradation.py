@@ -1,4 +1,4 @@
-"""What an application does when its engine cannot answer: other engines in order, then what is in store, or nothing."""
+"""Fallbacks of an application whose engine cannot answer: other engines in order, then a stored answer, or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TARGET = re.compile(r"[a-z][a-z0-9-]*(/\S+)?\Z")
 
 
 class WhenUnavailable(msgspec.Struct, frozen=True):
-    """What is served when no engine answers.
+    """Answer that is served when no engine answers.
 
     ``refuse``: nothing. ``precomputed``: the newest stored answer of the release about the entity and question, even
     if figures have changed since. ``previous_release``: that, and where there is none the newest one of the release
@@ -45,7 +45,7 @@ def target_of(named: str, model: str) -> Target:
 
 
 def degradation_mistakes(fallback: object, rule: object) -> Iterator[str]:
-    """What is wrong with a declared fallback chain and rule, one sentence each."""
+    """Yields the mistakes of a declared fallback chain and rule, a sentence each."""
     if not isinstance(fallback, tuple) or not all(isinstance(one, str) for one in fallback):
         yield "fallback must be a list of texts, ENGINE or ENGINE/MODEL each."
     else:

@@ -21,7 +21,12 @@ class EntitySpec(msgspec.Struct, frozen=True):
 
 
 class Entity:
-    """What a user writes: ``Entity("route", keys=["origin", "dest"])``."""
+    """A declared entity: ``Entity("route", keys=["origin", "dest"])``.
+
+    Args:
+        name: lower-case letters, digits and underscores, such as ``route``.
+        keys: columns that name one entity, in order; their values are compared as text.
+    """
 
     def __init__(self, name: str, keys: Sequence[str]) -> None:
         self.place = caller()
@@ -35,7 +40,7 @@ class Entity:
         return EntitySpec(self.name, self.keys)
 
     def mistakes(self) -> Iterator[str]:
-        """What is wrong with the declaration, one sentence each."""
+        """Yields the mistakes of the declaration, a sentence each."""
         if not isinstance(self.name, str) or not NAME.match(self.name):
             yield f"entity {self.name!r}: a name is lower-case letters, digits and underscores."
         if not self.keys:

@@ -1,4 +1,4 @@
-"""What a user writes: terms over columns, made into the frozen expression tree of ``nodes``."""
+"""Terms over columns, as a user writes them, made into the frozen expression tree of ``nodes``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class Term:
-    """What a user writes with ``col`` and operators; ``node`` is its frozen expression.
+    """An expression written with ``col`` and operators; ``node`` is its frozen value.
 
     ``&``, ``|`` and ``~`` stand for and, or, not. A term has no truth value of its own, so ``and``, ``or``,
     ``not`` and chained comparisons are refused instead of being silently wrong.
@@ -117,7 +117,7 @@ class Term:
         return Term(NotNode(self.node))
 
     def is_null(self) -> Term:
-        """Whether the value is missing."""
+        """True where the value is missing."""
         return Term(IsNullNode(self.node))
 
     def coalesce(self, *others: object) -> Term:
@@ -141,7 +141,7 @@ class Term:
         return Term(CallNode("lower", (self.node,)))
 
     def is_in(self, values: Sequence[bool | float | str]) -> Term:
-        """Whether it is one of these constants."""
+        """True where the value is one of these constants."""
         if isinstance(values, str):
             raise TypeError(f"is_in takes a list of constants, not the text {values!r}.")
         found = tuple(node_of(value) for value in values)
@@ -248,7 +248,7 @@ def _comparison(operator: str, left: object, right: object) -> Term:
 
 
 def kind(node: Expression) -> Kind:
-    """What an expression yields, as far as it shows without knowing the columns' types."""
+    """Returns the kind of an expression's values, as far as it is known without the columns' types."""
     match node:
         case ColumnNode() | FeatureValueNode() | RequestInputNode():
             return "unknown"
@@ -274,7 +274,7 @@ def _common(operands: Sequence[Expression]) -> Kind:
 
 
 def mistakes(node: Expression) -> Iterator[str]:
-    """What can be seen to be wrong with an expression without knowing the columns' types."""
+    """Yields the mistakes of an expression that are seen without the columns' types."""
     for child in children(node):
         yield from mistakes(child)
     match node:
@@ -345,7 +345,7 @@ def _mixed(label: str, operands: Sequence[Expression]) -> Iterator[str]:
 
 
 def outside_mistakes(node: Expression) -> Iterator[str]:
-    """What an aggregate of events cannot read, one sentence each."""
+    """Yields the inputs that an aggregate of events cannot read, a sentence each."""
     for found in outside(node):
         match found:
             case RequestInputNode(name=name):

@@ -89,7 +89,7 @@ class FeatureDeclaration:
         )
 
     def mistakes(self) -> Iterator[str]:
-        """What is wrong with the declaration, one sentence each."""
+        """Yields the mistakes of the declaration, a sentence each."""
         known = ("window", "where", "scale", *_OPTIONS.get(self.aggregation, ()))
         for name in self.options.keys() - set(known):
             yield f"{self.aggregation} has no option {name!r}; it has {', '.join(known[:-1])} and {known[-1]}."
@@ -202,7 +202,7 @@ def _window_mistakes(window: object) -> Iterator[str]:
 
 
 def duration_mistakes(text: object, label: str) -> Iterator[str]:
-    """What is wrong with a duration, one sentence or none."""
+    """Yields the mistake of a duration, if it has one."""
     try:
         if not isinstance(text, str):
             raise InvalidInputError(f"{text!r} is not a duration: write a text such as '15m'.")
@@ -212,7 +212,7 @@ def duration_mistakes(text: object, label: str) -> Iterator[str]:
 
 
 def count(**options: Any) -> FeatureDeclaration:
-    """How many events: ``count(window="2h", where=None)``. Of nothing: 0."""
+    """Number of events: ``count(window="2h", where=None)``. Of nothing: 0."""
     return FeatureDeclaration(caller(), "count", None, options)
 
 
@@ -253,7 +253,7 @@ def first(expression: object, **options: Any) -> FeatureDeclaration:
 
 
 def distinct(expression: object, **options: Any) -> FeatureDeclaration:
-    """How many different values: ``distinct(col.customer, window="7d")``. Of nothing: 0.
+    """Number of different values: ``distinct(col.customer, window="7d")``. Of nothing: 0.
 
     Exact up to 1,023, an estimate with a standard error of 3.2 % beyond; the same estimate on every path.
     """

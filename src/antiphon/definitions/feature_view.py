@@ -136,7 +136,7 @@ class FeatureView:
         )
 
     def mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
-        """What is wrong with the view and its features; entity and source are checked by themselves."""
+        """Yields the mistakes of the view and its features; entity and source are checked by themselves."""
         label = f"view {self.name!r}"
         for name in self.options.keys() - {"refresh", "owner", "sensitivity", "purposes", "quality", "embargo"}:
             yield self.place, f"{label}: feature_view has no option {name!r}."

@@ -1,4 +1,5 @@
-"""What else a user writes in an expression: ``request``, ``now``, ``when``, ``least`` and ``greatest``."""
+"""Functions and names that a user writes in an expression: ``request``, ``now``, ``when``, ``least`` and
+``greatest``."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ class ConditionBuilder:
         self._condition = condition
 
     def then(self, value: object) -> ChoiceTerm:
-        """What it is when the condition is true."""
+        """The value where the condition is true."""
         return ChoiceTerm((*self._branches, (self._condition, node_of(value))))
 
 
@@ -60,7 +61,7 @@ class ChoiceTerm(Term):
         return ConditionBuilder(self._branches, node_of(condition))
 
     def otherwise(self, value: object) -> Term:
-        """What it is when no condition is true."""
+        """The value where no condition is true."""
         return Term(CaseNode(self._branches, node_of(value)))
 
 

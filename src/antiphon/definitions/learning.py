@@ -1,4 +1,4 @@
-"""What an application learns from: its outcome, its fine-tuning, and the gates and rollout of what was learned."""
+"""Learning of an application: its outcome, its fine-tuning, and the gates and rollout of what was learned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrainingWindow(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What later turns out to be true of a prediction, and how the two are joined.
+    """The truth about a prediction that arrives later, and the window in which the two are joined.
 
     Attributes:
         property: the enum property of the output that the outcome names.
@@ -47,7 +47,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class FineTune(msgspec.Struct, frozen=True):
-    """How the application's own model is made from a base model, by LoRA.
+    """Fine-tuning of the application's own model from a base model, by LoRA.
 
     Until one was trained and released the base model answers, with the application's own prompt.
 
@@ -90,7 +90,7 @@ class FineTune(msgspec.Struct, frozen=True):
 
 
 class Gates(msgspec.Struct, frozen=True):
-    """What a release must show before it sees traffic. ``None`` switches a gate off, and the card says so.
+    """Checks that a release passes before it gets traffic. ``None`` switches one off, and the model card says so.
 
     Attributes:
         auc: lower bound of the 95 % interval of the area under the ROC curve must be above this.
@@ -118,7 +118,7 @@ class Gates(msgspec.Struct, frozen=True):
 
 
 class Rollout(msgspec.Struct, frozen=True):
-    """How a release reaches everybody, and what the judge must see on the way.
+    """Stages by which a release reaches all users, and the evidence that the judge needs on the way.
 
     Attributes:
         shadow: share of online requests that the candidate also answers, off the user's path.

@@ -1,4 +1,4 @@
-"""What can be wrong with what an application learns from, found without running it."""
+"""Checks of an application's outcome, fine-tuning, gates and rollout, made without running it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class NotNode(msgspec.Struct, frozen=True, tag="not"):
 
 
 class IsNullNode(msgspec.Struct, frozen=True, tag="is_null"):
-    """Whether the value is missing; never null itself."""
+    """True where the value is missing; never null itself."""
 
     operand: Expression
 
@@ -97,7 +97,7 @@ class CaseNode(msgspec.Struct, frozen=True, tag="case"):
 
 
 class MembershipNode(msgspec.Struct, frozen=True, tag="member"):
-    """Whether a value is one of several constants of its kind; null stays null."""
+    """True where a value is one of several constants of its kind; null stays null."""
 
     operand: Expression
     values: tuple[bool | float | str, ...]
@@ -123,7 +123,7 @@ class HashBucketNode(msgspec.Struct, frozen=True, tag="hash_bucket"):
 
 
 class RequestInputNode(msgspec.Struct, frozen=True, tag="request"):
-    """What the request says under this name; only in on-demand features."""
+    """The request's input of this name; only in on-demand features."""
 
     name: str
 
@@ -184,7 +184,7 @@ def columns(node: Expression | None) -> frozenset[str]:
 
 
 def outside(node: Expression) -> tuple[Outside, ...]:
-    """Everything an expression reads that no event has, in order."""
+    """Returns the inputs of an expression that no event has, in order."""
     if isinstance(node, Outside):
         return (node,)
     return tuple(dict.fromkeys(found for child in children(node) for found in outside(child)))

@@ -51,7 +51,7 @@ class ObjectPath(msgspec.Struct, frozen=True):
 
 
 def is_objects(path: object) -> bool:
-    """Whether a source's path names objects of a store."""
+    """Tells whether a source's path names objects of a store."""
     return isinstance(path, str) and path.startswith(SCHEME)
 
 
@@ -70,7 +70,7 @@ def store_of(path: ObjectPath, own: ObjectStore, fallback: ObjectStore) -> Objec
 
 
 def object_mistakes(path: str) -> Iterator[str]:
-    """What is wrong with a path that begins with ``s3://``, one sentence each."""
+    """Yields the mistakes of a path that begins with ``s3://``, a sentence each."""
     found = ObjectPath.of(path)
     secret = [name for name in found.options if re.search("key|secret|token|password", name, re.IGNORECASE)]
     if "@" in found.bucket or secret:

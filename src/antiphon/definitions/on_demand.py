@@ -103,7 +103,7 @@ class OneHot:
         return found | {f"{name}_other": OnDemandFeature(self.place, other)}
 
     def mistakes(self, name: str) -> Iterator[str]:
-        """What is wrong with the categories, one sentence each."""
+        """Yields the mistakes of the categories, a sentence each."""
         categories = self.categories
         values = list(categories.values()) if isinstance(categories, Mapping) else categories
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
@@ -186,7 +186,7 @@ class OnDemandView:
         return OnDemandSpec(self.name, inputs, features, self.description, version, defaults or msgspec.UNSET)
 
     def mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
-        """What is wrong with the view by itself; whether the features it reads are there, the application knows."""
+        """Yields the mistakes of the view by itself; the application checks that the features it reads exist."""
         label = f"view {self.name!r}"
         if not NAME.match(self.name):
             yield self.place, f"{label}: the class name does not make a snake_case name."
@@ -287,7 +287,7 @@ def checked_input(name: str, declared_type: InputType, value: object) -> InputVa
 
 
 def input_of_text(declared_type: InputType, text: str) -> object:
-    """What a text of a CSV file or a command line says, as far as it says it; checked by :func:`checked_input`."""
+    """Returns the input that a text of a CSV file or a command line says; checked by :func:`checked_input`."""
     if declared_type in ("text", "instant"):
         return text or None
     if not text:

@@ -1,4 +1,4 @@
-"""Where in a user's file something was declared, and who is collecting declarations at the moment.
+"""Code locations of declarations, and the list that collects them at the moment.
 
 A mistake in ``definitions.py`` must be told with its file and line, together with every other mistake, so a
 declaration remembers its place and is checked later, by ``project.load``, instead of raising where it stands.

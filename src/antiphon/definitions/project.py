@@ -25,7 +25,7 @@ from antiphon.definitions.source import Source, SourceSpec
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):
-    """What a project declares, by name."""
+    """Declarations of a project, by name."""
 
     name: str
     views: dict[str, FeatureViewSpec]

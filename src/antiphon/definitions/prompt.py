@@ -1,4 +1,4 @@
-"""What a model is told: a template over printed features, a system text, examples."""
+"""Prompts: a template over printed features, a system text, examples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What the model is told.
+    """The prompt of an application.
 
     Attributes:
         template: sandboxed Jinja2; sees ``entity`` (the request's keys), ``question`` and

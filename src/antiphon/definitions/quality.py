@@ -188,7 +188,7 @@ ROW_RULES = (NotNullRule, RangeRule, AllowedValuesRule, UniquenessRule, Referenc
 
 
 class QualitySpec(msgspec.Struct, frozen=True):
-    """What is declared about a view's quality.
+    """The declared quality of a view, as a value.
 
     Attributes:
         late_after: microseconds after its event time from which a row counts as late in the source's quality.
@@ -231,7 +231,7 @@ def admitted(source: SourceSpec, quality: QualitySpec | None) -> SourceSpec:
 
 
 def conditions(rule: Rule) -> Iterator[Expression]:
-    """What a rule demands of a row by itself, as expressions that are true or false, never null."""
+    """Returns a rule's demands on a row by itself, as expressions that are true or false, never null."""
     match rule:
         case NotNullRule(over="source", of=columns):
             for column in columns:
@@ -265,7 +265,7 @@ class PythonCheck:
 
 
 class Quality:
-    """What a user writes: rules made by :mod:`antiphon.definitions.expect`, and facts about the source.
+    """The declared quality of a view: rules made by :mod:`antiphon.definitions.expect`, and facts about the source.
 
     Args:
         rules: checked before every publication.
@@ -306,7 +306,7 @@ def _placed(rule: Any, root: Path | None) -> Rule:
 
 
 def quality_mistakes(declared: object, features: frozenset[str], stream: bool) -> Iterator[str]:
-    """What is wrong with a declared quality, one sentence each."""
+    """Yields the mistakes of a declared quality, a sentence each."""
     if declared is None:
         return
     if not isinstance(declared, Quality):

@@ -1,4 +1,4 @@
-"""How sensitive features are, and for which purposes they may be used: what policies are told about them.
+"""Sensitivity of features and the purposes they may be used for, which policies are told.
 
 Invariant: tags are no part of what a feature means. They change no definition version, and so no value.
 """
@@ -19,7 +19,7 @@ OPTIONS = ("sensitivity", "purposes")
 
 
 class Tags(msgspec.Struct, frozen=True):
-    """What is declared of one feature. ``purposes`` is ``None`` when it may serve any purpose."""
+    """Sensitivity and purposes of one feature. ``purposes`` is ``None`` when it may serve any purpose."""
 
     sensitivity: Sensitivity = UNTAGGED
     purposes: tuple[str, ...] | None = None
@@ -48,7 +48,7 @@ def tags_of(view: Mapping[str, Any], source: Mapping[str, Any], features: Iterab
 
 
 def tag_mistakes(options: Mapping[str, Any], features: Iterable[str] | None) -> Iterator[str]:
-    """What is wrong with the tags of a view, or of a source (which has no ``features``), one sentence each."""
+    """Yields the mistakes of the tags of a view, or of a source (which has no ``features``), a sentence each."""
     levels = ", ".join(get_args(Sensitivity))
     declared = options.get("sensitivity")
     if isinstance(declared, Mapping) and features is not None:

@@ -73,7 +73,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
         return tuple(path for path in self.paths if not is_objects(path) and not local_paths(path))
 
     def meaning(self) -> msgspec.Struct:
-        """What of it can change a value, for the definition version: not where it lies, nor how one gets in.
+        """Returns the parts that can change a value, for the definition version: not its location, nor its credentials.
 
         A query over other sources is hashed beside it, in its normal form.
         """
@@ -111,7 +111,7 @@ class _FeastValues(_Rows, frozen=True):
 
 
 class Source:
-    """What a user writes: :meth:`table`, :meth:`stream`, :meth:`sql` or :meth:`feast`."""
+    """A declared source of events: :meth:`table`, :meth:`stream`, :meth:`sql` or :meth:`feast`."""
 
     def __init__(
         self, place: CodeLocation, kind: Literal["table", "stream", "feast"], name: str, **options: Any
@@ -280,7 +280,7 @@ class Source:
         )
 
     def mistakes(self) -> Iterator[str]:
-        """What is wrong with the declaration, one sentence each."""
+        """Yields the mistakes of the declaration, a sentence each."""
         label = f"source {self.name!r}"
         if not isinstance(self.name, str) or not NAME.match(self.name):
             yield f"{label}: a name is lower-case letters, digits and underscores."
@@ -308,7 +308,7 @@ class Source:
             yield f"{label}: where: {mistake}"
 
     def _place_mistakes(self) -> Iterator[str]:
-        """What is wrong with where its rows are."""
+        """Yields the mistakes of the location of its rows."""
         path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
         if isinstance(path, str) and is_objects(path):
             yield from object_mistakes(path)

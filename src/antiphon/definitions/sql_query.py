@@ -153,7 +153,7 @@ def _comment_end(text: str, at: int) -> int:
 
 
 def query_mistakes(text: object, sources: Collection[str]) -> Iterator[str]:
-    """What is wrong with a query, one sentence each with the line of the SQL.
+    """Yields the mistakes of a query, a sentence each with the line of the SQL.
 
     Args:
         sources: names it may read.
@@ -294,7 +294,7 @@ def _line(text: str, position: object) -> str:
 
 
 def require_query(text: str, sources: Collection[str], where: str) -> None:
-    """That a query is one of those that are taken.
+    """Requires that a query is one of those that are taken.
 
     Raises:
         InvalidInputError: it is not.

@@ -1,4 +1,4 @@
-"""Which variables a prompt template reads, found in its Jinja2 syntax tree without running it."""
+"""Variables that a prompt template reads, found in its Jinja2 syntax tree without running it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from antiphon.core.errors import InvalidInputError
 
 
 class TemplateReads(msgspec.Struct, frozen=True):
-    """What a template reads: ``(view, feature)`` with its line, entity keys with their line, other names."""
+    """Names that a template reads: ``(view, feature)`` with its line, entity keys with their line, other names."""
 
     features: tuple[tuple[str, str, int], ...]
     entity_keys: tuple[tuple[str, int], ...]

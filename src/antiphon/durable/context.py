@@ -1,4 +1,4 @@
-"""What a workflow sees of its run.
+"""A workflow's view of its run.
 
 Invariant: a step is known by its name and by how often that name came before it in the run, so that a workflow
 that is called again meets its own records; steps that run side by side need names of their own.
@@ -47,7 +47,7 @@ class RunContext:
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """Number of this attempt, from 1."""
         return self._run.attempts
 
     async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
@@ -95,12 +95,12 @@ class RunContext:
 
     @property
     def latest_progress(self) -> ProgressReport | None:
-        """What was last said."""
+        """The progress reported last."""
         return self._progress
 
     @property
     def stopping(self) -> bool:
-        """Whether the worker wants to stop: a workflow that works outside of steps should end soon."""
+        """True when the worker wants to stop: a workflow that works outside of steps should end soon."""
         return self._stopping
 
     def stop_at_next_step(self) -> None:

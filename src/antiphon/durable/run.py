@@ -94,7 +94,7 @@ class StepRecord(msgspec.Struct, frozen=True):
 
 
 class ProgressReport(msgspec.Struct, frozen=True):
-    """How far a run is."""
+    """Progress of a run."""
 
     done: int
     total: int | None

@@ -242,7 +242,7 @@ class Runs:
                     return self.get(scope, row.id, within=connection)
 
     def queued(self, workflows: Collection[str]) -> bool:
-        """Whether a run of these workflows, of any tenant, waits to be claimed."""
+        """Tells whether a run of these workflows, of any tenant, waits to be claimed."""
         now = microseconds(self._clock.now())
         waiting = and_(_runs.c.status == "queued", _runs.c.not_before <= now, _runs.c.workflow.in_(sorted(workflows)))
         with self._database.read() as connection:

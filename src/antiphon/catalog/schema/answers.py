@@ -1,4 +1,4 @@
-"""What was answered: receipts, their blobs, stored answers, batch jobs."""
+"""Tables of answers: receipts, their blobs, stored answers, batch jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who did: one append-only Merkle tree a scope. There are no payloads in it.
+"""Tables of the audit log: one append-only Merkle tree a scope, without payloads.
 
 ``audit_entries`` holds what the leaves commit to. What may name a person (principal, originating user, subject,
 detail) stands beside the salt of its commitment, so that it can be erased: then ``erased`` keeps the commitment.

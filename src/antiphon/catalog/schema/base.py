@@ -1,4 +1,4 @@
-"""What every table of the catalog has in common."""
+"""Metadata and columns that all tables of the catalog share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What payloads are sealed with: wrapped data keys, the mode of a scope, and how far a re-encryption has come."""
+"""Tables of encryption: wrapped data keys, the mode of a scope, positions of re-encryptions."""
 
 from __future__ import annotations
 

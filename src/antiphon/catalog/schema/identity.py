@@ -1,4 +1,4 @@
-"""Who may: principals, their keys and what those have used, dashboard sessions, and the newest instant that was seen.
+"""Tables of identity: principals, keys and their quota levels, dashboard sessions, the newest instant that was seen.
 
 A principal belongs to a tenant, not to one environment: the environment of these rows is ``*``.
 """

@@ -1,4 +1,4 @@
-"""What is learned from and what came of it."""
+"""Tables of learning: datasets, evaluations, model versions and aliases, outcomes."""
 
 from __future__ import annotations
 

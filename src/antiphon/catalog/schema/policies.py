@@ -1,4 +1,4 @@
-"""What is allowed: versions of policies, how they came into force, and requests that a change is tried on.
+"""Tables of policies: versions, their moves into force, and requests that a change is tried on.
 
 A version's row is never changed; what became of it are its moves, of which the last ``in_force`` of a scope is what
 decides there.
