@@ -27,8 +27,8 @@ QUESTION_WORDS = re.compile(
 )
 # Words in -ed and -ing that name a thing.
 NOUNS = re.compile(
-    r"Embedding|Encoding|Feed|Finding|Heading|Keyring|Mapping|Need|Rating|Retraining|Ring|Routing|"
-    r"Scheduling|Seed|Setting|Speed|String|Thing|Timing|Tracing|Training|Warning"
+    r"Decoding|Embedding|Encoding|Feed|Finding|Heading|Keyring|Mapping|Need|Rating|Retraining|Ring|Routing|"
+    r"Scheduling|Seed|Setting|Speed|String|Supply|Thing|Timing|Tracing|Training|Warning"
 )
 # Participles without -ed, adverbs, verbs and small words; none of them names a thing.
 NOT_NOUNS = re.compile(

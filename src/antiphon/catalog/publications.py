@@ -145,16 +145,16 @@ class Publications:
             raise _lost(scope, expected, number)
         return current
 
-    def _require_snapshots(self, connection: Connection, scope: Scope, wanted: set[str]) -> None:
+    def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots
         found = set(
             connection.execute(
                 select(table.c.id).where(
-                    schema.owned(table, scope), table.c.id.in_(wanted), table.c.pruned_at.is_(None)
+                    schema.owned(table, scope), table.c.id.in_(requested), table.c.pruned_at.is_(None)
                 )
             ).scalars()
         )
-        if missing := sorted(wanted - found):
+        if missing := sorted(requested - found):
             raise NotFoundError(
                 f"Not recorded, or pruned: snapshot {', '.join(missing)}.",
                 where=str(scope),

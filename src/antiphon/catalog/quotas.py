@@ -60,7 +60,7 @@ class QuotaLevels:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def draw(self, tenant: str, bucket: str, wanted: Sequence[Draw], *, within: Connection | None = None) -> DrawResult:
+    def draw(self, tenant: str, bucket: str, draws: Sequence[Draw], *, within: Connection | None = None) -> DrawResult:
         """Give back what is left of earlier shares and take what is needed, of all meters or of none.
 
         Raises:
@@ -69,12 +69,12 @@ class QuotaLevels:
         now = microseconds(self._database.clock.now())
         with self._database.writing(within) as connection:
             levels = self._levels(connection, tenant, bucket)
-            left = {each.meter.name: _given_back(each, levels.get(each.meter.name), now) for each in wanted}
+            left = {each.meter.name: _given_back(each, levels.get(each.meter.name), now) for each in draws}
             moment = max(level.at for level in left.values())
-            waits = {each.meter.name: each.meter.wait(left[each.meter.name].used, each.need, moment) for each in wanted}
+            waits = {each.meter.name: each.meter.wait(left[each.meter.name].used, each.need, moment) for each in draws}
             refused = max(waits, key=lambda name: waits[name])
             full = waits[refused] > 0
-            taken = {each.meter.name: 0.0 if full else _taken(each, left[each.meter.name]) for each in wanted}
+            taken = {each.meter.name: 0.0 if full else _taken(each, left[each.meter.name]) for each in draws}
             for name, level in left.items():
                 level = msgspec.structs.replace(level, used=level.used + taken[name])
                 left[name] = level
@@ -104,16 +104,16 @@ class QuotaLevels:
         connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
 
 
-def _given_back(wanted: Draw, level: Level | None, now: int) -> Level:
-    drained = wanted.meter.drained(level or Level(0.0, now, now), now)
-    returned = wanted.returned
-    if returned > 0 and wanted.drawn is not None:
+def _given_back(draw: Draw, level: Level | None, now: int) -> Level:
+    drained = draw.meter.drained(level or Level(0.0, now, now), now)
+    returned = draw.returned
+    if returned > 0 and draw.drawn is not None:
         # The bucket runs down in the order in which it was filled: to give back the part of the share that has run down
         # would let in again what others have used since.
-        emptied = drained.emptied_at > wanted.drawn.at
-        returned = 0.0 if emptied else min(returned, wanted.meter.drained(wanted.drawn, now).used)
+        emptied = drained.emptied_at > draw.drawn.at
+        returned = 0.0 if emptied else min(returned, draw.meter.drained(draw.drawn, now).used)
     return msgspec.structs.replace(drained, used=max(0.0, drained.used - returned))
 
 
-def _taken(wanted: Draw, level: Level) -> float:
-    return max(wanted.need, min(wanted.share, wanted.meter.capacity - level.used))
+def _taken(draw: Draw, level: Level) -> float:
+    return max(draw.need, min(draw.share, draw.meter.capacity - level.used))

@@ -238,7 +238,7 @@ class Releases:
         """
         with self._database.writing(within) as connection:
             history = self.history(scope, application, within=connection)
-            standing = standing_of(history)
+            standing = activation_stack(history)
             if len(standing) < 2:
                 raise ConflictError(
                     f"{application!r} has no earlier live release.",
@@ -368,12 +368,12 @@ class Releases:
         return microseconds(self._database.clock.now())
 
 
-def standing_of(history: Sequence[Activation]) -> list[str]:
+def activation_stack(history: Sequence[Activation]) -> list[str]:
     """The releases one can roll back through, the live one last: an activation adds one, a rollback removes one."""
-    standing: list[str] = []
+    stack: list[str] = []
     for move in history:
         if move.action == "rollback":
-            standing.pop()
+            stack.pop()
         else:
-            standing.append(move.release)
-    return standing
+            stack.append(move.release)
+    return stack

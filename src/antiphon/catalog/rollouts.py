@@ -271,7 +271,7 @@ class Rollouts:
         found = self._select(scope, (table.c.application == application) & table.c.ended_at.is_(None), None, within)
         return found[0] if found else None
 
-    def standing(self, scope: Scope, application: str, *, within: Connection | None = None) -> RoutingState:
+    def routing_state(self, scope: Scope, application: str, *, within: Connection | None = None) -> RoutingState:
         """The live release and the rollout under way, of one read transaction."""
         table = schema.release_pointers
         statement = (

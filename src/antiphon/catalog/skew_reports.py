@@ -247,7 +247,7 @@ class SkewReports:
             conditions.append(table.c.measured_at >= microseconds(since))
         return self._lines(scope, *conditions, limit=limit)
 
-    def standing(self, scope: Scope) -> dict[str, ViewSkew]:
+    def latest_by_view(self, scope: Scope) -> dict[str, ViewSkew]:
         """Of each view what was found last, in numbers."""
         table = schema.skew_reports
         latest = (
@@ -270,7 +270,7 @@ class SkewReports:
     def expire(self, scope: Scope, before: datetime, views: Collection[str]) -> int:
         """Remove reports from before a moment, but what was found last of these views; how many rows it were."""
         table = schema.skew_reports
-        kept = [one.report for one in self.standing(scope).values() if one.view in views]
+        kept = [one.report for one in self.latest_by_view(scope).values() if one.view in views]
         with self._database.transaction() as connection:
             return int(
                 connection.execute(

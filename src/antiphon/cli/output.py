@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from antiphon.core.errors import AntiphonError, InternalError
-from antiphon.core.logs import described, told
+from antiphon.core.logs import cause_lines, described
 
 
 def show(value: Any, as_json: bool, text: Callable[[], str]) -> None:
@@ -70,7 +70,7 @@ TRACEBACK = "ANTIPHON_TRACEBACK"
 def unforeseen(error: Exception) -> InternalError:
     """What is told of an error that no code raised on purpose: its type, as its message may hold somebody's data."""
     if os.environ.get(TRACEBACK):
-        note("\n".join(told(error)))
+        note("\n".join(cause_lines(error)))
     return InternalError(
         f"{described(error)}: a fault of Antiphon itself.",
         next_step=f"Run it again with {TRACEBACK}=1 in the environment, and report what it says.",

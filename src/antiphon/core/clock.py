@@ -11,7 +11,7 @@ from antiphon.core.errors import InvalidInputError
 
 
 class Clock(Protocol):
-    """Source of the wall time."""
+    """Source of the wall time: :class:`SystemClock`, or :class:`ManualClock` in simulations."""
 
     def now(self) -> datetime:
         """The wall time, in UTC with zone."""

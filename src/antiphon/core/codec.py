@@ -38,7 +38,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Codec(Protocol):
-    """Turns bytes into what is stored, and back."""
+    """Turns bytes into what is stored, and back: in plaintext (:class:`PlainCodec`), or sealed by ``AesGcmCodec`` of
+    ``governance``."""
 
     @property
     def sealing(self) -> bool:

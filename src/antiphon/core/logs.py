@@ -139,7 +139,7 @@ class DiscreetFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, raised: Any) -> str:
-        return "\n".join(told(raised[1])) if raised[1] is not None else ""
+        return "\n".join(cause_lines(raised[1])) if raised[1] is not None else ""
 
     def format(self, record: logging.LogRecord) -> str:
         # Another formatter may have kept its own text of the exception in the record.
@@ -150,7 +150,7 @@ class DiscreetFormatter(logging.Formatter):
             record.exc_text = kept
 
 
-def told(error: BaseException) -> Iterator[str]:
+def cause_lines(error: BaseException) -> Iterator[str]:
     """An exception and its causes, the first cause first: where each was raised, and what may be said of it."""
     causes = [error]
     while len(causes) < _MOST_CAUSES:

@@ -117,7 +117,7 @@ def connector(where: str, verify: ssl.SSLContext | bool = True) -> aiohttp.TCPCo
     import aiohttp
     from aiohttp.abc import AbstractResolver, ResolveResult
 
-    class Checked(AbstractResolver):
+    class CheckedResolver(AbstractResolver):
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
         ) -> list[ResolveResult]:
@@ -138,7 +138,7 @@ def connector(where: str, verify: ssl.SSLContext | bool = True) -> aiohttp.TCPCo
 
     # Addresses are kept by no cache: who takes a server away from a name is heeded with the next connection.
     return aiohttp.TCPConnector(
-        resolver=Checked(), use_dns_cache=False, limit=0, keepalive_timeout=KEPT_SECONDS, ssl=verify
+        resolver=CheckedResolver(), use_dns_cache=False, limit=0, keepalive_timeout=KEPT_SECONDS, ssl=verify
     )
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.releases import Activation, Release, standing_of
+from antiphon.catalog.releases import Activation, Release, activation_stack
 from antiphon.catalog.rollouts import Assignment, RolloutRecord, RoutingState
 from antiphon.core.clock import Clock
 from antiphon.core.leases import Leases, Renewer
@@ -40,7 +40,7 @@ class ReleaseReader(Protocol):
 class StandingReader(Protocol):
     """The catalog's rollouts (``catalog.rollouts.Rollouts``)."""
 
-    def standing(self, scope: Scope, application: str) -> RoutingState: ...
+    def routing_state(self, scope: Scope, application: str) -> RoutingState: ...
 
 
 class _Leased(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class LiveReleases:
 
     def previous(self, scope: Scope, application: str) -> Release | None:
         """What a rollback would return to now, ``None`` when there is nothing. Read from the catalog each time."""
-        standing = standing_of(self._releases.history(scope, application))
+        standing = activation_stack(self._releases.history(scope, application))
         return self.get(scope, standing[-2]) if len(standing) > 1 else None
 
     def get(self, scope: Scope, release: str) -> Release:
@@ -135,7 +135,7 @@ class LiveReleases:
     def _read(self, scope: Scope, application: str) -> _Leased:
         if self._rollouts is None:
             return _Leased(self._releases.live(scope, application), None, None)
-        standing = self._rollouts.standing(scope, application)
+        standing = self._rollouts.routing_state(scope, application)
         # A bundle is decoded once: a renewal reads ids, and the releases behind them never change.
         live = None if standing.live is None else self.get(scope, standing.live)
         candidate = None if standing.rollout is None else self.get(scope, standing.rollout.candidate)

@@ -21,7 +21,7 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases, standing_of
+from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases, activation_stack
 from antiphon.catalog.rollouts import Assignment, Rollouts
 from antiphon.catalog.rollouts import RolloutRecord as RolloutUnderWay
 from antiphon.catalog.snapshot_facts import SnapshotFacts
@@ -164,7 +164,7 @@ class CatalogRouting:
         return self._releases.applications(scope)
 
     def previous(self, scope: Scope, application: str) -> Release | None:
-        standing = standing_of(self._releases.history(scope, application))
+        standing = activation_stack(self._releases.history(scope, application))
         return self._releases.get(scope, standing[-2]) if len(standing) > 1 else None
 
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             fine_tune(order, Told(folder / PROGRESS, order.recipe.steps), stopping, seal)
     except Exception as error:
         code = child.explain(error, folder, seal)
-        sys.stderr.write("\n".join(logs.told(error)) + "\n")
+        sys.stderr.write("\n".join(logs.cause_lines(error)) + "\n")
         return code
     return 0
 

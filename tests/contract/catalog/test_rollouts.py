@@ -111,11 +111,11 @@ def test_a_move_is_a_compare_and_swap(database: Database, start: Start, clock: M
 
 def test_what_routes_is_read_in_one_go(database: Database, start: Start) -> None:
     rollouts, releases = Rollouts(database), Releases(database)
-    assert rollouts.standing(DEV, "desk") == RoutingState(None)
+    assert rollouts.routing_state(DEV, "desk") == RoutingState(None)
     rollout = start()
     releases.activate(DEV, "desk", rollout.control, "me", "first")
-    assert rollouts.standing(DEV, "desk") == RoutingState(rollout.control, rollout)
-    assert rollouts.standing(OTHER, "desk") == RoutingState(None)
+    assert rollouts.routing_state(DEV, "desk") == RoutingState(rollout.control, rollout)
+    assert rollouts.routing_state(OTHER, "desk") == RoutingState(None)
     # A transaction that has not ended is not seen half.
     with database.transaction() as connection:
         rollouts.move(
@@ -123,8 +123,8 @@ def test_what_routes_is_read_in_one_go(database: Database, start: Start) -> None
             expected=("shadow", 0), within=connection,
         )  # fmt: skip
         releases.activate(DEV, "desk", rollout.candidate, "me", "promoted", within=connection)
-        assert rollouts.standing(DEV, "desk") == RoutingState(rollout.control, rollout)
-    assert rollouts.standing(DEV, "desk") == RoutingState(rollout.candidate)
+        assert rollouts.routing_state(DEV, "desk") == RoutingState(rollout.control, rollout)
+    assert rollouts.routing_state(DEV, "desk") == RoutingState(rollout.candidate)
 
 
 def exposure(number: int, **fields: Any) -> Exposure:

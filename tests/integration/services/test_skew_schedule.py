@@ -61,7 +61,7 @@ def test_reports_stay_by_view_and_expire_but_for_what_was_found_last(tmp_path: P
     assert [(one.report, one.different, one.share) for one in kept.list(DEV, "spend")] == [
         ("skew_3", 0, 0.0), ("skew_2", 2, 0.5), ("skew_1", 0, 0.0),
     ]  # fmt: skip
-    assert {one.view: one.report for one in kept.standing(DEV).values()} == {"spend": "skew_3", "stock": "skew_1"}
+    assert {one.view: one.report for one in kept.latest_by_view(DEV).values()} == {"spend": "skew_3", "stock": "skew_1"}
     assert kept.get(DEV, "skew_1") == msgspec.structs.replace(
         report(spend=0, stock=1), features=report(stock=1, spend=0).features
     ), "the different first"

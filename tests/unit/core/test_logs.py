@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from antiphon.core import telemetry
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.logs import FORMAT, DiscreetFormatter, described, told, without_credentials
+from antiphon.core.logs import FORMAT, DiscreetFormatter, cause_lines, described, without_credentials
 
 
 def formatted(error: BaseException | None, message: str = "It failed", *arguments: Any, name: str = "antiphon") -> str:
@@ -71,7 +71,7 @@ def test_a_group_a_cycle_and_a_database_error() -> None:
     assert "FileNotFoundError: [2] No such file" in text
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
-    assert len(list(told(first))) == 4
+    assert len(list(cause_lines(first))) == 4
     with sa.create_engine("sqlite://").begin() as connection:
         connection.execute(sa.text("CREATE TABLE t (c TEXT UNIQUE)"))
         connection.execute(sa.text("INSERT INTO t VALUES (:c)"), {"c": "secret"})

@@ -125,7 +125,7 @@ class Standings:
         self.away = False
         self.asked = 0
 
-    def standing(self, scope: Scope, application: str) -> RoutingState:
+    def routing_state(self, scope: Scope, application: str) -> RoutingState:
         self.asked += 1
         if self.away:
             raise UnavailableError("The catalog is away.")

@@ -74,7 +74,7 @@ class ProjectSkew:
     def latest_by_view(self, scope: Scope) -> Mapping[str, ViewSkew]:
         """Of each view that there still is what was found last, in numbers."""
         there = self._there(scope)
-        found = self._store.skew_reports.standing(scope)
+        found = self._store.skew_reports.latest_by_view(scope)
         return {view: one for view, one in found.items() if view in there}
 
     def measure(

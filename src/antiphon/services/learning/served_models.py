@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.releases import Activation, Release, Releases, standing_of
+from antiphon.catalog.releases import Activation, Release, Releases, activation_stack
 from antiphon.catalog.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
@@ -44,7 +44,7 @@ def needed(
     """
     models = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
     for history in moves.values():
-        models.update(standing_of(history)[-2:])
+        models.update(activation_stack(history)[-2:])
     waiting: set[str] = set()
     for release in releases:
         application = release.bundle.application.name
