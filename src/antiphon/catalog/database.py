@@ -20,12 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import DatabaseError, OperationalError
 
 from antiphon.catalog import copies, schema
+from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translated_errors
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import (
@@ -33,13 +32,9 @@ from antiphon.core.errors import (
     CorruptionError,
     InvalidInputError,
     SetupError,
-    StorageFullError,
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-
-BUSY_SECONDS = 10.0
-"""How long a writer waits for the write lock before it is told that the catalog is busy."""
 
 _BEGIN = "antiphon_begin"
 
@@ -117,10 +112,10 @@ class Database:
             )
         self._require_in_place()
         if not self._write_lock.acquire(timeout=BUSY_SECONDS):
-            raise _busy()
+            raise busy_error()
         try:
             self._writer = me
-            with _translated(), self._writing.begin() as connection:
+            with translated_errors(), self._writing.begin() as connection:
                 self._connection = connection
                 yield connection
                 self._hand_over(connection)
@@ -139,7 +134,7 @@ class Database:
             CorruptionError: the file is damaged or no database.
         """
         self._require_in_place()
-        with _translated(), self._engine.connect() as connection:
+        with translated_errors(), self._engine.connect() as connection:
             yield connection
 
     def _require_in_place(self) -> None:
@@ -242,7 +237,7 @@ class Database:
             Whether it was emptied; ``False`` while a reader still needs it.
         """
         copies.remove(self.path)
-        with _translated(), self._write_lock:
+        with translated_errors(), self._write_lock:
             raw = self._engine.raw_connection()
             try:
                 cursor = raw.cursor()
@@ -255,7 +250,7 @@ class Database:
 
     def compact(self) -> None:
         """Write the file anew without free pages, and empty the log. Nothing else may have the catalog open."""
-        with _translated(), self._write_lock:
+        with translated_errors(), self._write_lock:
             raw = self._engine.raw_connection()
             try:
                 cursor = raw.cursor()
@@ -363,59 +358,3 @@ def _enter_wal(cursor: sqlite3.Cursor) -> None:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
-
-
-def _busy() -> UnavailableError:
-    return UnavailableError(
-        f"The catalog's write lock was not free within {BUSY_SECONDS:.0f} s.",
-        where="catalog",
-        next_step="Try again; if it stays, look for a process that holds a transaction open.",
-    )
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        text = str(error.orig)
-        if "decode to UTF-8" in text:
-            raise _damaged("a text in it is not UTF-8") from error
-        if "locked" in text or "busy" in text:
-            raise _busy() from error
-        if "no such table" in text or "no such column" in text:
-            raise SetupError(
-                f"The catalog's schema is not this version's: {text}.",
-                where="catalog",
-                next_step="Run `antiphon up` or `antiphon apply`, which migrate it.",
-            ) from error
-        if "full" in text:
-            raise StorageFullError(
-                f"The catalog cannot be written: {text}.", where="catalog", next_step="Free disk space and try again."
-            ) from error
-        raise UnavailableError(
-            f"The catalog cannot be used: {text}.", where="catalog", next_step="Check disk space and permissions."
-        ) from error
-    except sa.exc.IntegrityError:
-        raise
-    except OverflowError as error:
-        # Only a caller's number can be this large: what the catalog counts stays far below 2**63.
-        raise InvalidInputError("A number is too large.", next_step="Numbers are whole and below 2**63.") from error
-    except DatabaseError as error:
-        text = str(error.orig)
-        if "malformed" in text or "not a database" in text:
-            raise _damaged(text) from error
-        raise
-    # The driver reads names of tables for its messages; a row's document is read where it was fetched.
-    except UnicodeDecodeError as error:
-        raise _damaged("a name or a text in it is not UTF-8") from error
-    except msgspec.DecodeError as error:
-        raise _damaged("a document in it cannot be read, or another version wrote it") from error
-
-
-def _damaged(why: str) -> CorruptionError:
-    return CorruptionError(
-        f"The catalog's file is damaged: {why}.",
-        where="catalog",
-        next_step="Stop the platform and restore catalog.db from a backup; nothing was changed.",
-    )
