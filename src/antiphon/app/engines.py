@@ -9,7 +9,7 @@ from pathlib import Path
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.settings import EngineSettings, StandbyEngineSettings
+from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.embedding import named_model

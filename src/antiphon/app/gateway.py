@@ -17,7 +17,7 @@ from antiphon.app.wiring import ProcessServices
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
-from antiphon.core.settings import GatewaySettings
+from antiphon.core.settings_sections import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
 from antiphon.gateway.application import create_app
 from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files

@@ -37,11 +37,8 @@ MOVES: dict[BatchStatus, tuple[BatchStatus, ...]] = {
     "in_progress": ("finalizing", "cancelling", "failed"),
     "finalizing": ("completed", "expired", "failed"),
     "cancelling": ("cancelled", "failed"),
-    "completed": (),
-    "failed": (),
-    "expired": (),
-    "cancelled": (),
-}
+    "completed": (), "failed": (), "expired": (), "cancelled": (),
+}  # fmt: skip
 
 _METADATA, _ERRORS = "batch-metadata/1", "batch-errors/1"
 _batches, _jobs, _rows = schema.batches, schema.jobs, schema.job_rows
@@ -344,13 +341,9 @@ class Batches:
 
     def counts(self, scope: Scope, *, within: Connection | None = None) -> dict[str, int]:
         """Returns the number of batches in each status."""
-        statement = (
-            select(_jobs.c.status, func.count())
-            .where(schema.owned(_jobs, scope), _jobs.c.kind == KIND)
-            .group_by(_jobs.c.status)
-        )
+        counted = select(_jobs.c.status, func.count()).where(schema.owned(_jobs, scope), _jobs.c.kind == KIND)
         with self._database.reading(within) as connection:
-            return {row[0]: int(row[1]) for row in connection.execute(statement)}
+            return {row[0]: int(row[1]) for row in connection.execute(counted.group_by(_jobs.c.status))}
 
     def _held(self, connection: Connection, scope: Scope, batch: str, epoch: int) -> Batch:
         found = self.get(scope, batch, within=connection)
@@ -394,9 +387,7 @@ class Batches:
             error_file=row.error_file,
             output_kept=timedelta(microseconds=row.output_kept),
             expires_at=from_microseconds(row.expires_at),
-            moments={
-                name: from_microseconds(getattr(row, name)) for name in _MOMENTS if getattr(row, name) is not None
-            },
+            moments={name: from_microseconds(at) for name in _MOMENTS if (at := getattr(row, name)) is not None},
         )
 
     def _now(self) -> int:

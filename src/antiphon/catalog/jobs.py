@@ -31,17 +31,9 @@ JobStatus = Literal[
 ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled", "expired")
 
 ANSWER_COLUMNS = (
-    "answer_prediction",
-    "answer_text",
-    "answer_origin",
-    "answer_origin_prediction",
-    "answer_release",
-    "answer_publication",
-    "answer_classes",
-    "answer_guards",
-    "answer_completion_tokens",
-    "answer_error",
-)
+    "answer_prediction", "answer_text", "answer_origin", "answer_origin_prediction", "answer_release",
+    "answer_publication", "answer_classes", "answer_guards", "answer_completion_tokens", "answer_error",
+)  # fmt: skip
 """Columns that a row gains; the prefix keeps them apart from the input's own columns, which all stay."""
 
 _SCHEMA = "job-row/1"

@@ -12,7 +12,8 @@ from antiphon.cli.output import note, show
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 
 if TYPE_CHECKING:
-    from antiphon.core.settings import ProjectPaths, TlsSettings
+    from antiphon.core.settings import ProjectPaths
+    from antiphon.core.settings_sections import TlsSettings
     from antiphon.governance.certificates.checks import CertificateFinding
 
 app = typer.Typer(name="tls", help="Certificates of the gateway.", no_args_is_help=True)

@@ -82,7 +82,7 @@ class HttpClient:
         self._timeout = timeout
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._idle: list[_ServerConnection] = []
+        self._idle: list[_PooledConnection] = []
 
     def get(self, path: str = "") -> HttpResponse:
         """Read a document; raises as :meth:`post`."""
@@ -122,12 +122,12 @@ class HttpClient:
             except OSError as error:
                 if not repeat or isinstance(error, ResponseError):
                     raise
-        fresh = _ServerConnection(self._url, outgoing.resolve(*_server(self._url), self._where), self._context, until)
+        fresh = _PooledConnection(self._url, outgoing.resolve(*_server(self._url), self._where), self._context, until)
         return self._exchange(fresh, until, method, target, content, headers)
 
     def _exchange(
         self,
-        connection: _ServerConnection,
+        connection: _PooledConnection,
         until: float,
         method: str,
         target: str,
@@ -146,7 +146,7 @@ class HttpClient:
             if not keep:
                 connection.close()
 
-    def _kept(self) -> _ServerConnection | None:
+    def _kept(self) -> _PooledConnection | None:
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
@@ -155,7 +155,7 @@ class HttpClient:
             connection.close()
 
 
-class _ServerConnection:
+class _PooledConnection:
     """One connection to a server, made to one of these addresses."""
 
     def __init__(self, url: SplitResult, addresses: Any, context: Any, until: float) -> None:

@@ -9,398 +9,40 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.core.log_files import RotationBounds
 from antiphon.core.paths import ProjectPaths as ProjectPaths
 from antiphon.core.paths import cache_directory as cache_directory
 from antiphon.core.scope import Scope
+from antiphon.core.settings_sections import (
+    AuditSettings,
+    BatchSettings,
+    CatalogSettings,
+    EncryptionSettings,
+    EngineSettings,
+    FeastSettings,
+    FeaturesSettings,
+    GatewaySettings,
+    IdentitySettings,
+    MetricsAccess,
+    PolicySettings,
+    PriceSettings,
+    ProjectSettings,
+    Section,
+    StandbyEngineSettings,
+    SupervisionSettings,
+    TelemetrySettings,
+    TlsSettings,
+    WorkerSettings,
+)
 
 FILE_NAME = "antiphon.toml"
 
-MetricsAccess = Literal["open", "key", "off"]
 
-
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of the sections: unknown fields are refused."""
-
-
-class ProjectSettings(_Section, frozen=True):
-    """The project's owner, and the paths of its definitions and its own files."""
-
-    name: str = "antiphon"
-    tenant: str = "default"
-    environment: str = "dev"
-    definitions: str = "definitions.py"
-    directory: str = ".antiphon"
-
-
-class CatalogSettings(_Section, frozen=True):
-    """The one SQL database. ``None`` is SQLite in the project's directory."""
-
-    url: str | None = None
-
-
-class FeaturesSettings(_Section, frozen=True):
-    """Stores of features outside of the project's folder. Credentials are never written here:
-    fields that end in ``variable`` name the environment variable that holds one.
-
-    Attributes:
-        online: a Redis or Valkey, ``redis://[USER@]HOST:PORT/DATABASE``, ``rediss://`` with TLS, ``unix:///SOCKET``;
-            ``None`` is LMDB in the project's directory.
-        online_password_variable: holds the password of that server's user.
-        lake: ``s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION`` of an S3-compatible object store, without
-            endpoint AWS; ``None`` is the project's directory.
-        lake_access_key_variable, lake_secret_key_variable: hold the credentials for it; without them those that the AWS
-            client finds by itself.
-        snapshots_kept: how long the files of a snapshot that nothing else needs stay after it was last served.
-        quarantine_kept: how long rows that rules kept aside stay; how many there were stays for good.
-        skew: how often the worker compares batch and online on live data; ``off``: only when somebody asks.
-        skew_kept: how long what comparisons found stays.
-        log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]`` or ``tls://``;
-            ``None`` is the catalog.
-        log_password_variable: holds the password of that server's user, or its token where the URL names no user.
-        log_credentials: a file with a user's JWT and seed (``.creds``) or an nkey seed alone, instead of a password.
-        log_credentials_variable: holds what would be in that file.
-        log_authority, online_authority: PEM files of whom to trust for the certificates of log and online store, over
-            ``tls://`` and ``rediss://``; ``None`` trusts whom the machine does.
-        log_client_certificate, log_client_key, online_client_certificate, online_client_key: PEM files to show to a
-            server that asks for them (mutual TLS).
-        max_lag: when the consumer is so many events behind, the gateway takes no more of that stream; 0 takes all.
-    """
-
-    online: str | None = None
-    online_password_variable: str | None = None
-    online_authority: str | None = None
-    online_client_certificate: str | None = None
-    online_client_key: str | None = None
-    lake: str | None = None
-    lake_access_key_variable: str | None = None
-    lake_secret_key_variable: str | None = None
-    log: str | None = None
-    log_password_variable: str | None = None
-    log_credentials: str | None = None
-    log_credentials_variable: str | None = None
-    log_authority: str | None = None
-    log_client_certificate: str | None = None
-    log_client_key: str | None = None
-    max_lag: int = 1_000_000
-    snapshots_kept: str = "30d"
-    quarantine_kept: str = "30d"
-    skew: str = "24h"
-    skew_kept: str = "90d"
-
-
-class FeastSettings(_Section, frozen=True):
-    """Feast's feature server, which views over ``Source.feast`` are read from.
-
-    Attributes:
-        url: where it listens; ``None``: there is none.
-        project: Feast's project, as receipts name it; the server serves one and does not say which.
-        token_variable: name of the environment variable that holds the server's bearer token.
-        timeout: until when it must have answered.
-        failures: after so many in a row it is not asked until ``retry`` is over.
-        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
-        client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
-    """
-
-    url: str | None = None
-    project: str = "feast"
-    token_variable: str | None = None
-    timeout: str = "500ms"
-    failures: int = 5
-    retry: str = "5s"
-    authority: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-
-
-class EngineSettings(_Section, frozen=True):
-    """The engine of the section ``[engine]``.
-
-    Attributes:
-        kind: ``llamacpp`` (own process), ``remote`` (an OpenAI-compatible ``url``) or ``simulated``.
-        models: names of pulled models or paths of GGUF files that the engine loads.
-        embedding_models: names of pulled embedding models that the engine serves at ``/v1/embeddings``.
-        slots: sequences that may run at once; ``context`` tokens each.
-        threads: 0 uses the machine's cores.
-        gpu_layers: layers of each model that a build of llama.cpp with a GPU computes there; negative for all.
-        rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
-        serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
-            priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
-        parameters: request fields beyond OpenAI's (``top_k``, ``min_p``, ``ignore_eos`` …) that what listens at ``url``
-            takes; of a vLLM none needs to be named.
-        api_key_variable: name of the environment variable that holds the remote engine's key.
-        authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
-        client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
-        first_token: how long an online request waits for an engine's first token before the next one is asked, but at
-            most half of ``request_timeout``.
-        fallback: what plain models fall back to, ``ENGINE`` or ``ENGINE/MODEL`` each; an application names its own.
-    """
-
-    kind: Literal["llamacpp", "remote", "simulated"] = "llamacpp"
-    models: tuple[str, ...] = ("smollm2-135m",)
-    embedding_models: tuple[str, ...] = ()
-    slots: int = 16
-    context: int = 1024
-    threads: int = 0
-    gpu_layers: int = 0
-    rest_after: str | None = None
-    url: str | None = None
-    serves: Literal["openai", "vllm"] = "openai"
-    parameters: tuple[str, ...] = ()
-    api_key_variable: str | None = None
-    authority: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    first_token: str = "30s"
-    fallback: tuple[str, ...] = ()
-
-
-class StandbyEngineSettings(_Section, frozen=True):
-    """An engine that applications may name in their ``fallback``: any OpenAI-compatible URL.
-
-    Attributes:
-        models: names of models here to that server's own names; a name that is not listed is sent as it is.
-        serves, parameters: as of ``[engine]``.
-        api_key_variable: name of the environment variable that holds its key.
-        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
-        client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
-    """
-
-    url: str
-    models: dict[str, str] = {}
-    serves: Literal["openai", "vllm"] = "openai"
-    parameters: tuple[str, ...] = ()
-    api_key_variable: str | None = None
-    authority: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-
-
-class GatewaySettings(_Section, frozen=True):
-    """The gateway's address and bounds.
-
-    Attributes:
-        max_connections: connections at once; fewer where the limit of descriptors leaves no room for them.
-        max_in_flight: answers under way per path; ``max_flex``: of ``service_tier: flex``.
-        request_timeout: how long an answer may take; ``flex_timeout``: one of ``service_tier: flex``.
-        queue_timeout: how long an online request may wait for its turn at the engine, but at most half of the
-            engine's ``first_token``.
-        metrics: who may read ``/metrics``, which names applications and views: anybody who reaches the port (``open``),
-            a key that may read (``key``), nobody (``off``). ``None`` is ``open`` in the environment ``dev`` and ``key``
-            in any other.
-        tenant_weights: of tenants whose online requests wait for the engine together; 1 for those not named.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8700
-    max_body_bytes: int = 4_000_000
-    max_connections: int = 8_192
-    max_in_flight: int = 256
-    max_flex: int = 64
-    request_timeout: str = "120s"
-    flex_timeout: str = "15m"
-    queue_timeout: str = "10s"
-    batch_concurrency: int = 8
-    metrics: MetricsAccess | None = None
-    tenant_weights: dict[str, Annotated[float, msgspec.Meta(gt=0, le=1000)]] = {}
-
-
-class BatchSettings(_Section, frozen=True):
-    """Files and batches of OpenAI's API.
-
-    Attributes:
-        files: where contents of files lie, an object store as in ``[features] lake``; ``None`` is the project's folder.
-        files_access_key_variable, files_secret_key_variable: as for the lake.
-        max_file_bytes: of one uploaded file.
-        quota_bytes: what all files of one tenant may come to, those that batches made included.
-        files_kept: how long a file stays for which nobody asked otherwise.
-        max_requests: requests of one batch.
-        batches: how many a worker has in progress at once, shared out over tenants.
-        concurrency: requests of all of them, and rows of table jobs, that it has answered at once, shared out over
-            tenants.
-    """
-
-    files: str | None = None
-    files_access_key_variable: str | None = None
-    files_secret_key_variable: str | None = None
-    max_file_bytes: int = 209_715_200
-    quota_bytes: int = 10_737_418_240
-    files_kept: str = "30d"
-    max_requests: int = 50_000
-    batches: int = 8
-    concurrency: int = 16
-
-
-class TelemetrySettings(_Section, frozen=True):
-    """Logs and traces of this project's processes, in ``logs`` of its directory.
-
-    Attributes:
-        traces: whether spans are recorded.
-        max_bytes: at this size a file is set aside, while its process runs.
-        files: so many there are of each, with those set aside; the oldest goes.
-    """
-
-    traces: bool = True
-    max_bytes: Annotated[int, msgspec.Meta(ge=10_000, le=2**40)] = 20_000_000
-    files: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4
-
-    @property
-    def bounds(self) -> RotationBounds:
-        return RotationBounds(self.max_bytes, self.files)
-
-
-class WorkerSettings(_Section, frozen=True):
-    """Bounds and intervals of the worker: workflows, streamed features, training.
-
-    Attributes:
-        stream_poll, stream_batch: how often logs are looked at while there is nothing new; events in one go at most.
-        stream_budget: a batch that takes longer than this is followed by a smaller one.
-        training_governed: whether training is stopped while the engine serves online requests.
-        training_quiet: how long there must have been none before it goes on.
-        training_poll: how often the engine is asked while there is training.
-        training_dtype: what models are computed in while they are trained: ``bf16``, ``fp32``, or whichever a short
-            measurement finds quicker here.
-        training_min_share: of a core, that a training is to get beside other work on the machine; when it gets less for
-            a minute its priority is raised. 0: it takes only what others leave.
-        demand_half_life: after so long a question counts half in telling which entities will be asked about.
-    """
-
-    lease: str = "10s"
-    stream_poll: str = "50ms"
-    stream_batch: int = 2_000
-    stream_budget: str = "250ms"
-    refresh: bool = True
-    training_governed: bool = True
-    training_quiet: str = "1s"
-    training_poll: str = "50ms"
-    training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    training_min_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    demand_half_life: str = "6h"
-
-
-class SupervisionSettings(_Section, frozen=True):
-    """Supervision by `antiphon up`. ``silence``: the longest time without a sign of life; ``0s``: no bound."""
-
-    silence: str = "60s"
-
-
-class OidcSettings(_Section, frozen=True):
-    """An OpenID Connect issuer whose JWTs are accepted. ``None`` for ``issuer`` accepts none.
-
-    Attributes:
-        issuer: the ``iss`` that tokens must carry; its keys are read from ``jwks``.
-        audience: the ``aud`` that tokens must carry.
-        jwks: URL or file of the issuer's JSON Web Key Set; by default ``ISSUER/.well-known/jwks.json``. A URL must be
-            https, unless it names this machine.
-        tenant_claim, role_claim, name_claim: where a token names tenant, role and principal. An empty tenant claim
-            means that every token is of the project's tenant.
-        roles: values of the role claim to roles of ours; one that is not listed has no role, so it is refused.
-        leeway: how far clocks may differ.
-    """
-
-    issuer: str | None = None
-    audience: str = "antiphon"
-    jwks: str | None = None
-    tenant_claim: str = "tenant"
-    role_claim: str = "role"
-    name_claim: str = "sub"
-    roles: dict[str, Literal["admin", "engineer", "service", "viewer"]] = {}
-    leeway: str = "30s"
-
-
-class IdentitySettings(_Section, frozen=True):
-    """Sign-in by token, session and key.
-
-    Attributes:
-        oidc: an issuer of JWTs beside our own API keys.
-        session: how long a dashboard session lasts at most.
-        idle: how long it lasts without a page being looked at.
-        revocation_bound: how long a key that was seen is believed while the catalog is away.
-    """
-
-    oidc: OidcSettings = OidcSettings()
-    session: str = "12h"
-    idle: str = "1h"
-    revocation_bound: str = "30s"
-
-
-class EncryptionSettings(_Section, frozen=True):
-    """Encryption of stored payloads.
-
-    Attributes:
-        mode: ``plaintext`` stores payloads as they are, and says so at every start; ``encrypted`` seals them with a
-            data key of their tenant. ``None`` is plaintext in the environment ``dev`` and an error in any other.
-        provider: who keeps the key that wraps data keys: a keyring ``file`` (its passphrase in the environment variable
-            named by ``secret``), the ``environment`` (32 bytes in base64 in that variable), or a ``kms`` at ``url``.
-        keyring: the keyring's file, relative to the project's folder.
-        secret: name of an environment variable.
-    """
-
-    mode: Literal["plaintext", "encrypted"] | None = None
-    provider: Literal["file", "environment", "kms"] = "file"
-    keyring: str = ".antiphon/keys/keyring.json"
-    secret: str = "ANTIPHON_PASSPHRASE"
-    url: str | None = None
-
-
-class TlsSettings(_Section, frozen=True):
-    """TLS of the gateway. Files relative to the project's folder; changed ones are read again while it serves.
-
-    Attributes:
-        certificate, key: PEM files; without them the gateway speaks plain HTTP and may listen on loopback only.
-        client_ca: certificates of clients are checked against it (mutual TLS, in TLS 1.3 alone).
-        require_client: refuse clients without a certificate.
-        authority: PEM file of whom this project's own clients trust; ``None`` trusts whom the machine does.
-        client_certificate, client_key: what this project's own clients and probes show of themselves.
-        allow_plain_http: listen beyond loopback without TLS, where something in front of the gateway ends it.
-    """
-
-    certificate: str | None = None
-    key: str | None = None
-    client_ca: str | None = None
-    require_client: bool = False
-    authority: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    allow_plain_http: bool = False
-
-
-class AuditSettings(_Section, frozen=True):
-    """The audit log's checkpoints.
-
-    Attributes:
-        witness: a file, best on another machine's disk, to which each signed checkpoint is appended.
-        every: how often a checkpoint is signed while there is something new.
-        origin: first part of the checkpoints' name, unique among installations whose checkpoints are kept together.
-    """
-
-    witness: str = ".antiphon/witness/checkpoints"
-    every: str = "10s"
-    origin: str = "antiphon"
-
-
-class PolicySettings(_Section, frozen=True):
-    """The project's own policies: files of Cedar policies and of their tests, relative to its folder."""
-
-    files: tuple[str, ...] = ()
-    tests: tuple[str, ...] = ()
-
-
-class PriceSettings(_Section, frozen=True):
-    """Prices of units, in ``currency``; operations prices receipts with them."""
-
-    currency: str = "USD"
-    engine_second: float = 0.00004
-    prompt_token: float = 0.0
-    completion_token: float = 0.0
-
-
-class Settings(_Section, frozen=True):
+class Settings(Section, frozen=True):
     """The whole of ``antiphon.toml``."""
 
     project: ProjectSettings = ProjectSettings()
@@ -408,7 +50,7 @@ class Settings(_Section, frozen=True):
     features: FeaturesSettings = FeaturesSettings()
     feast: FeastSettings = FeastSettings()
     engine: EngineSettings = EngineSettings()
-    engines: dict[str, StandbyEngineSettings] = {}
+    engines: dict[str, StandbyEngineSettings] = msgspec.field(default_factory=dict)
     gateway: GatewaySettings = GatewaySettings()
     batch: BatchSettings = BatchSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

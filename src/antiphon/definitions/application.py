@@ -125,7 +125,7 @@ class Reuse(msgspec.Struct, frozen=True):
 
 
 class SLO(msgspec.Struct, frozen=True):
-    """Service level of the online path; durations as ``"800ms"``.
+    """Service level of the online path; durations are texts such as ``"800ms"``.
 
     Rollouts are judged by ``ttft_p99`` and ``latency_p99``. The engine holds batch work back for the sake of all of it:
 

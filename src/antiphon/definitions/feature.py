@@ -212,48 +212,73 @@ def duration_mistakes(text: object, label: str) -> Iterator[str]:
 
 
 def count(**options: Any) -> FeatureDeclaration:
-    """Number of events: ``count(window="2h", where=None)``. Of nothing: 0."""
+    """Declares the number of events: ``count(window="2h", where=col.delay > 15)``. Of no events: 0.
+
+    Args:
+        **options: as of every aggregate. ``window``: events with t − window < event time ≤ t count (a duration such as
+            ``"2h"``; without one, all). ``where``: only events that meet this condition.
+    """
     return FeatureDeclaration(caller(), "count", None, options)
 
 
 def sum_(expression: object, **options: Any) -> FeatureDeclaration:
-    """Their sum, ``sum(col.amount, window="7d", scale="0.01", where=None)``. Of nothing: 0."""
+    """Declares the sum of the events' values: ``sum(col.amount, window="7d", scale="0.01")``. Of no values: 0.
+
+    Args:
+        expression: a column, or a term over columns.
+        **options: ``window`` and ``where`` as of :func:`count`. ``scale``: a decimal text; values are rounded to a
+            multiple of it, half to even, before they are added up, so that sums are exact and equal on every path.
+    """
     return FeatureDeclaration(caller(), "sum", expression, options)
 
 
 def mean(expression: object, **options: Any) -> FeatureDeclaration:
-    """Their mean; of a condition the share of events that meet it. Of nothing: ``None``."""
+    """Declares the mean of the events' values; of a condition, the share of events that meet it. Of no values:
+    ``None``.
+
+    Args:
+        expression: a column, or a term over columns.
+        **options: ``window``, ``where`` and ``scale``, as of :func:`sum`.
+    """
     return FeatureDeclaration(caller(), "mean", expression, options)
 
 
 def std(expression: object, **options: Any) -> FeatureDeclaration:
-    """Their sample standard deviation (n − 1). Of fewer than two: ``None``."""
+    """Declares the sample standard deviation (n − 1) of the events' values. Of fewer than two values: ``None``.
+
+    Args:
+        expression: a column, or a term over columns.
+        **options: ``window``, ``where`` and ``scale``, as of :func:`sum`.
+    """
     return FeatureDeclaration(caller(), "std", expression, options)
 
 
 def min_(expression: object, **options: Any) -> FeatureDeclaration:
-    """The least. Of nothing: ``None``."""
+    """Declares the least of the events' values. Of no values: ``None``. Options are those of :func:`sum`."""
     return FeatureDeclaration(caller(), "min", expression, options)
 
 
 def max_(expression: object, **options: Any) -> FeatureDeclaration:
-    """The greatest. Of nothing: ``None``."""
+    """Declares the greatest of the events' values. Of no values: ``None``. Options are those of :func:`sum`."""
     return FeatureDeclaration(caller(), "max", expression, options)
 
 
 def last(expression: object, **options: Any) -> FeatureDeclaration:
-    """The value of the latest event that has one; of one instant, the greatest hash of the event id. Of nothing:
-    ``None``."""
+    """Declares the value of the latest event that has one. Of no values: ``None``.
+
+    Of several events of one instant, the one whose id has the greatest hash counts. Options are ``window`` and
+    ``where``.
+    """
     return FeatureDeclaration(caller(), "last", expression, options)
 
 
 def first(expression: object, **options: Any) -> FeatureDeclaration:
-    """The value of the earliest event that has one. Of nothing: ``None``."""
+    """Declares the value of the earliest event that has one. Of no values: ``None``. Options: ``window``, ``where``."""
     return FeatureDeclaration(caller(), "first", expression, options)
 
 
 def distinct(expression: object, **options: Any) -> FeatureDeclaration:
-    """Number of different values: ``distinct(col.customer, window="7d")``. Of nothing: 0.
+    """Declares the number of different values: ``distinct(col.customer, window="7d")``. Of no values: 0.
 
     Exact up to 1,023, an estimate with a standard error of 3.2 % beyond; the same estimate on every path.
     """
@@ -261,15 +286,16 @@ def distinct(expression: object, **options: Any) -> FeatureDeclaration:
 
 
 def quantile(expression: object, **options: Any) -> FeatureDeclaration:
-    """The value that a share ``q`` does not exceed: ``quantile(col.amount, q=0.9, window="7d", scale="0.01")``.
+    """Declares a quantile of the values: ``quantile(col.amount, q=0.9, window="7d", scale="0.01")``.
 
-    Of nothing: ``None``. Within 1/256 (0.4 %) of the exact one, and exact below 256 steps of the scale.
+    A share ``q`` of the values does not exceed it. Of no values: ``None``. Within 1/256 (0.4 %) of the exact one, and
+    exact below 256 steps of the scale.
     """
     return FeatureDeclaration(caller(), "quantile", expression, options)
 
 
 def frequency(**options: Any) -> FeatureDeclaration:
-    """A category's share of all events: ``frequency(window="90d")`` in a view whose entity is the category.
+    """Declares a category's share of all events: ``frequency(window="90d")`` in a view whose entity is the category.
 
     Fitted at the last midnight (UTC); a category without events has 0, of no events at all it is ``None``.
     """
@@ -277,8 +303,8 @@ def frequency(**options: Any) -> FeatureDeclaration:
 
 
 def target(expression: object, **options: Any) -> FeatureDeclaration:
-    """A category's mean, drawn to the mean of all: ``target(col.late, smoothing=20, window="90d")`` in a view whose
-    entity is the category.
+    """Declares a category's mean, drawn to the mean of all: ``target(col.late, smoothing=20, window="90d")`` in a view
+    whose entity is the category.
 
     (Σx + smoothing·overall mean) / (n + smoothing), fitted at the last midnight (UTC) before the moment, on what was
     known by then: no event of the day that is asked about is in it, a row's own label least of all. A category without
@@ -288,7 +314,7 @@ def target(expression: object, **options: Any) -> FeatureDeclaration:
 
 
 def embed(expression: object, **options: Any) -> FeatureDeclaration:
-    """The vector of the text of the latest event that has one: ``embed(col.text, model="minilm-l6-v2")``.
+    """Declares the vector of the latest event's text: ``embed(col.text, model="minilm-l6-v2")``.
 
     Of no text, or an empty one: ``None``. The vector has length 1; the model, pinned by its weights, is part of the
     definition version.

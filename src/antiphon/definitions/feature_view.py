@@ -209,7 +209,9 @@ class FeatureView:
 
 
 def feature_view(*, entity: object, source: object, **options: Any) -> Callable[[type], FeatureView]:
-    """Declare a view: the decorated class's attributes are its features, its snake_case name the view's.
+    """Declares a feature view: the attributes of the decorated class are its features.
+
+    The view is named after the class, in snake case. ``View.feature`` names a feature elsewhere in the declarations.
 
     Args:
         entity: the :class:`Entity` the features are about; its key columns are columns of the source.
@@ -218,6 +220,13 @@ def feature_view(*, entity: object, source: object, **options: Any) -> Callable[
             feature to level: public, internal, confidential, restricted) and ``purposes`` (what the features may be
             used for), which policies decide by; ``quality``, a :class:`Quality` that every snapshot must meet;
             ``embargo``, how long a snapshot that met it is held back.
+
+    Example::
+
+        @feature_view(entity=origin, source=departures, refresh="15m", owner="ops")
+        class Congestion:
+            departures_2h = count(window="2h")
+            delay_2h = mean(col.dep_delay, window="2h", scale="0.01")
     """
     place = caller()
 

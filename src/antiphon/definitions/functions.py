@@ -24,12 +24,12 @@ now = Term(NowNode())
 
 
 def least(*values: object) -> Term:
-    """The least of those that are not missing."""
+    """The least of the values that are not missing: ``least(col.planned, col.actual)``."""
     return Term(CallNode("least", _several("least", values)))
 
 
 def greatest(*values: object) -> Term:
-    """The greatest of those that are not missing."""
+    """The greatest of the values that are not missing: ``greatest(col.planned, col.actual)``."""
     return Term(CallNode("greatest", _several("greatest", values)))
 
 

@@ -77,7 +77,12 @@ class OnDemandFeature:
 
 
 def on_demand(expression: object) -> OnDemandFeature:
-    """A feature computed when something is asked: ``on_demand(request.amount / (Spend.mean_7d + 1))``."""
+    """Declares a feature that is computed at the time of the request: ``on_demand(request.amount / (Spend.mean_7d +
+    1))``.
+
+    Args:
+        expression: a term over ``request`` inputs, stored features (``View.feature``) and ``now``.
+    """
     return OnDemandFeature(caller(), expression)
 
 

@@ -144,16 +144,23 @@ class Source:
         purposes: Sequence[str] | None = None,
         must_exist: bool = True,
     ) -> Source:
-        """Rows that are read in batch: of Parquet, CSV or JSON files or a Delta table's folder (``path``; a relative
-        one starts at the project's folder), of objects of an S3-compatible store (``path="s3://BUCKET/PREFIX/*.parquet"``,
-        with ``?endpoint=URL&region=REGION`` where it is not the lake's; credentials in the environment variables
-        ``access_key_variable`` and ``secret_key_variable``, or those of the lake), or of a PostgreSQL database
-        (``url="postgresql://USER@HOST/DATABASE"`` with ``table`` or ``query``; the password in the environment variable
-        ``password_variable``).
+        """Declares rows of files, of objects of an S3-compatible store, or of a PostgreSQL database, read in batch.
 
-        ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``. As the
-        history of outcomes its path must name a file of this machine, unless ``must_exist=False`` says that it comes
-        later.
+        Args:
+            name: lower-case letters, digits and underscores.
+            path: Parquet, CSV or JSON files, or a Delta table's folder; a relative path starts at the project's folder.
+                Of objects ``s3://BUCKET/PREFIX/*.parquet``, with ``?endpoint=URL&region=REGION`` where the store is
+                not the lake's.
+            url: ``postgresql://USER@HOST/DATABASE``, with ``table`` or ``query``.
+            password_variable: environment variable with the database's password.
+            access_key_variable, secret_key_variable: environment variables with the object store's credentials;
+                without them those of the lake.
+            event_time: column with the time at which the event happened.
+            available_at: column with the time at which it was known; without one, it was known when it happened.
+            event_id: column with the event's id; rows that repeat it are one event. Without one every row is an event.
+            where: only rows that meet this condition are read.
+            sensitivity, purposes: of every feature made of it; see :func:`feature_view`.
+            must_exist: ``False`` for a history of outcomes whose file comes later.
         """
         return cls(
             caller(), "table", name,
@@ -179,10 +186,12 @@ class Source:
         purposes: Sequence[str] | None = None,
         must_exist: bool = True,
     ) -> Source:
-        """Events of the log's stream ``name``; ``history`` is where older events are read from, as ``path`` of
-        :meth:`table` with the variables of its credentials, and ``must_exist`` as there.
+        """Declares the events of the stream ``name`` of the event log.
 
-        ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
+        Args:
+            history: files or objects with older events, as ``path`` of :meth:`table`.
+            event_time, event_id, available_at, where: fields of an event, and a condition, as of :meth:`table`.
+            access_key_variable, secret_key_variable, sensitivity, purposes, must_exist: as of :meth:`table`.
         """
         return cls(
             caller(), "stream", name,
@@ -205,7 +214,7 @@ class Source:
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
     ) -> Source:
-        """Rows of one SELECT (DuckDB) over tables, which it reads by their names.
+        """Declares the rows of one SELECT (DuckDB) over tables, which it reads by their names.
 
         It sees only rows of the tables that were available at the moment of the snapshot. Of a row that it gives,
         ``available_at`` must be the moment from which on it would always come out the same: of a day's sum the end of
@@ -226,7 +235,8 @@ class Source:
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
     ) -> Source:
-        """The online values of a feature view of Feast, ``view`` or ``name``; ``[feast]`` says where its server is.
+        """Declares the online values of a feature view of Feast, ``view`` or ``name``; its server is set in
+        ``[feast]``.
 
         A view over it has ``last(col.FEATURE)`` of Feast's features; ``sensitivity`` and ``purposes`` as in
         :meth:`table`.

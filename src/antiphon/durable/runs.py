@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import and_, insert, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -27,6 +27,7 @@ from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
+from antiphon.durable.claims import claimable, fair_order, holds, lease_lost
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -34,7 +35,6 @@ from antiphon.durable.run import (
     RESULT,
     RUN_KEY,
     STEP,
-    LeaseLostError,
     ProgressReport,
     Run,
     RunResult,
@@ -204,13 +204,13 @@ class Runs:
         """
         while True:
             now = microseconds(self._clock.now())
-            due = self._due(now, workflows)
+            due = claimable(now, workflows)
             with self._database.read() as connection:
                 # Idle workers poll: they look without taking the write lock.
                 if connection.execute(select(_runs.c.id).where(due).limit(1)).first() is None:
                     return None
             with self._database.transaction() as connection:
-                order = self._fairly(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
+                order = fair_order(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
@@ -260,10 +260,10 @@ class Runs:
             values |= {"done": progress.done, "total": progress.total, "note": progress.note}
         with self._database.transaction() as connection:
             held = connection.execute(
-                update(_runs).where(_held(run)).values(values).returning(_runs.c.cancel_requested)
+                update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
             ).first()
         if held is None:
-            raise _lost(run)
+            raise lease_lost(run)
         return bool(held.cancel_requested)
 
     def reclaim(self, worker: str) -> int:
@@ -298,8 +298,8 @@ class Runs:
             InvalidInputError: the result is no JSON; the effect is undone.
         """
         with self._database.transaction() as connection:
-            if connection.execute(select(_runs.c.id).where(_held(run))).first() is None:
-                raise _lost(run)
+            if connection.execute(select(_runs.c.id).where(holds(run))).first() is None:
+                raise lease_lost(run)
             encoded = _encode(effect(connection), f"result of step {name!r}")
             connection.execute(
                 insert(_steps).values(
@@ -378,46 +378,14 @@ class Runs:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == run).values(values))
             return self.get(scope, run, within=connection)
 
-    def _fairly(self, now: int, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
-        others = _runs.alias()
-        running = (
-            select(func.count())
-            .select_from(others)
-            .where(others.c.tenant == _runs.c.tenant, others.c.status == "running", others.c.lease_until >= now)
-        )
-        if workflows is not None:
-            running = running.where(others.c.workflow.in_(sorted(workflows)))
-        return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
-
-    def _due(self, now: int, workflows: Collection[str] | None) -> ColumnElement[bool]:
-        due = or_(
-            and_(_runs.c.status == "queued", _runs.c.not_before <= now),
-            and_(_runs.c.status == "running", _runs.c.lease_until < now),
-        )
-        return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
-
     def _leave(self, run: Run, values: dict[str, Any], *, ended: bool) -> None:
         now = microseconds(self._clock.now())
         values |= {"worker": None, "lease_until": None, "updated_at": now}
         if ended:
             values["ended_at"] = now
         with self._database.transaction() as connection:
-            if connection.execute(update(_runs).where(_held(run)).values(values)).rowcount != 1:
-                raise _lost(run)
-
-
-def _held(run: Run) -> ColumnElement[bool]:
-    return and_(
-        schema.owned(_runs, run.scope), _runs.c.id == run.id, _runs.c.epoch == run.epoch, _runs.c.status == "running"
-    )
-
-
-def _lost(run: Run) -> LeaseLostError:
-    return LeaseLostError(
-        f"Epoch {run.epoch} of run {run.id} is over.",
-        where=str(run.scope),
-        next_step="Another worker has it, or it ended; nothing was committed here.",
-    )
+            if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
+                raise lease_lost(run)
 
 
 def _encode(value: Any, where: str) -> bytes:

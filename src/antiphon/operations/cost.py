@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from antiphon.catalog.receipts import Receipt, UsageReceipt
-from antiphon.core.settings import PriceSettings
+from antiphon.core.settings_sections import PriceSettings
 
 
 class CostLine(msgspec.Struct, frozen=True):

@@ -76,7 +76,7 @@ def compares_quality(plan: Rollout) -> bool:
     return plan.shadow > 0 and plan.shadow_pairs > 0
 
 
-class Quality(msgspec.Struct, frozen=True):
+class QualityEvidence(msgspec.Struct, frozen=True):
     """The paired comparison: ``metric`` in Brier scores, and how many pairs have an outcome and an answer to score."""
 
     metric: JudgedMetric
@@ -84,7 +84,7 @@ class Quality(msgspec.Struct, frozen=True):
     scored: int
 
 
-def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> Quality:
+def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: float) -> QualityEvidence:
     """Compare the Brier scores of shadow and live on the same requests.
 
     An answer without a probability has the worst score, 1. Of every beginning of the sequence that reaches at least
@@ -103,7 +103,7 @@ def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: floa
             scores.append((_brier(pair.shadow, pair.positive), _brier(pair.live, pair.positive)))
     harm = _latest_peak(eprocess.harm_mean(least), first_missing)
     safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
-    return Quality(
+    return QualityEvidence(
         JudgedMetric(
             name="quality",
             canary_units=len(scores),

@@ -27,7 +27,7 @@ from antiphon.releases.evidence import (
     CLOCKS,
     Exposed,
     PairedOutcome,
-    Quality,
+    QualityEvidence,
     compares_quality,
     exposed,
     quality,
@@ -104,7 +104,7 @@ def _harm(metrics: Sequence[JudgedMetric]) -> tuple[float, JudgedMetric | None]:
 def _lacking(
     rollout: RolloutRecord,
     seen: Exposed | None,
-    compared: Quality | None,
+    compared: QualityEvidence | None,
     pairs: Sequence[PairedOutcome],
     now: datetime,
     safe_bound: float,

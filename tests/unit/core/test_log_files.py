@@ -84,10 +84,10 @@ _CHILD = """
 import logging, os, sys
 from pathlib import Path
 from antiphon.core import logs
-from antiphon.core.log_files import FileBounds
+from antiphon.core.log_files import RotationBounds
 logs.configure()
 if sys.argv[2] == "bound":
-    logs.bound(Path(sys.argv[1]), FileBounds(10_000, 3))
+    logs.bound(Path(sys.argv[1]), RotationBounds(10_000, 3))
 for number in range(1_000):
     os.write(2, b"a library in C writes this " + b"x" * 70 + b"\\n")
     if number % 20 == 0:

@@ -6,7 +6,7 @@ import pytest
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
-from antiphon.core.settings import PriceSettings
+from antiphon.core.settings_sections import PriceSettings
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.cost import price, summarise
 from antiphon.serving.request import AnswerRequest

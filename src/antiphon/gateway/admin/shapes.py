@@ -12,7 +12,7 @@ from antiphon.batch.estimates import Estimate
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, UsageReceipt
 from antiphon.core.circuit_breaker import BreakerStatus
-from antiphon.core.settings import PriceSettings
+from antiphon.core.settings_sections import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.gateway.measurements import Percentiles
 from antiphon.operations.cost import price

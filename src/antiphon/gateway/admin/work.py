@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from antiphon.batch.orders import Outlook, TableOrder
-from antiphon.core.settings import PriceSettings
+from antiphon.core.settings_sections import PriceSettings
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Operation, OperationCall

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from antiphon.core.errors import InvalidInputError, SetupError
-from antiphon.core.settings import EncryptionSettings
+from antiphon.core.settings_sections import EncryptionSettings
 from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider
 from antiphon.governance.encryption.keyring import FileKeyring
 from antiphon.governance.encryption.kms import KmsKeys

@@ -15,7 +15,7 @@ from antiphon.catalog.database import Database
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.core.settings import IdentitySettings
+from antiphon.core.settings_sections import IdentitySettings
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.identity.authentication import Authenticator

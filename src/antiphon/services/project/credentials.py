@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from antiphon.core.errors import SetupError
-from antiphon.core.settings import FeaturesSettings
+from antiphon.core.settings_sections import FeaturesSettings
 from antiphon.core.tls import ClientTls
 from antiphon.features.streaming.nats_access import Access
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from antiphon.core import settings
+from antiphon.core.settings_sections import FeaturesSettings
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import ObjectStore
@@ -133,7 +134,7 @@ class FeatureStores:
             self.__dict__["redis"].close()
 
 
-def object_store(features: settings.FeaturesSettings) -> ObjectStore:
+def object_store(features: FeaturesSettings) -> ObjectStore:
     """The store of sources that name objects and no store: the lake's."""
     place = None if features.lake is None else S3Place.of(features.lake)
     return ObjectStore(

@@ -16,7 +16,7 @@ import pytest
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, UnauthenticatedError, UnavailableError
-from antiphon.core.settings import OidcSettings
+from antiphon.core.settings_sections import OidcSettings
 from antiphon.governance.identity import issuer_keys
 from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import BELIEVED_SECONDS, FRESH_SECONDS, LEAST_SECONDS, IssuerKeys

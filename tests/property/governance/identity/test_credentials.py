@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.catalog.examples import open_database
 
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError, UnavailableError
-from antiphon.core.settings import OidcSettings
+from antiphon.core.settings_sections import OidcSettings
 from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.keys import Keys

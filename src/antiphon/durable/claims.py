@@ -1,0 +1,51 @@
+"""Conditions in SQL under which workers claim runs and hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+
+from antiphon.catalog import schema
+from antiphon.durable.run import LeaseLostError, Run
+
+_runs = schema.runs
+
+
+def fair_order(now: int, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+    """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
+    others = _runs.alias()
+    running = (
+        select(func.count())
+        .select_from(others)
+        .where(others.c.tenant == _runs.c.tenant, others.c.status == "running", others.c.lease_until >= now)
+    )
+    if workflows is not None:
+        running = running.where(others.c.workflow.in_(sorted(workflows)))
+    return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
+
+
+def claimable(now: int, workflows: Collection[str] | None) -> ColumnElement[bool]:
+    """True for runs that wait and are due, and for those whose lease ran out."""
+    due = or_(
+        and_(_runs.c.status == "queued", _runs.c.not_before <= now),
+        and_(_runs.c.status == "running", _runs.c.lease_until < now),
+    )
+    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
+
+
+def holds(run: Run) -> ColumnElement[bool]:
+    """True for the run while its claim, by this epoch, lasts."""
+    return and_(
+        schema.owned(_runs, run.scope), _runs.c.id == run.id, _runs.c.epoch == run.epoch, _runs.c.status == "running"
+    )
+
+
+def lease_lost(run: Run) -> LeaseLostError:
+    """The error of a worker whose claim is over."""
+    return LeaseLostError(
+        f"Epoch {run.epoch} of run {run.id} is over.",
+        where=str(run.scope),
+        next_step="Another worker has it, or it ended; nothing was committed here.",
+    )
