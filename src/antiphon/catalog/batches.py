@@ -2,7 +2,7 @@
 
 Invariants: a batch is a job of the kind ``openai`` with the same id, whose status is the batch's; its rows are the
 job's, keyed by line. It moves as :data:`MOVES` says and stays as it ended. How it will end, and which files it will
-have, is committed before the files are made, so that whoever makes them again makes the same.
+have, is committed before the files are made, so that making them again gives the same.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def copy_of(catalog: Path, revision: str) -> Path:
 
 
 def make(catalog: Path, revision: str) -> Path:
-    """Copy a catalog that nobody else can write meanwhile; returns where the copy lies.
+    """Copy a catalog that is locked for writing; returns the path of the copy.
 
     Raises:
         SetupError: there is no room for it. UnavailableError: the disk filled up meanwhile.

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, StorageFullError, UnavailableError
 
 BUSY_SECONDS = 10.0
-"""How long a writer waits for the write lock before it is told that the catalog is busy."""
+"""Seconds for which a writer waits for the write lock before it gets the error that the catalog is busy."""
 
 
 def busy_error() -> UnavailableError:

@@ -103,7 +103,7 @@ class Files:
                 raise TooLargeError(
                     f"Files of this tenant may come to {quota} bytes; with this one they would come to {used + size}.",
                     where="file",
-                    next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
+                    next_step="Delete files that are not needed, or raise [batch] quota_bytes.",
                 )
             connection.execute(statement.on_conflict_do_nothing())
             return self.get(scope, file, within=connection)

@@ -1,4 +1,4 @@
-"""Holds: views whose snapshots stay as they are, whatever is made of them, until somebody lets them go on."""
+"""Holds: views whose published snapshots stay until they are released, whatever refreshes make."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ class ModelVersions:
     def aliased(
         self, scope: Scope, application: str, alias: str, *, within: Connection | None = None
     ) -> ModelVersion | None:
-        """The version an alias names now, ``None`` when nobody named one."""
+        """The version an alias names now, ``None`` when it names none."""
         with self._database.reading(within) as connection:
             moves = self._moves(connection, scope, application, alias)
             return self.get(scope, moves[-1].model, within=connection) if moves else None

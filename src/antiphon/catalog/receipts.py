@@ -22,10 +22,10 @@ from antiphon.core.scope import Scope
 Path = Literal["online", "batch"]
 Role = Literal["live", "canary", "control", "shadow", "evaluation", "fallback", "degraded"]
 SEEN_ROLES: tuple[Role, ...] = ("live", "canary", "control")
-"""The roles in which a release itself answered somebody: what its quality is measured on."""
+"""The roles in which a release itself answered a user; its quality is measured on these answers."""
 STAND_IN_ROLES: tuple[Role, ...] = ("fallback", "degraded")
-"""The roles of what reached somebody while the release could not answer: another engine's text, or a stored one that
-its own rule of reuse would not have served."""
+"""The roles of answers that reached a user while the release could not answer: another engine's text, or a stored one
+that its own rule of reuse would not have served."""
 
 
 class FeatureReceipt(msgspec.Struct, frozen=True):
@@ -115,7 +115,7 @@ class CacheReceipt(msgspec.Struct, frozen=True):
     prediction: str | None = None
     origin_path: Path | None = None
     saved: UsageReceipt | None = None
-    """What the reused answer had cost when it was made."""
+    """The cost of the reused answer at the time it was made."""
     origin_seconds: float | None = None
     """How long it had taken then."""
 
@@ -197,7 +197,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """In which capacity its release answered; what stood in for it says so. Shadows and evaluations reach no user."""
     rollout: str | None = None
     inputs_blob: str | None = None
-    """What the request said for on-demand features, as JSON."""
+    """The request's inputs of on-demand features, as JSON."""
     engine: str | None = None
     """Which engine wrote it; ``None`` for an answer from store."""
     fallback: tuple[SkippedEngine, ...] = ()

@@ -35,7 +35,7 @@ class RolloutRecord(msgspec.Struct, frozen=True):
     Attributes:
         candidate, control: release ids; the control is the release that was live at the start.
         step: index into ``plan.canary`` while in the canary.
-        held: nothing moves until somebody says so.
+        held: it does not move until an operator releases it.
         entered_at: when the present state and step began; ``ended_at`` ``None`` while it is under way.
     """
 
@@ -77,7 +77,7 @@ class Assignment(msgspec.Struct, frozen=True):
     """The release that answers a request, and its role.
 
     Attributes:
-        probability: with which this unit came into its arm; 1 for somebody outside the rollout.
+        probability: with which this unit came into its arm; 1 for a user outside the rollout.
         mirror: the candidate that is to answer the same request in shadow, off the user's path.
     """
 
@@ -301,7 +301,7 @@ class Rollouts:
 
         Raises:
             NotFoundError: there is none of this id here.
-            ConflictError: it has ended, or somebody moved it since it was ``expected``.
+            ConflictError: it has ended, or was moved since it was ``expected``.
         """
         with self._database.writing(within) as connection:
             before = self.get(scope, rollout, within=connection)

@@ -35,7 +35,7 @@ class Difference(msgspec.Struct, frozen=True):
     """One value that the two paths do not agree on.
 
     Attributes:
-        entity: the entity's keys; ``None`` for whoever may not see them.
+        entity: the entity's keys; ``None`` for a reader who may not see them.
         online: the value that was read or served, with the time of its latest event; ``batch``: the one computed now.
         through: last log offset that was known, of a stream.
         prediction: which one used it.
@@ -151,7 +151,7 @@ class ViewSkew(msgspec.Struct, frozen=True):
 
 
 SCHEDULE = "schedule"
-"""The trigger of comparisons that nobody asked for."""
+"""The trigger of scheduled comparisons."""
 
 _SCHEMA = "skew/1"
 _decoder = msgspec.json.Decoder(SkewReport)

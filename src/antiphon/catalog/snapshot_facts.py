@@ -9,7 +9,7 @@ import msgspec
 from antiphon.definitions.expression import Kind
 
 WITHHELD = "withheld "
-"""What a pseudonym in statistics begins with."""
+"""The prefix of pseudonyms in statistics."""
 
 
 class Statistics(msgspec.Struct, frozen=True):

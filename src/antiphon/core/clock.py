@@ -33,7 +33,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to; shipped for tests and replays."""
+    """A clock that is moved by hand, for tests and replays."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start

@@ -1,4 +1,4 @@
-"""A disk that is full, told as what it is; and files that several processes may delete."""
+"""Errors of a full disk, and deletion of files that several processes may delete."""
 
 from __future__ import annotations
 

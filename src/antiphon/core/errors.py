@@ -50,7 +50,7 @@ class AntiphonError(Exception):
 
 
 class InternalError(AntiphonError):
-    """A fault of ours: told by its type and a reference to the log, never by its message."""
+    """A fault of Antiphon: reported by its type and a reference to the log, never by its message."""
 
     exit_code = 70  # EX_SOFTWARE of sysexits.h: nothing that a command finds on purpose ends with it
 

@@ -1,4 +1,4 @@
-"""JSON schemas that somebody sends: the mistakes that are told before anything works with one.
+"""JSON schemas that clients send: their mistakes are reported before anything works with one.
 
 Invariant: a schema that passed leads nowhere outside itself (no file, no address is looked at for its sake) and has no
 bound that the grammar engine cannot count with. That engine ends its process at an integer range close to -2⁶³.

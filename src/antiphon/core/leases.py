@@ -22,14 +22,14 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _AHEAD = 0.7
-"""The share of a lease after which whoever asks has it renewed."""
+"""The share of a lease after which a reader has it renewed."""
 
 _log = logging.getLogger(__name__)
 
 
 class Renewer:
-    """A thread that renews leases before they end, so that nobody who asks waits for a reading. Until it is started,
-    and once it is closed, it renews none: whoever asks after a lease's end reads."""
+    """A thread that renews leases before they end, so that no reader waits. Until it is started,
+    and once it is closed, it renews none: a reader after a lease's end reads."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
@@ -148,7 +148,7 @@ class Leases(Generic[K, V]):
             try:
                 self._read(key, read)
             except UnavailableError:
-                pass  # The lease holds as long as before. Whoever asks once it is over reads, and is told.
+                pass  # The lease holds as long as before. A reader after its end reads, and gets the error.
             except Exception:
                 _log.exception("A lease was not renewed")
             finally:

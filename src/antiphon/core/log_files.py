@@ -35,7 +35,7 @@ class BoundedFile:
     """A text stream at the end of a file; at ``max_bytes`` the file becomes ``PATH.1``, and that ``PATH.2``, and so on.
 
     Descriptors of this process that lead to the same file (standard output and error, which libraries in C write to)
-    lead to the new one afterwards. One process writes; the size is the file's own, whoever of it wrote.
+    lead to the new one afterwards. One process writes; the size is the file's own, whichever of them wrote.
 
     Args:
         open_file: makes a file, or opens it at its end.

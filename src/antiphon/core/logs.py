@@ -1,7 +1,7 @@
 """The log of a process, and what never gets there.
 
-Invariant: no line holds a key, a token, a cookie or what somebody sent. Three things see to it. An exception that is
-not Antiphon's own is told by its type and where it was raised, never by its message, because libraries put the value
+Invariant: no line holds a key, a token, a cookie or content of a request. Three things see to it. An exception that is
+not Antiphon's own is logged by its type and where it was raised, never by its message, because libraries put the value
 that they could not use into it. What looks like a credential is struck out (:func:`without_credentials`, which traces,
 metrics, audit records and error answers go through too). A control character is escaped, so that nothing sent can look
 like a line of its own.
@@ -29,7 +29,7 @@ from antiphon.core.ids import new_id
 from antiphon.core.log_files import BoundedFile, RotationBounds, is_standard_error
 
 LINES_A_MINUTE = 120
-"""Of one place in the code, as they are; far above what any place writes when nobody provokes it."""
+"""Of one place in the code, as they are; far above what any place writes unprovoked."""
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -58,7 +58,7 @@ _Raised = tuple[type[BaseException] | None, BaseException | None, TracebackType 
 
 
 def configure(level: int | str = logging.INFO) -> None:
-    """Set this process's log up, and what happens to an error that nobody caught; no core is dumped.
+    """Set this process's log up, and and the logging of uncaught errors; no core is dumped.
 
     Called once, by the entry point of a process.
     """
@@ -186,7 +186,7 @@ def described(error: BaseException) -> str:
 def unexpected(
     error: BaseException, log: logging.Logger, doing: str, file: str, *, traced: bool = True
 ) -> InternalError:
-    """Log an error that no code raised on purpose; returns what may be told of it.
+    """Log an error that no code raised on purpose; returns the part that may be shown.
 
     Args:
         doing: what failed, such as ``row 3 of job_1``.

@@ -45,7 +45,7 @@ class FeaturesSettings(Section, frozen=True):
             client finds by itself.
         snapshots_kept: how long the files of a snapshot that nothing else needs stay after it was last served.
         quarantine_kept: how long rows that rules kept aside stay; how many there were stays for good.
-        skew: how often the worker compares batch and online on live data; ``off``: only when somebody asks.
+        skew: how often the worker compares batch and online on live data; ``off``: only on request.
         skew_kept: how long what comparisons found stays.
         log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]`` or ``tls://``;
             ``None`` is the catalog.
@@ -178,7 +178,7 @@ class GatewaySettings(Section, frozen=True):
         queue_timeout: how long an online request may wait for its turn at the engine, but at most half of the
             engine's ``first_token``.
         metrics: who may read ``/metrics``, which names applications and views: anybody who reaches the port (``open``),
-            a key that may read (``key``), nobody (``off``). ``None`` is ``open`` in the environment ``dev`` and ``key``
+            a key that may read (``key``), none (``off``). ``None`` is ``open`` in the environment ``dev`` and ``key``
             in any other.
         tenant_weights: of tenants whose online requests wait for the engine together; 1 for those not named.
     """
@@ -205,7 +205,7 @@ class BatchSettings(Section, frozen=True):
         files_access_key_variable, files_secret_key_variable: as for the lake.
         max_file_bytes: of one uploaded file.
         quota_bytes: what all files of one tenant may come to, those that batches made included.
-        files_kept: how long a file stays for which nobody asked otherwise.
+        files_kept: how long a file stays for which no other time was requested.
         max_requests: requests of one batch.
         batches: how many a worker has in progress at once, shared out over tenants.
         concurrency: requests of all of them, and rows of table jobs, that it has answered at once, shared out over

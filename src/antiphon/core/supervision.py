@@ -29,7 +29,7 @@ BEAT_SECONDS = 1.0
 
 
 class Supervision:
-    """A process's end of the socket. Of a process that nobody supervises every call does nothing."""
+    """A process's end of the socket. In a process without a supervisor every call does nothing."""
 
     def __init__(self, end: socket.socket | None) -> None:
         self._end = end

@@ -58,7 +58,7 @@ def _recorded(
     name: str, attributes: Mapping[str, str | int | float | bool] | None, traceparent: str | None, kind: SpanKind
 ) -> Iterator[Span]:
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    # An exception's message may hold what somebody sent; its type is all that a trace is given.
+    # An exception's message may hold content of a request; its type is all that a trace is given.
     with _tracer.start_as_current_span(
         name,
         context=context,

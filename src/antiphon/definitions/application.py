@@ -89,7 +89,7 @@ class Freshness(msgspec.Struct, frozen=True):
     ``previous`` serves the last value that met the contract: of an earlier snapshot whose source was good enough, or as
     it was when it was last young enough. ``recompute`` computes the entity's features from source and log at once, for
     at most ``within``; the new value counts when it meets the contract. Where there is none, ``otherwise`` happens.
-    What was done stands in the receipt.
+    The receipt records which happened.
     """
 
     max_age: str
@@ -152,7 +152,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
     enum properties whose probability is measured from token log-probabilities. ``model`` is what answers: the
     base model's name until a fine-tuned version is released, whose spec names that version. ``tags`` are those of the
-    features of views that declare any, by full name: what policies are told about them. ``fallback`` are the engines
+    features of views that declare any, by full name: the input of policies. ``fallback`` are the engines
     that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
     """
 
@@ -207,7 +207,7 @@ class Application:
         features: feature views and on-demand views whose features the prompt may print.
         prompt: the template, system text and examples.
         model: name of a pulled model, or a :class:`FineTune`.
-        purpose: purpose of use, which policies are told.
+        purpose: purpose of use, an input of policies.
         entities: entities whose keys a request carries beside those of the views.
         output: JSON schema of type object that outputs meet; ``None``: free text.
         decoding: sampling parameters.

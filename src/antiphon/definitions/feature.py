@@ -32,7 +32,7 @@ COUNTING: frozenset[str] = frozenset({"count", "frequency"})
 LONGEST_WINDOW = timedelta(days=3_652_059)
 """All days from year 1 to 9999: instants and windows added up stay inside 64 bits."""
 _OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",), "target": ("smoothing",), "embed": ("model",)}
-"""What an aggregate is told beside window, where and scale."""
+"""Options of an aggregate beside window, where and scale."""
 
 
 class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -55,7 +55,7 @@ class FineTune(msgspec.Struct, frozen=True):
         base: name of the base model.
         targets: output property to a template of what should have been written; sees the prompt's variables and
             ``label``. The outcome's property needs none: its target is the label.
-        prompt: what a fine-tuned model is told instead of the application's prompt (it needs no examples).
+        prompt: of the fine-tuned model, in place of the application's (it needs no examples).
         window: which moments are learned from.
         delta_window: the same when training goes on from an earlier version: what is new is little, so that less of it
             is held out. ``None`` is ``window``.

@@ -139,7 +139,7 @@ class NowNode(msgspec.Struct, frozen=True, tag="now"):
 
 
 Outside = RequestInputNode | FeatureValueNode | NowNode
-"""What no event has, and so no aggregate can read."""
+"""Inputs that no event has, and so no aggregate can read."""
 
 Expression = (
     ColumnNode | LiteralNode | ArithmeticNode | ComparisonNode | BooleanNode | NotNode | IsNullNode | CoalesceNode

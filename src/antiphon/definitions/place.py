@@ -1,6 +1,6 @@
 """Code locations of declarations, and the list that collects them at the moment.
 
-A mistake in ``definitions.py`` must be told with its file and line, together with every other mistake, so a
+A mistake in ``definitions.py`` must be reported with its file and line, together with every other mistake, so a
 declaration remembers its place and is checked later, by ``project.load``, instead of raising where it stands.
 """
 
@@ -28,7 +28,7 @@ _collecting: ContextVar[list[object] | None] = ContextVar("antiphon_declarations
 
 
 def caller(depth: int = 2) -> CodeLocation:
-    """The place of the call ``depth`` frames up (2: whoever called the function that asks)."""
+    """The place of the call ``depth`` frames up (2: the caller of the function that asks)."""
     frame = sys._getframe(depth)
     return CodeLocation(frame.f_code.co_filename, frame.f_lineno)
 

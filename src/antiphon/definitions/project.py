@@ -62,7 +62,7 @@ def load(
     if with_files:
         problems += list(_missing_histories(items, file.parent))
     if problems:
-        # A mistake in what several things share is told once, in the order of the file.
+        # A mistake in a part that several declarations share is reported once, in the order of the file.
         raise InvalidDefinitionsError([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
     root = file.parent
     for source in items:

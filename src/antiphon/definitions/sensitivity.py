@@ -1,4 +1,4 @@
-"""Sensitivity of features and the purposes they may be used for, which policies are told.
+"""Sensitivity of features and the purposes they may be used for: inputs of policies.
 
 Invariant: tags are no part of what a feature means. They change no definition version, and so no value.
 """

@@ -71,7 +71,7 @@ class Supervisor:
         backoff: Backoff | None = None,
         first_attempts: int = 4,
         poll: float = 0.05,
-        tell: Callable[[ProcessEvent], None] = lambda happened: None,
+        tell: Callable[[ProcessEvent], None] = lambda event: None,
     ) -> None:
         self._specs = {spec.name: spec for spec in children}
         self._run = run
