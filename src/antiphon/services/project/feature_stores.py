@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from antiphon.core import settings
-from antiphon.core.settings_sections import FeaturesSettings
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
+from antiphon.core.settings_sections import FeaturesSettings
 from antiphon.definitions.objects import ObjectStore
 from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.content import Lake
