@@ -64,7 +64,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class FigureGuard(msgspec.Struct, frozen=True, tag="figures"):
-    """A text may state only figures that come from this request's features, in their role.
+    """Guard of an output's text, which may state only figures that come from this request's features, in their role.
 
     Attributes:
         property: the property of the output that holds the text.
@@ -90,6 +90,13 @@ class Freshness(msgspec.Struct, frozen=True):
     it was when it was last young enough. ``recompute`` computes the entity's features from source and log at once, for
     at most ``within``; the new value counts when it meets the contract. Where there is none, ``otherwise`` happens.
     The receipt records which happened.
+
+    Attributes:
+        max_age: greatest age of a value at the request's moment, a duration such as ``"15m"``.
+        when_stale: the remedy for a value that is older, or of too poor a source.
+        min_source_quality: least share of source rows without a defect, from 0 to 1.
+        otherwise: the remedy where ``previous`` or ``recompute`` found no value.
+        within: longest time of ``recompute``, a duration.
     """
 
     max_age: str
@@ -116,6 +123,12 @@ class Reuse(msgspec.Struct, frozen=True):
 
     ``refreshed``: after each publication the worker makes the answers about so many of the entities that are asked
     about most anew where their figures print otherwise now, while no other batch work runs.
+
+    Attributes:
+        mode: the rule.
+        max_age: greatest age of a stored answer, for the mode ``age``.
+        identical_prompts: whether a prompt that was generated before is answered with the same text.
+        refreshed: number of entities, from 0 to 10,000, whose answers are refreshed.
     """
 
     mode: Literal["never", "fingerprint", "age", "always"] = "fingerprint"

@@ -8,7 +8,7 @@ from antiphon.definitions.nodes import CallNode, CaseNode, Expression, LiteralNo
 
 
 class RequestNamespace:
-    """``request.NAME`` or ``request["any name"]``: what the request says under that name."""
+    """``request.NAME`` or ``request["any name"]``: the request's input of that name, in an on-demand feature."""
 
     def __getattr__(self, name: str) -> Term:
         if name.startswith("__"):
@@ -66,7 +66,7 @@ class ChoiceTerm(Term):
 
 
 def when(condition: object) -> ConditionBuilder:
-    """A choice: ``when(col.delay > 15).then("late").when(col.delay < 0).then("early").otherwise("on time")``."""
+    """Begins a choice: ``when(col.delay > 15).then("late").when(col.delay < 0).then("early").otherwise("on time")``."""
     return ConditionBuilder((), node_of(condition))
 
 

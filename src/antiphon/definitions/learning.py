@@ -9,7 +9,7 @@ from antiphon.definitions.source import SourceSpec
 
 
 class TrainingWindow(msgspec.Struct, frozen=True):
-    """The one setting that trades freshness for richer training.
+    """Window of the examples of a training, which trades freshness for more of them.
 
     An example is a moment ``t`` with ``cutoff − embargo − history < t ≤ cutoff − embargo`` whose label was known by
     ``cutoff`` and has matured: ``t + maturity ≤ cutoff``. So labels that come late are neither guessed nor taken

@@ -32,7 +32,7 @@ LONGEST_TEXT = 10_000
 
 
 class Input(msgspec.Struct, frozen=True):
-    """An input of a request: its type, and what stands for it where a request leaves it out.
+    """An input of a request: its type, and its default for requests that leave it out.
 
     Without a ``default`` a request must have it; ``None`` is a missing value.
     """
@@ -245,7 +245,7 @@ def _default_mistakes(name: str, declared: Input) -> Iterator[str]:
 
 
 def on_demand_view(*, inputs: Mapping[str, InputType | Input]) -> Callable[[type], OnDemandView]:
-    """Declare on-demand features: the decorated class's attributes, each an ``on_demand(...)``.
+    """Declares on-demand features: the decorated class's attributes, each an ``on_demand(...)``.
 
     Args:
         inputs: what a request says: name to ``"number"``, ``"boolean"``, ``"text"`` or ``"instant"``, or to an
