@@ -378,7 +378,10 @@ GROUPS: Mapping[str, type[Any]] = {
 def _store(database: Database, settings: Settings) -> Store:
     """Returns a project's store over an open catalog, beside which its folder lies."""
     folder = database.path.parent
-    store = Store(settings, ProjectPaths(root=folder, directory=folder))
+    # A folder of its own: a test's stores may lie beside the catalog, made under other secrets.
+    paths = ProjectPaths(root=folder, directory=folder / ".antiphon")
+    paths.directory.mkdir(exist_ok=True)
+    store = Store(settings, paths)
     store.database = database
     store.keys = Keys(database, SECRET)
     store.audit = AuditLog(database, SECRET)
