@@ -197,7 +197,7 @@ pentest: environment  ## attack everything: penetration tests, scanners, depende
 	@$(BIN)/python -m benchmarks.governance.pentest --size full
 
 chaos: environment  ## the kill harness, 20 kills of each process
-	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
+	@$(BIN)/python -m tests.chaos.harness.kill_harness --kills 20 --results benchmarks/results
 
 chaos-batches: environment  ## batches of 2,000 requests killed at 200 random moments
 	@$(BIN)/python -m benchmarks.durability.batch_kills --size full

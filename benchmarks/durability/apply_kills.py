@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from tests.chaos.harness.running import free_port, scratch, supervised, until
 
 from antiphon.core.child_process import die_with_parent
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.project.store import Store
-from antiphon.testing.running import free_port, scratch, supervised, until
 
 SIZES = {"ci": 4, "demo": 20, "full": 100}
 VICTIMS = ("apply", "worker", "apply", "worker", "gateway", "none", "apply", "worker")

@@ -26,8 +26,7 @@ from typing import Any
 
 import httpx2
 from benchmarks.durability.batch_checker import Evidence, check
-
-from antiphon.testing.running import free_port, scratch, supervised
+from tests.chaos.harness.running import free_port, scratch, supervised
 
 VICTIMS = ("gateway", "engine", "worker")
 SIZES = {"ci": (3, 60, 3), "demo": (20, 500, 10), "full": (200, 2_000, 20)}

@@ -29,13 +29,12 @@ from typing import Any
 
 import msgspec
 from benchmarks.durability.kill_harness_command import command
-
-from antiphon.testing import feature_chaos_checks as checks
-from antiphon.testing.feature_chaos_child import KEPT, OPERATIONS
-from antiphon.testing.feature_chaos_evidence import Found, Looker, read_orders, read_stock
-from antiphon.testing.feature_chaos_lives import Aim, Lives, phase_of
-from antiphon.testing.feature_chaos_project import batch, write_project, write_stock
-from antiphon.testing.running import scratch
+from tests.chaos.harness import feature_chaos_checks as checks
+from tests.chaos.harness.feature_chaos_child import KEPT, OPERATIONS
+from tests.chaos.harness.feature_chaos_evidence import Found, Looker, read_orders, read_stock
+from tests.chaos.harness.feature_chaos_lives import Aim, Lives, phase_of
+from tests.chaos.harness.feature_chaos_project import batch, write_project, write_stock
+from tests.chaos.harness.running import scratch
 
 SEED = 20130410
 SIZES = {"ci": (6, 0), "demo": (40, 20), "full": (200, 60)}

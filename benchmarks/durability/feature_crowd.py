@@ -26,10 +26,9 @@ import msgspec
 from benchmarks.durability.feature_chaos import Killed, server
 from benchmarks.durability.feature_crowd_harness import Harness
 from benchmarks.durability.kill_harness_command import command
-
-from antiphon.testing.feature_chaos_lives import Crowd
-from antiphon.testing.feature_crowd_broken import BROKEN
-from antiphon.testing.running import scratch
+from tests.chaos.harness.feature_chaos_lives import Crowd
+from tests.chaos.harness.feature_crowd_broken import BROKEN
+from tests.chaos.harness.running import scratch
 
 SEED = 20130411
 SIZES = {"ci": (2, 0, 0), "demo": (12, 4, 6), "full": (60, 20, 6)}

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.durability.feature_chaos import Killed
-
-from antiphon.testing import feature_chaos_checks as checks
-from antiphon.testing import feature_crowd_checks as crowd_checks
-from antiphon.testing.feature_chaos_child import KEPT
-from antiphon.testing.feature_chaos_evidence import read_orders, read_stock
-from antiphon.testing.feature_chaos_lives import Crowd, phase_of
-from antiphon.testing.feature_chaos_project import batch
-from antiphon.testing.feature_crowd_child import ROLES
-from antiphon.testing.feature_crowd_evidence import Crowded, CrowdLooker, cut_power
-from antiphon.testing.feature_crowd_project import HOURS, SNAPSHOTS_KEPT, redefine, write_crowd
+from tests.chaos.harness import feature_chaos_checks as checks
+from tests.chaos.harness import feature_crowd_checks as crowd_checks
+from tests.chaos.harness.feature_chaos_child import KEPT
+from tests.chaos.harness.feature_chaos_evidence import read_orders, read_stock
+from tests.chaos.harness.feature_chaos_lives import Crowd, phase_of
+from tests.chaos.harness.feature_chaos_project import batch
+from tests.chaos.harness.feature_crowd_child import ROLES
+from tests.chaos.harness.feature_crowd_evidence import Crowded, CrowdLooker, cut_power
+from tests.chaos.harness.feature_crowd_project import HOURS, SNAPSHOTS_KEPT, redefine, write_crowd
 
 STRIKES = 4
 """Kills of a round while the others go on."""

@@ -29,13 +29,13 @@ from typing import Any
 
 import msgspec
 from benchmarks.durability.kill_harness_command import command
+from tests.chaos.harness import feature_chaos_checks as checks
+from tests.chaos.harness.feature_chaos_evidence import Event, Looker, read_orders, read_stock
+from tests.chaos.harness.feature_chaos_project import STREAM, batch, write_project
+from tests.chaos.harness.log_chaos_evidence import stream_events, stream_state
+from tests.chaos.harness.running import scratch
 
 from antiphon.core.child_process import start_child
-from antiphon.testing import feature_chaos_checks as checks
-from antiphon.testing.feature_chaos_evidence import Event, Looker, read_orders, read_stock
-from antiphon.testing.feature_chaos_project import STREAM, batch, write_project
-from antiphon.testing.log_chaos_evidence import stream_events, stream_state
-from antiphon.testing.running import scratch
 
 SEED = 20130411
 SIZES = {"ci": 8, "demo": 60, "full": 200}
@@ -76,8 +76,8 @@ class Lives:
         self.log = folder / "lives.log"
         with self.log.open("ab") as log:
             self._zygote = start_child(
-                [sys.executable, "-m", "antiphon.testing.log_chaos_child"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-m", "tests.chaos.harness.log_chaos_child"],
+                cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
         self._said: dict[str, queue.SimpleQueue[str]] = {}
         self._pids: dict[str, int] = {}

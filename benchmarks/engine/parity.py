@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-
-from antiphon.testing.running import free_port, scratch, supervised, until
+from tests.chaos.harness.running import free_port, scratch, supervised, until
 
 SIZES = {"ci": 12, "demo": 48, "full": 200}
 SHOPS = ("bakery", "books", "florist", "grocer", "pharmacy", "tea")

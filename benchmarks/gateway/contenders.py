@@ -17,12 +17,12 @@ from pathlib import Path
 
 import msgspec
 from benchmarks.gateway.load import Target
+from tests.chaos.harness.running import free_port
 
 from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.core.child_process import start_child
 from antiphon.services.project.store import Store
-from antiphon.testing.running import free_port
 
 ROOT = Path(__file__).parents[2]
 MODEL = "simulated"

@@ -35,11 +35,11 @@ from typing import Any
 
 import httpx2
 import numpy as np
+from tests.chaos.harness.running import free_port, supervised
 
 from antiphon.app.up import first_key
 from antiphon.core.child_process import die_with_parent
 from antiphon.services.project.store import Store
-from antiphon.testing.running import free_port, supervised
 
 MODEL, ENCODER = "smollm2-135m", "minilm-l6-v2"
 SEED = 20131129

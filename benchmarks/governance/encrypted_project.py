@@ -21,9 +21,9 @@ from typing import Any
 
 import httpx2
 import msgspec
+from tests.chaos.harness.running import free_port, ready, until
 
 from antiphon.core.child_process import die_with_parent, start_child
-from antiphon.testing.running import free_port, ready, until
 
 ROOT = Path(__file__).parents[2]
 PASSPHRASE = "planted nowhere but here"

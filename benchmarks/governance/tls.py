@@ -33,13 +33,13 @@ from typing import Any
 import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from tests.chaos.harness.running import free_port, scratch, separate
 
 from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.certificates import authority as certificates
 from antiphon.services.project.store import Store
-from antiphon.testing.running import free_port, scratch, separate
 
 RESULTS = Path(__file__).parents[1] / "results"
 GOAL_SECONDS = 2.0

@@ -44,9 +44,9 @@ import msgspec
 from benchmarks.gateway.contenders import Cores
 from benchmarks.gateway.figures import cpu_seconds, paired_ratio, rank
 from benchmarks.governance.encrypted_project import Client, EncryptedProject, make, serving
+from tests.chaos.harness.running import free_port, ready, scratch, until
 
 from antiphon.core.child_process import start_child
-from antiphon.testing.running import free_port, ready, scratch, until
 
 SIZES: dict[str, dict[str, Any]] = {
     "ci": {"rounds": 6, "slice_seconds": 1.5, "shops": 200},

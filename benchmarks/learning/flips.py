@@ -30,6 +30,7 @@ from typing import Any
 
 import httpx2
 import msgspec
+from tests.chaos.harness.running import free_port, scratch, separate, until
 
 from antiphon.app import engines
 from antiphon.app.up import first_key
@@ -41,7 +42,6 @@ from antiphon.releases.live import LEASE_SECONDS
 from antiphon.services.apply.apply import apply
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
-from antiphon.testing.running import free_port, scratch, separate, until
 
 RESULTS = Path(__file__).parents[1] / "results"
 APPLICATION, SHOP, SOLD = "desk", "tea", 123

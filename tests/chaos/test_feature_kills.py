@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from benchmarks.durability import feature_chaos, feature_crowd
 from benchmarks.durability.feature_crowd_harness import STRIKES, Harness
-
-from antiphon.testing.feature_chaos_lives import Crowd, Lives
-from antiphon.testing.feature_crowd_child import ROLES
+from tests.chaos.harness.feature_chaos_lives import Crowd, Lives
+from tests.chaos.harness.feature_crowd_child import ROLES
 
 
 @pytest.fixture(scope="module")

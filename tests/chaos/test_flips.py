@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from benchmarks.learning import flips
 from benchmarks.learning.flips import MARKS, Asked, Flip
+from tests.chaos.harness.running import scratch
 from tests.unit.catalog.examples import NOON, receipt
 
 from antiphon.catalog.receipts import Attempt, FeatureReceipt
-from antiphon.testing.running import scratch
 
 IDS = {"rel_a": "alpha", "rel_b": "beta"}
 TEXT = '{"first": "alpha", "words": "it is", "last": "alpha"}'

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chaos.harness import chaos_evidence, kill_harness
+from tests.chaos.harness.chaos_checks import receipts_kept
+from tests.chaos.harness.chaos_evidence import Acknowledged, Evidence
 
-from antiphon.testing import chaos_evidence, kill_harness
-from antiphon.testing.chaos_checks import receipts_kept
-from antiphon.testing.chaos_evidence import Acknowledged, Evidence
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import SmallDesk
 

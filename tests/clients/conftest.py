@@ -19,11 +19,11 @@ from typing import Any
 
 import openai
 import pytest
+from tests.chaos.harness.chaos_project import write_project
+from tests.chaos.harness.running import scratch, supervised
 
 from antiphon.core.errors import SetupError
 from antiphon.engine import weights
-from antiphon.testing.chaos_project import write_project
-from antiphon.testing.running import scratch, supervised
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"

@@ -18,9 +18,9 @@ import httpx2
 import msgspec
 import pytest
 import pytest_asyncio
+from tests.chaos.harness.running import free_port, scratch, supervised, until
 
 from antiphon.operations.processes import statuses
-from antiphon.testing.running import free_port, scratch, supervised, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.chaos.harness.running import _process, free_port, ready, scratch, until
 
 from antiphon.governance.identity.allowance import Allowance
 from antiphon.services.project.store import Store
-from antiphon.testing.running import _process, free_port, ready, scratch, until
 
 SETTINGS = """
 [project]

@@ -17,14 +17,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.chaos.harness.chaos_project import ChaosProject, write_project
+from tests.chaos.harness.running import scratch, separate, until
 
 from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.operations.processes import started_ticks
 from antiphon.services.apply.apply import apply
 from antiphon.services.project.store import Store
-from antiphon.testing.chaos_project import ChaosProject, write_project
-from antiphon.testing.running import scratch, separate, until
 
 MARK = "zqxmark"
 PLANTED = {

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.governance.tls import CLIENTS, GOAL_SECONDS, rotate_under_load
-
-from antiphon.testing.running import scratch
+from tests.chaos.harness.running import scratch
 
 
 @pytest.mark.parametrize(("mutual", "rotations"), [(False, 10), (True, 5)])

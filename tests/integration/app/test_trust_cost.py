@@ -9,8 +9,7 @@ from benchmarks.gateway.contenders import Cores
 from benchmarks.governance import trust_cost
 from benchmarks.governance.encrypted_project import make, serving
 from benchmarks.governance.trust_cost import Gateway, Slice
-
-from antiphon.testing.running import scratch
+from tests.chaos.harness.running import scratch
 
 
 @pytest.mark.chaos

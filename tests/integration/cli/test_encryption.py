@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.chaos.harness.chaos_project import write_project
 from typer.testing import CliRunner
 
 from antiphon.cli.encryption import app
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
 from antiphon.governance.encryption import keyring
-from antiphon.testing.chaos_project import write_project
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import typer
+from tests.chaos.harness.running import supervised
 from tests.integration.cli.conftest import free_port, run_in
 from typer.testing import CliRunner
 
@@ -21,7 +22,6 @@ from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.gateway.transport_security import is_loopback, require_protection, tls_files
 from antiphon.services.project.store import Store
-from antiphon.testing.running import supervised
 
 
 def antiphon(project: Path, *arguments: str) -> tuple[int, str]:

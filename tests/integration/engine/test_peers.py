@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from tests.chaos.harness.running import scratch
 
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.engine.api import client, server
@@ -19,7 +20,6 @@ from antiphon.engine.api.client import EngineClient
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
-from antiphon.testing.running import scratch
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can be another user")

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from antiphon.testing.chaos_project import write_project
+from tests.chaos.harness.chaos_project import write_project
 
 UP_WITHIN, ENDED_WITHIN = 120.0, 60.0
 
-HARNESS = ["-m", "antiphon.testing.kill_harness", "--kills", "200", "--engine", "simulated", "--json", "--keep"]
+HARNESS = ["-m", "tests.chaos.harness.kill_harness", "--kills", "200", "--engine", "simulated", "--json", "--keep"]
 DESK = """
 import sys, time
 from pathlib import Path
@@ -44,7 +43,7 @@ def test_nothing_is_left_running(script: str, number: signal.Signals, tmp_path: 
         write_project(root, "simulated")
     command = [*HARNESS, str(root)] if script == "harness" else ["-c", DESK, str(root)]
     with (tmp_path / "script.log").open("wb") as log:
-        started = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
+        started = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=log, stderr=log)
     directory = root / ".antiphon"
     try:
         until(

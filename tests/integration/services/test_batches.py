@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.chaos.harness.chaos_project import write_project
 
 from antiphon.app.openai_batches import request_batches
 from antiphon.app.wiring import ProjectRuns
@@ -16,7 +17,6 @@ from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.batches import askable, file_contents, file_store
 from antiphon.services.project.store import Store
-from antiphon.testing.chaos_project import write_project
 
 ADA = Principal("ada", "default", "admin")
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.chaos.harness.chaos_project import SHOPS, STREAM, write_project
 
 from antiphon.app.openai_batches import request_batches
 from antiphon.batch.request_batches import BatchOrder
@@ -28,7 +29,6 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.encryption import Encryption, open_encryption
 from antiphon.services.governance.encryption_setup import initialise, migrate, require_provider_ready
 from antiphon.services.project.store import Store
-from antiphon.testing.chaos_project import SHOPS, STREAM, write_project
 from antiphon.training import examples
 from antiphon.training.folder_seal import folder_seal
 

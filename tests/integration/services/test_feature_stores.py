@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.chaos.harness.chaos_project import write_project
 from tests.integration.services.test_encryption import (  # noqa: F401  # the same tests, on this module's project
     PASSPHRASE,
     WORD,
@@ -25,7 +26,6 @@ from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.governance.encryption import keyring
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
-from antiphon.testing.chaos_project import write_project
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.chaos.harness.chaos_project import STREAM, write_project
 from tests.integration.services.test_encryption import PASSPHRASE
 from tests.servers import NatsProcess, RedisProcess
 from typer.testing import CliRunner
@@ -23,7 +24,6 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.governance.encryption_setup import migrate
 from antiphon.services.project.store import Store
-from antiphon.testing.chaos_project import STREAM, write_project
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
 

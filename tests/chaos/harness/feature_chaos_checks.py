@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from antiphon.testing.feature_chaos_evidence import Event, Found, microseconds
+from tests.chaos.harness.feature_chaos_evidence import Event, Found, microseconds
 
 _HOUR = 3_600_000_000
 Stock = Mapping[str, Sequence[tuple[str, int, int, int]]]

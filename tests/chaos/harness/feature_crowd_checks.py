@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from antiphon.testing.feature_chaos_checks import Stock, _orders
-from antiphon.testing.feature_chaos_evidence import Event, microseconds
-from antiphon.testing.feature_crowd_evidence import Crowded
+from tests.chaos.harness.feature_chaos_checks import Stock, _orders
+from tests.chaos.harness.feature_chaos_evidence import Event, microseconds
+from tests.chaos.harness.feature_crowd_evidence import Crowded
 
 _HOUR = 3_600_000_000
 

@@ -22,14 +22,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.harness import feature_chaos_broken, feature_chaos_child
+from tests.chaos.harness.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
+
 from antiphon.catalog.events import Event
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
-from antiphon.testing import feature_chaos_broken, feature_chaos_child
-from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 
 BROKEN = ("offset-first", "acknowledged-unheard", "subject-drawn")
 """What can be switched off: the consumer's offset in the transaction of its events; the wait for the server's

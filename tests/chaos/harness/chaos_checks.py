@@ -7,8 +7,8 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
-from antiphon.testing.chaos_evidence import Evidence
-from antiphon.testing.chaos_project import COUNT, SUM
+from tests.chaos.harness.chaos_evidence import Evidence
+from tests.chaos.harness.chaos_project import COUNT, SUM
 
 PERMITTED = frozenset({429, 502, 503, 504})
 """What a request may be told while something is down. Anything else would blame the caller, or nobody."""

@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
-
-from antiphon.testing.chaos_evidence import Acknowledged, OrderedJob, Refused
-from antiphon.testing.chaos_project import APPLICATION, SHOPS, STREAM, ChaosProject
-from antiphon.testing.running import until
+from tests.chaos.harness.chaos_evidence import Acknowledged, OrderedJob, Refused
+from tests.chaos.harness.chaos_project import APPLICATION, SHOPS, STREAM, ChaosProject
+from tests.chaos.harness.running import until
 
 JOB_LINES = 300
 _BACK_OFF = 0.05

@@ -10,9 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from antiphon.testing.feature_crowd_checks import Brute, pins_kept, readings_right, steps_right
-from antiphon.testing.feature_crowd_evidence import Crowded, cut_power, watch_syncs
+from tests.chaos.harness.feature_crowd_checks import Brute, pins_kept, readings_right, steps_right
+from tests.chaos.harness.feature_crowd_evidence import Crowded, cut_power, watch_syncs
 
 HOUR = 3_600_000_000
 NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)

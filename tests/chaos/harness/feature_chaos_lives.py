@@ -15,6 +15,9 @@ from typing import IO, Any
 
 from antiphon.core.child_process import start_child
 
+ROOT = Path(__file__).parents[3]
+"""The repository, below which children find this package."""
+
 _LONGEST = 60.0
 """Seconds that a life may be silent."""
 
@@ -126,8 +129,8 @@ class Lives(Voice):
         self.log = folder / "lives.log"
         with self.log.open("ab") as log:
             self._process = start_child(
-                [sys.executable, "-m", "antiphon.testing.feature_chaos_child"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-m", "tests.chaos.harness.feature_chaos_child"],
+                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -149,8 +152,9 @@ class Crowd:
         theirs = [(ears[0], mouth[1]) for ears, mouth in pipes]
         with self.log.open("ab") as log:
             self._process = start_child(
-                [sys.executable, "-m", "antiphon.testing.feature_crowd_child", *(f"{a},{b}" for a, b in theirs)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[one for pair in theirs for one in pair],
+                [sys.executable, "-m", "tests.chaos.harness.feature_crowd_child", *(f"{a},{b}" for a, b in theirs)],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=[one for pair in theirs for one in pair],
             )  # fmt: skip
         for pair in theirs:
             for one in pair:

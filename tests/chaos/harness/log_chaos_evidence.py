@@ -9,8 +9,7 @@ import socket
 from typing import Any
 
 import msgspec
-
-from antiphon.testing.feature_chaos_evidence import Event
+from tests.chaos.harness.feature_chaos_evidence import Event
 
 _PART = 200
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from antiphon.testing.chaos_checks import CHECKS, check_all
-from antiphon.testing.chaos_evidence import Acknowledged, Evidence, FoundFile, OrderedJob, Refused
+from tests.chaos.harness.chaos_checks import CHECKS, check_all
+from tests.chaos.harness.chaos_evidence import Acknowledged, Evidence, FoundFile, OrderedJob, Refused
 
 GOOD = FoundFile(True, True)
 

@@ -10,7 +10,7 @@ import random
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from antiphon.testing.feature_chaos_project import SHOPS, write_project, write_rows
+from tests.chaos.harness.feature_chaos_project import SHOPS, write_project, write_rows
 
 APPLICATION = "desk"
 HOURS = (2, 3)

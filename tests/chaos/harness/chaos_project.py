@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-
-from antiphon.testing.running import free_port
+from tests.chaos.harness.running import free_port
 
 SHOPS = tuple(f"shop-{number}" for number in range(5))
 STREAM = "orders"

@@ -22,6 +22,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.harness import feature_chaos_broken
+from tests.chaos.harness.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
+
 from antiphon.catalog.events import Event
 from antiphon.catalog.publications import Publication, Publications
 from antiphon.core.child_process import end_with_parent
@@ -38,8 +41,6 @@ from antiphon.features.online.redis.store import RedisStore
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
-from antiphon.testing import feature_chaos_broken
-from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 
 KEPT = 3
 """Publications that a collection leaves in place."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from antiphon.testing.feature_chaos_evidence import Found, Looker, _opened
+from tests.chaos.harness.feature_chaos_evidence import Found, Looker, _opened
 
 SYNCED = "synced.log"
 

@@ -21,6 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.chaos.harness import feature_crowd_broken
+from tests.chaos.harness.feature_chaos_child import KEPT, Life, _Fixed, operation, say, zygote
+from tests.chaos.harness.feature_chaos_project import SHOPS, moments, write_stock
+from tests.chaos.harness.feature_crowd_evidence import watch_syncs
+from tests.chaos.harness.feature_crowd_project import APPLICATION
 
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.publications import Publication
@@ -44,11 +49,6 @@ from antiphon.services.learning.outcomes import DeclaredApplications, dataset_bu
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
-from antiphon.testing import feature_crowd_broken
-from antiphon.testing.feature_chaos_child import KEPT, Life, _Fixed, operation, say, zygote
-from antiphon.testing.feature_chaos_project import SHOPS, moments, write_stock
-from antiphon.testing.feature_crowd_evidence import watch_syncs
-from antiphon.testing.feature_crowd_project import APPLICATION
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
 ROLES = ("orders", "again", "stock", "clients", "consumer", "collector", "pruner", "back", "reader", "desk")

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from antiphon.testing.feature_chaos_checks import (
+from tests.chaos.harness.feature_chaos_checks import (
     catalog_whole,
     events_kept,
     no_orphans,
@@ -17,8 +16,8 @@ from antiphon.testing.feature_chaos_checks import (
     publications_forward,
     values_right,
 )
-from antiphon.testing.feature_chaos_evidence import Found
-from antiphon.testing.feature_chaos_lives import Aim, phase_of
+from tests.chaos.harness.feature_chaos_evidence import Found
+from tests.chaos.harness.feature_chaos_lives import Aim, phase_of
 
 HOUR = 3_600_000_000
 NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)

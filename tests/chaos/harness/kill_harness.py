@@ -1,6 +1,6 @@
 """The kill harness: starts a small platform, kills its processes at random moments, checks what must hold.
 
-``python -m antiphon.testing.kill_harness --kills 20`` kills gateway, engine and worker 20 times each, under load,
+``python -m tests.chaos.harness.kill_harness --kills 20`` kills gateway, engine and worker 20 times each, under load,
 each time after the one before has come back. What is checked stands in ``chaos_checks``; it looks from outside.
 The moments are drawn from the seed; what happens at them is up to the machine.
 """
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 import msgspec
+from tests.chaos.harness import chaos_evidence
+from tests.chaos.harness.chaos_checks import check_all
+from tests.chaos.harness.chaos_evidence import Evidence
+from tests.chaos.harness.chaos_load import Load
+from tests.chaos.harness.chaos_project import ChaosProject, write_project
+from tests.chaos.harness.running import ready, until
 
 from antiphon.core.child_process import start_child
-from antiphon.testing import chaos_evidence
-from antiphon.testing.chaos_checks import check_all
-from antiphon.testing.chaos_evidence import Evidence
-from antiphon.testing.chaos_load import Load
-from antiphon.testing.chaos_project import ChaosProject, write_project
-from antiphon.testing.running import ready, until
 
 Victim = Literal["gateway", "engine", "worker"]
 VICTIMS: tuple[Victim, ...] = ("gateway", "engine", "worker")
@@ -243,7 +243,7 @@ def summary(report: Report) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and print; the exit code is 1 when an invariant was violated."""
-    parser = argparse.ArgumentParser(prog="python -m antiphon.testing.kill_harness", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.harness.kill_harness", description=__doc__)
     parser.add_argument("--kills", type=int, default=3, help="kills of each process")
     parser.add_argument("--seed", type=int, default=20130410, help="what the moments are drawn from")
     parser.add_argument("--engine", choices=["simulated", "llamacpp"], default="simulated")
