@@ -95,7 +95,7 @@ class FakeAnswerer:
     Attributes:
         hold: while set, an answer waits silently before its first word (a long prefill).
         failure: raised instead of, or ``fail_after`` so many words into, an answer.
-        running: answers that hold a slot now; ``asked``: every request so far.
+        running: answers that hold a slot now; ``requests``: every request so far.
         origin: where the receipt says that the answer came from.
         role, rollout: in which capacity it says that the release answered.
     """
@@ -110,7 +110,7 @@ class FakeAnswerer:
     role: Role = "live"
     rollout: str | None = None
     running: int = 0
-    asked: list[AnswerRequest] = field(default_factory=list)
+    requests: list[AnswerRequest] = field(default_factory=list)
 
     async def answer(self, request: AnswerRequest) -> Answer:
         """The whole answer."""
@@ -131,7 +131,7 @@ class FakeAnswerer:
 
     @contextmanager
     def _slot(self, request: AnswerRequest) -> Any:
-        self.asked.append(request)
+        self.requests.append(request)
         self.running += 1
         try:
             yield

@@ -78,7 +78,7 @@ class LocalIssuer:
 
     @property
     def jwks(self) -> str:
-        """Where the key set is."""
+        """URL of the key set."""
         return f"{self.url}/jwks.json"
 
     def add(self, kid: str, algorithm: str = "ES256", *, publish: bool = True, bits: int = 2048) -> SigningKey:

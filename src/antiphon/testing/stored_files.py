@@ -47,7 +47,7 @@ def request_batches(database: Database, files: FileStore, secret: bytes) -> Requ
 
 
 def shared(database: Database, concurrency: int = 4) -> Shared:
-    """What batch work shares, on the catalog's own clock."""
+    """Shares of batch work, on the catalog's own clock."""
     measurements, clock = BatchWork(database), database.clock
     return Shared(
         turns=Turns(concurrency, lambda: clock.now().timestamp()),

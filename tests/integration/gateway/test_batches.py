@@ -142,7 +142,7 @@ async def test_a_batch_is_cancelled_with_what_was_done(
     answerer.hold = asyncio.Event()
     made = await order(client, lines(CHAT, 50))
     async with asyncio.timeout(20):
-        while not answerer.asked:
+        while not answerer.requests:
             await asyncio.sleep(0.02)
     stopping = await client.batches.cancel(made.id)
     assert (stopping.status, stopping.cancelling_at is not None) == ("cancelling", True)

@@ -310,7 +310,7 @@ async def test_a_service_names_the_user_it_asks_for(http, answerer, way) -> None
     headers = {"x-antiphon-user": "user-7"} if way != "body" else {}
     answer = await http.post("/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200
-    assert answerer.asked[-1].originating_user == "user-7"
+    assert answerer.requests[-1].originating_user == "user-7"
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ async def test_a_bad_user_is_refused(http, answerer, header, user, status) -> No
     headers = {"x-antiphon-user": header} if header else {}
     answer = await http.post("/v1/chat/completions", json={**BODY, **({"user": user} if user else {})}, headers=headers)
     assert answer.status_code == status
-    assert not answerer.asked
+    assert not answerer.requests
 
 
 async def test_a_key_that_is_not_for_it_names_nobody(running, answerer, database, trail) -> None:
@@ -334,7 +334,7 @@ async def test_a_key_that_is_not_for_it_names_nobody(running, answerer, database
             assert "on behalf" in answer.json()["error"]["message"]
         answer = await http.get("/admin/status", headers={"x-antiphon-user": "u"})
         assert answer.status_code == 403
-    assert len(answerer.asked) == 1
+    assert len(answerer.requests) == 1
 
 
 # ------------------------------------------------------------------ keys through the API

@@ -158,7 +158,7 @@ async def test_tiers_are_taken_echoed_and_only_for_who_may(
     ):
         answer = await chat(shop, headers, service_tier=asked)
         assert answer.json()["service_tier"] == got
-        assert answerer.asked[-1].tier == got
+        assert answerer.requests[-1].tier == got
     assert "service_tier" not in (await chat(shop, plain)).json()
     whole = await shop.post(
         "/v1/completions", json={"model": "tiny", "prompt": "Once", "service_tier": "flex"}, headers=plain
@@ -194,7 +194,7 @@ async def test_a_request_brings_its_own_deadline(
     answer = await chat(shop, headers)
     assert answer.status_code == status
     if status == 504:
-        assert answerer.asked[0].timeout == 2.5
+        assert answerer.requests[0].timeout == 2.5
     else:
         assert answer.json()["error"]["param"] == "x-antiphon-timeout"
 

@@ -59,7 +59,7 @@ async def test_chat_answers_and_says_what_it_was_made_from(client, answerer, dat
     assert made["classes"] == {"outlook": {"on_time": 0.82, "delayed": 0.18}}
     assert raw.headers["x-antiphon-publication"] == "7"
     assert raw.headers["x-antiphon-release"] == "rel_1"
-    asked = answerer.asked[0]
+    asked = answerer.requests[0]
     assert asked.entity == {"shop": "4"}
     assert asked.as_of is not None
     assert asked.as_of.isoformat() == "2013-04-10T12:00:00+00:00"
@@ -111,17 +111,17 @@ async def test_logprobs_and_schema_reach_the_engine_and_come_back(client, answer
     tokens = answer.choices[0].logprobs.content
     assert [token.token for token in tokens] == list(answerer.words)
     assert len(tokens[0].top_logprobs) == 2
-    overrides = answerer.asked[0].overrides
+    overrides = answerer.requests[0].overrides
     assert overrides.json_schema == schema
     assert (overrides.max_tokens, overrides.seed, overrides.stop, overrides.temperature) == (9, 3, ("\n",), 0.5)
-    assert [message.role for message in answerer.asked[0].messages] == ["system", "user"]
+    assert [message.role for message in answerer.requests[0].messages] == ["system", "user"]
 
 
 async def test_completions_whole_and_streamed(client, answerer) -> None:
     answer = await client.completions.create(model="tiny", prompt="Once", logprobs=1)
     assert answer.choices[0].text == "".join(answerer.words)
     assert answer.choices[0].logprobs.text_offset[1] == len(answerer.words[0])
-    assert answerer.asked[0].prompt == "Once"
+    assert answerer.requests[0].prompt == "Once"
     stream = await client.completions.create(model="tiny", prompt="Once", stream=True)
     assert "".join([chunk.choices[0].text async for chunk in stream]) == answer.choices[0].text
 
@@ -183,7 +183,7 @@ async def test_a_bad_parameter_is_named(http, answerer, extra, named, says) -> N
     assert error["type"] == "invalid_request_error"
     assert error["param"].startswith(named)
     assert says in error["message"]
-    assert answerer.asked == []
+    assert answerer.requests == []
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ async def test_a_bad_parameter_is_named(http, answerer, extra, named, says) -> N
 async def test_a_bad_parameter_of_a_completion_is_named(http, answerer, extra, named) -> None:
     answer = await http.post("/v1/completions", json={"model": "tiny", "prompt": "Once", **extra})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, named), answer.text
-    assert answerer.asked == []
+    assert answerer.requests == []
 
 
 async def test_values_that_ask_for_nothing_are_accepted(http) -> None:
@@ -283,7 +283,7 @@ async def test_the_official_client_repeats_what_may_succeed_and_prints_the_subje
     async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=keys["service"]) as client:
         with pytest.raises(openai.APIStatusError) as caught:
             await client.chat.completions.create(model="desk", messages=MESSAGES, stream=stream)
-    assert len(answerer.asked) == requests
+    assert len(answerer.requests) == requests
     assert (requests > 1) == ("retry-after" in caught.value.response.headers)
     assert failure.what in str(caught.value)
 
@@ -340,7 +340,7 @@ async def test_a_client_that_vanishes_during_silent_prefill_frees_its_slot(
         freed = loop.time() - left
     # One decode step of the engine takes about 7 ms (FACTS); the slot must be free within one.
     assert freed < 0.007
-    assert running.services.predictions.receipts.list(answerer.asked[0].scope) == []
+    assert running.services.predictions.receipts.list(answerer.requests[0].scope) == []
     answerer.hold = None
     async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=keys["service"]) as client:
         assert (await client.chat.completions.create(model="desk", messages=MESSAGES)).choices

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from tests.chaos.harness.chaos_project import write_project
 
+ROOT = Path(__file__).parents[3]
 UP_WITHIN, ENDED_WITHIN = 120.0, 60.0
 
 HARNESS = ["-m", "tests.chaos.harness.kill_harness", "--kills", "200", "--engine", "simulated", "--json", "--keep"]
