@@ -38,7 +38,7 @@ from antiphon.engine.api.messages import Delta, EngineDescription, GenerationReq
 from antiphon.engine.execution.model_executor import ModelExecutor
 from antiphon.engine.execution.runtime import Layout, Logits
 from antiphon.engine.scheduling.state import StepBudget
-from antiphon.serving.admission.engine_gate import Gate, GatedEngine
+from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 
 RESULTS = Path(__file__).parents[1] / "results" / "admission.jsonl"
 SLOTS, PROMPT_TOKENS, MEAN_TOKENS = 8, 40, 24
@@ -247,7 +247,7 @@ async def run(loop: VirtualLoop, policy: Policy, rate: float, load: float, size:
 
 async def come_back(loop: VirtualLoop, rate: float, burst: int) -> dict[str, Any]:
     """A full engine, then a burst: who is refused comes back at the moment that the refusal named."""
-    gate = Gate(SLOTS, MOST, QUEUE_SECONDS, loop.time)
+    gate = EngineGate(SLOTS, MOST, QUEUE_SECONDS, loop.time)
     engine = VirtualEngine(loop)
     gated = GatedEngine(engine, gate, loop.time, tells_queue=True)
     rng, waits, let_in = np.random.default_rng(7), list[float](), 0
@@ -293,18 +293,18 @@ class Policy:
     """A gate, and whether the engine tells it how long requests waited inside."""
 
     name: str
-    gate: Callable[[Callable[[], float]], Gate]
+    gate: Callable[[Callable[[], float]], EngineGate]
     told: bool = True
 
 
 def policies(size: Size) -> list[Policy]:
     def fixed(limit: int) -> Policy:
-        return Policy(f"fixed {limit}", lambda clock: Gate(limit, limit, QUEUE_SECONDS, clock, adaptive=False))
+        return Policy(f"fixed {limit}", lambda clock: EngineGate(limit, limit, QUEUE_SECONDS, clock, adaptive=False))
 
     def adaptive(start: int) -> Policy:
-        return Policy(f"adaptive from {start}", lambda clock: Gate(start, MOST, QUEUE_SECONDS, clock))
+        return Policy(f"adaptive from {start}", lambda clock: EngineGate(start, MOST, QUEUE_SECONDS, clock))
 
-    untold = Policy("adaptive, untold", lambda clock: Gate(SLOTS, MOST, QUEUE_SECONDS, clock), told=False)
+    untold = Policy("adaptive, untold", lambda clock: EngineGate(SLOTS, MOST, QUEUE_SECONDS, clock), told=False)
     return [*map(fixed, size.fixed), *map(adaptive, STARTS), untold]
 
 

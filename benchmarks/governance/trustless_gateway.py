@@ -27,7 +27,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision, Resource
 from antiphon.services.answering import is_plain
 from antiphon.services.project.store import Store
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.services import Services
 from antiphon.testing import fakes
@@ -70,7 +70,7 @@ def answerer(wired: ProcessServices) -> Answerer:
             pairs=ShadowPairs(store.database),
             commit=wired.commit,
             clock=SystemClock(),
-            admission=Admission(online=settings.gateway.max_in_flight, batch=settings.gateway.max_in_flight),
+            admission=AdmissionController(online=settings.gateway.max_in_flight, batch=settings.gateway.max_in_flight),
             plain=lambda model: is_plain(model, settings.engine.models),
             subject_key=store.secret("subject"),
             online_seconds=parse_duration(settings.gateway.request_timeout).total_seconds(),

@@ -19,11 +19,11 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import ProjectRemedies
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
 from antiphon.services.project.store import Store
-from antiphon.serving.admission.engine_gate import Gate, GatedEngine
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.fallback.engines import Breaking
-from antiphon.serving.ports import Decide, EmbeddingEngine, FeatureReader, GenerationEngine, LiveReleases
+from antiphon.serving.fallback.engines import FailoverPolicy
+from antiphon.serving.ports import EntityReader, GenerationEngine, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")
@@ -35,7 +35,7 @@ def is_plain(model: str, configured: Collection[str]) -> bool:
     return model in configured or _VERSION.search(model) is None
 
 
-def deciding(store: Store) -> Decide:
+def deciding(store: Store) -> PolicyDecider:
     """One policy decision, as whoever reads features asks for it: refused for a key that was revoked meanwhile."""
 
     def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
@@ -55,7 +55,7 @@ def deciding(store: Store) -> Decide:
     return decide
 
 
-def gated(store: Store, engine: EmbeddingEngine) -> GatedEngine:
+def gated(store: Store, engine: GenerationEngine) -> GatedEngine:
     """The engine behind a gate that lets as many online requests in as it can use."""
     settings = store.settings
     # Whoever waits here must not look to the breaker as if the engine were late.
@@ -64,7 +64,7 @@ def gated(store: Store, engine: EmbeddingEngine) -> GatedEngine:
     # allowed until the time that answers take says otherwise.
     remote, most = settings.engine.kind == "remote", settings.gateway.max_in_flight
     weights = settings.gateway.tenant_weights
-    gate = Gate(most if remote else settings.engine.slots, most, queued, monotonic, weights=weights)
+    gate = EngineGate(most if remote else settings.engine.slots, most, queued, monotonic, weights=weights)
     return GatedEngine(engine, gate, monotonic, tells_queue=not remote)
 
 
@@ -72,10 +72,10 @@ def answerer(
     store: Store,
     engine: GenerationEngine,
     commit: GroupCommit,
-    releases: LiveReleases,
+    releases: ReleaseAssignment,
     features: FeaturePlatform,
     *,
-    reader: Callable[[Scope], FeatureReader] | None = None,
+    reader: Callable[[Scope], EntityReader] | None = None,
     standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Answerer:
     """Wire serving's answer() with this project's stores. Close it before the engine and the commit.
@@ -92,10 +92,10 @@ def serving_services(
     store: Store,
     engine: GenerationEngine,
     commit: GroupCommit,
-    releases: LiveReleases,
+    releases: ReleaseAssignment,
     features: FeaturePlatform,
     *,
-    reader: Callable[[Scope], FeatureReader] | None = None,
+    reader: Callable[[Scope], EntityReader] | None = None,
     standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Services:
     """Builds the services behind answers and vectors; ``reader`` and ``standbys`` as for :func:`answerer`."""
@@ -105,7 +105,7 @@ def serving_services(
         engine=engine,
         features=reader or features.reader,
         features_far=reader is None and features.far,
-        remedies=ProjectRemedies(store, features) if reader is None else None,
+        remedies=ProjectRemedies(store, features).remedied if reader is None else None,
         releases=releases,
         decide=deciding(store),
         stored=store.answers,
@@ -115,7 +115,7 @@ def serving_services(
         pairs=ShadowPairs(store.database),
         commit=commit,
         clock=SystemClock(),
-        admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
+        admission=AdmissionController(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
         checkpoint=store.trail.newest,
         plain=lambda model: is_plain(model, store.settings.engine.models),
         subject_key=store.secret("subject"),
@@ -123,7 +123,7 @@ def serving_services(
         flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
         standbys=standbys or {},
         plain_fallback=store.settings.engine.fallback,
-        breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),
+        failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
     )
 
 

@@ -18,7 +18,7 @@ from antiphon.features.offline.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.project.store import Store
-from antiphon.serving.ports import EmbeddingEngine
+from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.replay import replay as make_again
 
 MOST_SOURCE_ROWS = 20
@@ -120,10 +120,10 @@ class ProjectPredictions:
 
     async def replay(
         self,
-        engine: EmbeddingEngine,
+        engine: GenerationEngine,
         scope: Scope,
         prediction: str,
-        standbys: Mapping[str, EmbeddingEngine] | None = None,
+        standbys: Mapping[str, GenerationEngine] | None = None,
     ) -> Mapping[str, Any]:
         """Make a prediction's text again, by the engine that wrote it, and compare.
 

@@ -35,9 +35,10 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
 from antiphon.features.online.remedies import SubstituteValue
+from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import generation, receipts, reuse
 from antiphon.serving.answering.context import AnswerContext, Arrival, arrive, as_requested, cache_namespace, entity_of
-from antiphon.serving.answering.flights import Flights
+from antiphon.serving.answering.deduplication import SingleFlight
 from antiphon.serving.answering.generation import Generation, GenerationSpec, GuardedText
 from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
@@ -46,9 +47,9 @@ from antiphon.serving.answering.receipts import AnswerDraft
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.builtin import implicit_release
 from antiphon.serving.fallback import substitutes
-from antiphon.serving.fallback.engines import EnginePassedOver, Engines, Member, refusal
+from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Engines, refusal
 from antiphon.serving.features import on_demand, reading
-from antiphon.serving.ports import Decision, FeatureVector
+from antiphon.serving.ports import FeatureRow
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowCounts, Shadows
@@ -59,11 +60,11 @@ class Answerer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._engines = Engines(services.engine, services.standbys, services.breaking, services.clock)
+        self._engines = Engines(services.engine, services.standbys, services.failover, services.clock)
         self._resources = ReleaseResources()
-        self._flights = Flights()
+        self._flights = SingleFlight()
         self._recorder = AnswerRecorder(services)
-        self._shadows = Shadows(self.answer, self._recorder.record_unpaired, services.clock, services.mirroring)
+        self._shadows = Shadows(self.answer, self._recorder.record_unpaired, services.clock, services.shadow_limits)
 
     async def answer(self, request: AnswerRequest) -> Answer:
         """The whole answer at once.
@@ -137,7 +138,8 @@ class Answerer:
                             first_byte: float | None = None
                             whole: Generation | None = None
                             sent = generation.engine_request(spec, request, context.application.slo)
-                            async with aclosing(generation.generate(engine, sent, self._deadline(context))) as events:
+                            deadline = self._deadline(context)
+                            async with aclosing(generation.generate(engine.generate, sent, deadline)) as events:
                                 async for event in events:
                                     if not isinstance(event, Delta):
                                         whole = event
@@ -261,7 +263,7 @@ class Answerer:
         self,
         request: AnswerRequest,
         application: ApplicationSpec,
-        vector: FeatureVector | None,
+        vector: FeatureRow | None,
         as_of: datetime,
         entity: Mapping[str, str],
         masked: Sequence[str],
@@ -273,7 +275,7 @@ class Answerer:
         for view in reading.to_remedy(vector, application, as_of, masked):
             with span("remedy", {"antiphon.view": view}):
                 (one,) = await asyncio.to_thread(
-                    services.remedies.remedied,
+                    services.remedies,
                     request.scope,
                     (view, application.features[view]),
                     [entity],
@@ -327,7 +329,7 @@ class Answerer:
         context: AnswerContext,
         spec: GenerationSpec,
         key: str | None,
-        engine: Member,
+        engine: EngineRoute,
         passed_over: tuple[SkippedEngine, ...],
     ) -> Answer:
         """The answer to an identical prompt, or a new one that passed its guards; of several identical prompts at
@@ -344,11 +346,11 @@ class Answerer:
         context: AnswerContext,
         spec: GenerationSpec,
         key: str | None,
-        engine: Member,
+        engine: EngineRoute,
         passed_over: tuple[SkippedEngine, ...],
     ) -> Answer:
         with span("generate", {GENAI["model"]: spec.model}):
-            text = await generation.generate_guarded(engine, spec, context, self._deadline(context))
+            text = await generation.generate_guarded(engine.generate, spec, context, self._deadline(context))
         return await self._recorder.record(context, self._draft(context, spec, text, key, engine, passed_over))
 
     def _draft(
@@ -357,7 +359,7 @@ class Answerer:
         spec: GenerationSpec,
         text: GuardedText,
         key: str | None,
-        engine: Member,
+        engine: EngineRoute,
         passed_over: tuple[SkippedEngine, ...],
         first_byte: float | None = None,
     ) -> AnswerDraft:

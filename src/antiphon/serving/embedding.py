@@ -1,4 +1,4 @@
-"""Vectors of texts for whoever asks an embedding model by its name: decide → embed → receipt, on both paths.
+"""Vectors of texts by an embedding model's name: decide → embed → receipt, on both paths.
 
 Invariant: an :class:`Embedding` leaves this module only after its receipt is committed, with the texts that it was made
 of. The vectors are not kept: a vector is a function of model and text, so the receipt holds their hash, and a replay
@@ -21,23 +21,23 @@ from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
 from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.request import Resource
+from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.answering.policy import policy_context, require_allowed
 from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.features.reading import NO_FEATURES
-from antiphon.serving.ports import Decision, TextEmbedding
+from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 
 EMBEDDING = "embedding"
-"""How an attempt that made vectors ends."""
+"""Finish reason of an attempt that made vectors."""
 
 _PURPOSE = "plain-model"
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
-    """Texts whose vectors are wanted.
+    """Texts to be embedded.
 
     Attributes:
         dimensions: of the vectors; ``None`` for the model's own.
@@ -72,10 +72,12 @@ class Embeddings:
 
     Args:
         engine: makes vectors.
-        models: embedding models that may be asked for in a scope.
+        models: embedding models that may be sent for in a scope.
     """
 
-    def __init__(self, services: Services, engine: TextEmbedding, models: Callable[[Scope], Collection[str]]) -> None:
+    def __init__(
+        self, services: Services, engine: GenerationEngine, models: Callable[[Scope], Collection[str]]
+    ) -> None:
         self._services = services
         self._engine = engine
         self._models = models
@@ -91,7 +93,7 @@ class Embeddings:
         with span("embed", {GENAI["model"]: request.model, "antiphon.path": request.path},
                   traceparent=request.traceparent):  # fmt: skip
             async with self._services.admission.enter(request.priority):
-                arrival = arrive(_as_asked(request), self._services.subject_key, arrived)
+                arrival = arrive(_answer_request(request), self._services.subject_key, arrived)
                 if request.model not in self._models(request.scope):
                     raise NotFoundError(
                         f"There is no embedding model {request.model!r}.",
@@ -116,7 +118,7 @@ class Embeddings:
 
     async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> TextEmbeddings:
         limit = self._services.online_seconds
-        asked = TextEmbeddingRequest(
+        sent = TextEmbeddingRequest(
             new_id("emb"),
             request.model,
             request.texts,
@@ -127,7 +129,7 @@ class Embeddings:
         )
         try:
             async with asyncio.timeout(None if limit is None or request.path == "batch" else limit - arrival.seconds):
-                return await self._engine.embed(asked)
+                return await self._engine.embed(sent)
         except TimeoutError:
             raise DeadlineExceededError(
                 "The texts were not embedded in time.",
@@ -205,7 +207,7 @@ class Embeddings:
 
 
 def vectors_text(embedded: TextEmbeddings) -> bytes:
-    """What a receipt keeps of vectors: how many, how wide, and the hash of their bytes."""
+    """The text of vectors in a receipt: their number, dimensions, and the hash of their bytes."""
     return canonical(
         {
             "vectors": len(embedded.vectors) // (4 * embedded.dimensions),
@@ -215,7 +217,7 @@ def vectors_text(embedded: TextEmbeddings) -> bytes:
     )
 
 
-def _as_asked(request: EmbeddingRequest) -> AnswerRequest:
+def _answer_request(request: EmbeddingRequest) -> AnswerRequest:
     return AnswerRequest(
         scope=request.scope,
         principal=request.principal,

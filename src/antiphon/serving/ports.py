@@ -1,15 +1,14 @@
-"""What an answer needs from other rooms. ``app`` passes the implementations."""
+"""Ports of serving: values from several implementations, or from rooms above it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assignment, Exposure, ShadowPair
+from antiphon.catalog.rollouts import Assignment
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
@@ -22,12 +21,21 @@ from antiphon.engine.api.messages import (
     TextEmbeddings,
 )
 from antiphon.features.online.remedies import SubstituteValue
+from antiphon.governance.policy.request import Decision
 
-T = TypeVar("T")
+PolicyDecider = Callable[[Any, str, Any, Mapping[str, Any]], Decision]
+"""One policy decision: principal, action, resource, context."""
+
+RemedyFinder = Callable[
+    [Scope, tuple[str, str], Sequence[Mapping[str, str]], datetime, Freshness, int],
+    Sequence[Mapping[str, SubstituteValue]],
+]
+"""Substitutes for stale values of a view (name, definition version), of each entity by ``view.feature``: scope, view,
+entities, moment, contract, publication."""
 
 
-class FeatureValue(Protocol):
-    """One feature as it was read."""
+class OneFeature(Protocol):
+    """One feature as read, from the online store or from a dataset's row."""
 
     @property
     def value(self) -> float | int | str | bool | None: ...
@@ -41,21 +49,21 @@ class FeatureValue(Protocol):
     def definition_version(self) -> str: ...
 
 
-class FeatureVector(Protocol):
-    """Values of one publication, by ``view.feature``; without a number when they come from a dataset."""
+class FeatureRow(Protocol):
+    """Features of one entity, by ``view.feature``: of one publication, or of a dataset's row, which has no number."""
 
     @property
     def publication(self) -> int | None: ...
     @property
-    def values(self) -> Mapping[str, FeatureValue]: ...
+    def values(self) -> Mapping[str, OneFeature]: ...
     @property
     def facts(self) -> Mapping[str, SnapshotFacts]:
-        """View to what its snapshot says about itself; without those that do not say."""
+        """View to the facts of its snapshot; without views whose snapshot has none."""
         ...
 
 
-class FeatureReader(Protocol):
-    """Reads the features of one scope."""
+class EntityReader(Protocol):
+    """Reads features of one scope: the online store, Feast, or a dataset."""
 
     def read(
         self,
@@ -63,77 +71,27 @@ class FeatureReader(Protocol):
         keys: Mapping[str, str],
         as_of: datetime,
         minimum_publication: int | None = None,
-    ) -> FeatureVector:
+    ) -> FeatureRow:
         """Values of the views (name to definition version) for an entity, all of one publication."""
         ...
 
 
-class Remedies(Protocol):
-    """What stands in for stale values, where a contract asks for it."""
-
-    def remedied(
-        self,
-        scope: Scope,
-        view: tuple[str, str],
-        keys: Sequence[Mapping[str, str]],
-        as_of: datetime,
-        contract: Freshness,
-        publication: int,
-    ) -> Sequence[Mapping[str, SubstituteValue]]:
-        """Of each entity the values, by ``view.feature``, that meet the contract of a view (name, version)."""
-        ...
-
-
 class GenerationEngine(Protocol):
-    """Generates text."""
+    """The part of the engine's port that serving uses: ``EngineClient``, ``RemoteEngine``, or a wrapper of one."""
 
     async def describe(self) -> EngineDescription: ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        """Deltas, then the end. Closing the iterator frees the slot."""
+        """Deltas, then the result. Closing the iterator frees the slot."""
         ...
-
-
-class TextEmbedding(Protocol):
-    """Turns texts into vectors."""
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
-        """Cancelling gives the texts up."""
+        """The vectors of texts; cancelling gives them up."""
         ...
 
 
-class EmbeddingEngine(GenerationEngine, TextEmbedding, Protocol):
-    """Generates text and turns texts into vectors."""
-
-
-class Decision(Protocol):
-    """What policy said."""
-
-    @property
-    def allowed(self) -> bool: ...
-    @property
-    def policies(self) -> tuple[str, ...]: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def masked(self) -> tuple[str, ...]:
-        """Features that are to be read as absent; ``VIEW.*`` is every feature of a view."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why, in a few words."""
-        ...
-
-
-class Decide(Protocol):
-    """One policy decision for an answer."""
-
-    def __call__(self, principal: Any, action: str, resource: Any, context: Mapping[str, Any]) -> Decision: ...
-
-
-class LiveReleases(Protocol):
-    """Which release answers now."""
+class ReleaseAssignment(Protocol):
+    """Assigns a release to a request: the live routing of ``releases``, or an evaluation's."""
 
     def live(self, scope: Scope, application: str) -> Release | None: ...
     def get(self, scope: Scope, release: str) -> Release: ...
@@ -146,46 +104,11 @@ class LiveReleases(Protocol):
         ...
 
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
-        """The release that answers this unit, and in which capacity; ``None``: the application has no live one."""
+        """The release that answers this unit, and its role; ``None``: the application has no live one."""
         ...
 
 
-class StoredAnswers(Protocol):
-    """Answers made earlier. ``release`` is a namespace: a release's id, or that of one arm of a rollout."""
-
-    def latest(
-        self, scope: Scope, release: str, subject: str, question_hash: str, *, as_of: datetime | None = None
-    ) -> StoredAnswer | None: ...
-    def by_prompt(self, scope: Scope, prompt_key: str) -> StoredAnswer | None: ...
-    def put(self, answer: StoredAnswer, *, within: Any = None) -> None: ...
-
-
-class Texts(Protocol):
-    """Content-addressed texts."""
-
-    def get(self, scope: Scope, blob: str) -> bytes: ...
-
-
-class Receipts(Protocol):
-    """Where receipts are kept."""
+class ReceiptWriter(Protocol):
+    """Adds receipts: the catalog's repository, or the audited one of ``services``."""
 
     def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Any = None) -> None: ...
-
-
-class Exposures(Protocol):
-    """Where the requests of both arms of a rollout are kept."""
-
-    def add(self, exposure: Exposure, *, within: Any = None) -> None: ...
-
-
-class ShadowPairs(Protocol):
-    """Where online answers and their shadows are kept."""
-
-    def add(self, pair: ShadowPair, *, within: Any = None) -> None: ...
-
-
-class Commit(Protocol):
-    """Commits what belongs together in one transaction, many requests' at a time; what was submitted is committed
-    even if its caller is cancelled meanwhile."""
-
-    def submit(self, effect: Callable[[Any], T]) -> Awaitable[T]: ...

@@ -289,7 +289,7 @@ class Records:
         return self._forbidding(who).over_entities(who, "answer", answered, decider.parts.keys, context, own=own)
 
     def _of_source(self, scope: Scope, who: Principal, source: Resource, keys: Mapping[str, str] | None) -> Decision:
-        """What forbids an answer that is made from all of a view or an application's outcomes, for any purpose."""
+        """Prohibitions of an answer that is made from all of a view or an application's outcomes, for any purpose."""
         columns = tuple(msgspec.structs.replace(one, purposes=None) for one in source.columns)
         unlimited = msgspec.structs.replace(source, columns=columns, trained_for=None)
         if keys is None:

@@ -12,15 +12,16 @@ from typing import Any
 
 import msgspec
 
+from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.receipts import Attempt, Path, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, Penalties, TextEmbeddingRequest
 from antiphon.serving.answering import generation, prompts
-from antiphon.serving.answering.narrowing import as_asked
+from antiphon.serving.answering.narrowing import narrowed_to_schema
 from antiphon.serving.embedding import EMBEDDING, vectors_text
-from antiphon.serving.ports import EmbeddingEngine, Texts
+from antiphon.serving.ports import GenerationEngine
 
 
 class ReplayedAttempt(msgspec.Struct, frozen=True):
@@ -48,12 +49,12 @@ class Replay(msgspec.Struct, frozen=True):
 async def replay(
     receipt: Receipt,
     *,
-    engine: EmbeddingEngine,
-    texts: Texts,
+    engine: GenerationEngine,
+    texts: Blobs,
     receipt_of: Callable[[Scope, str], Receipt],
     release_of: Callable[[Scope, str], Release | None],
     priority: Path = "online",
-    standbys: Mapping[str, EmbeddingEngine] | None = None,
+    standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Replay:
     """Generate again what the receipt records, through the engine that wrote it as it is now.
 
@@ -81,7 +82,7 @@ async def replay(
 
 
 async def _again(
-    attempt: Attempt, origin: Receipt, engine: EmbeddingEngine, texts: Texts, priority: Path
+    attempt: Attempt, origin: Receipt, engine: GenerationEngine, texts: Blobs, priority: Path
 ) -> ReplayedAttempt:
     content = texts.get(origin.scope, attempt.prompt_blob)
     recorded = texts.get(origin.scope, attempt.text_blob).decode()
@@ -101,16 +102,18 @@ async def _again(
 
 
 async def _embedded_again(
-    attempt: Attempt, content: bytes, origin: Receipt, engine: EmbeddingEngine, priority: Path
+    attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine, priority: Path
 ) -> tuple[str, str]:
     texts = msgspec.json.decode(content, type=tuple[str, ...])
-    asked = TextEmbeddingRequest(new_id("replay"), attempt.model, texts, priority=priority, tenant=origin.scope.tenant)
-    embedded = await engine.embed(asked)
+    request = TextEmbeddingRequest(
+        new_id("replay"), attempt.model, texts, priority=priority, tenant=origin.scope.tenant
+    )
+    embedded = await engine.embed(request)
     return vectors_text(embedded).decode(), embedded.fingerprint
 
 
 async def _generated_again(
-    attempt: Attempt, content: bytes, origin: Receipt, engine: EmbeddingEngine, texts: Texts, priority: Path
+    attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine, texts: Blobs, priority: Path
 ) -> tuple[str, str]:
     turns = _turns(content) if attempt.prompt_form in ("turns", None) else ()
     ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()
@@ -137,7 +140,7 @@ async def _generated_again(
         parameters=texts.get(origin.scope, attempt.parameters_blob).decode() if attempt.parameters_blob else "",
     )
     text, fingerprint = "", ""
-    async with aclosing(generation.generate(engine, request)) as events:
+    async with aclosing(generation.generate(engine.generate, request)) as events:
         async for event in events:
             if not isinstance(event, Delta):
                 text, fingerprint = event.finished.text, event.finished.fingerprint
@@ -154,13 +157,13 @@ def _turns(content: bytes) -> tuple[ChatTurn, ...]:
         return ()
 
 
-def _served(origin: Receipt, again: list[str], release: Release | None, texts: Texts) -> str:
-    """What would be served from these generations: the last one, or the guard's fallback again."""
+def _served(origin: Receipt, again: list[str], release: Release | None, texts: Blobs) -> str:
+    """The text served from these generations: the last one, or the guard's fallback again."""
     fell_back = any(action.action == "template" for action in origin.guards)
     if not fell_back or release is None:
         return again[-1] if again else ""
     schema = origin.attempts[0].json_schema_blob if origin.attempts else None
-    application = as_asked(
+    application = narrowed_to_schema(
         release.bundle.application, texts.get(origin.scope, schema).decode() if schema is not None else None
     )
     printed = {feature.name: feature.printed for feature in origin.features}

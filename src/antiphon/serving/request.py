@@ -1,4 +1,4 @@
-"""What is asked and what is answered, the same for both paths."""
+"""Request and answer, the same for both paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Message = ChatTurn
 
 
 class DecodingOverrides(msgspec.Struct, frozen=True):
-    """What a request may set itself on a plain model. An application's decoding is pinned by its release.
+    """Decoding parameters of a request to a plain model. An application's decoding is pinned by its release.
 
     Attributes:
         prompt_logprobs: report the prompt's own tokens, each with so many alternatives.
@@ -44,7 +44,7 @@ class DecodingOverrides(msgspec.Struct, frozen=True):
     engine: str = ""
 
 
-class Mirrored(msgspec.Struct, frozen=True):
+class MirroredAnswer(msgspec.Struct, frozen=True):
     """An online answer, as the shadow that answers the same request is compared with it.
 
     Attributes:
@@ -77,7 +77,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         role: ``evaluation`` and ``shadow`` neither read nor leave stored answers; both must name a ``release``.
         only: answer no further than these properties of the output, which is then no whole answer.
         tier: ``flex`` of an online request may wait; ``priority`` goes ahead of others of its path.
-        timeout: seconds after which nobody wants the answer any more; the gateway's bound holds as well.
+        timeout: seconds after which the caller gives up; the gateway's limit holds as well.
         mirrors: the online answer that this request, a shadow, is compared with.
     """
 
@@ -102,7 +102,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     overrides: DecodingOverrides = DecodingOverrides()
     role: Role = "live"
     only: tuple[str, ...] = ()
-    mirrors: Mirrored | None = None
+    mirrors: MirroredAnswer | None = None
     tier: Tier = "default"
     timeout: float | None = None
 

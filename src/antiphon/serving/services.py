@@ -1,4 +1,4 @@
-"""What an answer is made with."""
+"""The services that answers are made with."""
 
 from __future__ import annotations
 
@@ -6,59 +6,58 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from antiphon.catalog.answers import Answers
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.evidence import Exposures, ShadowPairs
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
-from antiphon.serving.admission.limits import Admission
-from antiphon.serving.fallback.engines import Breaking
+from antiphon.serving.admission.limits import AdmissionController
+from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import (
-    Commit,
-    Decide,
-    Exposures,
-    FeatureReader,
+    EntityReader,
     GenerationEngine,
-    LiveReleases,
-    Receipts,
-    Remedies,
-    ShadowPairs,
-    StoredAnswers,
-    Texts,
+    PolicyDecider,
+    ReceiptWriter,
+    ReleaseAssignment,
+    RemedyFinder,
 )
-from antiphon.serving.shadow import Mirroring
+from antiphon.serving.shadow import ShadowLimits
 
 
 class Services(msgspec.Struct, frozen=True):
-    """What an answer is made with; ``app`` fills it in.
+    """The services that answers are made with.
 
-    ``online_seconds`` is how long an online answer may take to generate, ``flex_seconds`` one that takes what others
-    leave; a batch row waits as long as it must.
-    ``checkpoint`` is the newest signed one of the audit log, which receipts carry. ``plain`` says whether a model that
-    the engine serves may be asked by its name alone: one that was tuned here is a tenant's and answers for a purpose.
-    ``remedies`` stand in for stale values.
-    ``features_far`` says that reading features waits for another machine.
-    ``standbys`` are engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback
-    of plain models; ``breaking`` says when an engine is given up.
+    Attributes:
+        online_seconds, flex_seconds: limits on generating an online answer, and one of flex work; a batch row has none.
+        checkpoint: newest signed checkpoint of the audit log, which receipts carry.
+        plain: tells whether a served model may be requested by its name alone; a model tuned here belongs to a tenant.
+        remedies: substitutes for stale values.
+        features_far: reading features waits for another machine.
+        standbys: engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback of
+            plain models.
     """
 
     engine: GenerationEngine
-    features: Callable[[Scope], FeatureReader]
-    releases: LiveReleases
-    decide: Decide
-    stored: StoredAnswers
-    texts: Texts
-    receipts: Receipts
+    features: Callable[[Scope], EntityReader]
+    releases: ReleaseAssignment
+    decide: PolicyDecider
+    stored: Answers
+    texts: Blobs
+    receipts: ReceiptWriter
     exposures: Exposures
     pairs: ShadowPairs
-    commit: Commit
+    commit: GroupCommit
     clock: Clock
-    admission: Admission
+    admission: AdmissionController
     subject_key: bytes
     online_seconds: float | None = None
     flex_seconds: float | None = None
-    mirroring: Mirroring = Mirroring()
+    shadow_limits: ShadowLimits = ShadowLimits()
     checkpoint: Callable[[Scope], str | None] = lambda scope: None
     plain: Callable[[str], bool] = lambda model: True
     features_far: bool = False
     standbys: Mapping[str, GenerationEngine] = {}
     plain_fallback: tuple[str, ...] = ()
-    breaking: Breaking = Breaking()
-    remedies: Remedies | None = None
+    failover: FailoverPolicy = FailoverPolicy()
+    remedies: RemedyFinder | None = None

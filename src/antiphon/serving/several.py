@@ -34,7 +34,7 @@ async def answers(answer: Callable[[Q], Awaitable[T]], questions: Sequence[Q]) -
 async def stream(
     streaming: Streaming, questions: Sequence[AnswerRequest]
 ) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
-    """What each question's stream gives, with the question's number, as it comes. The first that fails ends it."""
+    """Items of each question's stream, with the question's number, as they come. The first that fails ends all."""
     if len(questions) == 1:
         async with _closing(streaming(questions[0])) as items:
             async for only in items:

@@ -22,12 +22,12 @@ from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import Arrival
-from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
+from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, MirroredAnswer
 
 _log = logging.getLogger(__name__)
 
 
-class Mirroring(msgspec.Struct, frozen=True):
+class ShadowLimits(msgspec.Struct, frozen=True):
     """Bounds of the shadow.
 
     Attributes:
@@ -44,7 +44,7 @@ class Mirroring(msgspec.Struct, frozen=True):
 
 
 class ShadowCounts(msgspec.Struct, frozen=True):
-    """What became of the requests to be mirrored: offered, dropped, paired (answered by both), failed."""
+    """Counts of requests to be mirrored: offered, dropped, paired (answered by both), failed."""
 
     offered: int = 0
     dropped: int = 0
@@ -73,7 +73,7 @@ def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRe
         minimum_publication=answer.publication,
         refresh=False,
         overrides=DecodingOverrides(),
-        mirrors=Mirrored(
+        mirrors=MirroredAnswer(
             rollout=assigned.rollout,
             prediction=answer.prediction,
             text_blob=answer.receipt.text_blob,
@@ -84,7 +84,7 @@ def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRe
 
 
 class Shadows:
-    """Answers mirrored requests behind the user's back, a few at a time.
+    """Answers mirrored requests off the user's path, a few at a time.
 
     Args:
         answer: answers a request and commits its pair with its receipt.
@@ -97,7 +97,7 @@ class Shadows:
         answer: Callable[[AnswerRequest], Awaitable[object]],
         record: Callable[[ShadowPair], Awaitable[None]],
         clock: Clock,
-        bounds: Mirroring,
+        bounds: ShadowLimits,
     ) -> None:
         self._answer = answer
         self._record = record

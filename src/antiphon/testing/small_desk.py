@@ -42,13 +42,13 @@ from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
 from antiphon.releases.router import assign
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.fallback.engines import Breaking
-from antiphon.serving.ports import Commit, GenerationEngine
+from antiphon.serving.fallback.engines import FailoverPolicy
+from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
-from antiphon.serving.shadow import Mirroring
+from antiphon.serving.shadow import ShadowLimits
 
 SCOPE = Scope("default", "test")
 START = datetime(2013, 4, 10, 12, tzinfo=UTC)
@@ -94,9 +94,9 @@ DESK = ApplicationSpec(
 """A structured application with a guard; change it with ``msgspec.structs.replace``."""
 
 
-AT_ONCE = Mirroring(after=0.0)
+AT_ONCE = ShadowLimits(after=0.0)
 """A shadow begins as soon as the answer has left."""
-PATIENT = Breaking()
+PATIENT = FailoverPolicy()
 """Engines are given up as in the product."""
 
 
@@ -184,9 +184,9 @@ class SmallDesk:
         engine: what generates.
         application: released and made live.
         commit: what acknowledges instead of the group commit.
-        mirroring: bounds of the shadow.
+        shadow_limits: bounds of the shadow.
         standbys: engines that may stand in, by name; ``plain_fallback`` names those of plain models.
-        breaking: when an engine is given up.
+        failover: when an engine is given up.
     """
 
     def __init__(
@@ -196,14 +196,14 @@ class SmallDesk:
         application: ApplicationSpec = DESK,
         *,
         features: FeatureTable | None = None,
-        admission: Admission | None = None,
+        admission: AdmissionController | None = None,
         policies: str | None = None,
-        commit: Commit | None = None,
+        commit: GroupCommit | None = None,
         online_seconds: float | None = None,
-        mirroring: Mirroring = AT_ONCE,
+        shadow_limits: ShadowLimits = AT_ONCE,
         standbys: Mapping[str, GenerationEngine] | None = None,
         plain_fallback: tuple[str, ...] = (),
-        breaking: Breaking = PATIENT,
+        failover: FailoverPolicy = PATIENT,
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
         self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
@@ -235,13 +235,13 @@ class SmallDesk:
             pairs=self.pairs,
             commit=commit or self.commit,
             clock=self.clock,
-            admission=admission or Admission(online=8, batch=8),
+            admission=admission or AdmissionController(online=8, batch=8),
             subject_key=b"k" * 32,
             online_seconds=online_seconds,
-            mirroring=mirroring,
+            shadow_limits=shadow_limits,
             standbys=standbys or {},
             plain_fallback=plain_fallback,
-            breaking=breaking,
+            failover=failover,
         )
         self.answerer = Answerer(self.services)
 
@@ -284,6 +284,6 @@ class SmallDesk:
         )
 
     def close(self) -> None:
-        """Commit what waits and close the catalog."""
+        """GroupCommit what waits and close the catalog."""
         self.commit.close()
         self.database.close()

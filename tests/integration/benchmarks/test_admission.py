@@ -6,7 +6,7 @@ import pytest
 from benchmarks.gateway import admission
 from benchmarks.gateway.admission import Policy, Run, Size, virtually
 
-from antiphon.serving.admission.engine_gate import Gate
+from antiphon.serving.admission.engine_gate import EngineGate
 
 SIZE = Size(15.0, 20.0, (1.5,), (3,), ())
 
@@ -18,13 +18,13 @@ def run(policy: Policy, slow: bool = False) -> Run:
 
 @pytest.fixture(scope="module")
 def best() -> float:
-    fixed = Policy("fixed", lambda clock: Gate(16, 16, 1.0, clock, adaptive=False))
+    fixed = Policy("fixed", lambda clock: EngineGate(16, 16, 1.0, clock, adaptive=False))
     return run(fixed).row()["tokens_per_second"]
 
 
 @pytest.mark.parametrize("start", [2, 64])
 def test_the_limit_comes_near_the_capacity_from_either_side(start: int, best: float) -> None:
-    made = run(Policy("adaptive", lambda clock: Gate(start, 256, 1.0, clock)))
+    made = run(Policy("adaptive", lambda clock: EngineGate(start, 256, 1.0, clock)))
     assert admission.SLOTS <= min(made.limits) <= max(made.limits) <= 2 * admission.SLOTS
     row = made.row()
     assert row["tokens_per_second"] >= 0.95 * best
@@ -33,7 +33,7 @@ def test_the_limit_comes_near_the_capacity_from_either_side(start: int, best: fl
 
 
 def test_without_it_requests_wait_in_the_engine() -> None:
-    made = run(Policy("none", lambda clock: Gate(256, 256, 1.0, clock, adaptive=False)))
+    made = run(Policy("none", lambda clock: EngineGate(256, 256, 1.0, clock, adaptive=False)))
     assert made.row()["p99"] > 5.0
 
 

@@ -27,7 +27,7 @@ from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.engine_parameters import EngineParameters
 from antiphon.governance.identity.keys import Keys
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes
 from antiphon.testing.small_desk import DESK, SCOPE, SmallDesk
@@ -115,7 +115,7 @@ async def fronted(tmp_path: Path) -> AsyncIterator[Fronted]:
             folder = tmp_path / "desk"
             folder.mkdir()
             application = msgspec.structs.replace(DESK, model=MODEL)
-            desk = SmallDesk(folder, engine, application, admission=Admission(online=8, batch=8))
+            desk = SmallDesk(folder, engine, application, admission=AdmissionController(online=8, batch=8))
             stack.callback(desk.close)
             services = fakes.gateway_services(desk.database, desk.answerer, environment=SCOPE.environment)
             running = await stack.enter_async_context(serve(services))

@@ -31,7 +31,7 @@ from antiphon.engine.execution.runtime import Layout
 from antiphon.gateway.openai.batch_lines import BatchLines
 from antiphon.governance.identity.keys import Keys
 from antiphon.serving import several
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
@@ -91,7 +91,7 @@ class World:
 async def over(stack: AsyncExitStack, folder: Path, engine: Engine) -> World:
     folder.mkdir()
     application = msgspec.structs.replace(DESK, model=MODEL)
-    desk = SmallDesk(folder, engine, application, admission=Admission(online=64, batch=64))
+    desk = SmallDesk(folder, engine, application, admission=AdmissionController(online=64, batch=64))
     stack.callback(desk.close)
     services = fakes.gateway_services(desk.database, desk.answerer, environment=SCOPE.environment)
     running = await stack.enter_async_context(serve(services))

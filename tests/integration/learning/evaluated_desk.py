@@ -27,7 +27,7 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.answering.repeated import GeneratesOnce
+from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
@@ -181,7 +181,7 @@ class EvaluatedDesk(SmallDesk):
     def _answering(self, features: Any, releases: Any, once: bool) -> Any:
         services = msgspec.structs.replace(self.answerer._services, features=lambda scope: features, releases=releases)
         if once:
-            services = msgspec.structs.replace(services, engine=GeneratesOnce(services.engine))
+            services = msgspec.structs.replace(services, engine=DeduplicatingEngine(services.engine))
         answerer = Answerer(services)
 
         async def answer(request: Any) -> Any:

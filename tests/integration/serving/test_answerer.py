@@ -27,7 +27,7 @@ from antiphon.core.errors import (
 from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
 from antiphon.engine.api.messages import Alternative, Branch
 from antiphon.governance.identity.principal import Principal
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, DecodingOverrides, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
@@ -529,7 +529,7 @@ async def test_the_receipt_is_there_before_the_last_event(make: Make) -> None:
 
 async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make) -> None:
     release = asyncio.Event()
-    desk = make(ScriptedGeneration("never", waits=release), admission=Admission(online=1, batch=1))
+    desk = make(ScriptedGeneration("never", waits=release), admission=AdmissionController(online=1, batch=1))
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
     while not desk.engine.asked:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
@@ -576,7 +576,7 @@ async def test_a_commit_that_fails_is_no_answer(make: Make) -> None:
 
 async def test_many_at_once_each_get_their_own_receipt(tmp_path: Path) -> None:
     free = msgspec.structs.replace(NO_REUSE, output_schema=None, guards=(), classes=())
-    desk = SmallDesk(tmp_path, ScriptedEngine(echo), free, admission=Admission(online=64, batch=1))
+    desk = SmallDesk(tmp_path, ScriptedEngine(echo), free, admission=AdmissionController(online=64, batch=1))
     answers = await asyncio.gather(
         *(desk.answerer.answer(desk.request(entity={"flight": f"B6 {n}", "origin": "JFK"})) for n in range(40))
     )

@@ -19,7 +19,7 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
-from antiphon.serving.shadow import Mirroring, ShadowCounts
+from antiphon.serving.shadow import ShadowCounts, ShadowLimits
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
@@ -140,7 +140,7 @@ async def test_the_same_text_is_seen_to_be_the_same(make: Make) -> None:
 async def test_a_slow_candidate_keeps_nobody_waiting(make: Make, streamed: bool) -> None:
     gate = asyncio.Event()
     script = Scripted(ScriptedGeneration(LIVE), ScriptedGeneration(OTHER, waits=gate))
-    desk = make(script, mirroring=Mirroring(after=0.0, concurrency=1, waiting=2))
+    desk = make(script, shadow_limits=ShadowLimits(after=0.0, concurrency=1, waiting=2))
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
     for number in range(5):
         request = desk.request(entity={"flight": f"B6 {number}", "origin": "JFK"})

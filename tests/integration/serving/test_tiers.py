@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import DeadlineExceededError, OverloadedError, ResourceUnavailableError
-from antiphon.serving.admission.limits import Admission
+from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.context import arrive
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SmallDesk
@@ -26,7 +26,9 @@ async def test_flex_is_batch_work_with_bounds_of_its_own(tmp_path: Path) -> None
             ScriptedGeneration("three", waits=held),
         ]
     )
-    desk = SmallDesk(tmp_path, engine, PLAIN, admission=Admission(online=2, batch=1, flex=1), online_seconds=0.3)
+    desk = SmallDesk(
+        tmp_path, engine, PLAIN, admission=AdmissionController(online=2, batch=1, flex=1), online_seconds=0.3
+    )
     waiting = asyncio.create_task(desk.answerer.answer(desk.request(tier="flex", question="1")))
     first = asyncio.create_task(desk.answerer.answer(desk.request(tier="priority", question="2")))
     async with asyncio.timeout(20):
@@ -68,7 +70,7 @@ def test_flex_takes_no_part_in_rollouts(tmp_path: Path) -> None:
 
 
 async def test_a_full_path_says_when_a_place_comes_free() -> None:
-    admission = Admission(online=1, batch=1)
+    admission = AdmissionController(online=1, batch=1)
     async with admission.enter("online"):
         with pytest.raises(OverloadedError) as refused:
             async with admission.enter("online"):

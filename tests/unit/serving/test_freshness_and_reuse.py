@@ -14,20 +14,20 @@ from antiphon.serving.answering import reuse
 from antiphon.serving.answering.generation import GenerationSpec
 from antiphon.serving.features import reading
 from antiphon.serving.features.printing import fingerprint
-from antiphon.serving.features.reading import FeatureReading
+from antiphon.serving.features.reading import RequestFeatures
 from antiphon.testing.small_desk import DESK, START, ReadValue, ReadVector
 
 LATER = START + timedelta(hours=1)
 
 
-def read(contract: Freshness | None = None, **values: ReadValue) -> FeatureReading:
+def read(contract: Freshness | None = None, **values: ReadValue) -> RequestFeatures:
     application = msgspec.structs.replace(DESK, freshness={"congestion": contract} if contract else {})
     read = {"congestion.delay": ReadValue(26.0, START), "weather.wind": ReadValue(11.0, START)}
     read |= {name.replace("__", "."): value for name, value in values.items()}
     return reading.apply_contracts(ReadVector(3, read), application, LATER)
 
 
-def contract_of(found: FeatureReading, name: str = "congestion.delay") -> str:
+def contract_of(found: RequestFeatures, name: str = "congestion.delay") -> str:
     return next(feature.contract for feature in found.features if feature.name == name)
 
 
@@ -126,7 +126,7 @@ def test_whatever_decides_the_text_is_in_the_key(change: dict[str, Any]) -> None
 def test_a_contract_may_ask_for_the_quality_of_the_source() -> None:
     contract = Freshness("1d", "default", min_source_quality=0.9)
 
-    def apply(facts: dict[str, SnapshotFacts], contract: Freshness, publication: int | None = 3) -> FeatureReading:
+    def apply(facts: dict[str, SnapshotFacts], contract: Freshness, publication: int | None = 3) -> RequestFeatures:
         application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
         read = {"congestion.delay": ReadValue(26.0, LATER)}
         return reading.apply_contracts(ReadVector(publication, read, facts), application, LATER)

@@ -14,8 +14,8 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError
 from antiphon.definitions.learning import Outcome
 from antiphon.serving.answering.context import Arrival, arrive
-from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
-from antiphon.serving.shadow import Mirroring, ShadowCounts, Shadows, mirrored
+from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, MirroredAnswer
+from antiphon.serving.shadow import ShadowCounts, ShadowLimits, Shadows, mirrored
 from antiphon.testing.fakes import make_receipt
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START
 
@@ -64,7 +64,7 @@ class Candidate:
 def shadows(
     candidate: Candidate, record: Callable[[ShadowPair], Awaitable[None]] | None = None, **bounds: Any
 ) -> Shadows:
-    return Shadows(candidate.answer, record or candidate.record, CLOCK, Mirroring(**{"after": 0.0, **bounds}))
+    return Shadows(candidate.answer, record or candidate.record, CLOCK, ShadowLimits(**{"after": 0.0, **bounds}))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -87,7 +87,9 @@ def test_the_candidate_is_asked_the_same_at_the_same_moment() -> None:
         as_of=answer.receipt.as_of,
         minimum_publication=answer.publication,
         overrides=DecodingOverrides(),
-        mirrors=Mirrored("roll_1", answer.prediction, answer.receipt.text_blob, 0.18, answer.receipt.timing.total),
+        mirrors=MirroredAnswer(
+            "roll_1", answer.prediction, answer.receipt.text_blob, 0.18, answer.receipt.timing.total
+        ),
     )
     assert arrive(request, b"k" * 32, 0.0).unit == arrival.unit
 

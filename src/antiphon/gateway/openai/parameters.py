@@ -23,7 +23,7 @@ from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, Toke
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
 from antiphon.gateway.openai.tools import OpenAITool, OpenAIToolCall, OpenAIToolChoice, offered
 from antiphon.governance.identity.principal import Principal
-from antiphon.serving.admission import tiers
+from antiphon.serving.admission.limits import grant_tier
 from antiphon.serving.answering.tools import Tools
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
@@ -372,7 +372,7 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         minimum_publication=parameters.minimum_publication,
         exposure_unit=parameters.exposure_unit,
         request_id=request,
-        tier=tiers.granted(parameters.service_tier, principal),
+        tier=grant_tier(parameters.service_tier, principal),
         **fields,
     )
 

@@ -23,7 +23,7 @@ from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 from antiphon.learning.evaluation import attacks
 from antiphon.learning.evaluation.attacks import AttackResponse
 from antiphon.learning.evaluation.scores import RowResult, answered, meets
-from antiphon.serving.ports import FeatureReader
+from antiphon.serving.ports import EntityReader
 from antiphon.serving.request import Answer, AnswerRequest
 
 TRANSIENT_ERRORS = (UnavailableError, EngineError, OverloadedError)
@@ -60,7 +60,7 @@ class EvaluatedReleases:
 AnswerFunction = Callable[[AnswerRequest], Awaitable[Answer]]
 """serving's ``answer()``."""
 
-AnswerFactory = Callable[[FeatureReader, EvaluatedReleases, bool], AnswerFunction]
+AnswerFactory = Callable[[EntityReader, EvaluatedReleases, bool], AnswerFunction]
 """Makes serving's ``answer()`` over a reader of features and some releases, everything else as served.
 
 With ``True`` a prompt that comes again is not generated again, so time and cost must not be measured of it.

@@ -51,7 +51,7 @@ class Lookups:
             deciding(store),
             self._clock,
             reads_entities=self._reads_entities,
-            remedies=ProjectRemedies(store, platform),
+            remedies=ProjectRemedies(store, platform).remedied,
             far=platform.far,
             vectors=platform.vectors,
         )

@@ -9,7 +9,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.selection import select_features
 from antiphon.governance.policy.request import PolicyColumn, Resource
-from antiphon.serving.features.lookup_values import Derived, LookupPlan
+from antiphon.serving.features.lookup_values import DerivedFeatures, LookupPlan
 
 _Names = tuple[str, ...] | None
 """Features of a view; ``None``: all of them that are columns."""
@@ -55,7 +55,7 @@ def lookup_plan(
         used = set(views[view].features) - set(views[view].models) if chosen is None else {*chosen}
         columns += _policy_columns(views[view], used | {one.partition(".")[2] for one in vectors.get(view, ())})
     entity_keys = keys if keys is not None else [key for view in (*read, *vectors) for key in views[view].entity.keys]
-    derived = Derived(
+    derived = DerivedFeatures(
         selection.names,
         {view: (views[view], names) for view, names in vectors.items()},
         selection.on_demand,

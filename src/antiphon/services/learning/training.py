@@ -42,8 +42,8 @@ from antiphon.services.learning.outcomes import DeclaredApplications, dataset_bu
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
-from antiphon.serving.answering.repeated import GeneratesOnce
-from antiphon.serving.ports import FeatureReader
+from antiphon.serving.answering.deduplication import DeduplicatingEngine
+from antiphon.serving.ports import EntityReader
 from antiphon.training.arithmetic import of_this_machine
 from antiphon.training.recipe import Arithmetic
 
@@ -222,10 +222,10 @@ class LearningPlatform:
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
 
-    def _answering(self, features: FeatureReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:
+    def _answering(self, features: EntityReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:
         wired = answerer(
             self._store,
-            GeneratesOnce(self._engine) if once else self._engine,
+            DeduplicatingEngine(self._engine) if once else self._engine,
             self._commit,
             releases,
             self._features,

@@ -1,5 +1,5 @@
-"""In front of one engine: at most as many online requests inside it as it can use, the others in order of tier and,
-inside a tier, by turns of tenants.
+"""A gate in front of one engine: at most as many online requests inside it as it can use, the others in order of tier
+and, inside a tier, by fair queueing of tenants.
 
 Turns are start-time fair queueing (Goyal, Vin and Cheng 1996): a request begins where its tenant's last one ended, or
 where the queue is now; it ends so many tokens later, divided by the tenant's weight; the earliest beginning is next.
@@ -11,9 +11,9 @@ Invariants:
 - A request that was never let in costs its tenant nothing, and neither does what was let in before the gate was last
   empty.
 - Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
-- Whoever waits here longer than the queue's bound, or would by the engine's measured pace, is refused with the moment
-  at which there will be room. Of several that are refused each gets a moment of its own, so that they do not come back
-  together. Refusals of a tenant that asks on and on are delayed.
+- A request that waits here longer than the queue's bound, or would by the engine's measured rate, is refused with the
+  moment at which there will be room. Of several refused requests each gets a moment of its own, so that they do not
+  come back together. Refusals of a tenant that keeps asking are delayed.
 - A place is given back when its generation ends, however it ends; a caller that goes away while it waits leaves none.
 """
 
@@ -37,10 +37,9 @@ from antiphon.engine.api.messages import (
     TextEmbeddingRequest,
     TextEmbeddings,
 )
-from antiphon.serving.admission.drain import Drain
 from antiphon.serving.admission.gradient import Gradient, Window
-from antiphon.serving.admission.refusal_throttle import RefusalThrottle
-from antiphon.serving.ports import EmbeddingEngine
+from antiphon.serving.admission.refusals import RefusalThrottle, SlotReleaseRate
+from antiphon.serving.ports import GenerationEngine
 
 WINDOW_SECONDS = 0.25
 WINDOW_SAMPLES = 10
@@ -71,7 +70,7 @@ class _WaitingRequest:
 
 
 class GateStatus(msgspec.Struct, frozen=True):
-    """How the gate stands: the limit, who is inside, who waits, and how many a second come out (0: not known yet)."""
+    """State of the gate: its limit, requests inside and waiting, and the release rate a second (0: unknown)."""
 
     limit: int
     inside: int
@@ -79,13 +78,13 @@ class GateStatus(msgspec.Struct, frozen=True):
     pace: float
 
 
-class Gate:
-    """Counts places. It belongs to one event loop.
+class EngineGate:
+    """Counts the slots of one engine. It belongs to one event loop.
 
     Args:
         start: the limit before anything is measured; ``most``: what it never goes beyond, but for tenants that have
             nothing inside.
-        queue_seconds: how long somebody may wait for a place.
+        queue_seconds: longest wait for a slot.
         monotonic: the clock, in seconds.
         adaptive: measure and follow; otherwise the limit stays at ``start``.
         weights: of tenants; 1 for those that are not named.
@@ -113,7 +112,7 @@ class Gate:
         self._turn = 0.0
         self._ends: dict[tuple[int, str], float] = {}
         self._waiting: list[_WaitingRequest] = []
-        self._drain = Drain(monotonic)
+        self._release_rate = SlotReleaseRate(monotonic)
         self._refusal_throttle = RefusalThrottle(monotonic)
         self._opened = monotonic()
         self._seconds: list[float] = []
@@ -122,8 +121,8 @@ class Gate:
 
     @property
     def status(self) -> GateStatus:
-        """How the gate stands now."""
-        return GateStatus(int(self.gradient.limit), self._inside, self._count_waiting(), self._drain.per_second)
+        """The present state of the gate."""
+        return GateStatus(int(self.gradient.limit), self._inside, self._count_waiting(), self._release_rate.per_second)
 
     async def enter(self, rank: int, tenant: str = "", tokens: float = 1.0) -> None:
         """Take a place, in order of rank (smaller first), then by turns; :meth:`leave` gives it back.
@@ -142,7 +141,7 @@ class Gate:
         self._number += 1
         place = (rank, begin, self._number)
         ahead = sum(not other.future.done() and other.place < place for other in self._waiting)
-        if self._drain.seconds(ahead + 1) > HOPE * self._queue_seconds:
+        if self._release_rate.seconds(ahead + 1) > HOPE * self._queue_seconds:
             await asyncio.sleep(self._refusal_throttle.delay(tenant))
             raise self._refusal()
         self._book(rank, tenant, begin, tokens)
@@ -174,16 +173,16 @@ class Gate:
     def measure(self, seconds: float, queued: float | None) -> None:
         """One request has ended ``seconds`` after it was given to the engine, ``queued`` of which it waited in it."""
         now = self._monotonic()
-        self._drain.ended(full=self._inside >= int(self.gradient.limit))
+        self._release_rate.ended(full=self._inside >= int(self.gradient.limit))
         self._seconds.append(seconds)
         if queued is not None:
             self._queued.append(queued)
         if now - self._opened < WINDOW_SECONDS or len(self._seconds) < WINDOW_SAMPLES:
             return
         count = len(self._seconds)
-        told = sum(self._queued) / count if len(self._queued) == count else None
+        reported = sum(self._queued) / count if len(self._queued) == count else None
         if self._adaptive:
-            self.gradient = self.gradient.after(Window(sum(self._seconds) / count, told, self._most))
+            self.gradient = self.gradient.after(Window(sum(self._seconds) / count, reported, self._most))
         self._opened, self._seconds, self._queued, self._most = now, [], [], self._inside
         self._admit()
 
@@ -238,7 +237,9 @@ class Gate:
         # Not at the first moment at which there may be room, but when the queue has half of what it may have.
         return OverloadedError(
             f"The engine has all the requests that it can use ({self._inside}), and {waiting} wait.",
-            retry_after=self._drain.retry_after(self._drain.seconds(waiting + 1) - HOPE * self._queue_seconds / 2),
+            retry_after=self._release_rate.retry_after(
+                self._release_rate.seconds(waiting + 1) - HOPE * self._queue_seconds / 2
+            ),
             where="admission",
             next_step="Try again after the time that Retry-After says.",
         )
@@ -252,7 +253,7 @@ class GatedEngine:
     """
 
     def __init__(
-        self, engine: EmbeddingEngine, gate: Gate, monotonic: Callable[[], float], *, tells_queue: bool
+        self, engine: GenerationEngine, gate: EngineGate, monotonic: Callable[[], float], *, tells_queue: bool
     ) -> None:
         self._engine = engine
         self.gate = gate
@@ -260,7 +261,7 @@ class GatedEngine:
         self._tells_queue = tells_queue
 
     async def describe(self) -> EngineDescription:
-        """What the engine says of itself."""
+        """See the engine behind."""
         return await self._engine.describe()
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
@@ -271,7 +272,7 @@ class GatedEngine:
         """As the engine does, once there is a place.
 
         Raises:
-            OverloadedError: see :meth:`Gate.enter`.
+            OverloadedError: see :meth:`EngineGate.enter`.
         """
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
@@ -296,6 +297,6 @@ def _place(request: _WaitingRequest) -> tuple[int, float, int]:
 
 
 def expected_tokens(request: GenerationRequest) -> float:
-    """How many tokens a request may take, prompt and answer."""
+    """Number of tokens that a request may take, prompt and answer."""
     sent = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
     return len(request.prompt_ids) + sent / CHARACTERS_PER_TOKEN + request.max_tokens

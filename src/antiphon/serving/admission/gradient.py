@@ -22,7 +22,7 @@ import msgspec
 
 TOLERANCE = 1.5
 """Of engines that do not tell how long a request waited: what is measured varies by itself."""
-TOLERANCE_TOLD = 1.1
+TOLERANCE_REPORTED = 1.1
 """Of those that do: the same requests are compared."""
 SMOOTHING = 0.2
 LONG_WINDOWS = 600
@@ -30,7 +30,7 @@ WARM_WINDOWS = 10
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What was measured between two looks.
+    """Measurements between two adjustments.
 
     Attributes:
         seconds: mean, from being given to the engine to the end.
@@ -66,7 +66,7 @@ class Gradient(msgspec.Struct, frozen=True):
             if window.queued is None:
                 without = TOLERANCE * reference
             else:
-                without = TOLERANCE_TOLD * (window.seconds - window.queued)
+                without = TOLERANCE_REPORTED * (window.seconds - window.queued)
             gradient = max(0.5, min(1.0, without / max(window.seconds, 1e-9)))
             limit = limit * (1 - SMOOTHING) + (limit * gradient + sqrt(limit)) * SMOOTHING
             limit = max(self.least, min(self.most, limit))

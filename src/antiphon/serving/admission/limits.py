@@ -10,31 +10,33 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Literal
 
-from antiphon.core.errors import OverloadedError, ResourceUnavailableError
-from antiphon.serving.admission.drain import Drain
+from antiphon.core.errors import ForbiddenError, OverloadedError, ResourceUnavailableError
+from antiphon.governance.identity.principal import Principal
+from antiphon.serving.admission.refusals import SlotReleaseRate
+from antiphon.serving.request import Tier
 
-Class = Literal["online", "flex", "batch"]
+WorkClass = Literal["online", "flex", "batch"]
 
 
-class Admission:
-    """Counts answers under way; online, flex and batch have bounds of their own."""
+class AdmissionController:
+    """Counts answers under way, with a limit for each of online, flex and batch."""
 
     def __init__(self, *, online: int, batch: int, flex: int = 64) -> None:
-        self._bounds: dict[Class, int] = {"online": online, "flex": flex, "batch": batch}
-        self._under_way: dict[Class, int] = {"online": 0, "flex": 0, "batch": 0}
-        self._drains: dict[Class, Drain] = {work: Drain(monotonic) for work in self._bounds}
+        self._bounds: dict[WorkClass, int] = {"online": online, "flex": flex, "batch": batch}
+        self._under_way: dict[WorkClass, int] = {"online": 0, "flex": 0, "batch": 0}
+        self._rates: dict[WorkClass, SlotReleaseRate] = {work: SlotReleaseRate(monotonic) for work in self._bounds}
 
-    def under_way(self, work: Class) -> int:
-        """How many answers of this class are being made now."""
+    def under_way(self, work: WorkClass) -> int:
+        """Number of answers of this class under way."""
         return self._under_way[work]
 
     @asynccontextmanager
-    async def enter(self, work: Class) -> AsyncIterator[None]:
-        """Hold one place while the answer is made.
+    async def enter(self, work: WorkClass) -> AsyncIterator[None]:
+        """Hold a slot while the answer is made.
 
         Raises:
-            ResourceUnavailableError: every place of flex work is taken.
-            OverloadedError: every place is taken.
+            ResourceUnavailableError: every slot of flex work is taken.
+            OverloadedError: every slot is taken.
         """
         if self._under_way[work] >= self._bounds[work]:
             raise self._refusal(work)
@@ -42,11 +44,11 @@ class Admission:
         try:
             yield
         finally:
-            self._drains[work].ended(full=self._under_way[work] >= self._bounds[work])
+            self._rates[work].ended(full=self._under_way[work] >= self._bounds[work])
             self._under_way[work] -= 1
 
-    def _refusal(self, work: Class) -> OverloadedError:
-        retry_after = self._drains[work].retry_after(0.0)
+    def _refusal(self, work: WorkClass) -> OverloadedError:
+        retry_after = self._rates[work].retry_after(0.0)
         if work == "flex":
             return ResourceUnavailableError(
                 f"There is no room for more flex work: {self._bounds[work]} answers wait for what others leave.",
@@ -60,3 +62,22 @@ class Admission:
             where="admission",
             next_step="Try again shortly, or raise [gateway] max_in_flight.",
         )
+
+
+def grant_tier(requested: str | None, principal: Principal) -> Tier:
+    """The tier of a request for ``auto``, ``default``, ``flex``, ``priority`` or for none.
+
+    Raises:
+        ForbiddenError: ``priority``, and the key is not allowed it.
+    """
+    if requested == "flex":
+        return "flex"
+    if requested != "priority":
+        return "default"
+    if not principal.allowance.priority:
+        raise ForbiddenError(
+            f"{principal.id} may not go ahead of others.",
+            where="service_tier",
+            next_step="Leave it out, or ask an administrator for a key with `--priority`.",
+        )
+    return "priority"

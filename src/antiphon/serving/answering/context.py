@@ -15,9 +15,9 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
+from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import prompts
-from antiphon.serving.features.reading import FeatureReading
-from antiphon.serving.ports import Decision
+from antiphon.serving.features.reading import RequestFeatures
 from antiphon.serving.request import AnswerRequest
 
 
@@ -106,7 +106,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
     application: ApplicationSpec
     decision: Decision
     as_of: datetime
-    reading: FeatureReading
+    reading: RequestFeatures
     question_hash: str
     cache_namespace: str | None
     inputs: dict[str, InputValue] = {}

@@ -14,7 +14,7 @@ from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.serving.answering.context import Arrival
-from antiphon.serving.request import Mirrored
+from antiphon.serving.request import MirroredAnswer
 
 
 def answered(arrival: Arrival, assigned: Assignment, receipt: Receipt, replaced: bool) -> Exposure | None:
@@ -85,7 +85,7 @@ def probability(application: ApplicationSpec, classes: dict[str, dict[str, float
     return None if outcome is None else classes.get(outcome.property, {}).get(outcome.positive)
 
 
-def paired(mirrors: Mirrored, application: ApplicationSpec, receipt: Receipt) -> ShadowPair:
+def paired(mirrors: MirroredAnswer, application: ApplicationSpec, receipt: Receipt) -> ShadowPair:
     """The online answer and the shadow's receipt, side by side."""
     return ShadowPair(
         rollout=mirrors.rollout,
@@ -102,7 +102,7 @@ def paired(mirrors: Mirrored, application: ApplicationSpec, receipt: Receipt) ->
     )
 
 
-def unpaired(mirrors: Mirrored, scope: Scope, code: str, seconds: float, moment: datetime) -> ShadowPair:
+def unpaired(mirrors: MirroredAnswer, scope: Scope, code: str, seconds: float, moment: datetime) -> ShadowPair:
     """An online answer without an answer of the candidate."""
     return ShadowPair(
         rollout=mirrors.rollout,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -31,15 +31,17 @@ from antiphon.engine.api.messages import (
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import guards, prompts
 from antiphon.serving.answering.context import AnswerContext
-from antiphon.serving.answering.output import mismatches, parsed
+from antiphon.serving.answering.guards import mismatches, parsed
 from antiphon.serving.answering.overrides import engine_fields
 from antiphon.serving.answering.tools import schema, tagged, writes_tools
-from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
+
+EngineCall = Callable[[GenerationRequest], AsyncGenerator[Delta | GenerationResult, None]]
+"""An engine's ``generate``."""
 
 
 class GenerationSpec(msgspec.Struct, frozen=True):
-    """Everything that decides a text: the same value gives the same text inside one fingerprint.
+    """Prompt, decoding and constraints: the same value gives the same text inside one fingerprint.
 
     Attributes:
         parameters: unset for none, so that stored answers are found by the key that they had before there were any.
@@ -199,7 +201,7 @@ def engine_request(
 
 
 async def generate(
-    engine: GenerationEngine, request: GenerationRequest, deadline: float | None = None
+    call: EngineCall, request: GenerationRequest, deadline: float | None = None
 ) -> AsyncGenerator[Delta | Generation, None]:
     """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
 
@@ -209,7 +211,7 @@ async def generate(
     """
     tokens: list[TokenOut] = []
     prompt: tuple[TokenOut, ...] = ()
-    async with aclosing(engine.generate(request)) as events:
+    async with aclosing(call(request)) as events:
         while (event := await _next(events, deadline)) is not None:
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
@@ -238,7 +240,7 @@ async def _next(
 
 
 async def generate_guarded(
-    engine: GenerationEngine, spec: GenerationSpec, context: AnswerContext, deadline: float | None = None
+    call: EngineCall, spec: GenerationSpec, context: AnswerContext, deadline: float | None = None
 ) -> GuardedText:
     """Generate until the guards pass, or take the guard's fallback when the retries are used up.
 
@@ -253,7 +255,7 @@ async def generate_guarded(
     actions: list[GuardReceipt] = []
     for number in range(1 + retries):
         request = engine_request(spec, context.request, application.slo, number, warmth)
-        async with aclosing(generate(engine, request, deadline)) as events:
+        async with aclosing(generate(call, request, deadline)) as events:
             async for event in events:
                 if isinstance(event, Generation):
                     attempts.append(event)

@@ -1,7 +1,10 @@
-"""The guard on figures: a text states only figures of this request's features, in their role.
+"""Checks of an output: the guard on figures, and the JSON schema.
 
-A pure function of the text, the declared figures and how they print. The judge of a served text (see the
-flight desk's checker) shares no code with it.
+The guard lets a text contain only figures of this request's features, in their role. It is a pure function of the text,
+the declared figures and how they print; the flight desk's checker of served texts shares no code with it.
+
+An engine masks tokens so that a finished text meets its schema; a remote engine may ignore the schema, and a text that
+was cut off meets none. So every served text is checked.
 """
 
 from __future__ import annotations
@@ -9,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
+from antiphon.core.ids import canonical
 from antiphon.definitions.application import Figure
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?![\d])")
@@ -35,7 +41,7 @@ _LENGTHS = re.compile(
 """Lengths of time in words, except as the window a figure is about ("over the past two hours")."""
 
 
-class Stated(msgspec.Struct, frozen=True):
+class FigureMention(msgspec.Struct, frozen=True):
     """A number in a text: its place and the words after it."""
 
     number: Decimal
@@ -49,7 +55,7 @@ def violations(
     prints: Mapping[str, str | None],
     allowed: Iterable[str] = (),
 ) -> list[str]:
-    """Why the text may not be served; empty when every figure is one of the request's, in its role.
+    """Reasons that keep a text from being served; empty when every figure is one of the request's, in its role.
 
     Args:
         text: what the model wrote.
@@ -59,8 +65,8 @@ def violations(
     """
     found: list[str] = []
     for sentence in _SENTENCE.split(_mask(text, allowed, figures)):
-        for stated in _stated(sentence, figures):
-            reason = _judge(stated, sentence, figures, prints)
+        for mention in _mentions(sentence, figures):
+            reason = _judge(mention, sentence, figures, prints)
             if reason is not None:
                 found.append(reason)
         found += [f"{match.group()} has no unit of a declared figure" for match in _lengths(sentence, figures)]
@@ -79,15 +85,17 @@ def _mask(text: str, allowed: Iterable[str], figures: Sequence[Figure]) -> str:
     return text
 
 
-def _stated(sentence: str, figures: Sequence[Figure]) -> list[Stated]:
+def _mentions(sentence: str, figures: Sequence[Figure]) -> list[FigureMention]:
     numbers = [
-        Stated(Decimal(match.group().replace(",", "")) if match.group().count(".") < 2 else Decimal(-1), *match.span())
+        FigureMention(
+            Decimal(match.group().replace(",", "")) if match.group().count(".") < 2 else Decimal(-1), *match.span()
+        )
         for match in _NUMBER.finditer(sentence)
     ]
     # A number word counts as a figure only before a unit: "one of the" is no figure, "ten minutes" is.
     for match in _WORDS.finditer(sentence):
         if any(_unit_follows(sentence, match.end(), figure) for figure in figures):
-            numbers.append(Stated(Decimal(_spelt(match.group())), *match.span()))
+            numbers.append(FigureMention(Decimal(_spelt(match.group())), *match.span()))
     return numbers
 
 
@@ -116,12 +124,14 @@ def _unit_follows(sentence: str, end: int, figure: Figure) -> bool:
     return any(rest.startswith(unit.lower()) and not rest[len(unit) : len(unit) + 1].isalpha() for unit in figure.unit)
 
 
-def _judge(stated: Stated, sentence: str, figures: Sequence[Figure], prints: Mapping[str, str | None]) -> str | None:
-    shown = sentence[stated.start : stated.end]
-    candidates = [figure for figure in figures if _unit_follows(sentence, stated.end, figure)]
+def _judge(
+    mention: FigureMention, sentence: str, figures: Sequence[Figure], prints: Mapping[str, str | None]
+) -> str | None:
+    shown = sentence[mention.start : mention.end]
+    candidates = [figure for figure in figures if _unit_follows(sentence, mention.end, figure)]
     if not candidates:
         return f"{shown} has no unit of a declared figure"
-    nearest = _nearest_role(stated, sentence.lower(), candidates)
+    nearest = _nearest_role(mention, sentence.lower(), candidates)
     if nearest is None:
         return f"{shown} stands in no declared role"
     text = prints.get(nearest.feature)
@@ -131,15 +141,42 @@ def _judge(stated: Stated, sentence: str, figures: Sequence[Figure], prints: Map
         value = Decimal(text)
     except ArithmeticError:
         return f"{nearest.feature} is {text!r}, the text says {shown}"
-    return None if value == stated.number else f"{nearest.feature} prints {text}, the text says {shown}"
+    return None if value == mention.number else f"{nearest.feature} prints {text}, the text says {shown}"
 
 
-def _nearest_role(stated: Stated, sentence: str, candidates: Sequence[Figure]) -> Figure | None:
+def _nearest_role(mention: FigureMention, sentence: str, candidates: Sequence[Figure]) -> Figure | None:
     best: tuple[int, Figure] | None = None
     for figure in candidates:
         for role in figure.roles:
             for match in re.finditer(rf"\b{re.escape(role.lower())}", sentence):
-                distance = max(match.start() - stated.end, stated.start - match.end(), 0)
+                distance = max(match.start() - mention.end, mention.start - match.end(), 0)
                 if best is None or distance < best[0]:
                     best = (distance, figure)
     return best[1] if best else None
+
+
+def parsed(text: str) -> Any:
+    """The text's JSON value, ``None`` when it is not JSON."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def mismatches(schema: Mapping[str, Any], output: Any) -> dict[str, str]:
+    """Mismatches of a value with the JSON schema: top-level property (``""``: the whole) to a reason."""
+    found: dict[str, str] = {}
+    for error in _validator(canonical(schema)).iter_errors(output):
+        place = str(error.absolute_path[0]) if error.absolute_path else ""
+        found.setdefault(place, str(error.message)[:200])
+    return found
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: bytes) -> Any:
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    document = msgspec.json.decode(schema)
+    # An empty registry: a reference to somewhere else is an error, never a download.
+    return validator_for(document)(document, registry=Registry())

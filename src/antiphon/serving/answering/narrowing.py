@@ -53,13 +53,13 @@ def narrowed(application: ApplicationSpec, only: Sequence[str]) -> ApplicationSp
     )
 
 
-def as_asked(application: ApplicationSpec, asked_schema: str | None) -> ApplicationSpec:
-    """The application as a recorded generation was asked for: narrowed when its schema had fewer properties."""
-    if asked_schema is None or application.schema is None:
+def narrowed_to_schema(application: ApplicationSpec, schema: str | None) -> ApplicationSpec:
+    """The application as it was when a generation was recorded: narrowed when its schema had fewer properties."""
+    if schema is None or application.schema is None:
         return application
-    asked = tuple(msgspec.json.decode(asked_schema, type=dict[str, Any]).get("properties", {}))
+    recorded = tuple(msgspec.json.decode(schema, type=dict[str, Any]).get("properties", {}))
     whole = tuple(application.schema.get("properties", {}))
-    return narrowed(application, asked) if asked and asked != whole and set(asked) < set(whole) else application
+    return narrowed(application, recorded) if recorded and set(recorded) < set(whole) else application
 
 
 @lru_cache(maxsize=256)

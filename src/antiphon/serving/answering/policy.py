@@ -11,8 +11,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.request import Resource, application_resource
-from antiphon.serving.ports import Decision
+from antiphon.governance.policy.request import Decision, Resource, application_resource
 
 _MAX_RELEASES = 1_000
 

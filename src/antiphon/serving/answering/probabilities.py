@@ -39,7 +39,7 @@ def class_probabilities(
 
 
 def _value_start(text: str, name: str) -> int | None:
-    """Where the string value of a top-level property begins, after its opening quote."""
+    """Offset of a top-level property's string value, after its opening quote."""
     key = json.dumps(name)
     at = text.find(key)
     if at < 0:

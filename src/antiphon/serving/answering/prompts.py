@@ -101,7 +101,7 @@ def variables(
     entity: Mapping[str, str],
     question: str | None,
 ) -> dict[str, Any]:
-    """What a template sees: ``features.VIEW.FEATURE`` as printed, ``entity`` and ``question``."""
+    """The variables of a template: ``features.VIEW.FEATURE`` as printed, ``entity`` and ``question``."""
     views: dict[str, dict[str, str | None]] = {view: {} for view in application.versions}
     for name, text in prints.items():
         view, _, feature = name.partition(".")

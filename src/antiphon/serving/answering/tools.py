@@ -1,7 +1,7 @@
-"""Functions that a plain model may call: how they are told to it, and the schema that its turn must meet.
+"""Functions that a plain model may call: their presentation in the prompt, and the schema that its turn must meet.
 
 A chat template that writes tools itself, and has its model mark calls by ``<tool_call>`` (Hermes, Qwen), is given
-them. To any other model they are told in the system turn, and earlier calls and their results are turns in plain
+them. For any other model they are described in the system turn, and earlier calls and their results are turns in plain
 words. What comes back is one of the two forms of ``engine.tool_text``, held to it and to each function's parameters
 while it is written.
 """
@@ -34,7 +34,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What a request may call.
+    """The functions that a request may call.
 
     Attributes:
         required: the turn must call; ``False`` leaves it to the model.
@@ -61,12 +61,12 @@ class Tools(msgspec.Struct, frozen=True):
 
 
 def writes_tools(template: str) -> bool:
-    """Whether a chat template writes tools, and its model marks calls by tags."""
+    """Tells whether a chat template writes tools, and its model marks calls by tags."""
     return "tools" in template and BEGIN in template
 
 
 def tagged(tools: Tools) -> str:
-    """What the turn must meet where calls are marked by tags: a text, or calls; llguidance's Lark syntax.
+    """The grammar of a turn where calls are marked by tags: a text, or calls; llguidance's Lark syntax.
 
     A text that could be taken for the other form is none.
     """
@@ -89,7 +89,7 @@ def tagged(tools: Tools) -> str:
 
 
 def schema(tools: Tools) -> dict[str, Any]:
-    """What the turn must meet."""
+    """The JSON schema of a turn."""
     offered = _offered(tools)
     calls = {
         "type": "object",
@@ -114,7 +114,7 @@ def schema(tools: Tools) -> dict[str, Any]:
     return {**turn, "$defs": _places(offered)}
 
 
-def told(tools: Tools) -> str:
+def instructions(tools: Tools) -> str:
     """The functions in words, for a model whose template does not write them."""
     listed = "\n".join(json.dumps(msgspec.to_builtins(tool), ensure_ascii=False) for tool in tools.tools)
     called = '{"tool_calls": [{"name": NAME, "arguments": {...}}]}'
@@ -128,8 +128,8 @@ def in_words(turns: Sequence[ChatTurn], tools: Tools | None) -> tuple[ChatTurn, 
     if tools is None:
         return written
     if written and written[0].role == "system":
-        return (ChatTurn("system", f"{written[0].content}\n\n{told(tools)}"), *written[1:])
-    return (ChatTurn("system", told(tools)), *written)
+        return (ChatTurn("system", f"{written[0].content}\n\n{instructions(tools)}"), *written[1:])
+    return (ChatTurn("system", instructions(tools)), *written)
 
 
 def as_template_reads(turn: ChatTurn) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The engines that an answer may be asked of: each with its breaker, in the order that an application names.
+"""The engines that an answer may come from: each with its breaker, in the order that an application names.
 
 Invariants:
 - What passes an engine over is that it is away, refuses for now, fails, or is late with its first token. What is wrong
@@ -27,12 +27,12 @@ from antiphon.serving.ports import GenerationEngine
 FAILURES = (UnavailableError, EngineError)
 """What counts against an engine. One that says that it is full, or that it does not serve a model, is there."""
 
-DESCRIBED_SECONDS = 5.0
-"""How long a description is believed while the engine can be asked again."""
+DESCRIPTION_SECONDS = 5.0
+"""Lifetime of a description while the engine can be asked again."""
 
 
-class Breaking(msgspec.Struct, frozen=True):
-    """When an engine is given up.
+class FailoverPolicy(msgspec.Struct, frozen=True):
+    """Limits after which an engine is passed over.
 
     Attributes:
         first_token: seconds that an online request waits for an engine's first token.
@@ -57,24 +57,24 @@ class EnginePassedOver(Exception):
         self.error = error
 
 
-class Member:
-    """One engine behind its breaker. Implements serving's ``GenerationEngine``."""
+class EngineRoute:
+    """One engine behind its breaker. Implements serving's ``Engine``."""
 
-    def __init__(self, name: str, engine: GenerationEngine, breaking: Breaking, clock: Clock) -> None:
+    def __init__(self, name: str, engine: GenerationEngine, policy: FailoverPolicy, clock: Clock) -> None:
         self.name = name
         # Jitter is no secret.
-        self.breaker = CircuitBreaker(name, breaking.breaker, clock.monotonic, random.Random().random)
+        self.breaker = CircuitBreaker(name, policy.breaker, clock.monotonic, random.Random().random)
         self._engine = engine
-        self._breaking = breaking
+        self._policy = policy
         self._clock = clock
         self._models: dict[str, ModelDescription] = {}
         self._described_at = float("-inf")
         self._looking: asyncio.Task[AntiphonError | None] | None = None
 
     async def describe(self) -> EngineDescription:
-        """What it serves, asked within a bound of time."""
+        """The models that it serves, within a limit of time."""
         try:
-            async with asyncio.timeout(self._breaking.describe):
+            async with asyncio.timeout(self._policy.describe):
                 return await self._engine.describe()
         except TimeoutError:
             raise UnavailableError(
@@ -90,7 +90,7 @@ class Member:
         Raises:
             EnginePassedOver: it cannot be asked and never was.
         """
-        if name in self._models and self._clock.monotonic() - self._described_at <= DESCRIBED_SECONDS:
+        if name in self._models and self._clock.monotonic() - self._described_at <= DESCRIPTION_SECONDS:
             return self._models[name]
         # Of a thousand requests that come at once, one look is enough; who goes away leaves it to the others.
         looking = self._looking = self._looking or asyncio.create_task(self._look())
@@ -159,11 +159,11 @@ class Member:
 
     async def _first(self, events: AsyncGenerator[Delta | GenerationResult, None]) -> Delta | GenerationResult | None:
         try:
-            async with asyncio.timeout(self._breaking.first_token):
+            async with asyncio.timeout(self._policy.first_token):
                 return await anext(events, None)
         except TimeoutError:
             raise _Late(
-                f"The engine gave no first token within {self._breaking.first_token:g} s.",
+                f"The engine gave no first token within {self._policy.first_token:g} s.",
                 where=self._where,
                 next_step="Try again when it is less busy, or raise `first_token` under [engine].",
             ) from None
@@ -198,14 +198,14 @@ class Engines:
     """The main engine and those that may stand in for it, by name."""
 
     def __init__(
-        self, main: GenerationEngine, standbys: Mapping[str, GenerationEngine], breaking: Breaking, clock: Clock
+        self, main: GenerationEngine, standbys: Mapping[str, GenerationEngine], policy: FailoverPolicy, clock: Clock
     ) -> None:
-        self.main = Member(MAIN, main, breaking, clock)
+        self.main = EngineRoute(MAIN, main, policy, clock)
         self._members = {MAIN: self.main} | {
-            name: Member(name, engine, breaking, clock) for name, engine in standbys.items()
+            name: EngineRoute(name, engine, policy, clock) for name, engine in standbys.items()
         }
 
-    async def described(self, target: Target) -> tuple[Member, ModelDescription]:
+    async def described(self, target: Target) -> tuple[EngineRoute, ModelDescription]:
         """An engine and its model.
 
         Raises:
@@ -260,7 +260,7 @@ class Engines:
 
 
 def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
-    """What the caller is told: why the first engine did not answer, and when asking again makes sense.
+    """The refusal of a request that no engine answered: the first engine's error, with the time to try again.
 
     Args:
         wait: seconds until one of the engines is asked again.

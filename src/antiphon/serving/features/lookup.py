@@ -9,25 +9,24 @@ so: the other entities of a request are not refused for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.errors import ForbiddenError, InvalidInputError, TooLargeError, UnavailableError
 from antiphon.core.scope import Scope
-from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.embedding.vector_reader import VectorRows
+from antiphon.features.embedding.vector_reader import VectorReader, VectorRows
 from antiphon.features.freshness import rule_of
 from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow
-from antiphon.governance.policy.request import purpose_to_name
+from antiphon.governance.policy.request import Decision, purpose_to_name
 from antiphon.serving.answering.policy import policy_context
 from antiphon.serving.features.lookup_derived import checked_inputs, derive, require_no_inputs
-from antiphon.serving.features.lookup_judge import Judge, joined, masked
-from antiphon.serving.features.lookup_values import LookedUp, Lookup, LookupPlan, LookupRequest
-from antiphon.serving.ports import Decide, Decision, Remedies
+from antiphon.serving.features.lookup_values import EntityFeatures, Lookup, LookupPlan, LookupRequest
+from antiphon.serving.features.row_contract import RowContract, joined, masked
+from antiphon.serving.ports import PolicyDecider, RemedyFinder
 
 MOST_ENTITIES = 1_000
 """Entities in one request."""
@@ -36,7 +35,7 @@ _TRIES = 5
 
 
 class RowReader(Protocol):
-    """Reads rows of one scope in bulk (``features.lookup.FeatureReader``)."""
+    """Reads rows of one scope in bulk: ``FeatureReader`` of the online store, or ``FeastReader``."""
 
     def rows(
         self,
@@ -45,20 +44,6 @@ class RowReader(Protocol):
         as_of: int | Sequence[int],
         minimum_publication: int | None = None,
     ) -> FeatureRows: ...
-
-
-class VectorRowReader(Protocol):
-    """Reads vectors of one scope (``features.embedding.vector_reader.VectorReader``)."""
-
-    def rows(
-        self,
-        views: Mapping[str, FeatureViewSpec],
-        keys: Sequence[Mapping[str, str]],
-        as_of: datetime,
-        minimum_publication: int | None = None,
-        *,
-        only: Collection[str] | None = None,
-    ) -> VectorRows: ...
 
 
 class FeatureLookup:
@@ -74,14 +59,14 @@ class FeatureLookup:
     def __init__(
         self,
         reader: Callable[[Scope], RowReader],
-        decide: Decide,
+        decide: PolicyDecider,
         clock: Clock,
         *,
         reads_entities: Callable[[str], bool] = lambda tenant: False,
-        remedies: Remedies | None = None,
+        remedies: RemedyFinder | None = None,
         far: bool = False,
         most: int = MOST_ENTITIES,
-        vectors: Callable[[Scope], VectorRowReader] | None = None,
+        vectors: Callable[[Scope], VectorReader] | None = None,
     ) -> None:
         self._reader = reader
         self._decide = decide
@@ -91,7 +76,7 @@ class FeatureLookup:
         self._far = far
         self._most = most
         self._vectors = vectors
-        self._judges: dict[tuple[int, SnapshotRows], Judge] = {}
+        self._contracts: dict[tuple[int, SnapshotRows], RowContract] = {}
 
     async def look_up(self, request: LookupRequest) -> Lookup:
         """:meth:`look_up_now` for an event loop: a store on another machine, a remedy or a vector, which may have to be
@@ -129,7 +114,7 @@ class FeatureLookup:
                 next_step=f"Send at most {self._most} at a time.",
             )
         as_of = self._clock.now() if request.as_of is None else utc(request.as_of)
-        masks = self._decided(request, as_of)
+        masks = self._masks(request, as_of)
         if request.plan.derived is None:
             require_no_inputs(request)
             return self._read(request, as_of, masks, request.minimum_publication)
@@ -153,7 +138,7 @@ class FeatureLookup:
     def _read_vectors(self, request: LookupRequest, as_of: datetime, minimum: int | None) -> VectorRows:
         derived = request.plan.derived
         if self._vectors is None or derived is None:
-            raise UnavailableError("Vectors are not looked up here.", where="features", next_step="Leave them out.")
+            raise UnavailableError("Vectors are not lines up here.", where="features", next_step="Leave them out.")
         return self._vectors(request.scope).rows(
             {view: spec for view, (spec, _) in derived.vectors.items()},
             request.entities,
@@ -169,54 +154,52 @@ class FeatureLookup:
         plan, moment = request.plan, microseconds(as_of)
         found = self._reader(request.scope).rows(plan.views, request.entities, moment, minimum)
         names: tuple[str, ...] = ()
-        columns: list[list[LookedUp]] = []
+        columns: list[list[EntityFeatures]] = []
         for one, rows in found.views:
-            judge = self._judge(plan, one)
-            names += judge.names
-            looked = judge.judged(rows, moment)
-            if judge.asks and self._remedies is not None:
-                self._stand_in(request, judge, rows, looked, as_of, found.publication)
-            columns.append(looked)
+            contract = self._contract(plan, one)
+            names += contract.names
+            lines = contract.apply(rows, moment)
+            if contract.asks and self._remedies is not None:
+                self._stand_in(request, contract, rows, lines, as_of, found.publication)
+            columns.append(lines)
         if not columns:
-            looked = [LookedUp((), (), ())] * len(request.entities)
+            lines = [EntityFeatures((), (), ())] * len(request.entities)
         else:
-            looked = columns[0] if len(columns) == 1 else [joined(parts) for parts in zip(*columns, strict=True)]
+            lines = columns[0] if len(columns) == 1 else [joined(parts) for parts in zip(*columns, strict=True)]
         if masks is not None:
-            looked = [masked(names, line, mask) for line, mask in zip(looked, masks, strict=True)]
+            lines = [masked(names, line, mask) for line, mask in zip(lines, masks, strict=True)]
         return Lookup(
             names,
             found.publication,
             moment,
             {one.view: (one.snapshot, one.definition_version, one.made_as_of) for one, _ in found.views},
-            looked,
+            lines,
             found.catalog_away,
         )
 
     def _stand_in(
         self,
         request: LookupRequest,
-        judge: Judge,
+        contract: RowContract,
         rows: Sequence[EntityRow],
-        looked: list[LookedUp],
+        lines: list[EntityFeatures],
         as_of: datetime,
         publication: int,
     ) -> None:
         """Put other values in the place of stale ones, of all entities that have any in one go."""
         moment = microseconds(as_of)
-        places = [place for place, row in enumerate(rows) if judge.stale(row, moment)]
+        places = [place for place, row in enumerate(rows) if contract.stale(row, moment)]
         if not places or self._remedies is None:
             return
         keys = [request.entities[place] for place in places]
-        plan, view = request.plan, judge.view
-        found = self._remedies.remedied(
-            request.scope, (view, plan.views[view]), keys, as_of, plan.contracts[view], publication
-        )
+        plan, view = request.plan, contract.view
+        found = self._remedies(request.scope, (view, plan.views[view]), keys, as_of, plan.contracts[view], publication)
         for place, instead in zip(places, found, strict=True):
             if instead:
-                looked[place] = judge.with_remedies(rows[place], moment, instead)
+                lines[place] = contract.with_remedies(rows[place], moment, instead)
 
-    def _decided(self, request: LookupRequest, as_of: datetime) -> list[tuple[str, ...]] | None:
-        """What policy hides of each entity; ``None``: nothing of any."""
+    def _masks(self, request: LookupRequest, as_of: datetime) -> list[tuple[str, ...]] | None:
+        """Features that policy masks, of each entity; ``None``: none of any."""
         plan, tenant = request.plan, request.scope.tenant
         context = policy_context(
             request.scope, plan.purpose, "online", request.originating_user, request.entities[0], as_of
@@ -234,13 +217,13 @@ class FeatureLookup:
         ]
         return masks if any(masks) else None
 
-    def _judge(self, plan: LookupPlan, one: SnapshotRows) -> Judge:
+    def _contract(self, plan: LookupPlan, one: SnapshotRows) -> RowContract:
         key = (id(plan), one)
-        found = self._judges.get(key)
+        found = self._contracts.get(key)
         if found is None or found.plan is not plan:
-            if len(self._judges) > 1_000:
-                self._judges = {}
-            found = self._judges[key] = Judge(plan, one)
+            if len(self._contracts) > 1_000:
+                self._contracts = {}
+            found = self._contracts[key] = RowContract(plan, one)
         return found
 
 

@@ -1,4 +1,4 @@
-"""What a lookup makes of values that it read: on-demand features and vectors.
+"""Derived features of a lookup: on-demand features and vectors, beside the values that it read.
 
 Invariants: on-demand features are computed of what contracts and policy left, by the closure that answers use, and of
 inputs that are checked before anything is read; vectors are of the publication of the values beside them.
@@ -17,15 +17,15 @@ from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, 
 from antiphon.features.embedding.vector_reader import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
 from antiphon.features.freshness import rule_of
-from antiphon.serving.features.lookup_judge import masked
-from antiphon.serving.features.lookup_values import Derived, LookedUp, Lookup, LookupRequest
+from antiphon.serving.features.lookup_values import DerivedFeatures, EntityFeatures, Lookup, LookupRequest
 from antiphon.serving.features.on_demand import checked_against
+from antiphon.serving.features.row_contract import masked
 
 _LOOKUP = "What is looked up"
 
 
 def input_types(on_demand: Sequence[OnDemandSpec], keys: frozenset[str]) -> dict[str, InputType]:
-    """What a request must say; an input named like an entity key is read from the entity."""
+    """Types of a request's inputs; an input named like an entity key is read from the entity."""
     types: dict[str, InputType] = {}
     for view in on_demand:
         types.update(view.inputs)
@@ -83,8 +83,12 @@ def derive(
     lines = []
     for number, (line, entity) in enumerate(zip(found.entities, request.entities, strict=True)):
         made = _computed(derived, found, line, {**entity, **inputs[number]})
-        near = _vectors(derived, request, vectors, number, found.as_of) if vectors is not None else LookedUp((), (), ())
-        whole = LookedUp(
+        near = (
+            _vectors(derived, request, vectors, number, found.as_of)
+            if vectors is not None
+            else EntityFeatures((), (), ())
+        )
+        whole = EntityFeatures(
             (*line.values, *made.values, *near.values),
             (*line.event_times, *made.event_times, *near.event_times),
             (*line.contracts, *made.contracts, *near.contracts),
@@ -109,15 +113,15 @@ def derive(
     )
 
 
-def _made_names(derived: Derived) -> list[str]:
+def _made_names(derived: DerivedFeatures) -> list[str]:
     return [f"{view.name}.{name}" for view in derived.on_demand for name in view.features]
 
 
-def _vector_names(derived: Derived) -> list[str]:
+def _vector_names(derived: DerivedFeatures) -> list[str]:
     return [name for _, names in derived.vectors.values() for name in names]
 
 
-def _computed(derived: Derived, found: Lookup, line: LookedUp, said: Mapping[str, Any]) -> LookedUp:
+def _computed(derived: DerivedFeatures, found: Lookup, line: EntityFeatures, said: Mapping[str, Any]) -> EntityFeatures:
     read: Any = dict(zip(found.features, line.values, strict=True))
     times = dict(zip(found.features, line.event_times, strict=True))
     known = payload(said, read, from_microseconds(found.as_of))
@@ -127,10 +131,12 @@ def _computed(derived: Derived, found: Lookup, line: LookedUp, said: Mapping[str
             results.append(value)
             moments.append(max((time for one in reads if (time := times.get(one)) is not None), default=None))
             contracts.append("absent" if value is None else "fresh")
-    return LookedUp(tuple(results), tuple(moments), tuple(contracts))
+    return EntityFeatures(tuple(results), tuple(moments), tuple(contracts))
 
 
-def _vectors(derived: Derived, request: LookupRequest, vectors: VectorRows, number: int, as_of: int) -> LookedUp:
+def _vectors(
+    derived: DerivedFeatures, request: LookupRequest, vectors: VectorRows, number: int, as_of: int
+) -> EntityFeatures:
     row = vectors.entities[number]
     results, moments, contracts = [], [], []
     for name in _vector_names(derived):
@@ -141,11 +147,11 @@ def _vectors(derived: Derived, request: LookupRequest, vectors: VectorRows, numb
         results.append(None if outcome in ("defaulted", "rejected") else one.value)
         moments.append(time)
         contracts.append(outcome)
-    return LookedUp(tuple(results), tuple(moments), tuple(contracts))
+    return EntityFeatures(tuple(results), tuple(moments), tuple(contracts))
 
 
-def _picked(line: LookedUp, places: Sequence[int], names: Sequence[str]) -> LookedUp:
-    return LookedUp(
+def _picked(line: EntityFeatures, places: Sequence[int], names: Sequence[str]) -> EntityFeatures:
+    return EntityFeatures(
         tuple(line.values[place] for place in places),
         tuple(line.event_times[place] for place in places),
         tuple(line.contracts[place] for place in places),

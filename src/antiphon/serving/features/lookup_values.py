@@ -1,4 +1,4 @@
-"""What a lookup is asked and what it found, as values."""
+"""Plan, request and result of a lookup, as values."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LookupValue = MeasureValue | tuple[float, ...]
 """A value, or a vector's float32 numbers."""
 
 
-class Derived(msgspec.Struct, frozen=True, eq=False):
-    """What is made of values that were read.
+class DerivedFeatures(msgspec.Struct, frozen=True, eq=False):
+    """Features that are derived from values as read.
 
     Attributes:
         names: every feature that is returned, in the order of the answer: others are read for those that are made.
@@ -39,7 +39,7 @@ class Derived(msgspec.Struct, frozen=True, eq=False):
 
 
 class LookupPlan(msgspec.Struct, frozen=True, eq=False):
-    """What is looked up and under which rules; made once for what stays the same.
+    """Features of a lookup and their rules; made once for many requests.
 
     Attributes:
         resource: what policy is asked about, with every feature that is read.
@@ -55,7 +55,7 @@ class LookupPlan(msgspec.Struct, frozen=True, eq=False):
     features: dict[str, tuple[str, ...] | None]
     contracts: dict[str, Freshness] = {}
     purpose: str = ""
-    derived: Derived | None = None
+    derived: DerivedFeatures | None = None
 
 
 class LookupRequest(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ class LookupRequest(msgspec.Struct, frozen=True):
     inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] = {}
 
 
-class LookedUp(msgspec.Struct, frozen=True, gc=False):
+class EntityFeatures(msgspec.Struct, frozen=True, gc=False):
     """One entity's features, each list in the order of ``Lookup.features``.
 
     Attributes:
@@ -94,12 +94,12 @@ class LookedUp(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def known(self) -> bool:
-        """Whether any event of the entity is known."""
+        """Tells whether any event of the entity is known."""
         return any(moment is not None for moment in self.event_times)
 
 
 class Lookup(msgspec.Struct, frozen=True):
-    """What a lookup found.
+    """Result of a lookup.
 
     Attributes:
         features: ``view.feature`` of every column.
@@ -115,16 +115,16 @@ class Lookup(msgspec.Struct, frozen=True):
     publication: int
     as_of: int
     snapshots: dict[str, tuple[str, str, datetime]]
-    entities: list[LookedUp]
+    entities: list[EntityFeatures]
     catalog_away: bool = False
     models: dict[str, EmbeddingModel] = {}
 
 
-def ages(line: LookedUp, as_of: int) -> list[float | None]:
+def ages(line: EntityFeatures, as_of: int) -> list[float | None]:
     """Seconds between each value's latest event and the moment."""
     return [None if moment is None else (as_of - moment) / 1e6 for moment in line.event_times]
 
 
-def moments(line: LookedUp) -> list[datetime | None]:
+def moments(line: EntityFeatures) -> list[datetime | None]:
     """The event times as times."""
     return [None if moment is None else from_microseconds(moment) for moment in line.event_times]

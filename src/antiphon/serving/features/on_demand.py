@@ -16,7 +16,7 @@ from antiphon.serving.features.printing import printed
 
 
 def input_types(application: ApplicationSpec) -> dict[str, InputType]:
-    """What a request to the application must say; an input named like an entity key is read from the entity."""
+    """Types of an application's inputs; an input named like an entity key is read from the entity."""
     types: dict[str, InputType] = {}
     for view in application.on_demand:
         types.update(view.inputs)

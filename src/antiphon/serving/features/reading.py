@@ -17,10 +17,10 @@ from antiphon.features.freshness import rule_of
 from antiphon.features.online.remedies import SubstituteValue
 from antiphon.serving.features import on_demand
 from antiphon.serving.features.printing import fingerprint, printed
-from antiphon.serving.ports import FeatureValue, FeatureVector
+from antiphon.serving.ports import FeatureRow, OneFeature
 
 
-class FeatureReading(msgspec.Struct, frozen=True):
+class RequestFeatures(msgspec.Struct, frozen=True):
     """Features of one request after their contracts: what was read, and how it prints.
 
     Attributes:
@@ -33,19 +33,19 @@ class FeatureReading(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
-NO_FEATURES = FeatureReading(None, (), {}, fingerprint({}))
+NO_FEATURES = RequestFeatures(None, (), {}, fingerprint({}))
 """The reading of an application without features."""
 
 
 def apply_contracts(
-    vector: FeatureVector | None,
+    vector: FeatureRow | None,
     application: ApplicationSpec,
     as_of: datetime,
     masked: Sequence[str] = (),
     inputs: Mapping[str, InputValue] | None = None,
     entity: Mapping[str, str] | None = None,
     remedies: Mapping[str, SubstituteValue] | None = None,
-) -> FeatureReading:
+) -> RequestFeatures:
     """Check every value against its view's contract; a masked one is read as absent, whatever its contract.
 
     On-demand features are computed of the result; those of a dataset's row are in it already.
@@ -73,7 +73,7 @@ def apply_contracts(
             application, receipts, inputs or {}, entity or {}, as_of, figures, partial(_hidden, masked=masked)
         )
     prints = {name: receipts[name].printed if name in receipts else None for name in figures}
-    return FeatureReading(
+    return RequestFeatures(
         publication=vector.publication if vector is not None else None,
         features=tuple(receipts.values()),
         prints=prints,
@@ -82,7 +82,7 @@ def apply_contracts(
 
 
 def to_remedy(
-    vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
+    vector: FeatureRow, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
 ) -> list[str]:
     """Views with a stale value whose contract asks for a substitute."""
     if vector.publication is None:
@@ -100,7 +100,7 @@ def to_remedy(
 
 
 def _held(
-    vector: FeatureVector,
+    vector: FeatureRow,
     application: ApplicationSpec,
     as_of: datetime,
     masked: Sequence[str],
@@ -130,7 +130,7 @@ def _hidden(name: str, masked: Sequence[str]) -> bool:
     return name in masked or f"{name.partition('.')[0]}.*" in masked
 
 
-def _masked(name: str, value: FeatureValue) -> FeatureReceipt:
+def _masked(name: str, value: OneFeature) -> FeatureReceipt:
     return FeatureReceipt(
         name=name,
         value=None,
@@ -146,7 +146,7 @@ def _masked(name: str, value: FeatureValue) -> FeatureReceipt:
 
 def _judge(
     name: str,
-    value: FeatureValue,
+    value: OneFeature,
     contract: Freshness | None,
     as_of: datetime,
     quality: float | None,
@@ -195,11 +195,11 @@ def _substituted(name: str, remedied: SubstituteValue, as_of: datetime, figure: 
     )
 
 
-def _event_time(value: FeatureValue) -> int | None:
+def _event_time(value: OneFeature) -> int | None:
     return None if value.event_time is None else microseconds(value.event_time)
 
 
-def _quality(vector: FeatureVector, view: str) -> float | None:
+def _quality(vector: FeatureRow, view: str) -> float | None:
     facts = vector.facts.get(view)
     return None if facts is None else facts.source_quality
 

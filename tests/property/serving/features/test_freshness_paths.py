@@ -24,7 +24,7 @@ from antiphon.features.online.lookup import FeatureRows
 from antiphon.features.values import EntityRow, oldest_of
 from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.features.lookup import FeatureLookup
-from antiphon.serving.features.lookup_values import Derived, LookupPlan, LookupRequest
+from antiphon.serving.features.lookup_values import DerivedFeatures, LookupPlan, LookupRequest
 from antiphon.serving.features.reading import apply_contracts
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, ReadValue, ReadVector
 
@@ -119,7 +119,7 @@ def looked_up(contract: Freshness, read: Read) -> tuple[str, str]:
         {"a": "v"},
         {"a": None},
         {"a": contract, "b": contract},
-        derived=Derived(("a.x", "b.text"), {"b": (view, ("b.text",))}),
+        derived=DerivedFeatures(("a.x", "b.text"), {"b": (view, ("b.text",))}),
     )
     (line,) = lookup.look_up_now(LookupRequest(SCOPE, ASKER, plan, [{"k": "1"}], as_of=NOW)).entities
     for value, outcome in zip(line.values, line.contracts, strict=True):

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from antiphon.core.errors import EngineError, OverloadedError
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, GenerationUsage
-from antiphon.serving.admission.drain import Drain
-from antiphon.serving.admission.engine_gate import Gate, GatedEngine
-from antiphon.serving.admission.refusal_throttle import REFUSALS
+from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
+from antiphon.serving.admission.refusals import REFUSALS, SlotReleaseRate
 
 
 class Ticking:
@@ -60,7 +59,7 @@ async def settle() -> None:
 class World:
     def __init__(self, start: int = 2, queue: float = 30.0) -> None:
         self.clock, self.engine = Ticking(), Held()
-        self.gate = Gate(start, 64, queue, self.clock, adaptive=False)
+        self.gate = EngineGate(start, 64, queue, self.clock, adaptive=False)
         self.gated = GatedEngine(self.engine, self.gate, self.clock, tells_queue=True)
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -190,7 +189,7 @@ async def test_waiting_ends_with_the_queues_bound() -> None:
 
 def test_a_drain_that_stands_still_slows_and_a_calm_one_is_forgotten() -> None:
     clock = Ticking()
-    drain = Drain(clock)
+    drain = SlotReleaseRate(clock)
     assert (drain.per_second, drain.retry_after(0.0)) == (0.0, 1.0)
     for _ in range(11):
         drain.ended(full=True)
@@ -202,7 +201,7 @@ def test_a_drain_that_stands_still_slows_and_a_calm_one_is_forgotten() -> None:
     assert drain.per_second == 0.0
 
 
-async def entered(gate: Gate, wanted: list[tuple[str, float]]) -> list[str]:
+async def entered(gate: EngineGate, wanted: list[tuple[str, float]]) -> list[str]:
     """Ask for a place for each (tenant, tokens) at once; the tenants in the order in which they get one, if one leaves
     whenever one has come in."""
     order: list[str] = []
@@ -230,7 +229,7 @@ async def entered(gate: Gate, wanted: list[tuple[str, float]]) -> list[str]:
 
 
 async def test_a_tenant_does_not_wait_behind_all_that_another_has() -> None:
-    gate = Gate(2, 64, 30.0, Ticking(), adaptive=False)
+    gate = EngineGate(2, 64, 30.0, Ticking(), adaptive=False)
     order = await entered(gate, [("many", 10.0)] * 10 + [("few", 10.0)] * 3)
     assert order[:3] == ["many", "many", "few"], "the first of a tenant that has nothing inside does not wait"
     # From then on by turns.
@@ -240,7 +239,7 @@ async def test_a_tenant_does_not_wait_behind_all_that_another_has() -> None:
 
 @pytest.mark.parametrize(("weight", "share"), [(1.0, 10), (3.0, 15)])
 async def test_tenants_are_let_in_by_weight(weight: float, share: int) -> None:
-    gate = Gate(8, 64, 30.0, Ticking(), adaptive=False, weights={"b": weight})
+    gate = EngineGate(8, 64, 30.0, Ticking(), adaptive=False, weights={"b": weight})
     order = await entered(gate, [("a", 10.0)] * 40 + [("b", 10.0)] * 40)
     assert abs(order[12:32].count("b") - share) <= 2
 
@@ -248,7 +247,7 @@ async def test_tenants_are_let_in_by_weight(weight: float, share: int) -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), min_size=2, max_size=30))
 def test_no_tenant_gets_more_than_a_request_of_each_ahead(wanted: list[tuple[str, int]]) -> None:
-    gate = Gate(1, 64, 30.0, Ticking(), adaptive=False)
+    gate = EngineGate(1, 64, 30.0, Ticking(), adaptive=False)
     order = asyncio.run(entered(gate, [(tenant, float(tokens)) for tenant, tokens in wanted]))
     sizes = {name: [tokens for tenant, tokens in wanted if tenant == name] for name in "ab"}
     had = dict.fromkeys("ab", 0)
@@ -285,7 +284,7 @@ async def test_a_tenant_is_not_refused_for_what_another_has_waiting() -> None:
 class FullGate:
     """A gate with one place that requests of two tenants, each of which has another request inside, wait for."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: EngineGate) -> None:
         self.gate = gate
         self.order: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -319,7 +318,7 @@ class FullGate:
 
 
 async def test_requests_that_go_away_while_they_wait_cost_their_tenant_nothing() -> None:
-    full = FullGate(Gate(3, 64, 30.0, Ticking(), adaptive=False))
+    full = FullGate(EngineGate(3, 64, 30.0, Ticking(), adaptive=False))
     await full.fill()
     gone = [await full.ask("a", 100.0) for _ in range(64)]
     await full.ask("a0", 100.0)
@@ -333,7 +332,7 @@ async def test_requests_that_go_away_while_they_wait_cost_their_tenant_nothing()
 
 
 async def test_what_was_had_before_the_gate_was_empty_is_not_made_up_for() -> None:
-    gate = Gate(3, 64, 30.0, Ticking(), adaptive=False)
+    gate = EngineGate(3, 64, 30.0, Ticking(), adaptive=False)
     await entered(gate, [("a", 1_000.0)] * 10)
     full = FullGate(gate)
     await full.fill()

@@ -9,11 +9,11 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.serving.answering.context import arrive, as_requested, cache_namespace
-from antiphon.serving.request import AnswerRequest, Mirrored
+from antiphon.serving.request import AnswerRequest, MirroredAnswer
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE
 
 KEY = b"k" * 32
-MIRRORS = Mirrored("roll_1", "pred_1", "t", 0.5, 1.0)
+MIRRORS = MirroredAnswer("roll_1", "pred_1", "t", 0.5, 1.0)
 
 
 def asking(**fields: Any) -> AnswerRequest:

@@ -6,7 +6,7 @@ import pytest
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec, FigureGuard
-from antiphon.serving.answering.narrowing import as_asked, narrowed
+from antiphon.serving.answering.narrowing import narrowed, narrowed_to_schema
 from antiphon.testing.small_desk import DESK, SCHEMA
 
 
@@ -72,11 +72,11 @@ def test_labels_may_share_a_beginning_that_is_no_label() -> None:
     assert narrowed(clashing, ("notice",)) == clashing, "the whole output needs no cut"
 
 
-def test_a_recorded_schema_says_what_was_asked() -> None:
+def test_a_recorded_schema_says_what_wnarrowed_to_schema() -> None:
     for only in ((), ("zeta",), ("alpha",), ("mid",)):
         asked = narrowed(LONGER, only)
-        assert as_asked(LONGER, asked.output_schema) == asked
-    assert as_asked(LONGER, None) is LONGER
-    assert as_asked(LONGER, '{"type":"object","properties":{"other":{}}}') is LONGER
+        assert narrowed_to_schema(LONGER, asked.output_schema) == asked
+    assert narrowed_to_schema(LONGER, None) is LONGER
+    assert narrowed_to_schema(LONGER, '{"type":"object","properties":{"other":{}}}') is LONGER
     free = with_schema(None)
-    assert as_asked(free, LONGER.output_schema) is free
+    assert narrowed_to_schema(free, LONGER.output_schema) is free

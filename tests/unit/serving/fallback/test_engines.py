@@ -7,7 +7,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.definitions.degradation import MAIN
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineDescription
-from antiphon.serving.fallback.engines import Breaking, EnginePassedOver, Member
+from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, FailoverPolicy
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
 
@@ -25,7 +25,7 @@ class Slow(ScriptedEngine):
 
 async def test_many_that_come_at_once_look_once() -> None:
     engine = Slow([ScriptedGeneration("hello")])
-    member = Member("main", engine, Breaking(), SystemClock())
+    member = EngineRoute("main", engine, FailoverPolicy(), SystemClock())
     leaving = asyncio.create_task(member.model(MODEL.name))
     others = [asyncio.create_task(member.model(MODEL.name)) for _ in range(50)]
     await asyncio.sleep(0.005)
@@ -40,7 +40,7 @@ async def test_many_that_come_at_once_look_once() -> None:
 async def test_a_look_that_fails_fails_for_all_who_wait_and_counts_once() -> None:
     engine = Slow([ScriptedGeneration("hello")])
     engine.silent = True
-    member = Member("main", engine, Breaking(describe=0.05), SystemClock())
+    member = EngineRoute("main", engine, FailoverPolicy(describe=0.05), SystemClock())
     told = await asyncio.gather(*(member.model(MODEL.name) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(error, EnginePassedOver) for error in told)
     assert member.breaker.status.failed == 1
@@ -51,7 +51,7 @@ async def test_a_look_that_fails_fails_for_all_who_wait_and_counts_once() -> Non
 
 
 async def test_callers_are_not_told_where_an_engine_lies(tmp_path: Path) -> None:
-    member = Member(MAIN, EngineClient(tmp_path / "engine.sock"), Breaking(), SystemClock())
+    member = EngineRoute(MAIN, EngineClient(tmp_path / "engine.sock"), FailoverPolicy(), SystemClock())
     with pytest.raises(EnginePassedOver) as refused:
         await member.model(MODEL.name)
     assert refused.value.error.where == "engine"

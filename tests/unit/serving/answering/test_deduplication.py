@@ -11,7 +11,7 @@ import pytest
 
 from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, GenerationUsage
-from antiphon.serving.answering.repeated import GeneratesOnce
+from antiphon.serving.answering.deduplication import DeduplicatingEngine
 
 ASKED = GenerationRequest("one", "model", "a prompt", 8)
 
@@ -40,13 +40,13 @@ class Counting:
         )
 
 
-async def told(engine: GeneratesOnce, request: GenerationRequest) -> list[Delta | GenerationResult]:
+async def told(engine: DeduplicatingEngine, request: GenerationRequest) -> list[Delta | GenerationResult]:
     return [event async for event in engine.generate(request)]
 
 
 async def test_what_comes_again_is_what_came_first_under_its_own_id() -> None:
     behind = Counting()
-    engine = GeneratesOnce(behind)
+    engine = DeduplicatingEngine(behind)
     first = await told(engine, ASKED)
     again = await told(engine, msgspec.structs.replace(ASKED, id="two", traceparent="another trace"))
     assert behind.asked == 1
@@ -56,7 +56,7 @@ async def test_what_comes_again_is_what_came_first_under_its_own_id() -> None:
 
 async def test_of_several_at_once_one_is_generated() -> None:
     behind = Counting()
-    engine = GeneratesOnce(behind)
+    engine = DeduplicatingEngine(behind)
     await asyncio.gather(*(told(engine, msgspec.structs.replace(ASKED, id=str(number))) for number in range(5)))
     assert behind.asked == 1
 
@@ -67,7 +67,7 @@ async def test_of_several_at_once_one_is_generated() -> None:
 )
 async def test_what_decides_the_tokens_makes_another_request(change: dict[str, Any]) -> None:
     behind = Counting()
-    engine = GeneratesOnce(behind)
+    engine = DeduplicatingEngine(behind)
     await told(engine, ASKED)
     await told(engine, msgspec.structs.replace(ASKED, **change))
     assert behind.asked == 2
@@ -75,12 +75,12 @@ async def test_what_decides_the_tokens_makes_another_request(change: dict[str, A
 
 async def test_what_failed_or_was_given_up_is_asked_again() -> None:
     failing = Counting(failures=1)
-    engine = GeneratesOnce(failing)
+    engine = DeduplicatingEngine(failing)
     with pytest.raises(EngineError):
         await told(engine, ASKED)
     assert (await told(engine, ASKED))[-1].text == "text 2"
     cancelled = Counting(reason="cancelled")
-    engine = GeneratesOnce(cancelled)
+    engine = DeduplicatingEngine(cancelled)
     await told(engine, ASKED)
     await told(engine, ASKED)
     assert cancelled.asked == 2

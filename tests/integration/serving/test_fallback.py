@@ -20,7 +20,7 @@ from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.identity.principal import Principal
-from antiphon.serving.fallback.engines import Breaking
+from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
@@ -68,7 +68,7 @@ def make(tmp_path: Path, engines: Engines) -> Iterator[Make]:
     desks: list[SmallDesk] = []
 
     def made(application: ApplicationSpec, **options: Any) -> SmallDesk:
-        options = {"breaking": Breaking(first_token=0.2, describe=0.2), **options}
+        options = {"failover": FailoverPolicy(first_token=0.2, describe=0.2), **options}
         desks.append(SmallDesk(tmp_path, engines.main, application, standbys=engines.standbys, **options))
         return desks[-1]
 
@@ -197,7 +197,7 @@ async def test_a_fallbacks_answer_is_nobodys_stored_answer(make: Make, engines: 
 
 
 async def test_the_breaker_stops_asking_and_one_probe_brings_the_engine_back(make: Make, engines: Engines) -> None:
-    desk = make(changed(fallback=CHAIN), breaking=Breaking())
+    desk = make(changed(fallback=CHAIN), failover=FailoverPolicy())
     await desk.answerer.answer(desk.request(question="first"))
     engines.main._script = [ScriptedGeneration(error=EngineError("died"))]
     for number in range(3):
@@ -221,17 +221,17 @@ async def test_the_breaker_stops_asking_and_one_probe_brings_the_engine_back(mak
 
 @pytest.mark.parametrize(("least", "asked"), [(3, 3), (1_000, 10)])
 async def test_only_a_breaker_spares_the_wait(make: Make, engines: Engines, least: int, asked: int) -> None:
-    breaking = Breaking(first_token=0.05, breaker=BreakerPolicy(least=least))
+    failover = FailoverPolicy(first_token=0.05, breaker=BreakerPolicy(least=least))
     engines.main._script = [ScriptedGeneration(GOOD, waits=asyncio.Event())]
-    desk = make(changed(fallback=CHAIN), breaking=breaking)
+    desk = make(changed(fallback=CHAIN), failover=failover)
     for number in range(10):
         await desk.answerer.answer(desk.request(question=str(number)))
     assert len(engines.main.asked) == asked
 
 
 async def test_a_refusal_says_when_the_engine_is_tried_next(make: Make, engines: Engines) -> None:
-    breaking = Breaking(breaker=BreakerPolicy(first_wait=20.0, jitter=0.0))
-    desk = make(changed(when_unavailable=WhenUnavailable("refuse")), breaking=breaking)
+    failover = FailoverPolicy(breaker=BreakerPolicy(first_wait=20.0, jitter=0.0))
+    desk = make(changed(when_unavailable=WhenUnavailable("refuse")), failover=failover)
     await desk.answerer.answer(desk.request())
     desk.features.set(None, congestion__delay=90.0)
     engines.main.away = True

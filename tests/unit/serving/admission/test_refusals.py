@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.serving.admission.refusal_throttle import MAX_DELAY_SECONDS, REFUSALS, RefusalThrottle
+from antiphon.serving.admission.refusals import MAX_DELAY_SECONDS, REFUSALS, RefusalThrottle
 
 
 def test_refusals_of_a_flood_are_delayed_and_those_of_others_are_not() -> None:
