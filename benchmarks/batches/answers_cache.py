@@ -28,11 +28,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from antiphon.batch.demand import Demand, Wanted
+from antiphon.batch.demand import Demand, EntityDemand
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.definitions.application import Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
-from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
+from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
 
@@ -96,8 +96,8 @@ class ByChance(Demand):
         super().__init__(EVERY.total_seconds())
         self._chance = random.Random(seed)
 
-    def most_wanted(self, number: int, now: float) -> tuple[Wanted, ...]:
-        known = super().most_wanted(10**9, now)
+    def greatest(self, number: int, now: float) -> tuple[EntityDemand, ...]:
+        known = super().greatest(10**9, now)
         return tuple(self._chance.sample(known, min(number, len(known))))
 
 
@@ -109,8 +109,8 @@ class Clairvoyant(Demand):
         self._questions = iter(questions)
         self._subjects = subjects
 
-    def most_wanted(self, number: int, now: float) -> tuple[Wanted, ...]:
-        known = {wanted.subject: wanted for wanted in super().most_wanted(10**9, now)}
+    def greatest(self, number: int, now: float) -> tuple[EntityDemand, ...]:
+        known = {demand.subject: demand for demand in super().greatest(10**9, now)}
         asked = Counter(next(self._questions)).most_common()
         wanted = [self._subjects[name] for name, _ in asked if name in self._subjects]
         return tuple(known[subject] for subject in wanted if subject in known)[:number]
@@ -132,11 +132,11 @@ async def run(directory: Path, drawn: Drawn, policy: Policy, bound: int, seed: i
     async def describe() -> EngineDescription:
         return EngineDescription("describe", (), EngineLoad())
 
-    parts = Parts(
+    parts = AnswerSources(
         applications=desk.releases.applications,
         live=desk.releases.live,
         publication=lambda scope: features.publication,
-        questions=ReceiptCounts(desk.database),
+        demanded=ReceiptCounts(desk.database).demanded,
         receipts=desk.receipts,
         texts=desk.blobs,
         answer=desk.answerer.answer,

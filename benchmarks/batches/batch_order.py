@@ -37,9 +37,9 @@ from benchmarks.colocation.traces import Request, Scaling, arrivals
 from msgspec.structs import replace
 
 from antiphon.batch.estimates import Estimate, Estimates
+from antiphon.batch.fair_queue import QueueState, SlotRequest, next_request
 from antiphon.batch.gauge import Gauge, JobMeter
-from antiphon.batch.job_order import Claim, Turned, following
-from antiphon.batch.row_order import Prefix, Row, distinct_bytes, in_order
+from antiphon.batch.row_plan import Prefix, RowSketch, distinct_bytes, sharing_order
 from antiphon.catalog.batch_work import EngineSupply, ForecastInputs, OpenJob, RowUsage, Sizes
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.scope import Scope
@@ -64,7 +64,7 @@ SPACING_SECONDS = 50.0
 """Between jobs, on average."""
 MEASURE_SECONDS = 20.0
 POINTS = (0.0, 0.25, 0.5, 0.75)
-Rule = Callable[[Sequence[Claim], Turned, float], Claim]
+Rule = Callable[[Sequence[SlotRequest], QueueState, float], SlotRequest]
 
 
 class LargeStates(Costed):
@@ -88,7 +88,7 @@ class Order:
     tenant: str
     at: float
     deadline: float
-    rows: tuple[Row, ...]
+    rows: tuple[RowSketch, ...]
     prompts: tuple[tuple[int, ...], ...]
     outputs: tuple[int, ...]
 
@@ -164,7 +164,7 @@ class InMemory:
 class _Job:
     def __init__(self, order: Order, ordered: bool, meter: JobMeter) -> None:
         self.order = order
-        self.left = list(in_order(order.rows) if ordered else order.rows)[::-1]
+        self.left = list(sharing_order(order.rows) if ordered else order.rows)[::-1]
         self.meter = meter
         self.done = 0
         self.since = order.at
@@ -186,7 +186,7 @@ class Run:
         self.memory, wall = InMemory(), Wall(self.clock)
         self._gauge = Gauge(self.memory, SCOPE, "worker", wall)
         self.estimates = Estimates(self.memory, SCOPE, wall)
-        self._under_way: dict[int, tuple[_Job, Row, Any, Claim]] = {}
+        self._under_way: dict[int, tuple[_Job, RowSketch, Any, SlotRequest]] = {}
         self._ticket = len(online) + 1
         self._turns = 0
         self._last: dict[str, tuple[int, int]] = {}
@@ -254,12 +254,12 @@ class Run:
             for _, _, _, claim in self._under_way.values():
                 taken[claim.tenant] = taken.get(claim.tenant, 0) + 1
                 escalated += claim.escalates(now)
-            chosen = self._rule(waiting, Turned(TURNS, escalated, taken, self._last), now)
+            chosen = self._rule(waiting, QueueState(TURNS, escalated, taken, self._last), now)
             self._ask(self._jobs[chosen.job], chosen)
 
-    def _claims(self) -> list[Claim]:
+    def _claims(self) -> list[SlotRequest]:
         return [
-            Claim(
+            SlotRequest(
                 job.order.tenant, name, job.since, job.order.deadline, job.meter.seconds_left,
                 job.left[-1].prefixes[0].digest,
             )
@@ -267,7 +267,7 @@ class Run:
             if job.left
         ]  # fmt: skip
 
-    def _ask(self, job: _Job, claim: Claim) -> None:
+    def _ask(self, job: _Job, claim: SlotRequest) -> None:
         row, now = job.left.pop(), self.clock.now
         self.outcome.longest_wait = max(self.outcome.longest_wait, now - job.since)
         job.since = now
@@ -322,15 +322,15 @@ class Run:
             self._say(job)
 
 
-def fairly(waiting: Sequence[Claim], turned: Turned, now: float) -> Claim:
+def fairly(waiting: Sequence[SlotRequest], turned: QueueState, now: float) -> SlotRequest:
     """Tenants share out the turns, first come first served within each; deadlines play no part."""
     return min(
         waiting,
-        key=lambda one: (turned.taken.get(one.tenant, 0), turned.last.get(one.tenant, (0, 0))[0], one.since),
+        key=lambda one: (turned.held.get(one.tenant, 0), turned.last.get(one.tenant, (0, 0))[0], one.since),
     )
 
 
-def by_deadline(waiting: Sequence[Claim], turned: Turned, now: float) -> Claim:
+def by_deadline(waiting: Sequence[SlotRequest], turned: QueueState, now: float) -> SlotRequest:
     """EDF, always."""
     return min(waiting, key=lambda one: (one.deadline, one.since))
 
@@ -356,7 +356,7 @@ def job(chance: random.Random, name: str, tenant: str, at: float, within: float,
         output = chance.randrange(8, 33)
         whole = (len(head) + len(tail)) * BYTES_A_TOKEN
         prefixes = (Prefix(digests[which], len(head) * BYTES_A_TOKEN), Prefix(chance.randrange(1, 2**63), whole))
-        rows.append(Row(line, 0, whole, 32, prefixes))
+        rows.append(RowSketch(line, 0, whole, 32, prefixes))
         texts.append((*head, *tail))
         outputs.append(output)
     return Order(name, tenant, at, at + within, tuple(rows), tuple(texts), tuple(outputs))
@@ -384,7 +384,7 @@ def prefixes(calibration: Calibration, seed: int, count: int) -> dict[str, Any]:
         "limit": computed_limit(wanted, calibration.chunk_tokens),
     }
     for name, ordered in (("by line", False), ("as shipped", True)):
-        outcome = Run(calibration, [wanted], load, following, ordered).go()
+        outcome = Run(calibration, [wanted], load, next_request, ordered).go()
         found[name] = {
             "computed": outcome.computed,
             "saved": round(1 - outcome.computed / found["prompt_tokens"], 4),
@@ -411,7 +411,7 @@ RULES: dict[str, tuple[Rule, bool]] = {
     "by line, shared out": (fairly, False),
     "by line, EDF": (by_deadline, False),
     "by prefix, EDF": (by_deadline, True),
-    "as shipped": (following, True),
+    "as shipped": (next_request, True),
 }
 
 
@@ -438,7 +438,7 @@ def ends(calibration: Calibration, seed: int, jobs: int) -> list[tuple[float, fl
     """What was said of ends in a run as shipped: after which share of the rows, how far off, whether within."""
     orders = workload(seed + 500, jobs)
     load = online(seed + 2_000, orders[-1].at + 36_000.0)
-    outcome, calls = Run(calibration, orders, load, following, True).go(), []
+    outcome, calls = Run(calibration, orders, load, next_request, True).go(), []
     for said in outcome.said:
         actual, estimate = outcome.ended[said.job], said.estimate
         error = (estimate.ends_at.timestamp() - actual) / max(actual - said.at, 1.0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from antiphon.batch.batch_job import BatchJobs, BatchParts
 from antiphon.batch.files import FileStore
-from antiphon.batch.lines import FileBounds
-from antiphon.batch.ports import AnswerLine
+from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
-from antiphon.batch.shared import Shared
+from antiphon.batch.request_row import LineAnswer
+from antiphon.batch.row_runner import BatchContext
 from antiphon.catalog.batches import Batches
 from antiphon.core.clock import parse_duration
 from antiphon.durable.executor import Executor
@@ -20,11 +20,11 @@ from antiphon.services.project.store import Store
 def request_batches(store: Store, files: FileStore) -> RequestBatches:
     """The project's batches, as they are ordered."""
     return RequestBatches(
-        Batches(store.database), files, store.runs, store.database, store.audit.append, store.database.clock, ENDPOINTS
+        Batches(store.database), files, store.runs, store.database, store.audit, store.database.clock, ENDPOINTS
     )
 
 
-def batch_executor(store: Store, files: FileStore, answer: AnswerLine, worker: str, shared: Shared) -> Executor:
+def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: str, context: BatchContext) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
     wanted, registry = store.settings.batch, WorkflowRegistry()
     jobs = BatchJobs(
@@ -32,15 +32,15 @@ def batch_executor(store: Store, files: FileStore, answer: AnswerLine, worker: s
             batches=Batches(store.database),
             jobs=store.jobs,
             files=files,
-            transactions=store.database,
+            database=store.database,
             endpoints=BatchLines(store.database.clock),
             answer=answer,
             models=lambda scope, endpoint: (
                 list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)
             ),
-            shared=shared,
-            audit=store.audit.append,
-            bounds=FileBounds(wanted.max_requests, store.settings.gateway.max_body_bytes),
+            context=context,
+            audit=store.audit,
+            limits=RequestFileLimits(wanted.max_requests, store.settings.gateway.max_body_bytes),
             waiting=lambda: store.runs.queued((WORKFLOW,)),
         )
     )

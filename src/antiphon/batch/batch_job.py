@@ -1,8 +1,9 @@
-"""One batch of OpenAI's API: a file of requests in, a file of answers and one of errors out, whatever dies on the way.
+"""Batches of OpenAI's API: a file of requests in, a file of answers and one of errors out, across crashes.
 
-Invariant: a request's row is keyed (batch, line), the first one written stays, and only the holder of the present epoch
-writes. Counts and both files come from the rows alone. How it ends and which files it has is settled before they are
-made; the files are in place before the one commit that names them and ends the batch.
+The requests are answered by the one row runner of batch work (``row_runner``, which states the invariants of rows).
+
+Invariant: counts and both files come from the rows alone. The ending of a batch and the ids of its files are settled
+before they are made; the files are in place before the one commit that names them and ends the batch.
 """
 
 from __future__ import annotations
@@ -20,58 +21,65 @@ import msgspec
 from antiphon.batch import lines
 from antiphon.batch.estimates import ACCEPT_LATE, too_late
 from antiphon.batch.files import FileStore
-from antiphon.batch.gauge import PASSING
-from antiphon.batch.lines import FileBounds, Request
-from antiphon.batch.ports import AnswerLine, Audit, Jobs, RequestEndpoints, Run, Transactions
-from antiphon.batch.request_work import RequestWork, row_of
-from antiphon.batch.row_order import Row, distinct_bytes, in_order
-from antiphon.batch.run_result import run_result
-from antiphon.batch.shared import Shared
+from antiphon.batch.gauge import TRANSIENT_ERRORS
+from antiphon.batch.lines import RequestFileLimits
+from antiphon.batch.request_row import LineAnswer, RequestEndpoints, RequestRow, row_of
+from antiphon.batch.row_plan import RowSketch, distinct_bytes, sharing_order
+from antiphon.batch.row_runner import BatchContext, RowFaults, RowRunner, run_result
 from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.batches import KIND, Batch, Batches, Ending, LineError
+from antiphon.catalog.database import Database
+from antiphon.catalog.jobs import Jobs
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError
 from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
+from antiphon.durable.context import RunContext
 from antiphon.features.lake.content import LakeDraft
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.identity.principal import Principal
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 EXPIRED = LineError("batch_expired", "This request could not be executed before the completion window expired.")
+SLICE_SECONDS = 60.0
+"""After so long a batch goes behind others that wait for a worker."""
+
 _CHUNK, _EXPIRED_AT_ONCE = 32, 500
 
 
 class BatchParts(msgspec.Struct, frozen=True):
-    """What batches are worked on with.
+    """Dependencies of batches.
 
     Attributes:
-        models: what may be asked at an endpoint in a scope.
-        waiting: whether another batch waits for a worker; one that has had its time then goes behind it.
+        models: names of models at an endpoint in a scope.
+        limits: of an input file.
+        waiting: tells whether another batch waits for a worker; one that has had its time then goes behind it.
     """
 
     batches: Batches
     jobs: Jobs
     files: FileStore
-    transactions: Transactions
+    database: Database
     endpoints: RequestEndpoints
-    answer: AnswerLine
+    answer: LineAnswer
     models: Callable[[Scope, str], Sequence[str]]
-    shared: Shared
-    audit: Audit
-    bounds: FileBounds
+    context: BatchContext
+    audit: AuditLog
+    limits: RequestFileLimits
     waiting: Callable[[], bool] = lambda: False
 
 
 class BatchJobs:
-    """Works on batches; :meth:`run` is the durable workflow."""
+    """Runs batches; :meth:`run` is the durable workflow."""
 
     def __init__(self, parts: BatchParts) -> None:
         self._parts = parts
         # Whole files go through threads that heartbeats need too: two at a time, so that no lease ends meanwhile.
         self._whole_files = asyncio.Semaphore(2)
 
-    async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Take the batch over, check its file, answer the lines that have no row, make its files.
+    async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Takes the batch over, checks its file, answers the lines that have no row, makes its files.
 
         Raises:
             UnavailableError, EngineError, OverloadedError: a part that the requests need stayed away.
@@ -92,14 +100,15 @@ class BatchJobs:
             if not batch.ended:
                 raise
             return _summary(run, batch)
-        except PASSING:
+        except TRANSIENT_ERRORS:
             raise
         except Exception as error:
-            told = error if isinstance(error, AntiphonError) else unexpected(error, _log, f"batch {name}", "worker.log")
-            fail = partial(batches.fail, scope, name, epoch, [LineError(told.code, str(told))])
+            shown = error if isinstance(error, AntiphonError) else None
+            shown = shown or unexpected(error, _log, f"batch {name}", "worker.log")
+            fail = partial(batches.fail, scope, name, epoch, [LineError(shown.code, str(shown))])
             return _summary(run, await asyncio.to_thread(fail))
 
-    async def _work(self, run: Run, batch: Batch, epoch: int) -> Batch:
+    async def _work(self, run: RunContext, batch: Batch, epoch: int) -> Batch:
         parts, scope = self._parts, batch.scope
         if batch.status == "validating":
             run.progress(0, None, "validating")
@@ -120,19 +129,19 @@ class BatchJobs:
         async with self._whole_files:
             return await asyncio.to_thread(work)
 
-    def _check(self, batch: Batch) -> lines.Checked:
+    def _check(self, batch: Batch) -> lines.FileCheck:
         parts = self._parts
         file = parts.files.held(batch.scope, batch.input_file)
         with parts.files.open(file) as stream:
             return lines.check(
-                stream, batch.endpoint, parts.models(batch.scope, batch.endpoint), parts.bounds, file.sha256
+                stream, batch.endpoint, parts.models(batch.scope, batch.endpoint), parts.limits, file.sha256
             )
 
     def _declare(self, batch: Batch, model: str) -> tuple[LineError, ...]:
-        """Say how much work a batch is, unless it cannot be done by its deadline and nobody accepted that."""
+        """Declares the work of a batch, unless it cannot be done by its deadline and being late was not accepted."""
         parts = self._parts
         with self._open(batch) as stream:
-            rows = list(lines.sketches(stream, parts.bounds.line_bytes, ()))
+            rows = list(lines.sketches(stream, parts.limits.line_bytes, ()))
         sizes = Sizes(
             len(rows),
             sum(row.prompt_bytes for row in rows),
@@ -140,39 +149,62 @@ class BatchJobs:
             sum(row.output_limit for row in rows),
         )
         alike = f"{KIND}/{model}"
-        estimate = parts.shared.estimates.of_new(batch.scope.tenant, alike, sizes, batch.expires_at)
+        estimate = parts.context.estimates.of_new(batch.scope.tenant, alike, sizes, batch.expires_at)
         if estimate is not None and estimate.late == "certain" and not batch.job.settings.get("accept_late"):
-            said = f"{too_late(estimate)} {ACCEPT_LATE}"
-            return (LineError("completion_window_too_short", said, None, "completion_window"),)
-        parts.shared.estimates.declare(batch.scope, batch.id, alike, sizes, batch.expires_at)
+            message = f"{too_late(estimate)} {ACCEPT_LATE}"
+            return (LineError("completion_window_too_short", message, None, "completion_window"),)
+        parts.context.estimates.declare(batch.scope, batch.id, alike, sizes, batch.expires_at)
         return ()
 
-    def _ordered(self, stream: Any, done: set[int]) -> list[Row]:
-        return in_order(list(lines.sketches(stream, self._parts.bounds.line_bytes, done)))
+    def _ordered(self, stream: Any, done: set[int]) -> list[RowSketch]:
+        return sharing_order(list(lines.sketches(stream, self._parts.limits.line_bytes, done)))
 
-    async def _answer(self, run: Run, batch: Batch, epoch: int) -> Ending:
-        """Answer what has no row yet; tells how the batch ends."""
+    async def _answer(self, run: RunContext, batch: Batch, epoch: int) -> Ending:
+        """Answers the requests without a row and returns how the batch ends."""
         parts = self._parts
         done = await asyncio.to_thread(parts.jobs.done_lines, batch.scope, batch.id)
-        work = RequestWork(run, batch, epoch, len(done), parts)
+        faults, principal = RowFaults(batch.id), msgspec.convert(batch.job.settings["principal"], Principal)
+        runner = RowRunner(
+            run,
+            parts.jobs,
+            parts.context,
+            batch.job,
+            epoch,
+            len(done),
+            faults,
+            deadline=batch.expires_at.timestamp(),
+            ending=partial(self._ending, batch, asyncio.get_running_loop().time()),
+        )
         stream = await self._apart(partial(self._open, batch))
         with closing(stream):
-            rows = await self._apart(partial(self._ordered, stream, done))
-            source = lines.requests_of(stream, parts.bounds.line_bytes, rows)
-            ending = await work.through(partial(asyncio.to_thread, _chunk, source))
+            sketches = await self._apart(partial(self._ordered, stream, done))
+            requests = lines.requests_of(stream, parts.limits.line_bytes, sketches)
+            rows = (RequestRow(batch, one, principal, parts.endpoints, parts.answer) for one in requests)
+            ending = await runner.run(partial(asyncio.to_thread, _chunk, rows))
         if ending == "expired":
             await self._apart(partial(self._expire, batch, epoch))
         return ending
+
+    async def _ending(self, batch: Batch, began: float) -> Ending | None:
+        """Tells whether a batch ends early; raises ``CancelledError`` when it has had its time and others wait."""
+        parts = self._parts
+        if await asyncio.to_thread(parts.batches.status, batch.scope, batch.id) == "cancelling":
+            return "cancelled"
+        if parts.context.clock.now() >= batch.expires_at:
+            return "expired"
+        if asyncio.get_running_loop().time() - began > SLICE_SECONDS and await asyncio.to_thread(parts.waiting):
+            raise asyncio.CancelledError
+        return None
 
     def _open(self, batch: Batch) -> Any:
         return self._parts.files.open(self._parts.files.held(batch.scope, batch.input_file))
 
     def _expire(self, batch: Batch, epoch: int) -> None:
-        """Give every request without a row the error that OpenAI gives it."""
+        """Gives every request without a row the error that OpenAI gives it."""
         parts = self._parts
         done = parts.jobs.done_lines(batch.scope, batch.id)
         with self._open(batch) as stream:
-            left = lines.requests(stream, parts.bounds.line_bytes, done)
+            left = lines.requests(stream, parts.limits.line_bytes, done)
             while chunk := list(islice(left, _EXPIRED_AT_ONCE)):
                 rows = [
                     row_of(batch, one, None, {"code": EXPIRED.code, "message": EXPIRED.message}, failed=True)
@@ -181,7 +213,7 @@ class BatchJobs:
                 parts.jobs.write_rows(batch.scope, batch.id, epoch, rows)
 
     def _finish(self, batch: Batch, epoch: int) -> Batch:
-        """Make the files that were settled and end the batch with them."""
+        """Makes the files that were settled and ends the batch with them."""
         parts, scope = self._parts, batch.scope
         if batch.ending != "cancelled" and batch.job.rows_done != batch.job.total:
             raise CorruptionError(
@@ -197,20 +229,20 @@ class BatchJobs:
                         if row.failed is failed:
                             draft.write(msgspec.json.encode(row.payload) + b"\n")
                 made.append((file, f"{batch.id}_{kind}.jsonl", draft))
-        with parts.transactions.transaction() as connection:
+        with parts.database.transaction() as connection:
             for file, name, draft in made:
                 parts.files.add_made(batch, file, name, draft, within=connection)
             ended = parts.batches.finish(scope, batch.id, epoch, within=connection)
             detail = {"status": ended.status, "rows": ended.job.rows_done}
-            parts.audit(scope, batch.job.principal, "batch.end", batch.id, detail, within=connection)
+            parts.audit.append(scope, batch.job.principal, "batch.end", batch.id, detail, within=connection)
         return ended
 
 
-def _chunk(source: Iterator[Request]) -> list[Request]:
-    return list(islice(source, _CHUNK))
+def _chunk(rows: Iterator[RequestRow]) -> list[RequestRow]:
+    return list(islice(rows, _CHUNK))
 
 
-def _summary(run: Run, batch: Batch) -> dict[str, Any]:
+def _summary(run: RunContext, batch: Batch) -> dict[str, Any]:
     job, error = batch.job, batch.errors[0].message if batch.errors else None
     result = {"batch": batch.id, "status": batch.status, "rows": job.rows_done, "failed": job.rows_failed}
     return run_result(run, job, error, result)

@@ -1,4 +1,4 @@
-"""Which entities will be asked about: decayed counts of those that were.
+"""Demand for entities: decayed counts of the requests about each.
 
 A request counts 2^(-age / half-life). Sums are kept relative to a landmark in the past, so that time passing changes no
 sum and their order never (Cormode, Shkapenyuk, Srivastava & Xu, "Forward Decay", ICDE 2009).
@@ -14,8 +14,8 @@ _MOST_HALVINGS = 500.0
 """From the landmark to now; a double holds 2 to the power of twice that."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """An entity in demand, and the newest prediction about it, which says what was asked.
+class EntityDemand(msgspec.Struct, frozen=True):
+    """An entity in demand, and the newest prediction about it, which holds its request.
 
     Attributes:
         weight: how many requests it counts as at the moment it was asked for.
@@ -26,7 +26,7 @@ class Wanted(msgspec.Struct, frozen=True):
     weight: float
 
 
-class _Counted(msgspec.Struct):
+class _DemandCount(msgspec.Struct):
     weight: float
     prediction: str
 
@@ -42,25 +42,25 @@ class Demand:
         self._half_life = half_life
         self._most = most
         self._landmark: float | None = None
-        self._counted: dict[str, _Counted] = {}
+        self._counted: dict[str, _DemandCount] = {}
 
-    def asked(self, subject: str, prediction: str, at: float) -> None:
+    def add(self, subject: str, prediction: str, at: float) -> None:
         """Count a request at ``at`` (seconds); requests come about in their order."""
         scale = self._scale(at)
         counted = self._counted.get(subject)
         if counted is None:
             if len(self._counted) >= self._most:
                 self._forget()
-            self._counted[subject] = _Counted(scale, prediction)
+            self._counted[subject] = _DemandCount(scale, prediction)
             return
         counted.weight += scale
         counted.prediction = prediction
 
-    def most_wanted(self, number: int, now: float) -> tuple[Wanted, ...]:
+    def greatest(self, number: int, now: float) -> tuple[EntityDemand, ...]:
         """The entities with the greatest weight, the greatest first; ties by subject."""
         found = heapq.nsmallest(number, self._counted.items(), key=lambda item: (-item[1].weight, item[0]))
         scale = self._scale(now)
-        return tuple(Wanted(subject, counted.prediction, counted.weight / scale) for subject, counted in found)
+        return tuple(EntityDemand(subject, counted.prediction, counted.weight / scale) for subject, counted in found)
 
     def _scale(self, at: float) -> float:
         if self._landmark is None:

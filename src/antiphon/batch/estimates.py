@@ -1,4 +1,4 @@
-"""When jobs will have ended, asked by whoever orders one, works on one or looks at one."""
+"""Estimates of the ends of jobs, for orders, workers and views."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from antiphon.batch.forecast import Cost, Left, Supply, Work, cost_of, delivered_at_ends, work_error, work_left
-from antiphon.batch.ports import Measurements
-from antiphon.catalog.batch_work import ForecastInputs, OpenJob, RowUsage, Sizes
+from antiphon.batch.forecast import (
+    JobWork,
+    SupplyForecast,
+    TokenCost,
+    Work,
+    cost_of,
+    delivered_at_ends,
+    work_error,
+    work_left,
+)
+from antiphon.catalog.batch_work import BatchWork, ForecastInputs, OpenJob, RowUsage, Sizes
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
@@ -27,7 +35,7 @@ Late = Literal["no", "likely", "certain"]
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What is left of a job, and when it ends.
+    """Estimate of the work left of a job and of its end.
 
     Attributes:
         prompt_tokens: to be computed, every shared beginning once; ``output_tokens`` to be written.
@@ -55,37 +63,37 @@ class Estimates:
         scope: where workers say what batch work got, the project's own.
     """
 
-    def __init__(self, measurements: Measurements, scope: Scope, clock: Clock) -> None:
+    def __init__(self, measurements: BatchWork, scope: Scope, clock: Clock) -> None:
         self._measurements = measurements
         self._scope = scope
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: _Seen | None = None
+        self._backlog: _Backlog | None = None
         self._looked_at = -inf
 
     def of(self, tenant: str, jobs: Collection[str]) -> dict[str, Estimate]:
         """Estimates of those jobs of a tenant that have not ended and of which enough is known."""
-        seen = self._look()
-        if seen is None:
+        backlog = self._look()
+        if backlog is None:
             return {}
         return {
-            job.id: self._estimate(seen, job, work, seen.delivered[job.id])
-            for job, work in seen.work
+            job.id: self._estimate(backlog, job, work, backlog.delivered[job.id])
+            for job, work in backlog.work
             if job.tenant == tenant and job.id in jobs
         }
 
     def of_new(self, tenant: str, alike: str, sizes: Sizes, deadline: datetime | None) -> Estimate | None:
-        """What a job would do that is ordered now; ``None`` while too little batch work was seen to say."""
-        seen = self._look()
-        if seen is None:
+        """Estimates a job that is ordered now; ``None`` while too little batch work was backlog."""
+        backlog = self._look()
+        if backlog is None:
             return None
         job = OpenJob("", tenant, alike, sizes, deadline=None if deadline is None else deadline.timestamp())
-        work = work_left(job, seen.cost, _alike(seen.looked, job))
+        work = work_left(job, backlog.cost, _alike(backlog.measured, job))
         if work is None:
             return None
         now = self._clock.now().timestamp()
-        delivered = delivered_at_ends(_left([*seen.work, (job, work)]), seen.supply.rate, now)
-        return self._estimate(seen, job, work, delivered[job.id])
+        delivered = delivered_at_ends(_left([*backlog.work, (job, work)]), backlog.supply.rate, now)
+        return self._estimate(backlog, job, work, delivered[job.id])
 
     def declare(
         self, scope: Scope, job: str, alike: str, sizes: Sizes, deadline: datetime | None, *, within: Any = None
@@ -94,18 +102,18 @@ class Estimates:
         self._measurements.declare(scope, job, alike, sizes, deadline, within=within)
 
     def seconds_left(self, job: str) -> float:
-        """How long the work left of a job takes with all that batch work gets; 0 while nobody can say."""
-        seen = self._look()
-        found = [work for one, work in seen.work if one.id == job] if seen is not None else []
-        return found[0].engine_seconds / seen.supply.rate if seen is not None and found else 0.0
+        """Seconds that the work left of a job takes with all that batch work gets; 0 while that is unknown."""
+        backlog = self._look()
+        found = [work for one, work in backlog.work if one.id == job] if backlog is not None else []
+        return found[0].engine_seconds / backlog.supply.rate if backlog is not None and found else 0.0
 
     def forget(self) -> None:
         """Look the measurements up again when next asked."""
         with self._lock:
             self._looked_at = -inf
 
-    def _estimate(self, seen: _Seen, job: OpenJob, work: Work, delivered: float) -> Estimate:
-        when = seen.supply.forecast(delivered, work_error(job))
+    def _estimate(self, backlog: _Backlog, job: OpenJob, work: Work, delivered: float) -> Estimate:
+        when = backlog.supply.forecast(delivered, work_error(job))
         late: Late = "no"
         if job.deadline is not None and when.ends > job.deadline:
             late = "certain" if when.earliest > job.deadline else "likely"
@@ -121,43 +129,43 @@ class Estimates:
             late=late,
         )
 
-    def _look(self) -> _Seen | None:
+    def _look(self) -> _Backlog | None:
         with self._lock:
             now = self._clock.now().timestamp()
             if not 0 <= now - self._looked_at < FRESH_SECONDS:
-                self._seen, self._looked_at = _seen(self._measurements.look(self._scope), now), now
-            return self._seen
+                self._backlog, self._looked_at = _backlog(self._measurements.look(self._scope), now), now
+            return self._backlog
 
 
-class _Seen(msgspec.Struct, frozen=True):
-    """Measurements, and what follows from them for every open job."""
+class _Backlog(msgspec.Struct, frozen=True):
+    """Measurements and the work left of every open job."""
 
-    looked: ForecastInputs
-    cost: Cost
-    supply: Supply
+    measured: ForecastInputs
+    cost: TokenCost
+    supply: SupplyForecast
     work: Sequence[tuple[OpenJob, Work]]
     delivered: Mapping[str, float]
 
 
-def _seen(looked: ForecastInputs, now: float) -> _Seen | None:
-    cost = cost_of([usage for _, usage in looked.usages])
-    if cost is None or sum(one.seconds for one in looked.supplied) < LEAST_MEASURED_SECONDS:
+def _backlog(measured: ForecastInputs, now: float) -> _Backlog | None:
+    cost = cost_of([usage for _, usage in measured.usages])
+    if cost is None or sum(one.seconds for one in measured.supplied) < LEAST_MEASURED_SECONDS:
         return None
-    work = [(job, left) for job in looked.open if (left := work_left(job, cost, _alike(looked, job))) is not None]
-    supply = Supply(looked.supplied, now)
-    return _Seen(looked, cost, supply, work, delivered_at_ends(_left(work), supply.rate, now))
+    work = [(job, left) for job in measured.open if (left := work_left(job, cost, _alike(measured, job))) is not None]
+    supply = SupplyForecast(measured.supplied, now)
+    return _Backlog(measured, cost, supply, work, delivered_at_ends(_left(work), supply.rate, now))
 
 
-def _left(work: Sequence[tuple[OpenJob, Work]]) -> list[Left]:
+def _left(work: Sequence[tuple[OpenJob, Work]]) -> list[JobWork]:
     return [
-        Left(job.id, job.tenant, left.engine_seconds, inf if job.deadline is None else job.deadline)
+        JobWork(job.id, job.tenant, left.engine_seconds, inf if job.deadline is None else job.deadline)
         for job, left in work
     ]
 
 
-def _alike(looked: ForecastInputs, job: OpenJob) -> RowUsage:
-    """What rows of the model took in other jobs."""
-    total = sum((usage for model, usage in looked.usages if model == job.model), RowUsage())
+def _alike(measured: ForecastInputs, job: OpenJob) -> RowUsage:
+    """RowUsage of the model's rows in other jobs."""
+    total = sum((usage for model, usage in measured.usages if model == job.model), RowUsage())
     return total - job.usage
 
 
@@ -176,7 +184,7 @@ ACCEPT_LATE = "Order fewer rows or a longer window, or accept_late to have done 
 
 
 def too_late(estimate: Estimate) -> str:
-    """Why an order cannot be kept."""
+    """Message that an order cannot be kept."""
     return (
         f"The order would end about {estimate.ends_at:%Y-%m-%d %H:%M} UTC, at the earliest {estimate.earliest:%H:%M}, "
         f"after {estimate.deadline:%Y-%m-%d %H:%M}."

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from antiphon.batch.ports import Audit, Contents, Transactions
 from antiphon.catalog.batches import Batch, Batches
+from antiphon.catalog.database import Database
 from antiphon.catalog.files import FilePurpose, Files, Order, StoredFile, new_file_id
 from antiphon.core.clock import Clock, ClockAgreement
 from antiphon.core.errors import (
@@ -26,7 +26,8 @@ from antiphon.core.errors import (
     TooLargeError,
 )
 from antiphon.core.scope import Scope
-from antiphon.features.lake.content import LakeDraft
+from antiphon.features.lake.content import Lake, LakeDraft
+from antiphon.governance.audit.log import AuditLog
 
 SHORTEST, LONGEST = 3_600, 2_592_000
 """Seconds that ``expires_after`` may ask for: an hour to thirty days."""
@@ -56,9 +57,9 @@ class FileStore:
         self,
         files: Files,
         batches: Batches,
-        contents: Contents,
-        transactions: Transactions,
-        audit: Audit,
+        contents: Lake,
+        database: Database,
+        audit: AuditLog,
         clock: Clock,
         limits: FileLimits,
         agreement: ClockAgreement | None = None,
@@ -71,7 +72,7 @@ class FileStore:
         self._files = files
         self._batches = batches
         self._contents = contents
-        self._transactions = transactions
+        self._database = database
         self._audit = audit
         self._clock = clock
         self.limits = limits
@@ -166,10 +167,10 @@ class FileStore:
         gone = self._files.get(scope, file)
         self._require_unread(scope, file, None)
         self._erase(scope, file)
-        with self._transactions.transaction() as connection:
+        with self._database.transaction() as connection:
             self._require_unread(scope, file, connection)
             self._files.forget(scope, file, within=connection)
-            self._audit(scope, principal, "file.delete", file, {"bytes": gone.size}, originator=originator,
+            self._audit.append(scope, principal, "file.delete", file, {"bytes": gone.size}, originator=originator,
                         within=connection)  # fmt: skip
         self._contents.remove(gone.path)
         return gone
@@ -208,7 +209,7 @@ class FileStore:
         """Name the content of an upload, which is in place; the upload calls this."""
         draft, scope = upload.draft, upload.scope
         try:
-            with self._transactions.transaction() as connection:
+            with self._database.transaction() as connection:
                 kept = self._files.add(
                     scope,
                     file=upload.file,
@@ -222,8 +223,16 @@ class FileStore:
                     quota=self.limits.quota_bytes,
                     within=connection,
                 )
-                self._audit(scope, upload.principal, "file.create", kept.id, {"bytes": kept.size, "purpose": purpose},
-                            originator=upload.originator, within=connection)  # fmt: skip
+                detail = {"bytes": kept.size, "purpose": purpose}
+                self._audit.append(
+                    scope,
+                    upload.principal,
+                    "file.create",
+                    kept.id,
+                    detail,
+                    originator=upload.originator,
+                    within=connection,
+                )
         except AntiphonError:
             self._contents.remove(draft.path)
             raise
@@ -308,12 +317,12 @@ class Upload:
     def abandon(self) -> None:
         """Leave nothing of it; does nothing once it was kept."""
         # Closing it writes what a buffer still holds; there may be no room for that, and it is not to be kept.
-        with suppress(_Abandoned, StorageFullError), self._stack.pop_all():
-            raise _Abandoned
+        with suppress(_Abandonment, StorageFullError), self._stack.pop_all():
+            raise _Abandonment
 
 
 def check_lifetime(seconds: int | None, where: str) -> timedelta | None:
-    """How long a file was asked to stay.
+    """Returns the requested lifetime of a file.
 
     Raises:
         InvalidInputError: shorter or longer than a file may be asked to.
@@ -327,7 +336,7 @@ def check_lifetime(seconds: int | None, where: str) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
-class _Abandoned(Exception):
+class _Abandonment(Exception):
     """Makes the content's block end without keeping anything."""
 
 

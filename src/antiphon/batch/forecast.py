@@ -1,4 +1,4 @@
-"""When a batch job will have ended, and what it will cost: from what batch work was measured to take and to get.
+"""Forecasts the end and the cost of a batch job from measurements of batch work and its supply.
 
 Three things are asked of the measurements, each by itself:
 
@@ -7,7 +7,7 @@ Three things are asked of the measurements, each by itself:
 - *Supply*: the engine seconds that batch work gets in a wall second while it has any; what online leaves. It is
   forecast by the hour of the day of the week before, as far as hours differ more than days do, and by how it stands
   now, which is forgotten as fast as it was seen to change.
-- *Share*: jobs under way get it in the order in which they take turns (``job_order``).
+- *Share*: jobs under way get it in the order in which they take turns (``fair_queue``).
 
 The interval comes from futures of the supply drawn from its measured shocks (a bootstrap of a first-order
 autoregression: Efron & Tibshirani 1986, section 6), times an error of the work itself that shrinks as the job's own
@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.batch.job_order import ESCALATED_SHARE, Claim
+from antiphon.batch.fair_queue import ESCALATED_SHARE, SlotRequest
 from antiphon.catalog.batch_work import EngineSupply, OpenJob, RowUsage
 
 BUCKET_SECONDS = 300.0
@@ -62,7 +62,7 @@ Floats = NDArray[np.float64]
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What is left to do: tokens to compute, to write, and the engine seconds for both."""
+    """Work left: tokens to compute, to write, and the engine seconds for both."""
 
     rows: int
     prompt_tokens: float
@@ -70,8 +70,8 @@ class Work(msgspec.Struct, frozen=True):
     engine_seconds: float
 
 
-class Forecast(msgspec.Struct, frozen=True):
-    """When a job ends (seconds since 1970): as likely sooner as later; and between ``earliest`` and ``latest`` four
+class EndForecast(msgspec.Struct, frozen=True):
+    """End of a job (seconds since 1970): as likely sooner as later; and between ``earliest`` and ``latest`` four
     times of five."""
 
     ends: float
@@ -79,14 +79,14 @@ class Forecast(msgspec.Struct, frozen=True):
     latest: float
 
 
-class Cost(msgspec.Struct, frozen=True):
+class TokenCost(msgspec.Struct, frozen=True):
     """Engine seconds of a token computed and of one written."""
 
     computed: float
     written: float
 
 
-def cost_of(usages: Sequence[RowUsage]) -> Cost | None:
+def cost_of(usages: Sequence[RowUsage]) -> TokenCost | None:
     """Least squares over jobs, each weighed by its engine seconds; ``None`` when nothing was measured."""
     measured = [one for one in usages if one.engine_seconds > 0]
     if not measured:
@@ -101,13 +101,13 @@ def cost_of(usages: Sequence[RowUsage]) -> Cost | None:
     rows = np.concatenate([np.stack([computed, written], axis=1) / scale[:, None], pull])
     wanted = np.concatenate([seconds / scale, pull @ np.array([PREFILL_SHARE * usual, usual])])
     found, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
-    return Cost(
+    return TokenCost(
         *(float(max(each, 0.1 * usual * share)) for each, share in zip(found, (PREFILL_SHARE, 1.0), strict=True))
     )
 
 
-def work_left(job: OpenJob, cost: Cost, alike: RowUsage) -> Work | None:
-    """What a job still has to do.
+def work_left(job: OpenJob, cost: TokenCost, alike: RowUsage) -> Work | None:
+    """Computes the work left of a job.
 
     Args:
         alike: what answered rows of the same model took, this job's own not among them.
@@ -154,7 +154,7 @@ def _computed_share(job: OpenJob) -> float:
     return float(expected ** (1.0 - weight) * measured**weight)
 
 
-class Left(msgspec.Struct, frozen=True):
+class JobWork(msgspec.Struct, frozen=True):
     """Engine seconds that a job has left, and until when it should have ended (seconds since 1970)."""
 
     job: str
@@ -163,7 +163,7 @@ class Left(msgspec.Struct, frozen=True):
     deadline: float = inf
 
 
-def delivered_at_ends(left: Sequence[Left], rate: float, now: float) -> dict[str, float]:
+def delivered_at_ends(left: Sequence[JobWork], rate: float, now: float) -> dict[str, float]:
     """Engine seconds that all jobs together have got when each of them ends, in the order that jobs take turns in: the
     most pressed one first, the others by equal parts of tenants and of their jobs.
 
@@ -186,9 +186,9 @@ def delivered_at_ends(left: Sequence[Left], rate: float, now: float) -> dict[str
     return ends
 
 
-def _parts(left: Sequence[Left], seconds: Mapping[str, float], rate: float, now: float) -> dict[str, float]:
-    """What part of the supply each job gets."""
-    claims = [Claim(one.tenant, one.job, now, one.deadline, seconds[one.job] / rate) for one in left]
+def _parts(left: Sequence[JobWork], seconds: Mapping[str, float], rate: float, now: float) -> dict[str, float]:
+    """Shares of the supply by job."""
+    claims = [SlotRequest(one.tenant, one.job, now, one.deadline, seconds[one.job] / rate) for one in left]
     pressed = [claim for claim in claims if claim.escalates(now)]
     others = [claim for claim in claims if not claim.escalates(now)]
     parts = dict.fromkeys((claim.job for claim in claims), 0.0)
@@ -201,7 +201,7 @@ def _parts(left: Sequence[Left], seconds: Mapping[str, float], rate: float, now:
     return parts
 
 
-class Supply:
+class SupplyForecast:
     """The supply of the hours to come, as futures that may be asked when so much has been delivered.
 
     Args:
@@ -237,14 +237,14 @@ class Supply:
         self.rate = float(np.median(rate[: int(_HOUR / BUCKET_SECONDS)].mean(axis=0)))
         """Engine seconds a second, over the next hour."""
 
-    def forecast(self, engine_seconds: float, error: float) -> Forecast:
-        """When so many engine seconds will have been delivered; ``error`` is the deviation of their logarithm."""
+    def forecast(self, engine_seconds: float, error: float) -> EndForecast:
+        """Forecasts the time at which these engine seconds are delivered; ``error``: deviation of their logarithm."""
         asked = engine_seconds * np.exp(error * self._quantiles)
         ends = sorted(
             self._when(future, float(seconds)) for future, seconds in zip(self._delivered, asked, strict=True)
         )
         low, middle, high = (ends[int(share * (len(ends) - 1))] for share in (INTERVAL[0], 0.5, INTERVAL[1]))
-        return Forecast(*(self._now + each for each in (middle, low, high)))
+        return EndForecast(*(self._now + each for each in (middle, low, high)))
 
     def _when(self, delivered: Floats, seconds: float) -> float:
         if seconds > delivered[-1]:
@@ -256,7 +256,7 @@ class Supply:
 
 
 def work_error(job: OpenJob) -> float:
-    """How far the work left may be from what was predicted: the standard deviation of its logarithm."""
+    """Standard deviation of the logarithm of the work left, about its prediction."""
     return WORK_ERROR / sqrt(1.0 + job.usage.rows / OWN_WEIGHT)
 
 
@@ -300,7 +300,7 @@ def _profile(began: Floats, rates: Floats) -> Callable[[Floats], Floats]:
 
 
 def _persistence(began: Floats, ratio: Floats) -> tuple[float, Floats]:
-    """How much of a deviation is left after a bucket, and the shocks that come in between (a first-order
+    """Persistence of a deviation over a bucket, and the shocks in between (a first-order
     autoregression).
 
     Of few measurements the persistence is drawn towards :data:`PERSISTENCE`, and shocks of :data:`SHOCK` stand beside

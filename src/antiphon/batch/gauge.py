@@ -1,4 +1,4 @@
-"""What batch work gets of the engine, as this worker sees it.
+"""Measures the supply of engine seconds that batch work gets, as this worker sees it.
 
 Batch work *has work* while at least one of its rows is under way; what it got then are the engine seconds that the
 engine reports of rows that ended. Forecasts are made from it (``forecast``). From a row that finds the engine away to
@@ -13,16 +13,15 @@ from contextlib import contextmanager
 
 from antiphon.batch.estimates import Estimates
 from antiphon.batch.forecast import BUCKET_SECONDS
-from antiphon.batch.ports import Measurements
-from antiphon.batch.row_order import Row
-from antiphon.catalog.batch_work import EngineSupply, RowUsage
+from antiphon.batch.row_plan import RowSketch
+from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 
-PASSING = (UnavailableError, EngineError, OverloadedError)
-"""What passes by itself, and is worth waiting for."""
+TRANSIENT_ERRORS = (UnavailableError, EngineError, OverloadedError)
+"""Errors that pass by themselves and are waited for."""
 
 
 class Gauge:
@@ -33,7 +32,7 @@ class Gauge:
         worker: unique among workers.
     """
 
-    def __init__(self, measurements: Measurements, scope: Scope, worker: str, clock: Clock) -> None:
+    def __init__(self, measurements: BatchWork, scope: Scope, worker: str, clock: Clock) -> None:
         self._measurements = measurements
         self._scope = scope
         self._worker = worker
@@ -52,7 +51,7 @@ class Gauge:
             self._under_way += 1
         try:
             yield
-        except PASSING:
+        except TRANSIENT_ERRORS:
             with self._lock:
                 self._count()
                 self._away = True
@@ -94,13 +93,13 @@ class Gauge:
 
 
 class JobMeter:
-    """What the rows of one job take, and how long those take that are left.
+    """Measures the usage of one job's rows and estimates the time of the rest.
 
     Attributes:
-        seconds_left: with all that batch work gets, as of the last :meth:`keep`; 0 while nobody can say.
+        seconds_left: with all that batch work gets, as of the last :meth:`keep`; 0 while that is unknown.
     """
 
-    def __init__(self, gauge: Gauge, measurements: Measurements, estimates: Estimates, scope: Scope, job: str) -> None:
+    def __init__(self, gauge: Gauge, measurements: BatchWork, estimates: Estimates, scope: Scope, job: str) -> None:
         self._gauge = gauge
         self._measurements = measurements
         self._estimates = estimates
@@ -115,7 +114,7 @@ class JobMeter:
         with self._gauge.row():
             yield
 
-    def took(self, row: Row | None, *usages: UsageReceipt) -> None:
+    def took(self, row: RowSketch | None, *usages: UsageReceipt) -> None:
         """A row has its answers."""
         engine_seconds = sum(usage.engine_seconds for usage in usages)
         self._gauge.got(engine_seconds)

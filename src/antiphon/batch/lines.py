@@ -13,12 +13,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from antiphon.batch.row_order import Prefix, Row
-from antiphon.batch.sketches import output_limit_of_body, parts_of_body, sketch
+from antiphon.batch.row_plan import Prefix, RowSketch, output_limit_of_body, parts_of_body, row_sketch
 from antiphon.catalog.batches import LineError
 
 MOST_ERRORS = 100
-"""Errors of a file that are told."""
+"""Errors of a file that are listed."""
 
 LONGEST_ID = 512
 """Characters of a ``custom_id``."""
@@ -26,25 +25,24 @@ LONGEST_ID = 512
 _FIELDS = ("custom_id", "method", "url", "body")
 
 
-class FileBounds(msgspec.Struct, frozen=True):
-    """Requests of a file, and bytes of each."""
+class RequestFileLimits(msgspec.Struct, frozen=True):
+    """Limits of an input file: requests, and bytes of each."""
 
     requests: int
     line_bytes: int
 
 
-class Request(msgspec.Struct, frozen=True):
-    """One request: its line counts from 0, its body is JSON as it stands in the file; ``row`` is it as it is
-    ordered."""
+class BatchRequest(msgspec.Struct, frozen=True):
+    """One request: its line counts from 0, its body is JSON as it stands in the file."""
 
     line: int
     custom_id: str
     body: bytes
-    row: Row | None = None
+    sketch: RowSketch | None = None
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """What checking a file found: its requests and their one model, or what is wrong with it."""
+class FileCheck(msgspec.Struct, frozen=True):
+    """The result of checking a file: its requests and their one model, or its errors."""
 
     requests: int
     model: str
@@ -59,7 +57,9 @@ class _Shape(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Shape).decode
 
 
-def check(stream: BinaryIO, endpoint: str, models: Collection[str], bounds: FileBounds, sha256: str) -> Checked:
+def check(
+    stream: BinaryIO, endpoint: str, models: Collection[str], limits: RequestFileLimits, sha256: str
+) -> FileCheck:
     """Check every line of a file.
 
     Args:
@@ -67,17 +67,17 @@ def check(stream: BinaryIO, endpoint: str, models: Collection[str], bounds: File
         models: that may be asked.
         sha256: of the content, as it was put away.
     """
-    found = _Findings(endpoint, frozenset(models))
+    found = _LineErrors(endpoint, frozenset(models))
     digest = hashlib.sha256()
-    for line, _, content in _lines(stream, bounds.line_bytes, digest):
+    for line, _, content in _lines(stream, limits.line_bytes, digest):
         if content is None:
-            found.add("line_too_long", f"The line is longer than {bounds.line_bytes} bytes.", line)
+            found.add("line_too_long", f"The line is longer than {limits.line_bytes} bytes.", line)
         elif content.strip():
-            found.look(line, content)
-        if found.requests > bounds.requests:
+            found.check(line, content)
+        if found.requests > limits.requests:
             found.add(
                 "too_many_requests",
-                f"A batch has at most {bounds.requests} requests; split the file.",
+                f"A batch has at most {limits.requests} requests; split the file.",
                 line,
                 "input_file_id",
             )
@@ -91,32 +91,32 @@ def check(stream: BinaryIO, endpoint: str, models: Collection[str], bounds: File
     return found.checked()
 
 
-def requests(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[Request]:
+def requests(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[BatchRequest]:
     """The requests of a file that was checked, without the lines that are done."""
     for line, _, content in _lines(stream, line_bytes, None):
         if content is not None and content.strip() and line not in done:
             yield _request(line, content)
 
 
-def sketches(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[Row]:
-    """What the order of a checked file's requests is made from, without the lines that are done."""
+def sketches(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[RowSketch]:
+    """Sketches the requests of a checked file, without the lines that are done."""
     known: dict[int, Prefix] = {}
     for line, at, content in _lines(stream, line_bytes, None):
         if content is not None and content.strip() and line not in done:
             body = msgspec.json.decode(_decode(content).body)
-            yield sketch(line, at, parts_of_body(body), output_limit_of_body(body), known)
+            yield row_sketch(line, at, parts_of_body(body), output_limit_of_body(body), known)
 
 
-def requests_of(stream: BinaryIO, line_bytes: int, rows: Iterable[Row]) -> Iterator[Request]:
+def requests_of(stream: BinaryIO, line_bytes: int, rows: Iterable[RowSketch]) -> Iterator[BatchRequest]:
     """The requests of these rows, in their order; ``stream`` is read at their places."""
     for row in rows:
         stream.seek(row.at)
         yield _request(row.line, stream.readline(line_bytes + 1), row)
 
 
-def _request(line: int, content: bytes, row: Row | None = None) -> Request:
+def _request(line: int, content: bytes, sketch: RowSketch | None = None) -> BatchRequest:
     shape = _decode(content)
-    return Request(line, shape.custom_id, bytes(shape.body), row)
+    return BatchRequest(line, shape.custom_id, bytes(shape.body), sketch)
 
 
 def _lines(stream: BinaryIO, longest: int, digest: Any) -> Iterator[tuple[int, int, bytes | None]]:
@@ -139,8 +139,8 @@ def _lines(stream: BinaryIO, longest: int, digest: Any) -> Iterator[tuple[int, i
         number += 1
 
 
-class _Findings:
-    """What was found so far."""
+class _LineErrors:
+    """Errors found so far."""
 
     def __init__(self, endpoint: str, models: frozenset[str]) -> None:
         self.requests = 0
@@ -152,19 +152,19 @@ class _Findings:
         self._seen: set[bytes] = set()
 
     def add(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
-        """Keep an error; ``line`` counts from 0 and is told from 1."""
+        """Adds an error; ``line`` counts from 0 and is shown from 1."""
         if len(self.errors) < MOST_ERRORS:
             self.errors.append(LineError(code, message, None if line is None else line + 1, param))
         else:
             self._beyond += 1
 
-    def checked(self) -> Checked:
+    def checked(self) -> FileCheck:
         errors = list(self.errors)
         if self._beyond:
             errors.append(LineError("more_errors", f"{self._beyond} more errors are not listed."))
-        return Checked(self.requests, self._model, tuple(errors))
+        return FileCheck(self.requests, self._model, tuple(errors))
 
-    def look(self, line: int, content: bytes) -> None:
+    def check(self, line: int, content: bytes) -> None:
         self.requests += 1
         try:
             value = msgspec.json.decode(content.decode())
@@ -178,18 +178,18 @@ class _Findings:
             self.add("invalid_json_line", "The line is not a JSON object.", line)
             return
         before = len(self.errors) + self._beyond
-        self._look_at_id(line, value.get("custom_id"))
+        self._check_id(line, value.get("custom_id"))
         for name in value:
             if name not in _FIELDS:
                 self.add("unknown_parameter", f"Unknown parameter: {name[:100]!r}.", line, name[:100])
-        self._look_at_field(line, value, "method", "POST", "invalid_method", "The method of a request is POST.")
-        self._look_at_field(
+        self._check_field(line, value, "method", "POST", "invalid_method", "The method of a request is POST.")
+        self._check_field(
             line, value, "url", self._endpoint, "mismatched_endpoint", f"The batch is for {self._endpoint}."
         )
         if before == len(self.errors) + self._beyond:
-            self._look_at_body(line, value.get("body"))
+            self._check_body(line, value.get("body"))
 
-    def _look_at_id(self, line: int, given: Any) -> None:
+    def _check_id(self, line: int, given: Any) -> None:
         if given is None:
             self.add("missing_required_parameter", "There is no custom_id.", line, "custom_id")
         elif not isinstance(given, str) or not 0 < len(given) <= LONGEST_ID:
@@ -200,13 +200,13 @@ class _Findings:
                 self.add("duplicate_custom_id", "An earlier line has the same custom_id.", line, "custom_id")
             self._seen.add(digest)
 
-    def _look_at_field(self, line: int, value: dict[str, Any], name: str, wanted: str, code: str, message: str) -> None:
+    def _check_field(self, line: int, value: dict[str, Any], name: str, expected: str, code: str, message: str) -> None:
         if name not in value:
             self.add("missing_required_parameter", f"There is no {name}.", line, name)
-        elif value[name] != wanted:
+        elif value[name] != expected:
             self.add(code, message, line, name)
 
-    def _look_at_body(self, line: int, body: Any) -> None:
+    def _check_body(self, line: int, body: Any) -> None:
         if body is None:
             self.add("missing_required_parameter", "There is no body.", line, "body")
         elif not isinstance(body, dict):

@@ -1,9 +1,11 @@
-"""Ordering a batch job: everything that can be wrong is said before a row is answered."""
+"""Orders table jobs: everything that can be refused is refused before a row is answered."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,21 +13,23 @@ import msgspec
 
 from antiphon.batch import tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
-from antiphon.batch.inputs import Inputs
-from antiphon.batch.outputs import Outputs
-from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
-from antiphon.batch.prompt_sizes import prompt_tokens, scaled
+from antiphon.batch.table_files import InputFiles, OutputFiles
 from antiphon.catalog.batch_work import Sizes
-from antiphon.catalog.jobs import BatchJob
-from antiphon.catalog.releases import Release
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.jobs import BatchJob, Jobs
+from antiphon.catalog.releases import Release, Releases
 from antiphon.core.clock import Clock, parse_duration, utc
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.paths import require_nameable
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import defaults_of
+from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
+from antiphon.serving.answering import prompts
 from antiphon.serving.features.on_demand import input_types
 
 WORKFLOW = "table_job"
@@ -35,6 +39,16 @@ MOST_ATTEMPTS = 1_000
 
 
 LONGEST_WINDOW = timedelta(days=30)
+
+BYTES_PER_TOKEN = 4
+"""Of English text in the vocabularies of today's models; other languages have fewer bytes a token."""
+
+TOKENS_PER_TURN = 4
+"""Marks that a chat template puts around a turn."""
+
+_FEATURE = re.compile(r"\bfeatures\.(\w+\.\w+)")
+_FIGURE = "00"
+"""Stands for a printed figure, which is not read to estimate a length."""
 
 SAMPLED_ROWS = 32
 """Rows whose prompts are written to estimate the length of all."""
@@ -83,7 +97,7 @@ class Outlook(msgspec.Struct, frozen=True):
     output_limit: int = 0
 
 
-class _Checked(msgspec.Struct, frozen=True):
+class _CheckedOrder(msgspec.Struct, frozen=True):
     release: Release
     source: Path | None
     output: Path | None
@@ -91,25 +105,24 @@ class _Checked(msgspec.Struct, frozen=True):
     outlook: Outlook
 
 
-class Orders:
-    """Takes orders for batch jobs.
+class TableOrders:
+    """Takes orders of table jobs.
 
     Args:
         root: where relative paths start.
-        confined: refuse paths outside ``root``: whoever orders over HTTP names files of this machine. Tenants other
-            than ``owner`` have their files in ``tenants/TENANT`` and see no others; nobody names a hidden file or one
-            in a ``private`` folder.
+        confined: refuse paths outside ``root``, as for orders over HTTP. Tenants other than ``owner`` have their files
+            in ``tenants/TENANT`` and see no others; hidden files and ``private`` folders are refused.
         sources: patterns of files that the project reads, by what reads them; no order writes over these.
-        inputs: checks of the files that are read: whoever is not confined reads them without the platform too.
+        inputs: checks of the files that are read; an order that is not confined could read them anyway.
     """
 
     def __init__(
         self,
         jobs: Jobs,
-        releases: LiveReleases,
+        releases: Releases,
         blobs: Blobs,
-        submit: Submit,
-        transactions: Transactions,
+        runs: Runs,
+        database: Database,
         root: Path,
         estimates: Estimates,
         clock: Clock,
@@ -118,13 +131,13 @@ class Orders:
         owner: Scope | None = None,
         private: Sequence[Path] = (),
         sources: Callable[[], Mapping[str, Sequence[str]]] = dict,
-        inputs: Inputs | None = None,
+        inputs: InputFiles | None = None,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
         self._blobs = blobs
-        self._submit = submit
-        self._transactions = transactions
+        self._runs = runs
+        self._database = database
         self._root = root
         self._estimates = estimates
         self._clock = clock
@@ -132,17 +145,17 @@ class Orders:
         self._owner = owner
         self._private = [path.resolve() for path in private]
         self._inputs = inputs
-        self._outputs = Outputs(jobs, sources)
+        self._outputs = OutputFiles(jobs, sources)
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
-        """What an order would be; nothing is recorded.
+        """Previews an order; nothing is recorded.
 
         Raises:
             NotFoundError, InvalidInputError, ForbiddenError: as :meth:`place`.
         """
         return self._checked(scope, principal, order).outlook
 
-    def _checked(self, scope: Scope, principal: Principal, order: TableOrder) -> _Checked:
+    def _checked(self, scope: Scope, principal: Principal, order: TableOrder) -> _CheckedOrder:
         deadline = None if order.within is None else self._clock.now() + _window(order.within)
         release = (
             self._releases.get(scope, order.release)
@@ -191,7 +204,7 @@ class Orders:
         estimate = self._estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
         limit = total * release.bundle.application.decoding.max_tokens
         outlook = Outlook(total, deadline, estimate, scaled(sampled, total), limit)
-        return _Checked(release, source, output, sizes, outlook)
+        return _CheckedOrder(release, source, output, sizes, outlook)
 
     def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.
@@ -211,7 +224,7 @@ class Orders:
         known = job_id is not None and self._jobs.known(scope, job_id)
         if not known:
             require_in_time(checked.outlook.estimate, "within", order.accept_late)
-        with self._transactions.transaction() as connection:
+        with self._database.transaction() as connection:
             inline = self._blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
             job = self._jobs.create(
                 scope,
@@ -233,8 +246,8 @@ class Orders:
                 job=job_id,
                 within=connection,
             )
-            wanted = (order.application, f"blob:{inline}" if inline else str(source), str(output or ""))
-            if (job.application, job.input, job.output) != wanted or job.settings.get("as_of") != as_of:
+            ordered = (order.application, f"blob:{inline}" if inline else str(source), str(output or ""))
+            if (job.application, job.input, job.output) != ordered or job.settings.get("as_of") != as_of:
                 raise ConflictError(
                     f"The key {order.key!r} was used for another order ({job.id}).",
                     where="key",
@@ -242,7 +255,7 @@ class Orders:
                 )
             if not known:
                 self._estimates.declare(scope, job.id, _alike(order), checked.sizes, deadline, within=connection)
-            self._submit.submit(
+            self._runs.submit(
                 scope,
                 WORKFLOW,
                 {"job": job.id},
@@ -300,3 +313,22 @@ def _window(within: str) -> timedelta:
 def _alike(order: TableOrder) -> str:
     """Names the jobs whose rows take about what this one's rows take."""
     return f"{'precompute' if order.precompute else 'table'}/{order.application}"
+
+
+def prompt_tokens(application: ApplicationSpec, row: dict[str, Any]) -> float:
+    """Estimates the tokens of a row's prompt: system, examples and the template with the row's keys and question."""
+    entity = {key: str(row.get(key) or "") for key in application.entity_keys}
+    prints = dict.fromkeys(_FEATURE.findall(application.prompt.template), _FIGURE)
+    question = str(row.get("question") or "")
+    try:
+        names = prompts.variables(application, prints, entity, question)
+        user = prompts.render(application.prompt.template, names, "prompt")
+    except InvalidInputError:  # it computes with a figure: then its own text is the nearest length that is known
+        user = application.prompt.template + question
+    turns = prompts.turns(application, user)
+    return sum(len(turn.content.encode()) for turn in turns) / BYTES_PER_TOKEN + TOKENS_PER_TURN * (len(turns) + 1)
+
+
+def scaled(sampled: list[float], rows: int) -> int:
+    """Tokens of so many rows of which some were sampled."""
+    return ceil(sum(sampled) / len(sampled) * rows) if sampled else 0

@@ -1,4 +1,4 @@
-"""Batches of OpenAI's API as whoever orders them sees them: create, look, cancel."""
+"""Orders of batches of OpenAI's API: create, read, cancel."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import msgspec
 
 from antiphon.batch.files import FileStore, check_lifetime
 from antiphon.batch.orders import MOST_ATTEMPTS
-from antiphon.batch.ports import Audit, Submit, Transactions
 from antiphon.catalog.batches import Batch, Batches
+from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.durable.runs import Runs
+from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.principal import Principal
 
 WORKFLOW = "openai_batch"
@@ -25,7 +27,7 @@ MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 
 
 class BatchOrder(msgspec.Struct, frozen=True):
-    """What a batch is asked for with."""
+    """An order of a batch."""
 
     input_file_id: str
     endpoint: str
@@ -46,16 +48,16 @@ class RequestBatches:
         self,
         batches: Batches,
         files: FileStore,
-        submit: Submit,
-        transactions: Transactions,
-        audit: Audit,
+        runs: Runs,
+        database: Database,
+        audit: AuditLog,
         clock: Clock,
         endpoints: Collection[str],
     ) -> None:
         self._batches = batches
         self._files = files
-        self._submit = submit
-        self._transactions = transactions
+        self._runs = runs
+        self._database = database
         self._audit = audit
         self._clock = clock
         self._endpoints = endpoints
@@ -79,7 +81,7 @@ class RequestBatches:
             )
         _check_metadata(order.metadata or {})
         kept = check_lifetime(order.output_seconds, "output_expires_after.seconds") or self._files.limits.kept
-        with self._transactions.transaction() as connection:
+        with self._database.transaction() as connection:
             try:
                 file = self._files.get(scope, order.input_file_id, within=connection)
             except NotFoundError as error:
@@ -102,12 +104,14 @@ class RequestBatches:
                 metadata=order.metadata,
                 within=connection,
             )
-            self._submit.submit(
+            self._runs.submit(
                 scope, WORKFLOW, {"batch": batch.id}, key=f"{WORKFLOW}:{batch.id}", max_attempts=MOST_ATTEMPTS,
                 within=connection,
             )  # fmt: skip
             detail: dict[str, Any] = {"input": file.id, "kind": order.endpoint}
-            self._audit(scope, principal.id, "batch.create", batch.id, detail, originator=originator, within=connection)
+            self._audit.append(
+                scope, principal.id, "batch.create", batch.id, detail, originator=originator, within=connection
+            )
         return batch
 
     def get(self, scope: Scope, batch: str) -> Batch:
@@ -123,7 +127,7 @@ class RequestBatches:
         return self._batches.list(scope, after=after, limit=limit)
 
     def counts(self, scope: Scope) -> dict[str, int]:
-        """How many batches are in each status."""
+        """Number of batches in each status."""
         return self._batches.counts(scope)
 
     def cancel(self, scope: Scope, batch: str, principal: str, originator: str | None = None) -> Batch:
@@ -133,9 +137,9 @@ class RequestBatches:
             NotFoundError: there is no such batch.
             ConflictError: it ended, or its files are being made.
         """
-        with self._transactions.transaction() as connection:
+        with self._database.transaction() as connection:
             cancelled = self._batches.cancel(scope, batch, within=connection)
-            self._audit(scope, principal, "batch.cancel", batch, {}, originator=originator, within=connection)
+            self._audit.append(scope, principal, "batch.cancel", batch, {}, originator=originator, within=connection)
         return cancelled
 
 

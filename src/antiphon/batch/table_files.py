@@ -1,11 +1,159 @@
-"""Names of files that tables are read from, as patterns."""
+"""Input and output files of table jobs.
+
+Invariants:
+
+- Rows come back with the answers, so a file of source rows, labels or another principal's answers is read only by
+  principals that policy lets read these.
+- A file that no job of the same application and principal wrote is never replaced, and neither is one that was changed
+  since; a file is known in the catalog, by its hash, before it is put in place. The names that views, outcomes and
+  orders read from are refused also while there is no file yet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
+from stat import S_ISREG
+
+from antiphon.batch import tables
+from antiphon.catalog.jobs import BatchJob, Jobs
+from antiphon.core.errors import InvalidInputError
+from antiphon.core.scope import Scope
+from antiphon.governance.identity.principal import Principal
+from antiphon.serving.records import Records
+
+_PIECE = 1 << 20
+_NEXT = "Write the answers to a file that does not exist yet, or remove this one first."
+
+
+class InputFiles:
+    """Checks input files.
+
+    Args:
+        sources: patterns of the files that the project reads, by what reads them: ``view/NAME``, or
+            ``application/NAME`` for its outcomes.
+    """
+
+    def __init__(self, jobs: Jobs, records: Records, sources: Callable[[], Mapping[str, Sequence[str]]]) -> None:
+        self._jobs = jobs
+        self._records = records
+        self._sources = sources
+
+    def readers(self, path: Path) -> list[str]:
+        """Views and outcomes that read this file."""
+        return [reader for reader, patterns in self._sources().items() if matches(patterns, path)]
+
+    def require_readable(self, scope: Scope, principal: Principal, path: Path) -> None:
+        """Let policy decide about a file that holds source rows, labels, or answers of other principals.
+
+        Raises:
+            ForbiddenError: it denies.
+        """
+        for reader in self.readers(path):
+            self._records.require_source(scope, principal, reader)
+        for job in self._jobs.with_output(scope, str(path)):
+            if job.written and job.principal != principal.id:
+                self._records.require_rows(scope, principal, job)
+
+
+class OutputFiles:
+    """Checks and writes output files.
+
+    Args:
+        sources: patterns of the files that something reads (sources of views, tables of outcomes), by what does.
+    """
+
+    def __init__(self, jobs: Jobs, sources: Callable[[], Mapping[str, Iterable[str]]] = dict) -> None:
+        self._jobs = jobs
+        self._sources = sources
+
+    def require_own(self, scope: Scope, application: str, principal: str, path: Path, source: Path | None) -> None:
+        """Refuse an output that would take the place of something else.
+
+        Raises:
+            InvalidInputError: the project reads the file, the order does, or it is there and is not an earlier output
+                of this application and principal.
+        """
+        if path == source or self._is_source(path):
+            raise InvalidInputError(
+                "The project reads this table.", where=str(path), next_step="Write the answers to another file."
+            )
+        self._require_unchanged(scope, application, principal, path)
+
+    def write(self, job: BatchJob, epoch: int, rows: Iterable[tables.Row]) -> None:
+        """Write a job's rows to its output file.
+
+        Raises:
+            InvalidInputError: the file cannot be written, or is not the job's to replace any more.
+            UnavailableError: the disk is full.
+            ConflictError: another worker took the job over.
+        """
+        path = Path(job.output)
+        if self._is_source(path):
+            raise InvalidInputError("The project reads this table.", where=str(path), next_step=_NEXT)
+        tables.write(path, rows, lambda finished: self._put_in_place(job, epoch, finished, path))
+
+    def _put_in_place(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
+        if path.parent.resolve() != path.parent:
+            raise InvalidInputError(
+                "A link has come into the path of this file since the job was ordered.", where=str(path),
+                next_step=_NEXT,
+            )  # fmt: skip
+        self._jobs.note_output(job.scope, job.id, epoch, _digest(finished))
+        try:
+            self._put_anew(job, epoch, finished, path)
+        except FileExistsError:
+            self._require_unchanged(job.scope, job.application, job.principal, path)
+            finished.replace(path)
+
+    def _put_anew(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
+        try:
+            # Unlike a rename it fails when there is a file meanwhile.
+            os.link(finished, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # A file system without links: the name is taken first, by an empty file that is known as the job's too, for
+            # the worker may die here.
+            self._jobs.note_output(job.scope, job.id, epoch, hashlib.sha256().hexdigest())
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+            finished.replace(path)
+
+    def _is_source(self, path: Path) -> bool:
+        return any(matches(patterns, path) for patterns in self._sources().values())
+
+    def _require_unchanged(self, scope: Scope, application: str, principal: str, path: Path) -> None:
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+        written = {
+            digest
+            for job in self._jobs.with_output(scope, str(path))
+            if (job.application, job.principal) == (application, principal)
+            for digest in job.written
+        }
+        if not written or not S_ISREG(found.st_mode) or _digest(path) not in written:
+            raise InvalidInputError(
+                "The file exists, and what it holds was not written by a job of this application and principal.",
+                where=str(path),
+                next_step=_NEXT,
+            )
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as content:
+        while piece := content.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def patterns(root: Path, path: str) -> Iterator[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from antiphon.batch.estimates import Estimates
+from antiphon.batch.fair_queue import FairQueue
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.gauge import Gauge
-from antiphon.batch.shared import Shared
-from antiphon.batch.turns import Turns
+from antiphon.batch.row_runner import BatchContext
 from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.files import Files
@@ -42,7 +42,7 @@ def file_store(store: Store, contents: Lake) -> FileStore:
         Batches(store.database),
         contents,
         store.database,
-        store.audit.append,
+        store.audit,
         store.database.clock,
         FileLimits(wanted.max_file_bytes, wanted.quota_bytes, parse_duration(wanted.files_kept)),
     )
@@ -63,11 +63,11 @@ def batch_estimates(store: Store) -> Estimates:
     return Estimates(BatchWork(store.database), store.scope, store.database.clock)
 
 
-def batch_shared(store: Store, worker: str) -> Shared:
-    """Builds the state that all batch work of a worker shares."""
+def batch_context(store: Store, worker: str) -> BatchContext:
+    """Makes the state that all batch work of a worker shares."""
     clock = store.database.clock
-    return Shared(
-        turns=Turns(store.settings.batch.concurrency, lambda: clock.now().timestamp()),
+    return BatchContext(
+        queue=FairQueue(store.settings.batch.concurrency, lambda: clock.now().timestamp()),
         gauge=Gauge(BatchWork(store.database), store.scope, worker, clock),
         estimates=batch_estimates(store),
         clock=clock,

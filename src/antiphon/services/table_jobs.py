@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from antiphon.batch.estimates import Estimate
-from antiphon.batch.inputs import Inputs
-from antiphon.batch.orders import Orders, Outlook, TableOrder
+from antiphon.batch.orders import Outlook, TableOrder, TableOrders
+from antiphon.batch.table_files import InputFiles
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
@@ -29,11 +29,11 @@ class ProjectTableJobs:
     def __init__(self, store: Store, features: FeaturePlatform, *, confined: bool) -> None:
         self._store = store
         self._estimates = batch_estimates(store)
-        self._orders = Orders(
+        self._orders = TableOrders(
             store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root,
             self._estimates, store.database.clock, confined=confined,
             owner=store.scope, private=(store.paths.directory,), sources=features.source_files,
-            inputs=Inputs(store.jobs, records(store), features.source_files),
+            inputs=InputFiles(store.jobs, records(store), features.source_files),
         )  # fmt: skip
 
     def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:

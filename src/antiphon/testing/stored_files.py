@@ -8,13 +8,13 @@ from typing import Any
 
 from antiphon.batch.batch_job import BatchJobs, BatchParts
 from antiphon.batch.estimates import Estimates
+from antiphon.batch.fair_queue import FairQueue
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.gauge import Gauge
-from antiphon.batch.lines import FileBounds
-from antiphon.batch.ports import AnswerLine
+from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import RequestBatches
-from antiphon.batch.shared import Shared
-from antiphon.batch.turns import Turns
+from antiphon.batch.request_row import LineAnswer
+from antiphon.batch.row_runner import BatchContext
 from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.database import Database
@@ -34,7 +34,7 @@ def file_store(database: Database, secret: bytes, **limits: Any) -> FileStore:
     """Files beside this catalog, with small bounds."""
     bounds = {"file_bytes": 1_000_000, "quota_bytes": 4_000_000, "kept": timedelta(days=30), **limits}
     contents = LocalLake(database.path.parent / "files", database.codec)
-    audit = AuditLog(database, secret).append
+    audit = AuditLog(database, secret)
     return FileStore(
         Files(database), Batches(database), contents, database, audit, database.clock, FileLimits(**bounds)
     )
@@ -42,15 +42,15 @@ def file_store(database: Database, secret: bytes, **limits: Any) -> FileStore:
 
 def request_batches(database: Database, files: FileStore, secret: bytes) -> RequestBatches:
     """Batches as they are ordered; nobody works on them."""
-    audit = AuditLog(database, secret).append
+    audit = AuditLog(database, secret)
     return RequestBatches(Batches(database), files, Runs(database), database, audit, database.clock, ENDPOINTS)
 
 
-def shared(database: Database, concurrency: int = 4) -> Shared:
-    """Shares of batch work, on the catalog's own clock."""
+def batch_context(database: Database, concurrency: int = 4) -> BatchContext:
+    """Makes the shared state of batch work, on the catalog's own clock."""
     measurements, clock = BatchWork(database), database.clock
-    return Shared(
-        turns=Turns(concurrency, lambda: clock.now().timestamp()),
+    return BatchContext(
+        queue=FairQueue(concurrency, lambda: clock.now().timestamp()),
         gauge=Gauge(measurements, SCOPE, "worker", clock),
         estimates=Estimates(measurements, SCOPE, clock),
         clock=clock,
@@ -61,11 +61,11 @@ def batch_jobs(
     database: Database,
     files: FileStore,
     secret: bytes,
-    answer: AnswerLine,
+    answer: LineAnswer,
     models: Sequence[str],
     *,
     concurrency: int = 4,
-    bounds: FileBounds | None = None,
+    limits: RequestFileLimits | None = None,
     waiting: Callable[[], bool] = lambda: False,
 ) -> BatchJobs:
     """Works on batches with this ``answer()``."""
@@ -78,13 +78,13 @@ def batch_jobs(
             batches=Batches(database),
             jobs=Jobs(database),
             files=files,
-            transactions=database,
+            database=database,
             endpoints=BatchLines(database.clock),
             answer=answer,
             models=askable,
-            shared=shared(database, concurrency),
-            audit=AuditLog(database, secret).append,
-            bounds=bounds or FileBounds(1_000, 10_000),
+            context=batch_context(database, concurrency),
+            audit=AuditLog(database, secret),
+            limits=limits or RequestFileLimits(1_000, 10_000),
             waiting=waiting,
         )
     )

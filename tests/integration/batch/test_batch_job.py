@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.batch import request_work
+from antiphon.batch import batch_job, row_runner
 from antiphon.batch.batch_job import BatchJobs
 from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.files import FileStore
-from antiphon.batch.lines import FileBounds
+from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
 from antiphon.catalog.batches import Batch, Batches
@@ -250,7 +250,7 @@ async def test_an_engine_that_is_away_is_waited_for(bench: Bench, monkeypatch: p
 
     ended = await bench.work(bench.order(), answer=answer)
     assert (away, ended.status, ended.job.rows_failed) == (2, "completed", 0)
-    monkeypatch.setattr(request_work, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(row_runner, "PATIENCE_SECONDS", 0.0)
     away, batch = 1, bench.order()
     with pytest.raises(EngineError):
         await bench.work(batch, answer=answer)
@@ -260,7 +260,7 @@ async def test_an_engine_that_is_away_is_waited_for(bench: Bench, monkeypatch: p
 
 
 async def test_cancelling_ends_with_the_files_of_what_was_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_work, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(row_runner, "CHECK_SECONDS", 0.0)
     batch, answered = bench.order(), 0
 
     async def answer(request: Any) -> Any:
@@ -289,8 +289,8 @@ async def test_a_batch_cancelled_before_it_began_has_no_files(bench: Bench) -> N
 
 
 async def test_requests_under_way_end_within_the_grace(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_work, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(request_work, "CANCEL_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(row_runner, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(row_runner, "CANCEL_GRACE_SECONDS", 0.2)
     never, batch = asyncio.Event(), bench.order()
 
     async def answer(request: Any) -> Any:
@@ -319,7 +319,7 @@ async def test_a_large_batch_is_cancelled_at_once_and_keeps_what_was_done(bench:
             await never.wait()
         return await bench.desk.answerer.answer(request)
 
-    ended = await bench.work(batch, answer=answer, bounds=FileBounds(5_000, 10_000))
+    ended = await bench.work(batch, answer=answer, limits=RequestFileLimits(5_000, 10_000))
     assert asyncio.get_running_loop().time() - cancelled < 10.0, "not the minute that expiry would give"
     assert (ended.status, ended.job.rows_done) == ("cancelled", 100)
     assert len(bench.read(ended.output_file)) == 100
@@ -328,7 +328,7 @@ async def test_a_large_batch_is_cancelled_at_once_and_keeps_what_was_done(bench:
 async def test_expiry_ends_with_the_files_of_what_was_done_and_an_error_for_the_rest(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_work, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(row_runner, "CHECK_SECONDS", 0.0)
     batch, answered = bench.order(), 0
 
     async def answer(request: Any) -> Any:
@@ -398,8 +398,8 @@ async def test_a_worker_that_stops_gives_the_batch_back_with_what_it_has(bench: 
 
 
 async def test_a_batch_that_had_its_time_goes_behind_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_work, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(request_work, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(row_runner, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(batch_job, "SLICE_SECONDS", 0.0)
     batch = bench.order()
     with pytest.raises(asyncio.CancelledError):
         await bench.work(batch, waiting=lambda: True)

@@ -11,7 +11,7 @@ from tests.unit.catalog.examples import NOON, open_database
 from antiphon.batch.files import FileStore
 from antiphon.catalog.files import StoredFile
 from antiphon.core.clock import ClockAgreement, ManualClock
-from antiphon.orchestration.housekeeping import Housekeeping
+from antiphon.orchestration.housekeeping import HousekeepingTask
 from antiphon.testing.stored_files import SCOPE, file_store
 
 
@@ -37,7 +37,7 @@ async def looked(files: FileStore, agreement: ClockAgreement | None, times: int 
 
     gate = None if agreement is None else CallCount(agreement._clock)
     working = asyncio.create_task(
-        Housekeeping(expire, every=0.001, name="Removed", clock=gate, settled=600.0).run_until(stop)
+        HousekeepingTask(expire, every=0.001, name="Removed", clock=gate, settled=600.0).run_until(stop)
     )
     async with asyncio.timeout(20):
         while len(done) < times:

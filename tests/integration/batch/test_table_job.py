@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.batch import table_job
-from antiphon.batch.orders import WORKFLOW, Orders, TableOrder
-from antiphon.batch.row_faults import TRACEBACKS, RowFaults
+from antiphon.batch import row_runner
+from antiphon.batch.orders import WORKFLOW, TableOrder, TableOrders
+from antiphon.batch.row_runner import TRACEBACKS, RowFaults
 from antiphon.batch.table_job import TableJobs
-from antiphon.batch.table_rows import request_of
+from antiphon.batch.table_row import request_of
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.errors import (
     ConflictError,
@@ -34,7 +34,7 @@ from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.identity.principal import Principal
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
-from antiphon.testing.stored_files import shared
+from antiphon.testing.stored_files import batch_context
 
 FREE = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
 LINES = 40
@@ -59,8 +59,8 @@ class Bench:
         self.engine = ScriptedEngine(script)
         self.desk = SmallDesk(directory, self.engine, FREE)
         desk = self.desk
-        self.shared = shared(desk.database)
-        self.orders = Orders(
+        self.shared = batch_context(desk.database)
+        self.orders = TableOrders(
             desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, directory,
             self.shared.estimates, self.shared.clock,
         )  # fmt: skip
@@ -216,7 +216,7 @@ async def test_an_engine_that_goes_away_and_comes_back_is_waited_for(tmp_path: P
 async def test_an_engine_that_stays_away_gives_the_run_back_with_its_rows(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_job, "_PATIENCE", 0.0)
+    monkeypatch.setattr(row_runner, "PATIENCE_SECONDS", 0.0)
     job = bench.order()
 
     async def answer(request: Any) -> Any:
@@ -421,9 +421,16 @@ def test_an_empty_table_is_refused(bench: Bench) -> None:
 
 
 async def test_a_worker_that_stops_keeps_what_it_has_and_gives_the_job_back(bench: Bench) -> None:
-    job = bench.order()
+    job, run, answered = bench.order(), FakeRun(), 0
+
+    async def answer(request: Any) -> Any:
+        nonlocal answered
+        answered += 1
+        run.stopping = answered > 10
+        return await bench.desk.answerer.answer(request)
+
     with pytest.raises(asyncio.CancelledError):
-        await bench.jobs.run(FakeRun(stopping=True), {"job": job.id})
+        await bench.runner(answer).run(run, {"job": job.id})
     kept = bench.desk.jobs.get(SCOPE, job.id)
     assert (kept.status, 0 < kept.rows_done < LINES) == ("running", True)
     result = await bench.jobs.run(FakeRun(), {"job": job.id})
@@ -433,7 +440,7 @@ async def test_a_worker_that_stops_keeps_what_it_has_and_gives_the_job_back(benc
 @pytest.mark.parametrize("field", ["input", "output"])
 def test_an_order_over_http_names_no_file_outside_the_project(bench: Bench, field: str, tmp_path: Path) -> None:
     desk = bench.desk
-    confined = Orders(
+    confined = TableOrders(
         desk.jobs,
         desk.releases,
         desk.blobs,

@@ -13,18 +13,18 @@ HALF_LIFE = 100.0
 
 
 def names(demand: Demand, number: int, now: float) -> list[str]:
-    return [wanted.subject for wanted in demand.most_wanted(number, now)]
+    return [wanted.subject for wanted in demand.greatest(number, now)]
 
 
 def test_recent_requests_count_more_than_old_ones() -> None:
     demand = Demand(HALF_LIFE)
     for at in range(4):
-        demand.asked("once popular", f"old-{at}", float(at))
+        demand.add("once popular", f"old-{at}", float(at))
     for at in (600.0, 601.0):
-        demand.asked("popular now", f"new-{at}", at)
-    demand.asked("rare", "rare", 602.0)
+        demand.add("popular now", f"new-{at}", at)
+    demand.add("rare", "rare", 602.0)
     assert names(demand, 2, 602.0) == ["popular now", "rare"]
-    first = demand.most_wanted(1, 602.0)[0]
+    first = demand.greatest(1, 602.0)[0]
     assert first.prediction == "new-601.0"
     assert math.isclose(first.weight, 2 ** (-2 / 100) + 2 ** (-1 / 100))
 
@@ -35,10 +35,10 @@ def test_weights_are_the_sum_of_decayed_requests_however_long_it_goes_on(steps: 
     asked: list[tuple[str, float]] = []
     for subject, later in steps:
         now += later
-        demand.asked(subject, "p", now)
+        demand.add(subject, "p", now)
         asked.append((subject, now))
     exact = {name: sum(2.0 ** (-(now - at) / HALF_LIFE) for one, at in asked if one == name) for name, _ in asked}
-    found = {wanted.subject: wanted.weight for wanted in demand.most_wanted(10, now)}
+    found = {wanted.subject: wanted.weight for wanted in demand.greatest(10, now)}
     assert found.keys() == exact.keys()
     assert all(math.isclose(found[name], exact[name], rel_tol=1e-6, abs_tol=1e-100) for name in exact)
 
@@ -46,6 +46,6 @@ def test_weights_are_the_sum_of_decayed_requests_however_long_it_goes_on(steps: 
 def test_what_is_least_demanded_is_forgotten_first() -> None:
     demand = Demand(HALF_LIFE, most=4)
     for subject in "aaabbcd":
-        demand.asked(subject, subject, 1.0)
-    demand.asked("e", "e", 1.0)
+        demand.add(subject, subject, 1.0)
+    demand.add("e", "e", 1.0)
     assert names(demand, 5, 1.0) == ["a", "b", "e"]

@@ -7,9 +7,9 @@ import pytest
 
 from antiphon.batch.forecast import (
     BUCKET_SECONDS,
-    Cost,
-    Left,
-    Supply,
+    JobWork,
+    SupplyForecast,
+    TokenCost,
     cost_of,
     delivered_at_ends,
     work_error,
@@ -17,7 +17,7 @@ from antiphon.batch.forecast import (
 )
 from antiphon.catalog.batch_work import EngineSupply, OpenJob, RowUsage, Sizes
 
-COST = Cost(0.001, 0.004)
+COST = TokenCost(0.001, 0.004)
 
 
 def usage(rows: int, prompt: int, cached: int, output: int) -> RowUsage:
@@ -73,26 +73,26 @@ def test_a_jobs_own_rows_count_for_more_than_those_of_others() -> None:
 
 
 def test_tenants_share_equally_and_their_jobs_share_that() -> None:
-    ends = delivered_at_ends([Left("a1", "a", 10.0), Left("a2", "a", 10.0), Left("b1", "b", 10.0)], 1.0, 0.0)
+    ends = delivered_at_ends([JobWork("a1", "a", 10.0), JobWork("a2", "a", 10.0), JobWork("b1", "b", 10.0)], 1.0, 0.0)
     assert ends == {name: pytest.approx(30.0 if name[0] == "a" else 20.0) for name in ("a1", "a2", "b1")}
-    assert delivered_at_ends([Left("a1", "a", 5.0)], 1.0, 0.0) == {"a1": pytest.approx(5.0)}
+    assert delivered_at_ends([JobWork("a1", "a", 5.0)], 1.0, 0.0) == {"a1": pytest.approx(5.0)}
 
 
 def test_a_job_that_is_pressed_is_expected_to_get_what_it_will_get() -> None:
-    ends = delivered_at_ends([Left("now", "a", 300.0, 400.0), Left("later", "b", 300.0)], 1.0, 0.0)
+    ends = delivered_at_ends([JobWork("now", "a", 300.0, 400.0), JobWork("later", "b", 300.0)], 1.0, 0.0)
     assert ends["now"] == pytest.approx(400.0), "three quarters of it"
     assert ends["later"] == pytest.approx(600.0)
-    both = delivered_at_ends([Left("second", "a", 100.0, 200.0), Left("first", "b", 100.0, 150.0)], 1.0, 0.0)
+    both = delivered_at_ends([JobWork("second", "a", 100.0, 200.0), JobWork("first", "b", 100.0, 150.0)], 1.0, 0.0)
     assert both == {"first": pytest.approx(100.0), "second": pytest.approx(200.0)}
 
 
 def test_a_steady_supply_gives_a_narrow_forecast() -> None:
     measured = [EngineSupply(BUCKET_SECONDS * at, BUCKET_SECONDS, 0.5 * BUCKET_SECONDS) for at in range(48)]
     now = 48 * BUCKET_SECONDS
-    found = Supply(measured, now).forecast(600.0, 0.0)
+    found = SupplyForecast(measured, now).forecast(600.0, 0.0)
     assert found.ends - now == pytest.approx(1_200.0, rel=0.03)
     assert found.latest - found.earliest < 0.1 * 1_200.0
-    wide = Supply(measured, now).forecast(600.0, 0.25)
+    wide = SupplyForecast(measured, now).forecast(600.0, 0.25)
     assert wide.earliest - now < 1_000.0
     assert wide.latest - now > 1_400.0
 
@@ -103,15 +103,15 @@ def test_the_same_hour_of_days_before_is_what_is_expected() -> None:
         EngineSupply(at * BUCKET_SECONDS, BUCKET_SECONDS, BUCKET_SECONDS * (0.9 if (at // 12) % 24 < 8 else 0.1))
         for at in range(7 * 24 * 12)
     ]
-    midnight = Supply(measured, 7 * 24 * hour).forecast(4 * hour, 0.0)
-    noon = Supply(measured, (7 * 24 + 12) * hour).forecast(4 * hour, 0.0)
+    midnight = SupplyForecast(measured, 7 * 24 * hour).forecast(4 * hour, 0.0)
+    noon = SupplyForecast(measured, (7 * 24 + 12) * hour).forecast(4 * hour, 0.0)
     assert (midnight.ends - 7 * 24 * hour) / hour == pytest.approx(4.5, rel=0.1)
     assert (noon.ends - (7 * 24 + 12) * hour) / hour == pytest.approx(15.1, rel=0.15)
 
 
 def test_work_past_the_horizon_goes_on_at_the_same_pace() -> None:
     measured = [EngineSupply(BUCKET_SECONDS * at, BUCKET_SECONDS, 0.5 * BUCKET_SECONDS) for at in range(48)]
-    found = Supply(measured, 0.0).forecast(1e6, 0.0)
+    found = SupplyForecast(measured, 0.0).forecast(1e6, 0.0)
     assert found.ends == pytest.approx(2e6, rel=0.05)
 
 
@@ -125,7 +125,7 @@ def test_four_of_five_ends_lie_within() -> None:
             rates.append(0.4 * np.exp(level))
         known = [EngineSupply(BUCKET_SECONDS * at, BUCKET_SECONDS, BUCKET_SECONDS * rates[at]) for at in range(12 * 12)]
         now = 144 * BUCKET_SECONDS
-        supply, delivered = Supply(known, now), np.cumsum(np.array(rates[144:]) * BUCKET_SECONDS)
+        supply, delivered = SupplyForecast(known, now), np.cumsum(np.array(rates[144:]) * BUCKET_SECONDS)
         for work in (300.0, 1_500.0, 6_000.0):
             found = supply.forecast(work, 0.0)
             end = now + BUCKET_SECONDS * np.interp(work, [0.0, *delivered], range(len(delivered) + 1))

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from antiphon.batch import lines
-from antiphon.batch.lines import FileBounds
+from antiphon.batch.lines import RequestFileLimits
 
 CHAT = "/v1/chat/completions"
-BOUNDS = FileBounds(1_000, 10_000)
+BOUNDS = RequestFileLimits(1_000, 10_000)
 
 
 def line(custom_id: Any, **body: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def text(rows: list[Any], end: bytes = b"\n") -> bytes:
     return b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in rows) + end
 
 
-def checked(content: bytes, sha256: str | None = None) -> lines.Checked:
+def checked(content: bytes, sha256: str | None = None) -> lines.FileCheck:
     sha256 = sha256 or hashlib.sha256(content).hexdigest()
     return lines.check(io.BytesIO(content), CHAT, ("tiny", "desk"), BOUNDS, sha256)
 

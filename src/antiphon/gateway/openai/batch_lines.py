@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.batch.request_row import LineRequests
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
@@ -29,22 +30,14 @@ ENDPOINTS = tuple(_ENDPOINTS)
 """What batches may be for."""
 
 
-class BatchLineCall:
-    """One line as it is asked."""
-
-    def __init__(self, requests: Sequence[Asked], written: Callable[[Sequence[Any]], msgspec.Struct]) -> None:
-        self.requests = requests
-        self.answered = written
-
-
 class BatchLines:
-    """Implements ``batch.ports.RequestEndpoints``."""
+    """Implements ``batch.request_row.RequestEndpoints``."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def ask(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> BatchLineCall:
-        """The question behind a line.
+    def read(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> LineRequests:
+        """Reads the requests of a line.
 
         Raises:
             InvalidInputError: what the endpoint would refuse; ``stream`` is refused here too.
@@ -65,7 +58,7 @@ class BatchLines:
                 next_step="Leave it out.",
             )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
-        return BatchLineCall(
+        return LineRequests(
             _as_batch(read, question),
             lambda answers: write(
                 int(self._clock.now().timestamp()), read, answers[0] if endpoint == EMBEDDINGS else answers
