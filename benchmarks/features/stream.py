@@ -169,13 +169,13 @@ def event(identity: str, sensor: str, value: int) -> Any:
 
 def consume(opened: Opened) -> None:
     """The consumer's process: the worker's loop, until SIGTERM."""
-    from antiphon.orchestration.streams import Streams
+    from antiphon.orchestration.streams import StreamPoller
 
     async def work() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         print("ready", flush=True)
-        await Streams(opened.consumer().poll, poll=0.05, batch=2_000, budget=0.25).run_until(stop)
+        await StreamPoller(opened.consumer().poll, poll=0.05, batch=2_000, budget=0.25).run_until(stop)
 
     asyncio.run(work())
 

@@ -36,7 +36,7 @@ def transitions(database: Database) -> RolloutTransitions:
         database,
         Releases(database),
         Rollouts(database),
-        audit=AuditLog(database, SECRET).append,
+        audit=AuditLog(database, SECRET),
         feature_exists=lambda scope, view, version: True,
     )
 

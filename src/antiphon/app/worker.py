@@ -27,14 +27,13 @@ from antiphon.durable.registry import WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.orchestration.governor import Governor
-from antiphon.orchestration.housekeeping import Housekeeping
-from antiphon.orchestration.ports import Part
-from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
+from antiphon.orchestration.housekeeping import HousekeepingTask
+from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
-from antiphon.orchestration.streams import Streams
-from antiphon.orchestration.worker import work
+from antiphon.orchestration.streams import StreamPoller
+from antiphon.orchestration.worker import WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
-from antiphon.services.batches import batch_shared
+from antiphon.services.batches import batch_context
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.governance.policies import row_decisions
@@ -100,7 +99,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     wired = ProcessServices(store, "worker")
     settings = store.settings.worker
-    shared = batch_shared(store, name)
+    shared = batch_context(store, name)
     jobs = TableJobs(
         store.jobs,
         store.releases,
@@ -126,7 +125,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     )
     learning.register(registry)
     executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
-    streams = Streams(
+    streams = StreamPoller(
         partial(wired.features.consume, believed=VIEWS_SECONDS),
         poll=parse_duration(settings.stream_poll).total_seconds(),
         batch=settings.stream_batch,
@@ -134,33 +133,35 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     )
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
-    parts: list[Part] = [
+    parts: list[WorkerPart] = [
         executor,
         batch_executor(store, wired.files, wired.answer_line, name, shared),
         streams,
         served,
         rollout_keeper(store),
         store.trail.checkpointing,
-        Housekeeping(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
-        Housekeeping(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Built again from the lake"),
-        Housekeeping(
+        HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
+        HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Built again from the lake"),
+        HousekeepingTask(
             wired.files.expire,
             every=EXPIRY_SECONDS,
             name="Removed files that had expired",
             clock=agreement,
             settled=SETTLED_SECONDS,
         ),
-        Housekeeping(wired.files.collect, name="Removed contents that no file names", clock=agreement),
-        Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),
-        Housekeeping(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
-        Housekeeping(skew.expire, name="Old lines about skew removed", clock=agreement),
-        Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
+        HousekeepingTask(wired.files.collect, name="Removed contents that no file names", clock=agreement),
+        HousekeepingTask(
+            wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"
+        ),
+        HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
+        HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
+        HousekeepingTask(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]
-    refreshed = Parts(
+    refreshed = AnswerSources(
         applications=store.releases.applications,
         live=wired.live.live,
         publication=partial(_publication, store),
-        questions=ReceiptCounts(store.database),
+        demanded=ReceiptCounts(store.database).demanded,
         receipts=store.receipts,
         texts=store.blobs,
         answer=wired.answerer.answer,

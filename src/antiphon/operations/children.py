@@ -107,7 +107,7 @@ class Child:
         return code
 
     def heard(self) -> bool:
-        """Whether it has given a sign of life since this was asked last."""
+        """``True`` when it has sent a heartbeat since the last call."""
         try:
             return bool(self._channel.recv(65_536))
         except (BlockingIOError, ConnectionError):
@@ -206,7 +206,7 @@ async def start(
 
 
 async def is_ready(readiness: Readiness, timeout: float = 2.0) -> bool:
-    """Whether the condition holds now; a refused, slow or broken answer is a no."""
+    """Tests the condition; a refused, slow or broken answer counts as not ready."""
     try:
         async with asyncio.timeout(timeout):
             match readiness:

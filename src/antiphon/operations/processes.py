@@ -18,7 +18,7 @@ import msgspec
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
-    """What ``NAME.pid`` holds.
+    """The content of ``NAME.pid``.
 
     Attributes:
         started_ticks: field 22 of ``/proc/PID/stat``, since the machine was started; 0 where there is no /proc.
@@ -87,7 +87,7 @@ def read_records(run: Path) -> tuple[ProcessRecord, ...]:
 
 
 def is_running(record: ProcessRecord) -> bool:
-    """Whether the very process of this record still runs."""
+    """``True`` while the very process of this record runs."""
     ticks = started_ticks(record.pid)
     return ticks is not None and ticks == record.started_ticks and record.boot in ("", boot())
 

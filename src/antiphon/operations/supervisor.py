@@ -223,7 +223,7 @@ class Supervisor:
 
 
 def _died(child: Child, code: int) -> str:
-    """How it ended, and the last line that it wrote if it ended by itself."""
+    """The end of a child, and the last line that it wrote if it ended by itself."""
     last = child.last_words(1).strip() if code > 0 else ""
     return f"{_ending(code)}: {last}" if last else _ending(code)
 

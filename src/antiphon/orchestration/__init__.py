@@ -1,1 +1,1 @@
-"""When work happens between the two paths: the worker's loop, stream consumers, refresh schedule."""
+"""Orchestration: the worker's loop, stream consumers, the refresh schedule, rollouts, the governor."""

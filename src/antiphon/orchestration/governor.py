@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.messages import EngineLoad
-from antiphon.orchestration.ports import Pausable, Watched
+from antiphon.engine.api.port import Engine
 from antiphon.orchestration.streams import wait
+from antiphon.training.processes import Running, TrainingProcesses
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -32,8 +33,8 @@ NOTE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Governed:
-    """What the governor knows after a look; times are monotonic seconds.
+class GovernorState:
+    """State of the governor after an observation; times are monotonic seconds.
 
     Attributes:
         busy_at: the last look that saw online work, ``None`` before the first.
@@ -60,7 +61,7 @@ class Governed:
         return paused / watched if watched > 0 else 0.0
 
 
-def decide(load: EngineLoad, previous: Governed, now: float, *, quiet: float) -> Governed:
+def decide(load: EngineLoad, previous: GovernorState, now: float, *, quiet: float) -> GovernorState:
     """Pause as soon as an online request waits or runs, or has been served since the last look; resume after
     ``quiet`` seconds without one. A governor that begins waits for the quiet time only if it sees online work."""
     served = previous.generated is not None and load.generated_tokens_online != previous.generated
@@ -83,8 +84,8 @@ class Governor:
 
     def __init__(
         self,
-        engine: Watched,
-        training: Pausable,
+        engine: Engine,
+        training: TrainingProcesses,
         *,
         quiet: float = 1.0,
         poll: float = 0.05,
@@ -95,14 +96,14 @@ class Governor:
         self._quiet = quiet
         self._poll = poll
         self._monotonic = monotonic
-        self._governed: Governed | None = None
-        self._stopped: list[object] = []
+        self._governed: GovernorState | None = None
+        self._stopped: list[Running] = []
         self._blind = False
         self._noted_at = 0.0
 
     @property
-    def governed(self) -> Governed | None:
-        """What is known about the training under way; ``None`` when there is none."""
+    def governed(self) -> GovernorState | None:
+        """State of the training under way; ``None`` when there is none."""
         return self._governed
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -121,7 +122,7 @@ class Governor:
 
     async def _look(self) -> None:
         if self._governed is None:
-            self._governed = Governed(self._monotonic())
+            self._governed = GovernorState(self._monotonic())
             self._noted_at = self._governed.watched_since
         try:
             async with asyncio.timeout(BLIND_SECONDS):
@@ -154,7 +155,7 @@ class Governor:
                 "stays paused" if paused else "goes on as it is",
             )
 
-    def _note(self, governed: Governed) -> None:
+    def _note(self, governed: GovernorState) -> None:
         now = self._monotonic()
         since = governed.paused_since
         if since is not None and now - since >= NOTE_SECONDS and now - self._noted_at >= NOTE_SECONDS:

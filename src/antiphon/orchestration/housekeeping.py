@@ -15,7 +15,7 @@ _log = logging.getLogger("antiphon.worker")
 HOUR = 3_600.0
 
 
-class Housekeeping:
+class HousekeepingTask:
     """Calls ``collect`` once an interval, the first time an interval after the start.
 
     Args:

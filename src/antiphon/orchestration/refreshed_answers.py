@@ -1,4 +1,4 @@
-"""Keeps the answers that will be asked for new: after a publication, in idle time, the most demanded ones first.
+"""Keeps stored answers fresh: after a publication, in idle time, the most demanded ones first.
 
 Invariants:
 - An answer is made anew only when its figures print otherwise than when it was made; one that would come out the same
@@ -14,13 +14,14 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from antiphon.batch.demand import Demand, Wanted
+from antiphon.batch.demand import Demand, EntityDemand
+from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.receipt_counts import SubjectRequest
-from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError
@@ -33,8 +34,8 @@ from antiphon.serving.request import Answer, AnswerRequest
 _log = logging.getLogger("antiphon.worker")
 
 PRINCIPAL = "answers-refresher"
-"""Who asks; policy may forbid it like anybody. It is cleared for everything, because what it makes is served only to
-whom nothing is masked."""
+"""The principal of its requests, which policy may forbid. It is cleared for everything, because its answers are served
+only where nothing is masked."""
 
 HALF_LIVES = 4.0
 """How far back a worker that starts looks for demand: older requests would count a sixteenth."""
@@ -49,31 +50,12 @@ BEHIND = timedelta(seconds=2)
 """Receipts are stamped before they are committed: what is younger may still come."""
 
 
-class Questions(Protocol):
-    """Whom applications were asked about."""
-
-    def demanded(
-        self, scope: Scope, application: str, after: datetime, until: datetime, limit: int
-    ) -> Sequence[SubjectRequest]: ...
-
-
-class Receipts(Protocol):
-    """Receipts of predictions."""
-
-    def get(self, scope: Scope, prediction: str) -> Receipt: ...
-
-
-class Texts(Protocol):
-    """Texts by content hash."""
-
-    def get(self, scope: Scope, blob: str) -> bytes: ...
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """What is read and called.
+class AnswerSources(msgspec.Struct, frozen=True):
+    """Dependencies of refreshed answers.
 
     Attributes:
         applications: names of those that have a live release. ``live``: that release.
+        demanded: requests in a span of time: scope, application, after, until, limit.
         publication: the number of the current one, ``None`` before the first.
         describe: the engine's load.
     """
@@ -81,27 +63,27 @@ class Parts(msgspec.Struct, frozen=True):
     applications: Callable[[Scope], Sequence[str]]
     live: Callable[[Scope, str], Release | None]
     publication: Callable[[Scope], int | None]
-    questions: Questions
+    demanded: Callable[[Scope, str, datetime, datetime, int], Sequence[SubjectRequest]]
     receipts: Receipts
-    texts: Texts
+    texts: Blobs
     answer: Callable[[AnswerRequest], Awaitable[Answer]]
     describe: Callable[[], Awaitable[EngineDescription]]
 
 
 class RefreshedCounts(msgspec.Struct, frozen=True):
-    """What became of the entities of all rounds so far: made anew, confirmed as they were, failed."""
+    """Counts of the entities of all rounds so far: answers made anew, confirmed as they were, failed."""
 
     made: int = 0
     confirmed: int = 0
     failed: int = 0
 
 
-class _Followed(msgspec.Struct):
+class _ApplicationDemand(msgspec.Struct):
     demand: Demand
     seen: datetime
     refreshed: tuple[str, int] | None = None
     """Release and publication of the last round."""
-    waiting: deque[Wanted] = msgspec.field(default_factory=deque)
+    waiting: deque[EntityDemand] = msgspec.field(default_factory=deque)
 
 
 class RefreshedAnswers:
@@ -116,7 +98,7 @@ class RefreshedAnswers:
     def __init__(
         self,
         scope: Scope,
-        parts: Parts,
+        parts: AnswerSources,
         clock: Clock,
         *,
         half_life: timedelta,
@@ -129,7 +111,7 @@ class RefreshedAnswers:
         self._half_life = half_life
         self._every = every
         self._demand = demand or (lambda: Demand(half_life.total_seconds()))
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[str, _ApplicationDemand] = {}
         self._principal = Principal(PRINCIPAL, scope.tenant, "service", clearance="restricted")
         self.counts = RefreshedCounts()
 
@@ -150,8 +132,7 @@ class RefreshedAnswers:
                 await wait(stop, self._every)
 
     def look(self) -> list[str]:
-        """Read who was asked about, and order a round where a publication is new; returns the applications with
-        answers to refresh."""
+        """Reads the demand, starts rounds where a publication is new; returns applications with answers to refresh."""
         waiting: list[str] = []
         publication = self._parts.publication(self._scope)
         for name in self._parts.applications(self._scope):
@@ -164,7 +145,7 @@ class RefreshedAnswers:
             if publication is not None and followed.refreshed != (release.id, publication):
                 followed.refreshed = (release.id, publication)
                 now = self._clock.now().timestamp()
-                followed.waiting = deque(followed.demand.most_wanted(bound, now))
+                followed.waiting = deque(followed.demand.greatest(bound, now))
             if followed.waiting:
                 waiting.append(name)
         return waiting
@@ -178,9 +159,9 @@ class RefreshedAnswers:
         followed = self._followed.get(application)
         if followed is None or not followed.waiting:
             return False
-        wanted = followed.waiting[0]
+        entity = followed.waiting[0]
         try:
-            request = await asyncio.to_thread(self._request, application, wanted)
+            request = await asyncio.to_thread(self._request, application, entity)
             answer = await self._parts.answer(request)
         except (UnavailableError, EngineError, OverloadedError):
             raise
@@ -190,7 +171,7 @@ class RefreshedAnswers:
         else:
             generated = answer.receipt.cache.origin == "generated"
             self._count(made=generated, confirmed=not generated)
-        if followed.waiting and followed.waiting[0] is wanted:
+        if followed.waiting and followed.waiting[0] is entity:
             followed.waiting.popleft()
         return True
 
@@ -209,22 +190,22 @@ class RefreshedAnswers:
         load = (await self._parts.describe()).load
         return load.running_batch + load.waiting_batch == 0
 
-    def _read(self, application: str) -> _Followed:
+    def _read(self, application: str) -> _ApplicationDemand:
         now = self._clock.now() - BEHIND
         followed = self._followed.get(application)
         if followed is None:
-            followed = _Followed(self._demand(), now - HALF_LIVES * self._half_life)
+            followed = _ApplicationDemand(self._demand(), now - HALF_LIVES * self._half_life)
             self._followed[application] = followed
         if now <= followed.seen:
             return followed
-        for one in self._parts.questions.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
-            followed.demand.asked(one.subject, one.prediction, one.created_at.timestamp())
+        for one in self._parts.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
+            followed.demand.add(one.subject, one.prediction, one.created_at.timestamp())
         followed.seen = now
         return followed
 
-    def _request(self, application: str, wanted: Wanted) -> AnswerRequest:
+    def _request(self, application: str, demand: EntityDemand) -> AnswerRequest:
         """The newest question about the entity, asked again as of now."""
-        receipt = self._parts.receipts.get(self._scope, wanted.prediction)
+        receipt = self._parts.receipts.get(self._scope, demand.prediction)
 
         def text(blob: str) -> bytes:
             return self._parts.texts.get(self._scope, blob)

@@ -36,7 +36,7 @@ class RefreshSlot(msgspec.Struct, frozen=True):
 
     @property
     def begins(self) -> datetime:
-        """When the slot began."""
+        """Begin of the slot."""
         return from_microseconds(self.cadence * self.number)
 
 

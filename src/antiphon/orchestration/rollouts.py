@@ -1,4 +1,4 @@
-"""Lets the judge decide about every rollout under way, again and again, and does what it says.
+"""Judges every rollout under way, again and again, and makes the transition that the judge decides.
 
 Invariants:
 - A judgement that moves a rollout and the move are one transaction, conditional on the state it judged.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -24,7 +24,7 @@ from antiphon.catalog.rollouts import Exposure, Judgement, RolloutRecord, Rollou
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
-from antiphon.orchestration.rollout_ports import Judge, Pair, PairOutcomes
+from antiphon.definitions.application import SLO
 from antiphon.orchestration.streams import wait
 from antiphon.releases.evidence import PairedOutcome
 from antiphon.releases.rollout import RolloutTransitions
@@ -43,8 +43,15 @@ _OVERLAP = timedelta(minutes=5)
 _ASKED_AT_ONCE = 500
 
 
-class Evidence(msgspec.Struct, frozen=True):
-    """What is known about a rollout now: exposures by id, pairs by prediction, each pair with what became of it."""
+PairOutcomes = Callable[[Scope, Sequence[str]], Mapping[str, bool]]
+"""Returns which predictions turned out positive; those without a joined label are left out."""
+
+Judge = Callable[[RolloutRecord, Sequence[Exposure], Sequence[PairedOutcome], datetime, SLO], Judgement]
+"""Decides about a rollout from its evidence, as of a moment (``releases.judge.judge``)."""
+
+
+class RolloutEvidence(msgspec.Struct, frozen=True):
+    """Evidence about a rollout: exposures by id, pairs by prediction, each pair with its outcome."""
 
     exposures: tuple[Exposure, ...]
     pairs: tuple[PairedOutcome, ...]
@@ -54,20 +61,25 @@ class EvidenceReader:
     """Reads the evidence of rollouts; what was read once is kept, as evidence only grows.
 
     Args:
-        outcomes: whether the predictions that have a label turned out positive.
-        pair: makes what the judge scores of a shadow pair and its outcome, if there is one yet.
+        pair: joins a shadow pair with its outcome, if there is one yet (``releases.evidence.paired``).
     """
 
-    def __init__(self, exposures: Exposures, pairs: ShadowPairs, outcomes: PairOutcomes, pair: Pair) -> None:
+    def __init__(
+        self,
+        exposures: Exposures,
+        pairs: ShadowPairs,
+        outcomes: PairOutcomes,
+        pair: Callable[[ShadowPair, bool | None], PairedOutcome],
+    ) -> None:
         self._exposures = exposures
         self._pairs = pairs
         self._outcomes = outcomes
         self._pair = pair
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _EvidenceCache] = {}
 
-    def read(self, rollout: RolloutRecord) -> Evidence:
-        """Everything there is about one rollout."""
-        seen = self._seen.setdefault(rollout.id, _Seen())
+    def read(self, rollout: RolloutRecord) -> RolloutEvidence:
+        """Reads the evidence about one rollout."""
+        seen = self._seen.setdefault(rollout.id, _EvidenceCache())
         # A row that was made a little earlier may be committed a little later than the newest one read.
         since = max((one.created_at for one in seen.exposures.values()), default=None)
         for exposure in self._exposures.of(rollout.scope, rollout.id, since=_earlier(since)):
@@ -78,7 +90,7 @@ class EvidenceReader:
         waiting = [prediction for prediction in seen.pairs if prediction not in seen.outcomes]
         for first in range(0, len(waiting), _ASKED_AT_ONCE):
             seen.outcomes.update(self._outcomes(rollout.scope, waiting[first : first + _ASKED_AT_ONCE]))
-        return Evidence(
+        return RolloutEvidence(
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
             tuple(self._pair(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),
         )
@@ -131,14 +143,14 @@ class RolloutKeeper:
             await wait(stop, max(self._every, 4 * (time.monotonic() - began)))
 
     def look(self) -> None:
-        """Judge each rollout under way once, and do what was decided."""
+        """Judges each rollout under way once and makes the transition decided."""
         active = self._rollouts.list_active(self._scope)
         self._evidence.keep_only(active)
         for rollout in active:
             try:
                 self._look_at(rollout)
             except ConflictError as conflict:
-                _log.info("The rollout %s was moved by somebody else: %s", rollout.id, conflict)
+                _log.info("The rollout %s was moved by another process: %s", rollout.id, conflict)
             except Exception:
                 # The next look tries again; a rollout that cannot be looked at must not stop the worker's other work.
                 _log.exception("The rollout %s cannot be looked after; trying again.", rollout.id)
@@ -198,14 +210,14 @@ class RolloutKeeper:
         _log.info("The rollout %s is now %s: %s", rollout.id, described(moved), judgement.sentence)
 
 
-class _Seen(msgspec.Struct):
+class _EvidenceCache(msgspec.Struct):
     exposures: dict[str, Exposure] = {}
     pairs: dict[str, ShadowPair] = {}
     outcomes: dict[str, bool] = {}
 
 
 def differs(before: Judgement | None, now: Judgement) -> bool:
-    """Whether a judgement that moves nothing says enough that is new to be written down."""
+    """``True`` when a judgement that moves nothing differs enough from the last one to be recorded."""
     if before is None or (before.state, before.step, before.decision) != (now.state, now.step, now.decision):
         return True
     if abs(_units(now) - _units(before)) >= UNITS:

@@ -12,7 +12,7 @@ from antiphon.core.errors import AntiphonError
 _log = logging.getLogger("antiphon.worker")
 
 
-class Streams:
+class StreamPoller:
     """Moves events into the online store until told to stop.
 
     Args:

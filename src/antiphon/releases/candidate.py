@@ -1,11 +1,17 @@
-"""What a release must be before a rollout of it begins."""
+"""Checks of a release before its rollout begins, and the order of the rollout's states."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from antiphon.catalog.releases import Release
+from antiphon.catalog.rollouts import RolloutRecord, RolloutState
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.releases.ports import FeatureExists
+from antiphon.definitions.learning import Rollout
+
+FeatureExists = Callable[[Scope, str, str], bool]
+"""Tells whether a definition version of a view can be read: scope, view, version."""
 
 
 def check_candidate(
@@ -59,3 +65,19 @@ def unread(feature_exists: FeatureExists, scope: Scope, release: Release) -> lis
     """Definition versions that a release pins and that cannot be read now."""
     features = sorted(release.bundle.application.features.items())
     return [f"{view}@{version}" for view, version in features if not feature_exists(scope, view, version)]
+
+
+def first_state(plan: Rollout) -> RolloutState:
+    """Returns the first state of a plan: shadow when it asks for pairs, else the canary, else ``promoted`` at once."""
+    if plan.shadow > 0 and plan.shadow_pairs > 0:
+        return "shadow"
+    return "canary" if plan.canary else "promoted"
+
+
+def next_step(rollout: RolloutRecord) -> tuple[RolloutState, int]:
+    """The state and step after the present one."""
+    if rollout.state == "shadow":
+        return ("canary", 0) if rollout.plan.canary else ("promoted", 0)
+    if rollout.step + 1 < len(rollout.plan.canary):
+        return "canary", rollout.step + 1
+    return "promoted", rollout.step

@@ -25,8 +25,8 @@ class Entry(msgspec.Struct, frozen=True):
     sentence: str
 
 
-class LiveAt(msgspec.Struct, frozen=True):
-    """What answered at an instant of wall time.
+class LiveSnapshot(msgspec.Struct, frozen=True):
+    """Releases that answered at an instant of wall time.
 
     Attributes:
         release: the live release; ``None`` before the first.
@@ -62,8 +62,8 @@ class Changelog:
         # What one transaction did has one instant; the cause is told before its effect.
         return [entry for _, _, entry in sorted(told, key=lambda one: (one[0], one[1]))]
 
-    def at(self, scope: Scope, application: str, moment: datetime) -> LiveAt:
-        """What was live, and what was in a rollout beside it, at an instant of wall time."""
+    def at(self, scope: Scope, application: str, moment: datetime) -> LiveSnapshot:
+        """Returns the live release, and the one in a rollout beside it, at an instant of wall time."""
         live = self._releases.live_at(scope, application, moment)
         for rollout in self._rollouts.list(scope, application, limit=10_000):
             if rollout.created_at > moment:
@@ -73,8 +73,8 @@ class Changelog:
                 break
             weight = msgspec.structs.replace(rollout, state=then.state, step=then.step).weight
             candidate = self._releases.get(scope, rollout.candidate)
-            return LiveAt(moment, live, rollout.id, candidate, then.state, weight)
-        return LiveAt(moment, live)
+            return LiveSnapshot(moment, live, rollout.id, candidate, then.state, weight)
+        return LiveSnapshot(moment, live)
 
 
 _Told = tuple[datetime, int, Entry]

@@ -1,4 +1,4 @@
-"""What a rollout can decide with the users it will see, said before it begins.
+"""Declares the decisions of a rollout that its users will suffice for, before it begins.
 
 The figures come from a seeded simulation of the judge's own tests, so that the same plan declares the same.
 """
@@ -26,8 +26,8 @@ BRIER_SPREAD = 0.15
 """Standard deviation of the difference of two Brier scores on one request, where none was measured."""
 
 
-class Needed(msgspec.Struct, frozen=True):
-    """How many canary users (with as many in the control) decisions about one metric need; ``None``: beyond 20,000.
+class SampleNeed(msgspec.Struct, frozen=True):
+    """Number of canary users (with as many in the control) that decisions about one metric need; ``None``: over 20,000.
 
     Attributes:
         base_rate: of bad events in the control; ``ratio``: the canary's rate over it.
@@ -47,8 +47,8 @@ class Needed(msgspec.Struct, frozen=True):
     pairs: int | None
 
 
-def requests_needed(plan: Rollout, base_rate: float, ratio: float, *, metric: str = "error") -> Needed:
-    """How many canary users it takes to roll back harm of ``ratio``, and to promote a candidate without any.
+def requests_needed(plan: Rollout, base_rate: float, ratio: float, *, metric: str = "error") -> SampleNeed:
+    """Returns the canary users that it takes to roll back harm of ``ratio``, and to promote a candidate without any.
 
     Args:
         metric: whose weight applies; one of ``evidence.WEIGHTS`` but quality.
@@ -69,7 +69,7 @@ def requests_needed(plan: Rollout, base_rate: float, ratio: float, *, metric: st
     # The other metric on the same clock is taken to say nothing: its e-value is not below 0.
     harmed = eprocess.harm_ratio(worse, control) >= math.log(1 / (plan.alpha * weight))
     safe = eprocess.safe_both(alike, control, _LOOKS, ratio=plan.harm, floor=plan.floor) >= math.log(1 / plan.beta)
-    return Needed(
+    return SampleNeed(
         base_rate=base_rate,
         ratio=ratio,
         roll_back=_reached(harmed, 0.5),
@@ -135,7 +135,7 @@ def _reached(crossed: NDArray[np.bool_], share: float) -> int | None:
 
 
 def _pairs_needed(plan: Rollout) -> int | None:
-    """Where the median run of the paired test passes, for differences of mean 0 and two equally likely values."""
+    """Pairs after which the median run of the paired test passes, for differences of mean 0 and two likely values."""
     draw = np.random.default_rng(7)
     differences = draw.choice([-BRIER_SPREAD, BRIER_SPREAD], (60, PAIRS_HORIZON))
     passed = eprocess.safe_mean(differences, margin=plan.quality_margin) >= math.log(1 / plan.beta)

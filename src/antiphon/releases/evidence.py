@@ -1,4 +1,4 @@
-"""What a rollout's exposures and shadow pairs say: counts, e-values, and whether they can be believed.
+"""Evidence of a rollout's exposures and shadow pairs: counts, e-values, and checks that they can be trusted.
 
 Invariants:
 - A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees.
@@ -34,7 +34,7 @@ IMBALANCE_BOUND = 1_000.0
 
 
 class PairedOutcome(msgspec.Struct, frozen=True):
-    """What the live release and its shadow gave to the positive label on one request, and what it turned out to be.
+    """Probabilities of the positive label by the live release and its shadow on one request, with the outcome.
 
     Attributes:
         live, shadow: probabilities; ``None`` where none was measured, or none was answered.
@@ -72,7 +72,7 @@ def weights(plan: Rollout) -> dict[str, float]:
 
 
 def compares_quality(plan: Rollout) -> bool:
-    """Whether a plan mirrors requests to compare the answers' quality."""
+    """``True`` when a plan mirrors requests to compare the answers' quality."""
     return plan.shadow > 0 and plan.shadow_pairs > 0
 
 
@@ -120,8 +120,8 @@ def quality(rollout: RolloutRecord, pairs: Sequence[PairedOutcome], weight: floa
     )
 
 
-class Exposed(msgspec.Struct, frozen=True):
-    """What the arms saw.
+class ArmExposures(msgspec.Struct, frozen=True):
+    """Exposures of the arms.
 
     Attributes:
         metrics: of users' first exposures, and of the first generated answer of each.
@@ -136,7 +136,7 @@ class Exposed(msgspec.Struct, frozen=True):
     comparable: bool
 
 
-def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, shares: dict[str, float]) -> Exposed:
+def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, shares: dict[str, float]) -> ArmExposures:
     """Count users by arm, and test each metric against harm and for safety."""
     ordered = sorted(exposures, key=lambda exposure: (exposure.created_at, exposure.id))
     ours = [exposure for exposure in ordered if exposure.rollout == rollout.id]
@@ -165,7 +165,7 @@ def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, sha
     )
     step_units = len({one.unit for one in ours if one.arm == "canary" and one.step == rollout.step})
     comparable = len({one.arm for one in users}) == 2
-    return Exposed(metrics, step_units, tuple(_doubts(ordered, ours, users)), comparable)
+    return ArmExposures(metrics, step_units, tuple(_doubts(ordered, ours, users)), comparable)
 
 
 def _by_user(plan: Rollout, name: str, users: Sequence[Exposure], bad: Sequence[bool], weight: float) -> JudgedMetric:

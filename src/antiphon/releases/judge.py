@@ -25,7 +25,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
 from antiphon.releases.evidence import (
     CLOCKS,
-    Exposed,
+    ArmExposures,
     PairedOutcome,
     QualityEvidence,
     compares_quality,
@@ -103,13 +103,13 @@ def _harm(metrics: Sequence[JudgedMetric]) -> tuple[float, JudgedMetric | None]:
 
 def _lacking(
     rollout: RolloutRecord,
-    seen: Exposed | None,
+    seen: ArmExposures | None,
     compared: QualityEvidence | None,
     pairs: Sequence[PairedOutcome],
     now: datetime,
     safe_bound: float,
 ) -> list[str]:
-    """What promotion still needs, the most telling first; empty when nothing is."""
+    """Reasons that promotion still lacks, the most telling first; empty when there are none."""
     plan, lacking = rollout.plan, []
     if seen is None and (compared is None or rollout.state != "shadow"):
         return [f"a plan without {'pairs' if rollout.state == 'shadow' else 'canary steps'} gives no evidence here"]

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.releases import Activation, Release, activation_stack
-from antiphon.catalog.rollouts import Assignment, RolloutRecord, RoutingState
+from antiphon.catalog.releases import Release, Releases, activation_stack
+from antiphon.catalog.rollouts import Assignment, RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
@@ -25,32 +24,14 @@ BOUND_SECONDS = 30.0
 _MOST_REMEMBERED = 1_000
 
 
-class ReleaseReader(Protocol):
-    """The catalog's releases (``catalog.releases.Releases``)."""
-
-    def live(self, scope: Scope, application: str) -> Release | None: ...
-
-    def get(self, scope: Scope, release: str) -> Release: ...
-
-    def history(self, scope: Scope, application: str) -> Sequence[Activation]: ...
-
-    def applications(self, scope: Scope) -> Sequence[str]: ...
-
-
-class StandingReader(Protocol):
-    """The catalog's rollouts (``catalog.rollouts.Rollouts``)."""
-
-    def routing_state(self, scope: Scope, application: str) -> RoutingState: ...
-
-
-class _Leased(msgspec.Struct, frozen=True):
+class _LeasedState(msgspec.Struct, frozen=True):
     live: Release | None
     rollout: RolloutRecord | None
     candidate: Release | None
 
 
 class LiveReleases:
-    """Which release answers now. Safe to share between threads.
+    """Releases that answer now, from the catalog under a lease. Safe to share between threads.
 
     Args:
         releases: where the truth about releases is.
@@ -62,16 +43,16 @@ class LiveReleases:
 
     def __init__(
         self,
-        releases: ReleaseReader,
+        releases: Releases,
         clock: Clock,
         *,
-        rollouts: StandingReader | None = None,
+        rollouts: Rollouts | None = None,
         bound: float = BOUND_SECONDS,
         renewer: Renewer | None = None,
     ) -> None:
         self._releases = releases
         self._rollouts = rollouts
-        self._leases: Leases[tuple[Scope, str], _Leased] = Leases(
+        self._leases: Leases[tuple[Scope, str], _LeasedState] = Leases(
             clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
         )
         self._pinned: dict[tuple[Scope, str], Release] = {}
@@ -85,10 +66,10 @@ class LiveReleases:
         return self._leased(scope, application).live
 
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
-        """Which release answers this request, ``None`` when the application has no live one.
+        """Assigns a release to a request; ``None`` when the application has no live one.
 
         Args:
-            unit: keyed hash of who asks; the same one always gets the same arm of a rollout.
+            unit: keyed hash of the user; the same one always gets the same arm of a rollout.
             request_id: decides whether the request is mirrored.
 
         Raises:
@@ -104,9 +85,9 @@ class LiveReleases:
         return self._releases.applications(scope)
 
     def previous(self, scope: Scope, application: str) -> Release | None:
-        """What a rollback would return to now, ``None`` when there is nothing. Read from the catalog each time."""
-        standing = activation_stack(self._releases.history(scope, application))
-        return self.get(scope, standing[-2]) if len(standing) > 1 else None
+        """The release that a rollback would return to; ``None`` without one. Read from the catalog each time."""
+        live = activation_stack(self._releases.history(scope, application))
+        return self.get(scope, live[-2]) if len(live) > 1 else None
 
     def get(self, scope: Scope, release: str) -> Release:
         """One release by id. Its bundle never changes, so that it is read once; its ``stage`` is as old.
@@ -127,16 +108,16 @@ class LiveReleases:
         """Ask the catalog at the next request, for a process that moved the pointer itself."""
         self._leases.forget()
 
-    def _leased(self, scope: Scope, application: str) -> _Leased:
+    def _leased(self, scope: Scope, application: str) -> _LeasedState:
         leased = self._leases.look((scope, application), partial(self._read, scope, application))
         assert leased is not None
         return leased
 
-    def _read(self, scope: Scope, application: str) -> _Leased:
+    def _read(self, scope: Scope, application: str) -> _LeasedState:
         if self._rollouts is None:
-            return _Leased(self._releases.live(scope, application), None, None)
+            return _LeasedState(self._releases.live(scope, application), None, None)
         standing = self._rollouts.routing_state(scope, application)
         # A bundle is decoded once: a renewal reads ids, and the releases behind them never change.
         live = None if standing.live is None else self.get(scope, standing.live)
         candidate = None if standing.rollout is None else self.get(scope, standing.rollout.candidate)
-        return _Leased(live, standing.rollout, candidate)
+        return _LeasedState(live, standing.rollout, candidate)

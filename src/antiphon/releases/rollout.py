@@ -5,13 +5,14 @@ Invariants, of every committed state of the catalog:
   the promotion moves no pointer.
 - The candidate's stage is the rollout's state while it is under way, and ``live``, ``rolled_back`` or what it was
   before when it has ended.
-- Of two that move a rollout at the same time, one wins; the other is told who did.
+- Of two that move a rollout at the same time, one wins; the other gets a ``ConflictError`` that names the winner.
 
 Transitions decide nothing: who calls them (a person, or the judge through ``orchestration.rollouts``) did.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -22,16 +23,21 @@ from antiphon.catalog.releases import Activation, Release, Releases, Stage
 from antiphon.catalog.rollouts import UNDER_WAY, RolloutRecord, Rollouts, RolloutState, described
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.definitions.learning import Rollout
+from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.principal import Principal
-from antiphon.releases.candidate import check_candidate, check_features, unread
-from antiphon.releases.ports import Audit, FeatureExists, Promoting
+from antiphon.releases.candidate import FeatureExists, check_candidate, check_features, first_state, next_step, unread
 
 Expected = tuple[RolloutState, int]
 
+PromotionPolicy = Callable[[Release, bool, Principal, str, bool], None]
+"""Policy about making a release reach users: release, gates passed, principal, reason, forced.
 
-class RolledBack(msgspec.Struct, frozen=True):
-    """What going back did.
+Raises ``ForbiddenError``.
+"""
+
+
+class RollbackResult(msgspec.Struct, frozen=True):
+    """The result of going back.
 
     Attributes:
         release: the release that answers everybody now.
@@ -47,22 +53,6 @@ class RolledBack(msgspec.Struct, frozen=True):
     activation: Activation | None = None
 
 
-def first_state(plan: Rollout) -> RolloutState:
-    """Where a plan begins: shadow when it asks for pairs, else the canary, else it is promoted at once."""
-    if plan.shadow > 0 and plan.shadow_pairs > 0:
-        return "shadow"
-    return "canary" if plan.canary else "promoted"
-
-
-def following(rollout: RolloutRecord) -> Expected:
-    """The state and step after the present one."""
-    if rollout.state == "shadow":
-        return ("canary", 0) if rollout.plan.canary else ("promoted", 0)
-    if rollout.step + 1 < len(rollout.plan.canary):
-        return "canary", rollout.step + 1
-    return "promoted", rollout.step
-
-
 class RolloutTransitions:
     """Begins, advances and ends rollouts, and goes back.
 
@@ -70,7 +60,7 @@ class RolloutTransitions:
         database: the catalog, whose transactions hold each transition together.
         audit: records each transition in its transaction.
         feature_exists: asked about every view that a release pins, before it sees traffic in place of another.
-        promoting: policy, asked before anybody makes a release reach users; ``None`` permits.
+        promotion: policy about making a release reach users; ``None`` permits.
     """
 
     def __init__(
@@ -79,16 +69,16 @@ class RolloutTransitions:
         releases: Releases,
         rollouts: Rollouts,
         *,
-        audit: Audit,
+        audit: AuditLog,
         feature_exists: FeatureExists,
-        promoting: Promoting | None = None,
+        promotion: PromotionPolicy | None = None,
     ) -> None:
         self._database = database
         self._releases = releases
         self._rollouts = rollouts
         self._audit = audit
         self._feature_exists = feature_exists
-        self._promoting = promoting
+        self._promotion = promotion
 
     def begin(
         self,
@@ -101,7 +91,7 @@ class RolloutTransitions:
         by: Principal | None = None,
         within: Connection | None = None,
     ) -> RolloutRecord:
-        """Send a validated release on its way beside the live one, by the plan that it pins.
+        """Begins the rollout of a validated release beside the live one, by the plan that it pins.
 
         Args:
             force: begin also without passed gates; the reason is then recorded as the reason for that.
@@ -153,7 +143,7 @@ class RolloutTransitions:
 
         Raises:
             NotFoundError: there is no such rollout here.
-            ConflictError: it has ended, is held, was moved by somebody else, or its control is no longer live.
+            ConflictError: it has ended, is held, was moved by another, or its control is no longer live.
         """
         with self._database.writing(within) as connection:
             before = self._under_way(connection, scope, rollout, expected)
@@ -170,7 +160,7 @@ class RolloutTransitions:
                     where=rollout,
                     next_step=f"`antiphon releases abort {before.application} --reason …` and begin again.",
                 )
-            state, step = following(before)
+            state, step = next_step(before)
             moved = self._move(connection, before, state, step, False, principal, reason)
             self._enter(connection, moved, principal, reason)
             self._record(connection, moved, "promote" if state == "promoted" else "advance", principal)
@@ -190,7 +180,7 @@ class RolloutTransitions:
 
         Raises:
             NotFoundError: there is no such rollout here.
-            ConflictError: it has ended, or somebody moved it since it was ``expected``.
+            ConflictError: it has ended, or was moved since it was ``expected``.
         """
         return self._end(scope, rollout, "rolled_back", principal, reason, expected, within)
 
@@ -253,7 +243,7 @@ class RolloutTransitions:
                 check_features(self._feature_exists, scope, self._releases.get(scope, release, within=connection))
             moved = self._releases.activate(scope, application, release, principal, reason, within=connection)
             detail = {"application": application, "reason": reason}
-            self._audit(scope, principal, "release.activate", release, detail, within=connection)
+            self._audit.append(scope, principal, "release.activate", release, detail, within=connection)
         return moved
 
     def require_permission(
@@ -280,7 +270,7 @@ class RolloutTransitions:
 
     def rollback(
         self, scope: Scope, application: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> RolledBack:
+    ) -> RollbackResult:
         """Undo the rollout under way; with none under way, make live again what was live before.
 
         Raises:
@@ -292,13 +282,13 @@ class RolloutTransitions:
                 undone = self.undo(scope, active.id, principal=principal, reason=reason, within=connection)
                 live = self._releases.live(scope, application, within=connection)
                 assert live is not None
-                return RolledBack(application, live.id, undone.candidate, undone)
+                return RollbackResult(application, live.id, undone.candidate, undone)
             before = self._releases.live(scope, application, within=connection)
             moved = self._releases.rollback(scope, application, principal, reason, within=connection)
             assert before is not None
             detail = {"application": application, "reason": reason, "left": before.id}
-            self._audit(scope, principal, "release.rollback", moved.release, detail, within=connection)
-            return RolledBack(application, moved.release, before.id, None, moved)
+            self._audit.append(scope, principal, "release.rollback", moved.release, detail, within=connection)
+            return RollbackResult(application, moved.release, before.id, None, moved)
 
     def _ask(
         self,
@@ -310,13 +300,13 @@ class RolloutTransitions:
         force: bool | None,
     ) -> None:
         """Ask policy; ``force`` is ``None`` when it is forced just if it did not pass."""
-        if self._promoting is None or by is None:
+        if self._promotion is None or by is None:
             return
         # One that was live before is as good as validated: to make it live again is going back. One that merely entered
         # a rollout may have been forced into it.
         stages = self._releases.stages(scope, release.id, within=connection)
         passed = any(move.stage in ("validated", "live") for move in stages)
-        self._promoting(release, passed, by, reason, not passed if force is None else force)
+        self._promotion(release, passed, by, reason, not passed if force is None else force)
 
     def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
         active = self._rollouts.active(scope, application, within=connection)
@@ -423,4 +413,4 @@ class RolloutTransitions:
             "reason": rollout.reason,
             **(more or {}),
         }
-        self._audit(rollout.scope, principal, f"rollout.{act}", rollout.id, detail, within=connection)
+        self._audit.append(rollout.scope, principal, f"rollout.{act}", rollout.id, detail, within=connection)

@@ -1,4 +1,4 @@
-"""Which release answers a request while a rollout is under way: pure, and the same in every gateway.
+"""Assigns releases to requests while a rollout is under way: pure, and the same in every gateway.
 
 Invariants:
 - A user stays in the arm it came into while the weights grow: its position in [0, 1) depends on the rollout and the

@@ -8,11 +8,11 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
+from antiphon.releases.candidate import FeatureExists
 from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
-from antiphon.releases.ports import FeatureExists
 from antiphon.releases.rollout import RolloutTransitions
-from antiphon.services.governance.policies import promoting
+from antiphon.services.governance.policies import promotion_policy
 from antiphon.services.project.store import Store
 
 
@@ -37,9 +37,9 @@ def rollout_transitions(store: Store) -> RolloutTransitions:
         store.database,
         store.releases,
         Rollouts(store.database),
-        audit=store.audit.append,
+        audit=store.audit,
         feature_exists=feature_exists(store),
-        promoting=promoting(store),
+        promotion=promotion_policy(store),
     )
 
 

@@ -341,7 +341,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
     learning = learning_services(store, parts["engine"], GroupCommit(database), platform)
     parts |= {each.name: getattr(learning, each.name) for each in fields(learning)}
     parts["transitions"] = RolloutTransitions(
-        database, store.releases, store.rollouts, audit=store.audit.append, feature_exists=lambda *_: True
+        database, store.releases, store.rollouts, audit=store.audit, feature_exists=lambda *_: True
     )
     if unknown := changes.keys() - parts.keys():
         raise TypeError(f"The gateway has no {', '.join(sorted(unknown))}.")

@@ -51,7 +51,7 @@ class LearnedDesk(Desk):
             database,
             self.releases,
             self.rollouts,
-            audit=self.audit.append,
+            audit=self.audit,
             feature_exists=lambda scope, view, version: True,
         )
         reader = EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels, paired)

@@ -181,7 +181,7 @@ class LearningDesk(EvaluatedDesk):
             self.database,
             self.releases,
             self.rollouts,
-            audit=self.audit.append,
+            audit=self.audit,
             feature_exists=lambda scope, view, version: (view, version) in self.views,
         )
         self.services = RetrainingServices(

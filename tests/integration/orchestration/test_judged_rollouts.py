@@ -35,7 +35,7 @@ class World:
         self.labels: dict[str, bool] = {}
         transitions = RolloutTransitions(
             self.database, self.releases, self.rollouts,
-            audit=AuditLog(self.database, b"s" * 32).append, feature_exists=lambda *asked: True,
+            audit=AuditLog(self.database, b"s" * 32), feature_exists=lambda *asked: True,
         )  # fmt: skip
         control, self.candidate = (
             self.releases.add(bundle(decoding=Decoding(max_tokens=n), rollout=PLAN), DEV, "me", "r").id for n in (1, 2)

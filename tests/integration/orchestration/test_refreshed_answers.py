@@ -15,7 +15,7 @@ from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
-from antiphon.orchestration.refreshed_answers import PRINCIPAL, Parts, RefreshedAnswers
+from antiphon.orchestration.refreshed_answers import PRINCIPAL, AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
 
@@ -54,11 +54,11 @@ class World:
         async def describe() -> EngineDescription:
             return EngineDescription("describe", (), self.load)
 
-        parts = Parts(
+        parts = AnswerSources(
             applications=desk.releases.applications,
             live=desk.releases.live,
             publication=lambda scope: self.features.publication,
-            questions=ReceiptCounts(desk.database),
+            demanded=ReceiptCounts(desk.database).demanded,
             receipts=desk.receipts,
             texts=desk.blobs,
             answer=desk.answerer.answer,

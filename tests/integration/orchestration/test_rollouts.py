@@ -64,7 +64,7 @@ class World:
             self.database,
             self.releases,
             self.rollouts,
-            audit=AuditLog(self.database, b"s" * 32).append,
+            audit=AuditLog(self.database, b"s" * 32),
             feature_exists=lambda *asked: True,
         )
         control, self.candidate = (

@@ -36,7 +36,7 @@ class Desk:
         self.audit = AuditLog(self.database, b"s" * 32)
         self.gone: set[str] = set()
         self.transitions = RolloutTransitions(
-            self.database, self.releases, self.rollouts, audit=self.audit.append, feature_exists=self._exists
+            self.database, self.releases, self.rollouts, audit=self.audit, feature_exists=self._exists
         )
         self.control = self.made(1, validated=False)
         self.releases.activate(DEV, "desk", self.control, "me", "launch")

@@ -10,7 +10,7 @@ import pytest
 
 from antiphon.core.errors import UnavailableError
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
-from antiphon.orchestration.governor import Governed, Governor, decide
+from antiphon.orchestration.governor import Governor, GovernorState, decide
 
 QUIET = 1.0
 CALM = EngineLoad()
@@ -18,7 +18,7 @@ CALM = EngineLoad()
 
 def looks(*seen: tuple[float, EngineLoad], start: float = 0.0) -> list[bool]:
     """Whether training is paused after each look (time, load)."""
-    governed = Governed(start)
+    governed = GovernorState(start)
     paused = []
     for now, load in seen:
         governed = decide(load, governed, now, quiet=QUIET)
@@ -54,11 +54,11 @@ def test_batch_work_pauses_nothing() -> None:
 
 def test_the_paused_share_counts_pauses_that_are_over_and_the_present_one() -> None:
     busy = EngineLoad(running_online=1)
-    governed = Governed(10.0)
+    governed = GovernorState(10.0)
     for now, load in ((11.0, busy), (12.0, CALM), (14.0, busy)):
         governed = decide(load, governed, now, quiet=QUIET)
     assert governed.paused_share(12.0 + 4.0) == pytest.approx((1 + 2) / 6)
-    assert Governed(5.0).paused_share(5.0) == 0.0
+    assert GovernorState(5.0).paused_share(5.0) == 0.0
 
 
 @dataclass

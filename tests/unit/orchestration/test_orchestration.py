@@ -9,9 +9,9 @@ import pytest
 
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, UnavailableError
-from antiphon.orchestration.housekeeping import Housekeeping
+from antiphon.orchestration.housekeeping import HousekeepingTask
 from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
-from antiphon.orchestration.streams import Streams
+from antiphon.orchestration.streams import StreamPoller
 from antiphon.orchestration.worker import work
 
 MINUTE = 60_000_000
@@ -110,7 +110,7 @@ async def test_streams_go_on_after_a_failure() -> None:
         return 1 if len(polls) < 3 else 0
 
     loop = asyncio.get_running_loop()
-    await asyncio.wait_for(Streams(consume, poll=0.001, batch=7).run_until(stop), timeout=5)
+    await asyncio.wait_for(StreamPoller(consume, poll=0.001, batch=7).run_until(stop), timeout=5)
     assert len(polls) >= 3
     assert set(polls) == {7}
 
@@ -126,7 +126,7 @@ async def test_one_part_that_fails_ends_the_worker() -> None:
 
     stop = asyncio.Event()
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(work([Broken(), Streams(lambda limit: 0, poll=0.001, batch=1)], stop), timeout=5)
+        await asyncio.wait_for(work([Broken(), StreamPoller(lambda limit: 0, poll=0.001, batch=1)], stop), timeout=5)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ async def test_housekeeping_waits_its_interval_and_survives_a_failure(failure: E
         asyncio.run_coroutine_threadsafe(_set(stop), loop)
 
     loop = asyncio.get_running_loop()
-    await asyncio.wait_for(Housekeeping(collect, every=0.001).run_until(stop), timeout=5)
+    await asyncio.wait_for(HousekeepingTask(collect, every=0.001).run_until(stop), timeout=5)
     assert len(calls) >= 2
     stopped = asyncio.Event()
     stopped.set()
-    await asyncio.wait_for(Housekeeping(collect, every=60).run_until(stopped), timeout=5)
+    await asyncio.wait_for(HousekeepingTask(collect, every=60).run_until(stopped), timeout=5)
 
 
 async def test_batches_shrink_while_the_store_is_slow_and_grow_again() -> None:
@@ -164,7 +164,7 @@ async def test_batches_shrink_while_the_store_is_slow_and_grow_again() -> None:
 
     loop = asyncio.get_running_loop()
     await asyncio.wait_for(
-        Streams(consume, poll=0.001, batch=800, budget=0.015, now=lambda: at[0]).run_until(stop), timeout=5
+        StreamPoller(consume, poll=0.001, batch=800, budget=0.015, now=lambda: at[0]).run_until(stop), timeout=5
     )
     assert asked[:5] == [800, 400, 200, 100, 50]
     assert 800 in asked[5:]

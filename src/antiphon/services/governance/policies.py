@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from antiphon.batch.ports import DecideRows
+from antiphon.batch.table_row import RowDecisions
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import RolloutRecord
 from antiphon.core.errors import ForbiddenError
@@ -20,8 +20,7 @@ from antiphon.governance.policy.request import Action, PolicyRow, application_re
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.learning.datasets.rows import RowPolicyDecision
 from antiphon.learning.retraining.orders import TrainingPermission
-from antiphon.releases.ports import Promoting
-from antiphon.releases.rollout import RolloutTransitions
+from antiphon.releases.rollout import PromotionPolicy, RolloutTransitions
 from antiphon.services import workflows
 from antiphon.services.project.store import Store
 from antiphon.serving.disclosures import view_resource
@@ -30,7 +29,7 @@ TRAINING = "training"
 """The principal that datasets are read for: what everybody may learn from is decided about it."""
 
 
-def row_decisions(store: Store) -> DecideRows:
+def row_decisions(store: Store) -> RowDecisions:
     """Decides about the rows of a table job: the residual as a predicate, and row by row what it leaves open.
 
     Rows that are let through are decided again, one by one, when they are answered.
@@ -86,7 +85,7 @@ def may_train(store: Store) -> TrainingPermission:
     return ask
 
 
-def promoting(store: Store) -> Promoting:
+def promotion_policy(store: Store) -> PromotionPolicy:
     """Builds the check whether a principal may make a release reach users."""
 
     def ask(release: Release, passed: bool, by: Principal, reason: str, force: bool) -> None:

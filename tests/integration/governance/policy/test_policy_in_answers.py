@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.batch.orders import Orders, TableOrder
+from antiphon.batch.orders import TableOrder, TableOrders
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ForbiddenError
@@ -24,7 +24,7 @@ from antiphon.governance.policy.request import PolicyRow, application_resource
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
-from antiphon.testing.stored_files import shared
+from antiphon.testing.stored_files import batch_context
 
 TAGS = {
     "congestion.delay": Tags("internal", ("passenger-information",)),
@@ -115,8 +115,8 @@ async def test_a_table_job_lists_the_rows_that_were_denied_with_their_reason(
     lines = [{"flight": f"B6 {line}", "origin": ("JFK", "EWR", "LGA")[line % 3]} for line in range(12)]
     lines[3]["as_of"] = LONG_AGO.isoformat()
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    common = shared(desk.database)
-    orders = Orders(
+    common = batch_context(desk.database)
+    orders = TableOrders(
         desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path, common.estimates, common.clock
     )
     job = orders.place(SCOPE, PLAIN, TableOrder("desk", input="in.jsonl", output="out.jsonl", as_of=START))
@@ -140,8 +140,8 @@ async def test_a_row_that_a_wrong_predicate_lets_through_is_still_not_answered(d
         allowed: bool = True
         reason: str = ""
 
-    common = shared(desk.database)
-    orders = Orders(
+    common = batch_context(desk.database)
+    orders = TableOrders(
         desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path, common.estimates, common.clock
     )
     rows = ({"flight": "B6 1", "origin": "EWR"},)
