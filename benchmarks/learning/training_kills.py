@@ -30,10 +30,10 @@ from antiphon.core.errors import SetupError
 from antiphon.core.paths import cache_directory
 from antiphon.engine.weights import resolve
 from antiphon.training.arithmetic import of_this_machine
-from antiphon.training.checkpoint import Checkpoints, Standing
+from antiphon.training.checkpoint import Checkpoints, CheckpointState
 from antiphon.training.child import started_ticks
 from antiphon.training.examples import Example, Part, write
-from antiphon.training.order import Progress, Trained, TrainingOrder
+from antiphon.training.order import TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
 
@@ -84,7 +84,7 @@ class Pauses:
         self._processes = processes
         self.seconds: list[float] = []
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TrainingProgress) -> None:
         if progress.stage != "training" or progress.step % 2 or len(self.seconds) >= PAUSES:
             return
         (running,) = self._processes.running
@@ -103,14 +103,14 @@ class Pauses:
         self.seconds.append(last_change - started)
 
 
-async def uninterrupted(order: TrainingOrder) -> tuple[Trained, list[float], float]:
+async def uninterrupted(order: TrainingOrder) -> tuple[TrainingResult, list[float], float]:
     """Train without a kill: what was made, seconds of the pauses' latency, and seconds until the first step."""
     processes = TrainingProcesses(SystemClock())
     pauses = Pauses(processes)
     began = time.perf_counter()
     first_step: list[float] = []
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: TrainingProgress) -> None:
         if progress.stage == "training" and not first_step:
             first_step.append(time.perf_counter() - began)
         pauses(progress)
@@ -119,7 +119,7 @@ async def uninterrupted(order: TrainingOrder) -> tuple[Trained, list[float], flo
     return trained, pauses.seconds, first_step[0]
 
 
-async def killed(order: TrainingOrder, step_seconds: float, load_seconds: float) -> tuple[Trained, list[str]]:
+async def killed(order: TrainingOrder, step_seconds: float, load_seconds: float) -> tuple[TrainingResult, list[str]]:
     """Train under kills: what was made, and where it was hit."""
     drawn = random.Random(SEED)
     steps = sorted(drawn.sample(range(1, order.recipe.steps), KILLS - 2))
@@ -134,7 +134,7 @@ async def killed(order: TrainingOrder, step_seconds: float, load_seconds: float)
             os.kill(pid, signal.SIGKILL)
             hit.append(where)
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: TrainingProgress) -> None:
         if progress.notice or not processes.running:
             return
         pid = processes.running[0].pid
@@ -163,7 +163,7 @@ async def killed(order: TrainingOrder, step_seconds: float, load_seconds: float)
     raise SystemExit("The training did not end within its kills.")
 
 
-def checkpoint_seconds(trained: Trained, folder: Path) -> tuple[float, int]:
+def checkpoint_seconds(trained: TrainingResult, folder: Path) -> tuple[float, int]:
     """Median seconds to write a checkpoint of this size, flushed to disk, and its bytes."""
     import torch
 
@@ -173,7 +173,7 @@ def checkpoint_seconds(trained: Trained, folder: Path) -> tuple[float, int]:
     for step in range(7):
         tensors = {"masters": values + step, "first_moment": values + step, "second_moment": values + step}
         started = time.perf_counter()
-        size = checkpoints.save(Standing("size", step), tensors).stat().st_size
+        size = checkpoints.save(CheckpointState("size", step), tensors).stat().st_size
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds), size
 

@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.messages import EngineLoad
 from antiphon.engine.api.port import Engine
 from antiphon.orchestration.streams import wait
-from antiphon.training.processes import Running, TrainingProcesses
+from antiphon.training.processes import TrainingProcess, TrainingProcesses
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -97,7 +97,7 @@ class Governor:
         self._poll = poll
         self._monotonic = monotonic
         self._governed: GovernorState | None = None
-        self._stopped: list[Running] = []
+        self._stopped: list[TrainingProcess] = []
         self._blind = False
         self._noted_at = 0.0
 

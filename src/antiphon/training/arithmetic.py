@@ -53,16 +53,16 @@ class Speed(msgspec.Struct, frozen=True):
     mean_milliseconds: float = 0.0
 
 
-def choose(speeds: tuple[Speed, ...], wanted: Wanted = "auto") -> Arithmetic:
-    """The quickest arithmetic among those that are wanted; float32 unless bfloat16 is faster by ``ADVANTAGE``."""
-    candidates = [speed for speed in speeds if wanted in ("auto", speed.arithmetic.dtype)]
+def choose(speeds: tuple[Speed, ...], dtype: Wanted = "auto") -> Arithmetic:
+    """The quickest arithmetic among those of this dtype; float32 unless bfloat16 is faster by ``ADVANTAGE``."""
+    candidates = [speed for speed in speeds if dtype in ("auto", speed.arithmetic.dtype)]
     best = min(
         candidates, key=lambda speed: speed.milliseconds * (ADVANTAGE if speed.arithmetic.dtype == "bf16" else 1)
     )
     return best.arithmetic
 
 
-def of_this_machine(wanted: Wanted, threads: int, cache: Path) -> Arithmetic:
+def of_this_machine(dtype: Wanted, threads: int, cache: Path) -> Arithmetic:
     """The arithmetic to train with here; measured in a process of its own unless the cache knows the machine.
 
     Args:
@@ -72,7 +72,7 @@ def of_this_machine(wanted: Wanted, threads: int, cache: Path) -> Arithmetic:
     Raises:
         SetupError: torch cannot be loaded or used.
     """
-    return choose(speeds_of_this_machine(threads, cache), wanted)
+    return choose(speeds_of_this_machine(threads, cache), dtype)
 
 
 def speeds_of_this_machine(

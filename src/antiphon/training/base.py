@@ -88,7 +88,7 @@ class Base:
         return None if field is None else field.contents()
 
     def heads(self, gguf_name: str) -> int | None:
-        """How many heads the rows of a matrix are permuted over; ``None`` when they are not."""
+        """Number of heads that the rows of a matrix are permuted over; ``None`` when they are not."""
         if gguf_name.endswith("attn_q.weight"):
             return int(self.value("llama.attention.head_count"))
         if gguf_name.endswith("attn_k.weight"):

@@ -1,4 +1,4 @@
-"""Which examples a step trains on, and how they are laid out.
+"""The examples of each step and their layout in batches.
 
 Invariant: the examples of step ``s`` are a pure function of (recipe, numbers of examples, s), so a training that was
 interrupted goes on with the very batch it would have had.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.training.examples import Example
 from antiphon.training.recipe import Recipe
+from antiphon.training.vocabulary import Vocabulary
 
 GROUP_COST = 120
 """What computing a group by itself costs beside its tokens, in tokens (measured: 60 to 150 on two cores)."""
@@ -22,23 +22,15 @@ GROUP_TOKENS = 4_096
 """Tokens of a group with its padding: bounds the memory a step needs."""
 
 
-class Tokenizer(Protocol):
-    """Text to token ids."""
-
-    def prompt(self, text: str) -> list[int]: ...
-
-    def tokenize(self, text: str) -> list[int]: ...
-
-
-class Encoded(msgspec.Struct, frozen=True):
+class TokenizedExample(msgspec.Struct, frozen=True):
     """An example as tokens; ``weights[i]`` is what predicting ``tokens[i]`` counts (0 in the prompt)."""
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
 
 
-def encode(example: Example, tokenizer: Tokenizer, context_tokens: int) -> Encoded:
-    """Tokenise an example, part by part, up to the last token that is learned.
+def encode(example: Example, tokenizer: Vocabulary, context_tokens: int) -> TokenizedExample:
+    """Tokenizes an example, part by part, up to the last token that is learned.
 
     Raises:
         InvalidInputError: it does not fit the model's context, or a part that should be learned has no token.
@@ -63,7 +55,7 @@ def encode(example: Example, tokenizer: Tokenizer, context_tokens: int) -> Encod
         )
     if weights[0] > 0:
         raise InvalidInputError("The example has no prompt.", where=example.id, next_step="Give it a prompt.")
-    return Encoded(tuple(tokens[:last]), tuple(weights[:last]))
+    return TokenizedExample(tuple(tokens[:last]), tuple(weights[:last]))
 
 
 def chosen(recipe: Recipe, new: Sequence[int], old: Sequence[int], step: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where a training stands, on disk.
+"""Checkpoints of a training.
 
 Invariant: a checkpoint counts when its SHA-256 stands beside it and matches. The hash is written after the checkpoint
 is on disk under its name, so a crash in between leaves one that does not count, and the one before is used. Nothing
@@ -23,8 +23,8 @@ KEPT = 2
 _NAME = re.compile(r"step-(\d{6})\.safetensors")
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """What a checkpoint says of itself.
+class CheckpointState(msgspec.Struct, frozen=True):
+    """State of a training in a checkpoint, beside its tensors.
 
     Attributes:
         identity: of the order.
@@ -56,7 +56,7 @@ class Checkpoints:
         self._identity = identity
         self._notice = notice
 
-    def save(self, standing: Standing, tensors: dict[str, Any]) -> Path:
+    def save(self, state: CheckpointState, tensors: dict[str, Any]) -> Path:
         """Write a checkpoint and remove all but the two latest.
 
         Raises:
@@ -65,9 +65,9 @@ class Checkpoints:
         from safetensors.torch import save
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{standing.step:06d}.safetensors"
+        path = self._folder / f"step-{state.step:06d}.safetensors"
         # One key alone: safetensors writes several in an order that differs from process to process.
-        content = save(tensors, {"standing": msgspec.json.encode(standing).decode()})
+        content = save(tensors, {"standing": msgspec.json.encode(state).decode()})
         content = self._seal.seal(path.name, content)
         _hash_file(path).unlink(missing_ok=True)
         replace_file(path, content)
@@ -76,7 +76,7 @@ class Checkpoints:
             _remove(old)
         return path
 
-    def load(self) -> tuple[Standing, dict[str, Any]] | None:
+    def load(self) -> tuple[CheckpointState, dict[str, Any]] | None:
         """The latest checkpoint that is whole, and its tensors; ``None`` when there is none: from the start."""
         for left_over in self._folder.glob("*.partial"):
             left_over.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ class Checkpoints:
             self._notice("No checkpoint is left: training begins from the start.")
         return None
 
-    def _read(self, path: Path) -> tuple[Standing, dict[str, Any]] | str:
+    def _read(self, path: Path) -> tuple[CheckpointState, dict[str, Any]] | str:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -110,12 +110,12 @@ class Checkpoints:
             tensors = load(content)
             # The format's first eight bytes give the length of a JSON header.
             header = msgspec.json.decode(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            standing = msgspec.json.decode(header["__metadata__"]["standing"], type=Standing)
+            state = msgspec.json.decode(header["__metadata__"]["standing"], type=CheckpointState)
         except (SafetensorError, CorruptionError, KeyError, TypeError, msgspec.DecodeError) as error:
             return f"cannot be read ({error})"
-        if standing.identity != self._identity:
+        if state.identity != self._identity:
             return "is of another order or of other code"
-        return standing, tensors
+        return state, tensors
 
     def _paths(self) -> list[Path]:
         """The checkpoints' files, latest first."""

@@ -1,4 +1,4 @@
-"""What a training process does to itself before it loads anything, and how it says why it ended.
+"""Setup of a training process before it loads anything, and the report of its end.
 
 Invariant: it gives way to everything else, ends with its parent, and is alone in its folder.
 """
@@ -30,7 +30,7 @@ FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
 
 
 class ProcessMark(msgspec.Struct, frozen=True):
-    """What ``process.json`` holds. A pid may be given to a stranger; with its start time (in ticks) it is ours."""
+    """The content of ``process.json``. A pid may be reused; with its start time (in ticks) it is this process."""
 
     pid: int
     started_ticks: int
@@ -170,7 +170,7 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in any of the ways Python, numpy and torch say it."""
+    """``True`` for an error by which Python, numpy or torch report that memory ran out."""
     said = str(error)
     return isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, OSError, ImportError))

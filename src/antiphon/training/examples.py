@@ -1,4 +1,4 @@
-"""What is learned from: prompts with the text that should follow, as JSON lines named by their hash.
+"""Training examples: prompts with the text that should follow, as JSON lines named by their hash.
 
 Invariant: the SHA-256 of the clear lines, however they are stored, is the identity of what was learned, order included.
 """
@@ -46,7 +46,7 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def label_position(self) -> int | None:
-        """Which part is the label; ``None`` when nothing is learned."""
+        """Index of the part that is the label; ``None`` when nothing is learned."""
         learned = [position for position, part in enumerate(self.parts) if part.weight > 0]
         return next((position for position in learned if self.parts[position].label), next(iter(learned), None))
 

@@ -22,7 +22,7 @@ import msgspec
 from antiphon.core import disk, logs
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.training import batches, child, examples
-from antiphon.training.checkpoint import Checkpoints, Standing
+from antiphon.training.checkpoint import Checkpoints, CheckpointState
 from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
 from antiphon.training.order import (
@@ -31,10 +31,10 @@ from antiphon.training.order import (
     PROGRESS,
     RESULT,
     WEIGHTS,
-    Progress,
-    Trained,
     TrainedFile,
     TrainingOrder,
+    TrainingProgress,
+    TrainingResult,
     read_order,
 )
 from antiphon.training.recipe import Recipe, code_identity, libraries, require_libraries
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         child.confine(options.parent, order.memory_bytes)
         with child.alone(folder):
             (folder / ERROR).unlink(missing_ok=True)
-            fine_tune(order, Told(folder / PROGRESS, order.recipe.steps), stopping, seal)
+            fine_tune(order, ProgressLog(folder / PROGRESS, order.recipe.steps), stopping, seal)
     except Exception as error:
         code = child.explain(error, folder, seal)
         sys.stderr.write("\n".join(logs.cause_lines(error)) + "\n")
@@ -67,8 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fine_tune(
-    order: TrainingOrder, told: Told, stopping: Callable[[], bool], seal: FolderSeal = PLAIN
-) -> Trained | None:
+    order: TrainingOrder, log: ProgressLog, stopping: Callable[[], bool], seal: FolderSeal = PLAIN
+) -> TrainingResult | None:
     """Train as ordered, from where it stands; ``None`` when it was stopped before the end.
 
     Raises:
@@ -95,27 +95,27 @@ def fine_tune(
 
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)
-    checkpoints = Checkpoints(folder / "checkpoints", order.identity, told.notice, seal)
-    standing = training.resume(checkpoints.load(), order)
+    checkpoints = Checkpoints(folder / "checkpoints", order.identity, log.notice, seal)
+    state = training.resume(checkpoints.load(), order)
     watch = Stopwatch()
-    while standing.step < order.recipe.steps:
+    while state.step < order.recipe.steps:
         if stopping():
             return None
         watch.start()
-        batch = [encoded[index] for index in batches.chosen(order.recipe, new, old, standing.step)]
+        batch = [encoded[index] for index in batches.chosen(order.recipe, new, old, state.step)]
         loss = training.backward(batch)
-        training.update(loss, standing.step)
-        standing = msgspec.structs.replace(
-            standing,
-            step=standing.step + 1,
-            losses=(*standing.losses, (standing.step + 1, loss)),
-            seconds=standing.seconds + watch.seconds(),
-            notices=told.notices(standing.notices),
+        training.update(loss, state.step)
+        state = msgspec.structs.replace(
+            state,
+            step=state.step + 1,
+            losses=(*state.losses, (state.step + 1, loss)),
+            seconds=state.seconds + watch.seconds(),
+            notices=log.notices(state.notices),
         )
-        told.step(standing)
-        if standing.step % order.recipe.checkpoint_every == 0 or standing.step == order.recipe.steps or stopping():
-            checkpoints.save(standing, training.tensors())
-    return None if stopping() else _finish(order, base, training, standing, told)
+        log.step(state)
+        if state.step % order.recipe.checkpoint_every == 0 or state.step == order.recipe.steps or stopping():
+            checkpoints.save(state, training.tensors())
+    return None if stopping() else _finish(order, base, training, state, log)
 
 
 class Training:
@@ -137,25 +137,25 @@ class Training:
         """The size of one checkpoint."""
         return 3 * 4 * int(self.model.masters.numel())
 
-    def resume(self, found: tuple[Standing, dict[str, Any]] | None, order: TrainingOrder) -> Standing:
+    def resume(self, found: tuple[CheckpointState, dict[str, Any]] | None, order: TrainingOrder) -> CheckpointState:
         """Go on from a checkpoint, or begin: with the earlier version's matrices, if one is named."""
         if found is None:
             if order.parent is not None:
                 self.model.continue_from(order.parent)
-            return Standing(order.identity, 0)
-        standing, tensors = found
+            return CheckpointState(order.identity, 0)
+        state, tensors = found
         with self._torch.no_grad():
             self.model.masters.copy_(tensors["masters"])
         self.model.round()
         self._optimizer.state[self.model.masters] = {
-            "step": self._torch.tensor(float(standing.step)),
+            "step": self._torch.tensor(float(state.step)),
             "exp_avg": tensors["first_moment"].to(self._recipe.device),
             "exp_avg_sq": tensors["second_moment"].to(self._recipe.device),
         }
-        return standing
+        return state
 
     def tensors(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Tensors of a checkpoint."""
         moments = self._optimizer.state[self.model.masters]
         return {
             "masters": self.model.masters.detach().cpu(),
@@ -163,7 +163,7 @@ class Training:
             "second_moment": moments["exp_avg_sq"].cpu(),
         }
 
-    def backward(self, batch: list[batches.Encoded]) -> float:
+    def backward(self, batch: list[batches.TokenizedExample]) -> float:
         """Gradient of the batch's mean loss; examples of like length are computed together."""
         self.model.masters.grad.zero_()
         loss = 0.0
@@ -225,7 +225,7 @@ class Stopwatch:
         self._continued = True
 
 
-class Told:
+class ProgressLog:
     """Appends progress to the file that the parent follows."""
 
     def __init__(self, path: Path, steps: int) -> None:
@@ -240,27 +240,27 @@ class Told:
 
     def stage(self, stage: str, step: int) -> None:
         """A new stage begins."""
-        self._write(Progress(stage, step, self._steps, seconds=self._seconds))
+        self._write(TrainingProgress(stage, step, self._steps, seconds=self._seconds))
 
-    def step(self, standing: Standing) -> None:
+    def step(self, state: CheckpointState) -> None:
         """A step is done."""
-        self._recent = [*self._recent[-9:], standing.seconds - self._seconds] if self._seconds else self._recent
-        self._seconds = standing.seconds
-        mean = sum(self._recent) / len(self._recent) if self._recent else standing.seconds / standing.step
-        step, loss = standing.losses[-1]
+        self._recent = [*self._recent[-9:], state.seconds - self._seconds] if self._seconds else self._recent
+        self._seconds = state.seconds
+        mean = sum(self._recent) / len(self._recent) if self._recent else state.seconds / state.step
+        step, loss = state.losses[-1]
         left = mean * (self._steps - step)
-        self._write(Progress("training", step, self._steps, loss, standing.seconds, left))
+        self._write(TrainingProgress("training", step, self._steps, loss, state.seconds, left))
 
     def notice(self, text: str) -> None:
         """Something the reader should know; it is kept with the result."""
         self._notices.append(text)
-        self._write(Progress("loading", 0, self._steps, notice=text))
+        self._write(TrainingProgress("loading", 0, self._steps, notice=text))
 
     def notices(self, before: tuple[str, ...]) -> tuple[str, ...]:
         """Earlier notices and those of this process."""
         return (*before, *(notice for notice in self._notices if notice not in before))
 
-    def _write(self, progress: Progress) -> None:
+    def _write(self, progress: TrainingProgress) -> None:
         self._append(msgspec.json.encode(progress) + b"\n")
 
     def _append(self, content: bytes) -> None:
@@ -268,22 +268,24 @@ class Told:
             file.write(content)
 
 
-def _finish(order: TrainingOrder, base: Any, training: Training, standing: Standing, told: Told) -> Trained:
+def _finish(
+    order: TrainingOrder, base: Any, training: Training, state: CheckpointState, log: ProgressLog
+) -> TrainingResult:
     """Write adapter, merged weights and the result, in this order."""
     from antiphon.training.convert import convert
 
-    told.stage("converting", standing.step)
+    log.stage("converting", state.step)
     folder = Path(order.folder)
     adapter, weights = folder / ADAPTER, folder / WEIGHTS
     adapter_sha256 = training.model.save(adapter)
     weights_sha256 = convert(base, adapter, weights, order.recipe.precision, adapter_sha256=adapter_sha256)
-    trained = Trained(
+    trained = TrainingResult(
         identity=order.identity,
         code=code_identity(),
         adapter=TrainedFile(str(adapter), adapter_sha256, adapter.stat().st_size),
         weights=TrainedFile(str(weights), weights_sha256, weights.stat().st_size),
-        losses=standing.losses,
-        seconds=standing.seconds,
+        losses=state.losses,
+        seconds=state.seconds,
         environment={
             **libraries(),
             "python": sys.version.split()[0],
@@ -292,13 +294,13 @@ def _finish(order: TrainingOrder, base: Any, training: Training, standing: Stand
             "device": order.recipe.device,
             "processor": child.processor(),
         },
-        notices=told.notices(standing.notices),
+        notices=log.notices(state.notices),
     )
     replace_file(folder / RESULT, msgspec.json.encode(trained))
     return trained
 
 
-def _encoded(learned: tuple[examples.Example, ...], base: Any) -> list[batches.Encoded]:
+def _encoded(learned: tuple[examples.Example, ...], base: Any) -> list[batches.TokenizedExample]:
     from antiphon.training.vocabulary import Vocabulary
 
     vocabulary = Vocabulary(base)

@@ -33,7 +33,7 @@ class FolderSeal:
         return self._key
 
     def seal(self, name: str, content: bytes) -> bytes:
-        """What is written of a file."""
+        """Seals the content of a file."""
         if self._key is None:
             return content
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -1,4 +1,4 @@
-"""What the worker and the training process tell each other, all through files of one folder.
+"""Messages between the worker and the training process, all through files of one folder.
 
 ``order.json`` goes in; ``progress.jsonl`` is appended to; ``result.json`` or ``error.json`` comes out.
 """
@@ -61,8 +61,8 @@ class TrainedFile(msgspec.Struct, frozen=True):
     size: int
 
 
-class Trained(msgspec.Struct, frozen=True):
-    """What a completed training made.
+class TrainingResult(msgspec.Struct, frozen=True):
+    """The result of a completed training.
 
     Attributes:
         identity: the order's, with the code and libraries that did it.
@@ -84,7 +84,7 @@ class Trained(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
 
 
-class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+class TrainingProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of ``progress.jsonl``.
 
     Attributes:
@@ -132,11 +132,11 @@ def read_order(folder: Path) -> TrainingOrder:
         ) from error
 
 
-def read_result(order: TrainingOrder) -> tuple[Trained | None, str | None]:
-    """What a completed folder holds, and what is wrong with it when it is not whole."""
+def read_result(order: TrainingOrder) -> tuple[TrainingResult | None, str | None]:
+    """Reads the result of a completed folder, or the reason why it is not whole."""
     path = Path(order.folder) / RESULT
     try:
-        trained = msgspec.json.decode(path.read_bytes(), type=Trained)
+        trained = msgspec.json.decode(path.read_bytes(), type=TrainingResult)
     except FileNotFoundError:
         return None, None
     except (OSError, msgspec.DecodeError) as error:

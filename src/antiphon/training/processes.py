@@ -30,9 +30,9 @@ from antiphon.training.order import (
     PROGRESS,
     RESULT,
     Failure,
-    Progress,
-    Trained,
     TrainingOrder,
+    TrainingProgress,
+    TrainingResult,
     raised,
     read_result,
     write_order,
@@ -51,13 +51,13 @@ _STARVATION_SECONDS = 1.0
 _log = logging.getLogger("antiphon.worker")
 
 
-class Running(msgspec.Struct, frozen=True):
+class TrainingProcess(msgspec.Struct, frozen=True):
     """A training process that runs now. ``latest`` is what it last told."""
 
     name: str
     folder: str
     pid: int
-    latest: Progress | None
+    latest: TrainingProgress | None
 
 
 class TrainingProcesses:
@@ -101,14 +101,15 @@ class TrainingProcesses:
 
     @property
     def paused(self) -> bool:
-        """Whether processes are held: a new one waits as well."""
+        """``True`` while processes are held: a new one waits as well."""
         return self._paused
 
     @property
-    def running(self) -> tuple[Running, ...]:
+    def running(self) -> tuple[TrainingProcess, ...]:
         """The processes that run now, paused ones included."""
         return tuple(
-            Running(one.order.name, one.order.folder, one.process.pid, one.latest) for one in self._children.values()
+            TrainingProcess(one.order.name, one.order.folder, one.process.pid, one.latest)
+            for one in self._children.values()
         )
 
     def pause_all(self) -> None:
@@ -124,8 +125,8 @@ class TrainingProcesses:
             one.signal(signal.SIGCONT)
 
     async def run(
-        self, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
-    ) -> Trained:
+        self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
+    ) -> TrainingResult:
         """Train as ordered and return what was made; a folder that is complete is not trained again.
 
         A process that ends without a reason is begun again from its checkpoint, twice.
@@ -153,7 +154,7 @@ class TrainingProcesses:
                 return trained
             require_libraries()
             if wrong is not None:
-                on_progress(Progress("loading", 0, order.recipe.steps, notice=wrong))
+                on_progress(TrainingProgress("loading", 0, order.recipe.steps, notice=wrong))
             await asyncio.to_thread(self._prepare, order)
             for _ in range(_RESTARTS + 1):
                 code = await self._once(key, order, on_progress, stopping)
@@ -164,7 +165,9 @@ class TrainingProcesses:
                     raise _failure(folder, code, self._seal(order))
                 if stopping():
                     raise asyncio.CancelledError
-                on_progress(Progress("loading", 0, order.recipe.steps, notice=f"The training process {_ended(code)}."))
+                on_progress(
+                    TrainingProgress("loading", 0, order.recipe.steps, notice=f"The training process {_ended(code)}.")
+                )
             raise SetupError(
                 f"The training process {_ended(code)}, {_RESTARTS + 1} times.",
                 where=str(folder / LOG),
@@ -194,14 +197,18 @@ class TrainingProcesses:
         return folder_seal(Path(order.examples_path).parent, self._codec, self._scope)
 
     async def _once(
-        self, key: str, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
+        self,
+        key: str,
+        order: TrainingOrder,
+        on_progress: Callable[[TrainingProgress], None],
+        stopping: Callable[[], bool],
     ) -> int:
         """One process from its start to its end: its exit code."""
         folder = Path(order.folder)
         log = folder / LOG
         if log.exists() and log.stat().st_size > _LOG_BOUND:
             log.unlink()
-        follower = _Follower(folder / PROGRESS)
+        follower = _ProgressFollower(folder / PROGRESS)
         key_of_folder = (await asyncio.to_thread(self._seal, order)).key
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
@@ -235,7 +242,7 @@ class TrainingProcesses:
                 notice = share.notice(self._clock.monotonic(), self._paused)
                 if notice is not None:
                     _log.warning("Training %s: %s.", order.name, notice)
-                    latest = one.latest or Progress("loading", 0, order.recipe.steps)
+                    latest = one.latest or TrainingProgress("loading", 0, order.recipe.steps)
                     on_progress(msgspec.structs.replace(latest, notice=notice))
                 if asked_at is None and stopping():
                     asked_at = self._clock.monotonic()
@@ -258,7 +265,7 @@ class _Child:
     def __init__(self, order: TrainingOrder, process: asyncio.subprocess.Process) -> None:
         self.order = order
         self.process = process
-        self.latest: Progress | None = None
+        self.latest: TrainingProgress | None = None
         self._asked = False
 
     def pause(self) -> None:
@@ -321,15 +328,15 @@ class _Share:
         return f"{starved}; its priority is raised to nice {nice}, towards the floor of {floor:.0%}"
 
 
-class _Follower:
+class _ProgressFollower:
     """Reads the lines that were appended to a file since it was made; a line that is no progress is skipped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = path.stat().st_size if path.exists() else 0
-        self._decoder = msgspec.json.Decoder(Progress)
+        self._decoder = msgspec.json.Decoder(TrainingProgress)
 
-    def new(self) -> list[Progress]:
+    def new(self) -> list[TrainingProgress]:
         """Whole lines since the last call."""
         try:
             with self._path.open("rb") as file:

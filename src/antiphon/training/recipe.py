@@ -1,4 +1,4 @@
-"""How a fine-tuning is done, and what makes two of them the same.
+"""The recipe of a fine-tuning and its identity.
 
 Invariant: the same identity gives the same bytes on the same machine; whatever could change them is in it.
 """

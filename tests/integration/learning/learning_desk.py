@@ -42,7 +42,7 @@ from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.testing.scripted_engine import MODEL
 from antiphon.testing.small_desk import SCOPE, START
-from antiphon.training.order import Progress, Trained, TrainedFile, TrainingOrder
+from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.recipe import Arithmetic, code_identity, libraries
 
 TRAINS: ApplicationSpec = msgspec.structs.replace(
@@ -132,8 +132,8 @@ class WritingTrainer:
         self.salt = ""
 
     async def run(
-        self, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
-    ) -> Trained:
+        self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
+    ) -> TrainingResult:
         self.orders.append(order)
         folder = Path(order.folder)
         checkpoint = folder / "step"
@@ -143,12 +143,12 @@ class WritingTrainer:
             await asyncio.sleep(0)
             self.steps.append(step)
             checkpoint.write_text(str(step + 1))
-            on_progress(Progress("training", step + 1, order.recipe.steps, loss=1 / (step + 1), left=3.0))
+            on_progress(TrainingProgress("training", step + 1, order.recipe.steps, loss=1 / (step + 1), left=3.0))
             while step + 1 == self.waits_after and not stopping():
                 await asyncio.sleep(0.001)
             if stopping():
                 raise asyncio.CancelledError
-        return Trained(
+        return TrainingResult(
             identity=order.identity,
             code=code_identity(),
             adapter=self._file(folder / "adapter.safetensors", order),

@@ -15,7 +15,7 @@ import pytest
 from antiphon.core.clock import SystemClock
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.services.learning.training_records import TrainingRecords
-from antiphon.training.processes import Running
+from antiphon.training.processes import TrainingProcess
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def test_a_training_is_shown_while_it_runs_with_how_often_it_was_begun_again(
     records = TrainingRecords(training, tmp_path, SystemClock())  # type: ignore[arg-type]
     records.look()
     assert statuses(tmp_path) == ()
-    training.running = (Running("desk/7 b", "folder", os.getpid(), None),)
+    training.running = (TrainingProcess("desk/7 b", "folder", os.getpid(), None),)
     records.look()
     records.look()
     [shown] = statuses(tmp_path)
     assert (shown.name, shown.pid, shown.state, shown.restarts) == ("training-desk-7-b", os.getpid(), "running", 0)
-    training.running = (Running("desk/7 b", "folder", process.pid, None),)
+    training.running = (TrainingProcess("desk/7 b", "folder", process.pid, None),)
     records.look()
     assert [(one.pid, one.restarts) for one in statuses(tmp_path)] == [(process.pid, 1)]
     training.running = ()

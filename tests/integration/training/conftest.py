@@ -10,7 +10,7 @@ import pytest
 from tests.integration.training.tiny import flights, order, write_base
 
 from antiphon.core.clock import SystemClock
-from antiphon.training.order import Trained, TrainingOrder
+from antiphon.training.order import TrainingOrder, TrainingResult
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
 
@@ -23,7 +23,7 @@ SHARE = {"floor": 0.5, "window": 5.0}
 
 class Reference(msgspec.Struct, frozen=True):
     order: TrainingOrder
-    trained: Trained
+    trained: TrainingResult
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from antiphon.training.base import Base
 from antiphon.training.convert import convert
 from antiphon.training.files import file_sha256
 from antiphon.training.model import LoraModel
-from antiphon.training.order import ParentAdapter, Trained
+from antiphon.training.order import ParentAdapter, TrainingResult
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import PRECISIONS, Recipe
 from antiphon.training.vocabulary import Vocabulary
@@ -64,7 +64,7 @@ def served(path: Path, sha256: str) -> LlamaCpp:
     return LlamaCpp("trained", Weights(path, sha256), Layout(128, 1, 256), threads=2)
 
 
-def agreement(base: Base, recipe: Recipe, trained: Trained, prompts: tuple[str, ...]) -> float:
+def agreement(base: Base, recipe: Recipe, trained: TrainingResult, prompts: tuple[str, ...]) -> float:
     """The largest difference of a logit over the prompts, after holding the tokens against each other."""
     runtime = served(Path(trained.weights.path), trained.weights.sha256)
     vocabulary = Vocabulary(base)

@@ -17,7 +17,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.priority import session_nice
 from antiphon.learning.retraining.steps import progress_text
 from antiphon.training import child
-from antiphon.training.order import Progress, TrainingOrder
+from antiphon.training.order import TrainingOrder, TrainingProgress
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
 
@@ -64,10 +64,12 @@ class SteppingClock(SystemClock):
         return self.now_is
 
 
-async def notices(processes: TrainingProcesses, folder: Path, enough: Callable[[list[Progress]], bool]) -> list[str]:
+async def notices(
+    processes: TrainingProcesses, folder: Path, enough: Callable[[list[TrainingProgress]], bool]
+) -> list[str]:
     """Notices of a training that runs until it has told enough."""
     order = TrainingOrder(str(folder / "training"), "desk.v1", "/base", "0", "/examples", "0")
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     running = asyncio.create_task(processes.run(order, told.append, lambda: enough(told)))
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, 300)
@@ -88,7 +90,7 @@ async def test_a_training_that_gets_nothing_says_so_and_how_it_could_get_more(
     assert "2 min" in said[1]
     assert "training_min_share" in said[0]
     assert "Training desk.v1: it got 0% of a core" in caplog.text
-    assert progress_text(Progress("loading", 0, 40, notice=said[0])).startswith("loading; it got 0% of a core")
+    assert progress_text(TrainingProgress("loading", 0, 40, notice=said[0])).startswith("loading; it got 0% of a core")
     assert raised == [], "without a floor it takes what others leave"
 
 
@@ -124,7 +126,7 @@ async def test_the_kernel_gives_a_starved_training_its_floor(tmp_path: Path, bus
     processes = TrainingProcesses(SystemClock(), command=SPINS, stop_seconds=1.0, floor=0.25, window=2.0)
     standing: list[tuple[int, int | None, float]] = []
 
-    def raised(told: list[Progress]) -> bool:
+    def raised(told: list[TrainingProgress]) -> bool:
         if told and processes.running:
             pid = processes.running[0].pid
             standing.append((os.sched_getscheduler(pid), session_nice(pid), child.processor_seconds(pid) or 0.0))

@@ -24,11 +24,11 @@ from antiphon.core.scope import Scope
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.training import child
 from antiphon.training.base import Base
-from antiphon.training.batches import Encoded
+from antiphon.training.batches import TokenizedExample
 from antiphon.training.files import file_sha256
 from antiphon.training.fine_tune import Training
 from antiphon.training.folder_seal import folder_seal
-from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
+from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
 
@@ -42,10 +42,10 @@ def never() -> bool:
 
 async def train(
     ordered: TrainingOrder,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[TrainingProgress], None] = lambda _: None,
     stopping: Callable[[], bool] = never,
     processes: TrainingProcesses | None = None,
-) -> Trained:
+) -> TrainingResult:
     started = processes or TrainingProcesses(SystemClock(), **SHARE)
     return await asyncio.wait_for(started.run(ordered, on_progress, stopping), BOUND)
 
@@ -98,7 +98,7 @@ async def test_stopped_killed_and_with_a_corrupt_checkpoint_it_ends_with_the_sam
 ) -> None:
     ordered = order(tmp_path, base, flights(12), TINY)
     checkpoints = Path(ordered.folder) / "checkpoints"
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     with pytest.raises(asyncio.CancelledError):
         await train(ordered, seen.append, lambda: any(progress.step >= 1 for progress in seen))
     assert list(checkpoints.glob("*.sha256"))
@@ -108,7 +108,7 @@ async def test_stopped_killed_and_with_a_corrupt_checkpoint_it_ends_with_the_sam
     notices: list[str] = []
     killed: list[int] = []
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         notices.append(progress.notice)
         if progress.stage == "training" and not killed:
             (running,) = processes.running
@@ -133,7 +133,7 @@ async def test_in_float32_it_learns_the_same_and_ends_with_the_same_bytes_after_
     recipe = msgspec.structs.replace(TINY, dtype="fp32", steps=4)
     whole = await train(order(tmp_path / "whole", base, flights(12), recipe))
     ordered = order(tmp_path / "stopped", base, flights(12), recipe)
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     with pytest.raises(asyncio.CancelledError):
         await train(ordered, seen.append, lambda: any(progress.step >= 1 for progress in seen))
     again = await train(ordered)
@@ -157,7 +157,7 @@ async def test_corrupt_weights_are_named_and_made_again_from_the_last_checkpoint
     (folder / "result.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(reference.trained, **moved)))
     ordered = msgspec.structs.replace(reference.order, folder=str(folder))
     flip_last_byte(folder / "weights.gguf")
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     trained = await train(ordered, seen.append)
     assert trained.weights.sha256 == reference.trained.weights.sha256
     assert any("weights.gguf does not match its hash" in progress.notice for progress in seen)
@@ -172,7 +172,7 @@ async def test_a_pause_takes_the_processor_at_once_and_changes_nothing(
     paused: list[int] = []
     raised: list[str] = []
 
-    def pause(progress: Progress) -> None:
+    def pause(progress: TrainingProgress) -> None:
         if "is raised" in progress.notice:
             raised.append(progress.notice)
         if progress.stage == "training" and not paused:
@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite_is_told(base: Path, tmp_path: Path) -> None:
     training = Training(order(tmp_path, base, flights(6), TINY), Base(base))
     before = training.model.masters.detach().clone()
     with pytest.raises(InvalidInputError, match="diverged: at step 3") as raised:
-        training.update(training.backward([Encoded((1, 2, 3), (0.0, 3e38, 3e38))]), 2)
+        training.update(training.backward([TokenizedExample((1, 2, 3), (0.0, 3e38, 3e38))]), 2)
     assert raised.value.where == "recipe.learning_rate"
     assert bool((training.model.masters == before).all())
 
@@ -307,7 +307,7 @@ async def test_one_training_a_folder(base: Path, tmp_path: Path) -> None:
 async def test_a_process_that_only_dies_is_begun_again_twice_and_then_told(base: Path, tmp_path: Path) -> None:
     die = "import os, signal; print('dying', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", die))
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     with pytest.raises(SetupError, match=r"SIGKILL, 3 times\.") as caught:
         await train(order(tmp_path, base, flights(6), TINY), seen.append, processes=processes)
     assert sum("SIGKILL" in progress.notice for progress in seen) == 3

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from antiphon.training.checkpoint import Checkpoints, Standing
+from antiphon.training.checkpoint import Checkpoints, CheckpointState
 
 
 def values(step: int) -> dict[str, torch.Tensor]:
     return {"masters": torch.full((5,), float(step)), "first_moment": torch.zeros(5)}
 
 
-def standing(step: int, identity: str = "this") -> Standing:
-    return Standing(identity, step, tuple((n, 1.0 / n) for n in range(1, step + 1)), 2.5 * step, ("a notice",))
+def standing(step: int, identity: str = "this") -> CheckpointState:
+    return CheckpointState(identity, step, tuple((n, 1.0 / n) for n in range(1, step + 1)), 2.5 * step, ("a notice",))
 
 
 class Folder:

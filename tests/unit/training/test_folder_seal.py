@@ -11,7 +11,7 @@ from antiphon.core.errors import CorruptionError
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.learning.evaluation.journal import journal
 from antiphon.training import examples, folder_seal
-from antiphon.training.checkpoint import Checkpoints, Standing
+from antiphon.training.checkpoint import Checkpoints, CheckpointState
 from antiphon.training.folder_seal import KEY, PLAIN, FolderSeal
 
 WORD = "PLANTEDWORD"
@@ -57,7 +57,7 @@ def test_examples_have_the_same_identity_sealed_or_clear(tmp_path: Path) -> None
 def test_a_sealed_checkpoint_is_gone_on_from_and_one_of_another_key_is_not(tmp_path: Path) -> None:
     seal, notices = FolderSeal(bytes(32)), []
     written = Checkpoints(tmp_path, "this", notices.append, seal)
-    path = written.save(Standing("this", 3), {"masters": torch.ones(4)})
+    path = written.save(CheckpointState("this", 3), {"masters": torch.ones(4)})
     assert b"masters" not in path.read_bytes()
     found = Checkpoints(tmp_path, "this", notices.append, seal).load()
     assert found is not None

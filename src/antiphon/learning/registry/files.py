@@ -15,7 +15,7 @@ import msgspec
 from antiphon.catalog.models import ModelFile
 from antiphon.core.errors import CorruptionError
 from antiphon.training.files import file_sha256, sync_file, sync_folder
-from antiphon.training.order import ADAPTER, WEIGHTS, Trained, TrainedFile
+from antiphon.training.order import ADAPTER, WEIGHTS, TrainedFile, TrainingResult
 
 
 class StoredModelFiles(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class StoredModelFiles(msgspec.Struct, frozen=True):
     weights: ModelFile
 
 
-def keep(root: Path, place: str, trained: Trained) -> StoredModelFiles:
+def keep(root: Path, place: str, trained: TrainingResult) -> StoredModelFiles:
     """Put the files of a completed training into ``root/place``.
 
     Raises:

@@ -37,14 +37,16 @@ from antiphon.learning.retraining.examples import render_all
 from antiphon.learning.retraining.plan import ExamplesSummary, minutes, replayed, together
 from antiphon.training import examples as example_files
 from antiphon.training.folder_seal import folder_seal
-from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
+from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.recipe import Arithmetic, Recipe
 
 EXAMPLES = "examples.jsonl"
 """The file of examples in a run's folder."""
 
 
-RunTraining = Callable[[TrainingOrder, Callable[[Progress], None], Callable[[], bool]], Awaitable[Trained]]
+RunTraining = Callable[
+    [TrainingOrder, Callable[[TrainingProgress], None], Callable[[], bool]], Awaitable[TrainingResult]
+]
 """Runs an order, reports progress, and asks whether to stop."""
 
 
@@ -221,16 +223,16 @@ def order_for(
     )
 
 
-async def train(run_training: RunTraining, order: TrainingOrder, run: RunContext) -> Trained:
+async def train(run_training: RunTraining, order: TrainingOrder, run: RunContext) -> TrainingResult:
     """Train in a child process, saying how far it is; a worker that stops gives the run back to the queue."""
 
-    def report(progress: Progress) -> None:
+    def report(progress: TrainingProgress) -> None:
         run.progress(progress.step, progress.steps, progress_text(progress))
 
     return await run_training(order, report, lambda: run.stopping)
 
 
-def progress_text(progress: Progress) -> str:
+def progress_text(progress: TrainingProgress) -> str:
     """Describes progress: ``training: loss 0.412, 3 min left``, and after a semicolon what else is to be known."""
     words = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
     words += [f"{minutes(progress.left)} left"] if progress.left is not None else []

@@ -18,7 +18,7 @@ from antiphon.learning.retraining.plan import TrainArguments, converted, minutes
 from antiphon.learning.retraining.steps import progress_text
 from antiphon.testing.small_desk import START
 from antiphon.training.examples import Example, Part
-from antiphon.training.order import Progress
+from antiphon.training.order import TrainingProgress
 from antiphon.training.recipe import Arithmetic
 
 
@@ -82,10 +82,10 @@ def test_arguments_that_are_misspelt_are_refused_by_name() -> None:
 
 
 def test_progress_progress_text() -> None:
-    told = progress_text(Progress("training", 3, 10, loss=0.41234, left=200.0))
+    told = progress_text(TrainingProgress("training", 3, 10, loss=0.41234, left=200.0))
     assert told == "training: loss 0.412, 3 min left"
-    assert progress_text(Progress("loading", 0, 10)) == "loading"
-    assert progress_text(msgspec.structs.replace(Progress("loading", 0, 10), notice="weights.gguf is gone")).endswith(
-        "gone"
-    )
+    assert progress_text(TrainingProgress("loading", 0, 10)) == "loading"
+    assert progress_text(
+        msgspec.structs.replace(TrainingProgress("loading", 0, 10), notice="weights.gguf is gone")
+    ).endswith("gone")
     assert [minutes(seconds) for seconds in (40.2, 720.0, 7_200.0)] == ["40 s", "12 min", "2.0 h"]
