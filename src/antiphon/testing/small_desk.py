@@ -119,7 +119,7 @@ class ReadVector(msgspec.Struct, frozen=True):
 
 
 class FeatureTable:
-    """Implements serving's ``FeatureReader``: the same values for every entity, until they are set anew."""
+    """Implements serving's ``EntityReader``: the same values for every entity, until they are set anew."""
 
     def __init__(self, **values: float | int | str | bool | None) -> None:
         self.publication: int | None = 1
@@ -148,7 +148,7 @@ class FeatureTable:
 
 
 class CatalogRouting:
-    """Implements serving's ``LiveReleases``: routes as a gateway does, without a lease, so that a move acts at once."""
+    """Implements serving's ``ReleaseAssignment``: routes as a gateway does, without a lease, so moves act at once."""
 
     def __init__(self, releases: Releases, rollouts: Rollouts) -> None:
         self._releases = releases

@@ -54,7 +54,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
 
 
 class DatasetFeatureReader:
-    """Implements serving's ``FeatureReader`` over rows."""
+    """Implements serving's ``EntityReader`` over rows."""
 
     def __init__(self, dataset: Dataset, rows: Iterable[DatasetRow]) -> None:
         self._dataset = dataset

@@ -31,7 +31,7 @@ TRANSIENT_ERRORS = (UnavailableError, EngineError, OverloadedError)
 
 
 class EvaluatedReleases:
-    """Implements serving's ``LiveReleases`` with the releases that are being evaluated; nothing is live in it."""
+    """Implements serving's ``ReleaseAssignment`` with the releases that are being evaluated; nothing is live in it."""
 
     def __init__(self, *releases: Release) -> None:
         self._releases = {release.id: release for release in releases}

@@ -17,7 +17,7 @@ from antiphon.services.project.store import Store
 
 
 class ProjectRemedies:
-    """Implements serving's ``Remedies``."""
+    """``remedied`` is serving's ``RemedyFinder``."""
 
     def __init__(self, store: Store, platform: FeaturePlatform) -> None:
         self._store = store

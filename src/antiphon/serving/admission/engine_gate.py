@@ -246,7 +246,7 @@ class EngineGate:
 
 
 class GatedEngine:
-    """An engine behind a gate; implements ``serving.ports.EmbeddingEngine``.
+    """An engine behind a gate; implements ``GenerationEngine``.
 
     Args:
         tells_queue: whether the engine's usage says how long a request waited in it.

@@ -58,7 +58,7 @@ class EnginePassedOver(Exception):
 
 
 class EngineRoute:
-    """One engine behind its breaker. Implements serving's ``Engine``."""
+    """One engine behind its circuit breaker."""
 
     def __init__(self, name: str, engine: GenerationEngine, policy: FailoverPolicy, clock: Clock) -> None:
         self.name = name
