@@ -59,9 +59,9 @@ if "antiphon.app.gateway" in sys.orig_argv:
     from antiphon.core import logs
     from antiphon.serving.answerer import Answerer
 
-    whole = Answerer._stream
+    whole = Answerer._run
 
-    def stream(self, request, **how):
+    def run(self, request, **how):
         if "exploding" in (request.question or "") + "".join(message.content for message in request.messages):
             try:
                 {}[str(request)]
@@ -69,7 +69,7 @@ if "antiphon.app.gateway" in sys.orig_argv:
                 raise ValueError(f"cannot use {request!r}") from error
         return whole(self, request, **how)
 
-    Answerer._stream = stream
+    Answerer._run = run
     if os.environ.get("HYGIENE") == "off":
         logs.configure = lambda level=20: logging.basicConfig(level=level, force=True)
 '''
