@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results" / "request_path.jsonl"
 LIMIT = 240.0
+ROUNDS = 5
+PARTS = ("files", "values")
 # Read by every Python process that is started with this folder on its path.
 _PROFILE = """
 import json, os, signal, sys, threading
@@ -48,14 +51,18 @@ def _install():
         else:
             typed(argument)
     def start(*_):
+        files.clear()
+        values.clear()
         on[0] = True
         sys.setprofile(profile)
     def stop(*_):
         on[0] = False
         sys.setprofile(None)
         folder = os.environ["REQUEST_PATH_OUT"]
-        with open(f"{folder}/{os.getpid()}.json", "w") as out:
-            json.dump({"argv": sys.argv, "files": sorted(files), "values": sorted(values)}, out)
+        report = {"argv": sys.argv, "files": sorted(files), "values": sorted(values)}
+        with open(f"{folder}/{os.getpid()}.partial", "w") as out:
+            json.dump(report, out)
+        os.replace(f"{folder}/{os.getpid()}.partial", f"{folder}/{os.getpid()}.json")
     threading.setprofile(lambda *a: profile(*a))
     signal.signal(signal.SIGUSR1, start)
     signal.signal(signal.SIGUSR2, stop)
@@ -108,23 +115,33 @@ def measure(source: Path) -> dict[str, dict[str, list[str]]]:
         try:
             _ask_until_answered(project, port)
             _ask(project, port)
-            pids = _profiled(up.pid)
-            _signal(pids, signal.SIGUSR1)
-            time.sleep(1)
-            _ask(project, port)
-            _signal(pids, signal.SIGUSR2)
-            deadline = time.monotonic() + 10
-            while len(list(out.glob("*.json"))) < len(pids) and time.monotonic() < deadline:
-                time.sleep(0.1)
+            rounds = [_profile(project, port, _profiled(up.pid), out) for _ in range(ROUNDS)]
         finally:
             up.send_signal(signal.SIGTERM)
             up.wait(60)
-        found = {}
-        for path in out.glob("*.json"):
-            report = json.loads(path.read_text())
-            name = "engine" if "engine" in " ".join(report["argv"][:1]) else "gateway"
-            found[name] = {"files": report["files"], "values": report["values"]}
-        return dict(sorted(found.items(), reverse=True))
+    # What ran in every round belongs to the request; the rest are timers that came by.
+    return {
+        process: {part: sorted(set.intersection(*(each[process][part] for each in rounds))) for part in PARTS}
+        for process in sorted(rounds[0], reverse=True)
+    }
+
+
+def _profile(project: Path, port: int, pids: list[int], out: Path) -> dict[str, dict[str, set[str]]]:
+    """Asks once under the profile; returns files and values by process."""
+    for report in out.glob("*.json"):
+        report.unlink()
+    _signal(pids, signal.SIGUSR1)
+    time.sleep(0.3)
+    _ask(project, port)
+    _signal(pids, signal.SIGUSR2)
+    deadline = time.monotonic() + 20
+    while len(list(out.glob("*.json"))) < len(pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    reports = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    return {
+        "engine" if "engine" in report["argv"][0] else "gateway": {part: set(report[part]) for part in PARTS}
+        for report in reports
+    }
 
 
 def _profiled(supervisor: int) -> list[int]:
@@ -171,7 +188,8 @@ def _ask_until_answered(project: Path, port: int) -> None:
             return _ask(project, port)
         except OSError as error:
             if time.monotonic() > deadline:
-                raise SystemExit(f"The platform did not answer within {LIMIT:g} s: {error}") from None
+                reason = error.read().decode() if isinstance(error, urllib.error.HTTPError) else str(error)
+                raise SystemExit(f"The platform did not answer within {LIMIT:g} s: {reason}") from None
             time.sleep(1)
 
 
