@@ -42,7 +42,7 @@ def query(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Who saw or changed what, between when and when; latest first."""
+    """List records of the audit log in an interval, latest first: who saw or changed which resource."""
     from antiphon.governance.audit.query import AuditFilter
 
     wanted = AuditFilter(

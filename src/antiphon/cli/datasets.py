@@ -95,7 +95,7 @@ def list_datasets(
 
 @app.command("show")
 def show_dataset(dataset: Identity, project: Project = HERE, as_json: Json = False) -> None:
-    """What a dataset was made from, and how."""
+    """Show a dataset: its specification, sources and hashes."""
     from antiphon.catalog.datasets import Datasets
 
     with stores(project) as store:

@@ -65,7 +65,7 @@ def rewrap(
     """Wrap data keys by the present wrapping key. Nothing has to stop; cut off, it goes on where it was."""
     from antiphon.services.governance.encryption import open_encryption
 
-    progress = _Told(as_json)
+    progress = _StoreProgress(as_json)
     with open_encryption(project) as encryption:
         found = encryption.rewrap(new_wrapping_key=new_key, reencrypt=reencrypt, tell=progress)
         detail = {"keys": found.keys, "payloads": found.payloads, "reencrypt": reencrypt}
@@ -90,7 +90,7 @@ def check(
     a log server, it goes on there within a day."""
     from antiphon.services.governance.encryption import open_encryption
 
-    progress = _Told(as_json)
+    progress = _StoreProgress(as_json)
     with open_encryption(project) as encryption:
         found = encryption.check(progress, anew=anew)
     progress.end()
@@ -121,7 +121,7 @@ def _migrate(mode: str, project: Project, as_json: bool) -> None:
     from antiphon.services.governance.encryption import open_encryption
     from antiphon.services.governance.encryption_setup import migrate
 
-    progress = _Told(as_json)
+    progress = _StoreProgress(as_json)
     changed, problems = migrate(project, "encrypted" if mode == "encrypted" else "plaintext", progress)
     progress.end()
     with open_encryption(project) as encryption:
@@ -130,8 +130,8 @@ def _migrate(mode: str, project: Project, as_json: bool) -> None:
     _refuse(problems)
 
 
-class _Told:
-    """Progress of many stores, one line."""
+class _StoreProgress:
+    """Prints the progress of many stores, one line each."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet

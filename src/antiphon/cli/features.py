@@ -46,7 +46,7 @@ def list_views(project: Project = HERE, as_json: Json = False) -> None:
 
 @app.command("streams")
 def streams(project: Project = HERE, as_json: Json = False) -> None:
-    """How far each view is in its stream: lag, event time reached, late and rejected events."""
+    """Show each view's progress in its stream: lag, event time reached, late and rejected events."""
     import asyncio
 
     from antiphon.cli.status import streams_table
@@ -80,7 +80,7 @@ def history(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What was made of a view, published or not, and what the gates said."""
+    """List a view's snapshots, published or not, with the verdicts of the gates."""
     with _history(project) as (scope, reading):
         found = reading.history(scope, view, limit)
     show(found, as_json, lambda: _versions(found))

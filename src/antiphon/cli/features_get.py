@@ -32,7 +32,7 @@ def get(
     as_of: entities.AsOf = "",
     minimum: Annotated[int, typer.Option("--minimum-publication", min=0, help="At least this publication.")] = 0,
     purpose: Annotated[str, typer.Option(help="What the values are for, which policies may ask.")] = "",
-    told: entities.Input = [],  # noqa: B006 -- typer copies it
+    options: entities.Input = [],  # noqa: B006 -- typer copies it
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -45,10 +45,10 @@ def get(
             where="--entity",
             next_step="Write --entity KEY=VALUE for each key, or --entities FILE.",
         )
-    asked = [entities.keys(entity)] if entity_file is None else list(_rows(entity_file))
-    inputs = entities.inputs(told) if told else None
+    keys = [entities.keys(entity)] if entity_file is None else list(_rows(entity_file))
+    inputs = entities.inputs(options) if options else None
     found = asyncio.run(
-        _look_up(project, features or [], asked, application or None, as_of, minimum or None, purpose, inputs)
+        _look_up(project, features or [], keys, application or None, as_of, minimum or None, purpose, inputs)
     )
     show(found, as_json, lambda: _text(found))
     if not as_json and found.catalog_away:
@@ -56,8 +56,8 @@ def get(
 
 
 async def _look_up(
-    project: Path, features: Sequence[str], asked: Sequence[dict[str, str]], application: str | None, as_of: str,
-    minimum: int | None, purpose: str, told: Mapping[str, Any] | None,
+    project: Path, features: Sequence[str], keys: Sequence[dict[str, str]], application: str | None, as_of: str,
+    minimum: int | None, purpose: str, given: Mapping[str, Any] | None,
 ) -> FeatureLookupAnswer:  # fmt: skip
     import msgspec
 
@@ -67,14 +67,14 @@ async def _look_up(
 
     async with services(project) as (ports, store):
         lookups = ports.features.lookups
-        plan = lookups.plan(store.scope, features, application, purpose, computed=told is not None)
+        plan = lookups.plan(store.scope, features, application, purpose, computed=given is not None)
         moment = entities.moment(as_of) or ports.clock.now()
-        columns = frozenset(name for row in asked for name in row)
+        columns = frozenset(name for row in keys for name in row)
         for _ in range(_TRIES):
             parts = []
-            rest = iter(asked)
+            rest = iter(keys)
             while part := list(islice(rest, MOST_ENTITIES)):
-                inputs = [_inputs(plan, told or {}, row, columns) for row in part]
+                inputs = [_inputs(plan, given or {}, row, columns) for row in part]
                 request = LookupRequest(
                     store.scope, at_terminal(store), plan, part, moment, minimum, inputs=inputs if any(inputs) else {}
                 )
@@ -89,17 +89,17 @@ async def _look_up(
 
 
 def _inputs(
-    plan: LookupPlan, told: Mapping[str, Any], row: Mapping[str, str], columns: frozenset[str]
+    plan: LookupPlan, given: Mapping[str, Any], row: Mapping[str, str], columns: frozenset[str]
 ) -> dict[str, Any]:
-    """What on-demand features are told: what ``--input`` says for all, else what the row's column of that name says."""
+    """Returns the inputs of on-demand features: ``--input`` for all rows, else the row's column of that name."""
     from antiphon.definitions.on_demand import input_of_text
     from antiphon.serving.features.lookup_derived import input_types
 
     if plan.derived is None:
-        return dict(told)
+        return dict(given)
     types = input_types(plan.derived.on_demand, plan.derived.keys)
     said = {name: input_of_text(types[name], row.get(name, "")) for name in types if name in columns}
-    return {**said, **told}
+    return {**said, **given}
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:

@@ -29,7 +29,7 @@ def lineage(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Which source rows made a value, and whether they make it again; leaves with 1 when they do not."""
+    """Trace a value to its source rows and compute it again from them; exits with 1 when it differs."""
     from antiphon.services.features.lineage import FeatureLineage
     from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.governance.policy_versions import records
@@ -60,12 +60,12 @@ def lineage(
             store.trail.record(store.scope, reader.id, "data.read", prediction or "features", detail)
         finally:
             platform.close()
-    show(found, as_json, lambda: "\n\n".join("\n".join(_told(one)) for one in found) or "It used no features.")
+    show(found, as_json, lambda: "\n\n".join("\n".join(_text(one)) for one in found) or "It used no features.")
     if any(one.same is False for one in found):
         raise typer.Exit(DIFFERENT)
 
 
-def _told(one: Lineage) -> Iterator[str]:
+def _text(one: Lineage) -> Iterator[str]:
     who = " ".join(f"{name}={value}" for name, value in (one.entity or {}).items())
     again = "the same when made again" if one.same else f"made again {one.recomputed!r}"
     if one.same is None:
@@ -82,7 +82,7 @@ def _told(one: Lineage) -> Iterator[str]:
     if one.trace is not None:
         yield from _rows(one.trace, bool(one.source_changed))
     for read in one.reads:
-        yield from ("  " + line for line in _told(read))
+        yield from ("  " + line for line in _text(read))
 
 
 def _rows(trace: Trace, changed: bool) -> Iterator[str]:

@@ -47,10 +47,10 @@ def neighbours(
             store.trail.record(store.scope, who.id, "data.read", f"view/{view}", detail)
         finally:
             platform.close()
-    show(found, as_json, lambda: _told(found))
+    show(found, as_json, lambda: _text(found))
 
 
-def _told(found: Neighbors) -> str:
+def _text(found: Neighbors) -> str:
     names = list(found.neighbours[0].keys or ()) if found.neighbours else []
     rows = [(f"{one.similarity:.4f}", *(one.keys or {}).values()) for one in found.neighbours]
     return "\n".join(

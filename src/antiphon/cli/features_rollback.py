@@ -47,7 +47,7 @@ def rollback(
         found = hand.view(store.scope, view, target, reason=reason, principal=who.id, hold=hold, dry_run=dry_run)
         specs = platform.views()
         every = [specs[f"{one.view}@{one.definition_version}"].refresh for one in found.moves]
-    show(found, as_json, lambda: _told(found))
+    show(found, as_json, lambda: _text(found))
     moving = [interval for interval in every if interval is not None]
     if not as_json and not hold and moving:
         note(f"Its next refresh (every {min(moving) / 60e6:g} min) moves it forward again; --hold keeps it.")
@@ -83,7 +83,7 @@ def _hand(project: Path) -> Iterator[tuple[Store, FeaturePlatform, FeatureRollba
             platform.close()
 
 
-def _told(found: ViewRollback) -> str:
+def _text(found: ViewRollback) -> str:
     rows = [
         (
             f"{one.view}@{one.definition_version[:8]}", one.before, one.snapshot, moment(one.as_of),

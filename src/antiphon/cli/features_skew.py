@@ -77,7 +77,7 @@ def skew(
         finally:
             progress.end()
             platform.close()
-    show(found, as_json, lambda: _told(found))
+    show(found, as_json, lambda: _text(found))
     if found.different:
         raise typer.Exit(DIFFERENT)
 
@@ -113,7 +113,7 @@ def _since(text: str) -> datetime | None:
         return entities.moment(text, "--since")
 
 
-def _told(found: SkewReport) -> str:
+def _text(found: SkewReport) -> str:
     rows = [
         (f"{one.view}.{one.feature}", one.path, one.compared, one.equal, one.different, _judged(one), _reasons(one))
         for one in found.features

@@ -100,7 +100,7 @@ def list_keys(project: Project = HERE, as_json: Json = False) -> None:
 
 @app.command("show")
 def show_key(key: Key, project: Project = HERE, as_json: Json = False) -> None:
-    """What a key is for, how long it holds, and when it was last used."""
+    """Show a key: its purpose, expiry, limits and last use."""
     from antiphon.catalog.quotas import QuotaLevels
     from antiphon.gateway.admin.shapes import KeyLine, read
 

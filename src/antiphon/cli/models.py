@@ -51,7 +51,7 @@ def list_models(
 
 @app.command("show")
 def show_model(name: Name, project: Project = HERE, as_json: Json = False) -> None:
-    """What a model is, what it was made from and what it does, as its card says it."""
+    """Show a model's card: base, training data, recipe, evaluations, limits."""
     from antiphon.learning.registry.models import ModelRegistry
 
     with stores(project) as store:

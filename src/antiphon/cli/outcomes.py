@@ -40,8 +40,8 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-class Imported(msgspec.Struct, frozen=True):
-    """What became of the rows of a table; ``outcomes`` counts predictions, so a row may count more than once."""
+class ImportReport(msgspec.Struct, frozen=True):
+    """Counts of one import; ``outcomes`` counts predictions, so a row may count more than once."""
 
     application: str
     rows: int
@@ -52,7 +52,7 @@ class Imported(msgspec.Struct, frozen=True):
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """Which columns hold what."""
+    """Names of the columns of a table of outcomes."""
 
     value: str
     kind: OutcomeKind
@@ -89,7 +89,7 @@ def import_table(
         declared = DeclaredApplications(store).get(store.scope, application)
         joiner, principal = outcome_joiner(store), at_terminal(store).id
         progress = Progress(f"{file.name} rows")
-        counted = _Counted()
+        counted = _ImportCounts()
         rows = tables.read(file)
         first = next(rows, None)
         columns = _columns(declared, first or {}, Columns(value, "label", at, available_at, id), file)
@@ -108,7 +108,7 @@ def import_table(
             counted.rows = chunk[-1][0]
             progress(counted.rows, None)
         progress.end()
-    imported = Imported(
+    imported = ImportReport(
         application=application,
         rows=counted.rows,
         outcomes=counted.outcomes,
@@ -116,7 +116,7 @@ def import_table(
         refusals=tuple(sorted(counted.refusals, key=lambda refusal: refusal.row)),
         dry_run=dry_run,
     )
-    show(imported, as_json, lambda: _told(imported))
+    show(imported, as_json, lambda: _text(imported))
     if imported.refused and not as_json:
         note(f"{imported.refused} row(s) were refused; mend them and import the table again.")
 
@@ -167,7 +167,7 @@ def status(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """How predictions came true: outcomes by status, and measures by release."""
+    """Count outcomes by status and measure predictions by release."""
     from antiphon.services.learning.outcomes import monitor
 
     with stores(project) as store:
@@ -179,7 +179,7 @@ def status(
 
 @app.command("drift")
 def drift(application: Application, project: Project = HERE, as_json: Json = False) -> None:
-    """Whether printed features and forecasts are distributed as they were."""
+    """Compare the distributions of printed features and forecasts with earlier ones."""
     from antiphon.services.learning.outcomes import monitor
 
     with stores(project) as store:
@@ -204,7 +204,7 @@ def rejoin(application: Application, project: Project = HERE, as_json: Json = Fa
     show({"joined": joined}, as_json, lambda: f"{joined} outcome(s) are unknown no more.")
 
 
-class _Counted:
+class _ImportCounts:
     """Counts of an import under way."""
 
     def __init__(self) -> None:
@@ -314,7 +314,7 @@ def _moment(value: Any, column: str) -> datetime:
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _told(imported: Imported) -> str:
+def _text(imported: ImportReport) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(imported.outcomes.items())) or "none"
     tried = " tried, nothing kept" if imported.dry_run else ""
     lines = [f"{imported.rows} rows{tried}: {counts}; {imported.refused} refused."]

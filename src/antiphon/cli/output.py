@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, aligned text for people; results to stdout, the rest to stderr."""
+"""Output of the commands: JSON for programs, aligned text for people; results to stdout, the rest to stderr."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ TRACEBACK = "ANTIPHON_TRACEBACK"
 
 
 def unforeseen(error: Exception) -> InternalError:
-    """What is told of an error that no code raised on purpose: its type, as its message may hold somebody's data."""
+    """Describes an unexpected error by its type alone, as its message may hold a user's data."""
     if os.environ.get(TRACEBACK):
         note("\n".join(cause_lines(error)))
     return InternalError(

@@ -139,7 +139,7 @@ def diff(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What a version changes: the text, and the decisions about test cases and about recent requests."""
+    """Compare two policy versions: the text, and the decisions about test cases and recent requests."""
     with stores(project) as store:
         service, scope = _service(store), store.scope
         document = service.declared() if after is None else service.get(scope, after).document
@@ -175,7 +175,7 @@ def explain(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Which policy decides about a request, which others match, and what would be decided without it."""
+    """Name the policy that decides a request, the others that match, and the decision without it."""
     with stores(project) as store:
         who = _principal(store, principal, role, clearance)
         asked: dict[str, Any] = dict(_pairs(context or (), "context"))

@@ -21,7 +21,7 @@ def explain(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What one prediction was made from, on one screen; --full and --json have everything."""
+    """Show the inputs of one prediction on one screen; --full and --json have everything."""
     import asyncio
 
     from antiphon.cli.explanation import brief

@@ -52,14 +52,14 @@ def require_application(store: Store, name: str | None) -> None:
 
 
 def at_terminal(store: Store) -> Principal:
-    """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
+    """Returns the principal of the local user: an administrator, as they can read the project's secrets."""
     from antiphon.services.governance import identity
 
     return identity.at_terminal(store)
 
 
 def allowed(store: Store, action: Action, resource: str) -> Principal:
-    """Whoever is at the terminal, once policy lets them do this; a refusal is on record.
+    """Returns the local user's principal once policy allows the action; a refusal is recorded.
 
     Raises:
         ForbiddenError: it does not.

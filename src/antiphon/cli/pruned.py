@@ -1,4 +1,4 @@
-"""What a pruning removed, or would remove, as text."""
+"""Text of a pruning: removed snapshots, or those that would be removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEPT_LINES = 20
 
 
 def pruned(found: PruneResult) -> str:
-    """What goes, then what stays and what pins it."""
+    """Lists removed snapshots, then those that stay and their pins."""
     goes = "would go" if found.dry else "went"
     parts = [found.summary() or "nothing", f"{goes}."]
     lines = [" ".join(parts)]

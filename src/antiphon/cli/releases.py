@@ -132,7 +132,7 @@ def activate(
 
 @app.command()
 def diff(before: str, after: str, project: Project = HERE, as_json: Json = False) -> None:
-    """What differs between two releases, field by field."""
+    """Compare two releases field by field."""
     from antiphon.releases import bundle
 
     with stores(project) as store:
@@ -144,7 +144,7 @@ def diff(before: str, after: str, project: Project = HERE, as_json: Json = False
 
 @app.command()
 def changelog(application: Application, project: Project = HERE, as_json: Json = False) -> None:
-    """What happened to an application's releases, in sentences, first to last."""
+    """List the events of an application's releases in sentences, oldest first."""
     from antiphon.catalog.rollouts import Rollouts
     from antiphon.releases.changelog import Changelog
 
@@ -163,7 +163,7 @@ def live_at(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """What answered at an instant: the live release, and what was in a rollout beside it."""
+    """Show the releases that answered at an instant: the live one and those in a rollout."""
     from antiphon.catalog.rollouts import Rollouts
     from antiphon.releases.changelog import Changelog
 

@@ -83,7 +83,7 @@ def _text(found: Status) -> str:
 
 
 def reuse_table(reuse: Any) -> str:
-    """What of the last hour's online answers was not generated, an application a line."""
+    """Lists by application the share of the last hour's online answers that were not generated."""
     return table(
         ("answers, last hour", "answers", "stored", "identical", "hit rate", "tokens saved", "fallback", "degraded"),
         [

@@ -140,10 +140,10 @@ async def _run(store: Store, as_json: bool) -> None:
     ready = asyncio.Event()
     waited_for = {spec.name for spec in children(store)}
 
-    def tell(happened: ProcessEvent) -> None:
-        _line(happened, as_json)
-        if happened.event == "ready":
-            waited_for.discard(happened.process)
+    def tell(event: ProcessEvent) -> None:
+        _line(event, as_json)
+        if event.event == "ready":
+            waited_for.discard(event.process)
             if not waited_for:
                 ready.set()
 
@@ -155,18 +155,16 @@ async def _run(store: Store, as_json: bool) -> None:
         await asyncio.gather(greeting, return_exceptions=True)
 
 
-def _line(happened: ProcessEvent, as_json: bool) -> None:
+def _line(event: ProcessEvent, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        typer.echo(msgspec.json.encode(happened).decode())
+        typer.echo(msgspec.json.encode(event).decode())
         return
-    detail = f"  {happened.detail}" if happened.detail else ""
-    colour = {"ready": "green", "died": "red", "hung": "red", "killed": "red", "restarting": "yellow"}.get(
-        happened.event
-    )
-    event = typer.style(f"{happened.event:<10}", fg=colour) if colour else f"{happened.event:<10}"
-    typer.echo(f"{happened.at:%H:%M:%S}  {happened.process:<8} {event}{detail}".rstrip())
+    detail = f"  {event.detail}" if event.detail else ""
+    colour = {"ready": "green", "died": "red", "hung": "red", "killed": "red", "restarting": "yellow"}.get(event.event)
+    name = typer.style(f"{event.event:<10}", fg=colour) if colour else f"{event.event:<10}"
+    typer.echo(f"{event.at:%H:%M:%S}  {event.process:<8} {name}{detail}".rstrip())
 
 
 async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: float = _PUBLISH_SECONDS) -> None:
@@ -201,7 +199,7 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
 
 
 def _busy(store: Store) -> bool:
-    """Whether a run is under way that publishes features."""
+    """Returns whether a run is in progress that publishes features."""
     from antiphon.features.offline.refresh import WORKFLOW
     from antiphon.services.workflows import APPLY
 
