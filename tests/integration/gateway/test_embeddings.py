@@ -177,10 +177,10 @@ async def test_a_line_of_a_batch_is_the_same_request_in_time_that_is_left(world:
     lines = BatchLines(world.desk.clock)
     principal = Principal("ada", "default", "admin")
     body = msgspec.json.encode({"model": MODEL, "input": ["tea"], "encoding_format": "base64"})
-    asked = lines.ask("/v1/embeddings", body, SCOPE, principal, "req_1")
+    asked = lines.read("/v1/embeddings", body, SCOPE, principal, "req_1")
     assert (asked.requests[0].path, asked.requests[0].priority) == ("batch", "batch")
     embedding = await world.embeddings.embed(asked.requests[0])
-    written = msgspec.to_builtins(asked.answered([embedding]))
+    written = msgspec.to_builtins(asked.body([embedding]))
     online = await world.post({"model": MODEL, "input": "tea", "encoding_format": "base64"})
     assert list(written["data"]) == online.json()["data"]
     assert world.desk.receipts.get(SCOPE, embedding.prediction).path == "batch"

@@ -381,9 +381,9 @@ async def test_lines_of_a_batch_ask_the_same(world: World) -> None:
         "max_tokens": 4,
         "temperature": 0,
     }
-    asked = lines.ask("/v1/completions", json.dumps(body).encode(), SCOPE, ASKER, "req_1")
+    asked = lines.read("/v1/completions", json.dumps(body).encode(), SCOPE, ASKER, "req_1")
     answers = await several.answers(world.desk.answerer.answer, asked.requests)
-    written = json.loads(msgspec.json.encode(asked.answered(answers)))
+    written = json.loads(msgspec.json.encode(asked.body(answers)))
     online = (await world.complete(n=2, echo=True, logprobs=1, max_tokens=4)).model_dump()
     for choice, other in zip(written["choices"], online["choices"], strict=True):
         assert (choice["text"], choice["logprobs"]) == (other["text"], other["logprobs"])

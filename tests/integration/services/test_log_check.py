@@ -135,7 +135,7 @@ def test_a_check_from_yesterday_or_of_another_stream_is_not_gone_on_with(root: P
         database = encryption.store.database
         database.clock = clock = ManualClock(NOON)
         progress, scope = CheckProgress(database), Scope()
-        progress.keep(scope, "log orders", "one", log_check.Reached(7, {"key": 7}))
+        progress.keep(scope, "log orders", "one", log_check.CheckPosition(7, {"key": 7}))
         assert progress.of(scope, "log orders", "one").through == 7
         assert progress.of(scope, "log orders", "other").through == 0
         assert progress.of(Scope("other", "dev"), "log orders", "one").through == 0

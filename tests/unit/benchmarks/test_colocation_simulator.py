@@ -72,7 +72,7 @@ def test_a_static_cap_bounds_who_is_in_a_slot(most: int) -> None:
     resident: list[int] = []
     policy = policies.static_cap(most)
 
-    def watched(state: policies.State, budget: policies.Budget) -> policies.Plan:
+    def watched(state: policies.SchedulerState, budget: policies.StepBudget) -> policies.StepPlan:
         views = [view for view in state.sequences if view.residency == "resident"]
         resident.append(sum(view.priority == "batch" for view in views))
         return policy.planner(state, budget)

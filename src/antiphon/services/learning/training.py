@@ -24,6 +24,7 @@ from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
 from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.requests import AnswerFunction, EvaluatedReleases
@@ -176,6 +177,14 @@ class LearningPlatform:
         """Let a worker run trainings."""
         registry.add(TRAIN, Retraining(self.services).run)
         registry.add(REBUILD, ModelRebuild(self.services).run)
+
+    def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
+        """Returns a dataset's rows.
+
+        Raises:
+            CorruptionError: its file is gone or changed.
+        """
+        return read_rows(dataset, self._features.lake)
 
     async def serve(self, release: Release) -> None:
         """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
