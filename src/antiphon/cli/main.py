@@ -5,7 +5,6 @@ Nothing heavy is imported here: a command imports what it needs when it runs, so
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from typing import Annotated
 
@@ -47,6 +46,8 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 def _print_version(requested: bool) -> None:
     if requested:
+        import importlib.metadata
+
         typer.echo(f"antiphon {importlib.metadata.version('antiphon')}")
         raise typer.Exit
 
