@@ -181,7 +181,7 @@ def test_files_of_the_api_lie_in_any_of_them(lake: Lake, tmp_path: Path) -> None
     database = Database.open(f"sqlite:///{tmp_path}/catalog.db")
     database.migrate()
     limits = FileLimits(10**7, 10**7, timedelta(days=1))
-    audit = AuditLog(database, b"s" * 32).append
+    audit = AuditLog(database, b"s" * 32)
     store = FileStore(Files(database), Batches(database), lake, database, audit, database.clock, limits)
     content = os.urandom(300_000)
     for _ in range(2):
