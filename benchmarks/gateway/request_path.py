@@ -23,6 +23,8 @@ import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
+from antiphon.core.child_process import start_child
+
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results" / "request_path.jsonl"
 LIMIT = 240.0
@@ -111,7 +113,7 @@ def measure(source: Path) -> dict[str, dict[str, list[str]]]:
                        stdout=subprocess.DEVNULL)  # fmt: skip
         project = root / "probe"
         with (root / "up.log").open("w") as log:
-            up = subprocess.Popen([*command, "up"], cwd=project, env=environment, stdout=log, stderr=log)
+            up = start_child([*command, "up"], cwd=project, env=environment, stdout=log, stderr=log)
         try:
             _ask_until_answered(project, port)
             _ask(project, port)

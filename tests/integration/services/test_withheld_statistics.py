@@ -52,7 +52,7 @@ async def surfaces(project: Project) -> dict[str, str]:
         shown[f"steps of {run.id}"] = msgspec.json.encode(store.runs.steps(store.scope, run.id)).decode()
     manifests = store.snapshots.list(store.scope, "ward")
     after, before = (manifest.id for manifest in manifests)
-    for command in (("describe", "ward"), ("history", "ward"), ("diff", before, after), ("status",), ("list",)):
+    for command in (("describe", "ward"), ("history", "ward"), ("diff", before, after), ("list",)):
         for flags in ((), ("--json",)):
             ran = await asyncio.to_thread(project.terminal, "features", *command, *flags)
             assert ran.code == 0, ran.err
