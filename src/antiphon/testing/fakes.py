@@ -59,6 +59,7 @@ from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.engine import Decider
+from antiphon.governance.secret import load_secret
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
@@ -73,6 +74,7 @@ from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.learning.learning_services import LearningServices, learning_services
+from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.builtin import BUILTIN
@@ -381,6 +383,9 @@ def _store(database: Database, settings: Settings) -> Store:
     # A folder of its own: a test's stores may lie beside the catalog, made under other secrets.
     paths = ProjectPaths(root=folder, directory=folder / ".antiphon")
     paths.directory.mkdir(exist_ok=True)
+    # The catalog may hold receipts already, made by a repository alone and under no secret of a project.
+    for name in ("subject", "online"):
+        load_secret(secret_file(paths, name))
     store = Store(settings, paths)
     store.database = database
     store.keys = Keys(database, SECRET)
