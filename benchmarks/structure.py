@@ -105,11 +105,15 @@ def measure(source: Path = ROOT / "src", glossary: Path = GLOSSARY) -> Structure
                     found.protocols.append(offence)
                 if _is_no_noun(node.name):
                     found.participles.append(offence)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                first = (ast.get_docstring(node) or "").split("\n")[0]
+            # Docstrings of modules, classes and functions, and those below a constant or a field.
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                first = node.value.value.strip().split("\n")[0]
                 if QUESTION_WORDS.match(first):
-                    name = getattr(node, "name", "module")
-                    found.question_docstrings.append(Offence(module, name, getattr(node, "lineno", 1), first))
+                    found.question_docstrings.append(Offence(module, "", node.lineno, first))
             for name, line in _defined_names(node):
                 if hits := words & set(_words(name)):
                     found.private_words.append(Offence(module, name, line, ", ".join(sorted(hits))))

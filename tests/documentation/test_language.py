@@ -42,7 +42,7 @@ def test_every_rule_finds_its_offence(tmp_path: Path) -> None:
     found = measure(tmp_path, glossary)
     assert [each.name for each in found.participles] == ["Asked"]
     assert [each.name for each in found.duplicates] == ["Request", "Request"]
-    assert [each.name for each in found.question_docstrings] == ["module"]
+    assert [each.text for each in found.question_docstrings] == ["What it is."]
     assert [each.name for each in found.private_words] == ["lane"]
     assert found.circles == [["antiphon.first", "antiphon.second"]]
 

@@ -23,7 +23,7 @@ from antiphon.services.governance.identity import at_terminal, key_detail
 from antiphon.services.project.store import Store
 
 DRAIN_ORDER = ("gateway", "worker", "engine")
-"""Nobody new is let in, then batch stops, then what generates."""
+"""Order of stopping: the gateway takes no new requests, then batch stops, then the engine."""
 
 
 def children(store: Store) -> tuple[ChildSpec, ...]:

@@ -47,25 +47,25 @@ from antiphon.services.workflows import APPLY
 from antiphon.training.processes import TrainingProcesses
 
 REJOIN_SECONDS = 30.0
-"""How often the predictions of outcomes that came too early are looked for again."""
+"""Interval of joining outcomes that came before their prediction."""
 
 SKEW_SECONDS = 15.0
-"""How often it is looked whether a comparison of batch and online is due."""
+"""Interval of checking whether a skew comparison is due."""
 
 HEALING_SECONDS = 1.0
 """The interval at which online snapshots that are gone or damaged are looked for."""
 
 EXPIRY_SECONDS = 60.0
-"""How often files are looked for that have expired."""
+"""Interval of the search for expired files."""
 
 SETTLED_SECONDS = 600.0
 """For how long the wall clock must not have been set before a file is taken for expired."""
 
 EMBARGO_SECONDS = 1.0
-"""How often snapshots are looked for whose embargo is over."""
+"""Interval of the search for snapshots whose embargo is over."""
 
 VIEWS_SECONDS = 1.0
-"""How often the streams' consumer looks which views there are: a worker with nothing to do polls logs twenty times as
+"""Interval at which the stream consumer reads the list of views: a worker with nothing to do polls logs twenty times as
 often."""
 
 

@@ -31,7 +31,7 @@ BUCKET_SECONDS = 300.0
 """Of one measurement of the supply."""
 
 PREFILL_SHARE = 0.3
-"""What computing a token of a prompt costs beside writing one, before it was measured."""
+"""Assumed cost of a prompt token beside that of an output token, until it is measured."""
 
 TOKENS_A_BYTE = 0.25
 KEPT_SHARE = 0.9

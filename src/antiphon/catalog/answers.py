@@ -49,7 +49,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     made_path: Path
     """The path that put it here last: ``batch`` for a precomputed answer."""
     replaced: bool = False
-    """Whether a guard's fallback stands in its text."""
+    """True where the text is a guard's fallback."""
 
 
 _SCHEMA = "answer/1"

@@ -18,7 +18,7 @@ from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.scope import Scope
 
 HOLDS = timedelta(days=1)
-"""How long what was checked is taken for checked; after that a check begins anew."""
+"""Validity of a check's progress; after that a check begins anew."""
 
 
 class CheckPosition(msgspec.Struct, frozen=True):

@@ -117,7 +117,7 @@ class CacheReceipt(msgspec.Struct, frozen=True):
     saved: UsageReceipt | None = None
     """The cost of the reused answer at the time it was made."""
     origin_seconds: float | None = None
-    """How long it had taken then."""
+    """Time it had taken until then."""
 
     @property
     def saved_tokens(self) -> int:
@@ -199,7 +199,7 @@ class Receipt(msgspec.Struct, frozen=True):
     inputs_blob: str | None = None
     """The request's inputs of on-demand features, as JSON."""
     engine: str | None = None
-    """Which engine wrote it; ``None`` for an answer from store."""
+    """Engine that wrote it; ``None`` for an answer from store."""
     fallback: tuple[SkippedEngine, ...] = ()
     """The engines that should have answered before this one, in the order in which they were asked."""
     degraded: Degradation | None = None

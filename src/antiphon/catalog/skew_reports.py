@@ -27,7 +27,7 @@ Path = Literal["online", "served"]
 """``online``: read now for a sample of entities. ``served``: what predictions used, at their moments."""
 
 Basis = Literal["source", "files", "lake"]
-"""What batch was computed from: the source, which is what the snapshot read; the files that it was made from, which lie
+"""Origin of the batch values: the source, which is what the snapshot read; the files that it was made from, which lie
 there unchanged among others; or the events and tiles that the snapshot keeps in the lake."""
 
 

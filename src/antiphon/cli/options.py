@@ -16,4 +16,4 @@ Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 
 HERE = Path()
-"""What ``--project`` means when it is not given: the present folder."""
+"""Default of ``--project``: the present folder."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.2
 _PUBLISH_SECONDS = 10.0
-"""How long the schedule may take to order what is due."""
+"""Time that the schedule may take to order what is due."""
 
 
 def up(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 KEPT_SECONDS = 4.0
-"""How long an idle connection is kept: shorter than servers keep theirs (uvicorn: 5 s), so that none is used that the
-other side is closing just then."""
+"""Time for which an idle connection is kept: shorter than servers keep theirs (uvicorn: 5 s), so that none is used that
+the other side is closing just then."""
 
 _METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254"))
 """Metadata services outside the link-local range."""

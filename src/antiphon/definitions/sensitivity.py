@@ -13,7 +13,7 @@ import msgspec
 Sensitivity = Literal["public", "internal", "confidential", "restricted"]
 
 UNTAGGED: Sensitivity = "internal"
-"""What a feature is that declares no sensitivity."""
+"""Sensitivity of a feature that declares none."""
 
 OPTIONS = ("sensitivity", "purposes")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import duckdb
 
 TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})
-"""What may stand after FROM beside sources: nothing of it reads a file."""
+"""Table functions allowed after FROM beside sources; none of them reads a file."""
 _CLOCKS = frozenset(
     {
         "now", "today", "age", "transaction_timestamp", "current_date", "current_time", "current_timestamp",

@@ -37,7 +37,7 @@ REQUEST_SECONDS = 30.0
 """From a request's first byte (the first one's: from connecting) to its last."""
 
 STALLED_SECONDS = 60.0
-"""How long a client may leave an answer unread."""
+"""Time for which a client may leave an answer unread."""
 
 SLOWEST = 128 * 1024
 """Bytes a second at which a large body must arrive at least."""

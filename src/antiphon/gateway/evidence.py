@@ -25,7 +25,7 @@ NOUNS = frozenset({"audit", "batch", "datasets", "evaluations", "outcomes", "pre
 """Nouns of ``/admin`` that do."""
 
 ROWS = frozenset({"quarantine", "skew", "lineage", "neighbours"})
-"""What is told about a view that names entities or shows source rows."""
+"""Parts of a view that name entities or show source rows."""
 
 
 class ReadingEvidence:

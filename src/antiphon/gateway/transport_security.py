@@ -32,10 +32,10 @@ from antiphon.governance.certificates.checks import CertificateFacts, chain, des
 _log = logging.getLogger("antiphon.gateway")
 
 POLL_SECONDS = 0.25
-"""How often the files are looked at; a changed pair is shown within about twice that."""
+"""Interval of reading the files; a changed pair is used within about twice that."""
 
 SOON_DAYS = 14
-"""How long before its end a certificate is spoken of."""
+"""Time before its end at which a certificate is warned about."""
 
 TOLD_EVERY = 1.0
 """Seconds between two log lines about refused handshakes of one reason; those between are counted."""

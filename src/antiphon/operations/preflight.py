@@ -15,7 +15,7 @@ from antiphon.core.errors import SetupError
 from antiphon.operations.processes import is_running, read_records, signal_group
 
 _KILLED_SECONDS = 5.0
-"""How long a killed process may take to be gone."""
+"""Time that a killed process may take to be gone."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ BLIND_SECONDS = 1.0
 """An engine that does not answer for so long counts as out of sight."""
 
 NOTE_SECONDS = 60.0
-"""How often paused training is spoken of, and for how long it must have been paused without a break before."""
+"""Interval of log lines on paused training, and the uninterrupted pause that comes before the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ PRINCIPAL = "answers-refresher"
 only where nothing is masked."""
 
 HALF_LIVES = 4.0
-"""How far back a worker that starts looks for demand: older requests would count a sixteenth."""
+"""Interval of past requests that a starting worker reads for demand: older ones would count a sixteenth."""
 
 MOST_REQUESTS = 50_000
 """Requests read in one look."""

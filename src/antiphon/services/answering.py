@@ -27,7 +27,7 @@ from antiphon.serving.ports import EntityReader, GenerationEngine, PolicyDecider
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")
-"""How a model version's name ends."""
+"""Suffix of a model version's name."""
 
 
 def is_plain(model: str, configured: Collection[str]) -> bool:

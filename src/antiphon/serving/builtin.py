@@ -18,7 +18,7 @@ BUILTIN = "builtin_"
 """The ids of implicit releases begin with it; none of them is kept."""
 
 PLAIN_DECODING = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
-"""How a plain model writes where the request does not say."""
+"""Default decoding of a plain model."""
 
 
 def implicit_release(

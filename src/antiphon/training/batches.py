@@ -17,7 +17,7 @@ from antiphon.training.recipe import Recipe
 from antiphon.training.vocabulary import Vocabulary
 
 GROUP_COST = 120
-"""What computing a group by itself costs beside its tokens, in tokens (measured: 60 to 150 on two cores)."""
+"""Fixed cost of computing a group, in tokens (measured: 60 to 150 on two cores)."""
 GROUP_TOKENS = 4_096
 """Tokens of a group with its padding: bounds the memory a step needs."""
 

@@ -18,7 +18,7 @@ class Transcript:
         self._stops = tuple(stops)
         self.text = ""
         self.releasable = 0
-        """How many characters of ``text`` may be shown."""
+        """Number of characters of ``text`` that may be shown."""
         self.stopped = False
         """A stop sequence was completed; ``text`` ends before it."""
 

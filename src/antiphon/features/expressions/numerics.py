@@ -20,7 +20,7 @@ LN2 = 0.6931471805599453
 SERIES = tuple(1.0 / odd for odd in range(25, 2, -2))
 """Coefficients of atanh's series from the highest down to s²/3; with |s| ≤ 0.2 what is left out is below 10⁻¹⁸."""
 NEAR = (-0.25, 0.5)
-"""Where 1 + x would lose digits of x, and is not needed."""
+"""Bound of x below which 1 + x would lose digits of x, and is not needed."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(2100, 1, 1, tzinfo=UTC)

@@ -13,7 +13,7 @@ from antiphon.features.feast.repository import FeastRepository
 from antiphon.features.feast.syntax import project_of, with_places
 
 SECONDS = 120.0
-"""How long a repository's own code may take; importing Feast alone takes seconds."""
+"""Time limit of a repository's own code; importing Feast alone takes seconds."""
 
 
 def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> FeastRepository:

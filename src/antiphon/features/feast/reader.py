@@ -23,10 +23,10 @@ from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.values import FeatureValue, FeatureVector
 
 SNAPSHOT = "feast:"
-"""How a receipt's snapshot begins that names a Feast project and view: ``feast:PROJECT/VIEW``."""
+"""Prefix of a receipt's snapshot that names a Feast project and view: ``feast:PROJECT/VIEW``."""
 
 SKEW = timedelta(seconds=1)
-"""How far the clocks of Feast's data may be ahead of ours: a value later than the requested moment by less is
+"""Tolerance for clocks of Feast's data that are ahead of ours: a value later than the requested moment by less is
 served."""
 
 

@@ -23,7 +23,7 @@ from antiphon.core.tls import ClientTls
 _MOST_BYTES = 64_000_000
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z\Z")
 _AWAY = frozenset({408, 429, 502, 503, 504})
-"""What something in front of a server, or a server that is overwhelmed, answers."""
+"""Statuses of a proxy in front of the server, or of an overloaded server."""
 _WRONG_KEY = (b"invalid literal for", b"could not convert", b"has type str, but expected")
 _NO_FEATURE = b"not found in projection"
 _NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})

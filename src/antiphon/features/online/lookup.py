@@ -34,7 +34,7 @@ from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOve
 from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
 
 LEASE_SECONDS = 0.25
-"""How long a reader takes a publication for current without asking the catalog; at most 0.5."""
+"""Lease of a reader on the current publication; at most 0.5."""
 
 _log = logging.getLogger("antiphon.features")
 
@@ -42,10 +42,10 @@ _CHECK_SECONDS = 60.0
 """For so long a file that was found whole is not read again because a reading of it failed."""
 
 _PREPARED = 256
-"""How many sets of views are found once for each publication."""
+"""Number of view sets resolved once for each publication."""
 
 _PASSED_OVER = 16
-"""How many publications back a readable one is looked for; older ones are collected."""
+"""Number of publications back to search for a readable one; older ones are collected."""
 
 
 class FeatureRows(msgspec.Struct, frozen=True):

@@ -184,7 +184,7 @@ def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
 
 
 _LOST = re.compile(r"connection|terminat|shut ?down|starting up|recovery|cancel|time ?out|memory|space|disk", re.I)
-"""What the server says when it cannot go on, in an error that comes without its code."""
+"""Messages of a server that cannot go on, in errors that come without a code."""
 
 
 def _state_in(said: str) -> str:

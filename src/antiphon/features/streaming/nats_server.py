@@ -23,7 +23,7 @@ from antiphon.features.streaming.nats_connection import acknowledged, connected,
 from antiphon.features.streaming.nats_stream import StoredMessage, StreamState, addresses_of, require_url
 
 TIMEOUT_SECONDS = 2.0
-"""How long a connection or one answer may take."""
+"""Time limit of a connection or of one answer."""
 
 _PAUSE_SECONDS = 0.25
 _PART = 500

@@ -27,7 +27,7 @@ _ENDPOINTS: dict[str, tuple[type[Any], Callable[..., Asked], Callable[..., msgsp
 }
 
 ENDPOINTS = tuple(_ENDPOINTS)
-"""What batches may be for."""
+"""Endpoints that batches may be for."""
 
 
 class BatchLines:

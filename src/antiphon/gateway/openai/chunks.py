@@ -15,7 +15,7 @@ from antiphon.gateway.openai.whole import finish_reason
 from antiphon.serving.request import Answer, TextDelta
 
 Answering = AsyncIterator[tuple[int, TextDelta | Answer]]
-"""What comes, each with its choice's number."""
+"""Deltas and answers, each with its choice's number."""
 
 
 class _Ends:

@@ -25,7 +25,7 @@ from antiphon.governance.audit.witness import Witness, forked
 _log = logging.getLogger("antiphon.audit")
 
 LEASE_SECONDS = 1.0
-"""How long a process believes that a checkpoint is the newest."""
+"""Time for which a process takes a checkpoint for the newest."""
 _MOST_REMEMBERED = 1_000
 
 

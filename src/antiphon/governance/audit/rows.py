@@ -21,7 +21,7 @@ from antiphon.core.scope import Scope
 from antiphon.governance.audit.record import AuditRow
 
 COLUMNS = tuple(schema.audit_entries.c[2:])
-"""What :func:`loaded` takes, in its order."""
+"""Columns that :func:`loaded` takes, in its order."""
 
 UNREADABLE = "(does not open)"
 """Stands for a user's name that does not open where a record is only shown; no name looks like it."""

@@ -21,7 +21,7 @@ from antiphon.governance.audit.checkpoint import Checkpoint, parse
 from antiphon.governance.audit.merkle import consistent
 
 LOCK_SECONDS = 10.0
-"""How long a process waits for its turn."""
+"""Time that a process waits for the lock."""
 
 TAIL_BYTES = 64 * 1024
 """The end of the file, where the last checkpoint is looked for first."""

@@ -16,7 +16,7 @@ from antiphon.core.scope import Scope
 from antiphon.governance.encryption.data_keys import DataKeyRecord, DataKeys, Purpose
 
 LEASE_SECONDS = 1.0
-"""How long a process goes on sealing with a key after another process rotated it."""
+"""Time for which a process goes on sealing with a key that another process rotated."""
 
 _FORGET_SECONDS = 1.0
 _MOST_MISSES = 64
@@ -34,7 +34,7 @@ class HeldKeys:
         self._misses: dict[tuple[Scope, str], tuple[float, AntiphonError]] = {}
         self._lock = threading.Lock()
         self.lookups = 0
-        """How often the catalog was asked for a key by id."""
+        """Number of reads of a key by id from the catalog."""
 
     def sealing_key(self, scope: Scope) -> tuple[str, bytes]:
         held = self._active.get(scope)

@@ -43,7 +43,7 @@ class Allowance(msgspec.Struct, frozen=True):
 
 
 NO_ALLOWANCE = Allowance()
-"""Nothing is bounded, and nothing goes ahead of others."""
+"""An allowance without bounds and without priority."""
 
 
 def check_allowance(allowance: Allowance) -> None:

@@ -77,7 +77,7 @@ class IssuerKeys:
         self._reading = threading.Lock()
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self.readings = 0
-        """How often the place was read, or tried."""
+        """Number of reads of the issuer's keys, successful or not."""
 
     def get(self, kid: str) -> IssuerKey | None:
         """The key of this id, ``None`` when the issuer has none such.

@@ -20,16 +20,16 @@ Kind = Literal["person", "service"]
 Clearance = Literal["public", "internal", "confidential", "restricted"]
 
 ORIGINATE = "originate"
-"""What a key must be for, if it is confined to some actions, to name the user on whose behalf it asks."""
+"""Action that a restricted key needs to name the user on whose behalf it acts."""
 
 KEY_SCOPE = "key-scope"
 """Stands where a policy's id would, when the key itself is not for what was asked."""
 
 TOKEN = "token:"
-"""How the id of a token's principal begins: ``token:ISSUER#SUBJECT``."""
+"""Prefix of the id of a token's principal: ``token:ISSUER#SUBJECT``."""
 
 TERMINAL = "@terminal"
-"""How the id of whoever is at the terminal ends."""
+"""Suffix of the local user's id."""
 
 REVOKED = "credential-revoked"
 """Stands there when the key was revoked, or its principal disabled, after work in its name was ordered."""

@@ -24,7 +24,7 @@ V = TypeVar("V")
 LEASE_SECONDS = 0.5
 REVOCATION_BOUND_SECONDS = 30.0
 LEEWAY = timedelta(seconds=30)
-"""How far the clocks of two machines may differ."""
+"""Allowed difference between the clocks of two machines."""
 
 _MOST_REMEMBERED = 10_000
 

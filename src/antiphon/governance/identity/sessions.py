@@ -30,7 +30,7 @@ from antiphon.governance.identity.revocation import LEEWAY, REVOCATION_BOUND_SEC
 LASTS = timedelta(hours=12)
 IDLE = timedelta(hours=1)
 KEPT = timedelta(days=30)
-"""How long an ended session's row stays."""
+"""Time for which an ended session's row stays."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 

@@ -39,7 +39,7 @@ ALGORITHMS = {
     "EdDSA": "OKP",
     "Ed25519": "OKP",
 }
-"""What may sign a token, and the kind of key it needs."""
+"""Algorithms that may sign a token, and the kind of key each needs."""
 
 MOST_CHARACTERS = 8_192
 """A longer token is refused unread."""

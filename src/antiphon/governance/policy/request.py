@@ -29,7 +29,7 @@ Action = Literal[
     "read_source_rows",
 ]
 LEVELS: dict[str, int] = {"public": 0, "internal": 1, "confidential": 2, "restricted": 3}
-"""How policies compare sensitivity and clearance."""
+"""Rank of sensitivities and clearances, for comparing them."""
 
 CONTEXT = ("purpose", "path", "environment", "originator")
 """Texts that a policy may read of a request's context; a missing one is the empty text."""

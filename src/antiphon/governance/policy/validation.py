@@ -16,7 +16,7 @@ from antiphon.governance.policy.parts import ParsedPolicy
 from antiphon.governance.policy.request import Resource
 
 NEEDED = ("administer", "propose", "approve")
-"""What some administrator must be able to do under any policies: without it nobody could change them again."""
+"""Actions that some administrator must have under any policies: without them no one could change the policies again."""
 
 
 class PolicyCheck(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ Metric = Callable[[Floats, Floats], float]
 RESAMPLES = 2_000
 """Draws of a bootstrap: the 2.5th percentile is then the 50th smallest, known to a few per cent of its own distance."""
 CLIP = 1e-15
-"""How near to certainty a forecast is taken to be when its log-loss is counted, so that no single row is infinite."""
+"""Bound on a forecast's certainty in the log-loss, so that no single row is infinite."""
 SEED = 20_130_401
 
 

@@ -25,7 +25,7 @@ from antiphon.learning.outcomes.matching import MatchedOutcome, OutcomeMatcher
 from antiphon.learning.outcomes.submission import OutcomeSubmission, sent_again
 
 TOLERANCE = timedelta(seconds=1)
-"""How far a prediction's moment may be from the moment that a sender names."""
+"""Allowed distance of a prediction's time from the time that a sender names."""
 
 _STILL_EXPECTED = timedelta(days=1)
 _CHUNK = 100

@@ -20,7 +20,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value, check_whose, in_utc, reference_of
 
 AHEAD = timedelta(seconds=60)
-"""How far clocks may be apart before an outcome is one from the future."""
+"""Allowed difference of clocks before an outcome counts as one from the future."""
 
 _MOST_OF_A_SUBJECT = 10_000
 

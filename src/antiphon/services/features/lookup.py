@@ -28,7 +28,7 @@ from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
 
 LEASE_SECONDS = 0.25
-"""How long the applied definitions are taken for current without asking the catalog."""
+"""Lease on the applied definitions."""
 
 _MOST_PLANS = 1_000
 

@@ -25,7 +25,7 @@ from antiphon.services.workflows import APPLY
 
 _LOOK_SECONDS = 0.05
 _LEFT_TO_WORKER_SECONDS = 1.0
-"""How long a run may stay queued while a worker runs."""
+"""Time that a run may stay queued while a worker runs."""
 
 
 def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, Any]:

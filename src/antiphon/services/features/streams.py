@@ -25,7 +25,7 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
 LOOK_SECONDS = 0.25
-"""How long what is known of a stream's lag is taken for true."""
+"""Validity of a measured stream lag."""
 
 _UNKNOWN_RETRY = 5.0
 _LONGEST_RETRY = 60.0

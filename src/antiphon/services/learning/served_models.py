@@ -26,10 +26,10 @@ from antiphon.services.project.store import Store
 _log = logging.getLogger("antiphon.worker")
 
 LINGER_SECONDS = 150.0
-"""How long a model that is needed no more is still served: longer than a request may take."""
+"""Time for which a model that is needed no more is still served: longer than a request may take."""
 
 RETRY_SECONDS = 30.0
-"""How soon the engine is asked again for a model that it could not load."""
+"""Delay before the engine is asked again for a model that it could not load."""
 
 
 def needed(

@@ -44,7 +44,7 @@ class Store:
     """One project's settings, paths, secrets and repositories. Close it when done."""
 
     protection: Protection
-    """Whether payloads are sealed, and by what."""
+    """Mode of encryption of payloads."""
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
         self.settings = project

@@ -25,7 +25,7 @@ from antiphon.engine.api.messages import Delta, EngineDescription, GenerationReq
 from antiphon.serving.ports import GenerationEngine
 
 FAILURES = (UnavailableError, EngineError)
-"""What counts against an engine. One that says that it is full, or that it does not serve a model, is there."""
+"""Errors that count against an engine. One that is full, or does not serve a model, still answers."""
 
 DESCRIPTION_SECONDS = 5.0
 """Lifetime of a description while the engine can be asked again."""

@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 class _Slot(msgspec.Struct):
     tokens: list[int] = []
     start: int = -1
-    """Where the completion begins, ``-1`` before the first logits."""
+    """Position of the completion, ``-1`` before the first logits."""
 
 
 class SimulatedRuntime:

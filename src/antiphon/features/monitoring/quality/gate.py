@@ -42,7 +42,7 @@ MINIMUM_ENTITIES = 1
 REJECTED_SHARE = 0.05
 """Greatest share of source rows that may be unusable or quarantined."""
 NULL_SHARE_RISE = 0.5
-"""How much a feature's share of missing values may rise over the snapshot before."""
+"""Allowed rise of a feature's share of missing values over the snapshot before."""
 ENTITIES_KEPT = 0.5
 """Least share of the snapshot before's number of entities."""
 EARLIER = 20

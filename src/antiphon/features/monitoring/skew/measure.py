@@ -39,7 +39,7 @@ from antiphon.features.values import FeatureValue, MeasureValue
 SAMPLE = 100
 """Entities of each view, and predictions, by default."""
 SECONDS = 60.0
-"""How long a comparison takes at most, by default."""
+"""Default time limit of a comparison."""
 EXAMPLES = 3
 """Differences that are shown of each feature."""
 

@@ -18,7 +18,7 @@ from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 from antiphon.core.tls import ClientTls, problem_of
 
 TIMEOUT_SECONDS = 2.0
-"""How long a connection or an answer may take; a build waits longer."""
+"""Time limit of a connection or an answer; a build waits longer."""
 
 BULK_TIMEOUT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.25

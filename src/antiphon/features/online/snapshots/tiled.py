@@ -51,7 +51,7 @@ class _Tiles(RowGroups):
         self.indexes: Array = index[begins]
         self.newest: Array = numpy.maximum.reduceat(batch.available, begins)
         self.of: Array = numpy.searchsorted(begins, batch.starts)
-        """Where each entity's tiles begin, and the number of tiles last."""
+        """Index of each entity's first tile, and the number of tiles last."""
 
 
 def tiled_records(batch: RowBatch, plan: ViewPlan, hashes: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
