@@ -7,14 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, EvaluationGate, IntervalEstimate
 from antiphon.catalog.evidence_counts import ArmCount, PairCount
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.rollouts import JudgedMetric, RolloutRecord
 from antiphon.definitions.learning import Rollout
 from antiphon.gateway.admin.shapes import ReleaseLine
-from antiphon.learning.registry.card import ModelCard
+from antiphon.learning.registry.card import CardDataset, CardRelease, ModelCard
 from antiphon.learning.registry.models import ModelLine
 from antiphon.releases.bundle import FieldChange
 
@@ -68,28 +67,6 @@ class VersionList(msgspec.Struct, frozen=True):
     versions: tuple[ModelVersionItem, ...]
 
 
-class ServingRelease(msgspec.Struct, frozen=True):
-    """A release that serves a model."""
-
-    id: str
-    number: int
-    stage: str
-    model: str
-    weights_sha256: str | None
-    content_hash: str
-    author: str
-    rationale: str
-    created_at: datetime
-
-
-class UsedDataset(msgspec.Struct, frozen=True):
-    """A dataset and what for; ``dataset`` is ``None`` when the catalog has it no more."""
-
-    use: str
-    id: str
-    dataset: Dataset | None
-
-
 class ModelDetail(msgspec.Struct, frozen=True):
     """A model with its lineage (dataset, parent, code), recipe, losses and aliases, as its card has them."""
 
@@ -101,8 +78,8 @@ class ModelDetail(msgspec.Struct, frozen=True):
     positive: str | None
     version: ModelVersion | None
     aliases: tuple[str, ...]
-    releases: tuple[ServingRelease, ...]
-    datasets: tuple[UsedDataset, ...]
+    releases: tuple[CardRelease, ...]
+    datasets: tuple[CardDataset, ...]
     evaluation: Evaluation | None
     earlier: tuple[EvaluationLine, ...]
     limits: tuple[str, ...]
