@@ -42,13 +42,13 @@ class Create(msgspec.Struct, frozen=True):
     allowance: Allow = Allow()
 
 
-class Approve(msgspec.Struct, frozen=True):
+class ApprovalRequest(msgspec.Struct, frozen=True):
     """The reason, for the record."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
 
-class Rotate(msgspec.Struct, frozen=True):
+class RotationRequest(msgspec.Struct, frozen=True):
     """For how long the present key holds beside the new one."""
 
     overlap: Annotated[str, msgspec.Meta(max_length=20)] = "1h"
@@ -94,7 +94,7 @@ def _use(call: OperationCall) -> shapes.KeyUse:
 
 
 def _rotate(call: OperationCall) -> shapes.RotatedKey:
-    wanted: Rotate = call.body
+    wanted: RotationRequest = call.body
     rotated = call.services.access.identity.rotate(
         call.scope.tenant,
         call.path["key"],
@@ -150,7 +150,7 @@ OPERATIONS = (
         "administer",
         shapes.RotatedKey,
         _rotate,
-        body=Rotate,
+        body=RotationRequest,
         status=201,
     ),
     Operation(
@@ -160,7 +160,7 @@ OPERATIONS = (
         "approve",
         shapes.KeyLine,
         _approve,
-        body=Approve,
+        body=ApprovalRequest,
     ),
     Operation(
         "DELETE",

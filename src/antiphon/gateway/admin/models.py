@@ -29,7 +29,7 @@ class ModelComparisonQuery(msgspec.Struct, frozen=True):
     b: str
 
 
-class Train(msgspec.Struct, frozen=True):
+class TrainingRequest(msgspec.Struct, frozen=True):
     """Orders a training.
 
     ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
@@ -69,7 +69,7 @@ def _compare(call: OperationCall) -> ModelComparison:
 
 
 def _train(call: OperationCall) -> shapes.RunLine:
-    wanted: Train = call.body
+    wanted: TrainingRequest = call.body
     # Policy may name one application; the operation as a whole was asked about before.
     call.services.access.authorize(call.principal, "release", f"application/{wanted.application}")
     order = TrainOrder(
@@ -122,7 +122,7 @@ OPERATIONS = (
         "release",
         shapes.RunLine,
         _train,
-        body=Train,
+        body=TrainingRequest,
         changes=True,
         status=202,
     ),

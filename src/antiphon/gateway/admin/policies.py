@@ -47,7 +47,7 @@ class PolicyText(msgspec.Struct, frozen=True):
     cases: int
 
 
-class Propose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PolicyProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Policies to keep for approval, and why."""
 
     cedar: Annotated[str, msgspec.Meta(max_length=200_000)]
@@ -62,7 +62,7 @@ class PolicyReviewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     reason: Text
 
 
-class Before(msgspec.Struct, frozen=True):
+class DifferenceQuery(msgspec.Struct, frozen=True):
     """The version to compare with; by default the one in force."""
 
     before: Number | None = None
@@ -83,7 +83,7 @@ class PolicyDifference(msgspec.Struct, frozen=True):
     tried: int
 
 
-class Explain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ExplanationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request to explain; ``resource`` is ``kind/name``, ``keys`` are of the entity that is asked about."""
 
     principal: CasePrincipal
@@ -129,7 +129,7 @@ def _get(call: OperationCall) -> PolicyText:
 
 
 def _propose(call: OperationCall) -> PolicyLine:
-    wanted: Propose = call.body
+    wanted: PolicyProposal = call.body
     document = PolicyDocument(wanted.cedar, wanted.attributes, wanted.cases)
     return line(call.services.access.policies.propose(call.scope, document, by=call.principal, reason=wanted.reason))
 
@@ -155,7 +155,7 @@ def _diff(call: OperationCall) -> PolicyDifference:
 
 
 def _explain(call: OperationCall) -> PolicyExplanationResponse:
-    wanted: Explain = call.body
+    wanted: ExplanationRequest = call.body
     context: dict[str, Any] = dict(wanted.context)
     if wanted.keys:
         context["keys"] = wanted.keys
@@ -190,7 +190,7 @@ OPERATIONS = (
         "propose",
         PolicyLine,
         _propose,
-        body=Propose,
+        body=PolicyProposal,
         status=201,
     ),
     Operation(
@@ -200,7 +200,7 @@ OPERATIONS = (
         "propose",
         PolicyExplanationResponse,
         _explain,
-        body=Explain,
+        body=ExplanationRequest,
     ),
     Operation(
         "GET", "/admin/policies/{number}", "One version with its text; 0 is the default.", "propose", PolicyText, _get
@@ -212,7 +212,7 @@ OPERATIONS = (
         "propose",
         PolicyDifference,
         _diff,
-        query=Before,
+        query=DifferenceQuery,
     ),
     Operation(
         "POST",

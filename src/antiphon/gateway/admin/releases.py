@@ -22,7 +22,7 @@ class OfApplication(msgspec.Struct, frozen=True):
     application: str | None = None
 
 
-class Activate(msgspec.Struct, frozen=True):
+class ActivationRequest(msgspec.Struct, frozen=True):
     """Selects the release to activate, with the reason."""
 
     application: str
@@ -48,7 +48,7 @@ def _list(call: OperationCall) -> shapes.ReleaseList:
 
 
 def _activate(call: OperationCall) -> shapes.ReleaseList:
-    wanted: Activate = call.body
+    wanted: ActivationRequest = call.body
     who = call.principal
     call.services.learning.transitions.activate(
         call.scope, wanted.application, wanted.release, principal=who.id, reason=wanted.reason, by=who
@@ -137,7 +137,7 @@ OPERATIONS = (
         "release",
         shapes.ReleaseList,
         _activate,
-        body=Activate,
+        body=ActivationRequest,
     ),
     Operation(
         "POST",

@@ -33,7 +33,7 @@ class Depth(msgspec.Struct, frozen=True):
     users: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = USERS
 
 
-class Begin(msgspec.Struct, frozen=True):
+class RolloutRequest(msgspec.Struct, frozen=True):
     """A validated release; with ``force`` any, and then ``reason`` says why."""
 
     release: str
@@ -84,7 +84,7 @@ def declared(plan: Rollout, users: int) -> str:
 
 
 def _begin(call: OperationCall) -> release_shapes.RolloutLine:
-    wanted: Begin = call.body
+    wanted: RolloutRequest = call.body
     reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
     begun = call.services.learning.transitions.begin(
         call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force, by=call.principal
@@ -137,7 +137,7 @@ OPERATIONS = (
         "release",
         release_shapes.RolloutLine,
         _begin,
-        body=Begin,
+        body=RolloutRequest,
         status=201,
     ),
     Operation(

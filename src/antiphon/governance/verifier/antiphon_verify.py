@@ -33,7 +33,7 @@ Key = tuple[str, bytes, bytes]
 """Name, key hash, public bytes."""
 
 
-class Wrong(Exception):
+class VerificationError(Exception):
     """Something does not hold."""
 
 
@@ -57,10 +57,10 @@ def root_from_path(hashed: bytes, number: int, count: int, path: list[bytes]) ->
     """The root that RFC 6962's PATH(number, D[count]) gives for a leaf."""
     if count == 1:
         if path:
-            raise Wrong("a path is too long")
+            raise VerificationError("a path is too long")
         return hashed
     if not path:
-        raise Wrong("a path is too short")
+        raise VerificationError("a path is too short")
     left = left_size(count)
     if number < left:
         return node(root_from_path(hashed, number, left, path[:-1]), path[-1])
@@ -72,13 +72,13 @@ def roots_from_proof(old: int, count: int, whole: bool, old_root: bytes, path: l
     if old == count:
         if whole:
             if path:
-                raise Wrong("a consistency proof is too long")
+                raise VerificationError("a consistency proof is too long")
             return old_root, old_root
         if len(path) != 1:
-            raise Wrong("a consistency proof has a wrong length")
+            raise VerificationError("a consistency proof has a wrong length")
         return path[0], path[0]
     if not path:
-        raise Wrong("a consistency proof is too short")
+        raise VerificationError("a consistency proof is too short")
     left = left_size(count)
     if old <= left:
         before, after = roots_from_proof(old, left, whole, old_root, path[:-1])
@@ -90,10 +90,10 @@ def roots_from_proof(old: int, count: int, whole: bool, old_root: bytes, path: l
 def check_continues(old: dict[str, Any], new: dict[str, Any], path: list[bytes]) -> None:
     """Raise unless the checkpoint ``old`` is the beginning of ``new``."""
     if not 0 < old["size"] <= new["size"]:
-        raise Wrong(f"a checkpoint of {old['size']} records is witnessed, the file's has {new['size']}")
+        raise VerificationError(f"a checkpoint of {old['size']} records is witnessed, the file's has {new['size']}")
     before, after = roots_from_proof(old["size"], new["size"], True, old["root"], path)
     if before != old["root"] or after != new["root"]:
-        raise Wrong(f"the checkpoint of {old['size']} records is not the beginning of this log")
+        raise VerificationError(f"the checkpoint of {old['size']} records is not the beginning of this log")
 
 
 def read_key(text: str) -> Key:
@@ -101,9 +101,9 @@ def read_key(text: str) -> Key:
     name, hashed, encoded = text.strip().split("+", 2)
     content = base64.b64decode(encoded, validate=True)
     if len(content) != 33 or content[0] != 1:
-        raise Wrong("the key is no Ed25519 key")
+        raise VerificationError("the key is no Ed25519 key")
     if hashlib.sha256(name.encode() + b"\n" + content).digest()[:4].hex() != hashed:
-        raise Wrong("the key's hash is not its own")
+        raise VerificationError("the key's hash is not its own")
     return name, bytes.fromhex(hashed), content[1:]
 
 
@@ -114,7 +114,7 @@ def check_signature(public: bytes, signature: bytes, content: bytes, otherwise: 
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
     except InvalidSignature:
-        raise Wrong(otherwise) from None
+        raise VerificationError(otherwise) from None
 
 
 def read_keys(head: dict[str, Any]) -> list[Key]:
@@ -124,7 +124,7 @@ def read_keys(head: dict[str, Any]) -> list[Key]:
     for at, each in enumerate(earlier):
         old, new = keys[at], keys[at + 1]
         if old[0] != new[0]:
-            raise Wrong("an earlier key is of another log")
+            raise VerificationError("an earlier key is of another log")
         one, other = base64.b64encode(old[2]).decode(), base64.b64encode(new[2]).decode()
         said = f"antiphon audit key 1\n{one}\n{other}\n"
         for signer, name in ((old, "signature"), (new, "countersignature")):
@@ -137,7 +137,7 @@ def size_of(note: str, name: str) -> int:
     """The size that a checkpoint of this log says, before any signature is looked at."""
     lines = note.partition("\n\n")[0].split("\n")
     if len(lines) != 3 or lines[0] != name or not lines[1].isdigit():
-        raise Wrong("a checkpoint is none of this log")
+        raise VerificationError("a checkpoint is none of this log")
     return int(lines[1])
 
 
@@ -158,24 +158,24 @@ def read_checkpoint(note: str, keys: list[Key]) -> dict[str, Any]:
         otherwise = f"the signature of the checkpoint of {size} records does not hold"
         check_signature(public, content[4:], body.encode(), otherwise)
         return {"size": size, "root": base64.b64decode(body.split("\n")[2], validate=True)}
-    raise Wrong(f"the checkpoint of {size} records is not signed with this key")
+    raise VerificationError(f"the checkpoint of {size} records is not signed with this key")
 
 
 def check_record(record: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Read a record after verifying its inclusion in the log and its commitments."""
     number, content = record["sequence"], record["content"].encode()
     if not 0 <= number < checkpoint["size"]:
-        raise Wrong(f"record {number} lies behind the checkpoint")
+        raise VerificationError(f"record {number} lies behind the checkpoint")
     if root_from_path(leaf(content), number, checkpoint["size"], decoded(record["path"])) != checkpoint["root"]:
-        raise Wrong(f"record {number} is not in the log")
+        raise VerificationError(f"record {number} is not in the log")
     said: dict[str, Any] = json.loads(content)
     if said["sequence"] != number:
-        raise Wrong(f"record {number} says that it is record {said['sequence']}")
+        raise VerificationError(f"record {number} says that it is record {said['sequence']}")
     for field, opened in record["opened"].items():
         salt, text = bytes.fromhex(opened["salt"]), opened["text"].encode()
         committed = hashlib.sha256(salt + field.encode() + b"\x00" + text).hexdigest()
         if field not in COMMITTED or len(salt) != 16 or said[field] != committed:
-            raise Wrong(f"the {field} of record {number} is another one")
+            raise VerificationError(f"the {field} of record {number} is another one")
     return said
 
 
@@ -196,11 +196,11 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
     lines = iter(found)
     head = next(lines)
     if head.get("format") not in (PROOF, EXPORT):
-        raise Wrong("this is neither an audit proof nor an audit export")
+        raise VerificationError("this is neither an audit proof nor an audit export")
     keys = read_keys(head)
     shown = {head["key"].strip(), *(each["key"].strip() for each in head.get("earlier", []))}
     if trusted is not None and not shown & set(trusted.split()):
-        raise Wrong(f"the file was made with another key: {head['key']}")
+        raise VerificationError(f"the file was made with another key: {head['key']}")
     checkpoint = read_checkpoint(head["checkpoint"], keys[-1:])
     told = [f"log {keys[-1][0]}, checkpoint of {checkpoint['size']} records"]
     if len(keys) > 1:
@@ -219,10 +219,10 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
     for number in range(head["first"], end):
         record = following(lines, f"the file ends before record {number}")
         if record["sequence"] != number:
-            raise Wrong(f"record {number} is missing")
+            raise VerificationError(f"record {number} is missing")
         check_record(record, checkpoint)
     if next(lines, None) is not None:
-        raise Wrong("something follows the last record")
+        raise VerificationError("something follows the last record")
     told.append(
         f"records {head['first']} to {end - 1} are in it, none is left out; "
         f"{head['witnessed']} witnessed checkpoints are its beginning"
@@ -233,7 +233,7 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
 def following(lines: Iterator[Any], otherwise: str) -> dict[str, Any]:
     line: dict[str, Any] | None = next(lines, None)
     if line is None:
-        raise Wrong(otherwise)
+        raise VerificationError(otherwise)
     return line
 
 
@@ -257,14 +257,16 @@ def check_witness(text: str, keys: list[Key], checkpoint: dict[str, Any], proved
         elif proved is None:
             continue  # for an export to prove
         elif old["size"] not in proved:
-            raise Wrong(f"nothing in the file ties the witnessed checkpoint of {old['size']} records to it")
+            raise VerificationError(f"nothing in the file ties the witnessed checkpoint of {old['size']} records to it")
         else:
             holds = proved[old["size"]] == old["root"]
         if not holds:
-            raise Wrong(f"another history: the witnessed checkpoint of {old['size']} records has another root")
+            raise VerificationError(
+                f"another history: the witnessed checkpoint of {old['size']} records has another root"
+            )
         count += 1
     if proved is None and not count:
-        raise Wrong(f"the proof's checkpoint of {checkpoint['size']} records is not witnessed")
+        raise VerificationError(f"the proof's checkpoint of {checkpoint['size']} records is not witnessed")
     return count
 
 
@@ -290,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
             with open(options.witness, encoding="utf-8") as file:
                 count = check_witness(file.read(), read_keys(found[0]), checkpoint, proved)
             told.append(f"{count} checkpoints of the witness file agree")
-    except Wrong as problem:
+    except VerificationError as problem:
         say(f"WRONG: {problem}")
         return 1
     except (OSError, ImportError) as problem:
