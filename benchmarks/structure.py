@@ -188,12 +188,14 @@ def _imports(tree: ast.Module, modules: dict[str, Path]) -> set[str]:
 
 
 def _defined_names(node: ast.AST) -> list[tuple[str, int]]:
-    """Names of a class and its fields, of a function or of a parameter, each with its line."""
+    """Names of a class and its fields, of a function, a parameter or a variable, each with its line."""
     if isinstance(node, ast.ClassDef):
         fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
         return [(node.name, node.lineno), *((ast.unparse(each.target), each.lineno) for each in fields)]
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return [(node.name, node.lineno)]
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return [(node.id, node.lineno)]
     return [(node.arg, node.lineno)] if isinstance(node, ast.arg) else []
 
 

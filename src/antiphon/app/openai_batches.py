@@ -26,7 +26,7 @@ def request_batches(store: Store, files: FileStore) -> RequestBatches:
 
 def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: str, context: BatchContext) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
-    wanted, registry = store.settings.batch, WorkflowRegistry()
+    limits, registry = store.settings.batch, WorkflowRegistry()
     jobs = BatchJobs(
         BatchParts(
             batches=Batches(store.database),
@@ -40,10 +40,10 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
             ),
             context=context,
             audit=store.audit,
-            limits=RequestFileLimits(wanted.max_requests, store.settings.gateway.max_body_bytes),
+            limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
             waiting=lambda: store.runs.queued((WORKFLOW,)),
         )
     )
     registry.add(WORKFLOW, jobs.run)
     lease = parse_duration(store.settings.worker.lease)
-    return Executor(store.database, registry, f"{worker}/batches", lease=lease, concurrency=wanted.batches, fair=True)
+    return Executor(store.database, registry, f"{worker}/batches", lease=lease, concurrency=limits.batches, fair=True)

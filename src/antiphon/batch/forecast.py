@@ -99,8 +99,8 @@ def cost_of(usages: Sequence[RowUsage]) -> TokenCost | None:
     # Two rows more draw both costs towards the usual ones, as one job of mean size that cost just that would.
     pull = np.diag([computed.mean() + 1.0, written.mean() + 1.0]) / scale.mean()
     rows = np.concatenate([np.stack([computed, written], axis=1) / scale[:, None], pull])
-    wanted = np.concatenate([seconds / scale, pull @ np.array([PREFILL_SHARE * usual, usual])])
-    found, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    targets = np.concatenate([seconds / scale, pull @ np.array([PREFILL_SHARE * usual, usual])])
+    found, *_ = np.linalg.lstsq(rows, targets, rcond=None)
     return TokenCost(
         *(float(max(each, 0.1 * usual * share)) for each, share in zip(found, (PREFILL_SHARE, 1.0), strict=True))
     )
@@ -189,12 +189,12 @@ def delivered_at_ends(left: Sequence[JobWork], rate: float, now: float) -> dict[
 def _parts(left: Sequence[JobWork], seconds: Mapping[str, float], rate: float, now: float) -> dict[str, float]:
     """Shares of the supply by job."""
     claims = [SlotRequest(one.tenant, one.job, now, one.deadline, seconds[one.job] / rate) for one in left]
-    pressed = [claim for claim in claims if claim.escalates(now)]
+    urgent = [claim for claim in claims if claim.escalates(now)]
     others = [claim for claim in claims if not claim.escalates(now)]
     parts = dict.fromkeys((claim.job for claim in claims), 0.0)
-    if pressed:
-        parts[min(pressed, key=lambda claim: claim.deadline).job] = ESCALATED_SHARE if others else 1.0
-    rest = 1.0 - ESCALATED_SHARE if pressed else 1.0
+    if urgent:
+        parts[min(urgent, key=lambda claim: claim.deadline).job] = ESCALATED_SHARE if others else 1.0
+    rest = 1.0 - ESCALATED_SHARE if urgent else 1.0
     tenants = Counter(claim.tenant for claim in others)
     for claim in others:
         parts[claim.job] = rest / len(tenants) / tenants[claim.tenant]
@@ -239,9 +239,9 @@ class SupplyForecast:
 
     def forecast(self, engine_seconds: float, error: float) -> EndForecast:
         """Forecasts the time at which these engine seconds are delivered; ``error``: deviation of their logarithm."""
-        asked = engine_seconds * np.exp(error * self._quantiles)
+        predicted = engine_seconds * np.exp(error * self._quantiles)
         ends = sorted(
-            self._when(future, float(seconds)) for future, seconds in zip(self._delivered, asked, strict=True)
+            self._when(future, float(seconds)) for future, seconds in zip(self._delivered, predicted, strict=True)
         )
         low, middle, high = (ends[int(share * (len(ends) - 1))] for share in (INTERVAL[0], 0.5, INTERVAL[1]))
         return EndForecast(*(self._now + each for each in (middle, low, high)))

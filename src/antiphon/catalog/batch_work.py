@@ -23,7 +23,7 @@ from antiphon.core.scope import Scope
 KEPT = timedelta(days=8)
 """For how long what batch work got is kept: forecasts look back a week."""
 
-MOST_LOOKED_AT = 200
+MOST_READ = 200
 """Jobs whose costs a forecast is made from, the latest ones."""
 
 _work, _supply, _jobs, _rows = schema.batch_work, schema.batch_supply, schema.jobs, schema.job_rows
@@ -192,7 +192,7 @@ class BatchWork:
                 select(_work)
                 .where(_work.c.environment == scope.environment, _work.c.done_rows > 0)
                 .order_by(_work.c.updated_at.desc())
-                .limit(MOST_LOOKED_AT)
+                .limit(MOST_READ)
             ).all()
             supplied = connection.execute(
                 select(_supply).where(

@@ -181,15 +181,15 @@ class EventLog:
         self, connection: Connection, scope: Scope, stream: str, rows: dict[str, dict[str, Any]]
     ) -> list[dict[str, Any]]:
         table = schema.events
-        wanted = list(rows)
+        requested = list(rows)
         known: set[str] = set()
-        for start in range(0, len(wanted), _CHUNK):
+        for start in range(0, len(requested), _CHUNK):
             known.update(
                 connection.execute(
                     select(table.c.event_id).where(
                         schema.owned(table, scope),
                         table.c.stream == stream,
-                        table.c.event_id.in_(wanted[start : start + _CHUNK]),
+                        table.c.event_id.in_(requested[start : start + _CHUNK]),
                     )
                 ).scalars()
             )

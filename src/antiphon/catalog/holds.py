@@ -33,13 +33,13 @@ class FeatureHolds:
     def put(self, scope: Scope, view: str, *, reason: str, principal: str, within: Connection | None = None) -> Hold:
         """Hold a view; one that is held already is held for the new reason."""
         now = self._database.clock.now()
-        told = {"reason": reason, "principal": principal, "created_at": microseconds(now)}
+        values = {"reason": reason, "principal": principal, "created_at": microseconds(now)}
         statement = upsert(schema.feature_holds).values(
-            tenant=scope.tenant, environment=scope.environment, view=view, **told
+            tenant=scope.tenant, environment=scope.environment, view=view, **values
         )
         with self._database.writing(within) as connection:
             connection.execute(
-                statement.on_conflict_do_update(index_elements=["tenant", "environment", "view"], set_=told)
+                statement.on_conflict_do_update(index_elements=["tenant", "environment", "view"], set_=values)
             )
         return Hold(view, reason, principal, now)
 

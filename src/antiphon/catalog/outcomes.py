@@ -290,11 +290,11 @@ class Outcomes:
         within: Connection | None,
         *conditions: ColumnElement[bool],
     ) -> builtins.list[OutcomeRecord]:
-        wanted = sorted(set(values))
+        distinct = sorted(set(values))
         found: builtins.list[OutcomeRecord] = []
         with self._database.reading(within) as connection:
-            for start in range(0, len(wanted), _CHUNK):
-                chosen = column.in_(wanted[start : start + _CHUNK])
+            for start in range(0, len(distinct), _CHUNK):
+                chosen = column.in_(distinct[start : start + _CHUNK])
                 found += self._select(scope, chosen, *conditions, within=connection)
         return found
 

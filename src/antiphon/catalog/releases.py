@@ -238,15 +238,15 @@ class Releases:
         """
         with self._database.writing(within) as connection:
             history = self.history(scope, application, within=connection)
-            standing = activation_stack(history)
-            if len(standing) < 2:
+            stack = activation_stack(history)
+            if len(stack) < 2:
                 raise ConflictError(
                     f"{application!r} has no earlier live release.",
                     where=str(scope),
                     next_step=f"Activate one of `antiphon releases list {application}`.",
                 )
-            self.set_stage(scope, standing[-1], "rolled_back", principal=principal, reason=reason, within=connection)
-            return self._point(connection, scope, application, standing[-2], "rollback", principal, reason, history)
+            self.set_stage(scope, stack[-1], "rolled_back", principal=principal, reason=reason, within=connection)
+            return self._point(connection, scope, application, stack[-2], "rollback", principal, reason, history)
 
     def live(self, scope: Scope, application: str, *, within: Connection | None = None) -> Release | None:
         """The live release, ``None`` when none was activated."""

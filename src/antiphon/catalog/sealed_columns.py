@@ -185,9 +185,9 @@ def _resealed(database: Database, connection: Connection, column: SealedColumn, 
     if column.named is not None:
         name, purpose = column.named
         values[name] = codec.index(content.decode(), scope, purpose)
-    wanted = codec.current_key(scope)
+    selected = codec.current_key(scope)
     moved = any(values[name] != getattr(row, name) for name in values)
-    if envelope.key_id == wanted and not moved:
+    if envelope.key_id == selected and not moved:
         return 0
     if column.named is not None and not codec.sealing:
         values[column.column] = None
@@ -224,9 +224,9 @@ def _rows(connection: Connection, column: SealedColumn, after: Sequence[Any] | N
     table = schema.metadata.tables[column.table]
     keys = list(table.primary_key.columns)
     names = (*column.subject, column.column, *((column.named[0],) if column.named is not None else ()))
-    wanted = {key.name: key for key in keys} | {name: table.c[name] for name in names}
+    selected = {key.name: key for key in keys} | {name: table.c[name] for name in names}
     held = table.c[column.column if column.named is None else column.named[0]]
-    statement: sa.Select[Any] = sa.select(*wanted.values()).where(held.is_not(None)).order_by(*keys).limit(batch)
+    statement: sa.Select[Any] = sa.select(*selected.values()).where(held.is_not(None)).order_by(*keys).limit(batch)
     if after is not None:
         statement = statement.where(sa.tuple_(*keys) > sa.tuple_(*(sa.literal(value) for value in after)))
     return connection.execute(statement).all()

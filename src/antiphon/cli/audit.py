@@ -45,7 +45,7 @@ def query(
     """List records of the audit log in an interval, latest first: who saw or changed which resource."""
     from antiphon.governance.audit.query import AuditFilter
 
-    wanted = AuditFilter(
+    filters = AuditFilter(
         who=principal or None,
         action=action or None,
         subject=subject or None,
@@ -57,7 +57,7 @@ def query(
     )
     with stores(project) as store:
         scope = _scope(store, tenant)
-        found = store.trail.query(scope, wanted)
+        found = store.trail.query(scope, filters)
         store.trail.record(scope, at_terminal(store).id, "data.read", "audit", {"count": len(found), "kind": "audit"})
     show(
         found, as_json, lambda: table(("record", "when", "who", "action", "subject", "outcome", "detail"), _rows(found))

@@ -43,12 +43,12 @@ def build(
     """Build a dataset: every example as of its own moment, nothing from after the cutoff."""
     from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
 
-    wanted = _kind(kind)
+    selected = _kind(kind)
     with stores(project) as store:
         builder = dataset_builder(store)
         spec = builder.plan(
             DeclaredApplications(store).get(store.scope, application),
-            kind=wanted,
+            kind=selected,
             cutoff=entities.moment(cutoff),
             origins=origin,
             examples=examples or None,

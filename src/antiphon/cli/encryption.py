@@ -72,8 +72,8 @@ def rewrap(
         _record(encryption, "encryption.rewrap", detail)
     progress.end()
     if found.on_server and not as_json:
-        told = ", ".join(f"{name} ({'?' if end is None else end} events)" for name, end in found.on_server.items())
-        note(f"On the log's server nothing is sealed anew, and the data keys used there stay: {told}.")
+        listed = ", ".join(f"{name} ({'?' if end is None else end} events)" for name, end in found.on_server.items())
+        note(f"On the log's server nothing is sealed anew, and the data keys used there stay: {listed}.")
     show(found, as_json, lambda: f"{found.keys} data keys are wrapped anew, {found.payloads} payloads sealed anew.")
     _refuse(found.problems)
 

@@ -54,8 +54,8 @@ def push(
         if waiting:
             end = store.events.append(store.scope, stream, waiting)
             sent += len(waiting)
-    told = {"stream": stream, "sent": sent, "new": end - before, "end": end}
-    show(told, as_json, lambda: f"{end - before} new of {sent} events; the stream ends at {end}.")
+    result = {"stream": stream, "sent": sent, "new": end - before, "end": end}
+    show(result, as_json, lambda: f"{end - before} new of {sent} events; the stream ends at {end}.")
 
 
 @app.command()
@@ -79,13 +79,13 @@ def move(
 def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
     from antiphon.catalog.events import Event
 
-    happened = _moment(row, source.event_time, where)
-    known = _moment(row, source.available_at, where) if source.available_at else happened
+    event_time = _moment(row, source.event_time, where)
+    known = _moment(row, source.available_at, where) if source.available_at else event_time
     if source.event_id is None or row.get(source.event_id) in (None, ""):
         raise InvalidInputError(
             f"{where} has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}."
         )
-    return Event(str(row[source.event_id]), happened, known, {name: _plain(value) for name, value in row.items()})
+    return Event(str(row[source.event_id]), event_time, known, {name: _plain(value) for name, value in row.items()})
 
 
 def _moment(row: dict[str, Any], column: str, where: str) -> Any:

@@ -24,7 +24,7 @@ def brief(explained: Mapping[str, Any]) -> str:
 
 
 def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    asked, release, cache = explained["asked_by"], explained["release"], explained["cache"]
+    caller, release, cache = explained["asked_by"], explained["release"], explained["cache"]
     usage, timing, cost = explained["usage"], explained["timing"], explained["cost"]
     stands_in = explained["fallback"] or explained["degraded"]
     yield "answer", _shortened(explained["answer"])
@@ -33,8 +33,8 @@ def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "question", _shortened(explained["question"]) if explained["question"] is not None else ""
     yield "entity", _pairs(explained["entity"])
     yield "inputs", _shortened(explained["inputs"]) if explained["inputs"] is not None else ""
-    originator = asked["originating_user"]
-    yield "asked by", f"{asked['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"
+    originator = caller["originating_user"]
+    yield "asked by", f"{caller['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"
     number = "" if release.get("implicit") else f" {release['number']}"
     yield "release", f"{release['application']}{number}, {release['id']} ({explained['role']}, {explained['path']})"
     yield "model", _model(explained)

@@ -56,8 +56,8 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
         async with services(project) as (ports, store):
             return list(await asyncio.to_thread(ports.features.streams.status, store.scope))
 
-    told = asyncio.run(found())
-    show(told, as_json, lambda: streams_table(told))
+    positions = asyncio.run(found())
+    show(positions, as_json, lambda: streams_table(positions))
 
 
 @app.command("describe")

@@ -28,7 +28,7 @@ app = typer.Typer(name="outcomes", help="What became of predictions.", no_args_i
 Application = Annotated[str, typer.Argument(help="The application whose predictions they are.")]
 
 _CHUNK = 500
-_MOST_TOLD = 10
+_MOST_SHOWN = 10
 _KINDS: tuple[OutcomeKind, ...] = ("label", "thumbs", "correction", "text")
 
 
@@ -137,8 +137,8 @@ def list_outcomes(
     from antiphon.catalog.outcomes import Outcomes, OutcomeStatus
 
     statuses: tuple[OutcomeStatus, ...] = get_args(OutcomeStatus)
-    wanted = next((known for known in statuses if known == status), None)
-    if status and wanted is None:
+    selected = next((known for known in statuses if known == status), None)
+    if status and selected is None:
         raise InvalidInputError(
             f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(statuses)}."
         )
@@ -146,7 +146,7 @@ def list_outcomes(
         found = Outcomes(store.database).list(
             store.scope,
             application,
-            status=wanted,
+            status=selected,
             limit=limit,
         )
         if not found:
@@ -220,7 +220,7 @@ class _ImportCounts:
 
     def refuse(self, row: int, error: Any) -> None:
         self.refused += 1
-        if len(self.refusals) < _MOST_TOLD:
+        if len(self.refusals) < _MOST_SHOWN:
             self.refusals.append(Refusal(row, error.code, str(error)))
 
 

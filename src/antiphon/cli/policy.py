@@ -68,12 +68,12 @@ def run_tests(
     rows = [(result.name, result.problem) for result in report.failed]
 
     def text() -> str:
-        told = table(("case", "what came"), rows, "Every case came out as expected.")
+        text = table(("case", "what came"), rows, "Every case came out as expected.")
         undecided = f"\nDecide no case: {', '.join(report.undecided)}." if report.undecided else ""
         rules = sorted({name for result in report.results for name in result.narrowed})
         narrowed = sum(bool(result.narrowed) for result in report.results)
         own = f"\n{narrowed} default cases are narrowed by {', '.join(rules)}." if rules else ""
-        return f"{told}\n{len(report.results)} cases, {len(report.failed)} otherwise.{own}{undecided}"
+        return f"{text}\n{len(report.results)} cases, {len(report.failed)} otherwise.{own}{undecided}"
 
     show(report, as_json, text)
     if report.failed:
@@ -178,12 +178,12 @@ def explain(
     """Name the policy that decides a request, the others that match, and the decision without it."""
     with stores(project) as store:
         who = _principal(store, principal, role, clearance)
-        asked: dict[str, Any] = dict(_pairs(context or (), "context"))
-        if "as_of" in asked:
-            asked["as_of"] = _whole(asked["as_of"])
+        pairs: dict[str, Any] = dict(_pairs(context or (), "context"))
+        if "as_of" in pairs:
+            pairs["as_of"] = _whole(pairs["as_of"])
         if entity:
-            asked["keys"] = dict(_pairs(entity, "entity"))
-        found = _service(store).explain(store.scope, who, action, resource, asked)
+            pairs["keys"] = dict(_pairs(entity, "entity"))
+        found = _service(store).explain(store.scope, who, action, resource, pairs)
     show(found, as_json, lambda: _explained(found))
 
 

@@ -44,8 +44,8 @@ def init(
             where=str(project / settings.FILE_NAME),
             next_step=_BY_HAND,
         )
-    asked = certificates.CertificateSpec(tuple(name), tuple(ip), client, loaded.project.tenant, days)
-    current = certificates.init(paths.directory / FOLDER, asked, SystemClock().now())
+    spec = certificates.CertificateSpec(tuple(name), tuple(ip), client, loaded.project.tenant, days)
+    current = certificates.init(paths.directory / FOLDER, spec, SystemClock().now())
     lines = certificates.settings_lines(_written(current.parent, paths), mutual=mutual)
     if write:
         _append(project / settings.FILE_NAME, lines)

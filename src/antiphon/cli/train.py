@@ -132,7 +132,7 @@ def _foreseen_text(foreseen: TrainingPreview) -> str:
         out = ", ".join(f"{count} {why}" for why, count in survey.dropped.items())
         return f"{survey.rows} ({labels})" + (f"; left out: {out}" if out else "")
 
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "application": foreseen.application,
         "goes on from": foreseen.parent or "the base model",
         "cutoff": foreseen.cutoff.isoformat(),
@@ -141,11 +141,11 @@ def _foreseen_text(foreseen: TrainingPreview) -> str:
         "evaluated on": line(foreseen.evaluation),
         "steps": f"{foreseen.steps} of {foreseen.batch} examples",
     }
-    return "\n".join([outline(told), *foreseen.problems])
+    return "\n".join([outline(result), *foreseen.problems])
 
 
 def _trained_text(found: dict[str, Any]) -> str:
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "model": found["model"],
         "release": f"{found['release']} ({found['stage']})",
         "examples": ", ".join(f"{count} {kind}" for kind, count in found["examples"].items()),
@@ -153,15 +153,15 @@ def _trained_text(found: dict[str, Any]) -> str:
     }
     for name in ("auc", "brier"):
         if found.get(name):
-            told[name] = _measure(found[name])
+            result[name] = _measure(found[name])
     forgetting = found.get("forgetting")
     if forgetting:
-        told["old slice"] = ", ".join(
+        result["old slice"] = ", ".join(
             f"{name} {_measure(forgetting['before'][name])} before, {_measure(forgetting['after'][name])} after"
             for name in ("auc", "brier")
             if forgetting["before"][name] and forgetting["after"][name]
         )
-    lines = [outline(told), *(f"Not passed: {reason}" for reason in found["reasons"]), *found["notices"]]
+    lines = [outline(result), *(f"Not passed: {reason}" for reason in found["reasons"]), *found["notices"]]
     if found["rollout"]:
         lines.append(f"Its rollout has begun: `antiphon releases rollouts {found['application']}` shows it.")
     elif found["stage"] == "validated":

@@ -77,8 +77,8 @@ def _fetch_models(store: Store) -> None:
     from antiphon.engine.backends.llamacpp.library import find_library
 
     find_library()  # Before anything is fetched.
-    wanted, missing = store.settings.engine, dict[str, AntiphonError]()
-    for model in (*wanted.models, *wanted.embedding_models):
+    expected, missing = store.settings.engine, dict[str, AntiphonError]()
+    for model in (*expected.models, *expected.embedding_models):
         try:
             if model in weights.REGISTRY:
                 progress = Progress(f"model {model}", " MB", 1e6)
@@ -87,7 +87,7 @@ def _fetch_models(store: Store) -> None:
             weights.resolve(model)
         except AntiphonError as error:
             missing[model] = error
-    if all(model in missing for model in wanted.models):
+    if all(model in missing for model in expected.models):
         raise next(iter(missing.values()))
     for model, reason in missing.items():
         note(f"the model {model} is missing and answers 503; the others are served: {reason}")
@@ -187,8 +187,8 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
         waiting = await asyncio.to_thread(_unpublished, store)
     url = gateway_url(store.settings)
     if as_json:
-        told = {"event": "up", "url": url, **({"unpublished": sorted(waiting)} if waiting else {})}
-        typer.echo(json.dumps(told, separators=(",", ":")))
+        line = {"event": "up", "url": url, **({"unpublished": sorted(waiting)} if waiting else {})}
+        typer.echo(json.dumps(line, separators=(",", ":")))
         return
     if waiting:
         typer.echo(
@@ -217,11 +217,11 @@ def _unpublished(store: Store) -> set[str]:
         return set()
     scope = store.scope
     live = [store.releases.live(scope, name) for name in store.releases.applications(scope)]
-    wanted = {
+    expected = {
         f"{view}@{version}"
         for release in live
         if release is not None
         for view, version in release.bundle.application.features.items()
     }
     current = store.publications.current(scope)
-    return {name.partition("@")[0] for name in wanted - set(current.snapshots if current is not None else ())}
+    return {name.partition("@")[0] for name in expected - set(current.snapshots if current is not None else ())}

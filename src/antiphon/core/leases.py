@@ -130,17 +130,17 @@ class Leases(Generic[K, V]):
 
     def _read(self, key: K, read: Callable[[], V | None]) -> V | None:
         # Before the reading: what changes while it runs must not be believed for longer than the lease.
-        asked, forgotten = self._clock.monotonic(), self._forgotten
+        read_at, forgotten = self._clock.monotonic(), self._forgotten
         value = read()
         with self._writing:
             found = self._found.get(key)
             if value is None:
                 self._found.pop(key, None)
-            elif forgotten == self._forgotten and (found is None or found[1] <= asked):
+            elif forgotten == self._forgotten and (found is None or found[1] <= read_at):
                 # Keys may come from requests: without a bound, unknown ones would fill the memory.
                 if len(self._found) >= self._most:
                     self._found.clear()
-                self._found[key] = (value, asked)
+                self._found[key] = (value, read_at)
         return value
 
     def _renew(self, key: K, read: Callable[[], V | None], renewer: Renewer) -> None:

@@ -37,10 +37,10 @@ class Supervision:
     @classmethod
     def inherited(cls) -> Supervision:
         """Take over what the supervisor passed on, and end with it from now on. Call it once, first of all."""
-        told = os.environ.pop(SUPERVISOR, None)
-        if told is None:
+        inherited = os.environ.pop(SUPERVISOR, None)
+        if inherited is None:
             return cls(None)
-        parent, descriptor = (int(part) for part in told.split(":"))
+        parent, descriptor = (int(part) for part in inherited.split(":"))
         end = socket.socket(fileno=descriptor)
         end.set_inheritable(False)
         end_with_parent(parent, signal.SIGKILL)
@@ -62,10 +62,10 @@ class Supervision:
 
 def inherited_listeners() -> list[socket.socket] | None:
     """Sockets that the supervisor bound for this process, and keeps while it is restarted; ``None`` without any."""
-    told = os.environ.pop(LISTENERS, None)
-    if told is None:
+    inherited = os.environ.pop(LISTENERS, None)
+    if inherited is None:
         return None
-    listeners = [socket.socket(fileno=int(descriptor)) for descriptor in told.split(",")]
+    listeners = [socket.socket(fileno=int(descriptor)) for descriptor in inherited.split(",")]
     for listener in listeners:
         listener.set_inheritable(False)
     return listeners

@@ -302,10 +302,10 @@ def mistakes(node: Expression) -> Iterator[str]:
         case CallNode(function="least" | "greatest" as function, operands=operands):
             yield from _mixed(function, operands)
         case CallNode(function=function, operands=operands):
-            wanted: Kind = "text" if function == "lower" else "number" if function in ("abs", "log1p") else "instant"
+            expected: Kind = "text" if function == "lower" else "number" if function in ("abs", "log1p") else "instant"
             for operand in operands:
-                if kind(operand) not in (wanted, "unknown", "null"):
-                    yield f"{function} needs a {wanted}, not a {kind(operand)}."
+                if kind(operand) not in (expected, "unknown", "null"):
+                    yield f"{function} needs a {expected}, not a {kind(operand)}."
         case CaseNode(branches=branches, otherwise=otherwise):
             for condition, _value in branches:
                 if kind(condition) not in ("boolean", "unknown"):

@@ -182,15 +182,15 @@ def _normal_smoothing(smoothing: object) -> str:
     Raises:
         InvalidInputError: it is none.
     """
-    told = InvalidInputError(f"smoothing must be a number of events from 0 to 1000000, such as 20, not {smoothing!r}.")
+    error = InvalidInputError(f"smoothing must be a number of events from 0 to 1000000, such as 20, not {smoothing!r}.")
     if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float, str)):
-        raise told
+        raise error
     try:
         number = Decimal(str(smoothing))
     except InvalidOperation:
-        raise told from None
+        raise error from None
     if not number.is_finite() or not 0 <= number <= 1_000_000:
-        raise told
+        raise error
     return f"{number.normalize():f}"
 
 

@@ -287,8 +287,8 @@ def checked_input(name: str, declared_type: InputType, value: object) -> InputVa
         if moment is not None:
             return moment
     shown = f"the {type(value).__name__} {value!r}" if isinstance(value, (bool, int, float)) else type(value).__name__
-    wanted = f"a{'n' * (declared_type == 'instant')} {declared_type}"
-    raise _wrong(name, f"The input {name!r} must be {wanted}, not {shown}.", _EXAMPLES[declared_type])
+    expected = f"a{'n' * (declared_type == 'instant')} {declared_type}"
+    raise _wrong(name, f"The input {name!r} must be {expected}, not {shown}.", _EXAMPLES[declared_type])
 
 
 def input_of_text(declared_type: InputType, text: str) -> object:

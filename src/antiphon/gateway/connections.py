@@ -19,7 +19,7 @@ from dataclasses import dataclass
 MOST_BYTES = 32 << 20
 """Of all connections together: incomplete heads, and what was read behind a request that is still being answered."""
 
-_WANTED_DESCRIPTORS = 65_536
+_TARGET_DESCRIPTORS = 65_536
 _SPARE_SHARE = 8
 _LEAST_SPARE = 32
 _LEAST = 16
@@ -137,11 +137,11 @@ def raise_descriptor_limit() -> int:
     """Raise the soft limit of descriptors to the hard one (65,536 at most), and return what holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
-    wanted = _WANTED_DESCRIPTORS if hard == infinite else min(hard, _WANTED_DESCRIPTORS)
-    if soft != infinite and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return wanted if soft == infinite else soft
+    target = _TARGET_DESCRIPTORS if hard == infinite else min(hard, _TARGET_DESCRIPTORS)
+    if soft != infinite and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        soft = target
+    return target if soft == infinite else soft
 
 
 def affordable_connections(most: int, descriptors: int) -> int:

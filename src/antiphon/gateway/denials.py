@@ -32,7 +32,7 @@ UNKNOWN_IN_FULL = 40
 MOST_SUMMARIES = 20
 WINDOW_SECONDS = 60
 ACTION = "denied"
-NOBODY = "anonymous"
+ANONYMOUS = "anonymous"
 OTHERS = "others"
 SUMMARY = "refusals of a minute"
 """The subject of a record that counts."""
@@ -75,7 +75,7 @@ class Denials:
         who = who or getattr(request.state, "principal", None)
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
         tenant = who.tenant if who is not None else self._services.settings.project.tenant
-        refused = _Refusal(tenant, who.id if who is not None else NOBODY, peer, error.code)
+        refused = _Refusal(tenant, who.id if who is not None else ANONYMOUS, peer, error.code)
         await self.settle()
         if not self._in_full(refused, known=who is not None):
             return

@@ -37,8 +37,8 @@ class ProtectiveHeaders:
             if message["type"] == "http.response.start":
                 headers = message["headers"] = list(message.get("headers", ()))
                 known = {name for name, _ in headers}
-                wanted = _COMMON if scope["path"].startswith("/static/") else [*_COMMON, _PRIVATE]
-                headers += [header for header in wanted if header[0] not in known]
+                added = _COMMON if scope["path"].startswith("/static/") else [*_COMMON, _PRIVATE]
+                headers += [header for header in added if header[0] not in known]
                 if scope.get("scheme") == "https":
                     headers.append(_ENCRYPTED)
             await send(message)

@@ -109,19 +109,19 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         add(path, "post", summary, path.strip("/").replace("/", "_"), {"200": answered}, requestBody=body(kind))
     vectors = {"200": _json("A vector of each text.", schema[id(EmbeddingList)])}
     add("/v1/embeddings", "post", "Vectors of texts.", "embeddings", vectors, requestBody=body(EmbeddingParameters))
-    told = {"200": _json("Them.", schema[id(TokenizationResponse)])}
-    add("/tokenize", "post", "A text's tokens.", "tokenize", told, requestBody=body(TokenizeBody))
-    told = {"200": _json("It.", schema[id(DetokenizationResponse)])}
-    add("/detokenize", "post", "The text of tokens.", "detokenize", told, requestBody=body(DetokenizeBody))
-    told = {"200": _json("It.", schema[id(TokenizerInfo)])}
-    add("/tokenizer_info", "get", "How a model reads texts.", "tokenizer_info", told,
+    responses = {"200": _json("Them.", schema[id(TokenizationResponse)])}
+    add("/tokenize", "post", "A text's tokens.", "tokenize", responses, requestBody=body(TokenizeBody))
+    responses = {"200": _json("It.", schema[id(DetokenizationResponse)])}
+    add("/detokenize", "post", "The text of tokens.", "detokenize", responses, requestBody=body(DetokenizeBody))
+    responses = {"200": _json("It.", schema[id(TokenizerInfo)])}
+    add("/tokenizer_info", "get", "How a model reads texts.", "tokenizer_info", responses,
         parameters=_queried(TokenizerQuery))  # fmt: skip
     feedback = body(OutcomeSubmission)
     feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(OutcomeSubmission)], schema[id(Feedback)]]}
     taken = _json("What became of each.", schema[id(FeedbackResponse)])
     add("/v1/feedback", "post", "Say what became of predictions.", "feedback", {"200": taken}, requestBody=feedback)
-    looked = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}
-    add("/v1/features/lookup", "post", "Feature values of many entities.", "features_lookup", looked,
+    found = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}
+    add("/v1/features/lookup", "post", "Feature values of many entities.", "features_lookup", found,
         requestBody=body(FeatureLookupBody))  # fmt: skip
     file = _parameter("file", "path", {"type": "string"}, True)
     add("/v1/files", "post", "Take a file in.", "file_create", {"200": _json("It.", schema[id(FileObject)])},

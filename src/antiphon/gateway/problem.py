@@ -74,10 +74,10 @@ def response(error: BaseException, headers: dict[str, str] | None = None) -> Res
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """Starlette's handler for everything else: logged where it happened, told in one line."""
     route = request.scope.get("route")
-    told = unexpected(error, _log, f"{request.method} {getattr(route, 'path', 'no route')}", "gateway.log")
+    problem = unexpected(error, _log, f"{request.method} {getattr(route, 'path', 'no route')}", "gateway.log")
     # This handler stands outside the middleware. The server closes the connection after such an error: it is said, so
     # that no client sends its next request into the closing one.
-    return response(told, {**COMMON, PRIVATE[0]: PRIVATE[1], "connection": "close"})
+    return response(problem, {**COMMON, PRIVATE[0]: PRIVATE[1], "connection": "close"})
 
 
 async def on_http_error(request: Request, error: Any) -> Response:

@@ -37,7 +37,7 @@ POLL_SECONDS = 0.25
 SOON_DAYS = 14
 """Time before its end at which a certificate is warned about."""
 
-TOLD_EVERY = 1.0
+LOGGED_EVERY = 1.0
 """Seconds between two log lines about refused handshakes of one reason; those between are counted."""
 
 _TRIES = 3
@@ -289,7 +289,7 @@ class _HandshakeFailures:
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"{reason} ({error.verify_message})"
         now = self._clock.monotonic()
-        if now - self._last.get(reason, -TOLD_EVERY) < TOLD_EVERY:
+        if now - self._last.get(reason, -LOGGED_EVERY) < LOGGED_EVERY:
             self._since[reason] += 1
             return
         before = self._since.pop(reason, 0)

@@ -155,7 +155,7 @@ class Supervisor:
 
     async def _until_ready(self, child: Child, exited: asyncio.Task[int]) -> float | None:
         """The monotonic time of readiness; ``None`` when it exited, or was killed for never becoming ready."""
-        began = told = self._clock.monotonic()
+        began = logged = self._clock.monotonic()
         unready = Silence(child.spec.ready_seconds, began)
         while not exited.done():
             if await is_ready(child.spec.ready) and not exited.done():
@@ -168,8 +168,8 @@ class Supervisor:
                 self._report(child.spec.name, "killed", f"not ready within {child.spec.ready_seconds:.0f} s", child.pid)
                 child.kill()
                 return None
-            if now - told > 5.0:
-                told = now
+            if now - logged > 5.0:
+                logged = now
                 self._report(child.spec.name, "waiting", f"{now - began:.0f} s", child.pid)
             await asyncio.wait({exited}, timeout=self._poll)
         return None
@@ -197,7 +197,7 @@ class Supervisor:
             )
 
     async def _drain(self, keepers: dict[str, asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        # Wanted no more, all of them, before the first is asked to go: nothing may be restarted behind our back.
+        # DtypeSetting no more, all of them, before the first is asked to go: nothing may be restarted behind our back.
         self._draining.update(self._specs)
         for listener in [one for listeners in self._listeners.values() for one in listeners]:
             listener.close()  # The children have theirs, and close them as they drain.

@@ -40,7 +40,7 @@ UNITS, SECONDS = 25, 30.0
 _OVERLAP = timedelta(minutes=5)
 """Longer than a request may take, from the moment in its evidence to the commit of it."""
 
-_ASKED_AT_ONCE = 500
+_MOST_AT_ONCE = 500
 
 
 PairOutcomes = Callable[[Scope, Sequence[str]], Mapping[str, bool]]
@@ -88,8 +88,8 @@ class EvidenceReader:
         for pair in self._pairs.of(rollout.scope, rollout.id, since=_earlier(since)):
             seen.pairs[pair.prediction] = pair
         waiting = [prediction for prediction in seen.pairs if prediction not in seen.outcomes]
-        for first in range(0, len(waiting), _ASKED_AT_ONCE):
-            seen.outcomes.update(self._outcomes(rollout.scope, waiting[first : first + _ASKED_AT_ONCE]))
+        for first in range(0, len(waiting), _MOST_AT_ONCE):
+            seen.outcomes.update(self._outcomes(rollout.scope, waiting[first : first + _MOST_AT_ONCE]))
         return RolloutEvidence(
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
             tuple(self._pair(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),

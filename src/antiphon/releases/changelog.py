@@ -54,13 +54,13 @@ class Changelog:
         releases = {release.id: release for release in reversed(self._releases.list(scope, application))}
         history = self._releases.history(scope, application)
         rollouts = self._rollouts.list(scope, application, limit=10_000)
-        told = [*_pointer_entries(history, releases), *_made_entries(releases)]
+        entries = [*_pointer_entries(history, releases), *_made_entries(releases)]
         for release in releases.values():
-            told += _stage_entries(self._releases.stages(scope, release.id), release)
+            entries += _stage_entries(self._releases.stages(scope, release.id), release)
         for rollout in rollouts:
-            told += _move_entries(self._rollouts.moves(scope, rollout.id), rollout, releases)
+            entries += _move_entries(self._rollouts.moves(scope, rollout.id), rollout, releases)
         # What one transaction did has one instant; the cause is told before its effect.
-        return [entry for _, _, entry in sorted(told, key=lambda one: (one[0], one[1]))]
+        return [entry for _, _, entry in sorted(entries, key=lambda one: (one[0], one[1]))]
 
     def at(self, scope: Scope, application: str, moment: datetime) -> LiveSnapshot:
         """Returns the live release, and the one in a rollout beside it, at an instant of wall time."""
@@ -77,10 +77,10 @@ class Changelog:
         return LiveSnapshot(moment, live)
 
 
-_Told = tuple[datetime, int, Entry]
+_Dated = tuple[datetime, int, Entry]
 
 
-def _made_entries(releases: dict[str, Release]) -> Iterator[_Told]:
+def _made_entries(releases: dict[str, Release]) -> Iterator[_Dated]:
     by_number = {release.number: release for release in releases.values()}
     for number, release in by_number.items():
         before = by_number.get(number - 1)
@@ -93,7 +93,7 @@ def _made_entries(releases: dict[str, Release]) -> Iterator[_Told]:
         yield release.created_at, 0, Entry(release.created_at, release.author, release.id, sentence)
 
 
-def _pointer_entries(history: list[Activation], releases: dict[str, Release]) -> Iterator[_Told]:
+def _pointer_entries(history: list[Activation], releases: dict[str, Release]) -> Iterator[_Dated]:
     before: Release | None = None
     for move in history:
         release = releases[move.release]
@@ -108,7 +108,7 @@ def _pointer_entries(history: list[Activation], releases: dict[str, Release]) ->
         before = release
 
 
-def _stage_entries(stages: list[StageMove], release: Release) -> Iterator[_Told]:
+def _stage_entries(stages: list[StageMove], release: Release) -> Iterator[_Dated]:
     # The other stages are told by the pointer and by the rollout, also the one that an abort gives back.
     before = None
     for move in stages:
@@ -118,7 +118,7 @@ def _stage_entries(stages: list[StageMove], release: Release) -> Iterator[_Told]
             yield move.at, 1, Entry(move.at, move.principal, release.id, sentence)
 
 
-def _move_entries(moves: list[RolloutMove], rollout: RolloutRecord, releases: dict[str, Release]) -> Iterator[_Told]:
+def _move_entries(moves: list[RolloutMove], rollout: RolloutRecord, releases: dict[str, Release]) -> Iterator[_Dated]:
     candidate, control = _name(releases[rollout.candidate]), _name(releases[rollout.control])
     held = False
     for move in moves:

@@ -63,12 +63,12 @@ def paired(pair: ShadowPair, positive: bool | None) -> PairedOutcome:
 
 def weights(plan: Rollout) -> dict[str, float]:
     """The weights of the metrics that a plan asks for; they sum to 1."""
-    asked = {
+    requests = {
         name: weight
         for name, weight in WEIGHTS.items()
         if (compares_quality(plan) if name == "quality" else bool(plan.canary))
     }
-    return {name: weight / sum(asked.values()) for name, weight in asked.items()}
+    return {name: weight / sum(requests.values()) for name, weight in requests.items()}
 
 
 def compares_quality(plan: Rollout) -> bool:

@@ -128,11 +128,11 @@ def _lacking(
             lacking.append(f"the step lasts {remaining.total_seconds():,.0f} s more of {plan.step_time}")
     metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     # Without users in an arm that is said once, not again for each metric.
-    told = (
+    text = (
         {metric.name for metric in metrics if metric.note} if seen is not None and not seen.comparable else set[str]()
     )
     lacking += [
-        f"{_TITLES[metric.name]}: {metric.note}" for metric in metrics if metric.note and metric.name not in told
+        f"{_TITLES[metric.name]}: {metric.note}" for metric in metrics if metric.note and metric.name not in text
     ]
     open_questions: dict[str, list[str]] = {}
     for metric in metrics:
@@ -175,10 +175,10 @@ def _sentence(
         )
         return f"Held {at}: {'; '.join(lacking)}{evidence}."
     least = min(metrics, key=lambda metric: metric.safe)
-    told = "; ".join(_figures(metric) for metric in metrics)
+    text = "; ".join(_figures(metric) for metric in metrics)
     quality_said = "" if compares_quality(rollout.plan) else " Quality was not compared: the plan asks for no pairs."
     return (
-        f"Promoted from {place} to {_next(rollout)}: {told}; anything worse than allowed is excluded "
+        f"Promoted from {place} to {_next(rollout)}: {text}; anything worse than allowed is excluded "
         f"(least for {_TITLES[least.name]}, e-value {_shown(least.safe)} of the {safe_bound:.0f} needed).{quality_said}"
     )
 

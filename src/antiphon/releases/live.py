@@ -116,8 +116,8 @@ class LiveReleases:
     def _read(self, scope: Scope, application: str) -> _LeasedState:
         if self._rollouts is None:
             return _LeasedState(self._releases.live(scope, application), None, None)
-        standing = self._rollouts.routing_state(scope, application)
+        state = self._rollouts.routing_state(scope, application)
         # A bundle is decoded once: a renewal reads ids, and the releases behind them never change.
-        live = None if standing.live is None else self.get(scope, standing.live)
-        candidate = None if standing.rollout is None else self.get(scope, standing.rollout.candidate)
-        return _LeasedState(live, standing.rollout, candidate)
+        live = None if state.live is None else self.get(scope, state.live)
+        candidate = None if state.rollout is None else self.get(scope, state.rollout.candidate)
+        return _LeasedState(live, state.rollout, candidate)

@@ -22,21 +22,21 @@ from antiphon.services.project.store import Store
 
 def file_contents(store: Store) -> Lake:
     """Opens the store of file contents: the project's folder, or the object store in the settings. Close it."""
-    wanted, codec = store.settings.batch, store.database.codec
-    if wanted.files is None:
+    limits, codec = store.settings.batch, store.database.codec
+    if limits.files is None:
         return LocalLake(store.paths.files, codec)
     return S3Lake(
-        S3Place.of(wanted.files),
+        S3Place.of(limits.files),
         scratch=store.paths.files / ".scratch",
-        access_key=secret(wanted.files_access_key_variable, "files_access_key_variable", "batch"),
-        secret_key=secret(wanted.files_secret_key_variable, "files_secret_key_variable", "batch"),
+        access_key=secret(limits.files_access_key_variable, "files_access_key_variable", "batch"),
+        secret_key=secret(limits.files_secret_key_variable, "files_secret_key_variable", "batch"),
         codec=codec,
     )
 
 
 def file_store(store: Store, contents: Lake) -> FileStore:
     """The project's files."""
-    wanted = store.settings.batch
+    limits = store.settings.batch
     return FileStore(
         Files(store.database),
         Batches(store.database),
@@ -44,7 +44,7 @@ def file_store(store: Store, contents: Lake) -> FileStore:
         store.database,
         store.audit,
         store.database.clock,
-        FileLimits(wanted.max_file_bytes, wanted.quota_bytes, parse_duration(wanted.files_kept)),
+        FileLimits(limits.max_file_bytes, limits.quota_bytes, parse_duration(limits.files_kept)),
     )
 
 

@@ -172,8 +172,8 @@ class Records:
             moment = _seconds(_moment(job, row))
             named = (*entity.items(), moment)
             if named not in known:
-                asked = {**context, "keys": entity, "as_of": moment}
-                known[named] = self._readable(who, record, about.resource, asked, own=own)
+                values = {**context, "keys": entity, "as_of": moment}
+                known[named] = self._readable(who, record, about.resource, values, own=own)
             if known[named].allowed:
                 found.append(_shown(row, shown))
         if not found and not all(said.allowed for said in known.values()):
@@ -196,10 +196,10 @@ class Records:
                 known[one.release] = self._disclosures.of_application(scope, application, one.release)
             about = known[one.release]
             context = self._context(scope, purpose=about.purpose, keys=one.entity)
-            asked = {**context, "as_of": _seconds(one.as_of or one.at or one.available_at)}
+            values = {**context, "as_of": _seconds(one.as_of or one.at or one.available_at)}
             if by_originator and one.prediction is not None:
-                asked["originator"] = self._originator(scope, one.prediction)
-            if self._readable(who, about.resource, about.resource, asked).allowed:
+                values["originator"] = self._originator(scope, one.prediction)
+            if self._readable(who, about.resource, about.resource, values).allowed:
                 found.append(one)
         return found
 

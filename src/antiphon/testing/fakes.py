@@ -155,10 +155,10 @@ class FakeAnswerer:
             raise self.failure
 
     def _tokens(self, request: AnswerRequest) -> tuple[TokenOut, ...]:
-        wanted = request.overrides.logprobs
-        if wanted is None:
+        count = request.overrides.logprobs
+        if count is None:
             return ()
-        other = tuple(Alternative(f"alt{rank}", 900 + rank, -2.0 - rank) for rank in range(wanted))
+        other = tuple(Alternative(f"alt{rank}", 900 + rank, -2.0 - rank) for rank in range(count))
         return tuple(TokenOut(number, word, -0.25, False, other) for number, word in enumerate(self.words))
 
     def _finish(self, request: AnswerRequest) -> Answer:

@@ -164,8 +164,8 @@ class CatalogRouting:
         return self._releases.applications(scope)
 
     def previous(self, scope: Scope, application: str) -> Release | None:
-        standing = activation_stack(self._releases.history(scope, application))
-        return self._releases.get(scope, standing[-2]) if len(standing) > 1 else None
+        stack = activation_stack(self._releases.history(scope, application))
+        return self._releases.get(scope, stack[-2]) if len(stack) > 1 else None
 
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
         live = self._releases.live(scope, application)

@@ -26,7 +26,7 @@ from antiphon.training.child import environment, processor
 from antiphon.training.files import replace_file
 from antiphon.training.recipe import Arithmetic, libraries, torch_dtype
 
-Wanted = Literal["auto", "bf16", "fp32"]
+DtypeSetting = Literal["auto", "bf16", "fp32"]
 
 ADVANTAGE = 1.1
 """bfloat16 must be so many times as fast as float32 to be chosen: rounding less is worth a tenth."""
@@ -53,7 +53,7 @@ class Speed(msgspec.Struct, frozen=True):
     mean_milliseconds: float = 0.0
 
 
-def choose(speeds: tuple[Speed, ...], dtype: Wanted = "auto") -> Arithmetic:
+def choose(speeds: tuple[Speed, ...], dtype: DtypeSetting = "auto") -> Arithmetic:
     """The quickest arithmetic among those of this dtype; float32 unless bfloat16 is faster by ``ADVANTAGE``."""
     candidates = [speed for speed in speeds if dtype in ("auto", speed.arithmetic.dtype)]
     best = min(
@@ -62,7 +62,7 @@ def choose(speeds: tuple[Speed, ...], dtype: Wanted = "auto") -> Arithmetic:
     return best.arithmetic
 
 
-def of_this_machine(dtype: Wanted, threads: int, cache: Path) -> Arithmetic:
+def of_this_machine(dtype: DtypeSetting, threads: int, cache: Path) -> Arithmetic:
     """The arithmetic to train with here; measured in a process of its own unless the cache knows the machine.
 
     Args:

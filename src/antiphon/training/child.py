@@ -151,21 +151,21 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
     The message of an error that is not Antiphon's own may quote an example: it is told by type, here as in logs.
     """
     code = FAILED
-    told: AntiphonError
+    reported: AntiphonError
     if isinstance(error, OSError) and error.errno in FULL:
-        code, told = DISK_FULL, disk_full(folder)
+        code, reported = DISK_FULL, disk_full(folder)
     elif is_out_of_memory(error):
-        code, told = OUT_OF_MEMORY, out_of_memory(folder)
+        code, reported = OUT_OF_MEMORY, out_of_memory(folder)
     elif isinstance(error, AntiphonError):
-        told = error
+        reported = error
     else:
-        told = AntiphonError(
+        reported = AntiphonError(
             f"The training failed: {described(error)}",
             where=str(folder),
             next_step="Its log is beside it; ordered again, it goes on from the last checkpoint.",
         )
     with suppress(OSError):
-        replace_file(folder / ERROR, seal.seal(ERROR, msgspec.json.encode(failure(told))))
+        replace_file(folder / ERROR, seal.seal(ERROR, msgspec.json.encode(failure(reported))))
     return code
 
 
@@ -219,12 +219,12 @@ def processor() -> str:
 
 def install_stop() -> Any:
     """Let SIGTERM ask for a stop at the end of the step; returns what says whether it was asked."""
-    asked = False
+    stop_requested = False
 
     def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal stop_requested
+        stop_requested = True
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return lambda: asked
+    return lambda: stop_requested

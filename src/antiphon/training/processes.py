@@ -230,7 +230,7 @@ class TrainingProcesses:
         one = self._children[key] = _Child(order, process)
         share = _Share(self._share_options, process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
-        asked_at: float | None = None
+        stop_requested_at: float | None = None
         try:
             if self._paused:
                 one.pause()
@@ -244,10 +244,10 @@ class TrainingProcesses:
                     _log.warning("Training %s: %s.", order.name, notice)
                     latest = one.latest or TrainingProgress("loading", 0, order.recipe.steps)
                     on_progress(msgspec.structs.replace(latest, notice=notice))
-                if asked_at is None and stopping():
-                    asked_at = self._clock.monotonic()
+                if stop_requested_at is None and stopping():
+                    stop_requested_at = self._clock.monotonic()
                     one.ask_to_stop()
-                if asked_at is not None and self._clock.monotonic() - asked_at > self._stop_seconds:
+                if stop_requested_at is not None and self._clock.monotonic() - stop_requested_at > self._stop_seconds:
                     one.signal(signal.SIGKILL)
         finally:
             if not ended.done():
@@ -346,11 +346,11 @@ class _ProgressFollower:
             return []
         whole = content[: content.rfind(b"\n") + 1]
         self._position += len(whole)
-        told = []
+        progress = []
         for line in whole.splitlines():
             with suppress(msgspec.DecodeError):
-                told.append(self._decoder.decode(line))
-        return told
+                progress.append(self._decoder.decode(line))
+        return progress
 
 
 def _failure(folder: Path, code: int, seal: FolderSeal) -> AntiphonError:

@@ -7,8 +7,8 @@ import pytest
 
 from antiphon.core.errors import SetupError
 from antiphon.training.arithmetic import (
+    DtypeSetting,
     Speed,
-    Wanted,
     choose,
     machine,
     of_this_machine,
@@ -34,7 +34,7 @@ GPU_BF16, GPU_FP32 = Arithmetic("bf16", "cuda"), Arithmetic("fp32", "cuda")
     ],
 )
 def test_the_quickest_is_chosen_among_what_is_wanted(
-    milliseconds: dict[Arithmetic, float], wanted: Wanted, chosen: Arithmetic
+    milliseconds: dict[Arithmetic, float], wanted: DtypeSetting, chosen: Arithmetic
 ) -> None:
     assert choose(tuple(Speed(one, taken) for one, taken in milliseconds.items()), wanted) == chosen
 

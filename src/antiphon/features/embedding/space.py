@@ -168,13 +168,13 @@ class VectorSpace:
         require_same(self.facts.model, model, "neighbours")
         import numpy
 
-        wanted = top + (without is not None)
-        places = numpy.asarray(self._candidates(vector, min(wanted + _SPARE, len(self._vectors))), dtype=numpy.int64)
+        count = top + (without is not None)
+        places = numpy.asarray(self._candidates(vector, min(count + _SPARE, len(self._vectors))), dtype=numpy.int64)
         exact = self._vectors[places].astype(numpy.float64) @ vector.astype(numpy.float64)
         scored = sorted(
             (-similarity, row)
             for place, similarity in zip(places.tolist(), exact.tolist(), strict=True)
-            for row in self._rows[place][:wanted]
+            for row in self._rows[place][:count]
             if row != without
         )
         return [Near(row, max(-1.0, min(1.0, -negative))) for negative, row in scored[:top]]

@@ -115,14 +115,14 @@ class FeastReader:
         }
         entity = specs[0].entity
         try:
-            asked = {key: [str(row[key]) for row in keys] for key in entity.keys}
+            columns = {key: [str(row[key]) for row in keys] for key in entity.keys}
         except KeyError as error:
             raise InvalidInputError(
                 f"The entity key {error.args[0]!r} is missing.",
                 where=f"entity.{error.args[0]}",
                 next_step=f"The view {specs[0].name!r} needs {', '.join(entity.keys)}.",
             ) from None
-        rows = self._server.read(list(names), asked)
+        rows = self._server.read(list(names), columns)
         for row, moment, values in zip(rows, moments, found, strict=True):
             for place, read in row.items():
                 spec, feature = names[place]

@@ -368,9 +368,9 @@ class _Translator:
 
     def _variable(self, name: str) -> str:
         """A name that nothing else in the file has."""
-        wanted, number = name + ("_" if keyword.iskeyword(name) else ""), 2
+        candidate, number = name + ("_" if keyword.iskeyword(name) else ""), 2
         taken = {*self.variables, "col", "last", "feature_view"}
-        while wanted in taken:
-            wanted, number = f"{name}_{number}", number + 1
-        self.variables.add(wanted)
-        return wanted
+        while candidate in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        self.variables.add(candidate)
+        return candidate

@@ -194,8 +194,8 @@ class OverlayKeys:
         """Tell whether every key is sealed by the current data key, and nothing can be unsealed."""
         if self._codec.accepts_plain:
             return False
-        wanted = self._codec.current_key(self._scope)
-        return all(_key_id(records, place) == wanted for place in records.places())
+        current = self._codec.current_key(self._scope)
+        return all(_key_id(records, place) == current for place in records.places())
 
     def begin(self, records: KeyRecords) -> None:
         """Make a new key, for everything written from now on."""

@@ -22,7 +22,7 @@ from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import Publisher
 from antiphon.features.selection import unknown_views
 
-LOOKED_BACK = 1_000
+MOST_BACK = 1_000
 """Number of publications searched for an earlier snapshot."""
 
 _ATTEMPTS = 50
@@ -115,7 +115,7 @@ class SnapshotRollback:
             CorruptionError: its files are gone.
         """
         _require_reason(reason)
-        history = self._catalog.publications.list(self._scope, LOOKED_BACK)
+        history = self._catalog.publications.list(self._scope, MOST_BACK)
         _require_seen(history, seen)
         moves = self._moves(view, to, history)
         return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
@@ -129,7 +129,7 @@ class SnapshotRollback:
             As :meth:`view`.
         """
         _require_reason(reason)
-        history = self._catalog.publications.list(self._scope, LOOKED_BACK)
+        history = self._catalog.publications.list(self._scope, MOST_BACK)
         then = self._catalog.publications.get(self._scope, to)
         current, declared = history[0], self._declared()
         moves = tuple(

@@ -198,11 +198,11 @@ class StreamConsumer:
                 if event is None:
                     rejected += 1
                     continue
-                happened = microseconds(item.event.event_time)
-                if watermark is not None and happened < watermark:
-                    late, lateness = late + 1, max(lateness, watermark - happened)
+                event_time = microseconds(item.event.event_time)
+                if watermark is not None and event_time < watermark:
+                    late, lateness = late + 1, max(lateness, watermark - event_time)
                 else:
-                    watermark = happened
+                    watermark = event_time
                 if event is not _FILTERED:
                     events.append(event)
             seen[follower.prefix] = StreamProgress(rejected, late, watermark, lateness)

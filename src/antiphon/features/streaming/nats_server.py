@@ -135,7 +135,7 @@ class NatsServer:
         from nats.js.errors import BadRequestError
 
         client = await self._connected()
-        wanted = StreamConfig(
+        config = StreamConfig(
             name=stream,
             description="Source events of Antiphon; written by it alone.",
             subjects=[subjects],
@@ -150,7 +150,7 @@ class NatsServer:
             metadata={_LOG: log},
         )
         try:
-            return _state_of(await client.jetstream(timeout=self._timeout).add_stream(wanted))
+            return _state_of(await client.jetstream(timeout=self._timeout).add_stream(config))
         except BadRequestError:
             found = await self._state(stream)
             if found is None:
@@ -184,8 +184,8 @@ class NatsServer:
             for start in range(0, len(refused), _PART):
                 part_of = refused[start : start + _PART]
                 for number, subject in enumerate(part_of):
-                    asked = msgspec.json.encode({"last_by_subj": subject})
-                    await client.publish(f"$JS.API.STREAM.MSG.GET.{stream}", asked, reply=f"{inbox}.{number}")
+                    request = msgspec.json.encode({"last_by_subj": subject})
+                    await client.publish(f"$JS.API.STREAM.MSG.GET.{stream}", request, reply=f"{inbox}.{number}")
                 for _ in part_of:
                     last = max(last, kept(await answers.next_msg(timeout=self._timeout), self.name))
             return last
@@ -195,8 +195,8 @@ class NatsServer:
     async def _read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
         known, found = self._readers.pop((stream, after), None), list[StoredMessage]()
         if known is not None:
-            reader, asked = known
-            if time.monotonic() - asked < _IDLE_SECONDS:
+            reader, request = known
+            if time.monotonic() - request < _IDLE_SECONDS:
                 with suppress(Exception):
                     found = await self._fetched(reader, number)
             # What was sent to a reader and lost on the way is not sent to it again.
@@ -227,7 +227,7 @@ class NatsServer:
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
         client = await self._connected()
-        wanted = ConsumerConfig(
+        config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=after + 1,
             ack_policy=AckPolicy.NONE,
@@ -235,7 +235,7 @@ class NatsServer:
             mem_storage=True,
             num_replicas=1,
         )
-        made = await client.jetstream(timeout=self._timeout).pull_subscribe(">", stream=stream, config=wanted)
+        made = await client.jetstream(timeout=self._timeout).pull_subscribe(">", stream=stream, config=config)
         state = await self._state(stream)
         if state is None or state.log != log:
             raise UnavailableError(
@@ -344,14 +344,14 @@ def _message(message: Any) -> StoredMessage:
 
 
 def _state_of(found: Any) -> StreamState:
-    wanted, state = found.config, found.state
-    metadata: Mapping[str, str] = wanted.metadata or {}
+    config, state = found.config, found.state
+    metadata: Mapping[str, str] = config.metadata or {}
     faults = {
-        "max_msgs_per_subject is not 1": wanted.max_msgs_per_subject != 1,
-        "discard is not `new`, per subject": wanted.discard != "new" or not wanted.discard_new_per_subject,
-        "max_age is set": bool(wanted.max_age),
-        "retention is not `limits`": wanted.retention != "limits",
-        "storage is not `file`": wanted.storage != "file",
+        "max_msgs_per_subject is not 1": config.max_msgs_per_subject != 1,
+        "discard is not `new`, per subject": config.discard != "new" or not config.discard_new_per_subject,
+        "max_age is set": bool(config.max_age),
+        "retention is not `limits`": config.retention != "limits",
+        "storage is not `file`": config.storage != "file",
     }
     missing = state.num_deleted if state.num_deleted is not None else len(state.deleted or ())
     return StreamState(

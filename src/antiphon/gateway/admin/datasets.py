@@ -42,8 +42,8 @@ class DatasetList(msgspec.Struct, frozen=True):
 
 
 def _list(call: OperationCall) -> DatasetList:
-    wanted: DatasetQuery = call.query
-    found = call.services.learning.datasets.list(call.scope, wanted.application, kind=wanted.kind, limit=wanted.limit)
+    query: DatasetQuery = call.query
+    found = call.services.learning.datasets.list(call.scope, query.application, kind=query.kind, limit=query.limit)
     return DatasetList(tuple(line(dataset) for dataset in found))
 
 

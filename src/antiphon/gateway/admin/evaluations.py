@@ -27,8 +27,8 @@ class EvaluationQuery(msgspec.Struct, frozen=True):
 
 
 def _list(call: OperationCall) -> release_shapes.EvaluationList:
-    wanted: EvaluationQuery = call.query
-    found = call.services.learning.evaluations.list(call.scope, wanted.application, wanted.release, wanted.limit)
+    query: EvaluationQuery = call.query
+    found = call.services.learning.evaluations.list(call.scope, query.application, query.release, query.limit)
     shown = evaluations_shown(call.services, call.scope, call.principal, found)
     return release_shapes.EvaluationList(tuple(map(release_shapes.evaluation_line, shown)))
 

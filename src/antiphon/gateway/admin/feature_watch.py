@@ -96,10 +96,10 @@ class ViewHoldResponse(msgspec.Struct, frozen=True):
 
 
 def _rollback(call: OperationCall) -> ViewRollback:
-    wanted: ViewRollbackRequest = call.body
+    body: ViewRollbackRequest = call.body
     return call.services.features.rollback.view(
-        call.scope, call.path["view"], wanted.to, reason=wanted.reason, principal=call.principal.id, hold=wanted.hold,
-        dry_run=wanted.dry_run, seen=wanted.seen,
+        call.scope, call.path["view"], body.to, reason=body.reason, principal=call.principal.id, hold=body.hold,
+        dry_run=body.dry_run, seen=body.seen,
     )  # fmt: skip
 
 
@@ -124,38 +124,38 @@ def _last(call: OperationCall) -> LastSkew:
 
 
 def _skew_history(call: OperationCall) -> SkewHistory:
-    view, wanted = call.path["view"], call.query
-    return SkewHistory(view, tuple(call.services.features.skew.history(call.scope, view, wanted.limit)))
+    view, query = call.path["view"], call.query
+    return SkewHistory(view, tuple(call.services.features.skew.history(call.scope, view, query.limit)))
 
 
 def _skew(call: OperationCall) -> SkewReport:
-    wanted: SkewRequest = call.body
+    body: SkewRequest = call.body
     view = call.path["view"]
     found = call.services.features.skew.measure(
         call.scope,
         [view],
-        as_of=wanted.as_of,
-        since=wanted.since,
-        sample=wanted.sample,
-        seconds=wanted.seconds,
-        seed=wanted.seed,
+        as_of=body.as_of,
+        since=body.since,
+        sample=body.sample,
+        seconds=body.seconds,
+        seed=body.seed,
         trigger=call.principal.id,
     )
     return differences_shown(call.services, call.scope, call.principal, found)
 
 
 def _lineage(call: OperationCall) -> Lineage:
-    wanted: EntityLineageQuery = call.body
-    call.services.access.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", wanted.entity)
+    body: EntityLineageQuery = call.body
+    call.services.access.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", body.entity)
     found = call.services.features.lineage.of_entity(
-        call.scope, f"{call.path['view']}.{wanted.feature}", wanted.entity, wanted.as_of, wanted.limit
+        call.scope, f"{call.path['view']}.{body.feature}", body.entity, body.as_of, body.limit
     )
     return found.placeless()
 
 
 def _of_prediction(call: OperationCall) -> LineageList:
-    prediction, wanted = call.path["prediction"], call.query
-    found = lineage_of_prediction(call.services, call.scope, call.principal, prediction, wanted.feature, wanted.limit)
+    prediction, query = call.path["prediction"], call.query
+    found = lineage_of_prediction(call.services, call.scope, call.principal, prediction, query.feature, query.limit)
     return LineageList(prediction, tuple(one.placeless() for one in found))
 
 

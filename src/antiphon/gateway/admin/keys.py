@@ -63,25 +63,25 @@ def _show(call: OperationCall) -> shapes.KeyLine:
 
 
 def _create(call: OperationCall) -> shapes.NewKey:
-    wanted: Create = call.body
-    limits = Limits(wanted.actions, wanted.resources)
+    body: Create = call.body
+    limits = Limits(body.actions, body.resources)
     check_grant(call.principal.limits, limits)
     key, record = call.services.access.identity.create(
         call.scope.tenant,
-        wanted.name,
-        wanted.role,
-        wanted.expires_at,
+        body.name,
+        body.role,
+        body.expires_at,
         by=call.principal,
         limits=limits,
-        allowance=wanted.allowance.allowance(),
+        allowance=body.allowance.allowance(),
     )
     return shapes.NewKey(key, shapes.read(record, shapes.KeyLine))
 
 
 def _allow(call: OperationCall) -> shapes.KeyLine:
-    wanted: Allow = call.body
+    body: Allow = call.body
     allowed = call.services.access.identity.allow(
-        call.scope.tenant, call.path["key"], wanted.allowance(), by=call.principal.id
+        call.scope.tenant, call.path["key"], body.allowance(), by=call.principal.id
     )
     return shapes.read(allowed, shapes.KeyLine)
 
@@ -94,11 +94,11 @@ def _use(call: OperationCall) -> shapes.KeyUse:
 
 
 def _rotate(call: OperationCall) -> shapes.RotatedKey:
-    wanted: RotationRequest = call.body
+    body: RotationRequest = call.body
     rotated = call.services.access.identity.rotate(
         call.scope.tenant,
         call.path["key"],
-        parse_duration(wanted.overlap),
+        parse_duration(body.overlap),
         by=call.principal,
         granting=call.principal.limits,
     )

@@ -64,24 +64,24 @@ def _card(call: OperationCall) -> HtmlPage:
 
 
 def _compare(call: OperationCall) -> ModelComparison:
-    wanted: ModelComparisonQuery = call.query
-    return call.services.learning.registry.compare(call.scope, wanted.a, wanted.b)
+    query: ModelComparisonQuery = call.query
+    return call.services.learning.registry.compare(call.scope, query.a, query.b)
 
 
 def _train(call: OperationCall) -> shapes.RunLine:
-    wanted: TrainingRequest = call.body
+    body: TrainingRequest = call.body
     # Policy may name one application; the operation as a whole was asked about before.
-    call.services.access.authorize(call.principal, "release", f"application/{wanted.application}")
+    call.services.access.authorize(call.principal, "release", f"application/{body.application}")
     order = TrainOrder(
-        application=wanted.application,
-        delta=wanted.delta,
-        cutoff=None if wanted.cutoff is None else utc(wanted.cutoff),
-        examples=wanted.examples,
-        rows=wanted.rows,
-        texts=wanted.texts,
-        rollout=wanted.rollout,
-        reason=wanted.reason,
-        key=wanted.key,
+        application=body.application,
+        delta=body.delta,
+        cutoff=None if body.cutoff is None else utc(body.cutoff),
+        examples=body.examples,
+        rows=body.rows,
+        texts=body.texts,
+        rollout=body.rollout,
+        reason=body.reason,
+        key=body.key,
     )
     run = call.services.learning.training.place(call.scope, call.principal.id, order, call.principal)
     return shapes.read(call.services.work.runs.get(call.scope, run), shapes.RunLine)

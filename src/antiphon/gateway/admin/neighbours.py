@@ -27,23 +27,23 @@ class NeighborsRequest(msgspec.Struct, frozen=True):
 
 
 def _neighbours(call: OperationCall) -> Neighbors:
-    asked: NeighborsRequest = call.body
+    body: NeighborsRequest = call.body
     view = call.path["view"]
     question = NeighborQuery(
-        feature=asked.feature,
-        text=asked.text,
-        entity=asked.entity,
-        vector=asked.vector,
-        model=asked.model,
-        top=asked.top,
-        number=asked.publication,
+        feature=body.feature,
+        text=body.text,
+        entity=body.entity,
+        vector=body.vector,
+        model=body.model,
+        top=body.top,
+        number=body.publication,
     )
     return call.services.features.neighbours.find(
         call.scope,
         call.principal,
         view,
         question,
-        purpose=asked.purpose,
+        purpose=body.purpose,
         # Which entities they are is for those who may publish the view; others get what stands for them.
         see_keys=may_publish(call.services, call.principal, view),
     )

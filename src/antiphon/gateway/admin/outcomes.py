@@ -54,9 +54,9 @@ class OutcomeList(msgspec.Struct, frozen=True):
 
 
 def _list(call: OperationCall) -> OutcomeList:
-    wanted: OutcomeQuery = call.query
+    query: OutcomeQuery = call.query
     found = call.services.learning.outcomes.list(
-        call.scope, call.path["application"], status=wanted.status, before=wanted.before, limit=wanted.limit
+        call.scope, call.path["application"], status=query.status, before=query.before, limit=query.limit
     )
     readable = call.services.access.records.readable_outcomes(
         call.scope, call.principal, call.path["application"], found
@@ -65,10 +65,10 @@ def _list(call: OperationCall) -> OutcomeList:
 
 
 def _performance(call: OperationCall) -> Performance:
-    wanted: PerformanceQuery = call.query
+    query: PerformanceQuery = call.query
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
-    since = None if wanted.since is None else utc(wanted.since)
-    until = None if wanted.until is None else utc(wanted.until)
+    since = None if query.since is None else utc(query.since)
+    until = None if query.until is None else utc(query.until)
     return call.services.learning.monitor.performance(call.scope, call.path["application"], since=since, until=until)
 
 

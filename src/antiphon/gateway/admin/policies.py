@@ -129,9 +129,9 @@ def _get(call: OperationCall) -> PolicyText:
 
 
 def _propose(call: OperationCall) -> PolicyLine:
-    wanted: PolicyProposal = call.body
-    document = PolicyDocument(wanted.cedar, wanted.attributes, wanted.cases)
-    return line(call.services.access.policies.propose(call.scope, document, by=call.principal, reason=wanted.reason))
+    body: PolicyProposal = call.body
+    document = PolicyDocument(body.cedar, body.attributes, body.cases)
+    return line(call.services.access.policies.propose(call.scope, document, by=call.principal, reason=body.reason))
 
 
 def _approve(call: OperationCall) -> PolicyLine:
@@ -155,13 +155,13 @@ def _diff(call: OperationCall) -> PolicyDifference:
 
 
 def _explain(call: OperationCall) -> PolicyExplanationResponse:
-    wanted: ExplanationRequest = call.body
-    context: dict[str, Any] = dict(wanted.context)
-    if wanted.keys:
-        context["keys"] = wanted.keys
+    body: ExplanationRequest = call.body
+    context: dict[str, Any] = dict(body.context)
+    if body.keys:
+        context["keys"] = body.keys
     # Nobody learns about another tenant's policies: whoever is meant is asked about in one's own.
-    who = msgspec.structs.replace(wanted.principal.principal(), tenant=call.scope.tenant)
-    found = call.services.access.policies.explain(call.scope, who, wanted.action, wanted.resource, context)
+    who = msgspec.structs.replace(body.principal.principal(), tenant=call.scope.tenant)
+    found = call.services.access.policies.explain(call.scope, who, body.action, body.resource, context)
     return PolicyExplanationResponse(
         allowed=found.decision.allowed,
         sentence=found.sentence,

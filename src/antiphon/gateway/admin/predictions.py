@@ -30,10 +30,10 @@ class PredictionQuery(msgspec.Struct, frozen=True):
 
 
 def _list(call: OperationCall) -> shapes.PredictionList:
-    wanted: PredictionQuery = call.query
+    query: PredictionQuery = call.query
     receipts = call.services.predictions.receipts.list(
-        call.scope, wanted.application, wanted.path, wanted.before, wanted.limit,
-        roles=None if wanted.all_roles else SEEN_ROLES + STAND_IN_ROLES,
+        call.scope, query.application, query.path, query.before, query.limit,
+        roles=None if query.all_roles else SEEN_ROLES + STAND_IN_ROLES,
     )  # fmt: skip
     return shapes.PredictionList(
         tuple(shapes.prediction_line(receipt, call.services.settings.prices) for receipt in receipts)

@@ -60,9 +60,9 @@ def _list(call: OperationCall) -> shapes.PublicationList:
 
 
 def _rollback(call: OperationCall) -> shapes.PublicationLine:
-    wanted: PublicationRollbackRequest = call.body
+    body: PublicationRollbackRequest = call.body
     made = call.services.features.publications.rollback(
-        call.scope, wanted.to, reason=wanted.reason, principal=call.principal.id
+        call.scope, body.to, reason=body.reason, principal=call.principal.id
     )
     return shapes.read(made, shapes.PublicationLine)
 
@@ -77,9 +77,9 @@ def view_statuses(services: GatewayServices, scope: Scope, who: Principal) -> tu
 
 
 def _refresh(call: OperationCall) -> shapes.RunLine:
-    wanted: Refresh = call.body
-    as_of = wanted.as_of.isoformat() if wanted.as_of else None
-    run = call.services.work.runs.refresh(call.scope, wanted.views, as_of, wanted.key, wanted.whole)
+    body: Refresh = call.body
+    as_of = body.as_of.isoformat() if body.as_of else None
+    run = call.services.work.runs.refresh(call.scope, body.views, as_of, body.key, body.whole)
     return shapes.read(run, shapes.RunLine)
 
 

@@ -48,26 +48,26 @@ def _list(call: OperationCall) -> shapes.ReleaseList:
 
 
 def _activate(call: OperationCall) -> shapes.ReleaseList:
-    wanted: ActivationRequest = call.body
+    body: ActivationRequest = call.body
     who = call.principal
     call.services.learning.transitions.activate(
-        call.scope, wanted.application, wanted.release, principal=who.id, reason=wanted.reason, by=who
+        call.scope, body.application, body.release, principal=who.id, reason=body.reason, by=who
     )
-    return listed(call.services, call.scope, wanted.application)
+    return listed(call.services, call.scope, body.application)
 
 
 def _rollback(call: OperationCall) -> shapes.ReleaseList:
-    wanted: ReleaseRollbackRequest = call.body
+    body: ReleaseRollbackRequest = call.body
     call.services.learning.transitions.rollback(
-        call.scope, wanted.application, principal=call.principal.id, reason=wanted.reason
+        call.scope, body.application, principal=call.principal.id, reason=body.reason
     )
-    return listed(call.services, call.scope, wanted.application)
+    return listed(call.services, call.scope, body.application)
 
 
 def _back(call: OperationCall) -> release_shapes.WentBack:
-    wanted: RolloutMoveRequest = call.body
+    body: RolloutMoveRequest = call.body
     done = call.services.learning.transitions.rollback(
-        call.scope, call.path["application"], principal=call.principal.id, reason=wanted.reason
+        call.scope, call.path["application"], principal=call.principal.id, reason=body.reason
     )
     undone = None if done.rollout is None else done.rollout.id
     return release_shapes.WentBack(done.application, done.release, done.left, undone)
@@ -79,8 +79,8 @@ def _changelog(call: OperationCall) -> release_shapes.ChangeList:
 
 
 def _live_at(call: OperationCall) -> release_shapes.LiveReleaseResponse:
-    wanted: LiveReleaseQuery = call.query
-    then = call.services.learning.changelog.at(call.scope, call.path["application"], utc(wanted.time))
+    query: LiveReleaseQuery = call.query
+    then = call.services.learning.changelog.at(call.scope, call.path["application"], utc(query.time))
     now = call.services.learning.releases.live(call.scope, call.path["application"])
     lines = [
         None if release is None else line(release, now is not None and release.id == now.id)

@@ -48,14 +48,14 @@ class RolloutMoveRequest(msgspec.Struct, frozen=True):
 
 
 def _list(call: OperationCall) -> release_shapes.RolloutList:
-    wanted: RolloutQuery = call.query
-    found = call.services.learning.rollouts.list(call.scope, wanted.application, wanted.limit)
+    query: RolloutQuery = call.query
+    found = call.services.learning.rollouts.list(call.scope, query.application, query.limit)
     return release_shapes.RolloutList(tuple(map(release_shapes.rollout_line, found)))
 
 
 def _get(call: OperationCall) -> release_shapes.RolloutDetail:
-    wanted: Depth = call.query
-    return detail(call.services, call.scope, call.path["rollout"], wanted.judgements, wanted.users)
+    query: Depth = call.query
+    return detail(call.services, call.scope, call.path["rollout"], query.judgements, query.users)
 
 
 def detail(
@@ -84,10 +84,10 @@ def declared(plan: Rollout, users: int) -> str:
 
 
 def _begin(call: OperationCall) -> release_shapes.RolloutLine:
-    wanted: RolloutRequest = call.body
-    reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
+    body: RolloutRequest = call.body
+    reason = body.reason or ("" if body.force else "asked for over the admin interface")
     begun = call.services.learning.transitions.begin(
-        call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force, by=call.principal
+        call.scope, body.release, principal=call.principal.id, reason=reason, force=body.force, by=call.principal
     )
     return release_shapes.rollout_line(begun)
 

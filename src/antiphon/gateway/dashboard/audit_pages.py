@@ -27,8 +27,8 @@ async def audit(pages: Pages, request: Request, who: Principal, scope: Scope) ->
     await run_in_threadpool(services.access.authorize, who, "audit", "audit/*")
     trail = services.access.trail
     given = {name: request.query_params.get(name, "").strip() for name in FIELDS}
-    wanted = filter_of(given)
-    records = await run_in_threadpool(trail.query, scope, wanted)
+    filters = filter_of(given)
+    records = await run_in_threadpool(trail.query, scope, filters)
     older = None
     if len(records) == PAGE and records[-1].sequence > 0:
         chosen = {**given, "before": str(records[-1].sequence)}

@@ -270,7 +270,7 @@ def _linear(value: float) -> float:
 
 def _powers() -> tuple[Mark, ...]:
     words = {0.01: "0.01", 1.0: "1", 100.0: "100", 1e4: "10 000", 1e6: "10⁶"}
-    return tuple(Mark(_height(value), told) for value, told in words.items())
+    return tuple(Mark(_height(value), label) for value, label in words.items())
 
 
 def _said(value: float) -> str:

@@ -45,8 +45,8 @@ async def measure(pages: Pages, request: Request, who: Principal, scope: Scope) 
         await run_in_threadpool(pages.services.access.authorize, who, "publish", f"view/{view or '*'}")
         measuring = pages.services.features.skew.measure
         sample = _sample(form.get("sample", ""))
-        asked = [view] if view else []
-        await run_in_threadpool(lambda: measuring(scope, asked, sample=sample, seconds=SECONDS, trigger=who.id))
+        selected = [view] if view else []
+        await run_in_threadpool(lambda: measuring(scope, selected, sample=sample, seconds=SECONDS, trigger=who.id))
     except AntiphonError as error:
         return await _show(pages, who, scope, "", error)
     return RedirectResponse(f"/skew?view={quote(view)}" if view else "/skew", 303, headers=SAFE)

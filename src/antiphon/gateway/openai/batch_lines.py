@@ -17,10 +17,10 @@ from antiphon.governance.identity.principal import Principal, originator
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.request import AnswerRequest
 
-Asked = AnswerRequest | EmbeddingRequest
+ModelRequest = AnswerRequest | EmbeddingRequest
 
 EMBEDDINGS = "/v1/embeddings"
-_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., Asked], Callable[..., msgspec.Struct]]] = {
+_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., ModelRequest], Callable[..., msgspec.Struct]]] = {
     "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, whole.chat_completion),
     "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, whole.completion),
     EMBEDDINGS: (embeddings.EmbeddingParameters, embeddings.embedding_request, embeddings.embedding_list),
@@ -69,7 +69,7 @@ class BatchLines:
         return problem.ProblemBody(problem.describe(error))
 
 
-def _as_batch(read: Any, question: Asked) -> Sequence[Asked]:
+def _as_batch(read: Any, question: ModelRequest) -> Sequence[ModelRequest]:
     if isinstance(question, EmbeddingRequest):
         return (msgspec.structs.replace(question, path="batch", priority="batch"),)
     return parameters.questions(read, msgspec.structs.replace(question, path="batch"))

@@ -123,24 +123,24 @@ def embedding_list(created: int, read: EmbeddingParameters, embedding: Embedding
 async def embeddings(request: Request) -> Response:
     """``POST /v1/embeddings``."""
     services: GatewayServices = request.app.state.services
-    asked = GenerationCall(services, request.app.state.measurements)
-    headers = {"x-request-id": asked.id}
-    request.state.request_id = asked.id
+    call = GenerationCall(services, request.app.state.measurements)
+    headers = {"x-request-id": call.id}
+    request.state.request_id = call.id
     try:
         principal = await incoming.principal(request, services)
-        asked.tenant = principal.tenant
+        call.tenant = principal.tenant
         read = parameters.read(
             await incoming.body(request, services.settings.gateway.max_body_bytes), EmbeddingParameters
         )
         user = incoming.originating_user(request, principal, read.user)
-        question = embedding_request(read, services.scope(principal), principal, asked.id, user)
+        question = embedding_request(read, services.scope(principal), principal, call.id, user)
         parent = incoming.traceparent(request)
     except Exception as error:
-        asked.ended(error)
+        call.ended(error)
         raise
-    asked.model = read.model
+    call.model = read.model
     reserving = limits.reserve_texts(services, principal, question.texts)
-    refusal = await let_in(asked, services, principal, headers, reserving)
+    refusal = await let_in(call, services, principal, headers, reserving)
     if refusal is not None:
         return refusal
 
@@ -149,14 +149,14 @@ async def embeddings(request: Request) -> Response:
 
     with telemetry.span("gateway.embed", traceparent=parent, kind=SpanKind.SERVER):
         traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)
-        embedding = await waited_for(asked, request, headers, made())
+        embedding = await waited_for(call, request, headers, made())
     if isinstance(embedding, Response):
         return embedding
-    asked.answered(embedding)
+    call.answered(embedding)
     headers |= {"x-antiphon-prediction": embedding.prediction, "x-antiphon-release": embedding.receipt.release}
-    body = msgspec.json.encode(embedding_list(asked.created, read, embedding))
-    asked.first_byte()
-    asked.ended(None)
+    body = msgspec.json.encode(embedding_list(call.created, read, embedding))
+    call.first_byte()
+    call.ended(None)
     return Response(body, media_type="application/json", headers=headers)
 
 

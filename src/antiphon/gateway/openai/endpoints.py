@@ -53,17 +53,17 @@ async def models(request: Request) -> Response:
     services: GatewayServices = request.app.state.services
     scope = services.scope(await incoming.principal(request, services))
     names = services.generation.models(scope)
-    wanted = request.path_params.get("model")
-    if wanted is None:
+    requested = request.path_params.get("model")
+    if requested is None:
         listed = shapes.ModelList(data=tuple(shapes.Model(id=name) for name in names))
         return _json(listed)
-    if wanted not in names:
+    if requested not in names:
         raise NotFoundError(
-            f"There is no application or model {wanted!r}.",
+            f"There is no application or model {requested!r}.",
             where="model",
-            next_step=nearest(wanted, names, "GET /v1/models lists them."),
+            next_step=nearest(requested, names, "GET /v1/models lists them."),
         )
-    return _json(shapes.Model(id=wanted))
+    return _json(shapes.Model(id=requested))
 
 
 async def _complete(

@@ -92,18 +92,18 @@ async def content(request: Request) -> Response:
     services, principal = await permitted(request, "read", f"file/{file}")
     found = await run_in_threadpool(services.work.files.get, services.scope(principal), file)
     await run_in_threadpool(services.access.records.require_file, services.scope(principal), principal, found)
-    wanted = _range(request.headers.get("range"), found.size)
-    first, end = wanted or (0, found.size)
+    span = _range(request.headers.get("range"), found.size)
+    first, end = span or (0, found.size)
     headers = {
         "accept-ranges": "bytes",
         "content-length": str(end - first),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(found.filename)}",
     }
-    if wanted is not None:
+    if span is not None:
         headers["content-range"] = f"bytes {first}-{end - 1}/{found.size}"
     stream = await run_in_threadpool(services.work.files.open, found)
     return StreamingResponse(
-        _pieces(stream, first, end), 206 if wanted else 200, headers, media_type="application/octet-stream"
+        _pieces(stream, first, end), 206 if span else 200, headers, media_type="application/octet-stream"
     )
 
 

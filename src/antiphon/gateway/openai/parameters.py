@@ -338,12 +338,12 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     callable_now = offered(parameters.tools, parameters.tool_choice, parameters.parallel_tool_calls)
     if not parameters.calls:
         return None
-    wanted = {
+    requested = {
         "logprobs": parameters.logprobs,
         "stop": parameters.stop,
         "response_format": parameters.response_format is not None and parameters.response_format.type != "text",
     }
-    for name, value in wanted.items():
+    for name, value in requested.items():
         if value:
             raise UnsupportedParameterError(
                 f"`{name}` does not go with `tools`: a turn that may call is written as JSON of its own.",

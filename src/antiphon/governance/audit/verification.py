@@ -98,8 +98,8 @@ def verify(
                 known.append(parse(head.checkpoint))
             except InvalidInputError:
                 found.add("the checkpoint kept with the head is none")
-        wanted = {one.size for one in known}
-        tree, roots, erased, said = _read(log.database, scope, connection, wanted, found)
+        sizes = {one.size for one in known}
+        tree, roots, erased, said = _read(log.database, scope, connection, sizes, found)
     if head is not None and head.tree != tree:
         if head.tree.size > tree.size:
             found.add(f"the head is at {head.tree.size} records, the log ends after {tree.size}", tree.size)

@@ -95,8 +95,8 @@ class AuditWriter:
             UnavailableError: they were not within ``seconds``.
         """
         with self._changed:
-            wanted = self._accepted if through is None else through
-            if not self._changed.wait_for(lambda: self._committed >= wanted, seconds):
+            target = self._accepted if through is None else through
+            if not self._changed.wait_for(lambda: self._committed >= target, seconds):
                 raise UnavailableError(
                     f"The audit log was not written within {seconds:.0f} s.",
                     where="audit",

@@ -215,13 +215,13 @@ def _unverified(
             return "The authority's file holds no certificate."
     if not trusted:
         return "The client trusts nobody."
-    asked = host or next((name for name in facts.names if ":" not in name), None)
-    if asked is None:
+    server = host or next((name for name in facts.names if ":" not in name), None)
+    if server is None:
         return "The certificate holds for no name."
     try:
-        subject: x509.DNSName | x509.IPAddress = x509.IPAddress(ipaddress.ip_address(asked))
+        subject: x509.DNSName | x509.IPAddress = x509.IPAddress(ipaddress.ip_address(server))
     except ValueError:
-        subject = x509.DNSName(asked.replace("*", "any"))
+        subject = x509.DNSName(server.replace("*", "any"))
     moment = min(max(now, facts.not_before), facts.not_after)
     try:
         verifier = PolicyBuilder().store(Store(trusted)).time(moment).build_server_verifier(subject)

@@ -189,15 +189,15 @@ class _Account:
         """Give the shares back, and take new ones for a request; returns the meter that refused and for how long."""
         with self._lock:
             returned, self._shares = self._shares, dict.fromkeys(self._shares, 0.0)
-        wanted = []
+        takes = []
         for meter in self.meters:
             need = 0.0 if tokens is None else _need(meter, tokens)
             share = 0.0 if tokens is None else max(need, meter.capacity / SHARES)
             if meter.name == REQUESTS:
                 share = max(need, float(int(share)))
-            wanted.append(Draw(meter, need, share, returned[meter.name], self._levels.get(meter.name)))
+            takes.append(Draw(meter, need, share, returned[meter.name], self._levels.get(meter.name)))
         try:
-            drawn = levels.draw(self._tenant, self._bucket, wanted)
+            drawn = levels.draw(self._tenant, self._bucket, takes)
         except BaseException:
             with self._lock:
                 for name, share in returned.items():
@@ -210,7 +210,7 @@ class _Account:
                 if tokens is not None and drawn.wait != inf:
                     self._refused = (tokens, drawn.at + ceil(drawn.wait * MICROSECONDS), drawn.refused)
                 return drawn.refused, drawn.wait
-            for each in wanted:
+            for each in takes:
                 self._shares[each.meter.name] += drawn.taken[each.meter.name] - each.need
         return None
 

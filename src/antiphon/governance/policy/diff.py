@@ -54,8 +54,8 @@ def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Poli
     tried = 0
     for case in cases.values():
         tried += 1
-        asked = (case.principal.principal(), case.action, case.resource.resource(), context_of(case))
-        said = old.decide(*asked), new.decide(*asked)
+        request = (case.principal.principal(), case.action, case.resource.resource(), context_of(case))
+        said = old.decide(*request), new.decide(*request)
         if _differs(*said):
             changed.append(PolicyDecisionChange(case.name, "case", *said))
     for one in recent:

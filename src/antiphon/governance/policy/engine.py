@@ -177,8 +177,8 @@ class Decider:
         """One evaluation of the engine, nothing remembered; ``policies`` a parsed set other than the own one."""
         try:
             entities = self._entities(principal, met, self._row(context))
-            asked = self._request(principal, action, met, context)
-            result = self._cedar.is_authorized(asked, policies or self._policies, entities, self._schema)
+            query = self._request(principal, action, met, context)
+            result = self._cedar.is_authorized(query, policies or self._policies, entities, self._schema)
         except Exception as error:
             # Whatever went wrong in the policy engine, nothing was permitted.
             return Decision(False, (), self.digest, (f"{type(error).__name__}: {error}",))

@@ -67,12 +67,12 @@ class RecentRequests:
         seen = (scope, principal, action, resource, context.get("purpose"), tuple(keys.items()) if keys else None)
         if seen in self._known or len(self._waiting) >= _MOST_WAITING:
             return
-        asked = PolicyRequest(principal, action, resource, {name: value for name, value in context.items() if value})
+        recent = PolicyRequest(principal, action, resource, {name: value for name, value in context.items() if value})
         with self._lock:
             if len(self._known) >= MOST_KEPT:
                 self._known.clear()
             self._known.add(seen)
-            self._waiting[(scope, content_hash(asked)[:32])] = asked
+            self._waiting[(scope, content_hash(recent)[:32])] = recent
             if self._timer is None and self._every is not None:
                 self._timer = threading.Timer(self._every, self._flush_later)
                 self._timer.daemon = True
@@ -104,12 +104,12 @@ class RecentRequests:
             return 0
         table, now = schema.policy_requests, microseconds(self._database.clock.now())
         with self._database.transaction() as connection:
-            for (scope, digest), asked in waiting.items():
+            for (scope, digest), recent in waiting.items():
                 row = upsert(table).values(
                     tenant=scope.tenant,
                     environment=scope.environment,
                     id=digest,
-                    payload=self._database.seal(scope, _SCHEMA, digest, msgspec.json.encode(asked)),
+                    payload=self._database.seal(scope, _SCHEMA, digest, msgspec.json.encode(recent)),
                     at=now,
                 )
                 connection.execute(row.on_conflict_do_update(set_={"at": now}))

@@ -121,10 +121,10 @@ class RowPolicy:
             for name, identifier in self.predicate.columns.items()
         }  # fmt: skip
         columns["place"] = pyarrow.array(range(len(rows)), pyarrow.int64())
-        asked = pyarrow.table(columns)
+        table = pyarrow.table(columns)
         with duckdb.connect(":memory:") as connection:
             connection.execute("SET threads = 1")
-            connection.register("asked", asked)
+            connection.register("asked", table)
             said = connection.execute(f"SELECT {self.predicate.sql} FROM asked ORDER BY place").fetchall()
         return [verdict if fit else None for (verdict,), fit in zip(said, usable, strict=True)]
 

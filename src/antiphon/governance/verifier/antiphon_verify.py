@@ -202,13 +202,13 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
     if trusted is not None and not shown & set(trusted.split()):
         raise VerificationError(f"the file was made with another key: {head['key']}")
     checkpoint = read_checkpoint(head["checkpoint"], keys[-1:])
-    told = [f"log {keys[-1][0]}, checkpoint of {checkpoint['size']} records"]
+    report = [f"log {keys[-1][0]}, checkpoint of {checkpoint['size']} records"]
     if len(keys) > 1:
-        told.append(f"{len(keys) - 1} earlier keys handed over to this one")
+        report.append(f"{len(keys) - 1} earlier keys handed over to this one")
     if head["format"] == PROOF:
         said = check_record(head["record"], checkpoint)
-        told.append(f"record {said['sequence']} is in it: {said['action']}, {said['outcome']}")
-        return told, checkpoint, None
+        report.append(f"record {said['sequence']} is in it: {said['action']}, {said['outcome']}")
+        return report, checkpoint, None
     proved: dict[int, bytes] = {}
     for _ in range(head["witnessed"]):
         line = following(lines, "the file ends before its checkpoints do")
@@ -223,11 +223,11 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
         check_record(record, checkpoint)
     if next(lines, None) is not None:
         raise VerificationError("something follows the last record")
-    told.append(
+    report.append(
         f"records {head['first']} to {end - 1} are in it, none is left out; "
         f"{head['witnessed']} witnessed checkpoints are its beginning"
     )
-    return told, checkpoint, proved
+    return report, checkpoint, proved
 
 
 def following(lines: Iterator[Any], otherwise: str) -> dict[str, Any]:
@@ -287,11 +287,11 @@ def main(arguments: list[str] | None = None) -> int:
                 trusted = stored.read()
         with open(options.file, encoding="utf-8") as file:
             found = documents(file.read())
-        told, checkpoint, proved = check(found, trusted)
+        lines, checkpoint, proved = check(found, trusted)
         if options.witness:
             with open(options.witness, encoding="utf-8") as file:
                 count = check_witness(file.read(), read_keys(found[0]), checkpoint, proved)
-            told.append(f"{count} checkpoints of the witness file agree")
+            lines.append(f"{count} checkpoints of the witness file agree")
     except VerificationError as problem:
         say(f"WRONG: {problem}")
         return 1
@@ -301,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
         say(f"WRONG: the file does not have its form ({type(problem).__name__}: {problem})")
         return 1
-    for line in told:
+    for line in lines:
         say(line)
     say("everything holds" + ("" if trusted else "; give --key to prove who made it"))
     return 0

@@ -74,8 +74,8 @@ def read_history(
 def _check_kinds(inputs: Mapping[str, InputType], found: Mapping[str, Kind], source: str) -> None:
     for name, declared in inputs.items():
         # An instant is read as its microseconds, so that its column is a number like any other here.
-        wanted = "number" if declared == "instant" else declared
-        if found[name] not in (wanted, "null"):
+        expected = "number" if declared == "instant" else declared
+        if found[name] not in (expected, "null"):
             raise InvalidInputError(
                 f"The column {name!r} is a {found[name]}, but the input is declared a {declared}.",
                 where=f"source {source}",

@@ -72,9 +72,9 @@ def plan(
                 where="entities",
                 next_step="Give the key another name.",
             )
-    wanted = examples if examples is not None else _examples(application, kind)
-    if wanted < 1:
-        raise InvalidInputError(f"A dataset has at least 1 example, not {wanted}.", where="examples")
+    count = examples if examples is not None else _examples(application, kind)
+    if count < 1:
+        raise InvalidInputError(f"A dataset has at least 1 example, not {count}.", where="examples")
     return DatasetSpec(
         application=application.name,
         kind=kind,
@@ -85,7 +85,7 @@ def plan(
         last=latest,
         maturity_seconds=parse_duration(declared.maturity).total_seconds(),
         origins=chosen,
-        examples=wanted,
+        examples=count,
         seed=seed if seed is not None else (tune.seed if tune is not None else 0),
         views=dict(sorted(application.features.items())),
         entity_keys=application.entity_keys,

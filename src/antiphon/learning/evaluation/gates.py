@@ -46,13 +46,13 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
     """Every gate with a sentence. ``passed`` is ``None`` when it is off or has nothing to judge."""
     base, gap = evaluation.base_rate_brier, evaluation.difference.get("brier")
     unanswered = sum(count for code, count in evaluation.failed.items() if code != "feature_unavailable")
-    asked = evaluation.rows + unanswered
+    requests = evaluation.rows + unanswered
     worst = _worst_slice(evaluation)
     texts = evaluation.whole_rows > 0 and evaluation.false_share is None
     return (
         _least("rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
         _least(
-            "answered", evaluation.rows / asked if asked else None, gates.valid_share,
+            "answered", evaluation.rows / requests if requests else None, gates.valid_share,
             "{0:.2%} of the rows that had features were answered, at least {1:.2%} must be",
         ),
         _above(

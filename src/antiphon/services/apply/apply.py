@@ -190,9 +190,9 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             cancel_open(store, connection)
             done = put_in_force(store, project, tuple(activations), principal, why, connection)
     # Of those that are in use now; a run says it when it has ended.
-    told = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
+    all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     planned = msgspec.structs.replace(planned, materializes=foreseen(store, first, before, current))
-    return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), told, run)
+    return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run)
 
 
 def _with_live_model(
@@ -215,10 +215,10 @@ def _with_live_model(
             f"{application.name}: its {' and '.join(differing)} changed, so {live.bundle.model.name} does not fit any "
             f"more and the new release serves {base.name}. Train again: `antiphon train {application.name}`."
         ]  # fmt: skip
-    told = tune.prompt or application.prompt
-    kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=told)
+    trained_prompt = tune.prompt or application.prompt
+    kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=trained_prompt)
     notes = []
-    if before.prompt != told:
+    if before.prompt != trained_prompt:
         notes = [
             f"{application.name}: its prompt changed, and {live.bundle.model.name} was trained on another one. Its "
             f"gates show what that costs; `antiphon train {application.name}` trains on the new one."

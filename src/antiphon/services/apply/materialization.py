@@ -41,15 +41,15 @@ def unpublished(
     """
     published = {} if current is None else current.snapshots
     kept = {view.key for view in views.values() if view.source.kind != "feast" and view.key not in published}
-    wanted = {
+    required = {
         view.key for view in views.values() if view.name in before and before[view.name].key in published
     }  # looked up by name
     for live, features in replaced:
         if all(
             answered(view, version, published, before) for view, version in live.bundle.application.features.items()
         ):
-            wanted |= {f"{view}@{version}" for view, version in features.items()}
-    return tuple(sorted(wanted & kept))
+            required |= {f"{view}@{version}" for view, version in features.items()}
+    return tuple(sorted(required & kept))
 
 
 def answered(view: str, version: str, published: Mapping[str, str], declared: Mapping[str, FeatureViewSpec]) -> bool:

@@ -61,10 +61,15 @@ def export_view(
                 next_step="Ask for it with --clear; policy decides and the audit log tells.",
             )
         what, rows = published(store, platform, view, principal, snapshot=snapshot, purpose=purpose)
-        told = {**what.properties, "format": format, "path": str(target), "clear": str(platform.lake.sealed).lower()}
+        properties = {
+            **what.properties,
+            "format": format,
+            "path": str(target),
+            "clear": str(platform.lake.sealed).lower(),
+        }
         # Told before the first byte leaves: an export that fails was still allowed.
         store.audit.append(
-            store.scope, principal.id, "features.export", f"view/{view}", {**told, "policy": store.decider.digest}
+            store.scope, principal.id, "features.export", f"view/{view}", {**properties, "policy": store.decider.digest}
         )
         written = (write_delta if format == "delta" else write_parquet)(target, rows, what)
         return FeatureExport(what, written)

@@ -42,8 +42,8 @@ class FeatureLineage:
             NotFoundError: no such prediction here, or it used no such feature.
         """
         receipt = self._store.receipts.get(scope, prediction)
-        wanted = [one for one in receipt.features if feature in (None, one.name)]
-        if feature is not None and not wanted:
+        selected = [one for one in receipt.features if feature in (None, one.name)]
+        if feature is not None and not selected:
             raise NotFoundError(
                 f"The prediction used no feature {feature!r}.",
                 where=prediction,
@@ -52,7 +52,7 @@ class FeatureLineage:
         keys = self._keys(receipt)
         on_demand = on_demand_of(self._store, receipt)
         inputs = inputs_of(self._store, receipt, on_demand)
-        return tuple(self._of_receipt(receipt, one, keys, inputs, on_demand, limit) for one in wanted)
+        return tuple(self._of_receipt(receipt, one, keys, inputs, on_demand, limit) for one in selected)
 
     def of_entity(
         self, scope: Scope, feature: str, keys: Mapping[str, str], as_of: datetime | None = None, limit: int = ROWS

@@ -117,7 +117,7 @@ class FeaturePlatform:
     @cached_property
     def pruner(self) -> Pruner:
         store, scope = self._store, self._store.scope
-        wanted, gateway = store.settings.features, store.settings.gateway
+        section, gateway = store.settings.features, store.settings.gateway
         # An answer that read the features before a publication was replaced is written as much later at most.
         longest = max(parse_duration(gateway.request_timeout), parse_duration(gateway.flex_timeout))
         return Pruner(
@@ -126,8 +126,8 @@ class FeaturePlatform:
             releases=self._read_by,
             receipts=partial(store.receipts.between, scope),
             datasets=partial(Datasets(store.database).files, scope),
-            kept=parse_duration(wanted.snapshots_kept) + longest,
-            quarantine_kept=parse_duration(wanted.quarantine_kept),
+            kept=parse_duration(section.snapshots_kept) + longest,
+            quarantine_kept=parse_duration(section.quarantine_kept),
         )
 
     def prune(self, principal: str = "worker", *, dry: bool = False) -> PruneResult:
@@ -381,8 +381,8 @@ class FeaturePlatform:
                 views -= set(found.arguments["views"])
             key = f"{slot.key}:{found.id}"
         made = self._made_since(slot.begins) if views and key != slot.key else set()
-        if wanted := sorted(views - made):
-            runs.submit(scope, WORKFLOW, {"views": wanted, "reason": "schedule", "principal": "worker"}, key=key)
+        if section := sorted(views - made):
+            runs.submit(scope, WORKFLOW, {"views": section, "reason": "schedule", "principal": "worker"}, key=key)
 
     def _made_since(self, moment: datetime) -> set[str]:
         """Views whose published snapshot is of this moment or a later one."""

@@ -144,11 +144,11 @@ class ProjectSkew:
 
     def order_due(self) -> str | None:
         """Start the comparison that is due, if one is; its run. Every worker comes to the same, so it is one run."""
-        store, wanted = self._store, self._store.settings.features.skew
-        if wanted == OFF:
+        store, section = self._store, self._store.settings.features.skew
+        if section == OFF:
             return None
         try:
-            every = parse_duration(wanted)
+            every = parse_duration(section)
         except InvalidInputError as error:
             raise InvalidInputError(
                 error.what, where="[features] skew", next_step=f"Write a duration such as 24h, or {OFF}."

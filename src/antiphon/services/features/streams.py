@@ -107,9 +107,9 @@ class ProjectStreams:
             [Event(event.event_id, event.event_time, event.available_at, event.payload) for event in events],
         )
         with self._lock:
-            looked = self._looked.get(stream)
-            if looked is not None:
-                looked.end = max(looked.end, end)
+            known = self._looked.get(stream)
+            if known is not None:
+                known.end = max(known.end, end)
         return end
 
     def _declared(self, scope: Scope) -> list[str]:
@@ -119,16 +119,16 @@ class ProjectStreams:
     def _admit(self, scope: Scope, stream: str) -> None:
         now = self._store.database.clock.monotonic()
         with self._lock:
-            looked = self._looked.get(stream)
-        if looked is None or now - looked.at >= LOOK_SECONDS:
-            looked = self._look(scope, stream, now, looked)
+            known = self._looked.get(stream)
+        if known is None or now - known.at >= LOOK_SECONDS:
+            known = self._look(scope, stream, now, known)
             with self._lock:
-                self._looked[stream] = looked
-        lag = looked.end - looked.consumed
+                self._looked[stream] = known
+        lag = known.end - known.consumed
         if lag < self._bound:
             return
         # Until half of the bound is free again, or a guess while nothing moves.
-        wait = (lag - self._bound / 2) / looked.pace if looked.pace > 0 else _UNKNOWN_RETRY
+        wait = (lag - self._bound / 2) / known.pace if known.pace > 0 else _UNKNOWN_RETRY
         raise OverloadedError(
             f"The consumer is {lag} events behind in stream {stream!r}, and at most {self._bound} are let wait.",
             where="stream",

@@ -114,8 +114,8 @@ def _check(
     progress.end(scope, name)
     counted = dict(reached.by_key)
     unopened = counted.pop(_UNOPENED, 0)
-    told = msgspec.structs.replace(reached, by_key=counted)
-    return CheckedStream(str(scope), stream, reached.through, before.through, before.at, unopened), told
+    position = msgspec.structs.replace(reached, by_key=counted)
+    return CheckedStream(str(scope), stream, reached.through, before.through, before.at, unopened), position
 
 
 _UNOPENED = "\0unopened"

@@ -48,8 +48,8 @@ def row_decisions(store: Store) -> RowDecisions:
             application.entity_keys,
             _context(store, application.purpose, scope.tenant, "batch"),
         )
-        asked_rows = [PolicyRow(entity, int((moment or now).timestamp())) for entity, moment in rows]
-        return policy.decide(asked_rows, recheck=False)
+        policy_rows = [PolicyRow(entity, int((moment or now).timestamp())) for entity, moment in rows]
+        return policy.decide(policy_rows, recheck=False)
 
     return decide
 
@@ -65,8 +65,8 @@ def withheld(store: Store) -> RowPolicyDecision:
         # Columns and purposes were decided when the training was ordered: here it is about rows.
         resource = Resource("application", application)
         policy = RowPolicy(decider, _training(scope), "train", resource, keys, _context(store, purpose, scope.tenant))
-        asked_rows = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
-        return decider.digest, [None if said.allowed else said.reason for said in policy.decide(asked_rows)]
+        policy_rows = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
+        return decider.digest, [None if said.allowed else said.reason for said in policy.decide(policy_rows)]
 
     return decide
 

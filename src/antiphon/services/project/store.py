@@ -159,10 +159,10 @@ class Store:
     @cached_property
     def nats(self) -> NatsServer | None:
         """The server of the event log; ``None`` when that is in the catalog."""
-        wanted = self.settings.features
-        if wanted.log is None:
+        section = self.settings.features
+        if section.log is None:
             return None
-        return NatsServer(wanted.log, log_access(wanted, self.paths.root))
+        return NatsServer(section.log, log_access(section, self.paths.root))
 
     @cached_property
     def events(self) -> EventLog | NatsEventLog:

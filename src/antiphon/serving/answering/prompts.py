@@ -125,8 +125,8 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
 def turns(application: ApplicationSpec, user: str) -> list[ChatTurn]:
     """The conversation an application's request becomes: system, examples, user."""
     conversation = [ChatTurn("system", application.prompt.system)] if application.prompt.system else []
-    for asked, answered in application.prompt.examples:
-        conversation += [ChatTurn("user", asked), ChatTurn("assistant", answered)]
+    for question, answered in application.prompt.examples:
+        conversation += [ChatTurn("user", question), ChatTurn("assistant", answered)]
     return [*conversation, ChatTurn("user", user)]
 
 

@@ -108,7 +108,9 @@ def derive(
         entities=lines,
         snapshots={view: one for view, one in snapshots.items() if view in returned | reads},
         models={
-            name: spec.models[name.partition(".")[2]] for spec, asked in derived.vectors.values() for name in asked
+            name: spec.models[name.partition(".")[2]]
+            for spec, requested in derived.vectors.values()
+            for name in requested
         },
     )
 

@@ -104,10 +104,10 @@ class Inspection:
         except InvalidInputError as error:
             kinds = self.quality.kinds if self.quality is not None else {}
             said = [
-                told
+                reason
                 for rule in self.rules.rules
                 if isinstance(rule, ColumnTypesRule)
-                for told in typed_reasons(rule, kinds)
+                for reason in typed_reasons(rule, kinds)
             ]
             if not said:
                 raise
@@ -176,14 +176,14 @@ class Inspection:
 
 def typed_reasons(rule: ColumnTypesRule, kinds: Mapping[str, str]) -> Iterator[str]:
     """Defects of a source's columns, a sentence each."""
-    for column, wanted in rule.columns.items():
+    for column, expected in rule.columns.items():
         found = kinds.get(column)
         if found is None:
             yield f"The column {column} is missing."
         elif found == "empty":
             yield f"The column {column} has no value in any row."
-        elif found != wanted:
-            yield f"The column {column} is {found}, not {wanted}."
+        elif found != expected:
+            yield f"The column {column} is {found}, not {expected}."
     if rule.closed and (others := sorted(kinds.keys() - rule.columns.keys())):
         yield f"There are columns that are not declared: {', '.join(others)}."
 

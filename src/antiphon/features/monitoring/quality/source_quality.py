@@ -213,8 +213,8 @@ def profile(
             predicates.append(predicate)
     out = _any([*outside, future])
     is_new = "true" if since is None else f"coalesce({known} > {since}, false)"
-    wanted = [bad, null, late, out, future, _any([bad, null, late, out]), is_new, *predicates]
-    sums = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in wanted)
+    conditions = [bad, null, late, out, future, _any([bad, null, late, out]), is_new, *predicates]
+    sums = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions)
     empties = "".join(f", count(this_row.{quoted(name)})" for name in read)
     row = _one(connection, f"SELECT count(*), max({event}), {sums}{empties} FROM {SOURCE} AS this_row")
     rows, latest, counts = row[0], row[1], row[2:]

@@ -85,12 +85,12 @@ class BatchSide:
         import pyarrow
 
         keys = [f"k{index}" for index in range(len(self._plan.keys))]
-        asked_for = dict.fromkeys(entities)
+        selected = dict.fromkeys(entities)
         self._connection.register(
             "asked_entities",
             pyarrow.table(
                 {
-                    key: pyarrow.array([one[index] for one in asked_for], pyarrow.string())
+                    key: pyarrow.array([one[index] for one in selected], pyarrow.string())
                     for index, key in enumerate(keys)
                 }
             ),
@@ -104,7 +104,7 @@ class BatchSide:
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE known_rows AS {rows}")
         same = " AND ".join(f"asked.{key} = known.{key}" for key in keys)
         picked = ", ".join(f"asked.{key}" for key in keys)
-        asked = (
+        query = (
             f"(SELECT {picked}, known.* EXCLUDE ({', '.join(keys)}) FROM asked_entities AS asked "
             f"LEFT JOIN known_rows AS known ON {same})"
         )
@@ -112,7 +112,7 @@ class BatchSide:
         found: dict[Entity, dict[str, BatchValue | str]] = {
             entity: dict(computed)
             for entity, computed in values_at(
-                self._connection, self._plan, as_of, fitted_at=fitted_at, rows=asked, together="known_rows"
+                self._connection, self._plan, as_of, fitted_at=fitted_at, rows=query, together="known_rows"
             )
         }
         try:

@@ -104,7 +104,7 @@ def _fill(
 ) -> None:
     import pyarrow
 
-    wanted = ""
+    condition = ""
     if entities is not None:
         columns = {
             f"w{index}": pyarrow.array([one[index] for one in entities], pyarrow.string())
@@ -113,10 +113,10 @@ def _fill(
         connection.register("kept_of", pyarrow.table(columns))
         same = " AND ".join(f"w{index} = k{index}" for index in range(len(plan.keys)))
         # Of all entities together the keys are null.
-        wanted = f" WHERE k0 IS NULL OR EXISTS (SELECT 1 FROM kept_of WHERE {same})"
+        condition = f" WHERE k0 IS NULL OR EXISTS (SELECT 1 FROM kept_of WHERE {same})"
     with lake.open(path) as stream:
         connection.register("kept_file", parquet_reader(stream))
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM kept_file{wanted}")
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM kept_file{condition}")
         connection.unregister("kept_file")
 
 

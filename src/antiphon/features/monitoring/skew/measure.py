@@ -240,9 +240,9 @@ class Skew:
     ) -> tuple[dict[tuple[str, str], list[_OnlineValues]], int]:
         """Group the values of predictions by view and snapshot. On-demand features are compared on the way."""
         groups: dict[tuple[str, str], list[_OnlineValues]] = {}
-        looked_at = 0
+        examined = 0
         for one in served:
-            looked_at += 1
+            examined += 1
             by_snapshot: dict[tuple[str, str], list[FeatureReceipt]] = {}
             compare_on_demand(one, on_demand, self._limits, counts)
             made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
@@ -257,7 +257,7 @@ class Skew:
                 by_snapshot.setdefault((f"{view}@{feature.definition_version}", feature.snapshot), []).append(feature)
             for (key, snapshot), features in by_snapshot.items():
                 groups.setdefault((key, snapshot), []).extend(self._readings(key, one, features))
-        return groups, looked_at
+        return groups, examined
 
     def _readings(
         self, key: str, one: PredictionFeatures, features: Sequence[FeatureReceipt]

@@ -187,8 +187,8 @@ class WindowReader:
         if inside is not None:
             weights = np.where(inside, weights, 0)
         seen = _running(self._timeline.in_order_seen(weights))
-        happened = seen if self._timeline.prompt else _running(weights)
-        return self._kept(seen[self._visible] - happened[self._before(window)])
+        event_times = seen if self._timeline.prompt else _running(weights)
+        return self._kept(seen[self._visible] - event_times[self._before(window)])
 
     def _before(self, window: int | None) -> Ints:
         """Places of the events that happened by ``t − w``; of all time that of the entity's first."""

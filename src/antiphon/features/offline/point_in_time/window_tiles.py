@@ -39,10 +39,10 @@ def tiled_columns(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: i
     for feature in features:
         windows.setdefault(feature.window, []).append(feature)
     columns: dict[str, list[BatchValue]] = {}
-    for window, asked in windows.items():
-        measures = sorted({feature.measure for feature in asked})
+    for window, requested in windows.items():
+        measures = sorted({feature.measure for feature in requested})
         found = _windowed(connection, plan, keys, window, measures, rows)
-        for feature in asked:
+        for feature in requested:
             finish = finish_of(feature, plan.measures[feature.measure])
             columns[feature.name] = [BatchValue(finish(tile), tile.latest) for tile in found[feature.measure]]
     return columns

@@ -92,8 +92,8 @@ def is_sealed(file: Path, snapshot: str) -> bool:
     """
     try:
         size = file.stat().st_size
-        wanted = (snapshot, FORMAT, size)
-        return any((seal.snapshot, seal.format, seal.bytes) == wanted for seal in read_seal(file).alternatives)
+        expected = (snapshot, FORMAT, size)
+        return any((seal.snapshot, seal.format, seal.bytes) == expected for seal in read_seal(file).alternatives)
     except (OSError, msgspec.DecodeError):
         return False
 

@@ -145,9 +145,9 @@ class RedisServer:
             if self._secure:
                 self._tls.context()
                 names = {"authority": "online_authority", "certificate": "online_client_certificate"}
-                told = problem_of(error, self.name, where="online store", **names)
-                if told is not None:
-                    raise told from error
+                problem = problem_of(error, self.name, where="online store", **names)
+                if problem is not None:
+                    raise problem from error
             self._away_until = time.monotonic() + _PAUSE_SECONDS
             raise self._away("does not answer") from error
         except redis.ResponseError as error:
