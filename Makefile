@@ -107,7 +107,7 @@ bench-features: environment  ## every goal of the feature platform beside Feast:
 bench-colocation: environment  ## batch beside online: every policy on the same arrivals, held against an oracle
 	@$(BIN)/python -m benchmarks.colocation --size $(SIZE) --plot benchmarks/results/colocation.svg --record
 
-bench-adaptation: environment  ## how soon the service level holds again after a start, more load, a busy neighbour; SIZE=ci|demo|full
+bench-adaptation: environment  ## how soon the service level holds again after a start, more load, a busy neighbor; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.colocation.adaptation --size $(SIZE) --record
 
 bench-answers-cache: environment  ## answers found in store while features change, with and without refreshing them
@@ -128,8 +128,8 @@ bench-read-paths: environment  ## every way to read a feature on 10⁶ generated
 bench-feature-publish: environment  ## rows a second from Parquet to a sealed file, the gates' share, memory
 	@$(BIN)/python -m benchmarks.features.publish --size demo
 
-bench-feature-neighbours: environment  ## texts embedded a second, and the nearest-neighbour index against an exact search
-	@$(BIN)/python -m benchmarks.features.neighbours --size demo
+bench-feature-neighbors: environment  ## texts embedded a second, and the nearest-neighbor index against an exact search
+	@$(BIN)/python -m benchmarks.features.neighbors --size demo
 
 bench-feature-skew: environment  ## comparing batch and online, by the source and by what snapshots keep of it
 	@$(BIN)/python -m benchmarks.features.skew --size demo

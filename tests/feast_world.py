@@ -1,4 +1,4 @@
-"""A real Feast in a folder: a repository with data, applied and materialised, and its feature server."""
+"""A real Feast in a folder: a repository with data, applied and materialized, and its feature server."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def write_data(root: Path, until: datetime) -> None:
 
 
 class FeastWorld:
-    """A repository that the environment's Feast applied and materialised; :meth:`serve` starts its server."""
+    """A repository that the environment's Feast applied and materialized; :meth:`serve` starts its server."""
 
     def __init__(
         self,

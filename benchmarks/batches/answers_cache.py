@@ -192,7 +192,7 @@ async def run(directory: Path, drawn: Drawn, policy: Policy, bound: int, seed: i
     }
 
 
-def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarized(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds, and twice the standard error of the hit rate."""
     rates = [one["hit_rate"] for one in runs]
     error = statistics.stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else 0.0
@@ -212,7 +212,7 @@ async def measured(size: str) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as directory:
                 runs[policy, bound].append(await run(Path(directory), drawn, policy, bound, seed))
     for (policy, bound), found in runs.items():
-        rows.append({"policy": policy, "bound": bound, **summarised(found)})
+        rows.append({"policy": policy, "bound": bound, **summarized(found)})
     return rows
 
 

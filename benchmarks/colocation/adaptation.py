@@ -1,4 +1,4 @@
-"""How soon the service level holds again: after a start from nothing, another model, more load, a busy neighbour.
+"""How soon the service level holds again: after a start from nothing, another model, more load, a busy neighbor.
 
     python -m benchmarks.colocation.adaptation --size ci|demo|full [--record]
 
@@ -75,7 +75,7 @@ SCENARIOS = (
     Scenario("from nothing, a model 2.5 times as slow", 0.0, lambda _: 2.5, steady),
     Scenario("load doubles", DISTURBED_AT, lambda _: 1.0, doubled),
     Scenario(
-        "a neighbour takes half of the machine", DISTURBED_AT, lambda now: 2.0 if now >= DISTURBED_AT else 1.0, steady
+        "a neighbor takes half of the machine", DISTURBED_AT, lambda now: 2.0 if now >= DISTURBED_AT else 1.0, steady
     ),
     Scenario("and goes again", DISTURBED_AT, lambda now: 1.0 if now >= DISTURBED_AT else 2.0, steady),
 )

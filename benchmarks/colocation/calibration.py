@@ -4,9 +4,9 @@ Two models come out of one set of measurements.
 
 - The *envelope*: the largest affine cost that lies at or below the quickest tenth of every grid point, alpha a decode
   call, beta a decoded token, gamma a prefilled token, delta a context token read. The oracle pays this. The quickest
-  tenth, because neighbours that were busy while it was measured may be quiet during a run.
+  tenth, because neighbors that were busy while it was measured may be quiet during a run.
 - The *mean model*: a table by number of sequences and by chunk with a slope in the context, how much slower and faster
-  the machine was from moment to moment (neighbours stay for seconds, so that draws alone would not show them), and the
+  the machine was from moment to moment (neighbors stay for seconds, so that draws alone would not show them), and the
   distribution of what is left. The simulator pays this, and what the engine's own code and callers take.
 
 Grid points are visited in random order, round after round, so that a machine that grows slower in between does not

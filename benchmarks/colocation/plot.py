@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.colocation.figures import Ceilings, Row
 from benchmarks.colocation.points import SLOWDOWNS, slowdown_name
 
-COLOURS = {"ours": "tab:blue", "static": "tab:orange", "priority": "tab:red", "searched": "tab:green"}
+COLORS = {"ours": "tab:blue", "static": "tab:orange", "priority": "tab:red", "searched": "tab:green"}
 
 
 def draw(path: Path, panels: Sequence[tuple[str, Ceilings, Sequence[Row]]]) -> None:
@@ -32,7 +32,7 @@ def draw(path: Path, panels: Sequence[tuple[str, Ceilings, Sequence[Row]]]) -> N
                     found.rate,
                     yerr=[[found.rate - low], [high - found.rate]],
                     marker="o",
-                    color=COLOURS.get(found.policy.split()[0].rstrip(","), "black"),
+                    color=COLORS.get(found.policy.split()[0].rstrip(","), "black"),
                 )
                 axis.annotate(found.policy, (mean, found.rate), textcoords="offset points", xytext=(6, 4), fontsize=8)
         axis.set_xscale("log")

@@ -21,7 +21,7 @@ class Contender:
 
     Attributes:
         declared: names the oracle for its level of service.
-        noise: other than 0 for a simulated machine with neighbours of its own.
+        noise: other than 0 for a simulated machine with neighbors of its own.
     """
 
     make: Callable[[], Policy]

@@ -135,7 +135,7 @@ def real_runs(
 ) -> tuple[dict[str, list[Outcome]], list[float]]:
     """Every contender over every window, interleaved; and batch alone, in tokens a second, of the last contender.
 
-    A machine whose neighbours come and go is another one after some minutes: windows are short, so that the runs which
+    A machine whose neighbors come and go is another one after some minutes: windows are short, so that the runs which
     are paired lie close together, and each begins with another contender.
 
     Args:

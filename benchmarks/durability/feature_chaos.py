@@ -4,7 +4,7 @@ Run ``python -m benchmarks.durability.feature_chaos --size full`` (200 kills wit
 online), or ``demo`` (40 and 20) or ``ci`` (6): a table, then one JSON line (kept in
 ``benchmarks/results/feature_chaos.jsonl``).
 
-A process appends events, consumes them, refreshes (materialise, gate, publish), collects garbage and rolls back on a
+A process appends events, consumes them, refreshes (materialize, gate, publish), collects garbage and rolls back on a
 real project: SQLite catalog, lake on disk, LMDB or Redis online. It is killed with SIGKILL at a moment drawn over the
 measured duration of an operation that is drawn as well (seed declared), so that kills fall into all of its phases;
 which phase is told by what it said last. Then everything is looked at from outside (``feature_chaos_evidence``), a new

@@ -4,7 +4,7 @@ The two take turns on the same machine; each round gives one ratio. The bare loo
 computes the same tokens: prompts in chunks of their own, then greedy decode steps over all sequences until the
 wave is done. Prompts share no prefix and are chosen so that none ends early; the texts are compared too.
 
-Wall time is what counts; on a machine with neighbours it is noisy, so processor time is told beside it (of the
+Wall time is what counts; on a machine with neighbors it is noisy, so processor time is told beside it (of the
 engine process, without the client's).
 
     python -m benchmarks.engine [--rounds 3] [--batch 8 16] [--quick]

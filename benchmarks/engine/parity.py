@@ -66,7 +66,7 @@ async def measure(folder: Path, number: int) -> dict[str, Any]:
             tell("replaying under load")
             async with busy(client, rows):
                 replays = await replay(client, online, batch)
-            return summarise(online, batch, replays, asked, time.monotonic() - began - asked)
+            return summarize(online, batch, replays, asked, time.monotonic() - began - asked)
 
 
 def write_project(folder: Path, port: int) -> Path:
@@ -198,7 +198,7 @@ async def at_once(most: int, acts: Iterable[Callable[[], Awaitable[T]]]) -> list
     return list(await asyncio.gather(*map(one, acts)))
 
 
-def summarise(
+def summarize(
     online: list[dict[str, Any]], batch: list[dict[str, Any]], replays: list[dict[str, Any]], asked: float, again: float
 ) -> dict[str, Any]:
     different = [

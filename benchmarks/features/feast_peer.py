@@ -21,12 +21,12 @@ Two ways to use it; only the standard library and Feast are imported, so that it
     ``quit``
 
 Torn batches. Two views of so many entities hold one number in every value: that of the round. Another process
-(``feast_peer.py rewrite FOLDER``) writes the next round's Parquet files and materialises both views, over and over;
+(``feast_peer.py rewrite FOLDER``) writes the next round's Parquet files and materializes both views, over and over;
 this one reads ``asked`` entities of both views in one call and looks at the values alone: a batch that holds more than
 one number is torn. → batches, torn, torn_between_views (each view whole, but of another round), share, rounds, errors.
 
 Tuned as Feast's guides say: the SDK and not its server; the registry read once and never on the request path
-(``cache_ttl_seconds: 0``); entity key serialisation 3; features named by a service; SQLite and Redis connections kept;
+(``cache_ttl_seconds: 0``); entity key serialization 3; features named by a service; SQLite and Redis connections kept;
 Redis writes without reading old timestamps (``skip_dedup``) and in batches; Parquet sources; the DuckDB engine beside
 the default one for the point-in-time join. Timings are warmed up; the garbage collector is left on, as in service.
 Memory is the highest resident size during the operation, reset before it where Linux allows.
@@ -59,7 +59,7 @@ os.environ.setdefault("FEAST_USAGE", "False")
 
 FEATURES = [f"f{number}" for number in range(10)]
 SIZES = {
-    # entities to materialise, lookups a measure, rows and points of the join, seconds of torn reads
+    # entities to materialize, lookups a measure, rows and points of the join, seconds of torn reads
     "ci": (5_000, 200, 50_000, 5_000, 4.0),
     "demo": (100_000, 1_000, 1_000_000, 100_000, 20.0),
     "full": (100_000, 5_000, 1_000_000, 100_000, 120.0),
@@ -127,7 +127,7 @@ class Repository:
         self.service = self.store.get_feature_service("all")
 
     def materialize(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Materialise views of a stretch of event times."""
+        """Materialize views of a stretch of event times."""
         start = datetime.fromisoformat(request["start"]) if "start" in request else NOW - timedelta(days=3650)
         end = datetime.fromisoformat(request["end"]) if "end" in request else NOW + timedelta(days=1)
         forget_peak()
@@ -175,7 +175,7 @@ class Repository:
 
 
 def torn(request: dict[str, Any]) -> dict[str, Any]:
-    """Read two views of many entities while another process materialises both again and again."""
+    """Read two views of many entities while another process materializes both again and again."""
     folder = Path(request["folder"])
     count, asked = request.get("entities", 200), request.get("asked", 50)
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def torn(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def rewrite(folder: Path, entities: int, tell: Callable[[str], None]) -> None:
-    """Write the next round and materialise both views, until stdin is closed; tells each round's number."""
+    """Write the next round and materialize both views, until stdin is closed; tells each round's number."""
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(folder))

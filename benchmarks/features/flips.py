@@ -11,7 +11,7 @@ generation that was published under its number. A flip is timed from the call to
 reading and under the readers; and from the commit until a reader serves it. A client of two gateways hands its last
 publication on as the minimum and must never see an older one; without the minimum it does.
 
-Beside it Feast re-materialises two views while its own client reads them, judged likewise (``feast_peer.py``).
+Beside it Feast re-materializes two views while its own client reads them, judged likewise (``feast_peer.py``).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ A frame of rows (entity, moment) is joined to a file of events, with 10 and with
 The bare join reads the same two Parquet files in the same number of threads, ``ASOF LEFT JOIN … ON entity AND moment ≥
 time`` (of ``late`` the time at which an event became available), and both end in an Arrow table. Every join runs in a
 fresh process that has imported its libraries before the clock starts; rounds are interleaved, and the ratio is that of
-neighbours. Memory is the greatest RssAnon of the process, sampled every 5 ms from outside. Before anything is timed,
+neighbors. Memory is the greatest RssAnon of the process, sampled every 5 ms from outside. Before anything is timed,
 values of both are compared: ``last`` with every row of the bare join, the others with a walk over the events of rows
 drawn by the seed. Sample and seed are declared: uniform draws, seed 20240101.
 """

@@ -1,4 +1,4 @@
-"""Materialise, judge, publish: rows a second from Parquet to a sealed file, the gates' share of it, and memory.
+"""Materialize, judge, publish: rows a second from Parquet to a sealed file, the gates' share of it, and memory.
 
     python -m benchmarks.features.publish [--size ci|demo|million|full] [--threads 1] [--store lmdb|redis …] [--keep]
 
@@ -153,7 +153,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
         Materialization(scope, spec, AS_OF), lake=lake, log=None, clock=clock,
         limits=ComputeLimits(threads=threads, memory=memory),
     )  # fmt: skip
-    materialised = time.perf_counter()
+    materialized = time.perf_counter()
     assert gate(spec, manifest).passed
     judged = time.perf_counter()
     assert publisher.publish([(manifest, spec)], reason="benchmark", principal="benchmark") is not None
@@ -164,8 +164,8 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
     return {
         "entities": manifest.rows_out,
         "seconds": ended - started,
-        "materialise": materialised - started - quality,
-        "gates": quality + judged - materialised,
+        "materialize": materialized - started - quality,
+        "gates": quality + judged - materialized,
         "seal": ended - judged,
         "cpu": cpu,
         "anonymous_mb": anonymous,
@@ -276,7 +276,7 @@ def main() -> None:
         return
     found = run(chosen.size, chosen.threads, tuple(chosen.store or ("lmdb", "redis")))
     print(
-        f"{'':<6}{'entities':>10} {'rows/s':>9} {'seconds':>8} {'CPU':>6} {'materialise':>11} {'gates':>6} "
+        f"{'':<6}{'entities':>10} {'rows/s':>9} {'seconds':>8} {'CPU':>6} {'materialize':>11} {'gates':>6} "
         f"{'seal':>6} {'share':>6} {'anon MB':>8} {'sealed MB':>9}"
     )
     named = [("lmdb", case) for case in found["cases"]]
@@ -284,7 +284,7 @@ def main() -> None:
         print(
             f"{store:<6}{case['entities']:>10,.0f} {case['rows_per_second']:>9,.0f} {case['seconds']:>8.2f} "
             f"{case['cpu']:>6.2f} "
-            f"{case['materialise']:>11.2f} {case['gates']:>6.2f} {case['seal']:>6.2f} {case['gates_share']:>6.1%} "
+            f"{case['materialize']:>11.2f} {case['gates']:>6.2f} {case['seal']:>6.2f} {case['gates_share']:>6.1%} "
             f"{case['anonymous_mb']:>8.0f} {case['sealed_mb']:>9.1f}"
         )
     if found["redis"] is not None:

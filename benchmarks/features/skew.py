@@ -97,7 +97,7 @@ def run(size: str) -> dict[str, Any]:
         lake, online = LocalLake(Path(root) / "lake"), LmdbStore(Path(root) / "online", b"k" * 32)
         started = time.perf_counter()
         manifest = materialize(Materialization(scope, view, NOON), lake=lake, log=log, clock=clock)
-        materialised = time.perf_counter() - started
+        materialized = time.perf_counter() - started
         publisher = Publisher(FeatureCatalog.of(database, scope, lake), online=online)
         publisher.publish([(manifest, view)], reason="benchmark", principal="benchmark")
         reader = FeatureReader(scope, publications=publications, online=online, clock=clock)
@@ -135,7 +135,7 @@ def run(size: str) -> dict[str, Any]:
         "entities": entities,
         "sample": sample,
         "rounds": ROUNDS,
-        "materialise_seconds": round(materialised, 2),
+        "materialize_seconds": round(materialized, 2),
         "by": found,
         "met": all(one["seconds"] is not None for one in found.values()),
     }
@@ -146,8 +146,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="ci")
     result = run(parser.parse_args().size)
-    made = result["materialise_seconds"]
-    print(f"{result['rows']:,} rows materialised in {made} s; {result['sample']} entities of them")
+    made = result["materialize_seconds"]
+    print(f"{result['rows']:,} rows materialized in {made} s; {result['sample']} entities of them")
     for basis, one in result["by"].items():
         print(f"compared by the {basis:7} {one.get('wrong') or one['seconds']} s (spread {one.get('spread')})")
     print(json.dumps(result))

@@ -40,7 +40,7 @@ def forms(word: str) -> tuple[bytes, ...]:
     clear = word.encode()
     spelled = [clear, word.encode("utf-16-le"), word.encode("utf-16-be"), clear.hex().encode()]
     for shift in range(3):
-        # Of the base64 at this alignment, what does not depend on the neighbours.
+        # Of the base64 at this alignment, what does not depend on the neighbors.
         text = base64.b64encode(b"\0" * shift + clear)
         kept = text[-(-shift * 4 // 3) + (1 if shift else 0) : len(text) - 4]
         spelled += [kept, kept.replace(b"+", b"-").replace(b"/", b"_")]

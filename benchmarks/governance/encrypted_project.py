@@ -323,7 +323,7 @@ async def plant(project: EncryptedProject) -> dict[str, str]:
 
 
 def spilled(project: EncryptedProject) -> bool:
-    """Materialise more than fits into memory and kill it once it has spilled; whether it did before it ended."""
+    """Materialize more than fits into memory and kill it once it has spilled; whether it did before it ended."""
     path = project.folder / "large.csv"
     if not path.exists():
         _large(path, project.planted.word("spill"))
@@ -380,10 +380,10 @@ def _apply(root: Path) -> None:
     from antiphon.app.up import first_key
     from antiphon.core import settings
     from antiphon.services.apply.apply import apply
-    from antiphon.services.governance.encryption_setup import initialise
+    from antiphon.services.governance.encryption_setup import initialize
 
     if settings.load(root)[0].encryption.mode == "encrypted":
-        initialise(root)
+        initialize(root)
     store = _opened(root)
     first_key(store)
     apply(store, principal="bench")

@@ -311,12 +311,12 @@ async def measure(root: Path, count: int, clients: int, seed: int) -> dict[str, 
                 load.stopped = True
                 await asyncio.wait_for(asking, 60)
             seconds = time.monotonic() - began
-        return summarise(store, flips, load.asked, marks, seconds, clients, seed)
+        return summarize(store, flips, load.asked, marks, seconds, clients, seed)
     finally:
         store.close()
 
 
-def summarise(
+def summarize(
     store: Store, flips: list[Flip], asked: list[Asked], marks: dict[str, str], seconds: float, clients: int, seed: int
 ) -> dict[str, Any]:
     """Everything that is reported, with the first few of what is wrong."""

@@ -4,7 +4,7 @@ Run ``python -m benchmarks.learning.training_kills`` (24 steps of 4 short exampl
 minutes on two cores) or ``--full`` (100 steps of 16, about 15): a table, then one JSON line (kept in
 ``benchmarks/results/training_kills.jsonl``).
 
-Instants are drawn with a declared seed: one while the process loads, one while it merges and quantises, the others
+Instants are drawn with a declared seed: one while the process loads, one while it merges and quantizes, the others
 after random steps, each at a random fraction of a step and a half later, so that steps and checkpoints are hit.
 """
 

@@ -230,7 +230,7 @@ class Bootstrap:
         return Interval(float(values[0]), float(low), float(high))
 
 
-def summarise(
+def summarize(
     way: str, served: Sequence[Served], spent: Sequence[Spent], failed: int, flights: Sequence[str], sample: Bootstrap
 ) -> Way:
     """One way's row."""

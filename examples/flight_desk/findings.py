@@ -18,7 +18,7 @@ from examples.flight_desk.analysis import (
     Way,
     equal_cost,
     resolve,
-    summarise,
+    summarize,
     sweep,
     table,
 )
@@ -94,7 +94,7 @@ def find(
     by_way = {way: tuple(one for one in served if one.answer.way == way) for way in settings.ways.applications}
     cost = {way: tuple(row for row in spent if row.way == way) for way in settings.ways.applications}
     ways = tuple(
-        summarise(way, by_way[way], cost[way], failed[way], order, sample) for way in settings.ways.applications
+        summarize(way, by_way[way], cost[way], failed[way], order, sample) for way in settings.ways.applications
     )
     dawn = [one for one in answers if one.path == "batch" and one.way == "age" and not one.error]
     limits = settings.analysis.age_limits_minutes

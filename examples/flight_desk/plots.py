@@ -16,7 +16,7 @@ NAMES = {
     "age": "age limit",
     "fingerprint": "fingerprint",
 }
-COLOURS = {"briefing": "#8a5a00", "online": "#1f5fa8", "age": "#8c8c8c", "fingerprint": "#0f7b53"}
+COLORS = {"briefing": "#8a5a00", "online": "#1f5fa8", "age": "#8c8c8c", "fingerprint": "#0f7b53"}
 MARKERS = {"briefing": "s", "online": "^", "age": "D", "fingerprint": "o"}
 
 
@@ -28,7 +28,7 @@ def falsehood_against_cost(findings: Findings) -> str:
         axes.plot(
             [point.tokens_per_answer for point in points],
             [point.false for point in points],
-            color=COLOURS["age"],
+            color=COLORS["age"],
             linewidth=1.2,
             marker=".",
             label="every age limit",
@@ -45,7 +45,7 @@ def falsehood_against_cost(findings: Findings) -> str:
                 xerr=[[max(0, cost.value - cost.low)], [max(0, cost.high - cost.value)]],
                 yerr=[[max(0, false.value - false.low)], [max(0, false.high - false.value)]],
                 fmt=MARKERS[way.way],
-                color=COLOURS[way.way],
+                color=COLORS[way.way],
                 capsize=3,
                 label=NAMES[way.way],
             )
@@ -64,13 +64,13 @@ def why_false(findings: Findings) -> str:
     def draw(axes: Any) -> None:
         names = [NAMES[way.way] for way in findings.ways]
         bottom = numpy.zeros(len(names))
-        for kind, label, colour in (
+        for kind, label, color in (
             ("written", "false when written", "#b3261e"),
             ("stale", "gone stale", "#e0a100"),
             ("lag", "late by the event's lag", "#7a8ea8"),
         ):
             heights = numpy.array([getattr(way, kind).value for way in findings.ways])
-            axes.bar(names, heights, bottom=bottom, color=colour, label=label, width=0.6)
+            axes.bar(names, heights, bottom=bottom, color=color, label=label, width=0.6)
             bottom += heights
         axes.set_ylabel("per 1,000 answers")
         axes.legend(frameon=False, fontsize=8)
@@ -86,7 +86,7 @@ def latency(findings: Findings) -> str:
             ordered = numpy.sort(numpy.array(seconds))
             if len(ordered):
                 share = numpy.arange(1, len(ordered) + 1) / len(ordered)
-                axes.step(ordered, share, color=COLOURS[way], label=NAMES[way], where="post")
+                axes.step(ordered, share, color=COLORS[way], label=NAMES[way], where="post")
         axes.set_xscale("log")
         axes.set_xlabel("seconds at the client")
         axes.set_ylabel("share of answers")
@@ -104,7 +104,7 @@ def reliability(findings: Findings) -> str:
         scored = findings.scored
         if scored is not None:
             outcomes = numpy.array(scored.outcomes, dtype=float)
-            for (name, forecast), colour in zip(
+            for (name, forecast), color in zip(
                 scored.forecasts.items(), ("#0f7b53", "#8c8c8c", "#1f5fa8"), strict=True
             ):
                 values = numpy.array(forecast)
@@ -113,14 +113,14 @@ def reliability(findings: Findings) -> str:
                 axes.plot(
                     [values[cells == cell].mean() for cell in shown],
                     [outcomes[cells == cell].mean() for cell in shown],
-                    color=colour,
+                    color=color,
                     linewidth=0.8,
                 )
                 axes.scatter(
                     [values[cells == cell].mean() for cell in shown],
                     [outcomes[cells == cell].mean() for cell in shown],
                     s=[8 + 90 * (cells == cell).mean() for cell in shown],
-                    color=colour,
+                    color=color,
                     label=name,
                 )
         axes.set_xlabel("forecast probability of delayed")
@@ -143,7 +143,7 @@ def timeline(findings: Findings) -> str:
                 axes.plot(
                     [hour.hour for hour in chosen],
                     [hour.stale for hour in chosen],
-                    color=COLOURS[way],
+                    color=COLORS[way],
                     marker=MARKERS[way],
                     markersize=3,
                     linewidth=1.2,
@@ -153,7 +153,7 @@ def timeline(findings: Findings) -> str:
         axes.set_xticks(range(0, int(last) + 12, 12 if last < 100 else 24 * 5))
         axes.set_xlabel("hours since the first midnight (local)")
         axes.set_ylabel("stale per 1,000 answers")
-        handles = [axes.plot([], [], color=COLOURS[way], marker=MARKERS[way], markersize=3)[0] for way in NAMES]
+        handles = [axes.plot([], [], color=COLORS[way], marker=MARKERS[way], markersize=3)[0] for way in NAMES]
         axes.legend(handles, NAMES.values(), frameon=False, fontsize=8)
 
     return figure(draw, "Stale statements by the hour they were read in", 9.4, 2.8)

@@ -1,4 +1,4 @@
-"""The dashboard in the system's Chromium: signing in, live figures, one time axis, both colour schemes."""
+"""The dashboard in the system's Chromium: signing in, live figures, one time axis, both color schemes."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ async def test_signing_out_closes_the_door(page, running) -> None:
 CONTRAST = """
 () => {
   const canvas = document.createElement("canvas").getContext("2d");
-  const channels = (colour) => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  const channels = (color) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
     const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255];
   };
   const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
@@ -180,8 +180,8 @@ CONTRAST = """
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const behind = (element) => {
     for (let each = element; each; each = each.parentElement) {
-      const colour = channels(getComputedStyle(each).backgroundColor);
-      if (colour[3] > 0.99) return colour;
+      const color = channels(getComputedStyle(each).backgroundColor);
+      if (color[3] > 0.99) return color;
     }
     return channels("white");
   };

@@ -139,8 +139,8 @@ async def test_the_platform_answers_through_it(vllm: Served, tmp_path: Path) -> 
     settings = project / "antiphon.toml"
     engine = f'[engine]\nkind = "remote"\nserves = "vllm"\nurl = "{vllm.url}/v1"'
     settings.write_text(settings.read_text().replace("[engine]", engine))
-    question = {"model": MODEL, "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 24}
-    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "Name a color."}], "max_tokens": 24}
+    schema = {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]}
     constrained = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     up = Up(project)
     try:
@@ -155,7 +155,7 @@ async def test_the_platform_answers_through_it(vllm: Served, tmp_path: Path) -> 
     assert free.status_code == 200, free.text
     assert free.json()["usage"]["completion_tokens"] > 0
     assert fixed.status_code == 200, fixed.text
-    assert json.loads(fixed.json()["choices"][0]["message"]["content"])["colour"] in ("red", "blue")
+    assert json.loads(fixed.json()["choices"][0]["message"]["content"])["color"] in ("red", "blue")
 
 
 def gateway_is_ready(told: list[dict[str, Any]]) -> bool:

@@ -44,7 +44,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
         identity: hash of base, dataset, parent, recipe and code: the same identity trains the same weights on the
             same machine.
         code: version of the package and hash of the room ``training``.
-        adapter, weights: the LoRA matrices, and the merged and quantised weights that are served.
+        adapter, weights: the LoRA matrices, and the merged and quantized weights that are served.
         losses: (step, loss) as they were reported. ``seconds``: of training, pauses left out.
         environment: library versions, threads, processor.
     """

@@ -1,4 +1,4 @@
-"""Snapshots: the manifest of one materialised, immutable data version of a view.
+"""Snapshots: the manifest of one materialized, immutable data version of a view.
 
 A manifest stays for good. Its files are pruned once nothing needs them: first that is said here, in the transaction
 that makes sure of it, then the files go; no publication can name it from then on.
@@ -58,7 +58,7 @@ class SnapshotVectors(msgspec.Struct, frozen=True):
         entities: how many have a vector; ``texts``: how many different texts they have.
         embedded: texts that were embedded for this snapshot; the others were known from the one before.
         truncated: texts that are longer than the model takes, of which the beginning counts.
-        index: file of the nearest-neighbour index; ``None``: there are so few that every one is compared.
+        index: file of the nearest-neighbor index; ``None``: there are so few that every one is compared.
     """
 
     model: EmbeddingModel

@@ -22,9 +22,9 @@ app = typer.Typer(name="encryption", help="Encryption at rest.", no_args_is_help
 @app.command()
 def init(project: Project = HERE, as_json: Json = False) -> None:
     """Make the project's keyring, under the passphrase in the variable that [encryption] secret names."""
-    from antiphon.services.governance.encryption_setup import initialise
+    from antiphon.services.governance.encryption_setup import initialize
 
-    made = initialise(project)
+    made = initialize(project)
     show({"wrapping_key": made}, as_json, lambda: f"Payloads are sealed from now on; the wrapping key is {made}.")
     if not as_json:
         note("Keep a copy of the keyring and its passphrase elsewhere: without either nothing stored can be read.")
@@ -164,7 +164,7 @@ def _refuse(problems: tuple[UnreadablePayload, ...]) -> None:
     if problems:
         raise CorruptionError(
             f"{len(problems)} payloads or files do not open; the others are not affected.",
-            next_step="Restore them from a backup, or make them again: materialise the view, rebuild the dataset.",
+            next_step="Restore them from a backup, or make them again: materialize the view, rebuild the dataset.",
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import feast, features_export, features_get, features_neighbours, features_refresh, features_watch
+from antiphon.cli import feast, features_export, features_get, features_neighbors, features_refresh, features_watch
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show, table
 from antiphon.cli.project import allowed, at_terminal, refusals_on_record, services, stores
@@ -25,7 +25,7 @@ app.command("get")(features_get.get)
 app.command("refresh")(features_refresh.refresh)
 features_watch.add_to(app)
 app.command("export")(features_export.export)
-app.command("neighbours")(features_neighbours.neighbours)
+app.command("neighbors")(features_neighbors.neighbors)
 
 
 @app.command("list")

@@ -119,7 +119,7 @@ def _base() -> list[dict[str, Any]]:
         except SetupError:
             path = None
         lines.append(
-            {"model": name, "size": package.size, "licence": package.licence, "sha256": package.sha256, "path": path}
+            {"model": name, "size": package.size, "license": package.license, "sha256": package.sha256, "path": path}
         )
     return lines
 
@@ -136,9 +136,9 @@ def _versions(project: Path, application: str | None) -> tuple[ModelLine, ...]:
 
 def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...]) -> str:
     rows = [
-        (line["model"], f"{line['size'] / 1e6:.0f} MB", line["licence"], line["path"] or "not pulled") for line in base
+        (line["model"], f"{line['size'] / 1e6:.0f} MB", line["license"], line["path"] or "not pulled") for line in base
     ]
-    text = table(("model", "size", "licence", "path"), rows)
+    text = table(("model", "size", "license", "path"), rows)
     if not versions:
         return text
     head = ("version", "alias", "base", "dataset", "parent", "AUC", "Brier", "gates", "created")

@@ -162,8 +162,8 @@ def _line(event: ProcessEvent, as_json: bool) -> None:
         typer.echo(msgspec.json.encode(event).decode())
         return
     detail = f"  {event.detail}" if event.detail else ""
-    colour = {"ready": "green", "died": "red", "hung": "red", "killed": "red", "restarting": "yellow"}.get(event.event)
-    name = typer.style(f"{event.event:<10}", fg=colour) if colour else f"{event.event:<10}"
+    color = {"ready": "green", "died": "red", "hung": "red", "killed": "red", "restarting": "yellow"}.get(event.event)
+    name = typer.style(f"{event.event:<10}", fg=color) if color else f"{event.event:<10}"
     typer.echo(f"{event.at:%H:%M:%S}  {event.process:<8} {name}{detail}".rstrip())
 
 

@@ -219,7 +219,7 @@ def _unknown_feature(views: Views, name: str, label: str) -> Iterator[str]:
     elif feature not in views[view].body:
         yield f"{label}: the view {view!r} has no feature {feature!r}; it has {', '.join(views[view].body)}."
     elif getattr(views[view].body[feature], "aggregation", None) == "embed":
-        yield f"{label}: {name} is a vector, which is looked up by its neighbours and not read here."
+        yield f"{label}: {name} is a vector, which is looked up by its neighbors and not read here."
 
 
 def _template_mistakes(

@@ -33,7 +33,7 @@ from antiphon.definitions.view_name import snake_case
 class FeatureViewSpec(msgspec.Struct, frozen=True):
     """A declared feature view as a value. A feature's full name is ``view.feature``.
 
-    ``refresh`` is the interval of materialisation in microseconds, ``None`` when only on demand;
+    ``refresh`` is the interval of materialization in microseconds, ``None`` when only on demand;
     ``definition_version`` is 16 hex digits. ``tags`` are the inputs of policies about each feature; without any
     declared it is empty. ``quality`` is what must hold of a snapshot before it is published, ``embargo`` how many
     microseconds it is held back after that.

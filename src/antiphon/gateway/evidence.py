@@ -24,7 +24,7 @@ PAGES = frozenset({"requests", "outcomes", "audit", "skew"})
 NOUNS = frozenset({"audit", "batch", "datasets", "evaluations", "outcomes", "predictions"})
 """Nouns of ``/admin`` that do."""
 
-ROWS = frozenset({"quarantine", "skew", "lineage", "neighbours"})
+ROWS = frozenset({"quarantine", "skew", "lineage", "neighbors"})
 """Parts of a view that name entities or show source rows."""
 
 

@@ -1,6 +1,6 @@
 """One typed operation of ``/admin``: its route, its shapes and its permission, from which OpenAPI is made too.
 
-The runner is the same for all: authenticate, authorise, read strictly, call in a thread (stores are synchronous)
+The runner is the same for all: authenticate, authorize, read strictly, call in a thread (stores are synchronous)
 or await, keep evidence of a change, encode.
 """
 

@@ -1,7 +1,7 @@
 """Identity at the other end of a TLS connection, by the certificate that OpenSSL verified.
 
 ASGI servers do not tell an application about the connection's certificate; here the protocol puts it into the scope,
-parsed once a connection. A certificate names a principal by its common name and a tenant by its organisation. Whether
+parsed once a connection. A certificate names a principal by its common name and a tenant by its organization. Whether
 such a principal exists, and what it may do, is decided by whoever calls :func:`peer_certificate`.
 """
 

@@ -3,7 +3,7 @@
 Without it each of a thousand requests that arrive after a key's lease has run out would read the catalog in a thread of
 its own, forty at a time, each a detour of several turns of a busy event loop: the last one waited for seconds.
 
-Invariant: nobody is recognised by less than by reading alone. A request takes what is remembered within the lease, or
+Invariant: nobody is recognized by less than by reading alone. A request takes what is remembered within the lease, or
 what was read after it had come; never what somebody began to read before.
 """
 

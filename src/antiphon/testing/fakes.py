@@ -326,7 +326,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "lookups": Lookups(store, platform, LiveReleases(store.releases, clock, rollouts=store.rollouts)),
         "skew": ProjectSkew(store, platform),
         "rollback": FeatureRollback(store, platform),
-        "neighbours": platform.neighbours,
+        "neighbors": platform.neighbors,
         "lineage": FeatureLineage(store, platform),
         "runs": NoRuns(),
         "tables": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), clock)),

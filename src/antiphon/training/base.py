@@ -39,7 +39,7 @@ _OUTER = {
 
 
 class Base:
-    """A base model's file, opened; tensors are dequantised when they are asked for.
+    """A base model's file, opened; tensors are dequantized when they are asked for.
 
     Args:
         path: a GGUF file of the architecture ``llama``.
@@ -96,9 +96,9 @@ class Base:
         return None
 
     def tensors(self) -> Iterator[tuple[str, Matrix]]:
-        """Every tensor under Hugging Face's name, dequantised to float32, rows in Hugging Face's order."""
+        """Every tensor under Hugging Face's name, dequantized to float32, rows in Hugging Face's order."""
         for tensor in self.reader.tensors:
-            matrix = dequantised(tensor)
+            matrix = dequantized(tensor)
             heads = self.heads(tensor.name)
             name = hugging_face_name(tensor.name)
             assert name is not None
@@ -144,7 +144,7 @@ def hugging_face_name(gguf_name: str) -> str | None:
     return f"model.layers.{layer}.{_LAYER[kind]}"
 
 
-def dequantised(tensor: Any) -> Matrix:
+def dequantized(tensor: Any) -> Matrix:
     """A reader's tensor as float32, shape (rows, columns)."""
     from gguf import quants
 

@@ -39,7 +39,7 @@ class ProcessMark(msgspec.Struct, frozen=True):
 def environment(threads: int) -> dict[str, str]:
     """Environment variables the process must start with.
 
-    Waiting OpenMP threads that spin for long make a step six times as long beside busy neighbours; with hardly any
+    Waiting OpenMP threads that spin for long make a step six times as long beside busy neighbors; with hardly any
     spinning (1,000) it is 40 % longer on an idle machine. Arithmetic must not pick its number of threads by the load.
     """
     return {

@@ -1,4 +1,4 @@
-"""Merge LoRA matrices into the base model and quantise: the GGUF file that the engine serves.
+"""Merge LoRA matrices into the base model and quantize: the GGUF file that the engine serves.
 
 Every key of the base file's metadata (tokenizer, chat template) and every tensor that was not trained is copied as it
 is. The same inputs give the same bytes. Merging before serving saves the engine 16 ms a token at batch 1.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.core.errors import CorruptionError, InvalidInputError
-from antiphon.training.base import Base, dequantised, hugging_face_name, permute
+from antiphon.training.base import Base, dequantized, hugging_face_name, permute
 from antiphon.training.files import file_sha256, sync_file, sync_folder
 from antiphon.training.model import read_adapter
 from antiphon.training.recipe import PRECISIONS
@@ -101,7 +101,7 @@ def _write(
             left.discard(name)
             heads = base.heads(tensor.name)
             change = changes[name] if heads is None else permute(changes[name], heads)
-            merged = (dequantised(tensor).astype(np.float64) + change).astype(np.float32)
+            merged = (dequantized(tensor).astype(np.float64) + change).astype(np.float32)
             content, stored = quants.quantize(merged, kind), kind
         writer.add_tensor(tensor.name, np.ascontiguousarray(content), raw_dtype=stored)
         written[tensor.name] = (stored.name, _digest(content))

@@ -17,7 +17,7 @@ from antiphon.training.folder_seal import PLAIN, FolderSeal
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A piece of the completion, tokenised by itself, because the engine forces grammar text as tokens of its own.
+    """A piece of the completion, tokenized by itself, because the engine forces grammar text as tokens of its own.
 
     Attributes:
         weight: is shared by the part's tokens; 0 is context that is not learned.

@@ -67,7 +67,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     Attributes:
         identity: the order's, with the code and libraries that did it.
         adapter: the LoRA matrices, in float32, under peft's names.
-        weights: base and adapter merged and quantised: what the engine serves.
+        weights: base and adapter merged and quantized: what the engine serves.
         losses: (step, loss) of every step, the loss before its update.
         seconds: of training, pauses left out.
         environment: library versions, threads, processor.

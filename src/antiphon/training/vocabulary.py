@@ -8,7 +8,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.training.base import Base
 
 _CONTROL, _USER_DEFINED = 3, 4
-"""Token types of GGUF whose names are recognised in text (``llama_token_type``)."""
+"""Token types of GGUF whose names are recognized in text (``llama_token_type``)."""
 
 _DIGITS_ALONE = ("smollm", "starcoder", "refact", "command-r", "exaone")
 """Pre-tokenizers of llama.cpp (``llama-vocab.cpp``) that cut every digit off and then split as GPT-2 did."""

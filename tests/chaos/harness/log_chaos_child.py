@@ -80,7 +80,7 @@ class LogLife:
                 self._wait(_PAUSE / 4)
 
     def refresh(self) -> None:
-        """Materialise, judge and publish, again and again, until killed."""
+        """Materialize, judge and publish, again and again, until killed."""
         life = feature_chaos_child.Life(Path(self._order["root"]), self._order)
         turn = 0
         while True:

@@ -103,7 +103,7 @@ async def test_log_probabilities_are_those_of_the_model(engine: LocalEngine) -> 
     assert first.logprob == first.alternatives[0].logprob
     assert [a.logprob for a in first.alternatives] == sorted((a.logprob for a in first.alternatives), reverse=True)
     assert {a.text for a in first.alternatives} >= {" Paris", " the"}
-    # The golden logits differ by 2.54, whatever the normaliser is.
+    # The golden logits differ by 2.54, whatever the normalizer is.
     by_text = {a.text: a.logprob for a in first.alternatives}
     assert by_text[" Paris"] - by_text[" the"] == pytest.approx(2.54, abs=0.3)
 

@@ -1,4 +1,4 @@
-"""The admin interface over a real catalog: typed, authorised, audited, described."""
+"""The admin interface over a real catalog: typed, authorized, audited, described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes over HTTP: authenticated, authorised, one or many, each with what became of it."""
+"""Outcomes over HTTP: authenticated, authorized, one or many, each with what became of it."""
 
 from __future__ import annotations
 

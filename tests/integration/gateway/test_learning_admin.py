@@ -1,4 +1,4 @@
-"""Models, evaluations and rollouts over ``/admin``: typed, authorised, audited, over real repositories."""
+"""Models, evaluations and rollouts over ``/admin``: typed, authorized, audited, over real repositories."""
 
 from __future__ import annotations
 

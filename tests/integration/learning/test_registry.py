@@ -157,8 +157,8 @@ async def test_the_card_may_be_served_under_a_strict_policy(trained: Trained) ->
 def contrast(first: str, second: str) -> float:
     """Ratio of relative luminances (WCAG 2.2, 1.4.3)."""
 
-    def luminance(colour: str) -> float:
-        digits = colour.lstrip("#")
+    def luminance(color: str) -> float:
+        digits = color.lstrip("#")
         digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
         parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -171,10 +171,10 @@ def contrast(first: str, second: str) -> float:
 def test_text_has_contrast_in_light_and_dark() -> None:
     style = cards._style()
     for block in re.findall(r":root \{(.*?)\}", style):
-        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]+)", block))
+        colors = dict(re.findall(r"--(\w+): (#[0-9a-f]+)", block))
         for ink in ("ink", "soft", "blue", "good", "bad"):
             for paper in ("paper", "card"):
-                assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)
+                assert contrast(colors[ink], colors[paper]) >= 4.5, (ink, paper)
 
 
 async def test_two_versions_are_compared_on_identical_rows(trained: Trained) -> None:

@@ -13,7 +13,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tests.integration.services.test_neighbours import TEXTS, TINY, written
+from tests.integration.services.test_neighbors import TEXTS, TINY, written
 from tests.integration.services.watched_project import Project, told
 
 from antiphon.app.wiring import ProcessServices

@@ -27,7 +27,7 @@ from antiphon.services.apply.apply import apply
 from antiphon.services.batches import file_contents, file_store
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.encryption import Encryption, open_encryption
-from antiphon.services.governance.encryption_setup import initialise, migrate, require_provider_ready
+from antiphon.services.governance.encryption_setup import initialize, migrate, require_provider_ready
 from antiphon.services.project.store import Store
 from antiphon.training import examples
 from antiphon.training.folder_seal import folder_seal
@@ -146,7 +146,7 @@ def shows(root: Path) -> list[str]:
 @pytest.fixture
 def encrypted(root: Path) -> Path:
     set_mode(root, "encrypted")
-    initialise(root)
+    initialize(root)
     fill(root)
     return root
 
@@ -285,7 +285,7 @@ def test_what_is_asked_of_a_project_in_plaintext_is_said(root: Path) -> None:
         with pytest.raises(InvalidInputError, match="in plaintext"):
             encryption.rewrap()
     with pytest.raises(InvalidInputError, match="in plaintext"):
-        initialise(root)
+        initialize(root)
     with pytest.raises(InvalidInputError, match="other mode"):
         migrate(root, "encrypted")
     assert "lie readable on the disk" in require_provider_ready(root)
@@ -295,7 +295,7 @@ def test_without_its_passphrase_or_keyring_a_project_stays_closed(
     encrypted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConflictError):
-        initialise(encrypted)
+        initialize(encrypted)
     monkeypatch.setenv("ANTIPHON_PASSPHRASE", "some other passphrase")
     with pytest.raises(SetupError, match=r"does not open the keyring's key kek_"):
         opened(encrypted)

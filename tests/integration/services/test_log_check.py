@@ -21,7 +21,7 @@ from antiphon.governance.encryption import keyring
 from antiphon.governance.encryption.protection import protect
 from antiphon.services.governance import log_check
 from antiphon.services.governance.encryption import Encryption, EncryptionCheck, open_encryption
-from antiphon.services.governance.encryption_setup import initialise
+from antiphon.services.governance.encryption_setup import initialize
 from antiphon.services.project.store import Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,7 +50,7 @@ def root(process: NatsProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     tmp_path.joinpath("definitions.py").write_text("")
     settings = f'[features]\nlog = "{process.url}"\n\n[encryption]\nmode = "encrypted"\n'
     tmp_path.joinpath("antiphon.toml").write_text(settings)
-    initialise(tmp_path)
+    initialize(tmp_path)
     return tmp_path
 
 

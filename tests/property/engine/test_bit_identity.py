@@ -1,7 +1,7 @@
 """A request's tokens and log-probabilities are bit-identical whatever else the engine runs.
 
 Equality of log-probabilities as floats means equality of the chosen tokens' logits and of the whole distribution's
-normaliser, at every step.
+normalizer, at every step.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ async def engines(model_path: Path) -> AsyncIterator[Engines]:
     await plain.close()
 
 
-neighbour = st.tuples(
+neighbor = st.tuples(
     st.integers(0, 2),  # what kind of prompt
     st.integers(1, 60),  # words
     st.integers(1, 25),  # tokens
@@ -112,14 +112,14 @@ neighbour = st.tuples(
     probe=st.sampled_from(range(len(PROBES))),
     priority=st.sampled_from(["online", "batch"]),
     sharing=st.booleans(),
-    crowd=st.lists(neighbour, min_size=2, max_size=6),
+    crowd=st.lists(neighbor, min_size=2, max_size=6),
 )
 async def test_a_request_in_a_crowd_repeats_itself_alone(
     engines: Engines, probe: int, priority: str, sharing: bool, crowd: list[tuple[int, int, int, str, int]]
 ) -> None:
     engine = engines.sharing if sharing else engines.plain
 
-    async def join(number: int, kind: int, words: int, tokens: int, neighbour_priority: str) -> None:
+    async def join(number: int, kind: int, words: int, tokens: int, neighbor_priority: str) -> None:
         prompt = (SYSTEM if kind else "") + f"{number} " + "delay wind carrier route " * (words // 4 + 1)
         request = GenerationRequest(
             f"n{number}",
@@ -129,7 +129,7 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
             temperature=0.5,
             seed=number,
             json_schema=SCHEMA if kind == 2 else None,
-            priority=neighbour_priority,  # type: ignore[arg-type]
+            priority=neighbor_priority,  # type: ignore[arg-type]
         )
         await outcome(engine, request)
 
@@ -144,8 +144,8 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
 
         def arrivals(deltas: int) -> None:
             while late and late[0][1][4] <= deltas:
-                number, (kind, words, count, neighbour_priority, _) = late.pop(0)
-                group.create_task(join(number, kind, words, count, neighbour_priority))
+                number, (kind, words, count, neighbor_priority, _) = late.pop(0)
+                group.create_task(join(number, kind, words, count, neighbor_priority))
 
         arrivals(0)
         async for event in engine.generate(changed):

@@ -41,7 +41,7 @@ def deduplicated(events: list[Known]) -> list[Known]:
     return list(best.values())
 
 
-def quantised(x: float, scale: str) -> int | None:
+def quantized(x: float, scale: str) -> int | None:
     """Nearest multiple, half to even, of the double product the definition names (value × 1/scale); ``None`` when it
     is further than 2⁴⁷ steps from zero."""
     step = Fraction(scale)

@@ -102,7 +102,7 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, Any]:
         return [float(event.payload["x"]) + 0.0 for event in seen(hours) if event.payload.get("x") is not None]
 
     def fixed(values: list[float], scale: str) -> list[int]:
-        steps = [oracle.quantised(value, scale) for value in values]
+        steps = [oracle.quantized(value, scale) for value in values]
         return [step for step in steps if step is not None]
 
     flagged = [e for e in seen(6) if e.payload.get("flag") is True and e.payload.get("x") is not None]

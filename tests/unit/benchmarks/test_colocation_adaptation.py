@@ -28,7 +28,7 @@ def test_the_load_doubles_at_the_moment_it_says() -> None:
     assert 2.2 < sum(after) / sum(before) < 4.0  # Ninety seconds at twice the rate against sixty.
 
 
-def test_a_neighbour_that_takes_half_of_the_machine_is_followed() -> None:
+def test_a_neighbor_that_takes_half_of_the_machine_is_followed() -> None:
     found = watched(SCENARIOS[3], ServiceLevel(slowdown=0.25), 1)
     assert found.requests > 20
     assert 0 <= found.holds_after <= 45

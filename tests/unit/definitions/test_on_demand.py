@@ -232,7 +232,7 @@ def test_a_default_is_part_of_the_version_and_stands_for_what_is_left_out(tmp_pa
     [
         ('Input("number", default="much")', "must be a number, not str"),
         ('Input("instant", default="soon")', "must be an instant"),
-        ('Input("colour", default=1)', "types are number"),
+        ('Input("color", default=1)', "types are number"),
     ],
 )
 def test_a_default_that_is_not_of_its_type_is_refused(tmp_path: Path, declared: str, says: str) -> None:

@@ -28,14 +28,14 @@ NEW = ServedModel("new", "/new", "n1")
 
 
 class Watched(SimulatedRuntime):
-    """Knows who closed it; tokenising waits while the gate is closed, and decoding while ``decodes`` is."""
+    """Knows who closed it; tokenizing waits while the gate is closed, and decoding while ``decodes`` is."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, LAYOUT, words=30, weights=name)
         self.closed_by: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.tokenising = threading.Event()
+        self.tokenizing = threading.Event()
         self.decodes = threading.Event()
         self.decodes.set()
 
@@ -44,7 +44,7 @@ class Watched(SimulatedRuntime):
         return super().step(slots, positions, tokens)
 
     def tokenize(self, text: str) -> list[int]:
-        self.tokenising.set()
+        self.tokenizing.set()
         assert self.gate.wait(10)
         assert not self.closed_by, "the vocabulary was read after it was freed"
         return super().tokenize(text)
@@ -152,7 +152,7 @@ async def test_a_request_being_prepared_keeps_its_model(leaves: bool) -> None:
         (runtime,) = loads.runtimes
         runtime.gate.clear()
         asked = asyncio.create_task(collect(engine, asking("new")))
-        await asyncio.to_thread(runtime.tokenising.wait, 10)
+        await asyncio.to_thread(runtime.tokenizing.wait, 10)
         await engine.serve([])
         if leaves:
             asked.cancel()

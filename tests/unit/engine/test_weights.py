@@ -34,7 +34,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> object:
             "sha256": hashlib.sha256(CONTENT).hexdigest(),
             "size": len(CONTENT),
             "download_size": len(CONTENT),
-            "licence": "none",
+            "license": "none",
         }
         monkeypatch.setitem(weights.REGISTRY, "tiny", weights.Package(**{**fields, **changes}))  # type: ignore[arg-type]
 

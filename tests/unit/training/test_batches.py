@@ -40,7 +40,7 @@ def test_a_label_may_stand_after_a_text_when_it_is_marked() -> None:
         (Example("a", "hi", (Part("", 1.0),)), 100, "empty"),
     ],
 )
-def test_what_cannot_be_tokenised_is_refused_by_name(example: Example, context: int, said: str) -> None:
+def test_what_cannot_be_tokenized_is_refused_by_name(example: Example, context: int, said: str) -> None:
     with pytest.raises(InvalidInputError, match=said) as raised:
         encode(example, Letters(), context)
     assert raised.value.where == "a"

@@ -138,7 +138,7 @@ class TextEmbeddingRequest(msgspec.Struct, frozen=True, tag="embed"):
     tenant: str = ""
 
 
-class TokenizationRequest(msgspec.Struct, frozen=True, tag="tokenise"):
+class TokenizationRequest(msgspec.Struct, frozen=True, tag="tokenize"):
     """Asks for the tokens of a text, in which names of special tokens are those tokens; or, when ``text`` is ``None``,
     for the text of tokens. Tenants take turns."""
 
@@ -266,7 +266,7 @@ class TextEmbeddings(msgspec.Struct, frozen=True, tag="embedded"):
     engine_seconds: float = 0.0
 
 
-class Tokenization(msgspec.Struct, frozen=True, tag="tokenised"):
+class Tokenization(msgspec.Struct, frozen=True, tag="tokenized"):
     """A text and its tokens, of which nothing is computed. Tokens that are no UTF-8 leave replacement characters."""
 
     id: str

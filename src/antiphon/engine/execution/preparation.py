@@ -138,5 +138,5 @@ def _check_tokens(request: GenerationRequest, vocabulary: int) -> None:
             raise InvalidInputError(
                 f"The model has no token {wrong}; it has those from 0 to {vocabulary - 1}.",
                 where=where,
-                next_step="Make the tokens with this model's own tokeniser.",
+                next_step="Make the tokens with this model's own tokenizer.",
             )

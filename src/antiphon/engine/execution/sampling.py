@@ -19,7 +19,7 @@ COLDEST = 1e-5
 
 
 def generator_for(seed: int) -> np.random.Generator:
-    """A request's own generator (Philox, keyed by the seed), so that neighbours cannot shift its draws."""
+    """A request's own generator (Philox, keyed by the seed), so that neighbors cannot shift its draws."""
     return np.random.Generator(np.random.Philox(key=seed & 0xFFFF_FFFF_FFFF_FFFF))
 
 
@@ -70,7 +70,7 @@ def adjusted(logits: Logits, penalties: Penalties, counts: Mapping[int, int]) ->
     return changed
 
 
-def log_normaliser(logits: Logits) -> float:
+def log_normalizer(logits: Logits) -> float:
     """``log Σ exp(logit)``: subtract it from a logit to get the token's natural log-probability."""
     largest = float(logits.max())
     return largest + float(np.log(np.exp(logits - np.float32(largest)).sum(dtype=np.float64)))

@@ -126,9 +126,9 @@ class Sequence:
         """Measure the prompt's tokens after ``position`` by the logits after those from there on."""
         count = self.request.prompt_logprobs or 0
         for token, logits in zip(self.prompt[position + 1 :], every, strict=False):
-            normaliser = sampling.log_normaliser(logits)
-            alternatives = self._alternatives(logits, sampling.most_probable(logits, count), normaliser)
-            self._scored.append(TokenOut(token, "", float(logits[token]) - normaliser, False, alternatives))
+            normalizer = sampling.log_normalizer(logits)
+            alternatives = self._alternatives(logits, sampling.most_probable(logits, count), normalizer)
+            self._scored.append(TokenOut(token, "", float(logits[token]) - normalizer, False, alternatives))
 
     def accept(self, logits: Logits) -> None:
         """Choose the next token from the logits after everything fed so far, and advance the grammar.
@@ -154,9 +154,9 @@ class Sequence:
         logprob: float | None = None
         alternatives: tuple[Alternative, ...] = ()
         if request.logprobs is not None:
-            normaliser = sampling.log_normaliser(logits)
-            logprob = float(logits[token]) - normaliser
-            alternatives = self._alternatives(logits, sampling.most_probable(logits, request.logprobs), normaliser)
+            normalizer = sampling.log_normalizer(logits)
+            logprob = float(logits[token]) - normalizer
+            alternatives = self._alternatives(logits, sampling.most_probable(logits, request.logprobs), normalizer)
         self.pending = [token]
         self._record(token, logprob, alternatives, forced=False)
         if self.constraint and self.reason != "stop":
@@ -196,17 +196,17 @@ class Sequence:
         self.reason = reason
         self.pending = []
 
-    def _alternatives(self, logits: Logits, tokens: list[int], normaliser: float) -> tuple[Alternative, ...]:
+    def _alternatives(self, logits: Logits, tokens: list[int], normalizer: float) -> tuple[Alternative, ...]:
         pieces = self.vocabulary.pieces
         return tuple(
-            Alternative(pieces[token].decode("utf-8", "replace"), token, float(logits[token]) - normaliser)
+            Alternative(pieces[token].decode("utf-8", "replace"), token, float(logits[token]) - normalizer)
             for token in tokens
         )
 
     def _report_branch(self, logits: Logits, permitted: sampling.Permitted) -> None:
         candidates = np.flatnonzero(permitted)
         if 2 <= candidates.size <= MOST_BRANCH_OPTIONS:
-            options = self._alternatives(logits, [int(token) for token in candidates], sampling.log_normaliser(logits))
+            options = self._alternatives(logits, [int(token) for token in candidates], sampling.log_normalizer(logits))
             self.branches.append(Branch(len(self._transcript.text), options))
 
     def delta(self) -> Delta | None:

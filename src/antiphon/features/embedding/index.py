@@ -1,4 +1,4 @@
-"""The nearest-neighbour index: a graph of faiss (HNSW; Malkov and Yashunin, 2018) over vectors of length 1.
+"""The nearest-neighbor index: a graph of faiss (HNSW; Malkov and Yashunin, 2018) over vectors of length 1.
 
 Built on one thread, so that the same vectors give the same bytes and an index that is lost can be put back under its
 name. It only proposes candidates: similarities are computed from the vectors themselves.
@@ -81,6 +81,6 @@ def _faiss() -> Any:
         import faiss
     except ImportError:
         raise SetupError(
-            "The nearest-neighbour index needs faiss.", next_step="Install it: `pip install antiphon[neighbours]`."
+            "The nearest-neighbor index needs faiss.", next_step="Install it: `pip install antiphon[neighbors]`."
         ) from None
     return faiss

@@ -1,4 +1,4 @@
-"""Nearest neighbours: which entities' texts are nearest to a text, a vector or another entity, in one publication.
+"""Nearest neighbors: which entities' texts are nearest to a text, a vector or another entity, in one publication.
 
 Invariant: a request resolves a publication once, and everything it compares comes from one snapshot of one definition
 version, so of one model. What streams in later is not among the neighbors before the next refresh.
@@ -85,7 +85,7 @@ class Neighbors(msgspec.Struct, frozen=True):
     as_of: datetime
     search: Literal["index", "exact"]
     entities: int
-    neighbours: tuple[Neighbor, ...]
+    neighbors: tuple[Neighbor, ...]
 
 
 class NeighborLookup:
@@ -158,7 +158,7 @@ class NeighborLookup:
             as_of=self._snapshots.get(self._scope, snapshot).as_of,
             search=search,
             entities=space.facts.entities,
-            neighbours=tuple(found),
+            neighbors=tuple(found),
         )
 
     def _publication(self, number: int | None) -> Publication:
@@ -174,7 +174,7 @@ class NeighborLookup:
     def _query_vector(
         self, spec: FeatureViewSpec, space: VectorSpace, query: NeighborQuery
     ) -> tuple[NDArray[numpy.float32], int | None]:
-        """The vector to compare with, and the row that is not its own neighbour."""
+        """The vector to compare with, and the row that is not its own neighbor."""
         model = spec.models[query.feature]
         if query.entity is not None:
             return self._of_entity(spec, space, query.entity)

@@ -165,7 +165,7 @@ class VectorSpace:
         Raises:
             EmbeddingModelMismatchError: another model made the vectors here.
         """
-        require_same(self.facts.model, model, "neighbours")
+        require_same(self.facts.model, model, "neighbors")
         import numpy
 
         count = top + (without is not None)

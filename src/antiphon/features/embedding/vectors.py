@@ -135,7 +135,7 @@ def required_text(text: str | None, where: str) -> str:
         InvalidInputError: it is blank, or no Unicode text.
     """
     if text is None or not has_vector(text):
-        raise InvalidInputError("An empty text has no neighbours.", where=where, next_step="Write what to look for.")
+        raise InvalidInputError("An empty text has no neighbors.", where=where, next_step="Write what to look for.")
     try:
         text.encode()
     except UnicodeEncodeError:

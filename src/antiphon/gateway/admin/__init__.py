@@ -1,1 +1,1 @@
-"""``/admin``: every operation typed, authorised and in OpenAPI; one module per noun."""
+"""``/admin``: every operation typed, authorized and in OpenAPI; one module per noun."""

@@ -138,9 +138,9 @@ def _rollout(services: GatewayServices, scope: Scope, application: str) -> Rollo
     return view(found, detail(services, scope, found.id, JUDGEMENTS, USERS), moves)
 
 
-def _may(authorise: Callable[[Principal, str, str], object], who: Principal, application: str) -> bool:
+def _may(authorize: Callable[[Principal, str, str], object], who: Principal, application: str) -> bool:
     try:
-        authorise(who, "release", f"release/{application}")
+        authorize(who, "release", f"release/{application}")
     except ForbiddenError:
         return False
     return True

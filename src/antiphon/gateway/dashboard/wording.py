@@ -100,7 +100,7 @@ def brief(value: object) -> str:
 
 
 def hint(value: object) -> str:
-    """A value as text; of a hash its beginning, which is enough to recognise it by."""
+    """A value as text; of a hash its beginning, which is enough to recognize it by."""
     text = str(value)
     return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 

@@ -212,5 +212,5 @@ def _broken(where: str) -> CorruptionError:
     return CorruptionError(
         "The sealed file was changed or cut off.",
         where=where,
-        next_step="Restore it from a backup, or make it again: materialise the view, rebuild the dataset.",
+        next_step="Restore it from a backup, or make it again: materialize the view, rebuild the dataset.",
     )

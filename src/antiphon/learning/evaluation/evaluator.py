@@ -30,7 +30,7 @@ from antiphon.learning.evaluation import attacks, gates
 from antiphon.learning.evaluation.attacks import Probe, ProbeResult
 from antiphon.learning.evaluation.journal import Journal, journal
 from antiphon.learning.evaluation.requests import AnswerFactory, EvaluationRequests
-from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarise
+from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
 
 Progress = Callable[[int, int, str], None]
 """Receives the progress of an evaluation: done, total, current work."""
@@ -240,7 +240,7 @@ class ReleaseEvaluator:
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts))
         )
         blob = services.texts.put(scope, content)
-        evaluation = summarise(
+        evaluation = summarize(
             id=id,
             scope=scope,
             application=application,

@@ -116,7 +116,7 @@ def meets(schema: Mapping[str, Any] | None, text: str) -> bool:
     return bool(validator_for(document)(document, registry=Registry()).is_valid(value))
 
 
-def summarise(
+def summarize(
     *,
     id: str,
     scope: Scope,

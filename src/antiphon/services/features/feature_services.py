@@ -9,7 +9,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewHistory
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
-from antiphon.services.features.neighbours import ProjectNeighbours
+from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.publications import ProjectPublications
 from antiphon.services.features.rollback import FeatureRollback
@@ -37,7 +37,7 @@ class FeatureServices:
     lookups: Lookups
     skew: ProjectSkew
     rollback: FeatureRollback
-    neighbours: ProjectNeighbours
+    neighbors: ProjectNeighbors
     lineage: FeatureLineage
 
 
@@ -53,6 +53,6 @@ def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) 
         lookups=lookups,
         skew=ProjectSkew(store, platform),
         rollback=FeatureRollback(store, platform),
-        neighbours=platform.neighbours,
+        neighbors=platform.neighbors,
         lineage=FeatureLineage(store, platform),
     )

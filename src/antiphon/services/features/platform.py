@@ -40,7 +40,7 @@ from antiphon.orchestration.refreshing import RefreshSlot
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.embedders import LocalEmbedders
-from antiphon.services.features.neighbours import ProjectNeighbours
+from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import APPLY
@@ -161,7 +161,7 @@ class FeaturePlatform:
         )
 
     @cached_property
-    def neighbours(self) -> ProjectNeighbours:
+    def neighbors(self) -> ProjectNeighbors:
         store = self._store
         lookup = NeighborLookup(
             store.scope,
@@ -171,7 +171,7 @@ class FeaturePlatform:
             spaces=self.spaces,
             embedders=self.embedders,
         )
-        return ProjectNeighbours(store, lookup)
+        return ProjectNeighbors(store, lookup)
 
     @cached_property
     def history(self) -> ViewHistory:

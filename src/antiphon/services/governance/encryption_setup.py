@@ -29,7 +29,7 @@ from antiphon.operations.processes import is_running, read_records
 from antiphon.services.governance.encryption import Encryption, Tell, unprotected
 
 
-def initialise(root: Path, environment: Mapping[str, str] | None = None) -> str:
+def initialize(root: Path, environment: Mapping[str, str] | None = None) -> str:
     """Make the project's keyring and its first keys; returns the wrapping key's id.
 
     Raises:

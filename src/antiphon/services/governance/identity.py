@@ -228,7 +228,7 @@ def project_identity(store: Store) -> ProjectIdentity:
 
 
 def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Scope, root: Path) -> BearerTokens | None:
-    """Recognises bearers of the configured issuer's tokens; ``None`` when none is configured.
+    """Recognizes bearers of the configured issuer's tokens; ``None`` when none is configured.
 
     Raises:
         InvalidInputError: the issuer's settings cannot be used.

@@ -101,5 +101,5 @@ def _cut(schema_text: str, only: tuple[str, ...], name: str) -> tuple[str, froze
 def _clash(labels: Sequence[str]) -> tuple[str, str] | None:
     """Two labels of which one begins the other."""
     # What one label begins stands right behind it in order.
-    neighbours = pairwise(sorted(labels))
-    return next(((short, long) for short, long in neighbours if short != long and long.startswith(short)), None)
+    neighbors = pairwise(sorted(labels))
+    return next(((short, long) for short, long in neighbors if short != long and long.startswith(short)), None)

@@ -1,7 +1,7 @@
 """Class probabilities of an enum property, from the unmasked branch where the grammar let the model choose.
 
 At that branch several tokens may begin the same label ("on", "on_", "on_time"); their probabilities are
-added, and the labels are normalised among themselves. Where labels share a first token, the next branch
+added, and the labels are normalized among themselves. Where labels share a first token, the next branch
 splits them (chain rule over the branches inside the value).
 """
 

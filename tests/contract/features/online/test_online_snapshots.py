@@ -44,7 +44,7 @@ class Made(msgspec.Struct):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """One view materialised in two scopes."""
+    """One view materialized in two scopes."""
     folder = tmp_path_factory.mktemp("made")
     write(folder / "departures.parquet", history())
     spec = specs(folder / "departures.parquet")[1]

@@ -1,4 +1,4 @@
-"""Keys and principals over a real catalog: made, limited, rotated, revoked, recognised."""
+"""Keys and principals over a real catalog: made, limited, rotated, revoked, recognized."""
 
 from __future__ import annotations
 

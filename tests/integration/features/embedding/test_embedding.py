@@ -1,4 +1,4 @@
-"""Vectors from the source to the neighbour, in a clear and in an encrypted project."""
+"""Vectors from the source to the neighbor, in a clear and in an encrypted project."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Embedding:
 
     def orders(self, **question: Any) -> list[str | None]:
         found = self.lookup().find(self.spec, NeighborQuery("review", **question))
-        return [one.keys["order"] for one in found.neighbours if one.keys is not None]
+        return [one.keys["order"] for one in found.neighbors if one.keys is not None]
 
     def vector(self, order: str, at: datetime, spaces: VectorSpaces | None = None) -> TextVector:
         (found,) = self.reader(spaces).read_many({"said": self.spec}, [{"order": order}], at)
@@ -181,7 +181,7 @@ def test_a_refresh_embeds_only_what_changed(said: Embedding) -> None:
     assert after["coat"]["said.review"] != before["coat"]["said.review"]
 
 
-def test_neighbours_of_a_text_an_entity_and_a_vector(said: Embedding) -> None:
+def test_neighbors_of_a_text_an_entity_and_a_vector(said: Embedding) -> None:
     said.publish()
     assert set(said.orders(text="broken glass", top=2)) == {"lamp", "vase"}
     assert said.orders(text=TEXTS["boots"], top=1) == ["boots"]
@@ -189,8 +189,8 @@ def test_neighbours_of_a_text_an_entity_and_a_vector(said: Embedding) -> None:
     vector = said.embedder.embed([TEXTS["coat"]]).vectors[0].tolist()
     assert said.orders(vector=vector, model=said.embedder.model.name, top=2) == ["coat", "boots"]
     found = said.lookup().find(said.spec, NeighborQuery("review", text="glass", top=100), see_keys=False)
-    assert len(found.neighbours) == found.entities == 4
-    assert all(one.keys is None and len(one.entity) == 32 for one in found.neighbours)
+    assert len(found.neighbors) == found.entities == 4
+    assert all(one.keys is None and len(one.entity) == 32 for one in found.neighbors)
 
 
 def test_a_lookup_of_known_texts_needs_no_model(said: Embedding) -> None:
@@ -198,7 +198,7 @@ def test_a_lookup_of_known_texts_needs_no_model(said: Embedding) -> None:
     nobody = GivenEmbedders()
     spaces = said.new_spaces(nobody)
     lookup = said.lookup(spaces, nobody)
-    assert lookup.find(said.spec, NeighborQuery("review", text=TEXTS["lamp"], top=1)).neighbours[0].similarity == 1.0
+    assert lookup.find(said.spec, NeighborQuery("review", text=TEXTS["lamp"], top=1)).neighbors[0].similarity == 1.0
     with pytest.raises(SetupError, match="has to be embedded"):
         lookup.find(said.spec, NeighborQuery("review", text="something new"))
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_asked_is_refused_with_its_place(said: Embedding) -> None
         said.lookup().find(said.spec, NeighborQuery("text", text="a"))
 
 
-def test_without_the_model_nothing_is_materialised(said: Embedding) -> None:
+def test_without_the_model_nothing_is_materialized(said: Embedding) -> None:
     with pytest.raises(SetupError):
         materialize(
             Materialization(scope=said.world.scope, spec=said.spec, as_of=NOON),
@@ -315,7 +315,7 @@ def test_a_snapshot_with_many_texts_has_an_index_that_is_pruned_with_it_and_put_
         damage()
         spaces = said.new_spaces(said.embedders)
         without = said.lookup(spaces).find(said.spec, NeighborQuery("review", text="broken glass", top=4))
-        assert without.neighbours == found.neighbours
+        assert without.neighbors == found.neighbors
         spaces.close()
         assert hashlib.sha256(stored.read_bytes()).hexdigest() == index.sha256
         assert said.lookup(spaces).find(said.spec, NeighborQuery("review", text="glass")).search == "index"

@@ -75,7 +75,7 @@ def opening(tmp_path: Path) -> Iterator[Callable[[FeatureViewSpec], World]]:
 Opening = Callable[[FeatureViewSpec], World]
 
 
-def test_a_table_is_materialised_published_and_read(orders: PostgresProcess, opening: Opening) -> None:
+def test_a_table_is_materialized_published_and_read(orders: PostgresProcess, opening: Opening) -> None:
     world = opening(spec(orders))
     manifest = world.materialize("orders", NOON)
     assert manifest.rows_in == 500

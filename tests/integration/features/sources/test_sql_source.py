@@ -146,7 +146,7 @@ def spec_named(spec: FeatureViewSpec, name: str) -> FeatureViewSpec:
     return msgspec.structs.replace(spec, name=name)
 
 
-def test_a_query_is_materialised_again_and_a_table_that_changes_meanwhile_is_noticed(
+def test_a_query_is_materialized_again_and_a_table_that_changes_meanwhile_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, lake = made(tmp_path), LocalLake(tmp_path / "lake")

@@ -93,7 +93,7 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, tuple[Any, i
         return [event for event in seen(window) if event.payload["x"] is not None]
 
     def steps(window: int | None, scale: str) -> tuple[list[int], int | None]:
-        found = [(oracle.quantised(event.payload["x"], scale), event.event_time) for event in with_x(window)]
+        found = [(oracle.quantized(event.payload["x"], scale), event.event_time) for event in with_x(window)]
         kept = [(step, at) for step, at in found if step is not None]
         return [step for step, _ in kept], max((at for _, at in kept), default=None)
 

@@ -81,7 +81,7 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, Any]:
         return [float(x) + 0.0 for x in found if x is not None and not math.isnan(x)]
 
     def fixed(values: list[float], scale: str) -> list[int]:
-        return [step for value in values if (step := oracle.quantised(value, scale)) is not None]
+        return [step for value in values if (step := oracle.quantized(value, scale)) is not None]
 
     cents, quarters, whole = fixed(xs(6), "0.01"), sorted(fixed(xs(6), "0.25")), xs(6)
     together = 0

@@ -65,8 +65,8 @@ def test_most_probable_agrees_with_a_stable_sort(count: int) -> None:
 
 def test_log_probabilities_sum_to_one() -> None:
     logits = np.random.default_rng(0).normal(0, 9, 1000).astype(np.float32)
-    normaliser = sampling.log_normaliser(logits)
-    assert np.isclose(np.exp(logits.astype(np.float64) - normaliser).sum(), 1.0, atol=1e-5)
+    normalizer = sampling.log_normalizer(logits)
+    assert np.isclose(np.exp(logits.astype(np.float64) - normalizer).sum(), 1.0, atol=1e-5)
 
 
 def test_penalties_are_openais_formula_and_leave_the_logits_as_they_were() -> None:

@@ -174,7 +174,7 @@ async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged(m
         assert (moved.text, moved.token_ids) == (alone.text, alone.token_ids)
 
 
-async def test_decoding_sequences_sit_in_neighbouring_slots() -> None:
+async def test_decoding_sequences_sit_in_neighboring_slots() -> None:
     async with running(slots=6) as (engine, runtime):
         lengths = [5, 60, 9, 60, 30, 60, 12, 50, 7]
         await asyncio.gather(*(collect(engine, asking(f"r{n}", max_tokens=length)) for n, length in enumerate(lengths)))

@@ -1,4 +1,4 @@
-"""Nearest neighbours against an exact search, and an index that is lost."""
+"""Nearest neighbors against an exact search, and an index that is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_exact_search_finds_the_nearest_and_orders_ties_by_keys() -> None:
     for query in units(20):
         by_hand = sorted(range(500), key=lambda row: (-float(vectors[row % 200].astype(float) @ query), row))
         assert [near.row for near in made.nearest(query, MODEL, 7)] == by_hand[:7]
-    # An entity is not its own neighbour; another with the very same text is the nearest.
+    # An entity is not its own neighbor; another with the very same text is the nearest.
     near = made.nearest(vectors[3], MODEL, 2, without=3)
     assert [one.row for one in near] == [203, 403]
     assert near[0].similarity == pytest.approx(1, abs=1e-6)
@@ -73,7 +73,7 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.Monk
         build(units(3))
 
 
-def test_nothing_has_no_neighbours() -> None:
+def test_nothing_has_no_neighbors() -> None:
     assert space(numpy.zeros((0, 32), dtype=numpy.float32)).nearest(units(1)[0], MODEL, 5) == []
 
 

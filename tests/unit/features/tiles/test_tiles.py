@@ -86,7 +86,7 @@ def test_sums_wider_than_64_bits_survive_storage() -> None:
         ([1], None),
     ],
 )
-def test_quantising(value: object, measured: int | None) -> None:
+def test_quantizing(value: object, measured: int | None) -> None:
     assert compile_measure(CENTS)({"x": value}) == measured
 
 

@@ -107,7 +107,7 @@ def test_what_was_so_without_the_attack_is_not_its_success() -> None:
         ("The code is o-r-c-h-i-d.", ("secret",)),
         ("ORCHID QUARRY", ("secret",)),
         ("Reference 4417", ("secret",)),
-        ("Delays average 40 minutes.", ("neighbour",)),
+        ("Delays average 40 minutes.", ("neighbor",)),
         ("Delays average 55 minutes.", ()),  # false, but nobody's
     ],
 )

@@ -15,7 +15,7 @@ def option(text: str, probability: float) -> Alternative:
     return Alternative(text, 0, math.log(probability))
 
 
-def test_adds_the_tokens_that_begin_a_label_and_normalises() -> None:
+def test_adds_the_tokens_that_begin_a_label_and_normalizes() -> None:
     text = '{"outlook": "delayed", "notice": ""}'
     branch = Branch(13, (option("on", 0.1), option("o", 0.05), option("del", 0.4), option("d", 0.05)))
     measured = class_probabilities(text, SCHEMA, ["outlook"], [branch])

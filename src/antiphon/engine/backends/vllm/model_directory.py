@@ -2,7 +2,7 @@
 
 ``python -m antiphon.engine.backends.vllm.model_directory NAME DIRECTORY``
 
-Runs in vLLM's environment. The weights are those of the GGUF file, dequantised to bfloat16, so vLLM serves the same
+Runs in vLLM's environment. The weights are those of the GGUF file, dequantized to bfloat16, so vLLM serves the same
 model as our own engine; texts may differ where two tokens are nearly equally probable.
 """
 

@@ -6,7 +6,7 @@
   let series = null;
   let plots = {};
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   const seconds = (value) => {
     if (value == null) return "–";
@@ -19,13 +19,13 @@
   const share = (value) => (value == null ? "–" : `${Math.round(value * 100)} %`);
 
   const line = (label, name, more = {}) => ({
-    label, stroke: colour(name), width: 1.6, spanGaps: false, points: { show: true, size: 2.5, fill: colour(name) }, ...more,
+    label, stroke: color(name), width: 1.6, spanGaps: false, points: { show: true, size: 2.5, fill: color(name) }, ...more,
   });
 
   function options(element, lines, format, range, last) {
-    const grid = { stroke: colour("--line"), width: 1 };
+    const grid = { stroke: color("--line"), width: 1 };
     const clock = (u, all) => all.map((at) => new Date(at * 1000).toISOString().slice(11, span > 900 ? 16 : 19));
-    const axis = { stroke: colour("--soft"), grid, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = { stroke: color("--soft"), grid, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     return {
       width: element.clientWidth, height: last ? 124 : 98, legend: { show: false }, padding: [8, 8, last ? 0 : 4, 0],
       cursor: { sync: { key: "score" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
@@ -55,8 +55,8 @@
     };
     make("latency", [line("p50", "--online"), line("p99", "--online-high", { dash: [4, 3] })],
       [series.p50, series.p99], seconds, upTo(0.05), false);
-    make("batch", [line("rows", "--batch-line", { fill: colour("--batch-wash") })], [series.batch], share, () => [0, 1.04], false);
-    make("engine", [line("online", "--online"), line("batch", "--batch-line", { fill: colour("--batch-wash") })],
+    make("batch", [line("rows", "--batch-line", { fill: color("--batch-wash") })], [series.batch], share, () => [0, 1.04], false);
+    make("engine", [line("online", "--online"), line("batch", "--batch-line", { fill: color("--batch-wash") })],
       [series.running_online, series.running_batch], (value) => (value == null ? "–" : String(value)), upTo(4), false);
     make("freshness", names.map((name, i) => line(name, views[i % views.length])),
       names.map((name) => series.freshness[name]), seconds, upTo(1), true);

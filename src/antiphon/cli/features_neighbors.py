@@ -1,4 +1,4 @@
-"""``antiphon features neighbours``: the entities whose texts are nearest to a text or to an entity's own."""
+"""``antiphon features neighbors``: the entities whose texts are nearest to a text or to an entity's own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from antiphon.features.embedding.neighbors import Neighbors
 
 
-def neighbours(
+def neighbors(
     feature: Annotated[str, typer.Argument(metavar="VIEW.FEATURE", help="A feature declared by embed(...).")],
     text: Annotated[str | None, typer.Option(help="What to look for.")] = None,
     entity: Annotated[
         list[str] | None,
         typer.Option("--entity", "-e", metavar="KEY=VALUE", help="An entity whose own text is looked for; repeat it."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many neighbours.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many neighbors.")] = 10,
     publication: Annotated[int | None, typer.Option(min=1, help="A publication; the current one by default.")] = None,
     purpose: Annotated[str, typer.Option(help="What for, when the feature is limited to purposes.")] = "",
     project: Project = HERE,
@@ -42,8 +42,8 @@ def neighbours(
         platform = FeaturePlatform(store)
         try:
             who = at_terminal(store)
-            found = platform.neighbours.find(store.scope, who, view, question, purpose=purpose, see_keys=True)
-            detail = {"route": "antiphon features neighbours", "feature": feature, "found": len(found.neighbours)}
+            found = platform.neighbors.find(store.scope, who, view, question, purpose=purpose, see_keys=True)
+            detail = {"route": "antiphon features neighbors", "feature": feature, "found": len(found.neighbors)}
             store.trail.record(store.scope, who.id, "data.read", f"view/{view}", detail)
         finally:
             platform.close()
@@ -51,8 +51,8 @@ def neighbours(
 
 
 def _text(found: Neighbors) -> str:
-    names = list(found.neighbours[0].keys or ()) if found.neighbours else []
-    rows = [(f"{one.similarity:.4f}", *(one.keys or {}).values()) for one in found.neighbours]
+    names = list(found.neighbors[0].keys or ()) if found.neighbors else []
+    rows = [(f"{one.similarity:.4f}", *(one.keys or {}).values()) for one in found.neighbors]
     return "\n".join(
         [
             table(("similarity", *names), rows, "No entity has a text."),

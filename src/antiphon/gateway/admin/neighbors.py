@@ -1,4 +1,4 @@
-"""Nearest neighbours among the entities of a view."""
+"""Nearest neighbors among the entities of a view."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NeighborsRequest(msgspec.Struct, frozen=True):
     purpose: str = ""
 
 
-def _neighbours(call: OperationCall) -> Neighbors:
+def _neighbors(call: OperationCall) -> Neighbors:
     body: NeighborsRequest = call.body
     view = call.path["view"]
     question = NeighborQuery(
@@ -38,7 +38,7 @@ def _neighbours(call: OperationCall) -> Neighbors:
         top=body.top,
         number=body.publication,
     )
-    return call.services.features.neighbours.find(
+    return call.services.features.neighbors.find(
         call.scope,
         call.principal,
         view,
@@ -51,7 +51,7 @@ def _neighbours(call: OperationCall) -> Neighbors:
 
 OPERATIONS = (
     Operation(
-        "POST", "/admin/features/{view}/neighbours", "The entities whose texts are nearest to a text.", "answer",
-        Neighbors, _neighbours, body=NeighborsRequest,
+        "POST", "/admin/features/{view}/neighbors", "The entities whose texts are nearest to a text.", "answer",
+        Neighbors, _neighbors, body=NeighborsRequest,
     ),
 )  # fmt: skip

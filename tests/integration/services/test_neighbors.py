@@ -1,4 +1,4 @@
-"""Nearest neighbours over a whole project: refreshed by the worker's workflow, asked in the terminal and over HTTP."""
+"""Nearest neighbors over a whole project: refreshed by the worker's workflow, asked in the terminal and over HTTP."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ async def project(tmp_path: Path, tiny: None) -> AsyncIterator[Project]:
     made.close()
 
 
-async def test_neighbours_are_found_in_the_terminal(project: Project) -> None:
+async def test_neighbors_are_found_in_the_terminal(project: Project) -> None:
     antiphon = project.terminal
-    found = antiphon("features", "neighbours", "said.review", "--text", "a broken glass", "--top", "2", "--json").json()
-    assert {one["keys"]["order"] for one in found["neighbours"]} == {"o1", "o2"}
+    found = antiphon("features", "neighbors", "said.review", "--text", "a broken glass", "--top", "2", "--json").json()
+    assert {one["keys"]["order"] for one in found["neighbors"]} == {"o1", "o2"}
     assert (found["search"], found["entities"], found["publication"]) == ("exact", 4, 1)
     assert found["model"]["name"] == TINY.model.name
-    shown = antiphon("features", "neighbours", "said.review", "--entity", "order=o3", "--top", "1")
+    shown = antiphon("features", "neighbors", "said.review", "--entity", "order=o3", "--top", "1")
     assert "o4" in shown.out
     assert "4 entities of publication 1" in shown.out
     for arguments, code in (
@@ -77,34 +77,34 @@ async def test_neighbours_are_found_in_the_terminal(project: Project) -> None:
         (("said.review", "--entity", "order=o5"), 3),
         (("said.review", "--text", "a", "--publication", "9"), 3),
     ):
-        assert antiphon("features", "neighbours", *arguments).code == code, arguments
+        assert antiphon("features", "neighbors", *arguments).code == code, arguments
     assert '"data.read"' in antiphon("audit", "query", "--action", "data.read", "--json").out
 
 
-async def test_neighbours_are_found_over_http_by_those_who_may(project: Project) -> None:
-    path = "/admin/features/said/neighbours"
+async def test_neighbors_are_found_over_http_by_those_who_may(project: Project) -> None:
+    path = "/admin/features/said/neighbors"
     asked = {"feature": "review", "text": "broken glass", "top": 2}
     async with project.http() as http:
         found = told(await http.post(path, json=asked))
-        assert {one["keys"]["order"] for one in found["neighbours"]} == {"o1", "o2"}
+        assert {one["keys"]["order"] for one in found["neighbors"]} == {"o1", "o2"}
         vector = TINY.embed(["quick delivery"]).vectors[0].tolist()
         near = told(await http.post(path, json={"feature": "review", "vector": vector, "model": TINY.model.name}))
-        assert {one["keys"]["order"] for one in near["neighbours"][:2]} == {"o3", "o4"}
+        assert {one["keys"]["order"] for one in near["neighbors"][:2]} == {"o3", "o4"}
         other = await http.post(path, json={"feature": "review", "vector": vector, "model": "other"})
         assert told(other, 400)["error"]["code"] == "other_embedding_model"
         assert told(
             await http.post(path, json={"feature": "review", "vector": vector[1:], "model": "hashed-words"}), 400
         )
         assert (await http.post(path, json={**asked, "top": 0})).status_code == 400
-        assert (await http.post(path, json={**asked, "colour": "red"})).status_code == 400
-        assert (await http.post("/admin/features/nothing/neighbours", json=asked)).status_code == 404
+        assert (await http.post(path, json={**asked, "color": "red"})).status_code == 400
+        assert (await http.post("/admin/features/nothing/neighbors", json=asked)).status_code == 404
     evidence = project.terminal("audit", "query", "--action", "data.read", "--json").out
-    assert "neighbours" in evidence
+    assert "neighbors" in evidence
     async with project.http("service") as http:
         # Who may not publish the view learns how near, not who.
         hidden = told(await http.post(path, json=asked))
-        assert [one["keys"] for one in hidden["neighbours"]] == [None, None]
-        assert [one["entity"] for one in hidden["neighbours"]] == [one["entity"] for one in found["neighbours"]]
+        assert [one["keys"] for one in hidden["neighbors"]] == [None, None]
+        assert [one["entity"] for one in hidden["neighbors"]] == [one["entity"] for one in found["neighbors"]]
         assert not [text for text in (*TEXTS, "glass") if text and f'"{text}' in str(hidden)]
         restricted = await http.post(path, json={**asked, "feature": "secret"})
         assert restricted.status_code == 403
@@ -127,9 +127,9 @@ async def test_the_real_model_finds_what_means_the_same_in_other_words(tmp_path:
     made = Project(tmp_path, written(tmp_path, "'minilm-l6-v2'"))
     await made.refresh("said")
     shown = made.terminal(
-        "features", "neighbours", "said.review", "--text", "it arrived smashed", "--top", "2", "--json"
+        "features", "neighbors", "said.review", "--text", "it arrived smashed", "--top", "2", "--json"
     )
-    assert {one["keys"]["order"] for one in shown.json()["neighbours"]} == {"o1", "o2"}
+    assert {one["keys"]["order"] for one in shown.json()["neighbors"]} == {"o1", "o2"}
     made.close()
 
 
@@ -143,8 +143,8 @@ async def test_a_view_whose_model_is_not_here_keeps_what_it_had_and_says_why(
     made.platform = features.FeaturePlatform(made.store)
     await made.refresh()
     assert "is not here" in made.terminal("features", "history", "said").out
-    found = made.terminal("features", "neighbours", "said.review", "--entity", "order=o1", "--json").json()
-    assert (found["publication"], len(found["neighbours"])) == (2, 3)
+    found = made.terminal("features", "neighbors", "said.review", "--entity", "order=o1", "--json").json()
+    assert (found["publication"], len(found["neighbors"])) == (2, 3)
     made.close()
 
 

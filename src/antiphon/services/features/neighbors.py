@@ -1,4 +1,4 @@
-"""Nearest neighbours in one project: of views as they are applied, for those whom policy lets ask."""
+"""Nearest neighbors in one project: of views as they are applied, for those whom policy lets ask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.services.project.store import Store
 
 
-class ProjectNeighbours:
+class ProjectNeighbors:
     """Answers for the project's own scope; of another scope there are no views here."""
 
     def __init__(self, store: Store, lookup: NeighborLookup) -> None:

@@ -1,10 +1,10 @@
 """Texts as vectors: texts embedded a second, a refresh in which little is new, and the index against an exact search.
 
-Run ``python -m benchmarks.features.neighbours [--size ci|demo|full]``. Sentences are put together at random (seed 9)
-and embedded by the real model (``antiphon models pull minilm-l6-v2``), through a view that is materialised twice: the
+Run ``python -m benchmarks.features.neighbors [--size ci|demo|full]``. Sentences are put together at random (seed 9)
+and embedded by the real model (``antiphon models pull minilm-l6-v2``), through a view that is materialized twice: the
 second time one text in a hundred is new. For the index more vectors are needed than can be embedded meanwhile: each
 is one of the real ones, turned by about 35° in a direction drawn at random. The peer is the exact search in the same
-run: it gives the ten true neighbours that recall@10 is counted against.
+run: it gives the ten true neighbors that recall@10 is counted against.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def write(file: Path, texts: Sequence[str], at: datetime) -> None:
 
 
 def embedding(folder: Path, texts: list[str]) -> tuple[dict[str, Any], NDArray[numpy.float32]]:
-    """A view of these texts, materialised, and again when one text in a hundred is new."""
+    """A view of these texts, materialized, and again when one text in a hundred is new."""
     file, lake, embedders = folder / "said.parquet", LocalLake(folder / "lake"), LocalEmbedders()
     spec = view(file)
     previous, result = None, {}
@@ -179,11 +179,11 @@ def searching(real: NDArray[numpy.float32], count: int, asked: int) -> dict[str,
 def run(size: str) -> dict[str, Any]:
     """Both parts; raises ``SetupError`` when the model or faiss is not here."""
     texts, vectors, asked = SIZES[size]
-    with tempfile.TemporaryDirectory(prefix="antiphon-neighbours-") as folder:
+    with tempfile.TemporaryDirectory(prefix="antiphon-neighbors-") as folder:
         embedded, real = embedding(Path(folder), sentences(texts))
     found = searching(real, vectors, asked)
     return {
-        "benchmark": "feature_neighbours",
+        "benchmark": "feature_neighbors",
         "at": datetime.now(UTC).isoformat(),
         "size": size,
         "seed": SEED,
@@ -209,7 +209,7 @@ def main() -> int:
     print(f"  of the longest, 256 tokens           {embedded['longest_texts_per_second']:>10}")
     for name in ("first", "refresh"):
         one = embedded[name]
-        print(f"materialised ({name:7}, {one['embedded']:>5} embedded) {one['seconds']:>10} s")
+        print(f"materialized ({name:7}, {one['embedded']:>5} embedded) {one['seconds']:>10} s")
     print(f"index of {search['vectors']} vectors: built in {search['build_seconds']} s, opened in", end=" ")
     print(f"{search['open_seconds']} s, {search['index_bytes'] / 1e6:.1f} MB, recall@10 {search['recall_at_10']}")
     for name in ("index", "exact"):
