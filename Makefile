@@ -54,6 +54,9 @@ platforms: environment  ## resolve an installation for Python 3.11 to 3.14 on x8
 docs: environment  ## build the documentation site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+screenshots: environment  ## the pictures of docs/dashboard.md, taken by the browser tests
+	@ANTIPHON_REQUIRE_SERVERS=1 ANTIPHON_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser
+
 vllm-environment:  ## vLLM for the CPU in an environment of its own (3.4 GB), and the small model for it
 	@scripts/vllm-environment >/dev/null
 

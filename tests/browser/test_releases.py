@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from tests.browser.test_dashboard import ARGUMENTS, CHROMIUM, CONTRAST
+from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.unit.catalog.examples import DEV
 
 from antiphon.definitions.learning import Rollout
-from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -37,29 +38,9 @@ async def running(desk: LearnedDesk) -> AsyncIterator[Running]:
 
 
 @pytest.fixture
-async def page(running, desk) -> AsyncIterator[object]:
-    """A page signed in as an engineer; any error that the browser reports fails the test."""
-    from playwright.async_api import async_playwright
-
-    if not Path(CHROMIUM).exists():
-        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
-            pytest.fail("Chromium is missing: apt-get install chromium")
-        pytest.skip("needs Chromium: apt-get install chromium")
-    key, _ = Keys(desk.database, fakes.SECRET).create("default", "builder", "engineer")
-    complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-        opened = await context.new_page()
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-        await opened.goto(running.url + "/login?next=/releases")
-        await opened.fill("#key", key)
-        await opened.click("text=Sign in")
-        await opened.wait_for_selector("h1:has-text('Releases')")
+async def page(running, desk) -> AsyncIterator[Page]:
+    async with signed_in(running, desk.database, "engineer", "/releases", "h1:has-text('Releases')") as opened:
         yield opened
-        await browser.close()
-    assert complaints == []
 
 
 async def test_a_canary_grows_on_the_page_and_is_undone_when_it_harms(page, running, desk) -> None:
@@ -74,6 +55,7 @@ async def test_a_canary_grows_on_the_page_and_is_undone_when_it_harms(page, runn
     await expect(page.locator(".steps [aria-current=step] small")).to_have_text("30 of 50 canary users")
     await expect(page.locator(".sentence")).to_contain_text("30 canary users of 50")
     assert await page.locator("svg.drawn").count() == 2
+    await photograph(page, "rollout")
     desk.expose(rollout, 60, bad=90, first=30)
     desk.look()
     await expect(page.locator("h2", has_text="Last rollout")).to_be_visible()
@@ -113,21 +95,11 @@ async def test_every_page_can_be_read_named_and_fits(page, running, desk, scheme
     desk.look()
     await page.emulate_media(color_scheme=scheme)
     for path in PATHS:
+        await page.goto(running.url + path)
         for width in (390, 1280):
-            await page.set_viewport_size({"width": width, "height": 844})
-            await page.goto(running.url + path)
-            overflow = await page.evaluate(
-                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            assert overflow <= 0, (path, width)
-        assert await page.evaluate(CONTRAST) == [], path
-        assert await page.locator("h1").count() == 1, path
-        unnamed = await page.evaluate(
-            "[...document.querySelectorAll('a, button, input:not([type=hidden]), select, progress, [role=img]')]"
-            ".filter((each) => !(each.textContent.trim() || each.getAttribute('aria-label') ||"
-            " (each.labels && each.labels.length))).map((each) => each.outerHTML)"
-        )
-        assert unnamed == [], path
+            await require_fit(page, width)
+        await require_contrast(page)
+        await require_names(page)
         assert await page.locator("table:not(:has(caption))").count() == 0, path
 
 

@@ -55,7 +55,7 @@ def run(
             help="Store the answers for the online path, and make anew only those whose figures have changed.",
         ),
     ] = False,
-    key: Annotated[str, typer.Option(help="TableOrders with the same key are one job.")] = "",
+    key: Annotated[str, typer.Option(help="Orders with the same key are one job.")] = "",
     within: Annotated[str, typer.Option(help="How soon it should have ended, for example 6h.")] = "",
     accept_late: Annotated[bool, typer.Option("--accept-late", help="Order it even if it cannot end in time.")] = False,
     max_failed_rows: Annotated[int | None, typer.Option(min=0, help="End the job once more rows have failed.")] = None,

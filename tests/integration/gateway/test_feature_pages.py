@@ -101,7 +101,7 @@ async def test_the_pages_tell_what_the_gates_said(watched: Watched) -> None:
         assert "Kolmogorov-Smirnov 1.00" in compared.text
         changed = (await browser.get(f"/features/delays/diff?before={second.id}&after={last.id}")).text
         assert "its rules leave other rows out" in changed
-        assert "<dt>Kept aside</dt><dd>1 rows</dd>" in page.text
+        assert "<dt>Quarantined</dt><dd>1 rows</dd>" in page.text
         watched.world.verdicts.expire(watched.world.scope, [third.id])
         assert "<dd>1 rows; they expired on " in (await browser.get("/features/delays")).text
         for path in ("/features/nothing", "/features/delays/diff?before=snap_x&after=snap_y", "/features/delays/diff"):

@@ -47,7 +47,7 @@ async def test_breakers_and_reuse_are_shown_everywhere(services, keys) -> None:
         assert 'antiphon_engine_failed_requests{engine="main"} 9.0' in metrics
         await sign_in(client, keys["viewer"])
         page = (await client.get("/dashboard/figures")).text
-        for told in ("Engines left alone", "9 of 12 requests failed", "35.0 %", "Tokens saved"):
+        for told in ("Engines with an open circuit", "9 of 12 requests failed", "35.0 %", "Tokens saved"):
             assert told in page
-        [left_alone] = re.findall(r"Engines left alone.*?</table>", page, re.DOTALL)
+        [left_alone] = re.findall(r"Engines with an open circuit.*?</table>", page, re.DOTALL)
         assert "standby" not in left_alone

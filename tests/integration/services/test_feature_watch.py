@@ -167,12 +167,12 @@ async def test_a_view_is_taken_back_over_http_and_on_its_page(project: Project) 
     async with project.http("viewer", page=True) as browser:
         page = (await browser.get("/features/today")).text
         assert "wait" in page
-        assert "A hand on it" not in page
+        assert "Intervene" not in page
         assert (await browser.post("/features/today", data={"csrf": csrf(page), "act": "hold"})).status_code == 403
     async with project.http(page=True) as browser:
         page = (await browser.get("/features/today")).text
         form = {"csrf": csrf(page), "seen": "3", "to": "", "reason": "on again"}
-        assert "Let it go on" in page
+        assert ">Resume<" in page
         assert (await browser.post("/features/today", data={**form, "act": "resume"})).status_code == 303
         late = await browser.post("/features/today", data={**form, "act": "rollback", "seen": "2"})
         assert late.status_code == 422
@@ -235,7 +235,7 @@ async def test_an_on_demand_feature_is_followed_to_the_request_and_what_it_read(
     async with project.http("engineer", page=True) as browser:
         page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=wait.each")).text
         assert "minutes 90.0" in page
-        assert page.count('<span class="chip completed">made again</span>') == 2, "and what it read"
+        assert page.count('<span class="chip completed">recomputed</span>') == 2, "and what it read"
     features = ProjectPredictions(project.store).explain(project.store.scope, receipt.prediction)["features"]
     assert [(one["source"], one["inputs"]) for one in features if one["name"] == "wait.each"] == [
         ("request", {"minutes": 90.0})
@@ -268,7 +268,7 @@ async def test_the_lineage_of_a_prediction_over_http_and_on_its_page(project: Pr
         page = (await browser.get(f"/requests/{receipt.prediction}")).text
         assert f'href="/requests/{receipt.prediction}/lineage?feature=today.orders"' in page
         page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=today.orders")).text
-        assert '<span class="chip completed">made again</span>' in page
+        assert '<span class="chip completed">recomputed</span>' in page
         assert "orders.csv" in page
         assert (await browser.get("/requests/pred_x/lineage")).status_code == 404
 

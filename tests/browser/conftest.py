@@ -1,0 +1,120 @@
+"""The system's Chromium with a signed-in page, and pictures of pages for the documentation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.integration.gateway.conftest import Running
+
+from antiphon.catalog.database import Database
+from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principals import Role
+from antiphon.testing import fakes
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@asynccontextmanager
+async def signed_in(running: Running, database: Database, role: Role, path: str, ready: str) -> AsyncIterator[Page]:
+    """A page of a new browser, signed in as ``role`` and opened at ``path``, once the selector ``ready`` is there.
+
+    Any error that the browser reports meanwhile fails the test.
+    """
+    from playwright.async_api import async_playwright
+
+    if not Path(CHROMIUM).exists():
+        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
+            pytest.fail("Chromium is missing: apt-get install chromium")
+        pytest.skip("needs Chromium: apt-get install chromium")
+    key, _ = Keys(database, fakes.SECRET).create("default", "reader", role)
+    errors: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        page = await context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        await page.goto(f"{running.url}/login?next={path}")
+        await page.fill("#key", key)
+        await page.click("text=Sign in")
+        await page.wait_for_selector(ready)
+        yield page
+        await browser.close()
+    assert errors == []
+
+
+async def photograph(page: Page, name: str) -> None:
+    """Keep a picture of the page as ``NAME.png`` where ``make screenshots`` asks for pictures; else do nothing."""
+    folder = os.environ.get("ANTIPHON_SCREENSHOTS")
+    if folder:
+        await page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+
+
+async def require_fit(page: Page, width: int) -> None:
+    """Fail if something runs off the side of a window of ``width`` pixels."""
+    await page.set_viewport_size({"width": width, "height": 844})
+    overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, (page.url, width)
+
+
+async def require_contrast(page: Page) -> None:
+    """Fail unless every text has a contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    assert await page.evaluate(CONTRAST) == [], page.url
+
+
+async def require_names(page: Page) -> None:
+    """Fail unless every control has a name and the page one heading (WCAG 2.2, 4.1.2)."""
+    assert await page.locator("h1").count() == 1, page.url
+    unnamed = await page.evaluate(
+        "[...document.querySelectorAll('a, button, input:not([type=hidden]), select, progress, [role=img]')]"
+        ".filter((each) => !(each.textContent.trim() || each.getAttribute('aria-label')"
+        " || (each.labels && each.labels.length)))"
+        ".map((each) => each.outerHTML)"
+    )
+    assert unnamed == [], page.url
+
+
+CONTRAST = """
+() => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  const channels = (color) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255];
+  };
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const color = channels(getComputedStyle(each).backgroundColor);
+      if (color[3] > 0.99) return color;
+    }
+    return channels("white");
+  };
+  const poor = [];
+  const walker = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !element.getClientRects().length) continue;
+    if (element.closest(".skip, .unseen, script, style, meter, progress, option")) continue;
+    const pair = [luminance(channels(getComputedStyle(element).color)), luminance(behind(element))];
+    const [a, b] = pair.sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) poor.push(`${walker.currentNode.textContent.trim()} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}
+"""
