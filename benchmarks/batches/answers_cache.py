@@ -32,9 +32,10 @@ from antiphon.batch.demand import Demand, EntityDemand
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.definitions.application import Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
+from antiphon.features.values import FeatureVector
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
+from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 SIZES = {"ci": (60, 4, 60, 2), "demo": (300, 7, 150, 3), "full": (2_000, 12, 1_500, 5)}
 """Entities, publications, requests between two of them, seeds."""
@@ -61,7 +62,7 @@ class ByEntity(FeatureTable):
         keys: Mapping[str, str],
         as_of: datetime,
         minimum_publication: int | None = None,
-    ) -> ReadVector:
+    ) -> FeatureVector:
         self.set(as_of, congestion__delay=self.delays.get(keys["flight"], 0.0))
         return super().read(views, keys, as_of, minimum_publication)
 

@@ -183,7 +183,7 @@ class TableOrders:
             self._inputs.require_readable(scope, principal, source)
         application = release.bundle.application
         defaults = defaults_of(application.on_demand)
-        inputs = [name for name in input_types(application) if name not in defaults]
+        inputs = [name for name in input_types(application.on_demand, application.entity_keys) if name not in defaults]
         rows = tables.read(source) if source is not None else iter(order.rows)
         total = 0
         sampled: list[float] = []

@@ -155,6 +155,6 @@ def _inputs(application: ApplicationSpec, row: tables.Row, *, texts: bool) -> di
     """Returns the columns that are inputs; those of a CSV file are parsed from its texts."""
     return {
         name: input_of_text(declared, row[name]) if texts and isinstance(row[name], str) else row[name]
-        for name, declared in input_types(application).items()
+        for name, declared in input_types(application.on_demand, application.entity_keys).items()
         if name in row
     }

@@ -93,7 +93,7 @@ def _inputs(
 ) -> dict[str, Any]:
     """Returns the inputs of on-demand features: ``--input`` for all rows, else the row's column of that name."""
     from antiphon.definitions.on_demand import input_of_text
-    from antiphon.serving.features.lookup_derived import input_types
+    from antiphon.serving.features.on_demand import input_types
 
     if plan.derived is None:
         return dict(given)

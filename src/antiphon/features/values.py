@@ -68,22 +68,23 @@ class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
 class FeatureValue(msgspec.Struct, frozen=True):
     """One feature as read.
 
-    ``event_time`` is that of the latest event in the value, ``None`` when there is none; ``stream_offset`` the
-    highest log offset among streamed events in it, ``None`` when it comes from the snapshot alone.
+    ``event_time`` is that of the latest event in the value, ``None`` when there is none; ``snapshot`` is ``None`` for a
+    value of a dataset's row; ``stream_offset`` is the highest log offset among streamed events in it, ``None`` when it
+    comes from the snapshot alone.
     """
 
     value: MeasureValue
     event_time: datetime | None
-    snapshot: str
-    stream_offset: int | None
     definition_version: str
+    snapshot: str | None = None
+    stream_offset: int | None = None
 
 
 class FeatureVector(msgspec.Struct, frozen=True):
     """Features of one entity as read.
 
     Attributes:
-        publication: the number every value comes from; ``None`` when all are read from Feast.
+        publication: the number every value comes from; ``None`` when all are read from Feast or from a dataset's row.
         values: ``view.feature`` to value.
         refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
         catalog_away: True when the catalog did not answer, so the leased publication was served.
@@ -92,6 +93,6 @@ class FeatureVector(msgspec.Struct, frozen=True):
 
     publication: int | None
     values: dict[str, FeatureValue]
-    refreshed: dict[str, datetime]
+    refreshed: dict[str, datetime] = {}
     catalog_away: bool = False
     facts: dict[str, SnapshotFacts] = {}

@@ -35,6 +35,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
 from antiphon.features.online.remedies import SubstituteValue
+from antiphon.features.values import FeatureVector
 from antiphon.governance.policy.request import Decision
 from antiphon.serving.answering import generation, receipts, reuse
 from antiphon.serving.answering.context import AnswerContext, Arrival, arrive, as_requested, cache_namespace, entity_of
@@ -49,7 +50,6 @@ from antiphon.serving.builtin import implicit_release
 from antiphon.serving.fallback import substitutes
 from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Engines, refusal
 from antiphon.serving.features import on_demand, reading
-from antiphon.serving.ports import FeatureRow
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowCounts, Shadows
@@ -263,7 +263,7 @@ class Answerer:
         self,
         request: AnswerRequest,
         application: ApplicationSpec,
-        vector: FeatureRow | None,
+        vector: FeatureVector | None,
         as_of: datetime,
         entity: Mapping[str, str],
         masked: Sequence[str],

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assignment
-from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.engine.api.messages import (
@@ -21,6 +20,7 @@ from antiphon.engine.api.messages import (
     TextEmbeddings,
 )
 from antiphon.features.online.remedies import SubstituteValue
+from antiphon.features.values import FeatureVector
 from antiphon.governance.policy.request import Decision
 
 PolicyDecider = Callable[[Any, str, Any, Mapping[str, Any]], Decision]
@@ -34,34 +34,6 @@ RemedyFinder = Callable[
 entities, moment, contract, publication."""
 
 
-class OneFeature(Protocol):
-    """One feature as read, from the online store or from a dataset's row."""
-
-    @property
-    def value(self) -> float | int | str | bool | None: ...
-    @property
-    def event_time(self) -> datetime | None: ...
-    @property
-    def snapshot(self) -> str | None: ...
-    @property
-    def stream_offset(self) -> int | None: ...
-    @property
-    def definition_version(self) -> str: ...
-
-
-class FeatureRow(Protocol):
-    """Features of one entity, by ``view.feature``: of one publication, or of a dataset's row, which has no number."""
-
-    @property
-    def publication(self) -> int | None: ...
-    @property
-    def values(self) -> Mapping[str, OneFeature]: ...
-    @property
-    def facts(self) -> Mapping[str, SnapshotFacts]:
-        """View to the facts of its snapshot; without views whose snapshot has none."""
-        ...
-
-
 class EntityReader(Protocol):
     """Reads features of one scope: the online store, Feast, or a dataset."""
 
@@ -71,7 +43,7 @@ class EntityReader(Protocol):
         keys: Mapping[str, str],
         as_of: datetime,
         minimum_publication: int | None = None,
-    ) -> FeatureRow:
+    ) -> FeatureVector:
         """Values of the views (name to definition version) for an entity, all of one publication."""
         ...
 

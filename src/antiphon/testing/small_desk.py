@@ -24,7 +24,6 @@ from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases, activation_stack
 from antiphon.catalog.rollouts import Assignment, Rollouts
 from antiphon.catalog.rollouts import RolloutRecord as RolloutUnderWay
-from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
@@ -39,6 +38,7 @@ from antiphon.definitions.application import (
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs
+from antiphon.features.values import FeatureValue, FeatureVector, MeasureValue
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
 from antiphon.releases.router import assign
@@ -100,37 +100,24 @@ PATIENT = FailoverPolicy()
 """Engines are given up as in the product."""
 
 
-class ReadValue(msgspec.Struct, frozen=True):
+def read_value(value: MeasureValue, event_time: datetime | None) -> FeatureValue:
     """One feature as it is read."""
-
-    value: float | int | str | bool | None
-    event_time: datetime | None
-    snapshot: str | None = "snap_1"
-    stream_offset: int | None = None
-    definition_version: str = "v1"
-
-
-class ReadVector(msgspec.Struct, frozen=True):
-    """Features of one publication, or of a dataset, which has none."""
-
-    publication: int | None
-    values: Mapping[str, ReadValue]
-    facts: Mapping[str, SnapshotFacts] = {}
+    return FeatureValue(value, event_time, "v1", "snap_1")
 
 
 class FeatureTable:
     """Implements serving's ``EntityReader``: the same values for every entity, until they are set anew."""
 
-    def __init__(self, **values: float | int | str | bool | None) -> None:
+    def __init__(self, **values: MeasureValue) -> None:
         self.publication: int | None = 1
-        self.values: dict[str, ReadValue] = {}
+        self.values: dict[str, FeatureValue] = {}
         self.asked: list[tuple[dict[str, str], dict[str, str], datetime]] = []
         self.set(START, **(values or {"congestion__delay": 26.0, "weather__wind": 11.0}))
 
-    def set(self, event_time: datetime | None, **values: float | int | str | bool | None) -> None:
+    def set(self, event_time: datetime | None, **values: MeasureValue) -> None:
         """Publish values; ``view__feature`` names one."""
         for name, value in values.items():
-            self.values[name.replace("__", ".", 1)] = ReadValue(value, event_time)
+            self.values[name.replace("__", ".", 1)] = read_value(value, event_time)
 
     def read(
         self,
@@ -138,11 +125,11 @@ class FeatureTable:
         keys: Mapping[str, str],
         as_of: datetime,
         minimum_publication: int | None = None,
-    ) -> ReadVector:
+    ) -> FeatureVector:
         self.asked.append((dict(views), dict(keys), as_of))
         if minimum_publication is not None and minimum_publication > (self.publication or 0):
             raise UnavailableError(f"Publication {minimum_publication} is not here yet.", where="features")
-        return ReadVector(
+        return FeatureVector(
             self.publication, {name: value for name, value in self.values.items() if name.partition(".")[0] in views}
         )
 

@@ -15,9 +15,10 @@ from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
+from antiphon.features.values import FeatureVector
 from antiphon.orchestration.refreshed_answers import PRINCIPAL, AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
+from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 PLAIN = {"guards": (), "output_schema": None, "classes": ()}
 
@@ -35,7 +36,7 @@ class ByFlight(FeatureTable):
         keys: Mapping[str, str],
         as_of: datetime,
         minimum_publication: int | None = None,
-    ) -> ReadVector:
+    ) -> FeatureVector:
         self.set(as_of, congestion__delay=self.delays.get(keys["flight"], 0.0))
         return super().read(views, keys, as_of, minimum_publication)
 

@@ -10,21 +10,22 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
+from antiphon.features.values import FeatureValue, FeatureVector
 from antiphon.serving.answering import reuse
 from antiphon.serving.answering.generation import GenerationSpec
 from antiphon.serving.features import reading
 from antiphon.serving.features.printing import fingerprint
 from antiphon.serving.features.reading import RequestFeatures
-from antiphon.testing.small_desk import DESK, START, ReadValue, ReadVector
+from antiphon.testing.small_desk import DESK, START, read_value
 
 LATER = START + timedelta(hours=1)
 
 
-def read(contract: Freshness | None = None, **values: ReadValue) -> RequestFeatures:
+def read(contract: Freshness | None = None, **values: FeatureValue) -> RequestFeatures:
     application = msgspec.structs.replace(DESK, freshness={"congestion": contract} if contract else {})
-    read = {"congestion.delay": ReadValue(26.0, START), "weather.wind": ReadValue(11.0, START)}
+    read = {"congestion.delay": read_value(26.0, START), "weather.wind": read_value(11.0, START)}
     read |= {name.replace("__", "."): value for name, value in values.items()}
-    return reading.apply_contracts(ReadVector(3, read), application, LATER)
+    return reading.apply_contracts(FeatureVector(3, read), application, LATER)
 
 
 def contract_of(found: RequestFeatures, name: str = "congestion.delay") -> str:
@@ -44,7 +45,7 @@ def test_the_limit_itself_is_still_fresh(max_age: str, contract: str) -> None:
 
 
 def test_a_default_prints_nothing_even_when_it_is_all_there_is() -> None:
-    found = read(Freshness("1m", "default"), weather__wind=ReadValue(None, None))
+    found = read(Freshness("1m", "default"), weather__wind=read_value(None, None))
     assert found.prints == {"congestion.delay": None, "weather.wind": None}
     assert contract_of(found) == "defaulted"
     assert contract_of(found, "weather.wind") == "absent"
@@ -56,14 +57,14 @@ def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
     ):
         read(Freshness("1m", "reject"))
     with pytest.raises(FeatureUnavailableError, match="has no value"):
-        read(Freshness("1m", "reject"), congestion__delay=ReadValue(None, None))
+        read(Freshness("1m", "reject"), congestion__delay=read_value(None, None))
 
 
 def test_an_entity_nobody_knows_is_refused() -> None:
     with pytest.raises(FeatureUnavailableError, match="no features"):
-        read(congestion__delay=ReadValue(None, None), weather__wind=ReadValue(None, None))
+        read(congestion__delay=read_value(None, None), weather__wind=read_value(None, None))
     with pytest.raises(FeatureUnavailableError, match="no features"):  # a count of no events is a zero
-        read(congestion__delay=ReadValue(0, None), weather__wind=ReadValue(None, None))
+        read(congestion__delay=read_value(0, None), weather__wind=read_value(None, None))
 
 
 def test_an_application_without_features_reads_nothing() -> None:
@@ -128,8 +129,8 @@ def test_a_contract_may_ask_for_the_quality_of_the_source() -> None:
 
     def apply(facts: dict[str, SnapshotFacts], contract: Freshness, publication: int | None = 3) -> RequestFeatures:
         application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
-        read = {"congestion.delay": ReadValue(26.0, LATER)}
-        return reading.apply_contracts(ReadVector(publication, read, facts), application, LATER)
+        read = {"congestion.delay": read_value(26.0, LATER)}
+        return reading.apply_contracts(FeatureVector(publication, read, facts=facts), application, LATER)
 
     good = facts_of(0.95)
     assert contract_of(apply({"congestion": good}, contract)) == "fresh"

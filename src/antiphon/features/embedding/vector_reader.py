@@ -121,7 +121,7 @@ class VectorReader:
                     continue
                 texts = [vector.values[f"{view}.{name}"] for vector in read]
                 given = [text.value if isinstance(text.value, str) else None for text in texts]
-                snapshot = texts[0].snapshot if texts else ""
+                snapshot = (texts[0].snapshot if texts else None) or ""
                 made = self._vectors.vectors(snapshot, name, model, given) if texts else []
                 if texts:
                     snapshots[view] = (snapshot, version, read[0].refreshed[view])
@@ -130,7 +130,7 @@ class VectorReader:
                         value=None if vector is None else tuple(vector.tolist()),
                         model=model,
                         event_time=text.event_time,
-                        snapshot=text.snapshot,
+                        snapshot=snapshot,
                         stream_offset=text.stream_offset,
                         definition_version=text.definition_version,
                     )

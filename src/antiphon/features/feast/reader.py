@@ -137,7 +137,7 @@ class FeastReader:
                 where=f"Feast {place}",
                 next_step="Ask about now, or import the repository (`antiphon features import-feast`).",
             )
-        return FeatureValue(read.value, read.event_time, f"{SNAPSHOT}{place}", None, spec.definition_version)
+        return FeatureValue(read.value, read.event_time, spec.definition_version, f"{SNAPSHOT}{place}")
 
 
 def column_of(spec: FeatureViewSpec, feature: str) -> str:

@@ -375,9 +375,9 @@ def _values(one: SnapshotRows, row: EntityRow) -> dict[str, FeatureValue]:
         name: FeatureValue(
             value,
             None if event_time is None else from_microseconds(event_time),
+            one.definition_version,
             one.snapshot,
             offset,
-            one.definition_version,
         )
         for name, value, event_time, offset in zip(one.names, row.values, row.event_times, offsets, strict=True)
     }

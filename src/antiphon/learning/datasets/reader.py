@@ -13,34 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError, FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.features.lake.content import Lake
+from antiphon.features.values import FeatureValue, FeatureVector
 
 if TYPE_CHECKING:
     import pyarrow
-
-Value = float | int | str | bool | None
-
-
-class DatasetValue(msgspec.Struct, frozen=True):
-    """One feature of a row, in the shape in which serving reads features."""
-
-    value: Value
-    event_time: datetime | None
-    definition_version: str
-    snapshot: str | None = None
-    stream_offset: int | None = None
-
-
-class DatasetVector(msgspec.Struct, frozen=True):
-    """A row's features. They were joined, not published."""
-
-    values: dict[str, DatasetValue]
-    publication: int | None = None
-    facts: dict[str, SnapshotFacts] = {}
 
 
 class DatasetRow(msgspec.Struct, frozen=True):
@@ -50,7 +30,7 @@ class DatasetRow(msgspec.Struct, frozen=True):
     entity: dict[str, str]
     moment: datetime
     label: str
-    features: DatasetVector
+    features: FeatureVector
 
 
 class DatasetFeatureReader:
@@ -58,12 +38,12 @@ class DatasetFeatureReader:
 
     def __init__(self, dataset: Dataset, rows: Iterable[DatasetRow]) -> None:
         self._dataset = dataset
-        self._vectors: dict[tuple[bytes, int], DatasetVector] = {}
+        self._vectors: dict[tuple[bytes, int], FeatureVector] = {}
         self._ambiguous: set[tuple[bytes, int]] = set()
         for row in rows:
             self.put(row.entity, row.moment, row.features)
 
-    def put(self, entity: Mapping[str, str], moment: datetime, features: DatasetVector) -> None:
+    def put(self, entity: Mapping[str, str], moment: datetime, features: FeatureVector) -> None:
         """Let these features be read for an entity and moment."""
         place = _place(entity, moment)
         if self._vectors.setdefault(place, features) != features:
@@ -75,7 +55,7 @@ class DatasetFeatureReader:
         keys: Mapping[str, str],
         as_of: datetime,
         minimum_publication: int | None = None,
-    ) -> DatasetVector:
+    ) -> FeatureVector:
         """The row's features of some views.
 
         Raises:
@@ -101,7 +81,7 @@ class DatasetFeatureReader:
                 )
         names = {*views, *(view.name for view in self._dataset.spec.on_demand)}
         chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in names}
-        return DatasetVector(chosen)
+        return FeatureVector(None, chosen)
 
 
 def read_table(dataset: Dataset, files: Lake) -> pyarrow.Table:
@@ -153,7 +133,7 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
     spec = dataset.spec
     versions = spec.versions()
     values = {
-        name: DatasetValue(
+        name: FeatureValue(
             value=row[name],
             event_time=_utc(row.get(f"{name}.event_time")),
             definition_version=versions[name.partition(".")[0]],
@@ -170,7 +150,7 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
         entity={key: str(row[key]) for key in spec.entity_keys},
         moment=moment,
         label=str(row["label"]),
-        features=DatasetVector(values),
+        features=FeatureVector(None, values),
     )
 
 

@@ -24,7 +24,8 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, Inv
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.template import template_reads
-from antiphon.learning.datasets.reader import DatasetRow, DatasetVector
+from antiphon.features.values import FeatureVector
+from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation.statements import false_statements, statements, texts_of
 
 SetName = Literal["injection", "leakage"]
@@ -165,7 +166,7 @@ def poisoned(
             **row.features.values,
             name: msgspec.structs.replace(value, value=f"{value.value} {text}"),
         }
-        return msgspec.structs.replace(row, features=DatasetVector(values)), None
+        return msgspec.structs.replace(row, features=FeatureVector(None, values)), None
     return row, text or None
 
 
@@ -283,7 +284,7 @@ def _with_key_text(row: DatasetRow, key: str, text: str, keyed: Keyed) -> Datase
         for feature, value in row.features.values.items()
     }
     entity = {**row.entity, key: f"{row.entity[key]} {text}"}
-    return msgspec.structs.replace(row, entity=entity, features=DatasetVector(values))
+    return msgspec.structs.replace(row, entity=entity, features=FeatureVector(None, values))
 
 
 async def _reply(ask: Ask, row: DatasetRow, question: str | None, plant: bool) -> AttackResponse | None:

@@ -13,23 +13,15 @@ import msgspec
 
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, defaults_of
+from antiphon.definitions.on_demand import InputValue, defaults_of
 from antiphon.features.embedding.vector_reader import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
 from antiphon.features.freshness import rule_of
 from antiphon.serving.features.lookup_values import DerivedFeatures, EntityFeatures, Lookup, LookupRequest
-from antiphon.serving.features.on_demand import checked_against
-from antiphon.serving.features.row_contract import masked
+from antiphon.serving.features.on_demand import checked_against, input_types
+from antiphon.serving.features.row_contract import joined, masked
 
 _LOOKUP = "What is looked up"
-
-
-def input_types(on_demand: Sequence[OnDemandSpec], keys: frozenset[str]) -> dict[str, InputType]:
-    """Types of a request's inputs; an input named like an entity key is read from the entity."""
-    types: dict[str, InputType] = {}
-    for view in on_demand:
-        types.update(view.inputs)
-    return {name: declared for name, declared in types.items() if name not in keys}
 
 
 def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
@@ -77,23 +69,15 @@ def derive(
     """The lookup with what is made of it, and without what was read for that alone."""
     derived = request.plan.derived
     assert derived is not None
-    names = (*found.features, *_made_names(derived), *_vector_names(derived))
+    computed = [f"{view.name}.{name}" for view in derived.on_demand for name in view.features]
+    names = (*found.features, *computed, *_vector_names(derived))
     place = {name: index for index, name in enumerate(names)}
     picked = [place[name] for name in derived.names]
     lines = []
     for number, (line, entity) in enumerate(zip(found.entities, request.entities, strict=True)):
         made = _computed(derived, found, line, {**entity, **inputs[number]})
-        near = (
-            _vectors(derived, request, vectors, number, found.as_of)
-            if vectors is not None
-            else EntityFeatures((), (), ())
-        )
-        whole = EntityFeatures(
-            (*line.values, *made.values, *near.values),
-            (*line.event_times, *made.event_times, *near.event_times),
-            (*line.contracts, *made.contracts, *near.contracts),
-            line.instead,
-        )
+        near = [_vectors(derived, request, vectors, number, found.as_of)] if vectors is not None else []
+        whole = joined([line, made, *near])
         if masks is not None and masks[number]:
             whole = masked(names, whole, masks[number])
         lines.append(_picked(whole, picked, derived.names))
@@ -113,10 +97,6 @@ def derive(
             for name in requested
         },
     )
-
-
-def _made_names(derived: DerivedFeatures) -> list[str]:
-    return [f"{view.name}.{name}" for view in derived.on_demand for name in view.features]
 
 
 def _vector_names(derived: DerivedFeatures) -> list[str]:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec, Figure
-from antiphon.definitions.on_demand import InputType, InputValue, checked_input, defaults_of
+from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
 from antiphon.features.expressions.on_demand import payload, values
 from antiphon.serving.features.printing import printed
 
 
-def input_types(application: ApplicationSpec) -> dict[str, InputType]:
-    """Types of an application's inputs; an input named like an entity key is read from the entity."""
-    types: dict[str, InputType] = {}
-    for view in application.on_demand:
-        types.update(view.inputs)
-    return {name: declared for name, declared in types.items() if name not in application.entity_keys}
+def input_types(views: Iterable[OnDemandSpec], keys: Collection[str]) -> dict[str, InputType]:
+    """Types of the inputs of views; an input named like an entity key is read from the entity."""
+    return {name: declared for view in views for name, declared in view.inputs.items() if name not in keys}
 
 
 def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> dict[str, InputValue]:
@@ -29,8 +26,9 @@ def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> di
     Raises:
         InvalidInputError: one is missing, unknown or of another type; ``where`` names it.
     """
+    types = input_types(application.on_demand, application.entity_keys)
     defaults = defaults_of(application.on_demand)
-    return checked_against(input_types(application), given, f"The application {application.name!r}", defaults=defaults)
+    return checked_against(types, given, f"The application {application.name!r}", defaults=defaults)
 
 
 def checked_against(

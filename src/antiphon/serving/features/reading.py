@@ -15,9 +15,9 @@ from antiphon.definitions.application import ApplicationSpec, Figure, Freshness
 from antiphon.definitions.on_demand import InputValue
 from antiphon.features.freshness import rule_of
 from antiphon.features.online.remedies import SubstituteValue
+from antiphon.features.values import FeatureValue, FeatureVector, MeasureValue
 from antiphon.serving.features import on_demand
 from antiphon.serving.features.printing import fingerprint, printed
-from antiphon.serving.ports import FeatureRow, OneFeature
 
 
 class RequestFeatures(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ NO_FEATURES = RequestFeatures(None, (), {}, fingerprint({}))
 
 
 def apply_contracts(
-    vector: FeatureRow | None,
+    vector: FeatureVector | None,
     application: ApplicationSpec,
     as_of: datetime,
     masked: Sequence[str] = (),
@@ -82,7 +82,7 @@ def apply_contracts(
 
 
 def to_remedy(
-    vector: FeatureRow, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
+    vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
 ) -> list[str]:
     """Views with a stale value whose contract asks for a substitute."""
     if vector.publication is None:
@@ -100,7 +100,7 @@ def to_remedy(
 
 
 def _held(
-    vector: FeatureRow,
+    vector: FeatureVector,
     application: ApplicationSpec,
     as_of: datetime,
     masked: Sequence[str],
@@ -110,7 +110,7 @@ def _held(
     receipts: dict[str, FeatureReceipt] = {}
     for name, value in vector.values.items():
         if masked and _hidden(name, masked):
-            receipts[name] = _masked(name, value)
+            receipts[name] = _receipt(name, value, None, "masked", as_of)
             continue
         view = name.partition(".")[0]
         contract = application.freshness.get(view)
@@ -130,23 +130,9 @@ def _hidden(name: str, masked: Sequence[str]) -> bool:
     return name in masked or f"{name.partition('.')[0]}.*" in masked
 
 
-def _masked(name: str, value: OneFeature) -> FeatureReceipt:
-    return FeatureReceipt(
-        name=name,
-        value=None,
-        printed=None,
-        definition_version=value.definition_version,
-        snapshot=value.snapshot,
-        event_time=value.event_time,
-        age_seconds=None,
-        contract="masked",
-        stream_offset=value.stream_offset,
-    )
-
-
 def _judge(
     name: str,
-    value: OneFeature,
+    value: FeatureValue,
     contract: Freshness | None,
     as_of: datetime,
     quality: float | None,
@@ -156,57 +142,54 @@ def _judge(
     rule = rule_of(contract)
     outcome = rule.outcome(value.value, _event_time(value), microseconds(as_of), rule.accepts_source(quality))
     if outcome not in ("fresh", "absent") and remedied is not None:
-        return _substituted(name, remedied, as_of, figure)
-    age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
+        return _receipt(name, remedied, remedied.value, remedied.contract, as_of, figure, remedied.quality)
     if outcome == "rejected" or (outcome == "absent" and rule.violation == "rejected"):
         raise FeatureUnavailableError(
-            f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, age, quality),
+            f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, value, as_of, quality),
             where=f"feature {name}",
             next_step="See `antiphon features list` for its refresh, or relax the application's freshness contract.",
         )
-    kept = None if outcome == "defaulted" else value.value
+    return _receipt(name, value, None if outcome == "defaulted" else value.value, outcome, as_of, figure, quality)
+
+
+def _receipt(
+    name: str,
+    source: FeatureValue | SubstituteValue,
+    value: MeasureValue,
+    contract: str,
+    as_of: datetime,
+    figure: Figure | None = None,
+    quality: float | None = None,
+) -> FeatureReceipt:
+    """The receipt of a feature whose contract left ``value`` of what was read from ``source``."""
+    moment = source.event_time
     return FeatureReceipt(
         name=name,
-        value=kept,
-        printed=printed(kept, figure),
-        definition_version=value.definition_version,
-        snapshot=value.snapshot,
-        event_time=value.event_time,
-        age_seconds=age,
-        contract=outcome,
-        stream_offset=value.stream_offset,
+        value=value,
+        printed=printed(value, figure),
+        definition_version=source.definition_version,
+        snapshot=source.snapshot,
+        event_time=moment,
+        age_seconds=None if moment is None or contract == "masked" else (as_of - moment).total_seconds(),
+        contract=contract,
+        stream_offset=source.stream_offset,
         source_quality=quality,
     )
 
 
-def _substituted(name: str, remedied: SubstituteValue, as_of: datetime, figure: Figure | None) -> FeatureReceipt:
-    moment = remedied.event_time
-    return FeatureReceipt(
-        name=name,
-        value=remedied.value,
-        printed=printed(remedied.value, figure),
-        definition_version=remedied.definition_version,
-        snapshot=remedied.snapshot,
-        event_time=moment,
-        age_seconds=(as_of - moment).total_seconds() if moment is not None else None,
-        contract=remedied.contract,
-        stream_offset=remedied.stream_offset,
-        source_quality=remedied.quality,
-    )
-
-
-def _event_time(value: OneFeature) -> int | None:
+def _event_time(value: FeatureValue) -> int | None:
     return None if value.event_time is None else microseconds(value.event_time)
 
 
-def _quality(vector: FeatureRow, view: str) -> float | None:
+def _quality(vector: FeatureVector, view: str) -> float | None:
     facts = vector.facts.get(view)
     return None if facts is None else facts.source_quality
 
 
-def _why(name: str, contract: Freshness | None, age: float | None, quality: float | None) -> str:
+def _why(name: str, contract: Freshness | None, value: FeatureValue, as_of: datetime, quality: float | None) -> str:
     assert contract is not None
-    if age is not None and age * 1e6 > rule_of(contract).max_age:
+    age = 0.0 if value.event_time is None else (as_of - value.event_time).total_seconds()
+    if age * 1e6 > rule_of(contract).max_age:
         return f"The feature {name} is {age:.0f} s old, its contract allows {contract.max_age}."
     found = "unknown" if quality is None else f"{quality:.1%}"
     return f"The quality of the source of {name} is {found}, its contract asks for {contract.min_source_quality:.1%}."

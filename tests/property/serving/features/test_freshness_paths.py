@@ -21,12 +21,12 @@ from antiphon.features.embedding.vector_reader import TextVector, VectorRows
 from antiphon.features.exports.frames import with_contracts
 from antiphon.features.freshness import SnapshotQuality
 from antiphon.features.online.lookup import FeatureRows
-from antiphon.features.values import EntityRow, oldest_of
+from antiphon.features.values import EntityRow, FeatureVector, oldest_of
 from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import DerivedFeatures, LookupPlan, LookupRequest
 from antiphon.serving.features.reading import apply_contracts
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, ReadValue, ReadVector
+from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, read_value
 
 NOW = START + timedelta(days=1)
 MODEL = EmbeddingModel("tiny", "0", 1, 8)
@@ -81,8 +81,10 @@ def facts(quality: float | None) -> SnapshotFacts:
 def answered(contract: Freshness, read: Read, *, snapshot: bool = True) -> str:
     """Outcome in an answer's receipt; without a snapshot that of a dataset's row, in training and evaluation."""
     event_time = None if read.age is None else NOW - timedelta(seconds=read.age)
-    values = {"congestion.delay": ReadValue(read.value, event_time), "weather.wind": ReadValue(1.0, NOW)}
-    vector = ReadVector(1 if snapshot else None, values, {"congestion": facts(read.quality)} if snapshot else {})
+    values = {"congestion.delay": read_value(read.value, event_time), "weather.wind": read_value(1.0, NOW)}
+    vector = FeatureVector(
+        1 if snapshot else None, values, facts={"congestion": facts(read.quality)} if snapshot else {}
+    )
     application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
     try:
         found = apply_contracts(vector, application, NOW)

@@ -9,7 +9,8 @@ import pytest
 from antiphon.catalog.datasets import Dataset, DatasetSpec
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
-from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow, DatasetValue, DatasetVector
+from antiphon.features.values import FeatureValue, FeatureVector
+from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 
 NOON = datetime(2013, 4, 1, 12, tzinfo=UTC)
 VIEWS = {"congestion": "v1", "weather": "v2"}
@@ -36,10 +37,10 @@ def dataset() -> Dataset:
 
 def row(example: str, flight: str = "B6 1", delay: float | None = 5.0, moment: datetime = NOON) -> DatasetRow:
     values = {
-        "congestion.delay": DatasetValue(delay, NOON - timedelta(minutes=3), "v1"),
-        "weather.wind": DatasetValue(None, None, "v2"),
+        "congestion.delay": FeatureValue(delay, NOON - timedelta(minutes=3), "v1"),
+        "weather.wind": FeatureValue(None, None, "v2"),
     }
-    return DatasetRow(example, {"flight": flight}, moment, "delayed", DatasetVector(values))
+    return DatasetRow(example, {"flight": flight}, moment, "delayed", FeatureVector(None, values))
 
 
 def test_a_read_gives_the_row_and_nothing_published() -> None:

@@ -12,7 +12,8 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.prompt import Prompt
-from antiphon.learning.datasets.reader import DatasetRow, DatasetValue, DatasetVector
+from antiphon.features.values import FeatureValue, FeatureVector
+from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import attacks
 from antiphon.learning.evaluation.attacks import AttackResponse, Probe
 from antiphon.testing.small_desk import DESK
@@ -29,7 +30,7 @@ def row(example: str = "a", delay: float = 26.0, **features: Any) -> DatasetRow:
         entity={"flight": "B6 1", "origin": "JFK"},
         moment=datetime(2013, 4, 1, tzinfo=UTC),
         label="on_time",
-        features=DatasetVector({name: DatasetValue(value, None, "v1") for name, value in values.items()}),
+        features=FeatureVector(None, {name: FeatureValue(value, None, "v1") for name, value in values.items()}),
     )
 
 

@@ -14,7 +14,8 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
-from antiphon.learning.datasets.reader import DatasetRow, DatasetValue, DatasetVector
+from antiphon.features.values import FeatureValue, FeatureVector
+from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.retraining.examples import is_whole, render, render_all, served_application, text_of
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
@@ -36,15 +37,15 @@ APPLICATION = msgspec.structs.replace(DESK, outcome=Outcome("outlook", positive=
 
 def row(delay: float | None = 26.0, wind: float | None = 11.0, label: str = "delayed", **fields: Any) -> DatasetRow:
     values = {
-        "congestion.delay": DatasetValue(delay, START, "v1"),
-        "weather.wind": DatasetValue(wind, START, "v1"),
+        "congestion.delay": FeatureValue(delay, START, "v1"),
+        "weather.wind": FeatureValue(wind, START, "v1"),
     }
     given: dict[str, Any] = {
         "example": "one",
         "entity": {"flight": "B6 1", "origin": "JFK"},
         "moment": START + timedelta(minutes=1),
         "label": label,
-        "features": DatasetVector(values),
+        "features": FeatureVector(None, values),
     }
     return DatasetRow(**{**given, **fields})
 

@@ -200,6 +200,7 @@ class Skew:
                         continue
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
+                        assert value.snapshot is not None
                         manifest = self._catalog.snapshots.get(self._scope, value.snapshot)
                     # What arrived meanwhile is in it as far as its own latest event.
                     through = None if known is None else max(known, value.stream_offset or 0)
