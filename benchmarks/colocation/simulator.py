@@ -329,7 +329,7 @@ def simulate(
         simulated=True,
         work=Work(
             executor.counters.steps,
-            executor.counters.generated_online + executor.counters.generated_batch,
+            executor.counters.generated_tokens_online + executor.counters.generated_tokens_batch,
             executor.counters.prefilled_tokens,
             executor.counters.call_seconds,
         ),

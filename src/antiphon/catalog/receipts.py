@@ -71,8 +71,8 @@ class UsageReceipt(msgspec.Struct, frozen=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One generation, enough to replay it: prompt and text are blobs, decoding as it ran.
 
-    ``prompt_form`` says what the prompt's blob is: text, the JSON of token ids or of turns, ``None`` where an older
-    receipt does not say. ``tools_blob`` is what an engine with a chat template of its own was told, ``parameters_blob``
+    ``prompt_form`` says what the prompt's blob is: text, the JSON of token ids or of turns; ``None`` of texts that were
+    embedded. ``tools_blob`` is what an engine with a chat template of its own was told, ``parameters_blob``
     the JSON of request fields beyond OpenAI's.
     """
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from datetime import datetime
 from functools import partial
 
@@ -52,7 +53,7 @@ from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Eng
 from antiphon.serving.features import on_demand, reading
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
-from antiphon.serving.shadow import ShadowCounts, Shadows
+from antiphon.serving.shadow import Shadows
 
 
 class Answerer:
@@ -93,8 +94,8 @@ class Answerer:
         return self._engines.breakers
 
     @property
-    def shadows(self) -> ShadowCounts:
-        """Counts of mirrored requests since this process started."""
+    def shadows(self) -> Counter[str]:
+        """Counts of mirrored requests since this process started; see :class:`Shadows`."""
         return self._shadows.counts
 
     async def close(self) -> None:
@@ -334,24 +335,14 @@ class Answerer:
     ) -> Answer:
         """The answer to an identical prompt, or a new one that passed its guards; of several identical prompts at
         once, one is generated."""
-        if key is None or not context.application.reuse.identical_prompts:
-            return await self._generate_guarded(context, spec, key, engine, passed_over)
-        async with self._flights.alone((context.request.scope, key)):
-            return await self._identical(context, key) or await self._generate_guarded(
-                context, spec, key, engine, passed_over
-            )
-
-    async def _generate_guarded(
-        self,
-        context: AnswerContext,
-        spec: GenerationSpec,
-        key: str | None,
-        engine: EngineRoute,
-        passed_over: tuple[SkippedEngine, ...],
-    ) -> Answer:
-        with span("generate", {GENAI["model"]: spec.model}):
-            text = await generation.generate_guarded(engine.generate, spec, context, self._deadline(context))
-        return await self._recorder.record(context, self._draft(context, spec, text, key, engine, passed_over))
+        shared = key is not None and context.application.reuse.identical_prompts
+        async with self._flights.alone((context.request.scope, key)) if shared else nullcontext():
+            answer = await self._identical(context, key)
+            if answer is not None:
+                return answer
+            with span("generate", {GENAI["model"]: spec.model}):
+                text = await generation.generate_guarded(engine.generate, spec, context, self._deadline(context))
+            return await self._recorder.record(context, self._draft(context, spec, text, key, engine, passed_over))
 
     def _draft(
         self,

@@ -115,7 +115,7 @@ async def _embedded_again(
 async def _generated_again(
     attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine, texts: Blobs, priority: Path
 ) -> tuple[str, str]:
-    turns = _turns(content) if attempt.prompt_form in ("turns", None) else ()
+    turns = msgspec.json.decode(content, type=tuple[ChatTurn, ...]) if attempt.prompt_form == "turns" else ()
     ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()
     schema = texts.get(origin.scope, attempt.json_schema_blob).decode() if attempt.json_schema_blob else None
     request = GenerationRequest(
@@ -145,16 +145,6 @@ async def _generated_again(
             if not isinstance(event, Delta):
                 text, fingerprint = event.finished.text, event.finished.fingerprint
     return text, fingerprint
-
-
-def _turns(content: bytes) -> tuple[ChatTurn, ...]:
-    """The turns of an engine with its own chat template; nothing for a rendered prompt."""
-    if not content.startswith(b'[["'):
-        return ()
-    try:
-        return msgspec.json.decode(content, type=tuple[ChatTurn, ...])
-    except msgspec.DecodeError:
-        return ()
 
 
 def _served(origin: Receipt, again: list[str], release: Release | None, texts: Blobs) -> str:

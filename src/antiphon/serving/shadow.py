@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -41,15 +41,6 @@ class ShadowLimits(msgspec.Struct, frozen=True):
     waiting: int = 64
     after: float = 0.05
     seconds: float = 300.0
-
-
-class ShadowCounts(msgspec.Struct, frozen=True):
-    """Counts of requests to be mirrored: offered, dropped, paired (answered by both), failed."""
-
-    offered: int = 0
-    dropped: int = 0
-    paired: int = 0
-    failed: int = 0
 
 
 def mirrored(arrival: Arrival, assigned: Assignment, answer: Answer) -> AnswerRequest | None:
@@ -90,6 +81,9 @@ class Shadows:
         answer: answers a request and commits its pair with its receipt.
         record: keeps the pair of a request that the candidate had no answer to.
         clock: stamps such a pair.
+
+    Attributes:
+        counts: of requests to be mirrored: ``offered``, ``dropped``, ``paired`` (answered by both), ``failed``.
     """
 
     def __init__(
@@ -106,7 +100,7 @@ class Shadows:
         self._waiting: deque[tuple[float, AnswerRequest]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._closing = False
-        self.counts = ShadowCounts()
+        self.counts = Counter[str]()
 
     def offer(self, arrival: Arrival, assigned: Assignment, answer: Answer) -> None:
         """Mirror the request later, when its assignment says so and there is room. Neither waits nor raises."""
@@ -114,9 +108,9 @@ class Shadows:
             request = mirrored(arrival, assigned, answer)
             if request is None or self._closing:
                 return
-            self._count(offered=1)
+            self.counts["offered"] += 1
             if len(self._waiting) >= self._bounds.waiting:
-                self._count(dropped=1)
+                self._drop(1)
                 return
             loop = asyncio.get_running_loop()
             self._waiting.append((loop.time() + self._bounds.after, request))
@@ -137,7 +131,7 @@ class Shadows:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self._count(dropped=len(self._waiting) + len(late))
+        self._drop(len(self._waiting) + len(late))
         self._waiting.clear()
 
     async def _work(self) -> None:
@@ -159,10 +153,10 @@ class Shadows:
             _log.info("the shadow of request %s fails (%s): %s", request.request_id, code, described(error))
             await self._fail(request, code, began)
         else:
-            self._count(paired=1)
+            self.counts["paired"] += 1
 
     async def _fail(self, request: AnswerRequest, code: str, began: float) -> None:
-        self._count(failed=1)
+        self.counts["failed"] += 1
         if request.mirrors is None:
             return
         seconds = time.perf_counter() - began
@@ -171,10 +165,7 @@ class Shadows:
         except Exception:
             _log.exception("the pair of prediction %s is not recorded", request.mirrors.prediction)
 
-    def _count(self, *, offered: int = 0, dropped: int = 0, paired: int = 0, failed: int = 0) -> None:
-        counts = self.counts
-        self.counts = ShadowCounts(
-            counts.offered + offered, counts.dropped + dropped, counts.paired + paired, counts.failed + failed
-        )
-        if dropped and not counts.dropped:
+    def _drop(self, requests: int) -> None:
+        if requests and not self.counts["dropped"]:
             _log.warning("more requests are mirrored than the candidate answers; the newest are dropped from now on")
+        self.counts["dropped"] += requests

@@ -306,7 +306,7 @@ async def test_what_stands_in_is_an_error_of_its_arm_and_is_not_mirrored(make: M
     exposures = desk.exposures.of(SCOPE, rollout.id)
     assert exposures
     assert {one.error for one in exposures} == {"fallback"}
-    assert desk.answerer.shadows.offered == 0
+    assert desk.answerer.shadows["offered"] == 0
 
 
 async def test_an_identical_prompt_is_answered_without_an_engine(make: Make, engines: Engines) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
-from antiphon.serving.shadow import ShadowCounts, ShadowLimits
+from antiphon.serving.shadow import ShadowLimits
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
@@ -153,11 +154,11 @@ async def test_a_slow_candidate_keeps_nobody_waiting(make: Make, streamed: bool)
         if number == 0:
             await until(lambda: len(script.asked_of_candidate) == 1)
     assert desk.pairs.of(SCOPE, rollout.id) == []
-    assert desk.answerer.shadows == ShadowCounts(offered=5, dropped=2)
+    assert desk.answerer.shadows == Counter(offered=5, dropped=2)
     gate.set()
     await desk.answerer.close()
     assert len(desk.pairs.of(SCOPE, rollout.id)) == 3
-    assert desk.answerer.shadows == ShadowCounts(offered=5, dropped=2, paired=3)
+    assert desk.answerer.shadows == Counter(offered=5, dropped=2, paired=3)
 
 
 async def test_the_shadow_begins_when_the_answer_has_left(make: Make) -> None:

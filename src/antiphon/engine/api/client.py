@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from antiphon.core.errors import AntiphonError, CorruptionError, EngineError, UnavailableError
 from antiphon.core.ids import new_id
 from antiphon.engine.api import frames
-from antiphon.engine.api.failures import error_of
 from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.messages import (
     PROTOCOL,
@@ -37,7 +36,8 @@ from antiphon.engine.api.messages import (
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
-T = TypeVar("T", TextEmbeddings, Tokenization)
+T = TypeVar("T", GenerationResult, TextEmbeddings, Tokenization, EngineDescription)
+_Question = GenerationRequest | TextEmbeddingRequest | TokenizationRequest | DescriptionRequest | ModelDeclaration
 _Answer = Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFailure | EngineDescription | AntiphonError
 
 
@@ -58,75 +58,57 @@ class EngineClient:
         self._connecting = asyncio.Lock()
 
     async def describe(self) -> EngineDescription:
-        return await self._described(DescriptionRequest(new_id("describe")))
+        return await self._describe(DescriptionRequest(""))
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
-        return await self._described(ModelDeclaration(new_id("serve"), tuple(models)))
+        return await self._describe(ModelDeclaration("", tuple(models)))
 
-    async def _described(self, question: DescriptionRequest | ModelDeclaration) -> EngineDescription:
-        connection = await self._connected()
-        answers = connection.ask(question.id, question)
-        try:
-            answer = await answers.get()
-        finally:
-            connection.forget(question.id)
+    async def _describe(self, question: DescriptionRequest | ModelDeclaration) -> EngineDescription:
+        answer = await self._ask(question)
         if isinstance(answer, AntiphonError):
             raise UnavailableError("The engine went away.", where=str(self._path)) from answer
-        if isinstance(answer, RequestFailure):
-            raise error_of(answer)
-        if not isinstance(answer, EngineDescription):
-            raise UnavailableError("The engine did not describe itself.", where=str(self._path))
-        return answer
+        return self._require(answer, EngineDescription)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         connection = await self._connected()
-        # Ids on the wire are this side's own: a late frame of a cancelled request must not reach its namesake.
-        wire = replace(request, id=new_id("wire"))
-        answers = connection.ask(wire.id, wire)
+        wire, answers = connection.ask(request)
         ended = False
         try:
-            while True:
+            while not ended:
                 answer = await answers.get()
-                ended = not isinstance(answer, Delta)
-                if isinstance(answer, AntiphonError):
-                    raise answer
-                if isinstance(answer, RequestFailure):
-                    raise error_of(answer)
-                if isinstance(answer, EngineDescription | TextEmbeddings | Tokenization):
-                    raise EngineError("The engine answered another question.", where=str(self._path))
+                if not isinstance(answer, Delta):
+                    ended = True
+                    answer = self._require(answer, GenerationResult)
                 yield replace(answer, id=request.id)
-                if ended:
-                    return
         finally:
-            connection.forget(wire.id)
-            if not ended:
-                connection.send(Cancellation(wire.id))
+            connection.end(wire, cancel=not ended)
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """See :class:`~antiphon.engine.api.port.Engine`."""
-        return replace(await self._request(request, TextEmbeddings), id=request.id)
+        return replace(self._require(await self._ask(request), TextEmbeddings), id=request.id)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """See :class:`~antiphon.engine.api.port.Engine`."""
-        return replace(await self._request(request, Tokenization), id=request.id)
+        return replace(self._require(await self._ask(request), Tokenization), id=request.id)
 
-    async def _request(self, request: TextEmbeddingRequest | TokenizationRequest, kind: type[T]) -> T:
-        """Send a request and return its one answer; a cancelled task cancels it."""
+    async def _ask(self, question: _Question) -> _Answer:
+        """Send a question and return its one answer; a cancelled task cancels it."""
         connection = await self._connected()
-        wire = replace(request, id=new_id("wire"))
-        answers = connection.ask(wire.id, wire)
-        ended = False
+        wire, answers = connection.ask(question)
+        answered = False
         try:
             answer = await answers.get()
-            ended = True
+            answered = True
         finally:
-            connection.forget(wire.id)
-            if not ended:
-                connection.send(Cancellation(wire.id))
+            connection.end(wire, cancel=not answered)
+        return answer
+
+    def _require(self, answer: _Answer, kind: type[T]) -> T:
+        """The answer, if it is one of this kind; otherwise raises the error that it tells about."""
         if isinstance(answer, AntiphonError):
             raise answer
         if isinstance(answer, RequestFailure):
-            raise error_of(answer)
+            raise answer.error
         if not isinstance(answer, kind):
             raise EngineError("The engine answered another question.", where=str(self._path))
         return answer
@@ -189,29 +171,21 @@ class _ClientConnection:
         self.lost = False
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
 
-    def ask(
-        self,
-        request: str,
-        message: GenerationRequest | TextEmbeddingRequest | TokenizationRequest | DescriptionRequest | ModelDeclaration,
-    ) -> asyncio.Queue[_Answer]:
-        """Send a message; the answers to it come in the returned queue."""
-        answers: asyncio.Queue[_Answer] = asyncio.Queue()
-        self._waiting[request] = answers
-        self.send(message)
-        return answers
+    def ask(self, question: _Question) -> tuple[str, asyncio.Queue[_Answer]]:
+        """Send a question; returns its id on the wire, and the queue into which its answers come."""
+        # Ids on the wire are this side's own: a late frame of a cancelled request must not reach its namesake.
+        wire = replace(question, id=new_id("wire"))
+        answers = self._waiting[wire.id] = asyncio.Queue()
+        self._send(wire)
+        return wire.id, answers
 
-    def forget(self, request: str) -> None:
-        self._waiting.pop(request, None)
+    def end(self, wire: str, *, cancel: bool) -> None:
+        """Wait for no more answers to a question, and cancel it if it has not ended."""
+        self._waiting.pop(wire, None)
+        if cancel:
+            self._send(Cancellation(wire))
 
-    def send(
-        self,
-        message: GenerationRequest
-        | TextEmbeddingRequest
-        | TokenizationRequest
-        | DescriptionRequest
-        | ModelDeclaration
-        | Cancellation,
-    ) -> None:
+    def _send(self, message: _Question | Cancellation) -> None:
         if self.lost:
             return
         try:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.core.errors import AntiphonError, EngineError, InvalidDefinitionsError
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
 PROTOCOL = 3
@@ -282,6 +283,20 @@ class RequestFailure(msgspec.Struct, frozen=True, tag="failed"):
     message: str
     where: str | None = None
     next_step: str | None = None
+
+    @classmethod
+    def of(cls, request: str, error: AntiphonError) -> RequestFailure:
+        """The frame that tells the caller of a request about an error."""
+        return cls(request, error.code, error.what, error.where, error.next_step)
+
+    @property
+    def error(self) -> AntiphonError:
+        """The error that it tells about; an unknown code means an engine newer than this side."""
+        kinds: list[type[AntiphonError]] = [AntiphonError]
+        for kind in kinds:
+            kinds += (subclass for subclass in kind.__subclasses__() if subclass is not InvalidDefinitionsError)
+        found = next((kind for kind in kinds if kind.code == self.code), EngineError)
+        return found(self.message, where=self.where, next_step=self.next_step)
 
 
 class ModelDescription(msgspec.Struct, frozen=True):

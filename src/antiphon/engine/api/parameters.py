@@ -1,4 +1,4 @@
-"""Request fields beyond OpenAI's, by vLLM's names: what an engine is told, or refuses by name."""
+"""Request fields beyond OpenAI's, by vLLM's names: an engine takes them, or refuses them by name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import UnsupportedParameterError
-from antiphon.engine.api.messages import GenerationRequest
 
 
-def fields(request: GenerationRequest) -> dict[str, Any]:
-    """The fields of a request, by name."""
-    return msgspec.json.decode(request.parameters, type=dict[str, Any]) if request.parameters else {}
+def fields(parameters: str) -> dict[str, Any]:
+    """The fields of a request's ``parameters``, by name."""
+    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
 
 
 def refuse(*names: str) -> None:

@@ -21,7 +21,6 @@ import msgspec
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError, UnavailableError
 from antiphon.engine.api import frames
-from antiphon.engine.api.failures import failure_of
 from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.messages import (
     PROTOCOL,
@@ -32,6 +31,7 @@ from antiphon.engine.api.messages import (
     GenerationResult,
     Hello,
     ModelDeclaration,
+    RequestFailure,
     TextEmbeddingRequest,
     TextEmbeddings,
     ToEngine,
@@ -174,7 +174,7 @@ class _ServerConnection:
         if isinstance(message, GenerationRequest | TextEmbeddingRequest):
             if message.id in self._tickets:
                 self._send(
-                    failure_of(message.id, ConflictError(f"The request id {message.id!r} is in flight already."))
+                    RequestFailure.of(message.id, ConflictError(f"The request id {message.id!r} is in flight already."))
                 )
                 return
             self._tickets[message.id] = None
@@ -203,7 +203,7 @@ class _ServerConnection:
             served = await self._engine.serve(declaration.models)
         except AntiphonError as error:
             _log.warning("Not all declared models are served: %s", error)
-            self._send(failure_of(declaration.id, error))
+            self._send(RequestFailure.of(declaration.id, error))
             return
         self._send(msgspec.structs.replace(served, id=declaration.id))
 
@@ -211,7 +211,7 @@ class _ServerConnection:
         try:
             self._send(await self._engine.tokenize(request))
         except AntiphonError as error:
-            self._send(failure_of(request.id, error))
+            self._send(RequestFailure.of(request.id, error))
 
     def _require_staying(self) -> None:
         if self._stopping.is_set():
@@ -227,7 +227,7 @@ class _ServerConnection:
             ticket = await submit(request, lambda event: self._deliver(request, event, arrived))
         except AntiphonError as error:
             self._end(request.id)
-            self._send(failure_of(request.id, error))
+            self._send(RequestFailure.of(request.id, error))
             return
         if request.id in self._tickets:
             self._tickets[request.id] = ticket
@@ -240,10 +240,9 @@ class _ServerConnection:
             if not event.id:
                 event = msgspec.structs.replace(event, id=request.id)
         self._send(event)
-        if isinstance(event, GenerationResult):
-            telemetry.record("engine.generate", arrived, _attributes(request, event), request.traceparent)
-        elif isinstance(event, TextEmbeddings):
-            telemetry.record("engine.embed", arrived, _embedding_attributes(request, event), request.traceparent)
+        if isinstance(event, GenerationResult | TextEmbeddings):
+            name = "engine.generate" if isinstance(event, GenerationResult) else "engine.embed"
+            telemetry.record(name, arrived, _attributes(request, event), request.traceparent)
 
     def _end(self, request: str) -> None:
         self._tickets.pop(request, None)
@@ -266,32 +265,28 @@ class _ServerConnection:
 
 
 def _attributes(
-    request: GenerationRequest | TextEmbeddingRequest, finished: GenerationResult
+    request: GenerationRequest | TextEmbeddingRequest, ended: GenerationResult | TextEmbeddings
 ) -> dict[str, str | int | float | bool]:
-    usage = finished.usage
-    return {
-        telemetry.GENAI["operation"]: "text_completion",
+    named: dict[str, str | int | float | bool] = {
         telemetry.GENAI["model"]: request.model,
+        "antiphon.path": request.priority,
+    }
+    if isinstance(ended, TextEmbeddings):
+        return named | {
+            telemetry.GENAI["operation"]: "embeddings",
+            telemetry.GENAI["input_tokens"]: sum(ended.tokens),
+            "antiphon.texts": len(ended.tokens),
+            "antiphon.queue_seconds": ended.queue_seconds,
+            "antiphon.engine_seconds": ended.engine_seconds,
+        }
+    usage = ended.usage
+    return named | {
+        telemetry.GENAI["operation"]: "text_completion",
         telemetry.GENAI["input_tokens"]: usage.prompt_tokens,
         telemetry.GENAI["output_tokens"]: usage.completion_tokens,
-        telemetry.GENAI["finish_reason"]: finished.reason,
-        "antiphon.path": request.priority,
+        telemetry.GENAI["finish_reason"]: ended.reason,
         "antiphon.queue_seconds": usage.queue_seconds,
         "antiphon.prefill_seconds": usage.prefill_seconds,
         "antiphon.decode_seconds": usage.decode_seconds,
         "antiphon.engine_seconds": usage.engine_seconds,
-    }
-
-
-def _embedding_attributes(
-    request: GenerationRequest | TextEmbeddingRequest, embedded: TextEmbeddings
-) -> dict[str, str | int | float | bool]:
-    return {
-        telemetry.GENAI["operation"]: "embeddings",
-        telemetry.GENAI["model"]: request.model,
-        telemetry.GENAI["input_tokens"]: sum(embedded.tokens),
-        "antiphon.path": request.priority,
-        "antiphon.texts": len(embedded.tokens),
-        "antiphon.queue_seconds": embedded.queue_seconds,
-        "antiphon.engine_seconds": embedded.engine_seconds,
     }

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.core.errors import AntiphonError, EngineError, InvalidInputError, PromptTooLongError
-from antiphon.engine.api.failures import failure_of
-from antiphon.engine.api.messages import EmbedderDescription, TextEmbeddingRequest, TextEmbeddings
+from antiphon.engine.api.messages import EmbedderDescription, RequestFailure, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.execution.step_executor import Counters, Emission
 from antiphon.engine.scheduling.latency_model import LatencyModel
 from antiphon.engine.scheduling.state import StepBudget
@@ -237,7 +236,7 @@ class EmbeddingExecutor:
 
 
 def _failed(work: EmbeddingWork, error: AntiphonError) -> Emission:
-    return (work.ticket, failure_of(work.request.id, error))
+    return (work.ticket, RequestFailure.of(work.request.id, error))
 
 
 def unit_bytes(vector: NDArray[np.floating]) -> bytes:

@@ -15,7 +15,6 @@ from antiphon.core.errors import EngineError, NotFoundError, OverloadedError, Un
 from antiphon.core.ids import new_id
 from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.core.supervision import STEP_LOOP
-from antiphon.engine.api.failures import error_of
 from antiphon.engine.api.messages import (
     Delta,
     EmbedderDescription,
@@ -186,7 +185,7 @@ class LocalEngine:
             while True:
                 event = await events.get()
                 if isinstance(event, RequestFailure):
-                    raise error_of(event)
+                    raise event.error
                 assert not isinstance(event, TextEmbeddings)
                 yield event
                 if isinstance(event, GenerationResult):
@@ -212,7 +211,7 @@ class LocalEngine:
         finally:
             self.cancel(ticket)
         if isinstance(event, RequestFailure):
-            raise error_of(event)
+            raise event.error
         assert isinstance(event, TextEmbeddings)
         return event
 

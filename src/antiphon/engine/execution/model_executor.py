@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 
 from antiphon.core.errors import AntiphonError, EngineError
-from antiphon.engine.api.failures import failure_of
+from antiphon.engine.api.messages import RequestFailure
 from antiphon.engine.execution.calls import RuntimeCalls
 from antiphon.engine.execution.constrained import Grammars
 from antiphon.engine.execution.prefix_cache import PrefixCache
@@ -112,20 +112,10 @@ class ModelExecutor:
         """Add a sequence; it waits for a slot."""
         self._sequences[sequence.ticket] = sequence
         if sequence.request.priority == "online":
-            found = self._cached_prefix(sequence)
-            cached = found[0] if found is not None else 0
-            self.pacer.add(
-                sequence.ticket,
-                sequence.request.level,
-                sequence.stats.arrived,
-                position=cached,
-                pending=len(sequence.pending) - cached,
-                most=sequence.request.max_tokens,
-                order=_order(sequence),
-                tenant=sequence.request.tenant,
-                scored=sequence.scored,
-            )
-            self._shares.arrived(sequence.request.tenant)
+            request, found = sequence.request, self._cached_prefix(sequence)
+            new = _view(sequence, cached=found[0] if found is not None else 0)
+            self.pacer.add(new, request.level, sequence.stats.arrived, request.max_tokens)
+            self._shares.arrived(request.tenant)
         else:
             self._batch_lengths.add(sequence.prompt_tokens, sequence.request.max_tokens)
 
@@ -174,27 +164,11 @@ class ModelExecutor:
         self.pacer.advance(now, model, budget)
         views = []
         for sequence in self._sequences.values():
-            request = sequence.request
             due = batch_deadline = now + inf
-            if request.priority == "online":
+            if sequence.request.priority == "online":
                 stats = sequence.stats
                 due, batch_deadline = self.pacer.due(sequence.ticket, stats.accepted, stats.first_token, model, budget)
-            views.append(
-                SequenceView(
-                    sequence.ticket,
-                    request.priority,
-                    _order(sequence),
-                    sequence.position,
-                    len(sequence.pending),
-                    sequence.generating,
-                    "resident" if sequence.slot is not None else "swapped" if sequence.swapped_out else "waiting",
-                    due - now,
-                    batch_deadline - now,
-                    request.priority == "batch" and request.ahead,
-                    request.tenant,
-                    sequence.scored,
-                )
-            )
+            views.append(_view(sequence, due - now, batch_deadline - now))
         layout = self.runtime.layout
         return SchedulerState(
             tuple(views),
@@ -311,9 +285,9 @@ class ModelExecutor:
             before = 0
         generated = len(sequence.tokens) - before
         if sequence.request.priority == "online":
-            self.counters.generated_online += generated
+            self.counters.generated_tokens_online += generated
         else:
-            self.counters.generated_batch += generated
+            self.counters.generated_tokens_batch += generated
         self._emit(sequence)
 
     def _emit(self, sequence: Sequence) -> None:
@@ -326,7 +300,7 @@ class ModelExecutor:
             self._remove(sequence)
 
     def _fail(self, sequence: Sequence, error: AntiphonError) -> None:
-        self._emissions.append((sequence.ticket, failure_of(sequence.request.id, error)))
+        self._emissions.append((sequence.ticket, RequestFailure.of(sequence.request.id, error)))
         self._remove(sequence)
 
     def _remove(self, sequence: Sequence) -> None:
@@ -357,6 +331,20 @@ class ModelExecutor:
         return online_slack(self.state(budget), budget) if self.serves_online else inf
 
 
-def _order(sequence: Sequence) -> int:
-    """Smaller goes first."""
-    return sequence.ticket - (_AHEAD if sequence.request.ahead else 0)
+def _view(sequence: Sequence, due: float = inf, batch_deadline: float = inf, cached: int = 0) -> SequenceView:
+    """The sequence as the scheduler sees it, as if ``cached`` more of its tokens were computed."""
+    request = sequence.request
+    return SequenceView(
+        sequence.ticket,
+        request.priority,
+        sequence.ticket - (_AHEAD if request.ahead else 0),
+        sequence.position + cached,
+        len(sequence.pending) - cached,
+        sequence.generating,
+        "resident" if sequence.slot is not None else "swapped" if sequence.swapped_out else "waiting",
+        due,
+        batch_deadline,
+        request.priority == "batch" and request.ahead,
+        request.tenant,
+        sequence.scored,
+    )

@@ -45,7 +45,7 @@ def check(request: GenerationRequest) -> None:
         "prompt_logprobs",
         f"between 0 and {MOST_LOGPROBS}",
     )
-    parameters.refuse(*parameters.fields(request))
+    parameters.refuse(*parameters.fields(request.parameters))
     constrained = request.json_schema is not None or request.grammar is not None
     require(not (scored and constrained), "prompt_logprobs", "left out with a schema")
     require(request.json_schema is None or request.grammar is None, "grammar", "left out with a schema")

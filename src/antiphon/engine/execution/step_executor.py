@@ -16,11 +16,11 @@ Emission = tuple[int, Delta | GenerationResult | TextEmbeddings | RequestFailure
 
 @dataclass(slots=True)
 class Counters:
-    """Counts of an executor since it started; read by other threads, written by the step loop's alone."""
+    """Counts of an executor since it started, as in ``EngineLoad``; written by the step loop's thread alone."""
 
     steps: int = 0
-    generated_online: int = 0
-    generated_batch: int = 0
+    generated_tokens_online: int = 0
+    generated_tokens_batch: int = 0
     prefilled_tokens: int = 0
     reused_prefix_tokens: int = 0
     interrupted_calls: int = 0

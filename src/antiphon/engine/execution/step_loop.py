@@ -13,7 +13,8 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -27,39 +28,8 @@ from antiphon.engine.scheduling.state import StepBudget
 _log = logging.getLogger("antiphon.engine")
 
 
-@dataclass(frozen=True, slots=True)
-class _Submission:
-    executor: StepExecutor
-    work: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _TicketCancellation:
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Join:
-    executor: StepExecutor
-
-
-@dataclass(frozen=True, slots=True)
-class _Leave:
-    executor: StepExecutor
-
-
-@dataclass(frozen=True, slots=True)
-class _Unload:
-    executor: ModelExecutor
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    pass
-
-
-Message = _Submission | _TicketCancellation | _Join | _Leave | _Unload | _Stop
-"""A request of another thread to the loop."""
+Message = Callable[[], "list[Emission] | None"]
+"""A call that another thread leaves to the loop; it may return events for callers."""
 
 
 class StepLoop:
@@ -106,7 +76,7 @@ class StepLoop:
 
         Online work aborts a call that computes batch work alone.
         """
-        self._inbox.put(_Submission(executor, work))
+        self._inbox.put(partial(executor.add, work))
         if work.request.priority == "online":
             self._online_waiting = True
             for each in self.executors:
@@ -118,23 +88,23 @@ class StepLoop:
 
     def cancel(self, ticket: int) -> None:
         """Cancel by ticket; from any thread. An unknown or finished ticket is ignored."""
-        self._inbox.put(_TicketCancellation(ticket))
+        self._inbox.put(partial(self._cancel, ticket))
 
     def join(self, executor: StepExecutor) -> None:
         """Add an executor; from any thread. The loop owns its runtime from now on."""
-        self._inbox.put(_Join(executor))
+        self._inbox.put(partial(self._add, executor))
 
     def leave(self, executor: StepExecutor) -> None:
         """Close the executor once its sequences have ended; from any thread. Nothing is submitted to it afterwards."""
-        self._inbox.put(_Leave(executor))
+        self._inbox.put(partial(self._leaving.add, executor))
 
     def rest(self, executor: ModelExecutor) -> None:
         """Free an executor's weights unless it has work; from any thread."""
-        self._inbox.put(_Unload(executor))
+        self._inbox.put(partial(self._rest, executor))
 
     def stop(self) -> None:
         """Return from :meth:`run` once nothing is in flight; from any thread."""
-        self._inbox.put(_Stop())
+        self._inbox.put(self._begin_to_stop)
 
     def load(self) -> EngineLoad:
         """Load of all executors together; from any thread. Counts never fall."""
@@ -146,19 +116,9 @@ class StepLoop:
             waiting_online=sum(executor.count("online", waiting=True) for executor in executors),
             waiting_batch=sum(executor.count("batch", waiting=True) for executor in executors),
             slots=sum(executor.slots for executor in executors),
-            steps=counted.steps,
-            generated_tokens_online=counted.generated_online,
-            generated_tokens_batch=counted.generated_batch,
-            prefilled_tokens=counted.prefilled_tokens,
-            reused_prefix_tokens=counted.reused_prefix_tokens,
-            interrupted_calls=counted.interrupted_calls,
-            interrupted_seconds=counted.interrupted_seconds,
             resting=sum(executor.resting for executor in executors),
             kept_on_disk=max((executor.swapped_to_disk for executor in executors), default=0),
-            call_seconds=counted.call_seconds,
-            busy_seconds=counted.busy_seconds,
-            embedded_texts=counted.embedded_texts,
-            embedded_tokens=counted.embedded_tokens,
+            **asdict(counted),
         )
 
     def run(self) -> None:
@@ -207,22 +167,21 @@ class StepLoop:
             if wait:
                 self._turn_began = self._monotonic()
             wait = False
-            match message:
-                case _Submission(executor, work):
-                    executor.add(work)
-                case _TicketCancellation(ticket):
-                    for executor in self.executors:
-                        emissions += executor.cancel(ticket)
-                case _Join(executor):
-                    self._roster = ((*self.executors, executor), self._roster[1])
-                case _Leave(executor):
-                    self._leaving.add(executor)
-                case _Unload(executor):
-                    if executor.idle and executor in self.executors:
-                        executor.runtime.rest()
-                        _log.info("Model %s rests.", executor.runtime.description.name)
-                case _Stop():
-                    self._stopping = True
+            emissions += message() or ()
+
+    def _cancel(self, ticket: int) -> list[Emission]:
+        return [emission for executor in self.executors for emission in executor.cancel(ticket)]
+
+    def _add(self, executor: StepExecutor) -> None:
+        self._roster = ((*self.executors, executor), self._roster[1])
+
+    def _rest(self, executor: ModelExecutor) -> None:
+        if executor.idle and executor in self.executors:
+            executor.runtime.rest()
+            _log.info("Model %s rests.", executor.runtime.description.name)
+
+    def _begin_to_stop(self) -> None:
+        self._stopping = True
 
     def _close_leaving(self) -> None:
         for executor in [executor for executor in self._leaving if executor.idle]:

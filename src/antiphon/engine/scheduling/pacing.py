@@ -15,7 +15,7 @@ from random import Random
 
 from antiphon.engine.scheduling.latency_model import StepTimes
 from antiphon.engine.scheduling.service_level import DEFAULT_LEVEL, Factors, ServiceLevel
-from antiphon.engine.scheduling.state import StepBudget
+from antiphon.engine.scheduling.state import SequenceView, StepBudget
 from antiphon.engine.scheduling.twin import Twin
 from antiphon.engine.scheduling.work_clock import WorkClock
 
@@ -82,33 +82,11 @@ class Pacer:
         read by other threads. Half of the wait that recent requests could have borne."""
         return min(self._allowance / 2, _MOST_PATIENCE)
 
-    def add(
-        self,
-        ticket: int,
-        level: ServiceLevel | None,
-        now: float,
-        *,
-        position: int,
-        pending: int,
-        most: int,
-        order: int | None = None,
-        tenant: str = "",
-        scored: bool = False,
-    ) -> None:
-        """Add an online request that has arrived; see :meth:`Twin.add`."""
+    def add(self, new: SequenceView, level: ServiceLevel | None, now: float, most: int) -> None:
+        """Add an online request that has arrived, and may write ``most`` tokens; see :meth:`Twin.add`."""
         expected = self._length(0, most)
-        self._requests[ticket] = _Request(level or DEFAULT_LEVEL, now, most, expected)
-        moment = self._work.work(now)
-        self._twin.add(
-            ticket,
-            moment,
-            position=position,
-            pending=pending,
-            most=expected,
-            order=order,
-            tenant=tenant,
-            scored=scored,
-        )
+        self._requests[new.ticket] = _Request(level or DEFAULT_LEVEL, now, most, expected)
+        self._twin.add(new, self._work.work(now), expected)
 
     def observe_call(self, begin: float, end: float, predicted: float) -> None:
         """Note that a call ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""

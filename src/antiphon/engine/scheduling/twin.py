@@ -67,27 +67,15 @@ class Twin:
         self._expected: dict[int, float] | None = None
         self._shares = TenantShares()
 
-    def add(
-        self,
-        ticket: int,
-        now: float,
-        *,
-        position: int,
-        pending: int,
-        most: int,
-        order: int | None = None,
-        tenant: str = "",
-        scored: bool = False,
-    ) -> None:
+    def add(self, new: SequenceView, now: float, most: int) -> None:
         """Add a request that arrives: ``position`` tokens of its prompt are cached, ``pending`` are to be computed,
-        and it is expected to write ``most``. Smaller ``order`` goes first; the ticket by default."""
+        and it is expected to write ``most``."""
         if not self._present:
             self._clock = max(self._clock, now)
-        placed = ticket if order is None else order
-        self._present[ticket] = _VirtualRequest(
-            ticket, placed, now, position, pending, most, tenant=tenant, scored=scored
+        self._present[new.ticket] = _VirtualRequest(
+            new.ticket, new.order, now, new.position, new.pending, most, tenant=new.tenant, scored=new.scored
         )
-        self._shares.arrived(tenant)
+        self._shares.arrived(new.tenant)
         self._expected = None
 
     def extend(self, ticket: int, most: int) -> None:

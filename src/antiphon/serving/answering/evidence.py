@@ -7,9 +7,10 @@ is one exposure even when its first recording was committed and said to have fai
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
-from antiphon.catalog.rollouts import Arm, Assignment, Exposure, ShadowPair
+from antiphon.catalog.rollouts import Assignment, Exposure, ShadowPair
 from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -25,17 +26,9 @@ def answered(arrival: Arrival, assigned: Assignment, receipt: Receipt, replaced:
     Args:
         replaced: whether the served text has a guard's fallback in it, from this request or from when it was made.
     """
-    arm = _arm(assigned)
-    if arm is None or assigned.rollout is None:
-        return None
-    return Exposure(
-        rollout=assigned.rollout,
-        id=arrival.request_id,
-        scope=receipt.scope,
-        unit=arrival.unit,
-        arm=arm,
-        step=assigned.step,
-        probability=assigned.probability,
+    return _exposure(
+        arrival,
+        assigned,
         error=receipt.role if receipt.role in STAND_IN_ROLES else None,
         invalid=replaced,
         generated=receipt.cache.origin == "generated",
@@ -51,18 +44,10 @@ def failed(
     arrival: Arrival, assigned: Assignment, publication: int | None, error: Exception, moment: datetime
 ) -> Exposure | None:
     """The exposure of a user who got no answer; ``None`` for a user in no arm."""
-    arm = _arm(assigned)
-    if arm is None or assigned.rollout is None:
-        return None
     seconds = arrival.seconds
-    return Exposure(
-        rollout=assigned.rollout,
-        id=arrival.request_id,
-        scope=arrival.request.scope,
-        unit=arrival.unit,
-        arm=arm,
-        step=assigned.step,
-        probability=assigned.probability,
+    return _exposure(
+        arrival,
+        assigned,
         error=code_of(error),
         invalid=isinstance(error, InvalidOutputError),
         generated=False,
@@ -71,6 +56,21 @@ def failed(
         publication=publication,
         prediction=None,
         created_at=moment,
+    )
+
+
+def _exposure(arrival: Arrival, assigned: Assignment, **outcome: Any) -> Exposure | None:
+    if assigned.role not in ("canary", "control") or assigned.rollout is None:
+        return None
+    return Exposure(
+        rollout=assigned.rollout,
+        id=arrival.request_id,
+        scope=arrival.request.scope,
+        unit=arrival.unit,
+        arm=assigned.role,
+        step=assigned.step,
+        probability=assigned.probability,
+        **outcome,
     )
 
 
@@ -122,9 +122,3 @@ def unpaired(mirrors: MirroredAnswer, scope: Scope, code: str, seconds: float, m
 def code_of(error: Exception) -> str:
     """The error's code; an unexpected error is an internal one."""
     return error.code if isinstance(error, AntiphonError) else AntiphonError.code
-
-
-def _arm(assigned: Assignment) -> Arm | None:
-    if assigned.role == "canary" or assigned.role == "control":
-        return assigned.role
-    return None

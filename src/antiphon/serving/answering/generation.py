@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +19,7 @@ from antiphon.core.errors import DeadlineExceededError, EngineError, InvalidOutp
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.telemetry import traceparent
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
+from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import (
     ChatTurn,
     Delta,
@@ -32,9 +33,8 @@ from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import guards, prompts
 from antiphon.serving.answering.context import AnswerContext
 from antiphon.serving.answering.guards import mismatches, parsed
-from antiphon.serving.answering.overrides import engine_fields
 from antiphon.serving.answering.tools import schema, tagged, writes_tools
-from antiphon.serving.request import AnswerRequest, DecodingOverrides
+from antiphon.serving.request import AnswerRequest
 
 EngineCall = Callable[[GenerationRequest], AsyncGenerator[Delta | GenerationResult, None]]
 """An engine's ``generate``."""
@@ -83,12 +83,15 @@ class GuardedText(msgspec.Struct, frozen=True):
 
 
 def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
-    """The request's prompt and decoding for a model.
+    """The request's prompt and decoding for a model: as text, or as turns when the engine has its own template.
+
+    A raw prompt, text or tokens, goes to the engine as it is.
 
     Raises:
         InvalidInputError: a template fails.
     """
     request, application = context.request, context.application
+    overrides, output_schema = request.overrides, application.schema
     raw: str | tuple[int, ...] | None = None
     if application.prompt.template or application.versions:
         where = f"application {application.name}, prompt"
@@ -98,54 +101,26 @@ def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
     else:
         conversation = list(request.messages)
         raw = request.prompt_ids or request.prompt
-    return render(
-        model,
-        conversation,
-        application.decoding,
-        application.schema,
-        request.overrides,
-        raw_prompt=raw,
-        classes=bool(application.classes),
-        cache_salt=request.scope.tenant,
-    )
-
-
-def render(
-    model: ModelDescription,
-    conversation: Sequence[ChatTurn],
-    decoding: Decoding,
-    json_schema: Mapping[str, Any] | None,
-    overrides: DecodingOverrides,
-    *,
-    raw_prompt: str | tuple[int, ...] | None = None,
-    classes: bool = False,
-    cache_salt: str = "",
-) -> GenerationSpec:
-    """Render the conversation for a model: as text, or as turns when the engine has its own template.
-
-    A raw prompt, text or tokens, goes to the engine as it is.
-    """
-    tools = overrides.tools
-    own_template = not model.chat_template and raw_prompt is None
-    prompt = raw_prompt if isinstance(raw_prompt, str) else ""
-    grammar = None
-    if raw_prompt is None and not own_template:
+    tools, grammar = overrides.tools, None
+    own_template = not model.chat_template and raw is None
+    prompt = raw if isinstance(raw, str) else ""
+    if raw is None and not own_template:
         prompt = prompts.chat(model, conversation, tools)
         if tools is not None and writes_tools(model.chat_template):
             grammar = tagged(tools)
         elif tools is not None:
-            json_schema = schema(tools)
+            output_schema = schema(tools)
     return GenerationSpec(
         model=model.name,
         fingerprint=model.fingerprint,
         prompt=prompt,
         messages=tuple(conversation) if own_template else (),
-        decoding=decoding,
-        json_schema=json.dumps(json_schema) if json_schema is not None else None,
-        branches=classes,
-        cache_salt=cache_salt,
+        decoding=application.decoding,
+        json_schema=json.dumps(output_schema) if output_schema is not None else None,
+        branches=bool(application.classes),
+        cache_salt=request.scope.tenant,
         logprobs=overrides.logprobs,
-        prompt_ids=raw_prompt if isinstance(raw_prompt, tuple) else (),
+        prompt_ids=raw if isinstance(raw, tuple) else (),
         prompt_logprobs=overrides.prompt_logprobs,
         penalties=overrides.penalties or Penalties(),
         tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
@@ -170,8 +145,8 @@ def engine_request(
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
     decoding = spec.decoding
     priority = "batch" if request.tier == "flex" else request.path
-    parameters = engine_fields(spec.parameters or "")
-    ignore_end = bool(parameters.pop("ignore_eos", False))
+    fields = parameters.fields(spec.parameters or "")
+    ignore_end = bool(fields.pop("ignore_eos", False))
     return GenerationRequest(
         id=new_id("gen"),
         model=spec.model,
@@ -196,7 +171,7 @@ def engine_request(
         tools=spec.tools,
         grammar=spec.grammar,
         ignore_end=ignore_end,
-        parameters=canonical(parameters).decode() if parameters else "",
+        parameters=canonical(fields).decode() if fields else "",
     )
 
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from antiphon.core.errors import UnsupportedParameterError
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import Penalties
 from antiphon.serving.request import AnswerRequest
-
-
-def engine_fields(parameters: str) -> dict[str, Any]:
-    """Request fields beyond OpenAI's, by name."""
-    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
 
 
 def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> None:
@@ -39,7 +31,7 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
         "logit_bias": (penalties.bias or None, None),
         "tools": (overrides.tools, None),
         "prompt": (request.prompt_ids or None, None),
-        **{name: (value, None) for name, value in engine_fields(overrides.engine).items()},
+        **{name: (value, None) for name, value in parameters.fields(overrides.engine).items()},
     }
     granted = set()
     if overrides.max_tokens is not None and overrides.max_tokens >= decoding.max_tokens:

@@ -1,7 +1,6 @@
 import pytest
 
 from antiphon.core import errors
-from antiphon.engine.api.failures import error_of, failure_of
 from antiphon.engine.api.messages import RequestFailure
 
 
@@ -18,10 +17,10 @@ from antiphon.engine.api.messages import RequestFailure
     ],
 )
 def test_an_error_keeps_its_class_and_its_words(error: errors.AntiphonError) -> None:
-    back = error_of(failure_of("r1", error))
+    back = RequestFailure.of("r1", error).error
     assert type(back) is type(error)
     assert str(back) == str(error)
 
 
 def test_an_unknown_code_is_a_failure_of_the_engine() -> None:
-    assert type(error_of(RequestFailure("r1", "from_the_future", "what"))) is errors.EngineError
+    assert type(RequestFailure("r1", "from_the_future", "what").error) is errors.EngineError

@@ -3,14 +3,18 @@ import random
 from antiphon.engine.scheduling.latency_model import LatencyModel
 from antiphon.engine.scheduling.pacing import HARMED_SLOWDOWN, Pacer
 from antiphon.engine.scheduling.service_level import ServiceLevel
-from antiphon.engine.scheduling.state import StepBudget
+from antiphon.engine.scheduling.state import SequenceView, StepBudget
 
 MODEL, BUDGET = LatencyModel(), StepBudget()
 
 
+def arrival(ticket: int, *, pending: int) -> SequenceView:
+    return SequenceView(ticket, "online", ticket, 0, pending, False, "waiting")
+
+
 def served(pacer: Pacer, ticket: int, level: ServiceLevel, at: float, slowdown: float) -> None:
     """A request of one prompt and ten tokens that took ``1 + slowdown`` times what it takes alone."""
-    pacer.add(ticket, level, at, position=0, pending=32, most=10)
+    pacer.add(arrival(ticket, pending=32), level, at, 10)
     pacer.advance(at + 5.0, MODEL, BUDGET)
     first, last = pacer.time_without_batch(ticket, 0, MODEL, BUDGET), pacer.time_without_batch(ticket, 9, MODEL, BUDGET)
     longer = 1 + slowdown
@@ -48,7 +52,7 @@ def test_what_would_have_been_missed_without_batch_is_no_harm() -> None:
 def test_a_slow_machine_is_no_harm() -> None:
     """Without batch work the same calls run in the twin, and in the time that they really took."""
     pacer, level = Pacer(4, 32), ServiceLevel(slowdown=0.1)
-    pacer.add(1, level, 10.0, position=0, pending=32, most=3)
+    pacer.add(arrival(1, pending=32), level, 10.0, 3)
     clock = 10.0
     for number, predicted in enumerate([MODEL.feed(32, 0), MODEL.decode(1, 32), MODEL.decode(1, 33)]):
         begin, clock = clock, clock + 7 * predicted
@@ -63,7 +67,7 @@ def test_an_answer_longer_than_the_latest_stays_in_the_twin() -> None:
     for number in range(1, 20):
         served(pacer, number, level, 10.0 * number, slowdown=0.0)
     for ticket in (98, 99):
-        pacer.add(ticket, level, 300.0, position=0, pending=32, most=40)
+        pacer.add(arrival(ticket, pending=32), level, 300.0, 40)
     now = 300.0 + 2 * MODEL.feed(32, 0)
     for emitted in range(1, 41):
         pacer.advance(now, MODEL, BUDGET)
@@ -87,6 +91,6 @@ def test_arrivals_may_wait_as_long_as_the_latest_requests_could() -> None:
 def test_a_request_that_ended_without_a_token_says_nothing() -> None:
     pacer = Pacer(4, 32)
     before = pacer.factors
-    pacer.add(1, None, 1.0, position=0, pending=32, most=10)
+    pacer.add(arrival(1, pending=32), None, 1.0, 10)
     pacer.remove(1, 0, None, 9.0, MODEL, BUDGET)
     assert pacer.factors == before

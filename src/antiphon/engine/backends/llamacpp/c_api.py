@@ -1,7 +1,7 @@
 """The part of llama.cpp's C API that this package calls, as of build b11739 (``include/llama.h``), for cffi.
 
-Structs are passed by value, so a library with other fields would be given garbage: :func:`check` compares what can be
-compared without knowing the library's header.
+Structs are passed by value, so a library with other fields would be given garbage: :func:`differences` compares what
+can be compared without knowing the library's header.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def differences(ffi: Any, library: Any) -> Iterator[str]:
     the caller passes the address of a returned struct as an ordinary argument; elsewhere, fields that were appended to
     a struct are not noticed.
     """
-    missing = [name for name in functions() if not _has(library, name)]
+    missing = [name for name in functions() if not hasattr(library, name)]
     if missing:
         yield f"it has no function {missing[0]}"
         return
@@ -198,11 +198,3 @@ def differences(ffi: Any, library: Any) -> Iterator[str]:
             if (other := float(getattr(known, name))) != value:
                 yield f"{function}() says {name} = {other:g} instead of {value:g}"
                 return
-
-
-def _has(library: Any, name: str) -> bool:
-    try:
-        getattr(library, name)
-    except AttributeError:
-        return False
-    return True

@@ -130,15 +130,10 @@ class LlamaCppEmbedding:
             EngineError: llama.cpp failed, or the model is closed.
         """
         self._require_open()
-        content = text[:LONGEST].encode()
-        capacity = len(content) + 8
-        tokens = self._ffi.new("llama_token[]", capacity)
         # Texts of users are never control tokens, whatever they spell.
-        count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, True, False)
-        if count < 0:
-            raise EngineError("llama.cpp could not tokenize a text.")
-        if count <= self._tokens:
-            return list(tokens[0:count]), len(text) > LONGEST
+        tokens = self._library.tokenize(self._vocab, text[:LONGEST], add_special=True, parse_special=False)
+        if len(tokens) <= self._tokens:
+            return list(tokens), len(text) > LONGEST
         return [*tokens[0 : self._tokens - 1], self._separator], True
 
     def _vector(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:

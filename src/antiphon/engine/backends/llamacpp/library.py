@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from antiphon.core.errors import SetupError
+from antiphon.core.errors import EngineError, SetupError
 from antiphon.engine.backends.llamacpp import c_api
 
 VARIABLE = "LLAMA_CPP_LIB"
@@ -70,6 +70,20 @@ class Library:
             parameters.devices = self._no_devices
         return parameters
 
+    def tokenize(self, vocabulary: Any, text: str, *, add_special: bool, parse_special: bool) -> Any:
+        """Token ids of a text, as an array in C; with ``parse_special`` names of special tokens become those tokens.
+
+        Raises:
+            EngineError: llama.cpp failed.
+        """
+        content = text.encode()
+        capacity = len(content) + 8
+        tokens = self.ffi.new("llama_token[]", capacity)
+        count = self.lib.llama_tokenize(vocabulary, content, len(content), tokens, capacity, add_special, parse_special)
+        if count < 0:
+            raise EngineError("llama.cpp could not tokenize a text.")
+        return tokens[0:count]
+
     def last_message(self) -> str:
         """The latest warning or error that llama.cpp logged."""
         return self._messages[-1] if self._messages else "no reason given"
@@ -115,9 +129,7 @@ class Library:
         self.ffi.cdef("".join(f"int ggml_cpu_has_{name}(void);" for name in c_api.FEATURES))
         try:
             return [name for name in c_api.FEATURES if getattr(self.lib, f"ggml_cpu_has_{name}")()]
-        except (
-            AttributeError
-        ):  # The CPU's backend was loaded by ggml: its functions are not found through this library.
+        except AttributeError:  # ggml has loaded the CPU's backend, whose functions are not found through this library.
             return [self.ffi.string(self.lib.llama_print_system_info()).decode("utf-8", "replace")]
 
     def _record(self, level: int, text: Any, _: Any) -> None:

@@ -108,15 +108,9 @@ class LlamaCpp:
         return self._tokenizer
 
     def tokenize(self, text: str) -> list[int]:
-        content = text.encode()
         # A rendered chat template may begin with the token that llama.cpp would add once more.
         add_special = not (self._description.bos and text.startswith(self._description.bos))
-        capacity = len(content) + 8
-        tokens = self._ffi.new("llama_token[]", capacity)
-        count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, add_special, True)
-        if count < 0:
-            raise EngineError("llama.cpp could not tokenize the prompt.")
-        return list(tokens[0:count])
+        return list(self._library.tokenize(self._vocab, text, add_special=add_special, parse_special=True))
 
     def wake(self) -> None:
         with self._awaking:

@@ -158,28 +158,18 @@ class RemoteEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
-        content = msgspec.json.encode(body)
         async with self._admitted(request) as start:
             began = self._monotonic()
             stream = CompletionStream(request, began)
-            try:
-                path = "/chat/completions" if request.messages else "/completions"
-                async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
-                    if response.status != 200:
-                        raise refusal_of(response.status, response.headers, await response.read(), self._url, body)
-                    async for payloads in _events(response.content):
-                        delta = stream.read(payloads, self._monotonic())
-                        if delta is not None:
-                            if start is not None:
-                                self._admission.first_token(start, self._monotonic())
-                                start = None
-                            yield delta
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-                raise unreachable(error, self._url) from error
-            except _BROKEN as error:
-                raise EngineError(
-                    f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
-                ) from error
+            path = "/chat/completions" if request.messages else "/completions"
+            async with self._posted(path, body, sent=body) as response:
+                async for payloads in _events(response.content):
+                    delta = stream.read(payloads, self._monotonic())
+                    if delta is not None:
+                        if start is not None:
+                            self._admission.first_token(start, self._monotonic())
+                            start = None
+                        yield delta
         last = stream.last()
         if last is not None:
             yield last
@@ -229,19 +219,8 @@ class RemoteEngine:
         }
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
-        try:
-            async with self._http().post(
-                self._url + "/embeddings", data=msgspec.json.encode(body), allow_redirects=False
-            ) as response:
-                content = await response.read()
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-            raise unreachable(error, self._url) from error
-        except _BROKEN as error:
-            raise EngineError(
-                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
-            ) from error
-        if response.status != 200:
-            raise refusal_of(response.status, response.headers, content, self._url)
+        async with self._posted("/embeddings", body) as response:
+            content = await response.read()
         return embeddings_of(content, request, self._monotonic() - began)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
@@ -255,6 +234,24 @@ class RemoteEngine:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def _posted(
+        self, path: str, body: dict[str, Any], sent: Collection[str] = ()
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a body, and hold the response while it is read; another status than 200 is raised as its error."""
+        content = msgspec.json.encode(body)
+        try:
+            async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise refusal_of(response.status, response.headers, await response.read(), self._url, sent)
+                yield response
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
+            raise unreachable(error, self._url) from error
+        except _BROKEN as error:
+            raise EngineError(
+                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+            ) from error
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:  # made by the first request: a session belongs to the event loop it is made in

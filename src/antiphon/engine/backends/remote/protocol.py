@@ -44,7 +44,7 @@ def generation_body(
         UnsupportedParameterError: the protocol has no such parameter.
         InvalidInputError: the schema is no JSON.
     """
-    more = parameters.fields(request) | ({"ignore_eos": True} if request.ignore_end else {})
+    more = parameters.fields(request.parameters) | ({"ignore_eos": True} if request.ignore_end else {})
     if not vllm:
         parameters.refuse(*(name for name in more if name not in takes))
     if request.grammar is not None:

@@ -104,7 +104,8 @@ class StepPolicy:
         """Add a request that has arrived and may write ``most`` tokens."""
         self._known[id] = _RequestState(self._next, priority)
         if priority == "online":
-            self.pacer.add(self._next, level, now, position=0, pending=prompt_tokens, most=most)
+            new = SequenceView(self._next, priority, self._next, 0, prompt_tokens, False, "waiting")
+            self.pacer.add(new, level, now, most)
         self._next += 1
 
     def observe_tokens(self, id: str, tokens: int, now: float) -> None:
