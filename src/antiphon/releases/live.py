@@ -24,7 +24,9 @@ BOUND_SECONDS = 30.0
 _MOST_REMEMBERED = 1_000
 
 
-class _LeasedState(msgspec.Struct, frozen=True):
+class LeasedState(msgspec.Struct, frozen=True):
+    """The live release, and the rollout under way with its candidate."""
+
     live: Release | None
     rollout: RolloutRecord | None
     candidate: Release | None
@@ -52,7 +54,7 @@ class LiveReleases:
     ) -> None:
         self._releases = releases
         self._rollouts = rollouts
-        self._leases: Leases[tuple[Scope, str], _LeasedState] = Leases(
+        self._leases: Leases[tuple[Scope, str], LeasedState] = Leases(
             clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
         )
         self._pinned: dict[tuple[Scope, str], Release] = {}
@@ -108,16 +110,16 @@ class LiveReleases:
         """Ask the catalog at the next request, for a process that moved the pointer itself."""
         self._leases.forget()
 
-    def _leased(self, scope: Scope, application: str) -> _LeasedState:
+    def _leased(self, scope: Scope, application: str) -> LeasedState:
         leased = self._leases.look((scope, application), partial(self._read, scope, application))
         assert leased is not None
         return leased
 
-    def _read(self, scope: Scope, application: str) -> _LeasedState:
+    def _read(self, scope: Scope, application: str) -> LeasedState:
         if self._rollouts is None:
-            return _LeasedState(self._releases.live(scope, application), None, None)
+            return LeasedState(self._releases.live(scope, application), None, None)
         state = self._rollouts.routing_state(scope, application)
         # A bundle is decoded once: a renewal reads ids, and the releases behind them never change.
         live = None if state.live is None else self.get(scope, state.live)
         candidate = None if state.rollout is None else self.get(scope, state.rollout.candidate)
-        return _LeasedState(live, state.rollout, candidate)
+        return LeasedState(live, state.rollout, candidate)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
+import msgspec
+
 from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
@@ -40,7 +42,7 @@ def implicit_release(
         entity_keys=(),
         prompt=Prompt(template=""),
         model=model.name,
-        decoding=_decoding(request.overrides, model),
+        decoding=_decoding(request.overrides),
         output_schema=None if schema is None else json.dumps(schema),
         classes=(),
         figures=(),
@@ -68,11 +70,7 @@ def implicit_release(
     )
 
 
-def _decoding(overrides: DecodingOverrides, model: ModelDescription) -> Decoding:
-    return Decoding(
-        max_tokens=overrides.max_tokens if overrides.max_tokens is not None else PLAIN_DECODING.max_tokens,
-        temperature=overrides.temperature if overrides.temperature is not None else PLAIN_DECODING.temperature,
-        top_p=overrides.top_p if overrides.top_p is not None else PLAIN_DECODING.top_p,
-        seed=overrides.seed if overrides.seed is not None else PLAIN_DECODING.seed,
-        stop=overrides.stop or (),
-    )
+def _decoding(overrides: DecodingOverrides) -> Decoding:
+    named = {name: getattr(overrides, name) for name in Decoding.__struct_fields__}
+    given = {name: value for name, value in named.items() if value is not None}
+    return msgspec.structs.replace(PLAIN_DECODING, **given)

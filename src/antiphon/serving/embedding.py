@@ -93,7 +93,15 @@ class Embeddings:
         with span("embed", {GENAI["model"]: request.model, "antiphon.path": request.path},
                   traceparent=request.traceparent):  # fmt: skip
             async with self._services.admission.enter(request.priority):
-                arrival = arrive(_answer_request(request), self._services.subject_key, arrived)
+                question = AnswerRequest(
+                    scope=request.scope,
+                    principal=request.principal,
+                    application=request.model,
+                    path=request.path,
+                    originating_user=request.originating_user,
+                    request_id=request.request_id,
+                )
+                arrival = arrive(question, self._services.subject_key, arrived)
                 if request.model not in self._models(request.scope):
                     raise NotFoundError(
                         f"There is no embedding model {request.model!r}.",
@@ -214,15 +222,4 @@ def vectors_text(embedded: TextEmbeddings) -> bytes:
             "dimensions": embedded.dimensions,
             "sha256": content_hash(embedded.vectors),
         }
-    )
-
-
-def _answer_request(request: EmbeddingRequest) -> AnswerRequest:
-    return AnswerRequest(
-        scope=request.scope,
-        principal=request.principal,
-        application=request.model,
-        path=request.path,
-        originating_user=request.originating_user,
-        request_id=request.request_id,
     )

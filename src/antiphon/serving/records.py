@@ -130,7 +130,7 @@ class Records:
         """
         about = self._disclosures.of_application(scope, application, None)
         context = self._context(scope, purpose=about.purpose)
-        said = self._readable_together(who, about.resource, about.resource, context, own=False)
+        said = self._readable(who, about.resource, about.resource, context)
         self._require(who, str(about.resource), said)
 
     def may_read_application(self, scope: Scope, who: Principal, application: str) -> bool:
@@ -229,7 +229,7 @@ class Records:
             context = self._context(scope, purpose=about.purpose, path="batch")
             if job is not None:
                 context["as_of"] = _seconds(job.created_at)
-            said = self._readable_together(who, record, about.resource, context, own=owner == who.id)
+            said = self._readable(who, record, about.resource, context, own=owner == who.id)
             self._require(who, str(record), said)
 
     def _answered(self, scope: Scope, job: BatchJob | None) -> tuple[ReleaseDisclosure, ...]:
@@ -252,11 +252,8 @@ class Records:
     def _of_receipt(self, scope: Scope, who: Principal, receipt: Receipt) -> Decision:
         resource = self._disclosures.of_receipt(scope, receipt)
         record = Resource("prediction", receipt.prediction, scope.tenant, resource.columns, author=receipt.principal)
-        context = self._context_of(scope, receipt)
-        keys = self._keys(receipt)
-        if keys is None:
-            return self._readable_together(who, record, resource, context, own=False)
-        return self._readable(who, record, resource, {**context, "keys": keys})
+        context, keys = self._context_of(scope, receipt), self._keys(receipt)
+        return self._readable(who, record, resource, context if keys is None else {**context, "keys": keys})
 
     def _source_rows_of(self, scope: Scope, who: Principal, receipt: Receipt) -> Decision:
         resource = self._disclosures.of_receipt(scope, receipt)
@@ -269,20 +266,14 @@ class Records:
     ) -> Decision:
         """``read`` of the record, and nothing that forbids the answer."""
         said = self._decider(who.tenant).decide(who, "read", record, context)
-        if not said.allowed:
-            return said
-        return self._forbidding(who).decide(who, "answer", answered, context, own=own)
+        return self._not_forbidden(who, answered, context, own) if said.allowed else said
 
-    def _readable_together(
-        self, who: Principal, record: Resource, answered: Resource, context: Mapping[str, Any], own: bool
-    ) -> Decision:
-        """The same about a record of many entities."""
-        said = self._decider(who.tenant).decide(who, "read", record, context)
-        return self._over_entities(who, answered, context, own) if said.allowed else said
-
-    def _over_entities(
+    def _not_forbidden(
         self, who: Principal, answered: Resource, context: Mapping[str, Any], own: bool = False
     ) -> Decision:
+        """Nothing forbids the answer about the entity that the ``keys`` name; without any, about every entity."""
+        if "keys" in context:
+            return self._forbidding(who).decide(who, "answer", answered, context, own=own)
         decider = self._decider(who.tenant)
         if decider.parts.any_key and not own:
             return Decision(False, (), decider.digest, ("a policy reads keys that only an entity's question names",))
@@ -292,9 +283,7 @@ class Records:
         """Prohibitions of an answer that is made from all of a view or an application's outcomes, for any purpose."""
         columns = tuple(msgspec.structs.replace(one, purposes=None) for one in source.columns)
         unlimited = msgspec.structs.replace(source, columns=columns, trained_for=None)
-        if keys is None:
-            return self._over_entities(who, unlimited, self._context(scope))
-        return self._forbidding(who).decide(who, "answer", unlimited, self._context(scope, keys=keys))
+        return self._not_forbidden(who, unlimited, self._context(scope, keys=keys))
 
     def _forbidding(self, who: Principal) -> Prohibitions:
         decider = self._decider(who.tenant)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipts import Attempt, Path, Receipt
+from antiphon.catalog.receipts import Attempt, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
@@ -53,7 +53,6 @@ async def replay(
     texts: Blobs,
     receipt_of: Callable[[Scope, str], Receipt],
     release_of: Callable[[Scope, str], Release | None],
-    priority: Path = "online",
     standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Replay:
     """Generate again what the receipt records, through the engine that wrote it as it is now.
@@ -67,7 +66,7 @@ async def replay(
     """
     origin = receipt if receipt.cache.prediction is None else receipt_of(receipt.scope, receipt.cache.prediction)
     engine = (standbys or {}).get(origin.engine or "", engine)
-    replayed = [await _again(attempt, origin, engine, texts, priority) for attempt in origin.attempts]
+    replayed = [await _again(attempt, origin, engine, texts) for attempt in origin.attempts]
     served = texts.get(receipt.scope, receipt.text_blob).decode()
     release = release_of(origin.scope, origin.release)
     again = _served(origin, [attempt.text for attempt in replayed], release, texts)
@@ -81,15 +80,13 @@ async def replay(
     )
 
 
-async def _again(
-    attempt: Attempt, origin: Receipt, engine: GenerationEngine, texts: Blobs, priority: Path
-) -> ReplayedAttempt:
+async def _again(attempt: Attempt, origin: Receipt, engine: GenerationEngine, texts: Blobs) -> ReplayedAttempt:
     content = texts.get(origin.scope, attempt.prompt_blob)
     recorded = texts.get(origin.scope, attempt.text_blob).decode()
     text, fingerprint = await (
-        _embedded_again(attempt, content, origin, engine, priority)
+        _embedded_again(attempt, content, origin, engine)
         if attempt.finish_reason == EMBEDDING
-        else _generated_again(attempt, content, origin, engine, texts, priority)
+        else _generated_again(attempt, content, origin, engine, texts)
     )
     return ReplayedAttempt(
         identical=text == recorded,
@@ -102,18 +99,16 @@ async def _again(
 
 
 async def _embedded_again(
-    attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine, priority: Path
+    attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine
 ) -> tuple[str, str]:
     texts = msgspec.json.decode(content, type=tuple[str, ...])
-    request = TextEmbeddingRequest(
-        new_id("replay"), attempt.model, texts, priority=priority, tenant=origin.scope.tenant
-    )
+    request = TextEmbeddingRequest(new_id("replay"), attempt.model, texts, tenant=origin.scope.tenant)
     embedded = await engine.embed(request)
     return vectors_text(embedded).decode(), embedded.fingerprint
 
 
 async def _generated_again(
-    attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine, texts: Blobs, priority: Path
+    attempt: Attempt, content: bytes, origin: Receipt, engine: GenerationEngine, texts: Blobs
 ) -> tuple[str, str]:
     turns = msgspec.json.decode(content, type=tuple[ChatTurn, ...]) if attempt.prompt_form == "turns" else ()
     ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()
@@ -130,7 +125,6 @@ async def _generated_again(
         seed=attempt.seed,
         stop=attempt.stop,
         json_schema=schema,
-        priority=priority,
         cache_salt=origin.scope.tenant,
         prompt_logprobs=attempt.prompt_logprobs,
         penalties=Penalties(attempt.frequency_penalty, attempt.presence_penalty, attempt.logit_bias),

@@ -7,7 +7,7 @@ that a test says what is read and when it was published.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases, activation_stack
-from antiphon.catalog.rollouts import Assignment, Rollouts
+from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
 from antiphon.catalog.rollouts import RolloutRecord as RolloutUnderWay
+from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
@@ -41,7 +41,7 @@ from antiphon.durable.runs import Runs
 from antiphon.features.values import FeatureValue, FeatureVector, MeasureValue
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
-from antiphon.releases.router import assign
+from antiphon.releases.live import LeasedState, LiveReleases
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import FailoverPolicy
@@ -134,33 +134,11 @@ class FeatureTable:
         )
 
 
-class CatalogRouting:
-    """Implements serving's ``ReleaseAssignment``: routes as a gateway does, without a lease, so moves act at once."""
+class UnleasedReleases(LiveReleases):
+    """Routes as a gateway does, without a lease, so moves act at once."""
 
-    def __init__(self, releases: Releases, rollouts: Rollouts) -> None:
-        self._releases = releases
-        self._rollouts = rollouts
-
-    def live(self, scope: Scope, application: str) -> Release | None:
-        return self._releases.live(scope, application)
-
-    def get(self, scope: Scope, release: str) -> Release:
-        return self._releases.get(scope, release)
-
-    def applications(self, scope: Scope) -> Sequence[str]:
-        return self._releases.applications(scope)
-
-    def previous(self, scope: Scope, application: str) -> Release | None:
-        stack = activation_stack(self._releases.history(scope, application))
-        return self._releases.get(scope, stack[-2]) if len(stack) > 1 else None
-
-    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:
-        live = self._releases.live(scope, application)
-        if live is None:
-            return None
-        rollout = self._rollouts.active(scope, application)
-        candidate = self._releases.get(scope, rollout.candidate) if rollout is not None else None
-        return assign(live, rollout, candidate, unit, request_id)
+    def _leased(self, scope: Scope, application: str) -> LeasedState:
+        return self._read(scope, application)
 
 
 class SmallDesk:
@@ -200,7 +178,7 @@ class SmallDesk:
         self.receipts = Receipts(self.database)
         self.releases = Releases(self.database)
         self.rollouts = Rollouts(self.database)
-        self.routing = CatalogRouting(self.releases, self.rollouts)
+        self.routing = UnleasedReleases(self.releases, self.clock, rollouts=self.rollouts)
         self.exposures = Exposures(self.database)
         self.pairs = ShadowPairs(self.database)
         self.answers = Answers(self.database)

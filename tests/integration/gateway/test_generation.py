@@ -21,7 +21,6 @@ import pytest_asyncio
 from tests.integration.gateway.conftest import serve
 
 from antiphon.engine import weights
-from antiphon.engine.api.messages import ModelDescription
 from antiphon.engine.api.port import Engine
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.backends.remote.engine import RemoteEngine
@@ -110,10 +109,10 @@ async def simulated(stack: AsyncExitStack, folder: Path) -> World:
 class WithTags(SimulatedRuntime):
     """A simulated model whose chat template writes tools and has calls marked by tags."""
 
-    @property
-    def description(self) -> ModelDescription:
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         template = (Path(__file__).parent / "qwen_template.jinja").read_text()
-        return msgspec.structs.replace(super().description, chat_template=template)
+        self.description = msgspec.structs.replace(self.description, chat_template=template)
 
 
 async def with_tags(stack: AsyncExitStack, folder: Path) -> World:

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon.engine.api.messages import Priority
-from antiphon.engine.scheduling.forecast import forecast
 from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduling.scheduler import plan, should_coschedule
+from antiphon.engine.scheduling.scheduler import forecast, plan, should_coschedule
 from antiphon.engine.scheduling.state import SchedulerState, SequenceView, StepBudget, StepPlan
 
 CHUNK = 32

@@ -34,6 +34,9 @@ from antiphon.engine.api.messages import (
     TokenizationRequest,
 )
 
+CONNECT_SECONDS = 5.0
+"""Time limit of connecting and greeting."""
+
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
 T = TypeVar("T", GenerationResult, TextEmbeddings, Tokenization, EngineDescription)
@@ -47,13 +50,11 @@ class EngineClient:
     Args:
         path: the engine's socket.
         peer: name of this side in the engine's log.
-        connect_seconds: time limit of connecting and greeting.
     """
 
-    def __init__(self, path: Path, *, peer: str = "client", connect_seconds: float = 5.0) -> None:
+    def __init__(self, path: Path, *, peer: str = "client") -> None:
         self._path = path
         self._peer = peer
-        self._connect_seconds = connect_seconds
         self._connection: _ClientConnection | None = None
         self._connecting = asyncio.Lock()
 
@@ -129,7 +130,7 @@ class EngineClient:
     async def _connect(self) -> _ClientConnection:
         where = str(self._path)
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._path)
                 try:
                     if not is_same_user(writer.get_extra_info("socket")):

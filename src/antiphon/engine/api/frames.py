@@ -53,19 +53,13 @@ async def read(stream: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Me
         raise CorruptionError(f"A frame on the engine's socket cannot be read: {error}.") from error
 
 
-def user_of(connection: socket.socket) -> int | None:
-    """The user id of the process at the other end, at the moment it connected or listened.
+def is_same_user(connection: socket.socket) -> bool:
+    """True if the process at the other end was one of our own user (or of the superuser) when it connected or listened.
 
-    ``None`` where the kernel has no SO_PEERCRED; there the modes of folder and socket stand alone.
+    Where the kernel has no SO_PEERCRED, the modes of folder and socket stand alone.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
-        return None
+        return True
     credentials = connection.getsockopt(socket.SOL_SOCKET, option, _PEER_CREDENTIALS.size)
-    return int(_PEER_CREDENTIALS.unpack(credentials)[1])
-
-
-def is_same_user(connection: socket.socket) -> bool:
-    """True if the other end is a process of our own user (or of the superuser)."""
-    user = user_of(connection)
-    return user is None or user in (os.geteuid(), 0)
+    return int(_PEER_CREDENTIALS.unpack(credentials)[1]) in (os.geteuid(), 0)

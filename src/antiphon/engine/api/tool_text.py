@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from antiphon.core.ids import new_id
-from antiphon.engine.api.messages import ToolCall
+from antiphon.engine.api.messages import ChatTurn, ToolCall
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 
@@ -145,6 +146,22 @@ def read(text: str) -> tuple[str | None, tuple[ToolCall, ...]]:
     content = "".join(piece for piece in found if isinstance(piece, str))
     calls = tuple(piece for piece in found if isinstance(piece, ToolCall))
     return (content or None) if calls else content, calls
+
+
+def message(turn: ChatTurn, arguments: Callable[[ToolCall], Any]) -> dict[str, Any]:
+    """A turn in the form of OpenAI's protocol, with a call's arguments in the form that a function gives them."""
+    written: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.name is not None:
+        written["name"] = turn.name
+    if turn.tool_call_id is not None:
+        written["tool_call_id"] = turn.tool_call_id
+    if turn.tool_calls:
+        written["content"] = turn.content or None
+        written["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments(call)}}
+            for call in turn.tool_calls
+        ]
+    return written
 
 
 class ToolWriter:

@@ -77,7 +77,7 @@ class EmbeddingExecutor:
     resting = False
 
     def __init__(self, encoder: Encoder, monotonic: Callable[[], float], online_waiting: Callable[[], bool]) -> None:
-        self.encoder = encoder
+        self.encoder, self.name = encoder, encoder.description.name
         self.counters = Counters()
         self._latency_model = LatencyModel()
         self._monotonic = monotonic
@@ -86,10 +86,6 @@ class EmbeddingExecutor:
         self._turns: dict[str, int] = {}
         """Texts embedded in all when each tenant had its last turn, or when it arrived."""
         self.latest_step = (monotonic(), monotonic())
-
-    @property
-    def name(self) -> str:
-        return self.encoder.description.name
 
     @property
     def idle(self) -> bool:

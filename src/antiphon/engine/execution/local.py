@@ -17,7 +17,6 @@ from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.engine.api.messages import (
     Delta,
-    EmbedderDescription,
     EngineDescription,
     EngineLoad,
     GenerationRequest,
@@ -91,7 +90,6 @@ class LocalEngine:
         planner: Planner = plan,
         executor: type[ModelExecutor] = ModelExecutor,
         monotonic: Callable[[], float] = time.monotonic,
-        memory: MemoryRelease | None = None,
     ) -> None:
         self._swap_space = space = swap_space or SwapSpace()
         self._monotonic = monotonic
@@ -136,7 +134,7 @@ class LocalEngine:
         self._closed = False
         self._tokenization = TokenizationQueue()
         self._text_preparation = ThreadPoolExecutor(1, "antiphon-text-preparation", initializer=lower_thread_priority)
-        self._memory = memory or MemoryRelease()
+        self._memory = MemoryRelease()
 
     def _run_steps(self) -> None:
         name_thread(STEP_LOOP)
@@ -155,15 +153,12 @@ class LocalEngine:
 
     def description(self, request: str) -> EngineDescription:
         """The served and missing models and the load, as the response to a request by its id."""
-        return EngineDescription(request, self.models(), self.load(), self.embedders(), self._models.missing)
+        embedders = tuple(executor.encoder.description for executor in self._embedding.values())
+        return EngineDescription(request, self.models(), self.load(), embedders, self._models.missing)
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
         return tuple(executor.runtime.description for executor in self._models.executors)
-
-    def embedders(self) -> tuple[EmbedderDescription, ...]:
-        """The served embedding models."""
-        return tuple(executor.encoder.description for executor in self._embedding.values())
 
     def load(self) -> EngineLoad:
         """The present load of the engine."""

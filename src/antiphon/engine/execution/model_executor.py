@@ -55,6 +55,7 @@ class ModelExecutor:
         online_waiting: Callable[[], bool] = lambda: False,
     ) -> None:
         self.runtime = runtime
+        self.name, self.slots = runtime.description.name, runtime.layout.slots
         self.latest_step = (monotonic(), monotonic())
         self.pacer = Pacer(runtime.layout.slots, runtime.layout.chunk_tokens)
         self.grammars = Grammars(runtime.grammar_tokenizer, len(runtime.vocabulary.pieces))
@@ -71,17 +72,9 @@ class ModelExecutor:
         self._batch_lengths = BatchLengths()
 
     @property
-    def name(self) -> str:
-        return self.runtime.description.name
-
-    @property
     def resting(self) -> bool:
         """True while the weights are not in memory."""
         return self.runtime.resting
-
-    @property
-    def slots(self) -> int:
-        return self.runtime.layout.slots
 
     @property
     def swapped_to_disk(self) -> int:

@@ -16,6 +16,9 @@ import numpy as np
 
 from antiphon.engine.execution.runtime import SequenceState
 
+REMEMBERED = 65_536
+"""Prefixes that are known to have been seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrefixHashes:
@@ -40,9 +43,8 @@ def hash_prefixes(tokens: Sequence[int], chunk_tokens: int, salt: str = "") -> P
 class PrefixCache:
     """Cached prefixes of one model, at most ``capacity_bytes`` of them; the least recently used are dropped first."""
 
-    def __init__(self, capacity_bytes: int = 256 << 20, remembered: int = 65_536) -> None:
+    def __init__(self, capacity_bytes: int = 256 << 20) -> None:
         self._capacity = capacity_bytes
-        self._remembered = remembered
         self._states: OrderedDict[bytes, SequenceState] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._bytes = 0
@@ -67,7 +69,7 @@ class PrefixCache:
                 shared = depth
             self._seen[digest] = None
             self._seen.move_to_end(digest)
-        while len(self._seen) > self._remembered:
+        while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         if not shared or hashes.digests[shared - 1] in self._states:
             return 0

@@ -88,11 +88,7 @@ def prepare(executor: ModelExecutor, ticket: int, request: GenerationRequest, ar
     if not prompt:
         raise InvalidInputError("The prompt is empty.", where="prompt")
     if len(prompt) + request.max_tokens > room:
-        raise PromptTooLongError(
-            f"{len(prompt)} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
-            where="prompt",
-            next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
-        )
+        raise _too_long(str(len(prompt)), request, room)
     constraint = None
     forced: list[int] = []
     constrained = request.json_schema if request.grammar is None else request.grammar
@@ -123,11 +119,15 @@ def _require_room(request: GenerationRequest, room: int, longest: int) -> None:
     if request.prompt and longest and 4 * len(request.prompt) > room * longest:
         least = -(-len(request.prompt.encode()) // longest)
     if least + request.max_tokens > room:
-        raise PromptTooLongError(
-            f"At least {least} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
-            where="prompt",
-            next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
-        )
+        raise _too_long(f"At least {least}", request, room)
+
+
+def _too_long(count: str, request: GenerationRequest, room: int) -> PromptTooLongError:
+    return PromptTooLongError(
+        f"{count} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
+        where="prompt",
+        next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
+    )
 
 
 def _check_tokens(request: GenerationRequest, vocabulary: int) -> None:

@@ -76,7 +76,7 @@ class Runtime(Protocol):
         """Append ``tokens`` of one sequence, alone in their own call; the logits after the last one if wanted.
 
         Raises:
-            Interrupted: see :meth:`interrupt`.
+            CallInterruptedError: see :meth:`interrupt`.
         """
         ...
 
@@ -84,7 +84,7 @@ class Runtime(Protocol):
         """As :meth:`feed`, with the logits after each token; those after the last one are bit for bit ``feed``'s.
 
         Raises:
-            Interrupted: see :meth:`interrupt`.
+            CallInterruptedError: see :meth:`interrupt`.
         """
         ...
 
@@ -92,7 +92,7 @@ class Runtime(Protocol):
         """Append one token to each of several sequences, all in one call. ``slots`` ascend.
 
         Raises:
-            Interrupted: see :meth:`interrupt`.
+            CallInterruptedError: see :meth:`interrupt`.
         """
         ...
 

@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from antiphon.engine.api.messages import (
     Alternative,
@@ -48,13 +48,6 @@ class SequenceStats:
     engine_seconds: float = 0.0
     steps: int = 0
     cached_tokens: int = 0
-
-
-@dataclass(slots=True)
-class _PendingToken:
-    token: TokenOut
-    start: int
-    end: int
 
 
 class Sequence:
@@ -96,7 +89,8 @@ class Sequence:
         self._transcript = Transcript(request.stop)
         self._generator = sampling.generator_for(request.seed)
         self._shown = 0
-        self._unshown: list[_PendingToken] = []
+        self._unshown: list[tuple[int, int, TokenOut]] = []
+        """Tokens with the places where their texts begin and end."""
         self._counts: Counter[int] | None = Counter() if request.penalties != Penalties() else None
         self._scored: list[TokenOut] = []
         if self.scored:
@@ -186,7 +180,7 @@ class Sequence:
         end = len(self._transcript.text)
         # After a stop the text is shorter than it was: the token keeps what is left of its own text.
         text = self._transcript.text[start:end]
-        self._unshown.append(_PendingToken(TokenOut(token, text, logprob, forced, alternatives), start, end))
+        self._unshown.append((start, end, TokenOut(token, text, logprob, forced, alternatives)))
         if self._transcript.stopped:
             self._finish("stop")
         elif len(self.tokens) >= self.request.max_tokens:
@@ -215,16 +209,10 @@ class Sequence:
             self._transcript.finish()
         until = self._transcript.releasable
         ready: list[TokenOut] = []
-        while self._unshown and (self._unshown[0].end <= until or self.reason is not None):
-            pending = self._unshown.pop(0)
-            if self._transcript.stopped and pending.start >= until:
-                continue
-            text = self._transcript.text[pending.start : min(pending.end, until)]
-            ready.append(
-                TokenOut(
-                    pending.token.token, text, pending.token.logprob, pending.token.forced, pending.token.alternatives
-                )
-            )
+        while self._unshown and (self._unshown[0][1] <= until or self.reason is not None):
+            start, end, token = self._unshown.pop(0)
+            if not self._transcript.stopped or start < until:
+                ready.append(replace(token, text=self._transcript.text[start : min(end, until)]))
         text = self._transcript.text[self._shown : until]
         self._shown = until
         prompt = self._shown_prompt()
@@ -240,7 +228,7 @@ class Sequence:
         for token in scored:
             start = len(transcript.text)
             transcript.push(self.vocabulary.pieces[token.token], last=len(shown) == len(scored) - 1)
-            shown.append(msgspec.structs.replace(token, text=transcript.text[start:]))
+            shown.append(replace(token, text=transcript.text[start:]))
         return tuple(shown)
 
     def result(self, fingerprint: str, now: float) -> GenerationResult:

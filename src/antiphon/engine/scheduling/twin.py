@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from antiphon.engine.scheduling.forecast import forecast, prompt_seconds
 from antiphon.engine.scheduling.latency_model import StepTimes
-from antiphon.engine.scheduling.scheduler import plan
+from antiphon.engine.scheduling.scheduler import forecast, plan, prompt_seconds
 from antiphon.engine.scheduling.state import SchedulerState, SequenceView, StepBudget, StepPlan, oldest_first
 from antiphon.engine.scheduling.tenant_shares import TenantShares
 

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 
@@ -97,11 +98,10 @@ class EngineGate:
         queue_seconds: float,
         monotonic: Callable[[], float],
         *,
-        least: int = 1,
         adaptive: bool = True,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.gradient = Gradient(float(start), float(least), float(max(most, start)))
+        self.gradient = Gradient(float(start), most=float(max(most, start)))
         self._queue_seconds = queue_seconds
         self._monotonic = monotonic
         self._adaptive = adaptive
@@ -147,7 +147,7 @@ class EngineGate:
         self._book(rank, tenant, begin, tokens)
         future = asyncio.get_running_loop().create_future()
         waiting = _WaitingRequest(*place, tenant, tokens, future)
-        insort(self._waiting, waiting, key=_place)
+        insort(self._waiting, waiting, key=attrgetter("place"))
         self._admit()
         try:
             async with asyncio.timeout(self._queue_seconds):
@@ -205,7 +205,7 @@ class EngineGate:
                 each.begin = min(each.begin, end)
                 end = each.begin + self._service(each.tenant, each.tokens)
         self._ends[gone.rank, gone.tenant] = end
-        self._waiting.sort(key=_place)
+        self._waiting.sort(key=attrgetter("place"))
 
     def _service(self, tenant: str, tokens: float) -> float:
         return tokens / self._weights.get(tenant, 1.0)
@@ -290,10 +290,6 @@ class GatedEngine:
                     yield event
         finally:
             self.gate.leave(request.tenant)
-
-
-def _place(request: _WaitingRequest) -> tuple[int, float, int]:
-    return request.place
 
 
 def expected_tokens(request: GenerationRequest) -> float:

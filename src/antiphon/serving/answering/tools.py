@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from antiphon.engine.api.messages import ChatTurn, ToolCall
-from antiphon.engine.api.tool_text import BEGIN, END
+from antiphon.engine.api.tool_text import BEGIN, END, message
 
 MOST_CALLS = 16
 """Calls in one turn: a small model would never end."""
@@ -134,17 +134,7 @@ def in_words(turns: Sequence[ChatTurn], tools: Tools | None) -> tuple[ChatTurn, 
 
 def as_template_reads(turn: ChatTurn) -> dict[str, Any]:
     """A turn as chat templates are given it (the convention of transformers); arguments are objects."""
-    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
-    if turn.name is not None:
-        message["name"] = turn.name
-    if turn.tool_call_id is not None:
-        message["tool_call_id"] = turn.tool_call_id
-    if turn.tool_calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
-            for call in turn.tool_calls
-        ]
-    return message
+    return {**message(turn, _arguments), "content": turn.content}
 
 
 def _in_words(turn: ChatTurn) -> ChatTurn:

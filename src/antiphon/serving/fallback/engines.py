@@ -17,7 +17,7 @@ from contextlib import aclosing
 import msgspec
 
 from antiphon.catalog.receipts import SkippedEngine
-from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CallPermit, CircuitBreaker
+from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CircuitBreaker
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.definitions.degradation import MAIN, Target, target_of
@@ -95,7 +95,10 @@ class EngineRoute:
         # Of a thousand requests that come at once, one look is enough; who goes away leaves it to the others.
         looking = self._looking = self._looking or asyncio.create_task(self._look())
         failure = await asyncio.shield(looking)
-        return self._models.get(name) if failure is None else self._known(name, failure)
+        if failure is not None and name not in self._models:
+            reason = "open" if isinstance(failure, _LeftAlone) else failure.code
+            raise self._passed(name, failure, reason) from failure
+        return self._models.get(name)
 
     async def _look(self) -> AntiphonError | None:
         """Look up what the engine serves, or say why it cannot be asked."""
@@ -132,7 +135,9 @@ class EngineRoute:
             raise self._passed(request.model, self._left_alone(), "open")
         failed: bool | None = None
         try:
-            await self._probed(permit)
+            if permit.probe:
+                # A user is not made to wait for the first token of an engine that hangs: it is to give a sign of life.
+                await self.describe()
             async with aclosing(self._engine.generate(request)) as events:
                 event: Delta | GenerationResult | None = await self._first(events)
                 while event is not None and not (isinstance(event, GenerationResult) and event.reason == "cancelled"):
@@ -152,11 +157,6 @@ class EngineRoute:
         finally:
             self.breaker.record(permit, failed=failed)
 
-    async def _probed(self, permit: CallPermit) -> None:
-        # A user is not made to wait for the first token of an engine that hangs: it is asked for a sign of life first.
-        if permit.probe:
-            await self.describe()
-
     async def _first(self, events: AsyncGenerator[Delta | GenerationResult, None]) -> Delta | GenerationResult | None:
         try:
             async with asyncio.timeout(self._policy.first_token):
@@ -167,13 +167,6 @@ class EngineRoute:
                 where=self._where,
                 next_step="Try again when it is less busy, or raise `first_token` under [engine].",
             ) from None
-
-    def _known(self, name: str, error: AntiphonError) -> ModelDescription:
-        known = self._models.get(name)
-        if known is None:
-            reason = "open" if isinstance(error, _LeftAlone) else error.code
-            raise self._passed(name, error, reason) from error
-        return known
 
     def _left_alone(self) -> AntiphonError:
         error = _LeftAlone(

@@ -65,7 +65,6 @@ class FeatureLookup:
         reads_entities: Callable[[str], bool] = lambda tenant: False,
         remedies: RemedyFinder | None = None,
         far: bool = False,
-        most: int = MOST_ENTITIES,
         vectors: Callable[[Scope], VectorReader] | None = None,
     ) -> None:
         self._reader = reader
@@ -74,7 +73,6 @@ class FeatureLookup:
         self._reads_entities = reads_entities
         self._remedies = remedies
         self._far = far
-        self._most = most
         self._vectors = vectors
         self._contracts: dict[tuple[int, SnapshotRows], RowContract] = {}
 
@@ -107,11 +105,11 @@ class FeatureLookup:
         entities = request.entities
         if not entities:
             raise InvalidInputError("There is no entity.", where="entities", next_step="Name at least one.")
-        if len(entities) > self._most:
+        if len(entities) > MOST_ENTITIES:
             raise TooLargeError(
                 f"There are {len(entities)} entities in one request.",
                 where="entities",
-                next_step=f"Send at most {self._most} at a time.",
+                next_step=f"Send at most {MOST_ENTITIES} at a time.",
             )
         as_of = self._clock.now() if request.as_of is None else utc(request.as_of)
         masks = self._masks(request, as_of)

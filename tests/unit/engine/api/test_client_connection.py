@@ -26,7 +26,7 @@ class BrokenReader:
 
 async def test_a_write_to_a_closed_transport_tells_who_waits() -> None:
     connection = _ClientConnection(asyncio.StreamReader(), cast(Any, ClosedWriter()), "engine.sock")
-    answers = connection.ask("one", DescriptionRequest("one"))
+    _, answers = connection.ask(DescriptionRequest("one"))
     assert isinstance(answers.get_nowait(), EngineError)
     assert connection.lost
     await connection.close()

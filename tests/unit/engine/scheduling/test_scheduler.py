@@ -1,6 +1,5 @@
-from antiphon.engine.scheduling.forecast import forecast
 from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduling.scheduler import plan
+from antiphon.engine.scheduling.scheduler import forecast, plan
 from antiphon.engine.scheduling.state import SchedulerState, SequenceView, StepBudget
 
 CHUNK = 32

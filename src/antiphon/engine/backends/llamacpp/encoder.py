@@ -133,7 +133,7 @@ class LlamaCppEmbedding:
         # Texts of users are never control tokens, whatever they spell.
         tokens = self._library.tokenize(self._vocab, text[:LONGEST], add_special=True, parse_special=False)
         if len(tokens) <= self._tokens:
-            return list(tokens), len(text) > LONGEST
+            return tokens, len(text) > LONGEST
         return [*tokens[0 : self._tokens - 1], self._separator], True
 
     def _vector(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
@@ -171,7 +171,7 @@ class LlamaCppEmbedding:
 
 
 class LlamaCppEncoder:
-    """Implements :class:`~antiphon.engine.execution.embedding_executor.PublishedEncoder`: what an engine process
+    """Implements :class:`~antiphon.engine.execution.embedding_executor.Encoder`: what an engine process
     serves.
 
     Args, raises: as :class:`LlamaCppEmbedding`, and:
@@ -186,11 +186,7 @@ class LlamaCppEncoder:
                 f"The model {name!r} makes vectors of {self._model.dimensions} numbers, not {dimensions}.",
                 where=str(weights.path),
             )
-        self._description = EmbedderDescription(name, self._model.fingerprint, tokens, dimensions)
-
-    @property
-    def description(self) -> EmbedderDescription:
-        return self._description
+        self.description = EmbedderDescription(name, self._model.fingerprint, tokens, dimensions)
 
     def tokenize(self, text: str) -> list[int] | None:
         tokens, cut = self._model.truncated_tokens(text)

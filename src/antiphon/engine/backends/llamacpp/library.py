@@ -70,8 +70,8 @@ class Library:
             parameters.devices = self._no_devices
         return parameters
 
-    def tokenize(self, vocabulary: Any, text: str, *, add_special: bool, parse_special: bool) -> Any:
-        """Token ids of a text, as an array in C; with ``parse_special`` names of special tokens become those tokens.
+    def tokenize(self, vocabulary: Any, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text; with ``parse_special`` names of special tokens become those tokens.
 
         Raises:
             EngineError: llama.cpp failed.
@@ -82,7 +82,7 @@ class Library:
         count = self.lib.llama_tokenize(vocabulary, content, len(content), tokens, capacity, add_special, parse_special)
         if count < 0:
             raise EngineError("llama.cpp could not tokenize a text.")
-        return tokens[0:count]
+        return list(tokens[0:count])
 
     def last_message(self) -> str:
         """The latest warning or error that llama.cpp logged."""

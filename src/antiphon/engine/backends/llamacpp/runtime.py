@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class LlamaCpp:
         self._library = Library.get()
         self._lib, self._ffi = self._library.lib, self._library.ffi
         context_tokens = -(-layout.context_tokens // 256) * 256  # llama.cpp pads a stream to 256 cells.
-        self._layout = Layout(layout.chunk_tokens, layout.slots, context_tokens)
+        self.layout = Layout(layout.chunk_tokens, layout.slots, context_tokens)
         self._path, self._threads, self._gpu_layers = weights.path, threads, max(gpu_layers, -1)
         self._awaking = threading.Lock()
         # Vocabulary only: it tokenizes, also while the weights are not in memory.
@@ -73,44 +74,29 @@ class LlamaCpp:
         self._memory: Any = None
         self._file = _identity(weights.path)
         self.wake()
-        self._vocabulary, self._named_pieces = self._read_vocabulary()
-        self._description = self._describe(name, weights)
-        self._tokenizer: Any = None
+        self.vocabulary, self._named_pieces = self._read_vocabulary()
+        self.description = self._describe(name, weights)
         if weights.golden is not None:
             self._check(weights.golden, weights.path)
 
-    @property
-    def description(self) -> ModelDescription:
-        return self._description
-
-    @property
-    def vocabulary(self) -> TokenVocabulary:
-        return self._vocabulary
-
-    @property
-    def layout(self) -> Layout:
-        return self._layout
-
-    @property
+    @cached_property
     def grammar_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            from llguidance import LLTokenizer
+        from llguidance import LLTokenizer
 
-            # llguidance marks control tokens by a leading 0xff byte and tokenizes through llama.cpp's own function.
-            build: Any = LLTokenizer
-            self._tokenizer = build.from_llamacpp(
-                tokens=self._named_pieces,
-                vocab_ptr=int(self._ffi.cast("uintptr_t", self._vocab)),
-                tokenize_fptr=int(self._ffi.cast("uintptr_t", self._ffi.addressof(self._lib, "llama_tokenize"))),
-                eos_token=sorted(self._vocabulary.ends),
-                slices=LLTokenizer.json_slices(),
-            )
-        return self._tokenizer
+        # llguidance marks control tokens by a leading 0xff byte and tokenizes through llama.cpp's own function.
+        build: Any = LLTokenizer
+        return build.from_llamacpp(
+            tokens=self._named_pieces,
+            vocab_ptr=int(self._ffi.cast("uintptr_t", self._vocab)),
+            tokenize_fptr=int(self._ffi.cast("uintptr_t", self._ffi.addressof(self._lib, "llama_tokenize"))),
+            eos_token=sorted(self.vocabulary.ends),
+            slices=LLTokenizer.json_slices(),
+        )
 
     def tokenize(self, text: str) -> list[int]:
         # A rendered chat template may begin with the token that llama.cpp would add once more.
-        add_special = not (self._description.bos and text.startswith(self._description.bos))
-        return list(self._library.tokenize(self._vocab, text, add_special=add_special, parse_special=True))
+        add_special = not (self.description.bos and text.startswith(self.description.bos))
+        return self._library.tokenize(self._vocab, text, add_special=add_special, parse_special=True)
 
     def wake(self) -> None:
         with self._awaking:
@@ -214,7 +200,7 @@ class LlamaCpp:
         return model
 
     def _open_context(self, threads: int) -> Any:
-        layout = self._layout
+        layout = self.layout
         parameters = self._lib.llama_context_default_params()
         parameters.n_ctx = layout.slots * layout.context_tokens
         parameters.n_seq_max = layout.slots
@@ -233,7 +219,7 @@ class LlamaCpp:
         return context
 
     def _open_batch(self) -> None:
-        capacity = max(self._layout.chunk_tokens, self._layout.slots)
+        capacity = max(self.layout.chunk_tokens, self.layout.slots)
         batch = self._batch = self._lib.llama_batch_init(capacity, 0, 1)
 
         def view(pointer: Any, dtype: type[np.generic]) -> Any:
@@ -296,7 +282,7 @@ class LlamaCpp:
         return ModelDescription(
             name=name,
             fingerprint=self._fingerprint(weights.sha256),
-            context_tokens=self._layout.context_tokens,
+            context_tokens=self.layout.context_tokens,
             chat_template="" if template == self._ffi.NULL else self._ffi.string(template).decode(),
             special_tokens=tuple(special),
             bos=named(int(self._lib.llama_vocab_bos(self._vocab))),
@@ -310,7 +296,7 @@ class LlamaCpp:
                 "weights": weights_sha256,
                 "binary": self._library.digest,
                 "instructions": self._library.instructions,
-                "layout": {"kv": "stream", "flash_attention": False, "chunk": self._layout.chunk_tokens, "forced": 1},
+                "layout": {"kv": "stream", "flash_attention": False, "chunk": self.layout.chunk_tokens, "forced": 1},
                 "grammar": importlib.metadata.version("llguidance"),
                 "sampling": {"version": 1, "numpy": np.__version__},
             }
@@ -320,7 +306,7 @@ class LlamaCpp:
     def _check(self, golden: Golden, path: Path) -> None:
         """Compute a known prompt and compare a few logits: a binary that computes wrongly is found here."""
         tokens = self.tokenize(golden.prompt)
-        logits = self.feed(0, 0, tokens[: self._layout.chunk_tokens], True)
+        logits = self.feed(0, 0, tokens[: self.layout.chunk_tokens], True)
         assert logits is not None
         found = {token: float(logits[token]) for token in golden.logits}
         largest = int(logits.argmax())

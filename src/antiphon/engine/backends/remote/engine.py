@@ -63,6 +63,9 @@ _BROKEN = (aiohttp.ClientError, TimeoutError, ssl.SSLError)
 _ENDING_SECONDS = 0.02
 """Wait for the end of a body after ``[DONE]``; a server that is later gets a new connection."""
 
+_CONTEXT_TOKENS = 4096
+"""Context of a model whose server does not say it."""
+
 _BUFFER = 1 << 18
 """Bytes of an answer that are read ahead of the consumer."""
 
@@ -74,7 +77,6 @@ class RemoteEngine:
         url: base URL, with or without the final ``/v1``.
         key: bearer token, if the server wants one.
         models: model names of requests to the server's own names; a name not listed is sent as it is.
-        context_tokens: reported when the server does not say.
         timeout_seconds: longest silence within a stream.
         serves: ``vllm`` for a vLLM server with ``--scheduling-policy priority``, ``openai`` for any.
         parameters: names of request fields beyond OpenAI's that the server takes; a vLLM takes all that are known here.
@@ -91,7 +93,6 @@ class RemoteEngine:
         *,
         key: str | None = None,
         models: dict[str, str] | None = None,
-        context_tokens: int = 4096,
         timeout_seconds: float = 60.0,
         serves: Serves = "openai",
         parameters: Collection[str] = (),
@@ -106,7 +107,6 @@ class RemoteEngine:
         self._session: aiohttp.ClientSession | None = None
         self._url = base
         self._models = dict(models or {})
-        self._context_tokens = context_tokens
         self._monotonic = monotonic
         self._serves = serves
         self._parameters = frozenset(parameters)
@@ -133,7 +133,7 @@ class RemoteEngine:
                 ModelDescription(
                     name=names.get(served, served),
                     fingerprint=fingerprint(served, None),
-                    context_tokens=int(entry.get("max_model_len") or self._context_tokens),
+                    context_tokens=int(entry.get("max_model_len") or _CONTEXT_TOKENS),
                     chat_template="",
                     special_tokens=(),
                     bos="",

@@ -22,8 +22,8 @@ from antiphon.core.errors import (
     UnavailableError,
     UnsupportedParameterError,
 )
-from antiphon.engine.api import parameters
-from antiphon.engine.api.messages import ChatTurn, GenerationRequest, TextEmbeddingRequest, TextEmbeddings
+from antiphon.engine.api import parameters, tool_text
+from antiphon.engine.api.messages import GenerationRequest, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.backends.vllm import arguments
 
 _SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}
@@ -73,7 +73,7 @@ def generation_body(
     if request.stop:
         body["stop"] = list(request.stop)
     if request.messages:
-        body["messages"] = [_message(turn) for turn in request.messages]
+        body["messages"] = [tool_text.message(turn, lambda call: call.arguments) for turn in request.messages]
         if request.tools is not None:
             body |= msgspec.json.decode(request.tools)
         if request.logprobs is not None:
@@ -94,22 +94,6 @@ def generation_body(
             "json_schema": {"name": "output", "schema": schema, "strict": True},
         }
     return body
-
-
-def _message(turn: ChatTurn) -> dict[str, Any]:
-    """A turn of a conversation in the protocol's form."""
-    written: dict[str, Any] = {"role": turn.role, "content": turn.content}
-    if turn.tool_calls:
-        written["content"] = turn.content or None
-        written["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in turn.tool_calls
-        ]
-    if turn.tool_call_id is not None:
-        written["tool_call_id"] = turn.tool_call_id
-    if turn.name is not None:
-        written["name"] = turn.name
-    return written
 
 
 class _RemoteVector(msgspec.Struct):

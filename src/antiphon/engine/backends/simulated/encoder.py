@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 
 
 class SimulatedEncoder:
-    """Implements :class:`~antiphon.engine.execution.embedding_executor.PublishedEncoder`: each word adds a direction
+    """Implements :class:`~antiphon.engine.execution.embedding_executor.Encoder`: each word adds a direction
     drawn from its hash.
 
     Args:
@@ -36,26 +36,22 @@ class SimulatedEncoder:
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         fingerprint = content_hash({"simulated-encoder": 1, "name": name, "dimensions": dimensions})[:32]
-        self._description = EmbedderDescription(name, fingerprint, tokens, dimensions)
+        self.description = EmbedderDescription(name, fingerprint, tokens, dimensions)
         self._token_seconds = token_seconds
         self._sleep = sleep or time.sleep
 
-    @property
-    def description(self) -> EmbedderDescription:
-        return self._description
-
     def tokenize(self, text: str) -> list[int] | None:
         words = _WORD.findall(text.lower()) or [text]
-        if len(words) > self._description.tokens:
+        if len(words) > self.description.tokens:
             return None
         return [int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") for word in words]
 
     def vector(self, tokens: list[int]) -> bytes:
         if self._token_seconds:
             self._sleep(self._token_seconds * len(tokens))
-        total = np.zeros(self._description.dimensions)
+        total = np.zeros(self.description.dimensions)
         for token in tokens:
-            total += np.random.default_rng(token).normal(size=self._description.dimensions)
+            total += np.random.default_rng(token).normal(size=self.description.dimensions)
         return unit_bytes(total)
 
     def close(self) -> None:

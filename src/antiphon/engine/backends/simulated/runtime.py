@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -28,7 +29,6 @@ _PIECES = (
     + (b'{"', b'": "', b'": ', b'", "', b', "', b'"}', b"")
 )
 _END = len(_PIECES) - 1
-_LONGEST = max(len(piece) for piece in _PIECES)
 _FIRST_WORD = 256
 _QUOTE, _BRACE, _COMMA, _BRACKET = 0x22, 0x7D, 0x2C, 0x5D
 _CLOSERS = (_QUOTE, _BRACE, _BRACKET, _PIECES.index(b'", "'), _PIECES.index(b'"}'))
@@ -58,6 +58,8 @@ class SimulatedRuntime:
         weights: two models with different weights write different texts.
     """
 
+    vocabulary = TokenVocabulary(_PIECES, frozenset({_END}), max(map(len, _PIECES)))
+
     def __init__(
         self,
         name: str = "simulated",
@@ -70,44 +72,29 @@ class SimulatedRuntime:
         weights: str = "",
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        self._layout = layout or Layout(context_tokens=16_384)
+        self.layout = layout or Layout(context_tokens=16_384)
         self._call_seconds, self._decode_seconds, self._prefill_seconds = call_seconds, decode_seconds, prefill_seconds
         self._words = words
         self._weights = [weights] if weights else []
         self._interrupted = threading.Event()
         self._sleep = sleep or self._interrupted.wait
-        self._slots = [_Slot([]) for _ in range(self._layout.slots)]
-        self._tokenizer: Any = None
-        self._resting = False
-        self._description = ModelDescription(
+        self._slots = [_Slot([]) for _ in range(self.layout.slots)]
+        self.resting = False
+        self.description = ModelDescription(
             name=name,
             fingerprint=content_hash({"simulated": 1, "words": words} | ({"weights": weights} if weights else {}))[:32],
-            context_tokens=self._layout.context_tokens,
+            context_tokens=self.layout.context_tokens,
             chat_template=CHAT_TEMPLATE,
             special_tokens=(),
             bos="",
             eos="",
         )
 
-    @property
-    def description(self) -> ModelDescription:
-        return self._description
-
-    @property
-    def vocabulary(self) -> TokenVocabulary:
-        return TokenVocabulary(_PIECES, frozenset({_END}), _LONGEST)
-
-    @property
-    def layout(self) -> Layout:
-        return self._layout
-
-    @property
+    @cached_property
     def grammar_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            from llguidance import LLTokenizer, TokenizerWrapper
+        from llguidance import LLTokenizer, TokenizerWrapper
 
-            self._tokenizer = LLTokenizer(TokenizerWrapper(_GrammarTokens()))
-        return self._tokenizer
+        return LLTokenizer(TokenizerWrapper(_GrammarTokens()))
 
     def tokenize(self, text: str) -> list[int]:
         return _tokenize(text.encode())
@@ -156,15 +143,11 @@ class SimulatedRuntime:
         self._slots[slot] = msgspec.msgpack.decode(state.tobytes(), type=_Slot)
 
     def rest(self) -> None:
-        self._slots = [_Slot([]) for _ in range(self._layout.slots)]
-        self._resting = True
+        self._slots = [_Slot([]) for _ in range(self.layout.slots)]
+        self.resting = True
 
     def wake(self) -> None:
-        self._resting = False
-
-    @property
-    def resting(self) -> bool:
-        return self._resting
+        self.resting = False
 
     def close(self) -> None:
         self._slots = []

@@ -10,7 +10,7 @@ import pytest
 from antiphon.engine.api.messages import Priority
 from antiphon.engine.backends.vllm.forward_model import ForwardModel, ForwardPass
 from antiphon.engine.backends.vllm.policy import PassPlan, RequestView, StepPolicy
-from antiphon.engine.scheduling.forecast import forecast
+from antiphon.engine.scheduling.scheduler import forecast
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.engine.scheduling.state import SequenceView, StepBudget
 
