@@ -16,8 +16,8 @@ from benchmarks.colocation.traces import BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKEN
 
 from antiphon.core.errors import AntiphonError
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.engine.scheduling.service_level import ServiceLevel
-from antiphon.serving.ports import GenerationEngine
 
 MODEL = "smollm2-135m"
 DRAIN_SECONDS = 60.0

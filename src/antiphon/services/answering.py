@@ -13,6 +13,7 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import REVOKED, Principal
 from antiphon.governance.policy.engine import Decision, Resource
 from antiphon.services.features.platform import FeaturePlatform
@@ -23,7 +24,7 @@ from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import FailoverPolicy
-from antiphon.serving.ports import EntityReader, GenerationEngine, PolicyDecider, ReleaseAssignment
+from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")

@@ -14,11 +14,11 @@ from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.offline.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.project.store import Store
-from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.replay import replay as make_again
 
 MOST_SOURCE_ROWS = 20

@@ -20,13 +20,13 @@ from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
 from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.answering.policy import policy_context, require_allowed
 from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.features.reading import NO_FEATURES
-from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 

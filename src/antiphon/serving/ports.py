@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,14 +11,6 @@ from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assignment
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
-from antiphon.engine.api.messages import (
-    Delta,
-    EngineDescription,
-    GenerationRequest,
-    GenerationResult,
-    TextEmbeddingRequest,
-    TextEmbeddings,
-)
 from antiphon.features.online.remedies import SubstituteValue
 from antiphon.features.values import FeatureVector
 from antiphon.governance.policy.request import Decision
@@ -45,20 +37,6 @@ class EntityReader(Protocol):
         minimum_publication: int | None = None,
     ) -> FeatureVector:
         """Values of the views (name to definition version) for an entity, all of one publication."""
-        ...
-
-
-class GenerationEngine(Protocol):
-    """The part of the engine's port that serving uses: ``EngineClient``, ``RemoteEngine``, or a wrapper of one."""
-
-    async def describe(self) -> EngineDescription: ...
-
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        """Deltas, then the result. Closing the iterator frees the slot."""
-        ...
-
-    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
-        """The vectors of texts; cancelling gives them up."""
         ...
 
 

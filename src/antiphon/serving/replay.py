@@ -18,10 +18,10 @@ from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, Penalties, TextEmbeddingRequest
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.answering import generation, prompts
 from antiphon.serving.answering.narrowing import narrowed_to_schema
 from antiphon.serving.embedding import EMBEDDING, vectors_text
-from antiphon.serving.ports import GenerationEngine
 
 
 class ReplayedAttempt(msgspec.Struct, frozen=True):

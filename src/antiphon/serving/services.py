@@ -12,11 +12,11 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import (
     EntityReader,
-    GenerationEngine,
     PolicyDecider,
     ReceiptWriter,
     ReleaseAssignment,

@@ -235,8 +235,8 @@ def make_receipt(
     return receipt, tuple(each.encode() for each in texts)
 
 
-def make_release(database: Database, scope: Scope, live: bool = True) -> Release:
-    """A release of the application ``desk`` in the catalog."""
+def make_release(database: Database, scope: Scope) -> Release:
+    """A live release of the application ``desk`` in the catalog."""
     specification = ApplicationSpec(
         name=APPLICATION,
         features={"congestion": "a1b2c3d4e5f60718"},
@@ -261,8 +261,7 @@ def make_release(database: Database, scope: Scope, live: bool = True) -> Release
         msgspec.structs.replace(specification, owner=f"owner {number}"), ModelPin(MODEL, None), f"policy {number}"
     )
     release = releases.add(bundle, scope, "tests", f"release {number}")
-    if live:
-        releases.activate(scope, APPLICATION, release.id, "tests", "made for a test")
+    releases.activate(scope, APPLICATION, release.id, "tests", "made for a test")
     return release
 
 

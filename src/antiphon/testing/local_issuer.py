@@ -81,12 +81,10 @@ class LocalIssuer:
         """URL of the key set."""
         return f"{self.url}/jwks.json"
 
-    def add(self, kid: str, algorithm: str = "ES256", *, publish: bool = True, bits: int = 2048) -> SigningKey:
-        """A new key pair."""
-        key = make_key(kid, algorithm, bits)
-        self.keys[kid] = key
-        if publish:
-            self.published.append(key.public)
+    def add(self, kid: str, algorithm: str = "ES256") -> SigningKey:
+        """A new key pair, which is published."""
+        key = self.keys[kid] = make_key(kid, algorithm)
+        self.published.append(key.public)
         return key
 
     def token(

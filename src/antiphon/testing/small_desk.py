@@ -38,6 +38,7 @@ from antiphon.definitions.application import (
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.values import FeatureValue, FeatureVector, MeasureValue
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
@@ -45,7 +46,6 @@ from antiphon.releases.live import LeasedState, LiveReleases
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import FailoverPolicy
-from antiphon.serving.ports import GenerationEngine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowLimits

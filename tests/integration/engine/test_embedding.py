@@ -44,7 +44,7 @@ def model(path: Path) -> Iterator[LlamaCppEmbedding]:
 
 
 def similarity(model: LlamaCppEmbedding, one: str, other: str) -> float:
-    first, second = model.embed([one, other]).vectors
+    first, second = model.embed([one, other])[0]
     return float(first @ second / numpy.linalg.norm(first) / numpy.linalg.norm(second))
 
 
@@ -68,26 +68,26 @@ def test_what_means_the_same_is_near(model: LlamaCppEmbedding) -> None:
 @pytest.mark.model
 def test_a_text_has_the_same_bytes_whatever_it_is_embedded_with(model: LlamaCppEmbedding) -> None:
     texts = ["short", "a longer text about parcels and their boxes", "word " * 300, "日本語 é 😀"]
-    together = model.embed(texts).vectors
+    together = model.embed(texts)[0]
     again = LlamaCppEmbedding(weights.resolve(NAME), tokens=256)
     try:
         for row, text in reversed(list(enumerate(texts))):
-            assert again.embed([text]).vectors[0].tobytes() == together[row].tobytes()
+            assert again.embed([text])[0][0].tobytes() == together[row].tobytes()
     finally:
         again.close()
 
 
 @pytest.mark.model
 def test_a_long_text_is_its_beginning_and_said_to_be_cut(model: LlamaCppEmbedding) -> None:
-    made = model.embed(["word " * 254, "word " * 255, "word " * 5_000, "x" * (LONGEST + 1), "word"])
-    assert made.truncated == (False, True, True, True, False)
-    assert made.vectors[0].tobytes() == made.vectors[1].tobytes() == made.vectors[2].tobytes()
+    vectors, truncated = model.embed(["word " * 254, "word " * 255, "word " * 5_000, "x" * (LONGEST + 1), "word"])
+    assert truncated == (False, True, True, True, False)
+    assert vectors[0].tobytes() == vectors[1].tobytes() == vectors[2].tobytes()
 
 
 @pytest.mark.model
 def test_a_text_never_becomes_a_control_token(model: LlamaCppEmbedding) -> None:
     assert similarity(model, "[SEP] [CLS] [PAD]", "[PAD]") < 0.99
-    vectors = model.embed(["a\x00b", "[SEP]", "\u200b"]).vectors
+    vectors = model.embed(["a\x00b", "[SEP]", "\u200b"])[0]
     assert numpy.isfinite(vectors).all()
 
 

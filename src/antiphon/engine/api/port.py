@@ -18,35 +18,14 @@ from antiphon.engine.api.messages import (
 )
 
 
-class Engine(Protocol):
-    """Turns prompts into text, texts into vectors, and texts into tokens.
-
-    Implemented by ``LocalEngine``, ``EngineClient`` (a process behind a socket) and ``RemoteEngine``.
-    """
+class GenerationEngine(Protocol):
+    """Turns prompts into text and texts into vectors: any engine, or a wrapper of one."""
 
     async def describe(self) -> EngineDescription:
         """The served models and the present load.
 
         Raises:
             UnavailableError: the engine cannot be reached.
-        """
-        ...
-
-    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
-        """Declare the whole set of models to be served beyond those that the engine was started with.
-
-        Missing ones are loaded while the others go on; a model that the declaration leaves out takes no new requests
-        and is unloaded once its requests have ended. The same declaration again changes nothing. Returns what is
-        served.
-
-        Raises:
-            ConflictError: a name is served with other weights; nothing was changed.
-            InvalidInputError: no name, or one name for two models; nothing was changed.
-            SetupError: the declaration cannot be saved; nothing was changed. Or a file is missing or no model, or
-                memory does not suffice; the other models are served nevertheless.
-            CorruptionError: a file's SHA-256 differs from the declared one; the other models are served nevertheless.
-            UnsupportedParameterError: this engine cannot be told what to serve, and does not serve it already.
-            UnavailableError: the engine cannot be reached or went away meanwhile.
         """
         ...
 
@@ -77,6 +56,31 @@ class Engine(Protocol):
             OverloadedError: too many requests wait already.
             UnavailableError: the engine cannot be reached; nothing was embedded.
             EngineError: the engine died or failed after it took the request.
+        """
+        ...
+
+
+class Engine(GenerationEngine, Protocol):
+    """An engine as a process holds it: it is also told what to serve, and turns texts into tokens.
+
+    Implemented by ``LocalEngine``, ``EngineClient`` (a process behind a socket) and ``RemoteEngine``.
+    """
+
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
+        """Declare the whole set of models to be served beyond those that the engine was started with.
+
+        Missing ones are loaded while the others go on; a model that the declaration leaves out takes no new requests
+        and is unloaded once its requests have ended. The same declaration again changes nothing. Returns what is
+        served.
+
+        Raises:
+            ConflictError: a name is served with other weights; nothing was changed.
+            InvalidInputError: no name, or one name for two models; nothing was changed.
+            SetupError: the declaration cannot be saved; nothing was changed. Or a file is missing or no model, or
+                memory does not suffice; the other models are served nevertheless.
+            CorruptionError: a file's SHA-256 differs from the declared one; the other models are served nevertheless.
+            UnsupportedParameterError: this engine cannot be told what to serve, and does not serve it already.
+            UnavailableError: the engine cannot be reached or went away meanwhile.
         """
         ...
 

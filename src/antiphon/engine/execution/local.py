@@ -90,6 +90,7 @@ class LocalEngine:
         planner: Planner = plan,
         executor: type[ModelExecutor] = ModelExecutor,
         monotonic: Callable[[], float] = time.monotonic,
+        memory: MemoryRelease | None = None,
     ) -> None:
         self._swap_space = space = swap_space or SwapSpace()
         self._monotonic = monotonic
@@ -134,7 +135,7 @@ class LocalEngine:
         self._closed = False
         self._tokenization = TokenizationQueue()
         self._text_preparation = ThreadPoolExecutor(1, "antiphon-text-preparation", initializer=lower_thread_priority)
-        self._memory = MemoryRelease()
+        self._memory = memory or MemoryRelease()
 
     def _run_steps(self) -> None:
         name_thread(STEP_LOOP)

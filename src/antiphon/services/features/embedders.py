@@ -79,8 +79,7 @@ class _LocalEmbedder:
         return self._model
 
     def embed(self, texts: Sequence[str]) -> EmbeddingResult:
-        made = self._opened.embed(texts)
-        return EmbeddingResult(made.vectors, made.truncated)
+        return EmbeddingResult(*self._opened.embed(texts))
 
     def close(self) -> None:
         self._opened.close()

@@ -38,9 +38,9 @@ from antiphon.engine.api.messages import (
     TextEmbeddingRequest,
     TextEmbeddings,
 )
+from antiphon.engine.api.port import GenerationEngine
 from antiphon.serving.admission.gradient import Gradient, Window
 from antiphon.serving.admission.refusals import RefusalThrottle, SlotReleaseRate
-from antiphon.serving.ports import GenerationEngine
 
 WINDOW_SECONDS = 0.25
 WINDOW_SAMPLES = 10

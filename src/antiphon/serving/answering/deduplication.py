@@ -21,7 +21,7 @@ from antiphon.engine.api.messages import (
     TextEmbeddingRequest,
     TextEmbeddings,
 )
-from antiphon.serving.ports import GenerationEngine
+from antiphon.engine.api.port import GenerationEngine
 
 
 class _Flight(msgspec.Struct):

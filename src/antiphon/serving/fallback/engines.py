@@ -22,7 +22,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.definitions.degradation import MAIN, Target, target_of
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
-from antiphon.serving.ports import GenerationEngine
+from antiphon.engine.api.port import GenerationEngine
 
 FAILURES = (UnavailableError, EngineError)
 """Errors that count against an engine. One that is full, or does not serve a model, still answers."""

@@ -11,8 +11,6 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import EmbedderDescription
@@ -27,13 +25,6 @@ if TYPE_CHECKING:
 
 LONGEST = 65_536
 """Characters of a text that are looked at, whatever tokens they make."""
-
-
-class TextVectors(msgspec.Struct, frozen=True):
-    """Vectors of texts, float32, as the model gives them, and for each text whether only its beginning was read."""
-
-    vectors: NDArray[numpy.float32]
-    truncated: tuple[bool, ...]
 
 
 class LlamaCppEmbedding:
@@ -67,8 +58,8 @@ class LlamaCppEmbedding:
         if weights.vector is not None:
             self._check(weights)
 
-    def embed(self, texts: Sequence[str]) -> TextVectors:
-        """Vectors of texts.
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[numpy.float32], tuple[bool, ...]]:
+        """Vectors of texts as the model gives them, one row a text, and for each whether only its beginning was read.
 
         Raises:
             EngineError: llama.cpp failed.
@@ -82,7 +73,7 @@ class LlamaCppEmbedding:
                 tokens, cut = self.truncated_tokens(text)
                 vectors[row] = self.vector(tokens)
             truncated.append(cut)
-        return TextVectors(vectors, tuple(truncated))
+        return vectors, tuple(truncated)
 
     def vector(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
         """The vector of one tokenized text, as the model gives it.
@@ -155,7 +146,7 @@ class LlamaCppEmbedding:
         import numpy
 
         assert weights.vector is not None
-        found = self.embed([weights.vector.text]).vectors[0]
+        found = self.embed([weights.vector.text])[0][0]
         found = found / numpy.linalg.norm(found)
         expected = weights.vector.numbers
         distance = float(numpy.abs(found[: len(expected)] - numpy.array(expected)).max())
