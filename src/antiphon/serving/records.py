@@ -271,7 +271,7 @@ class Records:
     def _not_forbidden(
         self, who: Principal, answered: Resource, context: Mapping[str, Any], own: bool = False
     ) -> Decision:
-        """Nothing forbids the answer about the entity that the ``keys`` name; without any, about every entity."""
+        """Asks whether a policy forbids the answer: about the entity that ``keys`` names, or without them about any."""
         if "keys" in context:
             return self._forbidding(who).decide(who, "answer", answered, context, own=own)
         decider = self._decider(who.tenant)
