@@ -20,15 +20,6 @@ NEVER = -EVER
 """One before every other."""
 
 
-class EvaluatedValue(msgspec.Struct, frozen=True):
-    """A feature's value, the event time of the latest event in it (microseconds), and the highest log offset of
-    a streamed event in it (``None``: from the snapshot alone)."""
-
-    value: MeasureValue
-    event_time: int | None
-    stream_offset: int | None
-
-
 class EntityRow(msgspec.Struct, frozen=True, gc=False):
     """Every feature of an entity as of a moment, in the order of the plan.
 

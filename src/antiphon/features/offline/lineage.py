@@ -23,7 +23,7 @@ from antiphon.features.plan import PlannedFeature, ViewPlan, midnight_before, pl
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import opened
 from antiphon.features.sources.source_rows import ROWS, load_rows
-from antiphon.features.tiles.finish import finish_of, fitted_finish_of
+from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile
 from antiphon.features.values import MeasureValue
 
@@ -187,22 +187,17 @@ def trace(
             instant = midnight_before(instant if known is None else min(instant, known))
         found = _contributing(connection, planned, instant, entity)
         tile = _tile(found, planned, plan)
-        every: Tile | None = None
-        if planned.fitted:
-            every = _tile(_contributing(connection, planned, instant), planned, plan)
-            value = fitted_finish_of(planned, plan.measures[planned.measure])(tile, every)
-        else:
-            value = finish_of(planned, plan.measures[planned.measure])(tile)
+        every = _tile(_contributing(connection, planned, instant), planned, plan) if planned.fitted else tile
+        value = finish_of(planned, plan.measures[planned.measure])(tile, every)
         shown = _decisive(planned, value, found)
         rows = _with_columns(connection, plan, scope, log, shown[::-1][:limit], known, entity)
-        latest = tile.latest if every is None else every.latest
         return Trace(
             f"{spec.name}.{feature}",
             value,
             len(shown),
             rows,
-            None if every is None else every.count,
-            None if latest is None else from_microseconds(latest),
+            every.count if planned.fitted else None,
+            None if every.latest is None else from_microseconds(every.latest),
             loaded.source,
             loaded.source_hash,
             _files(spec, rows, loaded.files),

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 
 from antiphon.features.plan import PlannedFeature, ViewPlan, midnight_before
 from antiphon.features.tiles.entity_state import Block, EntityState, block_of, find_event, without_event
-from antiphon.features.tiles.finish import finishes_of
+from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile
-from antiphon.features.values import EVER, EntityRow, EvaluatedValue, MeasureValue, StreamedEvent, oldest_of
+from antiphon.features.values import EVER, EntityRow, MeasureValue, StreamedEvent, oldest_of
 
 _WHOLE = -(2**63)
 """Stands for the tile of an entity whose events are not cut into tiles; no tile has this index."""
@@ -39,45 +39,23 @@ class ViewEvaluator:
                 needed.append(feature.measure)
         self._windows = [(window, fitted, measures) for (window, fitted), measures in windows.items()]
         groups = {group: number for number, group in enumerate(windows)}
-        # Of each feature in which group of measures its tile is, and where in it.
+        # Of each feature itself, for an encoding, in which group of measures its tile is, and where in it.
         self._finishes = [
             (
-                feature,
+                feature if feature.fitted else None,
                 groups[feature.window, feature.fitted],
                 windows[feature.window, feature.fitted].index(feature.measure),
-                *finishes_of(feature, plan),
+                finish_of(feature, plan.measures[feature.measure]),
             )
             for feature in self._features
         ]
-        self._encodes = bool(plan.fitted_windows)
-
-    @property
-    def encodes(self) -> bool:
+        self.encodes = bool(plan.fitted_windows)
         """True when it needs the state of all entities together."""
-        return self._encodes
 
     @property
     def names(self) -> tuple[str, ...]:
         """The features' names, in the order of a row."""
         return tuple(feature.name for feature in self._features)
-
-    def read(
-        self,
-        state: EntityState,
-        streamed: Sequence[StreamedEvent],
-        as_of: int,
-        together: EntityState | None = None,
-        known_by: int | None = None,
-    ) -> dict[str, EvaluatedValue]:
-        """:meth:`row` by name."""
-        row = self.row(state, streamed, as_of, together, known_by)
-        offsets = row.offsets or (None,) * len(row.values)
-        return {
-            feature.name: EvaluatedValue(*found)
-            for feature, found in zip(
-                self._features, zip(row.values, row.event_times, offsets, strict=True), strict=True
-            )
-        }
 
     def row(
         self,
@@ -105,21 +83,17 @@ class ViewEvaluator:
             tiles, holds = self._from_snapshot(state, patched, window, measures, moment, later is None)
             if not fitted and holds < until:
                 until = holds
-            offset = self._from_stream(later, window, measures, moment, tiles) if later is not None else None
-            merged.append((tiles, offset))
+            start = None if window is None else moment - window + 1
+            merged.append((tiles, None if later is None else self._add(later, start, moment, measures, tiles)))
         values: list[MeasureValue] = []
         times: list[int | None] = []
         offsets: list[int | None] = []
-        for feature, group, place, finish, fitted_finish in self._finishes:
+        for encoding, group, place, finish in self._finishes:
             of_group, last = merged[group]
             tile = of_group[place]
-            if finish is not None:
-                values.append(finish(tile))
-                times.append(tile.latest)
-            elif fitted_finish is not None:
-                every = self._together(together, feature, fitted_at)
-                values.append(fitted_finish(tile, every))
-                times.append(every.latest)
+            every = tile if encoding is None else self._together(together, encoding, fitted_at)
+            values.append(finish(tile, every))
+            times.append(every.latest)
             if later is not None:
                 offsets.append(None if last is None else last[place])
         known_offsets = None if later is None else tuple(offsets)
@@ -204,11 +178,6 @@ class ViewEvaluator:
             self._add(events, None, as_of, [measure], [whole])
             state.whole[measure] = whole  # Only now: another thread may be reading too.
         return state.whole[measure]
-
-    def _from_stream(
-        self, later: Block, window: int | None, measures: list[int], as_of: int, tiles: list[Tile]
-    ) -> list[int | None]:
-        return self._add(later, None if window is None else as_of - window + 1, as_of, measures, tiles)
 
     def _add(
         self, block: Block, start: int | None, as_of: int, measures: list[int], tiles: list[Tile]

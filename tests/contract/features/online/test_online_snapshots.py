@@ -128,7 +128,8 @@ def flights(store: Store, made: Made, *routes: tuple[str, str], at: float = 0, s
     as_of = microseconds(NOON + minutes(at))
     asked = [StateQuery(store.entity_hash("route", route), as_of) for route in routes]
     states = snapshot.states(asked)
-    return [snapshot.evaluator.read(state, (), as_of)["flights"].value for state in states]
+    place = snapshot.evaluator.names.index("flights")
+    return [snapshot.evaluator.row(state, (), as_of).values[place] for state in states]
 
 
 EWR, LGA, NOWHERE = ("EWR", "SFO"), ("LGA", "SFO"), ("JFK", "SFO")
@@ -287,7 +288,7 @@ def test_sealing_anew_changes_no_value_and_disturbs_no_reader(store: Store, made
     store.collect(SCOPE, [(view, snapshot)], time.time() + 60)
     as_of = microseconds(NOON)
     (state,) = held.states([StateQuery(store.entity_hash("route", EWR), as_of)])
-    assert held.evaluator.read(state, (), as_of)["flights"].value == 28 * 24 - 1
+    assert held.evaluator.row(state, (), as_of).values[held.evaluator.names.index("flights")] == 28 * 24 - 1
 
 
 def test_clear_keys_do_not_show(store: Store, made: Made, codec: Codec) -> None:

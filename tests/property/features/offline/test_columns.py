@@ -134,7 +134,7 @@ def test_columns_are_what_single_values_are(told: list[list[Any]], cut: int) -> 
             finish = finish_of(feature, measure)
             for entity in range(batch.entities):
                 tile = tile_of(plan, feature.measure, batch, entity, chosen)
-                assert bits(values[entity]) == bits(finish(tile)), (feature.name, entity)
+                assert bits(values[entity]) == bits(finish(tile, tile)), (feature.name, entity)
                 if tile.count:
                     assert int(batch.times[found.last[entity]]) == tile.latest
 

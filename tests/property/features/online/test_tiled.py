@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,16 +15,10 @@ from antiphon import max as greatest
 from antiphon import min as least
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.online.snapshots.encoding import block_key, encode_block, encode_tiles
-from antiphon.features.online.snapshots.msgpack_columns import (
-    array_header,
-    encoded_integers,
-    encoded_measure,
-    map_header,
-)
 from antiphon.features.online.snapshots.tiled import tiled_records
 from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
-from antiphon.features.tiles.row_batches import RowBatch, measure_column
+from antiphon.features.tiles.row_batches import RowBatch
 from antiphon.features.tiles.sketches import KEPT
 from antiphon.features.tiles.tile import Tile
 
@@ -162,28 +154,3 @@ def test_sums_beyond_64_bits_and_more_values_than_a_sketch_keeps() -> None:
         return number, number % 7, tuple(found)
 
     require_same(batch_of([[event(number) for number in range(3 * KEPT)], [event(5)]]))
-
-
-COLUMNS = st.tuples(
-    st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), NUMBERS), max_size=20),
-    st.lists(st.one_of(st.none(), FLOATS, st.just(math.inf)), max_size=20),
-    st.lists(st.one_of(st.none(), TEXTS, st.just("é" * 300)), max_size=20),
-    st.lists(st.one_of(st.none(), st.booleans()), max_size=20),
-)
-
-
-@given(COLUMNS)
-@settings(max_examples=60, deadline=None)
-def test_columns_are_encoded_as_lists_are(columns: tuple[list[Any], ...]) -> None:
-    import numpy
-
-    for column, of in zip(columns, (pa.int64(), pa.float64(), pa.string(), pa.bool_()), strict=True):
-        encoded = encoded_measure(measure_column(pa.array(column, of)))
-        (content,) = encoded.slices(numpy.array([0, len(column)]))
-        assert array_header(len(column)) + content == msgspec.msgpack.encode(column)
-    edges = [sign * (2**bits) + step for bits in range(63) for sign in (1, -1) for step in (-1, 0, 1)]
-    (content,) = encoded_integers(numpy.array(edges)).slices(numpy.array([0, len(edges)]))
-    assert array_header(len(edges)) + content == msgspec.msgpack.encode(edges)
-    for size in (15, 16, 65_535, 65_536):
-        assert array_header(size) == msgspec.msgpack.encode([None] * size)[:-size]
-        assert map_header(size) == msgspec.msgpack.encode({str(n): None for n in range(size)})[: len(map_header(size))]

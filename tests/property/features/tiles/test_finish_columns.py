@@ -15,7 +15,7 @@ from tests.property.features.test_equality import bits
 from antiphon.definitions.feature import Aggregation
 from antiphon.features.plan import LIMIT, PlannedFeature, ViewMeasure
 from antiphon.features.tiles import finish_columns as columns
-from antiphon.features.tiles.finish import finish_of, fitted_finish_of
+from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.tile import Tile
 
 SCALES = [Fraction(text) for text in ("1", "0.01", "0.5", "2.5", "1000", "0.000000000000000001", "1e18", "7")]
@@ -71,7 +71,7 @@ def test_columns_are_finished_as_tiles_are(given_tiles: list[Tile], step: Fracti
 
     def wanted(aggregation: Aggregation) -> list[Any]:
         finish = finish_of(PlannedFeature("x", aggregation, 0, None), measure)
-        return [finish(one) for one in given_tiles]
+        return [finish(one, one) for one in given_tiles]
 
     same(columns.sums(total, scale), wanted("sum"))
     same(columns.means(total, count, scale), wanted("mean"))
@@ -97,7 +97,7 @@ def test_encodings_are_finished_as_tiles_are(
 
     def wanted(aggregation: Aggregation) -> list[Any]:
         feature = PlannedFeature("x", aggregation, 0, None, smoothing=weight)
-        finish = fitted_finish_of(feature, ViewMeasure("fixed", None, None, scale))
+        finish = finish_of(feature, ViewMeasure("fixed", None, None, scale))
         return [finish(own, all_) for own, all_ in pairs]
 
     same(columns.frequencies(count, every), wanted("frequency"))

@@ -37,14 +37,14 @@ def tile_of(*values: int) -> Tile:
 )
 def test_finishing(aggregation: str, value: float, of_nothing: float | None) -> None:
     finish = finish_of(PlannedFeature("f", aggregation, 0, None), CENTS)  # type: ignore[arg-type]
-    assert finish(tile_of(1, 2, 3)) == value
-    assert finish(Tile()) == of_nothing
+    assert finish(tile_of(1, 2, 3), Tile()) == value
+    assert finish(Tile(), Tile()) == of_nothing
 
 
 def test_the_deviation_of_one_value_is_unknown() -> None:
     finish = finish_of(PlannedFeature("f", "std", 0, None), CENTS)
-    assert finish(tile_of(5)) is None
-    assert finish(tile_of(5, 5)) == 0.0
+    assert finish(tile_of(5), Tile()) is None
+    assert finish(tile_of(5, 5), Tile()) == 0.0
 
 
 def test_merging_in_any_cut_gives_one_tile() -> None:

@@ -21,7 +21,7 @@ from antiphon.features.offline.batch_values import BatchValue, window_condition
 from antiphon.features.offline.compute import parquet_reader
 from antiphon.features.plan import PlannedFeature, ViewPlan
 from antiphon.features.sources.taking_over import EVENTS, TakenOver
-from antiphon.features.tiles.finish import finishes_of
+from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.row_batches import NO_SEQUENCE
 from antiphon.features.tiles.tile import Tile
 from antiphon.features.tiles.tile_files import tiles_in
@@ -168,10 +168,8 @@ def _after(
 
 
 def _finished(plan: ViewPlan, kept: KeptTiles, feature: PlannedFeature, tile: Tile, fitted_at: int) -> BatchValue:
-    finish, fitted_finish = finishes_of(feature, plan)
-    if finish is not None:
-        return BatchValue(finish(tile), tile.latest)
-    assert fitted_finish is not None
-    tiles = kept.together.get(plan.fitted_index(feature.window, fitted_at))
-    every = Tile() if tiles is None else tiles[feature.measure]
-    return BatchValue(fitted_finish(tile, every), every.latest)
+    every = tile
+    if feature.fitted:
+        tiles = kept.together.get(plan.fitted_index(feature.window, fitted_at))
+        every = Tile() if tiles is None else tiles[feature.measure]
+    return BatchValue(finish_of(feature, plan.measures[feature.measure])(tile, every), every.latest)

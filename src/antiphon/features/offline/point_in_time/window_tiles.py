@@ -44,7 +44,7 @@ def tiled_columns(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: i
         found = _windowed(connection, plan, keys, window, measures, rows)
         for feature in requested:
             finish = finish_of(feature, plan.measures[feature.measure])
-            columns[feature.name] = [BatchValue(finish(tile), tile.latest) for tile in found[feature.measure]]
+            columns[feature.name] = [BatchValue(finish(tile, tile), tile.latest) for tile in found[feature.measure]]
     return columns
 
 

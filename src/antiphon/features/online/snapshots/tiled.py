@@ -1,29 +1,21 @@
 """Entities with many events: their tiles, and a value for the events of each tile, of a batch of entities by columns.
 
 Invariant: the bytes are those that packing one event after the other gives: a tile is what ``Tile.add`` makes of its
-events, and ``pack`` of it. What is kept of tiles is aggregated over all of the batch's tiles at once, and columns are
-encoded at once, so that the events of a tile are slices of their bytes.
+events, and ``pack`` of it. What is kept of tiles is aggregated over all of the batch's tiles at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.features.online.snapshots.encoding import block_key, tiles_record
-from antiphon.features.online.snapshots.msgpack_columns import (
-    NIL,
-    array_header,
-    encoded_integers,
-    encoded_measure,
-    encoded_sequences,
-    map_header,
-)
+from antiphon.features.online.snapshots.encoding import block_key, encode_block, tiles_record
 from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
+from antiphon.features.tiles.entity_state import Block
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch, RowGroups
 from antiphon.features.tiles.sketches import KEPT
 
@@ -32,8 +24,6 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-_BLOCK, _NIL = array_header(6), bytes((NIL,))
-"""A block is its six fields; none of its events has a place in the log."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -60,40 +50,20 @@ def tiled_records(batch: RowBatch, plan: ViewPlan, hashes: list[bytes]) -> Itera
 
     tiles = _Tiles(batch, plan)
     columns = [batch.measure(index) for index in range(len(plan.measures))]
-    headers = [array_header(rows) for rows in numpy.diff(tiles.starts).tolist()]
-    each = numpy.arange(tiles.entities + 1)
-    newest, indexes = encoded_integers(tiles.newest).slices(each), encoded_integers(tiles.indexes).slices(each)
-    blocks = [
-        b"".join((_BLOCK, head, times, head, available, head, seqs, *measures, _NIL, known))
-        for head, times, available, seqs, measures, known in zip(
-            headers,
-            encoded_integers(batch.times).slices(tiles.starts),
-            encoded_integers(batch.available).slices(tiles.starts),
-            encoded_sequences(batch.seqs).slices(tiles.starts),
-            _measures(columns, headers, tiles.starts),
-            newest,
-            strict=True,
-        )
-    ]
-    keys: list[int] = tiles.indexes.tolist()
-    of_measures = zip(*(_packed(tiles, plan, at, column, batch) for at, column in enumerate(columns)), strict=True)
-    pair, outer = array_header(2), array_header(len(columns))
-    rows = [
-        b"".join((index, pair, known, outer, *measures))
-        for index, known, measures in zip(indexes, newest, of_measures, strict=True)
-    ]
-    for hashed, (first, end) in zip(hashes, pairwise(tiles.of.tolist()), strict=True):
-        for tile in range(first, end):
-            yield block_key(hashed, keys[tile]), blocks[tile]
-        yield hashed, tiles_record(map_header(end - first) + b"".join(rows[first:end]))
-
-
-def _measures(columns: list[MeasureColumn], headers: list[bytes], starts: Array) -> Iterator[tuple[bytes, ...]]:
-    """The bytes of every tile's measures, an array of arrays."""
-    every = [encoded_measure(column).slices(starts) for column in columns]
-    outer = array_header(len(columns))
-    for head, *measures in zip(headers, *every, strict=True):
-        yield (outer, *(part for measure in measures for part in (head, measure)))
+    times, available = batch.times.tolist(), batch.available.tolist()
+    seqs = batch.seqs.to_numpy(zero_copy_only=False).tolist()
+    measures = [_values(column) for column in columns]
+    # Tile after tile: lists of all of them would be looked at by every collection of garbage.
+    packed = zip(*(_packed(tiles, plan, at, column, batch) for at, column in enumerate(columns)), strict=True)
+    each = zip(pairwise(tiles.starts.tolist()), tiles.indexes.tolist(), tiles.newest.tolist(), packed, strict=True)
+    for hashed, size in zip(hashes, numpy.diff(tiles.of).tolist(), strict=True):
+        rows = {}
+        for (first, end), index, newest, of_measures in islice(each, size):
+            columns_of = [column[first:end] for column in measures]
+            block = Block(times[first:end], available[first:end], seqs[first:end], columns_of, newest=newest)
+            yield block_key(hashed, index), encode_block(block)
+            rows[index] = (newest, of_measures)
+        yield hashed, tiles_record(_encode(rows))
 
 
 def _values(column: MeasureColumn) -> list[Any]:
@@ -112,8 +82,8 @@ def _values(column: MeasureColumn) -> list[Any]:
     return found
 
 
-def _packed(tiles: _Tiles, plan: ViewPlan, measure: int, column: MeasureColumn, batch: RowBatch) -> list[bytes]:
-    """One measure of every tile, packed."""
+def _packed(tiles: _Tiles, plan: ViewPlan, measure: int, column: MeasureColumn, batch: RowBatch) -> Iterator[Any]:
+    """One measure of every tile, as ``pack`` gives it."""
     import pyarrow
 
     parts, size = plan.parts[measure], tiles.entities
@@ -127,32 +97,36 @@ def _packed(tiles: _Tiles, plan: ViewPlan, measure: int, column: MeasureColumn, 
             of = column.values[_first_equal(found, column, of)]
         return _values(MeasureColumn(of, some, column.texts))
 
-    def placed(at: Array) -> list[Any]:
+    def placed(at: Array) -> Iterator[Any]:
         seqs = batch.seqs.take(pyarrow.array(at)).to_pylist()
         values = _values(MeasureColumn(column.values[at], None, column.texts))
-        events = list(zip(batch.times[at].tolist(), seqs, values, strict=True))
-        return events if some is None else [event if there else None for event, there in zip(events, some, strict=True)]
+        events = zip(batch.times[at].tolist(), seqs, values, strict=True)
+        return (event if there else None for event, there in zip(events, found.some.tolist(), strict=True))
 
-    packed = [
-        _encode(tile)
-        for tile in zip(
-            found.count.tolist(),
-            _narrow(found.total) if "total" in parts else [0] * size,
-            _narrow(found.squares) if "squares" in parts else [0] * size,
-            extreme(found.low) if "low" in parts else nothing,
-            extreme(found.high) if "high" in parts else nothing,
-            placed(found.first) if "first" in parts else nothing,
-            placed(found.last) if "last" in parts else nothing,
-            _values(MeasureColumn(batch.times[found.last], some)),
-            strict=True,
-        )
-    ]
+    packed = zip(
+        found.count.tolist(),
+        _narrow(found.total) if "total" in parts else [0] * size,
+        _narrow(found.squares) if "squares" in parts else [0] * size,
+        extreme(found.low) if "low" in parts else nothing,
+        extreme(found.high) if "high" in parts else nothing,
+        placed(found.first) if "first" in parts else nothing,
+        placed(found.last) if "last" in parts else nothing,
+        _values(MeasureColumn(batch.times[found.last], some)),
+        strict=True,
+    )
     if not {"distinct", "buckets"} & set(parts):
         return packed
-    return [
-        array_header(10) + tile[1:] + sketches if there else tile
-        for tile, sketches, there in zip(packed, _sketches(found, parts, size), found.some.tolist(), strict=True)
-    ]
+    hashes: Iterable[Any] = nothing
+    buckets: Iterable[Any] = nothing
+    if "distinct" in parts:
+        hashes = (least[:KEPT] for least in _lists(found.hashes, found.hash_begins))
+    if "buckets" in parts:
+        numbers, counts, begins = counted_buckets(found)
+        buckets = zip(_lists(numbers, begins), _lists(counts, begins), strict=True)
+    return (
+        (*tile, *sketches) if there else tile
+        for tile, *sketches, there in zip(packed, hashes, buckets, found.some.tolist(), strict=True)
+    )
 
 
 def _narrow(sums: Array) -> list[int | str]:
@@ -176,28 +150,7 @@ def _first_equal(found: Aggregates, column: MeasureColumn, of: Array) -> Array:
     return places
 
 
-def _sketches(found: Aggregates, parts: Any, size: int) -> list[bytes]:
-    """Sketches at a tile's end, as ``pack`` writes them: the least hashes, and buckets with their counts."""
-    import numpy
-
-    hashes, buckets = [_NIL] * size, [_NIL] * size
-    if "distinct" in parts:
-        # Only the least ones of each tile are kept.
-        within = numpy.arange(len(found.hashes)) - numpy.repeat(found.hash_begins[:-1], numpy.diff(found.hash_begins))
-        sizes = numpy.minimum(numpy.diff(found.hash_begins), KEPT)
-        hashes = _arrays(found.hashes[within < KEPT], numpy.concatenate([[0], numpy.cumsum(sizes)]))
-    if "buckets" in parts:
-        numbers, counts, begins = counted_buckets(found)
-        pair = array_header(2)
-        every = zip(_arrays(numbers, begins), _arrays(counts, begins), strict=True)
-        buckets = [pair + one + other for one, other in every]
-    return [one + other for one, other in zip(hashes, buckets, strict=True)]
-
-
-def _arrays(values: Array, begins: Array) -> list[bytes]:
-    """Arrays of integers, each from where it begins to the next one."""
-    import numpy
-
-    lengths: list[int] = numpy.diff(begins).tolist()
-    slices = encoded_integers(values).slices(begins)
-    return [array_header(length) + content for length, content in zip(lengths, slices, strict=True)]
+def _lists(values: Array, begins: Array) -> Iterator[list[int]]:
+    """The integers from each begin to the next one."""
+    every = values.tolist()
+    return (every[first:end] for first, end in pairwise(begins.tolist()))
