@@ -11,7 +11,7 @@ import typer
 from antiphon.cli.options import Json
 from antiphon.cli.output import note, show
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.view_name import snake_case
+from antiphon.definitions.entity import snake_case
 
 if TYPE_CHECKING:
     from antiphon.features.feast.repository import FeastRepository

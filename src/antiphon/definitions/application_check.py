@@ -26,7 +26,7 @@ from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
 from antiphon.definitions.learning import Gates, Outcome, Rollout
-from antiphon.definitions.learning_check import learning_mistakes, outcome_of
+from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.prompt import Prompt
@@ -109,7 +109,7 @@ def _mistakes(application: Application) -> Iterator[str]:
             yield f"entities: {entity!r} is not an Entity."
     broken = set()
     for part, expected in _PARTS.items():
-        for text in _type_mistakes(getattr(application, part), expected, part):
+        for text in type_mistakes(getattr(application, part), expected, part):
             broken.add(part)
             yield text
     yield from _schema_mistakes(application.output)
@@ -126,10 +126,9 @@ def _mistakes(application: Application) -> Iterator[str]:
     if "reuse" not in broken:
         yield from _reuse_mistakes(application.reuse)
     if "slo" not in broken:
-        for field in ("ttft_p99", "latency_p99"):
-            yield from duration_mistakes(getattr(application.slo, field), f"slo.{field}")
-        if application.slo.tpot_p99 is not None:
-            yield from duration_mistakes(application.slo.tpot_p99, "slo.tpot_p99")
+        for field in ("ttft_p99", "latency_p99", "tpot_p99"):
+            if (bound := getattr(application.slo, field)) is not None:
+                yield from duration_mistakes(bound, f"slo.{field}")
         slowdown = application.slo.slowdown
         if slowdown is not None and not (isinstance(slowdown, int | float) and 0 <= slowdown <= 10):
             yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."
@@ -175,16 +174,6 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
             yield f"the input {key!r} is the entity key of that name, which is a text, not a {types[key]}."
 
 
-def _type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
-    if not isinstance(value, expected):
-        yield f"{label} must be a {expected.__name__}, not {value!r}."
-        return
-    try:
-        msgspec.convert(msgspec.to_builtins(value), expected)
-    except (msgspec.ValidationError, TypeError) as error:
-        yield f"{label}: {error}."
-
-
 def _schema_mistakes(schema: dict[str, Any] | None) -> Iterator[str]:
     if schema is None:
         return
@@ -198,7 +187,7 @@ def _schema_mistakes(schema: dict[str, Any] | None) -> Iterator[str]:
 def _figure_mistakes(application: Application, views: Views) -> Iterator[str]:
     seen: set[str] = set()
     for figure in application.figures:
-        wrong = list(_type_mistakes(figure, Figure, "figure"))
+        wrong = list(type_mistakes(figure, Figure, "figure"))
         yield from wrong
         if wrong:
             continue
@@ -252,7 +241,7 @@ def _guard_mistakes(application: Application, views: Views) -> Iterator[str]:
     output = application.output if isinstance(application.output, dict) else None
     properties = output.get("properties") if output else None
     for guard in application.guards:
-        wrong = list(_type_mistakes(guard, FigureGuard, "guard"))
+        wrong = list(type_mistakes(guard, FigureGuard, "guard"))
         yield from wrong
         if wrong:
             continue
@@ -272,7 +261,7 @@ def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]
             yield f"freshness: the application has no view {name!r}; it has {', '.join(sorted(views)) or 'none'}."
         elif isinstance(views[name], OnDemandView):
             yield f"freshness: {name!r} is computed when something is asked; contracts are for the views it reads."
-        wrong = list(_type_mistakes(contract, Freshness, f"freshness of {name!r}"))
+        wrong = list(type_mistakes(contract, Freshness, f"freshness of {name!r}"))
         yield from wrong
         if not wrong:
             yield from duration_mistakes(contract.max_age, f"freshness of {name!r}: max_age")

@@ -13,6 +13,11 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 """Names of entities, views, features and sources: they become template variables and paths."""
 
 
+def snake_case(name: str) -> str:
+    """The name of a view from its class's: ``RouteHistory`` → ``route_history``, ``HTTPLoad2h`` → ``http_load2h``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
 class EntitySpec(msgspec.Struct, frozen=True):
     """A declared entity as a value: ``keys`` are column names, in order; their values are compared as text."""
 

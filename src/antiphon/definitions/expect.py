@@ -140,12 +140,12 @@ def python(
 
     It runs in the worker, with the worker's rights, like ``definitions.py`` itself.
     """
-    return rules.PythonCheck(function, name or getattr(function, "__name__", "python"), action, over)
+    return rules.PythonCheck(name or getattr(function, "__name__", "python"), action, function, over)
 
 
 def pandera(schema: Any, *, over: Over = "features", action: Action = "block", name: str = "") -> rules.PythonCheck:
     """A pandera schema, of pandas or of Polars (extra ``quality``)."""
-    return rules.PythonCheck(schema, name or getattr(schema, "name", None) or "pandera", action, over)
+    return rules.PythonCheck(name or getattr(schema, "name", None) or "pandera", action, schema, over)
 
 
 def _name(of: object) -> str:

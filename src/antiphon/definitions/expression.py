@@ -39,6 +39,7 @@ __all__ = [
     "FeatureName",
     "Kind",
     "Term",
+    "TermNamespace",
     "col",
     "columns",
     "kind",
@@ -169,19 +170,22 @@ class Term:
     __hash__ = None  # type: ignore[assignment]
 
 
-class ColumnNamespace:
-    """``col.NAME`` or ``col["any name"]``: the event's column of that name."""
+class TermNamespace:
+    """``col.NAME`` or ``col["any name"]``: the event's column of that name; ``request`` has a request's inputs."""
+
+    def __init__(self, node: Callable[[str], Expression]) -> None:
+        self.__node = node
 
     def __getattr__(self, name: str) -> Term:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Term(ColumnNode(name))
+        return self[name]
 
     def __getitem__(self, name: str) -> Term:
-        return Term(ColumnNode(name))
+        return Term(self.__node(name))
 
 
-col = ColumnNamespace()
+col = TermNamespace(ColumnNode)
 
 
 class FeatureName(str):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
@@ -34,6 +36,11 @@ LONGEST_WINDOW = timedelta(days=3_652_059)
 _OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",), "target": ("smoothing",), "embed": ("model",)}
 """Options of an aggregate beside window, where and scale."""
 
+_NUMBERS = {
+    "q": ("a number between 0 and 1, such as q=0.9", 1),
+    "smoothing": ("a number of events from 0 to 1000000, such as 20", 1_000_000),
+}
+
 
 class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One declared feature as a value.
@@ -63,16 +70,14 @@ class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     model: EmbeddingModel | None = None
 
 
+@dataclass(frozen=True, eq=False)
 class FeatureDeclaration:
     """One feature as written, not yet checked."""
 
-    def __init__(
-        self, place: CodeLocation, aggregation: Aggregation, expression: object, options: dict[str, Any]
-    ) -> None:
-        self.place = place
-        self.aggregation = aggregation
-        self.expression = expression
-        self.options = options
+    place: CodeLocation
+    aggregation: Aggregation
+    expression: object
+    options: dict[str, Any]
 
     def spec(self) -> FeatureSpec:
         """The frozen value of a declaration without mistakes."""
@@ -82,9 +87,9 @@ class FeatureDeclaration:
             expression=None if self.expression is None else node_of(self.expression),
             where=None if where is None else node_of(where),
             window=None if window is None else parse_duration(window) // timedelta(microseconds=1),
-            scale=None if scale is None else normal_scale(scale),
-            q=None if self.aggregation != "quantile" else _normal_share(self.options["q"]),
-            smoothing=None if self.aggregation != "target" else _normal_smoothing(self.options["smoothing"]),
+            scale=None if scale is None else normal_step(scale, "scale"),
+            q=None if self.aggregation != "quantile" else self._number("q"),
+            smoothing=None if self.aggregation != "target" else self._number("smoothing"),
             model=None if self.aggregation != "embed" else named_model(self.options["model"]),
         )
 
@@ -95,7 +100,10 @@ class FeatureDeclaration:
             yield f"{self.aggregation} has no option {name!r}; it has {', '.join(known[:-1])} and {known[-1]}."
         window = self.options.get("window")
         if window is not None:
-            yield from _window_mistakes(window)
+            found = list(duration_mistakes(window, "window"))
+            yield from found
+            if not found and parse_duration(window) > LONGEST_WINDOW:
+                yield f"window: {window!r} is more than {LONGEST_WINDOW.days}d; window=None takes all time."
         elif "window" not in self.options and self.aggregation not in (*LATEST, "first"):
             yield f"{self.aggregation} needs a window, such as window='2h' (or window=None for all time)."
         if self.options.get("where") is not None:
@@ -105,13 +113,28 @@ class FeatureDeclaration:
         yield from self._scale_mistakes()
         try:
             if self.aggregation == "quantile":
-                _normal_share(self.options.get("q"))
+                self._number("q")
             if self.aggregation == "target":
-                _normal_smoothing(self.options.get("smoothing"))
+                self._number("smoothing")
             if self.aggregation == "embed":
                 named_model(self.options.get("model"))
         except InvalidInputError as error:
             yield error.what
+
+    def _number(self, option: str) -> str:
+        """The number of an option in one spelling.
+
+        Raises:
+            InvalidInputError: it is none, or outside of its bounds.
+        """
+        expected, most = _NUMBERS[option]
+        value, number = self.options.get(option), Decimal("NaN")
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            with suppress(InvalidOperation):
+                number = Decimal(str(value))
+        if not number.is_finite() or not 0 <= number <= most:
+            raise InvalidInputError(f"{option} must be {expected}, not {value!r}.")
+        return f"{number.normalize():f}"
 
     def _term_mistakes(self, term: object, label: str, *, condition: bool) -> Iterator[str]:
         try:
@@ -133,7 +156,7 @@ class FeatureDeclaration:
         scale = self.options.get("scale")
         if scale is not None:
             try:
-                normal_scale(scale)
+                normal_step(scale, "scale")
             except InvalidInputError as error:
                 yield error.what
             if self.aggregation in COUNTING or self.aggregation == "embed":
@@ -148,57 +171,6 @@ class FeatureDeclaration:
                 return  # said already
             if found in ("number", "unknown"):
                 yield f"{self.aggregation} of a number needs a fixed-point scale, such as scale='0.01'."
-
-
-def normal_scale(scale: object) -> str:
-    """The scale in one spelling.
-
-    Raises:
-        InvalidInputError: not a positive decimal text between 1e-12 and 1e12.
-    """
-    return normal_step(scale, "scale")
-
-
-def _normal_share(share: object) -> str:
-    """A number between 0 and 1 in one spelling.
-
-    Raises:
-        InvalidInputError: it is none.
-    """
-    if isinstance(share, bool) or not isinstance(share, (int, float, str)):
-        raise InvalidInputError(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
-    try:
-        number = Decimal(str(share))
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or not 0 <= number <= 1:
-        raise InvalidInputError(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
-    return f"{number.normalize():f}"
-
-
-def _normal_smoothing(smoothing: object) -> str:
-    """A number of events from 0 to a million in one spelling.
-
-    Raises:
-        InvalidInputError: it is none.
-    """
-    error = InvalidInputError(f"smoothing must be a number of events from 0 to 1000000, such as 20, not {smoothing!r}.")
-    if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float, str)):
-        raise error
-    try:
-        number = Decimal(str(smoothing))
-    except InvalidOperation:
-        raise error from None
-    if not number.is_finite() or not 0 <= number <= 1_000_000:
-        raise error
-    return f"{number.normalize():f}"
-
-
-def _window_mistakes(window: object) -> Iterator[str]:
-    found = list(duration_mistakes(window, "window"))
-    if not found and isinstance(window, str) and parse_duration(window) > LONGEST_WINDOW:
-        found = [f"window: {window!r} is more than {LONGEST_WINDOW.days}d; window=None takes all time."]
-    yield from found
 
 
 def duration_mistakes(text: object, label: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.definitions.entity import NAME, Entity, EntitySpec
+from antiphon.definitions.entity import NAME, Entity, EntitySpec, snake_case
 from antiphon.definitions.expression import FeatureName, Term, columns, node_of
 from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
 from antiphon.definitions.nodes import ColumnNode
@@ -27,7 +28,6 @@ from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes,
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
 from antiphon.definitions.sql_query import normal_sql
-from antiphon.definitions.view_name import snake_case
 
 
 class FeatureViewSpec(msgspec.Struct, frozen=True):
@@ -146,17 +146,19 @@ class FeatureView:
             yield self.place, f"{label}: entity must be an Entity, not {self.entity!r}."
         if not isinstance(self.source, Source):
             yield self.place, f"{label}: source must be a Source, not {self.source!r}."
-        if self.options.get("refresh") is not None:
-            for text in duration_mistakes(self.options["refresh"], f"{label}: refresh"):
-                yield self.place, text
-        if self.options.get("embargo") is not None:
-            for text in duration_mistakes(self.options["embargo"], f"{label}: embargo"):
-                yield self.place, text
+        for option in ("refresh", "embargo"):
+            if self.options.get(option) is not None:
+                for text in duration_mistakes(self.options[option], f"{label}: {option}"):
+                    yield self.place, text
         for text in tag_mistakes(self.options, self.body):
             yield self.place, f"{label}: {text}"
-        stream = isinstance(self.source, Source) and self.source.kind == "stream"
-        for text in quality_mistakes(self.options.get("quality"), frozenset(self.body), stream):
+        kind = self.source.kind if isinstance(self.source, Source) else None
+        for text in quality_mistakes(self.options.get("quality"), frozenset(self.body), kind == "stream"):
             yield self.place, f"{label}: {text}"
+        if kind == "feast":
+            for option in ("refresh", "quality", "embargo"):
+                if self.options.get(option) is not None:
+                    yield self.place, f"{label}: its values are Feast's, and not refreshed here; no {option}."
         if not self.body:
             yield self.place, f"{label} declares no feature."
         for name, declaration in self.body.items():
@@ -165,47 +167,26 @@ class FeatureView:
                 continue
             if not NAME.match(name):
                 yield declaration.place, f"{self.name}.{name}: a feature's name is lower-case with underscores."
-            for text in declaration.mistakes():
+            for text in (*declaration.mistakes(), *self._source_mistakes(declaration)):
                 yield declaration.place, f"{self.name}.{name}: {text}"
-        if isinstance(self.source, Source) and self.source.kind == "stream":
-            for name, declaration in self.body.items():
-                if isinstance(declaration, FeatureDeclaration) and declaration.aggregation in FITTED:
-                    yield (
-                        declaration.place,
-                        f"{self.name}.{name}: {declaration.aggregation} is fitted by refreshes: read a Source.table.",
-                    )
-        yield from self._column_mistakes()
-        if isinstance(self.source, Source) and self.source.kind == "feast":
-            yield from self._feast_mistakes()
 
-    def _feast_mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
-        """Feast keeps a row for each entity, so there is nothing to aggregate or to refresh."""
-        for option in ("refresh", "quality", "embargo"):
-            if self.options.get(option) is not None:
-                yield self.place, f"view {self.name!r}: its values are Feast's, and not refreshed here; no {option}."
-        for name, declaration in self.body.items():
-            if not isinstance(declaration, FeatureDeclaration):
-                continue
-            given = [option for option in ("window", "where", "scale") if declaration.options.get(option) is not None]
-            term = declaration.expression
-            plain = isinstance(term, Term) and isinstance(term.node, ColumnNode)
-            if declaration.aggregation != "last" or not plain or given:
-                yield declaration.place, f"{self.name}.{name}: a feature of Feast is last(col.NAME) and nothing more."
-
-    def _column_mistakes(self) -> Iterator[tuple[CodeLocation, str]]:
+    def _source_mistakes(self, feature: FeatureDeclaration) -> Iterator[str]:
+        """Yields what a feature asks of its source that the source does not have."""
         if not isinstance(self.source, Source):
             return
+        if self.source.kind == "stream" and feature.aggregation in FITTED:
+            yield f"{feature.aggregation} is fitted by refreshes: read a Source.table."
         times = {self.source.options["event_time"], self.source.options["available_at"]}
-        for name, declaration in self.body.items():
-            if not isinstance(declaration, FeatureDeclaration):
-                continue
-            for term in (declaration.expression, declaration.options.get("where")):
-                try:
-                    read = columns(node_of(term))
-                except TypeError:
-                    continue
-                for column in sorted(times & read):
-                    yield declaration.place, f"{self.name}.{name}: the time column {column!r} cannot be aggregated."
+        for term in (feature.expression, feature.options.get("where")):
+            with suppress(TypeError):
+                for column in sorted(times & columns(node_of(term))):
+                    yield f"the time column {column!r} cannot be aggregated."
+        if self.source.kind == "feast":
+            # Feast keeps a row for each entity, so there is nothing to aggregate.
+            given = [option for option in ("window", "where", "scale") if feature.options.get(option) is not None]
+            plain = isinstance(feature.expression, Term) and isinstance(feature.expression.node, ColumnNode)
+            if feature.aggregation != "last" or not plain or given:
+                yield "a feature of Feast is last(col.NAME) and nothing more."
 
 
 def feature_view(*, entity: object, source: object, **options: Any) -> Callable[[type], FeatureView]:

@@ -3,34 +3,23 @@
 
 from __future__ import annotations
 
-from antiphon.definitions.expression import Term, node_of
+from typing import Literal
+
+from antiphon.definitions.expression import Term, TermNamespace, node_of
 from antiphon.definitions.nodes import CallNode, CaseNode, Expression, LiteralNode, NowNode, RequestInputNode
 
-
-class RequestNamespace:
-    """``request.NAME`` or ``request["any name"]``: the request's input of that name, in an on-demand feature."""
-
-    def __getattr__(self, name: str) -> Term:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Term(RequestInputNode(name))
-
-    def __getitem__(self, name: str) -> Term:
-        return Term(RequestInputNode(name))
-
-
-request = RequestNamespace()
+request = TermNamespace(RequestInputNode)
 now = Term(NowNode())
 
 
 def least(*values: object) -> Term:
     """The least of the values that are not missing: ``least(col.planned, col.actual)``."""
-    return Term(CallNode("least", _several("least", values)))
+    return _of_several("least", values)
 
 
 def greatest(*values: object) -> Term:
     """The greatest of the values that are not missing: ``greatest(col.planned, col.actual)``."""
-    return Term(CallNode("greatest", _several("greatest", values)))
+    return _of_several("greatest", values)
 
 
 class ConditionBuilder:
@@ -70,7 +59,7 @@ def when(condition: object) -> ConditionBuilder:
     return ConditionBuilder((), node_of(condition))
 
 
-def _several(name: str, values: tuple[object, ...]) -> tuple[Expression, ...]:
+def _of_several(function: Literal["least", "greatest"], values: tuple[object, ...]) -> Term:
     if not values:
-        raise TypeError(f"{name} needs at least one value.")
-    return tuple(node_of(value) for value in values)
+        raise TypeError(f"{function} needs at least one value.")
+    return Term(CallNode(function, tuple(map(node_of, values))))

@@ -8,8 +8,6 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import Application
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
@@ -27,6 +25,17 @@ def outcome_of(application: Application, root: Path | None) -> Outcome | None:
     if outcome is None or not isinstance(history, Source):
         return outcome
     return msgspec.structs.replace(outcome, history=history.spec(root))
+
+
+def type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
+    """Yields the mistake of a value, or of a field of it, that is of another type."""
+    if not isinstance(value, expected):
+        yield f"{label} must be a {expected.__name__}, not {value!r}."
+        return
+    try:
+        msgspec.convert(msgspec.to_builtins(value), expected)
+    except (msgspec.ValidationError, TypeError) as error:
+        yield f"{label}: {error}."
 
 
 def learning_mistakes(application: Application, classes: tuple[str, ...], keys: tuple[str, ...]) -> Iterator[str]:
@@ -59,10 +68,8 @@ def _outcome_mistakes(outcome: Any, schema: Any, classes: tuple[str, ...]) -> It
 def _fine_tune_mistakes(application: Application) -> Iterator[str]:
     tune = application.fine_tune
     assert tune is not None
-    try:
-        msgspec.convert(msgspec.to_builtins(tune), FineTune)
-    except (msgspec.ValidationError, TypeError) as error:
-        yield f"model: {error}."
+    if wrong := list(type_mistakes(tune, FineTune, "model")):
+        yield from wrong
         return
     outcome = application.outcome
     if not isinstance(outcome, Outcome):
@@ -81,7 +88,7 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
         window = getattr(tune, name)
         for field in ("history", "maturity", "embargo") if window is not None else ():
             value = getattr(window, field)
-            if not _is_duration(value) and (field, value) != ("embargo", None):
+            if (field, value) != ("embargo", None) and any(duration_mistakes(value, field)):
                 yield f"model.{name}.{field} {value!r} is no duration such as '12h'."
     bounds: dict[str, tuple[float, float]] = {
         "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
@@ -121,16 +128,10 @@ def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
         if not 0 < getattr(rollout, field) < 1:
             yield f"rollout.{field} is between 0 and 1, not {getattr(rollout, field)}."
     for field in ("step_time", "patience"):
-        if not _is_duration(getattr(rollout, field)) and (field, rollout.step_time) != ("step_time", None):
-            yield f"rollout.{field} {getattr(rollout, field)!r} is no duration such as '10m'."
+        value = getattr(rollout, field)
+        if (field, value) != ("step_time", None) and any(duration_mistakes(value, field)):
+            yield f"rollout.{field} {value!r} is no duration such as '10m'."
     if rollout.shadow_pairs < 0 or rollout.step_units < 0:
         yield "rollout.shadow_pairs and rollout.step_units are counts."
     if rollout.shadow_pairs > 0 and rollout.shadow == 0:
         yield "rollout.shadow_pairs needs a share of requests in rollout.shadow."
-
-
-def _is_duration(text: Any) -> bool:
-    try:
-        return parse_duration(text).total_seconds() >= 0
-    except (InvalidInputError, ValueError, TypeError, AttributeError):
-        return False

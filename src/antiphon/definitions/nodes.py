@@ -153,25 +153,14 @@ def children(node: Expression) -> tuple[Expression, ...]:
     match node:
         case ColumnNode() | LiteralNode() | RequestInputNode() | FeatureValueNode() | NowNode():
             return ()
-        case (
-            ArithmeticNode(left=left, right=right)
-            | ComparisonNode(left=left, right=right)
-            | BooleanNode(left=left, right=right)
-        ):
-            return (left, right)
-        case (
-            NotNode(operand=operand)
-            | IsNullNode(operand=operand)
-            | RoundNode(operand=operand)
-            | MembershipNode(operand=operand)
-        ):
-            return (operand,)
-        case CalendarNode(operand=operand) | HashBucketNode(operand=operand):
-            return (operand,)
-        case CoalesceNode(operands=operands) | CallNode(operands=operands):
-            return operands
-        case CaseNode(branches=branches, otherwise=otherwise):
-            return (*(each for branch in branches for each in branch), otherwise)
+        case ArithmeticNode() | ComparisonNode() | BooleanNode():
+            return (node.left, node.right)
+        case CoalesceNode() | CallNode():
+            return node.operands
+        case CaseNode():
+            return (*(each for branch in node.branches for each in branch), node.otherwise)
+        case _:
+            return (node.operand,)
 
 
 def columns(node: Expression | None) -> frozenset[str]:

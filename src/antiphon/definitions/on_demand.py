@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -18,12 +20,11 @@ import msgspec
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.core.ids import content_hash
-from antiphon.definitions.entity import NAME
+from antiphon.definitions.entity import NAME, snake_case
 from antiphon.definitions.expression import FeatureName, Term, kind, mistakes, node_of
 from antiphon.definitions.functions import when
 from antiphon.definitions.nodes import Expression, FeatureValueNode, RequestInputNode, Value, columns, outside
 from antiphon.definitions.place import CodeLocation, caller, declared
-from antiphon.definitions.view_name import snake_case
 
 InputType = Literal["number", "boolean", "text", "instant"]
 InputValue = float | bool | str | datetime | None
@@ -68,12 +69,12 @@ class OnDemandSpec(msgspec.Struct, frozen=True):
         )
 
 
+@dataclass(frozen=True, eq=False)
 class OnDemandFeature:
     """One on-demand feature as written."""
 
-    def __init__(self, place: CodeLocation, expression: object) -> None:
-        self.place = place
-        self.expression = expression
+    place: CodeLocation
+    expression: object
 
 
 def on_demand(expression: object) -> OnDemandFeature:
@@ -86,13 +87,13 @@ def on_demand(expression: object) -> OnDemandFeature:
     return OnDemandFeature(caller(), expression)
 
 
+@dataclass(frozen=True, eq=False)
 class OneHot:
     """A category as one feature for each of its declared values, and one for every other; see :func:`one_hot`."""
 
-    def __init__(self, place: CodeLocation, expression: object, categories: object) -> None:
-        self.place = place
-        self.expression = expression
-        self.categories = categories
+    place: CodeLocation
+    expression: object
+    categories: object
 
     def features(self, name: str) -> dict[str, OnDemandFeature]:
         """The features, each as written out: ``NAME_CATEGORY`` and ``NAME_other``."""
@@ -205,7 +206,10 @@ class OnDemandView:
                 known = ", ".join(get_args(InputType))
                 yield self.place, f"{label}: the input {name!r} is of type {one.type!r}; types are {known}."
             elif one.default is not msgspec.UNSET:
-                yield from ((self.place, f"{label}, default: {text}") for text in _default_mistakes(name, one))
+                try:
+                    checked_input(name, one.type, one.default)
+                except InvalidInputError as error:
+                    yield self.place, f"{label}, default: {error.what}"
         yield from self._wrong
         if not self.body and not self._wrong:
             yield self.place, f"{label} declares no feature."
@@ -237,13 +241,6 @@ class OnDemandView:
                 yield f"{found.name} is of this very view; write its expression out."
 
 
-def _default_mistakes(name: str, declared: Input) -> Iterator[str]:
-    try:
-        checked_input(name, declared.type, declared.default)
-    except InvalidInputError as error:
-        yield error.what
-
-
 def on_demand_view(*, inputs: Mapping[str, InputType | Input]) -> Callable[[type], OnDemandView]:
     """Declares on-demand features: the decorated class's attributes, each an ``on_demand(...)``.
 
@@ -273,19 +270,20 @@ def checked_input(name: str, declared_type: InputType, value: object) -> InputVa
     if value is None:
         return None
     if declared_type == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = _double(value)
-        if number is not None:
-            return number
+        with suppress(OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
     elif declared_type == "boolean" and isinstance(value, bool):
         return value
     elif declared_type == "text" and isinstance(value, str):
-        if len(value) <= LONGEST_TEXT and _encodes(value):
-            return value
+        with suppress(UnicodeEncodeError):
+            if len(value) <= LONGEST_TEXT:
+                value.encode()
+                return value
         raise _wrong(name, f"The input {name!r} is too long or no Unicode text.", f"At most {LONGEST_TEXT} characters.")
     elif declared_type == "instant" and isinstance(value, (str, datetime)):
-        moment = _instant(value)
-        if moment is not None:
-            return moment
+        with suppress(ValueError, InvalidInputError):
+            return utc(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     shown = f"the {type(value).__name__} {value!r}" if isinstance(value, (bool, int, float)) else type(value).__name__
     expected = f"a{'n' * (declared_type == 'instant')} {declared_type}"
     raise _wrong(name, f"The input {name!r} must be {expected}, not {shown}.", _EXAMPLES[declared_type])
@@ -314,30 +312,6 @@ _EXAMPLES: dict[InputType, str] = {
 
 def _wrong(name: str, what: str, next_step: str) -> InvalidInputError:
     return InvalidInputError(what, where=f"inputs.{name}", next_step=next_step)
-
-
-def _double(value: float) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _instant(value: str | datetime) -> datetime | None:
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        return utc(moment)
-    except (ValueError, InvalidInputError):
-        return None
 
 
 def plain(value: InputValue) -> Value:

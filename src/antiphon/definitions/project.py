@@ -49,22 +49,13 @@ def load(
         SetupError: there is no such file.
         InvalidDefinitionsError: every mistake at once, each with file and line.
     """
-    file = (path / "definitions.py" if path.is_dir() else path).resolve()
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise SetupError(
-            f"{file} cannot be read: {error.strerror}.", next_step="Run `antiphon init NAME` to make a project."
-        ) from None
-    with collecting() as items:
-        problems = _run(file, text)
+    root, items, problems = _run(path)
     problems += _mistakes(items)
     if with_files:
-        problems += list(_missing_histories(items, file.parent))
+        problems += list(_missing_histories(items, root))
     if problems:
         # A mistake in a part that several declarations share is reported once, in the order of the file.
         raise InvalidDefinitionsError([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
-    root = file.parent
     for source in items:
         if isinstance(source, Source) and objects is not None:
             source.objects = objects
@@ -82,13 +73,7 @@ def functions(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         SetupError: there is no such file. InvalidDefinitionsError: it cannot be run.
     """
-    file = (path / "definitions.py" if path.is_dir() else path).resolve()
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise SetupError(f"{file} cannot be read: {error.strerror}.") from None
-    with collecting() as items:
-        problems = _run(file, text)
+    _, items, problems = _run(path)
     if problems:
         raise InvalidDefinitionsError([f"{place}: {what}" for place, what in problems])
     return {
@@ -98,24 +83,33 @@ def functions(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _run(file: Path, text: bytes) -> list[tuple[CodeLocation, str]]:
-    """Execute the file as a module of its own; what it raised, with the line it stands on."""
+def _run(path: Path) -> tuple[Path, list[object], list[tuple[CodeLocation, str]]]:
+    """Execute the file as a module of its own; its folder, what it declared, and what it raised with its line."""
+    file = (path / "definitions.py" if path.is_dir() else path).resolve()
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise SetupError(
+            f"{file} cannot be read: {error.strerror}.", next_step="Run `antiphon init NAME` to make a project."
+        ) from None
     module = ModuleType("antiphon_project_definitions")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
     sys.path.insert(0, str(file.parent))
-    try:
-        exec(compile(text, str(file), "exec"), module.__dict__)
-    except SyntaxError as error:
-        return [(CodeLocation(error.filename or str(file), error.lineno or 1), f"syntax: {error.msg}.")]
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(file)), None)
-        return [(CodeLocation(str(file), line or 1), f"{type(error).__name__}: {error}")]
-    finally:
-        sys.path.remove(str(file.parent))
-        del sys.modules[module.__name__]
-    return []
+    problems: list[tuple[CodeLocation, str]] = []
+    with collecting() as items:
+        try:
+            exec(compile(text, str(file), "exec"), module.__dict__)
+        except SyntaxError as error:
+            problems = [(CodeLocation(error.filename or str(file), error.lineno or 1), f"syntax: {error.msg}.")]
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(file)), None)
+            problems = [(CodeLocation(str(file), line or 1), f"{type(error).__name__}: {error}")]
+        finally:
+            sys.path.remove(str(file.parent))
+            del sys.modules[module.__name__]
+    return file.parent, items, problems
 
 
 def _mistakes(items: list[object]) -> list[tuple[CodeLocation, str]]:

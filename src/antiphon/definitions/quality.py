@@ -20,8 +20,8 @@ from typing import Any, Literal, cast
 import msgspec
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
+from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.nodes import (
     BooleanNode,
     ColumnNode,
@@ -39,30 +39,31 @@ Over = Literal["source", "features"]
 ColumnKind = Literal["number", "text", "boolean", "time"]
 
 
-class ColumnTypesRule(msgspec.Struct, frozen=True, tag="typed"):
-    """Columns of the source that must be there with a kind; ``closed``: and no others."""
+class NamedRule(msgspec.Struct, frozen=True):
+    """A rule's name, by which reasons call it, and what happens where it does not hold."""
 
     name: str
     action: Action
+
+
+class ColumnTypesRule(NamedRule, frozen=True, tag="typed"):
+    """Columns of the source that must be there with a kind; ``closed``: and no others."""
+
     columns: dict[str, ColumnKind]
     closed: bool = False
 
 
-class NotNullRule(msgspec.Struct, frozen=True, tag="not_null"):
+class NotNullRule(NamedRule, frozen=True, tag="not_null"):
     """Columns or features that have a value; a share of ``at_most`` may lack one."""
 
-    name: str
-    action: Action
     of: tuple[str, ...]
     at_most: float = 0.0
     over: Over = "source"
 
 
-class RangeRule(msgspec.Struct, frozen=True, tag="between"):
+class RangeRule(NamedRule, frozen=True, tag="between"):
     """A number within closed bounds where there is one; NaN and infinity are outside."""
 
-    name: str
-    action: Action
     of: str
     low: float
     high: float
@@ -70,67 +71,55 @@ class RangeRule(msgspec.Struct, frozen=True, tag="between"):
     over: Over = "source"
 
 
-class AllowedValuesRule(msgspec.Struct, frozen=True, tag="one_of"):
+class AllowedValuesRule(NamedRule, frozen=True, tag="one_of"):
     """A text among known ones where there is one."""
 
-    name: str
-    action: Action
     of: str
     values: tuple[str, ...]
     at_most: float = 0.0
 
 
-class UniquenessRule(msgspec.Struct, frozen=True, tag="unique"):
+class UniquenessRule(NamedRule, frozen=True, tag="unique"):
     """Columns whose values together name at most one row. Quarantine keeps the row that hashes least."""
 
-    name: str
-    action: Action
     of: tuple[str, ...]
     at_most: float = 0.0
 
 
-class ReferenceRule(msgspec.Struct, frozen=True, tag="exists_in"):
+class ReferenceRule(NamedRule, frozen=True, tag="exists_in"):
     """Columns whose values, where they have them, stand in columns of another source."""
 
-    name: str
-    action: Action
     of: tuple[str, ...]
     reference: SourceSpec
     columns: tuple[str, ...]
     at_most: float = 0.0
 
 
-class VolumeRule(msgspec.Struct, frozen=True, tag="volume"):
+class VolumeRule(NamedRule, frozen=True, tag="volume"):
     """A count against the median of earlier snapshots, at least ``least`` and at most ``most`` times of it.
 
     ``of``: ``rows`` read, ``new_rows`` (known since the snapshot before, per hour), or ``entities``.
     """
 
-    name: str
-    action: Action
     of: Literal["rows", "new_rows", "entities"]
     least: float
     most: float
 
 
-class RecencyRule(msgspec.Struct, frozen=True, tag="recent"):
+class RecencyRule(NamedRule, frozen=True, tag="recent"):
     """The latest event is at most so old (microseconds) at the snapshot's moment."""
 
-    name: str
-    action: Action
     max_age: int
 
 
-class NoFutureRule(msgspec.Struct, frozen=True, tag="not_future"):
+class NoFutureRule(NamedRule, frozen=True, tag="not_future"):
     """No row claims to be known later than now, but for a clock that is ``skew`` microseconds ahead."""
 
-    name: str
-    action: Action
     skew: int
     at_most: float = 0.0
 
 
-class StabilityRule(msgspec.Struct, frozen=True, tag="steady"):
+class StabilityRule(NamedRule, frozen=True, tag="steady"):
     """Distributions are as they were in earlier snapshots.
 
     Attributes:
@@ -141,8 +130,6 @@ class StabilityRule(msgspec.Struct, frozen=True, tag="steady"):
         effect: what a significant difference must reach as well: the KS distance, or Cramér's V.
     """
 
-    name: str
-    action: Action
     over: Over
     of: tuple[str, ...] = ()
     psi: float = 0.25
@@ -150,21 +137,17 @@ class StabilityRule(msgspec.Struct, frozen=True, tag="steady"):
     effect: float = 0.25
 
 
-class SqlRule(msgspec.Struct, frozen=True, tag="sql"):
+class SqlRule(NamedRule, frozen=True, tag="sql"):
     """A SELECT of offending rows; it sees ``source`` (the rows as read) or ``features`` (the values)."""
 
-    name: str
-    action: Action
     select: str
     at_most: float = 0.0
     over: Over = "source"
 
 
-class PythonRule(msgspec.Struct, frozen=True, tag="python"):
+class PythonRule(NamedRule, frozen=True, tag="python"):
     """A function of the project over an Arrow table; ``digest`` is of what it was when the project was applied."""
 
-    name: str
-    action: Action
     digest: str
     over: Over = "features"
 
@@ -211,14 +194,12 @@ def versioned(version: str, quality: QualitySpec | None) -> str:
     """The definition version of a view under its rules: another one only where rows are left out."""
     if quality is None or not quality.quarantining:
         return version
-    meaning = [msgspec.structs.replace(_without_place(rule), name="", at_most=0.0) for rule in quality.quarantining]
-    return content_hash([version, sorted(content_hash(rule) for rule in meaning)])[:16]
-
-
-def _without_place(rule: Any) -> Any:
-    if not isinstance(rule, ReferenceRule):
-        return rule
-    return msgspec.structs.replace(rule, reference=msgspec.structs.replace(rule.reference, path=None))
+    meaning: list[str] = []
+    for rule in quality.quarantining:
+        if isinstance(rule, ReferenceRule):
+            rule = msgspec.structs.replace(rule, reference=msgspec.structs.replace(rule.reference, path=None))
+        meaning.append(content_hash(msgspec.structs.replace(rule, name="", at_most=0.0)))
+    return content_hash([version, sorted(meaning)])[:16]
 
 
 def admitted(source: SourceSpec, quality: QualitySpec | None) -> SourceSpec:
@@ -250,18 +231,11 @@ def conditions(rule: Rule) -> Iterator[Expression]:
             yield among
 
 
-class PythonCheck:
+class PythonCheck(NamedRule, frozen=True):
     """A function of the project as a rule, before it is digested."""
 
-    def __init__(self, function: Callable[[Any], Any], name: str, action: Action, over: Over) -> None:
-        self.function = function
-        self.name = name
-        self.action = action
-        self.over = over
-
-    def rule(self) -> PythonRule:
-        """The frozen value."""
-        return PythonRule(self.name, self.action, digest_of(self.function), self.over)
+    function: Any
+    over: Over
 
 
 class Quality:
@@ -298,7 +272,7 @@ class Quality:
 
 def _placed(rule: Any, root: Path | None) -> Rule:
     if isinstance(rule, PythonCheck):
-        return rule.rule()
+        return PythonRule(rule.name, rule.action, digest_of(rule.function), rule.over)
     if isinstance(rule, ReferenceRule) and root is not None and rule.reference.path is not None:
         placed = msgspec.structs.replace(rule.reference, path=str(root / rule.reference.path))
         return msgspec.structs.replace(rule, reference=placed)
@@ -312,9 +286,7 @@ def quality_mistakes(declared: object, features: frozenset[str], stream: bool) -
     if not isinstance(declared, Quality):
         yield f"quality must be a Quality, not {declared!r}."
         return
-    try:
-        parse_duration(declared.late_after)
-    except (InvalidInputError, AttributeError, TypeError):
+    if any(duration_mistakes(declared.late_after, "late_after")):
         yield f"quality: late_after is a duration such as '1d', not {declared.late_after!r}."
     if not isinstance(declared.sampling_rate, (int, float)) or not 0 < declared.sampling_rate <= 1:
         yield f"quality: sampling_rate is a share above 0 and up to 1, not {declared.sampling_rate!r}."
@@ -365,9 +337,8 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
             yield f"{label}: the source {rule.reference.name!r} has no file to look in on this machine."
         if len(rule.of) != len(rule.columns):
             yield f"{label}: {len(rule.of)} columns are compared with {len(rule.columns)}."
-    function: Any = getattr(rule, "function", None)
-    if isinstance(rule, PythonCheck) and not callable(function) and not hasattr(function, "validate"):
-        yield f"{label}: {function!r} is no function and no schema."
+    if isinstance(rule, PythonCheck) and not callable(rule.function) and not hasattr(rule.function, "validate"):
+        yield f"{label}: {rule.function!r} is no function and no schema."
 
 
 def digest_of(function: Any) -> str:

@@ -35,63 +35,10 @@ _STATE = frozenset(
 )  # fmt: skip
 _UNSTABLE = frozenset({"hash"})
 """Another value in another version of DuckDB."""
-_KEYWORDS = frozenset(
-    [
-        "all",
-        "and",
-        "anti",
-        "any",
-        "as",
-        "asc",
-        "asof",
-        "case",
-        "cast",
-        "collate",
-        "cross",
-        "desc",
-        "distinct",
-        "else",
-        "end",
-        "except",
-        "false",
-        "for",
-        "from",
-        "full",
-        "group",
-        "having",
-        "ilike",
-        "in",
-        "inner",
-        "intersect",
-        "is",
-        "join",
-        "lateral",
-        "left",
-        "like",
-        "limit",
-        "natural",
-        "not",
-        "null",
-        "offset",
-        "on",
-        "or",
-        "order",
-        "outer",
-        "qualify",
-        "right",
-        "select",
-        "semi",
-        "some",
-        "then",
-        "true",
-        "union",
-        "unnest",
-        "using",
-        "when",
-        "where",
-        "window",
-        "with",
-    ]
+_KEYWORDS = re.compile(
+    "all|and|anti|any|as|asc|asof|case|cast|collate|cross|desc|distinct|else|end|except|false|for|from|full|group|having"
+    "|ilike|in|inner|intersect|is|join|lateral|left|like|limit|natural|not|null|offset|on|or|order|outer|qualify|right"
+    "|select|semi|some|then|true|union|unnest|using|when|where|window|with"
 )
 """Words that are no names, so that their case says nothing."""
 _PLAIN = re.compile(r"[^\W\d]\w*")
@@ -130,7 +77,7 @@ def normal_sql(text: str) -> str:
         lowered = tokens[place].lower()
         before = tokens[place - 1] if place else ""
         after = tokens[place + 1] if place + 1 < len(tokens) else ""
-        if lowered in _KEYWORDS or after == "(" or before in _AFTER.get(lowered, ()):
+        if _KEYWORDS.fullmatch(lowered) or after == "(" or before in _AFTER.get(lowered, ()):
             tokens[place] = lowered
     while tokens and tokens[-1] == ";":
         tokens.pop()

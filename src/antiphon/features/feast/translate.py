@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.definitions.view_name import snake_case
+from antiphon.definitions.entity import snake_case
 from antiphon.features.feast import on_demand
 from antiphon.features.feast.on_demand import UntranslatableError
 from antiphon.features.feast.repository import (

@@ -9,8 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.definitions.entity import NAME
-from antiphon.definitions.view_name import snake_case
+from antiphon.definitions.entity import NAME, snake_case
 from antiphon.features.feast.repository import FeastEntity, Location
 
 
