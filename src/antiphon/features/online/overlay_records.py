@@ -9,13 +9,12 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
 from zlib import crc32
 
 import msgspec
 
-from antiphon.core.codec import Codec, PayloadContext, pack, unpack
+from antiphon.core.codec import Codec, Envelope, PayloadContext, pack, unpack
 from antiphon.core.errors import AntiphonError, SealMismatchError
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import SealedValues, new_file_key
@@ -65,6 +64,9 @@ class StreamProgress(msgspec.Struct, frozen=True):
         )
 
 
+decode_progress = msgspec.msgpack.Decoder(StreamProgress).decode
+
+
 class OverlayCheck(msgspec.Struct, frozen=True):
     """Result of opening every streamed event.
 
@@ -105,36 +107,63 @@ class OverlayState(msgspec.Struct, frozen=True):
         return self.replaying and (view not in self.targets or self.offsets[view] < self.targets[view])
 
 
-decode_progress = msgspec.msgpack.Decoder(StreamProgress).decode
-
-
 _SCHEMA = "overlay/1"
 _NUMBER = 8
 """Four bytes that count and four random ones: a transaction that was undone never gives its number to another key."""
 
 _CHECKED, _CHECK_BYTES = b"\xc1", 5
-"""A value in plaintext is this byte, which MessagePack never writes, a checksum of its key and itself, and itself; of
-earlier versions it is itself alone."""
+"""A value in plaintext is this byte, a checksum of its key and itself, and itself."""
 
 
-class KeyRecords(Protocol):
-    """Keys of an overlay inside a transaction, place to packed envelope; for LMDB and for Redis."""
+class KeyRecords:
+    """The keys of an overlay inside a transaction, place to packed envelope: as they were when one was first asked for,
+    and those written since.
 
-    def get(self, place: bytes, /) -> bytes | None:
-        """The envelope at a place."""
-        ...
+    Args:
+        load: reads every key.
+        write: stores one.
+        retired: reads a key that is being replaced: it opens, and nothing is sealed with it any more.
+    """
 
-    def put(self, place: bytes, envelope: bytes, /) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Mapping[bytes, bytes]],
+        write: Callable[[bytes, bytes], object],
+        retired: Callable[[bytes], bytes | None] = lambda place: None,
+    ) -> None:
+        self._load = load
+        self._write = write
+        self._retired = retired
+        self.known: dict[bytes, bytes] | None = None
+        """The keys, once one was asked for."""
+
+    @property
+    def held(self) -> dict[bytes, bytes]:
+        """Every key but retired ones."""
+        if self.known is None:
+            self.known = dict(self._load())
+        return self.known
+
+    @property
+    def latest(self) -> bytes | None:
+        """The place of the newest key."""
+        return max(self.held, default=None)
+
+    def put(self, place: bytes, envelope: bytes) -> None:
         """Write one."""
-        ...
+        self._write(place, envelope)
+        self.held[place] = envelope
 
-    def places(self) -> list[bytes]:
-        """Every place, in order."""
-        ...
+    def envelope(self, place: bytes) -> Envelope:
+        """The envelope at a place, of a retired key too.
 
-    def retired(self, place: bytes, /) -> bytes | None:
-        """The envelope of a key that is being replaced: it opens, and nothing is sealed with it any more."""
-        ...
+        Raises:
+            SealMismatchError: there is none.
+        """
+        packed = self.held.get(place) or self._retired(place)
+        if packed is None:
+            raise _broken()
+        return unpack(packed)
 
 
 class OverlayKeys:
@@ -152,7 +181,7 @@ class OverlayKeys:
         if not self._codec.sealing:
             return _CHECKED + crc32(value, crc32(key)).to_bytes(4, "big") + value
         current = self._current
-        if current is None or current[1] != self._codec.current_key(self._scope) or not records.get(current[0]):
+        if current is None or current[1] != self._codec.current_key(self._scope) or current[0] not in records.held:
             current = self._latest(records)
         return current[0][1:] + self._cipher(records, current[0]).seal(key, value)
 
@@ -168,12 +197,10 @@ class OverlayKeys:
             if crc32(value, crc32(key)).to_bytes(4, "big") != stored[1:_CHECK_BYTES]:
                 raise _broken()
             return value
-        if stored[:1] != b"\0":
-            # A number begins with a zero byte and a MessagePack array does not.
-            if not self._codec.accepts_plain:
-                raise _broken()
-            return stored
-        return self._cipher(records, key_place(stored) or b"").open(key, stored[_NUMBER:])
+        place = key_place(stored)
+        if place is None:
+            raise _broken()
+        return self._cipher(records, place).open(key, stored[_NUMBER:])
 
     def check(self, records: KeyRecords, found: Iterable[tuple[bytes, bytes]]) -> OverlayCheck:
         """Open everything, by the name and what is stored; what does not open ends nothing."""
@@ -182,7 +209,7 @@ class OverlayKeys:
         for key, stored in found:
             try:
                 place = key_place(stored)
-                by_key["plaintext" if place is None else _key_id(records, place) or "plaintext"] += 1
+                by_key["plaintext" if place is None else records.envelope(place).key_id or "plaintext"] += 1
                 decode_event(self.open(records, key, stored))
             except (AntiphonError, msgspec.DecodeError) as error:
                 unopened += 1
@@ -195,15 +222,14 @@ class OverlayKeys:
         if self._codec.accepts_plain:
             return False
         current = self._codec.current_key(self._scope)
-        return all(_key_id(records, place) == current for place in records.places())
+        return all(records.envelope(place).key_id == current for place in records.held)
 
     def begin(self, records: KeyRecords) -> None:
         """Make a new key, for everything written from now on."""
         if not self._codec.sealing:
             self._current = None
             return
-        known = records.places()
-        number = int.from_bytes(known[-1][1:5], "big") + 1 if known else 1
+        number = int.from_bytes((records.latest or b"")[1:5], "big") + 1
         place = b"k" + number.to_bytes(4, "big") + os.urandom(_NUMBER - 4)
         file_key = new_file_key()
         envelope = self._codec.seal(file_key, self._context(place))
@@ -211,11 +237,9 @@ class OverlayKeys:
         self._current = (place, envelope.key_id)
 
     def _latest(self, records: KeyRecords) -> tuple[bytes, str | None]:
-        known = records.places()
-        if known:
-            held = _key_id(records, known[-1])
-            self._current = (known[-1], held)
-        if not known or held != self._codec.current_key(self._scope):
+        latest = records.latest
+        self._current = None if latest is None else (latest, records.envelope(latest).key_id)
+        if self._current is None or self._current[1] != self._codec.current_key(self._scope):
             self.begin(records)
         assert self._current is not None
         return self._current
@@ -224,10 +248,7 @@ class OverlayKeys:
         with self._lock:
             found = self._ciphers.get(place)
             if found is None:
-                envelope = records.get(place) or records.retired(place)
-                if envelope is None:
-                    raise _broken()
-                found = SealedValues(self._codec.open(unpack(envelope), self._context(place)))
+                found = SealedValues(self._codec.open(records.envelope(place), self._context(place)))
                 self._ciphers[place] = found
             return found
 
@@ -238,13 +259,6 @@ class OverlayKeys:
 def key_place(stored: bytes) -> bytes | None:
     """Place of the key that a stored value is sealed with; ``None`` for a value in plaintext."""
     return b"k" + stored[:_NUMBER] if stored[:1] == b"\0" else None
-
-
-def _key_id(records: KeyRecords, place: bytes) -> str | None:
-    envelope = records.get(place) or records.retired(place)
-    if envelope is None:
-        raise _broken()
-    return unpack(envelope).key_id
 
 
 def _broken() -> SealMismatchError:

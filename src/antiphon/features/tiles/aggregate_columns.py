@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.features.plan import Part
 from antiphon.features.tiles.row_batches import MeasureColumn, RowGroups
-from antiphon.features.tiles.sketches import SIGNIFICANT
+from antiphon.features.tiles.sketches import KEPT, SIGNIFICANT
 
 if TYPE_CHECKING:
     import numpy
@@ -129,6 +129,14 @@ class Aggregates:
         new[1:] = (hashes[1:] != hashes[:-1]) | (of[1:] != of[:-1])
         self.hashes = hashes[new]
         self.hash_begins = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(of[new], minlength=entities))])
+
+    def least_hashes(self) -> tuple[Array, Array]:
+        """The least hashes of each entity, of which a sketch keeps no more, and where each begins."""
+        import numpy
+
+        sizes = numpy.diff(self.hash_begins)
+        place = numpy.arange(len(self.hashes)) - numpy.repeat(self.hash_begins[:-1], sizes)
+        return self.hashes[place < KEPT], numpy.concatenate([[0], numpy.cumsum(numpy.minimum(sizes, KEPT))])
 
 
 def _greatest(values: Array) -> int:

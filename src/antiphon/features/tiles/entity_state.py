@@ -41,7 +41,7 @@ class EntityState:
     when a window edge needs them.
     """
 
-    __slots__ = ("_blocks", "_load", "base", "events", "rows", "whole")
+    __slots__ = ("_load", "base", "blocks", "events", "rows", "whole")
 
     def __init__(
         self,
@@ -55,14 +55,15 @@ class EntityState:
         self.rows = rows
         self.whole: dict[int, Tile] = {}
         """All of ``events`` as a tile, by measure, once one was needed."""
+        self.blocks: dict[int, Block] = {}
+        """Events of tiles that were read."""
         self._load = load
-        self._blocks: dict[int, Block] = {}
 
     def block(self, index: int) -> Block:
         """The events of a tile."""
-        found = self._blocks.get(index)
+        found = self.blocks.get(index)
         if found is None:
-            found = self._blocks[index] = self._load(index)
+            found = self.blocks[index] = self._load(index)
         return found
 
 

@@ -7,13 +7,12 @@ halves, the upper one signed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.plan import ViewPlan
+from antiphon.features.plan import Part, ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
 from antiphon.features.tiles.row_batches import RowBatch
-from antiphon.features.tiles.sketches import KEPT
 from antiphon.features.tiles.tile import Tile
 
 if TYPE_CHECKING:
@@ -25,40 +24,28 @@ if TYPE_CHECKING:
 LOWER = 2**64 - 1
 
 
-def tile_fields(plan: ViewPlan, measure: int, kind: pyarrow.DataType) -> Iterator[tuple[str, pyarrow.DataType]]:
-    """The columns of one measure's tile, whose values have this Arrow type."""
-    import pyarrow
-
-    parts, name = plan.parts[measure], f"t{measure}"
-    yield f"{name}_count", pyarrow.int64()
-    yield f"{name}_latest", pyarrow.int64()
-    for part in ("total", "squares"):
-        if part in parts:
-            yield f"{name}_{part}_lower", pyarrow.uint64()
-            yield f"{name}_{part}_upper", pyarrow.int64()
-    for part in ("low", "high"):
-        if part in parts:
-            yield f"{name}_{part}", kind
-    for part in ("first", "last"):
-        if part in parts:
-            yield f"{name}_{part}_time", pyarrow.int64()
-            yield f"{name}_{part}_seq", pyarrow.string()
-            yield f"{name}_{part}", kind
-    if "distinct" in parts:
-        yield f"{name}_hashes", pyarrow.list_(pyarrow.int64())
-    if "buckets" in parts:
-        yield f"{name}_buckets", pyarrow.list_(pyarrow.int64())
-        yield f"{name}_bucket_counts", pyarrow.list_(pyarrow.int64())
-
-
 def tile_schema(plan: ViewPlan, kinds: Sequence[pyarrow.DataType]) -> pyarrow.Schema:
     """The file's columns, given each measure's Arrow type."""
     import pyarrow
 
+    integer = pyarrow.int64()
     fields = [(f"k{index}", pyarrow.string()) for index in range(len(plan.keys))]
-    fields += [(name, pyarrow.int64()) for name in ("tile", "available_at", "rows")]
-    for measure, kind in enumerate(kinds):
-        fields += tile_fields(plan, measure, kind)
+    fields += [(name, integer) for name in ("tile", "available_at", "rows")]
+    for measure, (parts, kind) in enumerate(zip(plan.parts, kinds, strict=True)):
+        name = f"t{measure}_"
+        fields += [(f"{name}count", integer), (f"{name}latest", integer)]
+        for part in ("total", "squares"):
+            if part in parts:
+                fields += [(f"{name}{part}_lower", pyarrow.uint64()), (f"{name}{part}_upper", integer)]
+        fields += [(f"{name}{part}", kind) for part in ("low", "high") if part in parts]
+        for part in ("first", "last"):
+            if part in parts:
+                fields += [(f"{name}{part}_time", integer), (f"{name}{part}_seq", pyarrow.string())]
+                fields.append((f"{name}{part}", kind))
+        if "distinct" in parts:
+            fields.append((f"{name}hashes", pyarrow.list_(integer)))
+        if "buckets" in parts:
+            fields += [(f"{name}{column}", pyarrow.list_(integer)) for column in ("buckets", "bucket_counts")]
     return pyarrow.schema(fields)
 
 
@@ -89,47 +76,35 @@ def _of_measure(name: str, found: Aggregates, parts: Any, batch: RowBatch) -> It
     missing = None if bool(found.some.all()) else ~found.some
     yield f"{name}_count", pyarrow.array(found.count)
     yield f"{name}_latest", pyarrow.array(batch.times[found.last], mask=missing)
-    for part, sums in (("total", "total"), ("squares", "squares")):
+    for part in ("total", "squares"):
         if part in parts:
-            lower, upper = halves(getattr(found, sums))
+            lower, upper = _halves(getattr(found, part))
             yield f"{name}_{part}_lower", pyarrow.array(lower)
             yield f"{name}_{part}_upper", pyarrow.array(upper)
-    if "low" in parts:
-        yield f"{name}_low", found.column.arrow(found.low, missing)
-    if "high" in parts:
-        yield f"{name}_high", found.column.arrow(found.high, missing)
+    for part in ("low", "high"):
+        if part in parts:
+            yield f"{name}_{part}", found.column.arrow(getattr(found, part), missing)
     for part, rows in (("first", found.first), ("last", found.last)):
         if part in parts:
             yield f"{name}_{part}_time", pyarrow.array(batch.times[rows], mask=missing)
             yield f"{name}_{part}_seq", batch.seqs.take(pyarrow.array(rows, mask=missing))
             yield f"{name}_{part}", found.column.arrow(found.column.values[rows], missing)
     if "distinct" in parts:
-        yield f"{name}_hashes", _least(found)
+        yield f"{name}_hashes", _lists(*found.least_hashes())
     if "buckets" in parts:
         numbers, counts, begins = counted_buckets(found)
-        for column, values in ((f"{name}_buckets", numbers), (f"{name}_bucket_counts", counts)):
-            yield column, _lists(begins, values)
+        yield f"{name}_buckets", _lists(numbers, begins)
+        yield f"{name}_bucket_counts", _lists(counts, begins)
 
 
-def _least(found: Aggregates) -> pyarrow.Array:
-    import numpy
-
-    begins = found.hash_begins
-    if int(numpy.diff(begins).max(initial=0)) <= KEPT:
-        return _lists(begins, found.hashes)
-    place = numpy.arange(len(found.hashes)) - numpy.repeat(begins[:-1], numpy.diff(begins))
-    fewer = numpy.concatenate([[0], numpy.cumsum(numpy.minimum(numpy.diff(begins), KEPT))])
-    return _lists(fewer, found.hashes[place < KEPT])
-
-
-def _lists(begins: Array, values: Array) -> pyarrow.Array:
+def _lists(values: Array, begins: Array) -> pyarrow.Array:
     import numpy
     import pyarrow
 
     return pyarrow.ListArray.from_arrays(pyarrow.array(begins.astype(numpy.int32)), pyarrow.array(values))
 
 
-def halves(sums: Array) -> tuple[Array, Array]:
+def _halves(sums: Array) -> tuple[Array, Array]:
     """Integers of up to 128 bits as two columns: the lower 64 bits, and the upper ones with the sign."""
     import numpy
 
@@ -145,64 +120,49 @@ def together_tiles(
     """Tiles of all entities together: index to (available at, rows, a tile a measure)."""
     import pyarrow
 
-    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    found: list[dict[str, Any]] = []
     for index, (available, rows, measures) in tiles.items():
-        for key in range(len(plan.keys)):
-            columns[f"k{key}"].append(None)
-        columns["tile"].append(index)
-        columns["available_at"].append(available)
-        columns["rows"].append(rows)
+        found.append({"tile": index, "available_at": available, "rows": rows})
         for measure, tile in enumerate(measures):
-            name, parts = f"t{measure}", plan.parts[measure]
-            columns[f"{name}_count"].append(tile.count)
-            columns[f"{name}_latest"].append(tile.latest)
-            for part, number in (("total", tile.total), ("squares", tile.squares)):
-                if part in parts:
-                    columns[f"{name}_{part}_lower"].append(number & LOWER)
-                    columns[f"{name}_{part}_upper"].append(number >> 64)
-            for part, value in (("low", tile.low), ("high", tile.high)):
-                if part in parts:
-                    columns[f"{name}_{part}"].append(value)
-            for part, placed in (("first", tile.first), ("last", tile.last)):
-                if part in parts:
-                    time, seq, value = placed if placed is not None else (None, None, None)
-                    columns[f"{name}_{part}_time"].append(time)
-                    columns[f"{name}_{part}_seq"].append(seq)
-                    columns[f"{name}_{part}"].append(value)
-            if "distinct" in parts:
-                columns[f"{name}_hashes"].append(tile.least_hashes)
-            if "buckets" in parts:
-                buckets = sorted((tile.buckets or {}).items())
-                columns[f"{name}_buckets"].append([number for number, _ in buckets])
-                columns[f"{name}_bucket_counts"].append([count for _, count in buckets])
-    return pyarrow.RecordBatch.from_arrays(
-        [pyarrow.array(columns[field.name], field.type) for field in schema], schema=schema
-    )
+            found[-1] |= {f"t{measure}_{part}": value for part, value in _parts_of(tile).items()}
+    # What the schema does not name is left out, and its keys are null.
+    return pyarrow.RecordBatch.from_pylist(found, schema=schema)
+
+
+def _parts_of(tile: Tile) -> dict[str, Any]:
+    parts: dict[str, Any] = {"count": tile.count, "latest": tile.latest, "low": tile.low, "high": tile.high}
+    for part, total in (("total", tile.total), ("squares", tile.squares)):
+        parts |= {f"{part}_lower": total & LOWER, f"{part}_upper": total >> 64}
+    for part, placed in (("first", tile.first), ("last", tile.last)):
+        parts[f"{part}_time"], parts[f"{part}_seq"], parts[part] = placed or (None, None, None)
+    buckets = sorted((tile.buckets or {}).items())
+    return parts | {
+        "hashes": tile.least_hashes,
+        "buckets": [number for number, _ in buckets],
+        "bucket_counts": [count for _, count in buckets],
+    }
 
 
 def tiles_in(rows: pyarrow.RecordBatch, plan: ViewPlan) -> list[list[Tile]]:
     """The tiles of a batch of the file's rows, one a measure."""
-    found: list[list[Tile]] = [[] for _ in range(rows.num_rows)]
-    for measure, parts in enumerate(plan.parts):
-        name = f"t{measure}"
-        names = [column for column in rows.schema.names if column.startswith(f"{name}_")]
-        columns = [rows.column(column).to_pylist() for column in names]
-        for place, values in enumerate(zip(*columns, strict=True)):
-            row = dict(zip(names, values, strict=True))
-            tile = Tile()
-            tile.count, tile.latest = row[f"{name}_count"], row[f"{name}_latest"]
-            if "total" in parts:
-                tile.total = (row[f"{name}_total_upper"] << 64) | row[f"{name}_total_lower"]
-            if "squares" in parts:
-                tile.squares = (row[f"{name}_squares_upper"] << 64) | row[f"{name}_squares_lower"]
-            tile.low, tile.high = row.get(f"{name}_low"), row.get(f"{name}_high")
-            if tile.count and "first" in parts:
-                tile.first = (row[f"{name}_first_time"], row[f"{name}_first_seq"], row[f"{name}_first"])
-            if tile.count and "last" in parts:
-                tile.last = (row[f"{name}_last_time"], row[f"{name}_last_seq"], row[f"{name}_last"])
-            if tile.count and "distinct" in parts:
-                tile.hashes = set(row[f"{name}_hashes"])
-            if tile.count and "buckets" in parts:
-                tile.buckets = dict(zip(row[f"{name}_buckets"], row[f"{name}_bucket_counts"], strict=True))
-            found[place].append(tile)
-    return found
+    measures = [(f"t{measure}_", parts) for measure, parts in enumerate(plan.parts)]
+    return [[_tile_of(row, name, parts) for name, parts in measures] for row in rows.to_pylist()]
+
+
+def _tile_of(row: Mapping[str, Any], name: str, parts: Collection[Part]) -> Tile:
+    tile = Tile()
+    tile.count, tile.latest = row[f"{name}count"], row[f"{name}latest"]
+    if "total" in parts:
+        tile.total = (row[f"{name}total_upper"] << 64) | row[f"{name}total_lower"]
+    if "squares" in parts:
+        tile.squares = (row[f"{name}squares_upper"] << 64) | row[f"{name}squares_lower"]
+    tile.low, tile.high = row.get(f"{name}low"), row.get(f"{name}high")
+    if tile.count and "first" in parts:
+        tile.first = (row[f"{name}first_time"], row[f"{name}first_seq"], row[f"{name}first"])
+    if tile.count and "last" in parts:
+        tile.last = (row[f"{name}last_time"], row[f"{name}last_seq"], row[f"{name}last"])
+    if tile.count and "distinct" in parts:
+        tile.hashes = set(row[f"{name}hashes"])
+    if tile.count and "buckets" in parts:
+        tile.buckets = dict(zip(row[f"{name}buckets"], row[f"{name}bucket_counts"], strict=True))
+    return tile

@@ -5,7 +5,7 @@ skipped; an event stands under its log offset, so a reading on top of a snapshot
 takes exactly the events after O, whichever snapshot that is.
 
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
-``w`` + view: what was seen of its stream (:class:`StreamProgress`; ``x`` + view, rejected events, is an older form);
+``w`` + view: what was seen of its stream (:class:`StreamProgress`);
 ``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
 (``overlay_file``), and ``r`` + view: the offset at which the view is. ``view`` is 8 bytes of the
 hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
@@ -25,6 +25,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.overlay_file import REPLAYING, OverlayFile
 from antiphon.features.online.overlay_records import (
+    KeyRecords,
     OverlayCheck,
     OverlayEvent,
     OverlayKeys,
@@ -69,12 +70,12 @@ class LmdbOverlay:
                 reading.progress[view] = _progress(transaction, view)
                 if reading.replaying and (target := transaction.get(REPLAYING + view)) is not None:
                     reading.targets[view] = _number(target)
-            cursor, records = transaction.cursor(), LmdbKeyRecords(transaction)
+            cursor, records = transaction.cursor(), _keys_in(transaction)
             for view, entity, after in queries:
                 reading.events[view, entity] = self._events(cursor, records, b"e" + view + entity, after)
         return reading
 
-    def _events(self, cursor: Any, records: LmdbKeyRecords, prefix: bytes, after: int) -> list[StreamedEvent]:
+    def _events(self, cursor: Any, records: KeyRecords, prefix: bytes, after: int) -> list[StreamedEvent]:
         found: list[StreamedEvent] = []
         if not cursor.set_range(prefix + (after + 1).to_bytes(8, "big")):
             return found
@@ -161,10 +162,10 @@ class LmdbOverlay:
         """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
         now; returns how many events were written."""
         with self._file.transaction(write=True) as transaction:
-            records = LmdbKeyRecords(transaction)
+            records = _keys_in(transaction)
             if self._keys.current(records):
                 return 0
-            old = records.places()
+            old = list(records.held)
             self._keys.begin(records)
             resealed = 0
             cursor = transaction.cursor()
@@ -181,20 +182,11 @@ class LmdbOverlay:
 
     def check(self) -> OverlayCheck:
         """Open every event, of one state of the file; what does not open is counted."""
-
-        def stored(transaction: Any) -> Iterator[tuple[bytes, bytes]]:
-            cursor = transaction.cursor()
-            if cursor.set_range(b"e"):
-                for key, value in cursor:
-                    if not key.startswith(b"e"):
-                        return
-                    yield bytes(key), bytes(value)
-
         with self._file.transaction() as transaction:
-            return self._keys.check(LmdbKeyRecords(transaction), stored(transaction))
+            return self._keys.check(_keys_in(transaction), _beginning(transaction, b"e"))
 
     def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
-        records = LmdbKeyRecords(transaction)
+        records = _keys_in(transaction)
         written: dict[bytes, bytes] = {}
         for item in events:
             key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
@@ -215,37 +207,18 @@ def _number(stored: bytes | None) -> int:
 
 def _progress(transaction: Any, view: bytes) -> StreamProgress:
     stored = transaction.get(b"w" + view)
-    if stored is None:
-        return StreamProgress(rejected=_number(transaction.get(b"x" + view)))
-    return decode_progress(stored)
+    return StreamProgress() if stored is None else decode_progress(stored)
 
 
-class LmdbKeyRecords:
-    """The overlay's keys inside a transaction."""
+def _beginning(transaction: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The records whose keys begin with a prefix, in order."""
+    cursor = transaction.cursor()
+    if cursor.set_range(prefix):
+        for key, value in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key, value
 
-    __slots__ = ("_transaction",)
 
-    def __init__(self, transaction: Any) -> None:
-        self._transaction = transaction
-
-    def get(self, place: bytes) -> bytes | None:
-        """The packed envelope at a place."""
-        found: bytes | None = self._transaction.get(place)
-        return found
-
-    def put(self, place: bytes, envelope: bytes) -> None:
-        """Write one."""
-        self._transaction.put(place, envelope)
-
-    def places(self) -> list[bytes]:
-        """Every place, in order."""
-        found = []
-        cursor = self._transaction.cursor()
-        more = cursor.set_range(b"k")
-        while more and cursor.key().startswith(b"k"):
-            found.append(bytes(cursor.key()))
-            more = cursor.next()
-        return found
-
-    def retired(self, place: bytes) -> None:
-        """Keys are replaced inside one transaction here."""
+def _keys_in(transaction: Any) -> KeyRecords:
+    return KeyRecords(lambda: dict(_beginning(transaction, b"k")), transaction.put)

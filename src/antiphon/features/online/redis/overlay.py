@@ -17,6 +17,7 @@ Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -24,6 +25,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.online.overlay_records import (
+    KeyRecords,
     OverlayCheck,
     OverlayEvent,
     OverlayKeys,
@@ -119,13 +121,13 @@ class RedisOverlay:
                     None if watermark[place] is None else int(watermark[place]),
                     int(lateness[place] or 0),
                 )
-            records = RedisKeyRecords(self._server.client, self._held, self._retired)
+            records = self._records(self._server.client)
             for (view, entity, _), members in zip(queries, found, strict=True):
                 reading.events[view, entity] = list(self._opened(records, view, entity, members))
         return reading
 
     def _opened(
-        self, records: RedisKeyRecords, view: bytes, entity: bytes, members: Sequence[bytes]
+        self, records: KeyRecords, view: bytes, entity: bytes, members: Sequence[bytes]
     ) -> Iterator[StreamedEvent]:
         """The events of members by offset, each offset once: one that was written again may be sealed differently."""
         last = b""
@@ -180,12 +182,12 @@ class RedisOverlay:
         while monotonic() < end:
             try:
                 with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
-                    records = RedisKeyRecords(self._server.bulk, self._held, self._retired)
+                    records = self._records(self._server.bulk)
                     by_entity = self._members(records, events)
                     if self._sealing:
                         # Whoever replaces the keys takes them away first; what they sealed must not come after.
                         pipeline.watch(self._held)
-                        if not records.still_there(pipeline):
+                        if records.known and None in pipeline.hmget(self._held, list(records.known)):
                             continue
                     if not provided(pipeline):
                         return False
@@ -203,7 +205,7 @@ class RedisOverlay:
         )
 
     def _members(
-        self, records: RedisKeyRecords, events: Iterable[OverlayEvent]
+        self, records: KeyRecords, events: Iterable[OverlayEvent]
     ) -> dict[tuple[bytes, bytes], dict[bytes, int]]:
         found: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
         for item in events:
@@ -246,31 +248,31 @@ class RedisOverlay:
         client = self._server.bulk
         resealed = 0
         with self._server.answering():
-            records = RedisKeyRecords(client, self._held, self._retired)
-            old = [] if self._keys.current(records) else records.places()
+            records = self._records(client)
             replacing = not self._keys.current(records)
+            old = list(records.held) if replacing else []
             unfinished = bool(client.exists(self._retired))
             if replacing:
                 self._keys.begin(records)
         if replacing:
-            resealed += self._pass(leaving=set(records.places()) - set(old))
+            resealed += self._pass(leaving=set(records.held) - set(old))
         if old:
             with self._server.answering(), client.pipeline(transaction=True) as pipeline:
                 # From here on nobody can write under an old key: its name is gone from what writers watch.
-                pipeline.hset(self._retired, mapping={place: records.get(place) for place in old})
+                pipeline.hset(self._retired, mapping={place: records.held[place] for place in old})
                 pipeline.hdel(self._held, *old)
                 pipeline.execute()
         if old or unfinished:
             # What was written under them while the first pass went on, or left by one that was cut off.
             with self._server.answering():
-                now = RedisKeyRecords(client, self._held, self._retired).places()
-            resealed += self._pass(leaving=set(now))
+                now = set(self._records(client).held)
+            resealed += self._pass(leaving=now)
             with self._server.answering():
                 client.delete(self._retired)
         return resealed
 
     def _pass(self, leaving: set[bytes]) -> int:
-        """BuildSeal events anew, but for those under the keys at ``leaving``."""
+        """Seal events anew, but for those under the keys at ``leaving``."""
         with self._server.answering():
             views = self._server.bulk.zrange(self._offsets, 0, -1)
         return sum(
@@ -283,7 +285,7 @@ class RedisOverlay:
     def _resealed(self, view: bytes, entity: bytes, leaving: set[bytes]) -> int:
         client, key = self._server.bulk, self._events(view, entity)
         with self._server.answering():
-            records = RedisKeyRecords(client, self._held, self._retired)
+            records = self._records(client)
             pipeline = client.pipeline(transaction=False)
             for member in client.zrange(key, 0, -1):
                 offset, stored = member[:_OFFSET], member[_OFFSET:]
@@ -307,17 +309,17 @@ class RedisOverlay:
                             yield _sealed_for(view, entity, member[:_OFFSET]), member[_OFFSET:]
 
         with self._server.answering():
-            return self._keys.check(RedisKeyRecords(client, self._held, self._retired), stored())
+            return self._keys.check(self._records(client), stored())
 
     def _pages(self, view: bytes) -> Iterator[list[str]]:
-        at = 0
-        while True:
-            with self._server.answering():
-                at, found = self._server.bulk.sscan(self._entities(view), at, count=_PAGE)
+        for found in self._server.walk(partial(self._server.bulk.sscan, self._entities(view), count=_PAGE)):
             if found:
                 yield [entity.decode() for entity in found]
-            if at == 0:
-                return
+
+    def _records(self, client: Any) -> KeyRecords:
+        return KeyRecords(
+            partial(client.hgetall, self._held), partial(client.hset, self._held), partial(client.hget, self._retired)
+        )
 
     def _events(self, view: bytes, entity: bytes) -> str:
         return f"{self._prefix}events:{view.hex()}:{entity.hex()}"
@@ -327,43 +329,6 @@ class RedisOverlay:
 
     def close(self) -> None:
         """Do nothing: the server's owner closes its connections."""
-
-
-class RedisKeyRecords:
-    """The overlay's keys as they were when one of them was first asked for, and those written since."""
-
-    def __init__(self, client: Any, held: str, retired: str) -> None:
-        self._client = client
-        self._held = held
-        self._retired = retired
-        self._known: dict[bytes, bytes] | None = None
-
-    def get(self, place: bytes) -> bytes | None:
-        """The packed envelope at a place."""
-        return self._all().get(place)
-
-    def put(self, place: bytes, envelope: bytes) -> None:
-        """Write one."""
-        self._client.hset(self._held, place, envelope)
-        self._all()[place] = envelope
-
-    def places(self) -> list[bytes]:
-        """Every place, in order."""
-        return sorted(self._all())
-
-    def retired(self, place: bytes) -> bytes | None:
-        """The envelope of a key that is being replaced."""
-        found: bytes | None = self._client.hget(self._retired, place)
-        return found
-
-    def still_there(self, watching: Any) -> bool:
-        """Tell whether the server still holds every key, over the connection that watches them."""
-        return not self._known or None not in watching.hmget(self._held, list(self._known))
-
-    def _all(self) -> dict[bytes, bytes]:
-        if self._known is None:
-            self._known = dict(self._client.hgetall(self._held))
-        return self._known
 
 
 def _sealed_for(view: bytes, entity: bytes, offset: bytes) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -166,6 +166,20 @@ class RedisServer:
                 where="online store",
                 next_step="Redis 7 or Valkey 7.2 and later are supported; see its log.",
             ) from error
+
+    def walk(self, scan: Callable[..., tuple[int, Any]]) -> Iterator[Any]:
+        """What a command tells that walks over keys, fields or members, some at a time; it may tell one twice.
+
+        Args:
+            scan: the command, given its cursor.
+        """
+        at = 0
+        while True:
+            with self.answering():
+                at, found = scan(cursor=at)
+            yield found
+            if at == 0:
+                return
 
     def require_keeping(self) -> None:
         """Refuse a server that may throw our keys away on its own; asked once.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 
 import msgspec
@@ -63,24 +64,6 @@ class _Build(msgspec.Struct, frozen=True):
         return self.prefix + key.hex()
 
 
-class _CachedEntity:
-    """An entity that was read, with those of its tiles' events that were."""
-
-    __slots__ = ("blocks", "state")
-
-    def __init__(
-        self, decoder: RecordDecoder, record: bytes | None, base: bytes | None, load: Callable[[int], Block]
-    ) -> None:
-        self.blocks: dict[int, Block] = {}
-        self.state = NOTHING
-        if record is not None or base is not None:
-            self.state = decoder.state(record, base, lambda index: self.blocks.get(index) or load(index))
-
-    def missing(self, tiles: Iterable[int]) -> set[int]:
-        """Of these tiles the ones it has but whose events were not read."""
-        return {index for index in tiles if index in self.state.rows and index not in self.blocks}
-
-
 class RedisSnapshot:
     """A sealed snapshot opened for reading. Safe to share between threads."""
 
@@ -109,7 +92,7 @@ class RedisSnapshot:
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._rows = layout_of(self.meta, self.evaluator)
         self._sealing = self._build.seal.key is not None
-        self._known: OrderedDict[bytes, _CachedEntity] = OrderedDict()
+        self._known: OrderedDict[bytes, EntityState] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -155,44 +138,40 @@ class RedisSnapshot:
             tiles = needed.setdefault(query.entity, set())
             tiles |= edges[query.as_of]
             tiles.update(query.patched)
-        known = self._loaded({entity: self._known.get(entity) for entity in needed}, needed)
+        known = {entity: state for entity in needed if (state := self._known.get(entity)) is not None}
+        self._load(known, needed)
         hidden: dict[bytes, set[int]] = {}
         for query in queries:
-            entity = known[query.entity]
-            if entity.state.rows:
-                missing = entity.missing(hidden_tiles(self.plan, entity.state.rows, query.as_of))
-                if missing:
-                    hidden.setdefault(query.entity, set()).update(missing)
-        if hidden:
-            self._loaded({entity: known[entity] for entity in hidden}, hidden)
-        return [known[query.entity].state for query in queries]
+            rows = known[query.entity].rows
+            if rows:
+                hidden.setdefault(query.entity, set()).update(hidden_tiles(self.plan, rows, query.as_of))
+        self._load(known, hidden)
+        return [known[query.entity] for query in queries]
 
-    def _loaded(
-        self, known: Mapping[bytes, _CachedEntity | None], needed: Mapping[bytes, set[int]]
-    ) -> dict[bytes, _CachedEntity]:
-        """The entities with their heads and these tiles' events."""
+    def _load(self, known: dict[bytes, EntityState], needed: Mapping[bytes, set[int]]) -> None:
+        """Read what is missing of entities and of these tiles' events into ``known``."""
         parts: dict[bytes, tuple[bool, list[int]]] = {}
-        for entity, found in known.items():
-            missing = needed[entity] if found is None else found.missing(needed[entity])
-            if found is None or missing:
-                parts[entity] = (found is None, sorted(missing))
-        loaded = {entity: found for entity, found in known.items() if found is not None}
+        for entity, tiles in needed.items():
+            state = known.get(entity)
+            if state is not None:
+                tiles = {index for index in tiles if index in state.rows and index not in state.blocks}
+            if state is None or tiles:
+                parts[entity] = (state is None, sorted(tiles))
         if not parts:
-            return loaded
+            return
         build, answers = self._fetched(parts)
-        for (entity, (with_head, tiles)), answer in zip(parts.items(), answers, strict=True):
+        for (entity, (with_head, indexes)), answer in zip(parts.items(), answers, strict=True):
             if with_head:
                 record, base, *answer = answer
-                opened = None if record is None else build.cipher.open(entity, record)
-                opened_base = None if base is None else build.cipher.open(base_key(entity), base)
-                loaded[entity] = self._remember(entity, opened, opened_base)
-            of = loaded[entity]
-            for index, stored in zip(tiles, answer, strict=True):
-                if stored is not None:
-                    of.blocks[index] = decode_block(build.cipher.open(block_key(entity, index), stored))
-                elif index in of.state.rows:
-                    raise self._broken(f"the events of tile {index} are missing")
-        return loaded
+                known[entity] = self._remember(
+                    entity,
+                    None if record is None else build.cipher.open(entity, record),
+                    None if base is None else build.cipher.open(base_key(entity), base),
+                )
+            state = known[entity]
+            for index, stored in zip(indexes, answer, strict=True):
+                if index in state.rows:
+                    state.blocks[index] = self._opened_block(build, entity, index, stored)
 
     def _fetched(self, parts: Mapping[bytes, tuple[bool, list[int]]]) -> tuple[_Build, list[list[bytes | None]]]:
         """The stored values, all of one build that was the snapshot when they were read; and that build."""
@@ -207,17 +186,22 @@ class RedisSnapshot:
             # It was sealed anew meanwhile (with the same content), or it is gone.
             self._build = self._built(stored)
 
-    def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> _CachedEntity:
-        known = _CachedEntity(self._decoder, record, base, lambda index: self._block(entity, index))
+    def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> EntityState:
+        state = NOTHING
+        if record is not None or base is not None:
+            state = self._decoder.state(record, base, lambda index: self._block(entity, index))
         with self._lock:
-            self._known[entity] = known
+            self._known[entity] = state
             if len(self._known) > _CACHED_ENTITIES:
                 self._known.popitem(last=False)
-        return known
+        return state
 
     def _block(self, entity: bytes, index: int) -> Block:
         """Events of a tile that was not loaded ahead."""
         build, ((stored,),) = self._fetched({entity: (False, [index])})
+        return self._opened_block(build, entity, index, stored)
+
+    def _opened_block(self, build: _Build, entity: bytes, index: int, stored: bytes | None) -> Block:
         if stored is None:
             raise self._broken(f"the events of tile {index} are missing")
         return decode_block(build.cipher.open(block_key(entity, index), stored))
@@ -241,34 +225,25 @@ class RedisSnapshot:
             raise self._broken("what is stored does not match its seal")
 
     def _records(self, build: _Build) -> Iterator[tuple[bytes, bytes]]:
-        client, at, seen = self._server.bulk, 0, {build.rows.encode()}
-        while True:
-            with self._server.answering():
-                at, names = client.scan(at, match=f"{build.prefix}*", count=_SCAN)
-                # A scan may tell a key twice.
-                fresh = [name for name in names if name not in seen]
-                found = client.mget(fresh) if fresh else []
+        client, seen = self._server.bulk, {build.rows.encode()}
+        for names in self._server.walk(partial(client.scan, match=f"{build.prefix}*", count=_SCAN)):
+            fresh = [name for name in names if name not in seen]
             seen.update(fresh)
+            with self._server.answering():
+                found = client.mget(fresh) if fresh else []
             for name, stored in zip(fresh, found, strict=True):
                 # One that is gone is missed by who compares the digest.
                 if stored is not None:
                     yield bytes.fromhex(name[len(build.prefix) :].decode()), stored
-            if at == 0:
-                return
 
     def _finished(self, build: _Build) -> Iterator[tuple[bytes, bytes]]:
         """Every finished row as stored."""
-        at, seen = 0, {SEALED}
-        while True:
-            with self._server.answering():
-                at, found = self._server.bulk.hscan(build.rows, at, count=_SCAN)
+        seen = {SEALED}
+        for found in self._server.walk(partial(self._server.bulk.hscan, build.rows, count=_SCAN)):
             for hashed, stored in found.items():
-                # A scan may tell a field twice.
                 if hashed not in seen:
                     seen.add(hashed)
                     yield hashed, stored
-            if at == 0:
-                return
 
     def _built(self, stored: bytes | None) -> _Build:
         if stored is None:

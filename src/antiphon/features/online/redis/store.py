@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -200,28 +201,19 @@ class RedisStore:
 
     def _delete(self, scope: Scope, dead: dict[bytes, str]) -> None:
         """Every key of these builds, in one walk over the server's keys."""
-        client, at = self._server.bulk, 0
-        while True:
-            with self._server.answering():
-                at, keys = client.scan(at, match=f"{scope.tenant}:{scope.environment}:*", count=_SCAN)
-                gone = [key for key in keys if key[: key.rfind(b":") + 1] in dead]
-                if gone:
+        client = self._server.bulk
+        for keys in self._server.walk(partial(client.scan, match=f"{scope.tenant}:{scope.environment}:*", count=_SCAN)):
+            gone = [key for key in keys if key[: key.rfind(b":") + 1] in dead]
+            if gone:
+                with self._server.answering():
                     client.unlink(*gone)
-            if at == 0:
-                return
 
     def scopes(self) -> list[Scope]:
         """Every scope that has anything here, found by a walk over the server's keys."""
         found: set[Scope] = set()
-        at = 0
-        while True:
-            with self._server.answering():
-                at, keys = self._server.bulk.scan(at, match="*:*:@*", count=_SCAN)
-            for key in keys:
-                tenant, environment, _ = key.decode().split(":", 2)
-                found.add(Scope(tenant, environment))
-            if at == 0:
-                return sorted(found)
+        for keys in self._server.walk(partial(self._server.bulk.scan, match="*:*:@*", count=_SCAN)):
+            found |= {Scope(*key.decode().split(":", 2)[:2]) for key in keys}
+        return sorted(found)
 
     def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Every sealed snapshot of a scope, as (view, snapshot)."""

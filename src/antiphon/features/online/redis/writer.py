@@ -253,15 +253,9 @@ class Digest:
 
     def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Take keys and stored values into account."""
-        import numpy
-
-        digests = [
-            sha256(len(key).to_bytes(2, "big") + key + value).digest() for key, value in zip(keys, values, strict=True)
-        ]
-        # Added up in words of 32 bits: 64 hold the sum of more than a batch has.
-        words = numpy.frombuffer(b"".join(digests), ">u4").reshape(len(digests), 8).sum(axis=0, dtype=numpy.uint64)
-        for word, place in zip(words.tolist(), range(224, -1, -32), strict=True):
-            self._sum += word << place
+        for key, value in zip(keys, values, strict=True):
+            digest = sha256(len(key).to_bytes(2, "big") + key + value).digest()
+            self._sum += int.from_bytes(digest, "big")
         self.size += sum(map(len, values))
         self.values += len(values)
 

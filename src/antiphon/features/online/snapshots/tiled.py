@@ -17,7 +17,6 @@ from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
 from antiphon.features.tiles.entity_state import Block
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch, RowGroups
-from antiphon.features.tiles.sketches import KEPT
 
 if TYPE_CHECKING:
     import numpy
@@ -119,7 +118,7 @@ def _packed(tiles: _Tiles, plan: ViewPlan, measure: int, column: MeasureColumn, 
     hashes: Iterable[Any] = nothing
     buckets: Iterable[Any] = nothing
     if "distinct" in parts:
-        hashes = (least[:KEPT] for least in _lists(found.hashes, found.hash_begins))
+        hashes = _lists(*found.least_hashes())
     if "buckets" in parts:
         numbers, counts, begins = counted_buckets(found)
         buckets = zip(_lists(numbers, begins), _lists(counts, begins), strict=True)
