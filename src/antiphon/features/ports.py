@@ -101,11 +101,13 @@ class OnlineSnapshots(Protocol):
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot from its lake files, unless it exists; tell whether it was built. An existing one counts as
-        written at this moment."""
+        written at this moment. Raises ``CorruptionError`` when a lake file is gone, ``UnavailableError`` when the store
+        is full or does not answer."""
         ...
 
     def open(self, scope: Scope, view: str, snapshot: str) -> OpenedSnapshot:
-        """Open a snapshot, once per process; raises ``CorruptionError`` when it is missing or damaged."""
+        """Open a snapshot, once per process; raises ``CorruptionError`` when it is missing, damaged or does not open,
+        and ``UnavailableError`` when the store does not answer, like every method below."""
         ...
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
@@ -151,11 +153,12 @@ class StreamedOverlay(Protocol):
         self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
-        where one moves. Raises ``UnavailableError``."""
+        where one moves. Raises ``UnavailableError`` when the store or its disk is full or does not answer."""
         ...
 
     def prune(self, view: bytes, through: int) -> int:
-        """Drop a view's events with ``offset ≤ through``; return their number."""
+        """Drop a view's events with ``offset ≤ through``, which every snapshot still in use includes; return their
+        number."""
         ...
 
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:

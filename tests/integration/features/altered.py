@@ -13,8 +13,8 @@ from antiphon.features.online.snapshots.encoding import (
     BASE,
     META,
     block_key,
+    encode,
     encode_base,
-    encode_block,
     encode_tiles,
 )
 from antiphon.features.plan import ViewPlan
@@ -54,7 +54,7 @@ def alter(
                     rows[index] = TileRow(
                         block.newest, [tile_of(block, opened.plan, m) for m in range(len(block.measures))]
                     )
-                    found[block_key(key, index)] = encode_block(block)
+                    found[block_key(key, index)] = encode(block)
             for row in list(rows.values())[0 if latest is None else -latest :]:
                 for tile in row.tiles:
                     change(tile)

@@ -15,6 +15,7 @@ import msgspec
 
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.features.exports.exported import ExportedRows, ExportMetadata
+from antiphon.features.lake.local import fsync_folder
 
 if TYPE_CHECKING:
     import deltalake
@@ -93,11 +94,7 @@ def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> Exp
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)
-        folder = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        fsync_folder(target)
     except OSError as error:
         raise _unwritable(target, error) from None
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from antiphon.core.codec import Codec, PayloadContext, pack
 from antiphon.core.errors import SealMismatchError
 
 _NONCE = 12
@@ -57,3 +58,11 @@ ValueCipher = PlainValues | SealedValues
 def new_file_key() -> bytes:
     """A key for one file."""
     return os.urandom(32)
+
+
+def new_cipher(codec: Codec, context: PayloadContext) -> tuple[ValueCipher, bytes | None]:
+    """The cipher of a new file, and its packed key as the codec seals it for its place; ``None`` in plaintext."""
+    if not codec.sealing:
+        return PlainValues(), None
+    file_key = new_file_key()
+    return SealedValues(file_key), pack(codec.seal(file_key, context))

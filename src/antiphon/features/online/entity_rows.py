@@ -115,7 +115,14 @@ class SnapshotRows:
             FeatureUnavailableError: a moment is older than the snapshot answers.
             CorruptionError, UnavailableError: as ``OpenedSnapshot.states``.
         """
-        self._require_answered(as_of if isinstance(as_of, int) else min(as_of, default=self.opened.meta.as_of))
+        meta, earliest = self.opened.meta, as_of if isinstance(as_of, int) else min(as_of, default=EVER)
+        if earliest < meta.answers_from:
+            raise FeatureUnavailableError(
+                f"{from_microseconds(earliest).isoformat()} is more than a week before the snapshot of "
+                f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
+                where="as_of",
+                next_step="Ask for a later moment, or use a point-in-time dataset.",
+            )
         kept = self._kept
         found: list[EntityRow | None]
         if streamed:
@@ -175,7 +182,11 @@ class SnapshotRows:
                     expired += 1
         if fresh:
             self._kept.keep(fresh)
-        self._count(len(fresh), expired, moments)
+        # Where most have expired, reading finished rows first is a round trip for nothing, and more expire.
+        self._held += len(fresh)
+        self._expired += expired
+        if self._expired > _TRIED + self._held:
+            self._expired_from = min(self._expired_from, max(moments))
         if None in found:
             places = dict(zip(missing, hashes, strict=True))
             left = {
@@ -186,14 +197,6 @@ class SnapshotRows:
                 if found[place] is None:
                     found[place] = made[entities[place], moments[place]]
         return found  # type: ignore[return-value]
-
-    def _count(self, held: int, expired: int, moments: Sequence[int]) -> None:
-        """Count finished rows that hold and that expired: where most have expired, reading them first is a round trip
-        for nothing, and more expire."""
-        self._held += held
-        self._expired += expired
-        if self._expired > _TRIED + self._held:
-            self._expired_from = min(self._expired_from, max(moments))
 
     def _made(
         self, places: Mapping[tuple[Entity, int], bytes], streamed: Mapping[bytes, list[StreamedEvent]]
@@ -206,7 +209,10 @@ class SnapshotRows:
             events = streamed.get(hashed)
             queries.append(StateQuery(hashed, as_of, {event.event_time // width for event in events} if events else ()))
         # What encodings are set against is asked for with the entities: one round trip for everything.
-        together = [StateQuery(self._together(), meta.as_of, ())] if evaluator.encodes else []
+        together: list[StateQuery] = []
+        if evaluator.encodes:
+            (hashed_together,) = self._entity_hashes(self._entity, [[None] * len(self._keys)])
+            together = [StateQuery(hashed_together, meta.as_of)]
         states = self.opened.states([*queries, *together])
         every = states[-1] if together else None
         rows: dict[tuple[Entity, int], EntityRow] = {}
@@ -215,19 +221,6 @@ class SnapshotRows:
         # Of an entity that is asked about at several moments the last one stays.
         self._kept.keep({entity: row for (entity, as_of), row in rows.items() if row.until > as_of + 1})
         return rows
-
-    def _require_answered(self, as_of: int) -> None:
-        meta = self.opened.meta
-        if as_of < meta.answers_from:
-            raise FeatureUnavailableError(
-                f"{from_microseconds(as_of).isoformat()} is more than a week before the snapshot of "
-                f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
-                where="as_of",
-                next_step="Ask for a later moment, or use a point-in-time dataset.",
-            )
-
-    def _together(self) -> bytes:
-        return self._entity_hashes(self._entity, [[None] * len(self._keys)])[0]
 
     def streamed(self, entities: Sequence[Entity], reading: OverlayState) -> dict[bytes, list[StreamedEvent]]:
         """Of these entities the events after the snapshot."""

@@ -160,9 +160,14 @@ class FeatureReader:
         """
         if not isinstance(as_of, int) and len(as_of) != len(keys):
             raise InvalidInputError(f"{len(keys)} entities but {len(as_of)} moments.", where="as_of")
+        publication = self.publication()
         if not views:
-            return FeatureRows(self._number(minimum_publication), ())
-        publication = self._first()
+            number = publication.number if publication is not None else 0
+            if minimum_publication is not None and number < minimum_publication:
+                raise lookup_errors.not_reached(minimum_publication, number)
+            return FeatureRows(number, ())
+        if publication is None:
+            raise lookup_errors.nothing_published(self._scope)
         broken: CorruptionError | None = None
         for _ in range(_PASSED_OVER):
             if minimum_publication is not None and publication.number < minimum_publication:
@@ -262,19 +267,6 @@ class FeatureReader:
     def _of_one(self, opened: SnapshotRows, keys: Sequence[Mapping[str, str]], as_of: Sequence[int]) -> list[EntityRow]:
         ((_, rows),) = self._read((opened,), keys, as_of)
         return rows
-
-    def _number(self, minimum: int | None) -> int:
-        current = self.publication()
-        number = current.number if current is not None else 0
-        if minimum is not None and number < minimum:
-            raise lookup_errors.not_reached(minimum, number)
-        return number
-
-    def _first(self) -> Publication:
-        publication = self.publication()
-        if publication is None:
-            raise lookup_errors.nothing_published(self._scope)
-        return publication
 
     def _opened(self, publication: Publication, views: Mapping[str, str]) -> tuple[SnapshotRows, ...]:
         """The views' snapshots in a publication, found once for each set of views."""

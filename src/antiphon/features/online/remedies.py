@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -27,9 +27,6 @@ from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.values import EntityRow, MeasureValue
-
-if TYPE_CHECKING:
-    pass
 
 AT_ONCE = 2
 """Recomputations of one process at the same time; others wait within their time."""
@@ -68,14 +65,11 @@ class SubstituteValue(msgspec.Struct, frozen=True):
     quality: float | None = None
 
 
-class EarlierRows:
+class EarlierRows(NamedTuple):
     """The rows of a view in publications up to one, the newest first (``lookup.FeatureReader.earlier``)."""
 
-    def __init__(
-        self, snapshot: SnapshotRows, read: Callable[[Sequence[Keys], Sequence[int]], list[EntityRow]]
-    ) -> None:
-        self.snapshot = snapshot
-        self.read = read
+    snapshot: SnapshotRows
+    read: Callable[[Sequence[Keys], Sequence[int]], list[EntityRow]]
 
     @property
     def quality(self) -> float | None:

@@ -143,13 +143,20 @@ def _greatest(values: Array) -> int:
     return max(abs(int(values.min())), abs(int(values.max()))) if len(values) else 0
 
 
-def buckets_of(steps: Array) -> Array:
-    """``sketches.bucket`` of each value."""
+def magnitudes(steps: Array) -> tuple[Array, Array]:
+    """The magnitude of each value, and how many of its bits no bucket tells."""
     import numpy
 
     magnitude = numpy.abs(steps)
     _, length = numpy.frexp(magnitude.astype(numpy.float64))
-    shift = numpy.maximum(length.astype(numpy.int64) - SIGNIFICANT, 0)
+    return magnitude, numpy.maximum(length.astype(numpy.int64) - SIGNIFICANT, 0)
+
+
+def buckets_of(steps: Array) -> Array:
+    """``sketches.bucket`` of each value."""
+    import numpy
+
+    magnitude, shift = magnitudes(steps)
     number = (shift << (SIGNIFICANT - 1)) + (magnitude >> shift)
     result: Array = numpy.where(steps >= 0, number, -number)
     return result

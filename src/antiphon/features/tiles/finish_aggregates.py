@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.features.plan import PlannedFeature, ViewMeasure
 from antiphon.features.tiles import finish_columns
-from antiphon.features.tiles.aggregate_columns import Aggregates
-from antiphon.features.tiles.sketches import HASH_BITS, KEPT, SIGNIFICANT
+from antiphon.features.tiles.aggregate_columns import Aggregates, magnitudes
+from antiphon.features.tiles.sketches import HASH_BITS, KEPT
 from antiphon.features.tiles.tile import Tile
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def _at_rank(found: Aggregates, share: tuple[int, int]) -> Array:
 def _twice_middles(steps: Array) -> Array:
     import numpy
 
-    magnitude = numpy.abs(steps)
-    _, length = numpy.frexp(magnitude.astype(numpy.float64))
-    shift = numpy.maximum(length.astype(numpy.int64) - SIGNIFICANT, 0)
+    magnitude, shift = magnitudes(steps)
     middle = 2 * ((magnitude >> shift) << shift) + (1 << shift) - 1
     result: Array = numpy.where(steps >= 0, middle, -middle)
     return result

@@ -20,12 +20,8 @@ def tile_columns(plan: ViewPlan, measure: int, name: str, condition: str | None 
     Parts no feature needs are null. Sums are HUGEINT: exact whatever the order and the threads.
     """
     m = f"m{measure}"
-    sketched = {
-        "distinct": f"min(DISTINCT {m}, {KEPT}) FILTER (WHERE {_present(m, condition)})",
-        "buckets": f"histogram({bucket_sql(m)}) FILTER (WHERE {_present(m, condition)})",
-    }
     parts = plan.parts[measure]
-    where = f" FILTER (WHERE {_present(m, condition)})"
+    where = f" FILTER (WHERE {m} IS NOT NULL" + (f" AND {condition})" if condition else ")")
     placed = f"{{'t': event_time, 's': seq, 'v': {m}}}"
     expressions = [
         f"count({m}){where}",
@@ -36,7 +32,8 @@ def tile_columns(plan: ViewPlan, measure: int, name: str, condition: str | None 
         f"arg_min({placed}, (event_time, seq)){where}" if "first" in parts else "NULL",
         f"arg_max({placed}, (event_time, seq)){where}" if "last" in parts else "NULL",
         f"max(event_time){where}",
-        *(sketched[part] for part in _SKETCHES if part in parts),
+        *([f"min(DISTINCT {m}, {KEPT}){where}"] if "distinct" in parts else []),
+        *([f"histogram({bucket_sql(m)}){where}"] if "buckets" in parts else []),
     ]
     names = column_names(plan, measure, name)
     return [f"{expression} AS {column}" for expression, column in zip(expressions, names, strict=True)]
@@ -82,10 +79,6 @@ def tiles_of(plan: ViewPlan, measures: Sequence[int], fetched: Sequence[Any]) ->
         tiles.append(_tile_of(fetched[at : at + width], sketches))
         at += width
     return tiles
-
-
-def _present(m: str, condition: str | None) -> str:
-    return f"{m} IS NOT NULL" + (f" AND {condition}" if condition else "")
 
 
 def _tile_of(fetched: Sequence[Any], sketches: Sequence[Part]) -> Tile:

@@ -52,7 +52,7 @@ from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.online.redis.writer import Scripts, packed_script
-from antiphon.features.online.snapshots.encoding import decode_meta, encode_meta
+from antiphon.features.online.snapshots.encoding import decode_meta, encode
 from antiphon.features.values import StreamedEvent
 from antiphon.governance.encryption.sealing import AesGcmCodec
 
@@ -270,7 +270,7 @@ def test_a_snapshot_of_another_format_is_told_and_built_anew(world: World, serve
     place = SnapshotKeys(world.scope, "congestion", first.snapshots[spec.key])
     seal = decode_seal(server.client.get(place.seal))
     meta = msgspec.structs.replace(decode_meta(seal.meta), format=2)
-    server.client.set(place.seal, encode_seal(msgspec.structs.replace(seal, format=2, meta=encode_meta(meta))))
+    server.client.set(place.seal, encode_seal(msgspec.structs.replace(seal, format=2, meta=encode(meta))))
     world.online.forget(world.scope, ())
     with pytest.raises(CorruptionError, match="of another format"):
         world.online.open(world.scope, "congestion", place.snapshot)

@@ -14,7 +14,7 @@ from antiphon import Entity, Source, col, count, distinct, feature_view, first, 
 from antiphon import max as greatest
 from antiphon import min as least
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
-from antiphon.features.online.snapshots.encoding import block_key, encode_block, encode_tiles
+from antiphon.features.online.snapshots.encoding import block_key, encode, encode_tiles
 from antiphon.features.online.snapshots.tiled import tiled_records
 from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
@@ -57,7 +57,7 @@ def one_by_one(rows: pa.RecordBatch, hashed: bytes) -> Iterator[tuple[bytes, byt
             times[start:end], available[start:end], seqs[start:end], [column[start:end] for column in measures]
         )
         tiles[index[start]] = TileRow(block.newest, [tile_of(block, measure) for measure in range(len(measures))])
-        yield block_key(hashed, index[start]), encode_block(block)
+        yield block_key(hashed, index[start]), encode(block)
     yield hashed, encode_tiles(tiles)
 
 

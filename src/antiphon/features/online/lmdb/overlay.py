@@ -89,12 +89,7 @@ class LmdbOverlay:
     def apply(
         self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
-        """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
-        move has seen nothing new.
-
-        Raises:
-            UnavailableError: the overlay or its disk is full.
-        """
+        """Write events and move the views' offsets, all or nothing."""
         with self._room_needed(), self._file.transaction(write=True) as transaction:
             self._put(transaction, events)
             for view, offset in offsets.items():
@@ -108,11 +103,7 @@ class LmdbOverlay:
         return environments.room_needed("The overlay of streamed events", "Refresh the views, or free disk space.")
 
     def prune(self, view: bytes, through: int) -> int:
-        """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.
-
-        Returns:
-            How many were dropped.
-        """
+        """Drop a view's events with ``offset ≤ through``, and tell how many."""
         dropped = 0
         with self._file.transaction(write=True) as transaction:
             prefix = b"e" + view
@@ -129,8 +120,7 @@ class LmdbOverlay:
         return dropped
 
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
-        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
-        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
+        """Put the events with ``through < offset ≤ pruned`` back, unless more was pruned meanwhile."""
         with self._room_needed(), self._file.transaction(write=True) as transaction:
             now = _number(transaction.get(b"p" + view))
             if now > pruned:

@@ -30,12 +30,12 @@ from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
 from antiphon.features.online.lmdb import environments
-from antiphon.features.online.lmdb.writer import FileSeal, key_context, read_seal
+from antiphon.features.online.lmdb.writer import key_context, read_seal
 from antiphon.features.online.snapshots.encoding import (
-    BASE,
     FORMAT,
     META,
     RecordDecoder,
+    base_key,
     block_key,
     decode_block,
     decode_meta,
@@ -63,19 +63,38 @@ class LmdbSnapshot:
         Raises:
             CorruptionError: the seal is missing or does not match the bytes, or the file's key does not open.
         """
-        self._file = file
         self._snapshot = snapshot
-        seals = self._seals()
-        # Of the file that was checked, whatever comes to stand under its name.
-        self._stream = self._opened()
+        codec, scope = codec or PlainCodec(), scope or Scope()
+        try:
+            seals = read_seal(file).alternatives
+        except (OSError, msgspec.DecodeError) as error:
+            raise self._broken(f"it has no seal ({type(error).__name__})") from error
+        try:
+            # Of the file that was checked, whatever comes to stand under its name.
+            self._stream = file.open("rb")
+        except OSError as error:
+            raise self._broken(f"it cannot be opened ({error.strerror})") from error
         self._hashing = threading.Lock()
         try:
             try:
                 self._stamp, digest = self._hashed()
             except OSError as error:
                 raise self._broken(f"it cannot be read ({error.strerror})") from error
-            self.seal = self._matching(seals, digest)
-            self._cipher = _cipher_of(self.seal, file, codec, scope or Scope())
+            matching = [seal for seal in seals if (seal.snapshot, seal.sha256) == (snapshot, digest)]
+            if not matching:
+                raise self._broken("its seal does not match its bytes")
+            self.seal = matching[0]
+            self._sealing = self.seal.key is not None
+            self._cipher: ValueCipher = PlainValues()
+            if self.seal.key is not None:
+                sealed = unpack(base64.b64decode(self.seal.key))
+                self._cipher = SealedValues(codec.open(sealed, key_context(scope, file)))
+            elif not codec.accepts_plain:
+                raise CorruptionError(
+                    f"The online file of {snapshot} is not sealed, and this project is encrypted.",
+                    where="online store",
+                    next_step="Delete it; `antiphon up` builds it again from the lake.",
+                )
             self._environment = environments.acquire(
                 file, readonly=True, lock=False, readahead=False, map_size=max(2**20, self.seal.bytes)
             )
@@ -86,7 +105,6 @@ class LmdbSnapshot:
         if not os.path.samestat(file.stat(), os.fstat(self._stream.fileno())):
             self.close()
             raise self._broken("it was replaced while it was opened")
-        self._sealing = self.seal.key is not None
         with self._environment.begin() as transaction:
             self.meta = decode_meta(self._cipher.open(META, transaction.get(META)))
         if self.meta.format != FORMAT or self.meta.snapshot != snapshot:
@@ -106,13 +124,12 @@ class LmdbSnapshot:
         self._require_whole()
         with self._environment.begin(buffers=True) as transaction:
             # What is stored is read where it lies, which it does as long as the transaction is open.
-            stored = map(transaction.get, entities)
-            return self._rows.rows(stored if not self._sealing else self._opening(entities, stored))
-
-    def _opening(self, entities: Sequence[bytes], stored: Iterable[Any]) -> Iterator[bytes | None]:
-        opened = self._cipher.open
-        for entity, value in zip(entities, stored, strict=True):
-            yield None if value is None else opened(entity, bytes(value))
+            stored: Iterable[Any] = map(transaction.get, entities)
+            if self._sealing:
+                opened = self._cipher.open
+                both = zip(entities, stored, strict=True)
+                stored = (None if value is None else opened(entity, bytes(value)) for entity, value in both)
+            return self._rows.rows(stored)
 
     def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
         """States of entities; :data:`NOTHING` for an unknown one. Events of tiles are loaded when they are needed: the
@@ -129,12 +146,12 @@ class LmdbSnapshot:
         with self._environment.begin() as transaction:
             record = transaction.get(hashed)
             if self.plan.unbounded:
-                base = transaction.get(hashed + BASE)
+                base = transaction.get(base_key(hashed))
         if record is None and base is None:
             return NOTHING
         if self._sealing:
             record = None if record is None else self._cipher.open(hashed, record)
-            base = None if base is None else self._cipher.open(hashed + BASE, base)
+            base = None if base is None else self._cipher.open(base_key(hashed), base)
         if record is not None and self._rows is not None:
             record = self._rows.after(record) or None
         state = self._decoder.state(record, base, lambda index: self._block(hashed, index))
@@ -200,29 +217,11 @@ class LmdbSnapshot:
         if found[0] != self.seal.bytes or not self._matches(anew=False):
             raise self._broken("it was changed while it was open")
 
-    def _seals(self) -> tuple[FileSeal, ...]:
-        try:
-            return read_seal(self._file).alternatives
-        except (OSError, msgspec.DecodeError) as error:
-            raise self._broken(f"it has no seal ({type(error).__name__})") from error
-
-    def _opened(self) -> BufferedReader:
-        try:
-            return self._file.open("rb")
-        except OSError as error:
-            raise self._broken(f"it cannot be opened ({error.strerror})") from error
-
     def _hashed(self) -> tuple[tuple[int, int], str]:
         """Size and time of change from before the bytes were read, and their hash."""
         found = self._state()
         self._stream.seek(0)
         return found, hashlib.file_digest(self._stream, "sha256").hexdigest()
-
-    def _matching(self, seals: Sequence[FileSeal], digest: str) -> FileSeal:
-        for seal in seals:
-            if seal.snapshot == self._snapshot and seal.sha256 == digest:
-                return seal
-        raise self._broken("its seal does not match its bytes")
 
     def _broken(self, why: str) -> CorruptionError:
         return CorruptionError(
@@ -235,16 +234,3 @@ class LmdbSnapshot:
 def _let_go(environment: Any, stream: BufferedReader) -> None:
     environments.release(environment)
     stream.close()
-
-
-def _cipher_of(seal: FileSeal, file: Path, codec: Codec | None, scope: Scope) -> ValueCipher:
-    codec = codec or PlainCodec()
-    if seal.key is None:
-        if not codec.accepts_plain:
-            raise CorruptionError(
-                f"The online file of {seal.snapshot} is not sealed, and this project is encrypted.",
-                where="online store",
-                next_step="Delete it; `antiphon up` builds it again from the lake.",
-            )
-        return PlainValues()
-    return SealedValues(codec.open(unpack(base64.b64decode(seal.key)), key_context(scope, file)))

@@ -6,7 +6,7 @@ import base64
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
 from antiphon.features.online.lmdb.writer import LmdbWriter, is_sealed, is_whole, one_at_a_time, read_seal, seal_path
 from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
+from antiphon.features.online.snapshots.encoding import SnapshotMeta
 
 
 class LmdbStore:
@@ -39,11 +40,6 @@ class LmdbStore:
         self._codec: Codec = codec or PlainCodec()
         self._lock = threading.Lock()
         self._opened: dict[tuple[Scope, str, str], LmdbSnapshot] = {}
-
-    @property
-    def root(self) -> Path:
-        """The store's folder."""
-        return self._root
 
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
@@ -63,24 +59,16 @@ class LmdbStore:
         return is_sealed(self.file(scope, view, snapshot), snapshot)
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
-        """Build a snapshot's sealed file from its lake files, unless it is there; whether it was built now.
-
-        Raises:
-            CorruptionError: a lake file is gone.
-            UnavailableError: the disk is full.
-        """
+        """Build a snapshot's sealed file from its lake files, unless it is there; whether it was built now."""
         target = self.file(manifest.scope, manifest.view, manifest.id)
         if is_sealed(target, manifest.id) and self._kept_longer(target):
             return False
+
+        def begin(meta: SnapshotMeta) -> LmdbWriter:
+            return LmdbWriter(target, meta, manifest.rows_out, self._codec, manifest.scope)
+
         with environments.room_needed(f"The online file of {manifest.id}"):
-            writer = fill(
-                manifest,
-                spec,
-                lake,
-                begin=lambda meta: LmdbWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
-                key=self._key,
-            )
-            writer.seal()
+            fill(manifest, spec, lake, begin=begin, key=self._key).seal()
         return True
 
     @staticmethod
@@ -102,18 +90,13 @@ class LmdbStore:
             UnavailableError: the disk is full.
         """
         file = self.file(scope, view, snapshot)
-        before = LmdbSnapshot(file, snapshot, self._codec, scope)
-        try:
-            with environments.room_needed(f"The online file of {snapshot}"):
-                writer = LmdbWriter(file, before.meta, before.size, self._codec, scope)
-                try:
-                    copy_records(before.values(), writer)
-                except BaseException:
-                    writer.discard()
-                    raise
-                writer.seal(instead_of=before.seal)
-        finally:
-            before.close()
+        with (
+            closing(LmdbSnapshot(file, snapshot, self._codec, scope)) as before,
+            environments.room_needed(f"The online file of {snapshot}"),
+        ):
+            writer = LmdbWriter(file, before.meta, before.size, self._codec, scope)
+            copy_records(before.values(), writer)
+            writer.seal(instead_of=before.seal)
 
     def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
         """Every key and clear value of a snapshot's file, to check it.
@@ -121,11 +104,8 @@ class LmdbStore:
         Raises:
             CorruptionError: the file is missing, or it or a value does not open.
         """
-        opened = LmdbSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)
-        try:
+        with closing(LmdbSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)) as opened:
             yield from opened.values()
-        finally:
-            opened.close()
 
     def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
         """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
@@ -151,28 +131,21 @@ class LmdbStore:
                 yield file.parent.name, file.stem
 
     def open(self, scope: Scope, view: str, snapshot: str) -> LmdbSnapshot:
-        """The snapshot, opened once per process.
-
-        Raises:
-            CorruptionError: its file is missing, or its seal does not match.
-        """
+        """The snapshot, opened once per process."""
         found = self._opened.get((scope, view, snapshot))
         if found is not None:
             return found
         with self._lock:
             found = self._opened.get((scope, view, snapshot))
             if found is None:
-                found = self._opened_anew(scope, view, snapshot)
+                file = self.file(scope, view, snapshot)
+                try:
+                    found = LmdbSnapshot(file, snapshot, self._codec, scope)
+                except CorruptionError:
+                    # Between its check and its opening the file may have been replaced by one of the same content.
+                    found = LmdbSnapshot(file, snapshot, self._codec, scope)
                 self._opened[scope, view, snapshot] = found
             return found
-
-    def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> LmdbSnapshot:
-        file = self.file(scope, view, snapshot)
-        try:
-            return LmdbSnapshot(file, snapshot, self._codec, scope)
-        except CorruptionError:
-            # Between its check and its opening the file may have been replaced by one of the same content.
-            return LmdbSnapshot(file, snapshot, self._codec, scope)
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Tell whether the snapshot's file has the bytes that its seal names; all of it is read."""

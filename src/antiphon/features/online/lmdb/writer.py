@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.codec import Codec, PayloadContext, pack
+from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import fsync_folder
-from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
-from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, encode_meta
+from antiphon.features.online.ciphers import new_cipher
+from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, encode
 from antiphon.features.online.snapshots.sorting import SortedRecords
 
 _SCHEMA = "online/1"
@@ -123,13 +123,8 @@ class LmdbWriter:
             records: about so many will be written.
         """
         self._target = target
-        self._cipher: ValueCipher = PlainValues()
-        self._key: str | None = None
-        if codec is not None and codec.sealing:
-            file_key = new_file_key()
-            self._cipher = SealedValues(file_key)
-            envelope = codec.seal(file_key, key_context(scope or Scope(), target))
-            self._key = base64.b64encode(pack(envelope)).decode()
+        self._cipher, sealed = new_cipher(codec or PlainCodec(), key_context(scope or Scope(), target))
+        self._key = None if sealed is None else base64.b64encode(sealed).decode()
         self._meta = meta
         target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
@@ -158,7 +153,7 @@ class LmdbWriter:
                 with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
                     cursor.putmulti(records, append=True)
             with environment.begin(write=True) as transaction:
-                transaction.put(META, self._cipher.seal(META, encode_meta(self._meta)))
+                transaction.put(META, self._cipher.seal(META, encode(self._meta)))
             environment.sync(True)
         finally:
             environment.close()

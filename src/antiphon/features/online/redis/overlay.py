@@ -140,12 +140,7 @@ class RedisOverlay:
     def apply(
         self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
-        """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
-        move has seen nothing new.
-
-        Raises:
-            UnavailableError: the server went away or is full.
-        """
+        """Write events and move the views' offsets, all or nothing."""
         self._server.require_keeping()
         listed = list(events)
 
@@ -159,8 +154,7 @@ class RedisOverlay:
         self._write(listed, write)
 
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
-        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
-        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
+        """Put the events with ``through < offset ≤ pruned`` back, unless more was pruned meanwhile."""
 
         def no_more_pruned(pipeline: Any) -> bool:
             pipeline.watch(self._pruned)
@@ -183,7 +177,12 @@ class RedisOverlay:
             try:
                 with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
                     records = self._records(self._server.bulk)
-                    by_entity = self._members(records, events)
+                    by_entity: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
+                    for item in events:
+                        offset = item.event.offset.to_bytes(_OFFSET, "big")
+                        name = _sealed_for(item.view, item.entity, offset)
+                        member = offset + self._keys.seal(records, name, encode_event(item.event))
+                        by_entity.setdefault((item.view, item.entity), {})[member] = item.event.offset
                     if self._sealing:
                         # Whoever replaces the keys takes them away first; what they sealed must not come after.
                         pipeline.watch(self._held)
@@ -204,22 +203,8 @@ class RedisOverlay:
             "The overlay's keys are being replaced.", where="online store", next_step="Try again in a moment."
         )
 
-    def _members(
-        self, records: KeyRecords, events: Iterable[OverlayEvent]
-    ) -> dict[tuple[bytes, bytes], dict[bytes, int]]:
-        found: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
-        for item in events:
-            offset = item.event.offset.to_bytes(_OFFSET, "big")
-            stored = self._keys.seal(records, _sealed_for(item.view, item.entity, offset), encode_event(item.event))
-            found.setdefault((item.view, item.entity), {})[offset + stored] = item.event.offset
-        return found
-
     def prune(self, view: bytes, through: int) -> int:
-        """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.
-
-        Returns:
-            How many were dropped.
-        """
+        """Drop a view's events with ``offset ≤ through``, and tell how many."""
         client = self._server.bulk
         dropped: int = 0
         with self._server.answering():

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError, WriteConflictError
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError, WriteConflictError
 from antiphon.core.tls import ClientTls, problem_of
 
 TIMEOUT_SECONDS = 2.0
@@ -125,47 +125,44 @@ class RedisServer:
             raise self._away("did not answer a moment ago")
         try:
             yield
-        except redis.WatchError as error:
-            raise WriteConflictError("A key that was watched changed meanwhile.", where="online store") from error
-        except redis.AuthenticationError as error:
-            raise self._refused(error) from error
-        except redis.exceptions.NoPermissionError as error:
-            raise self._refused(error) from error
-        except redis.BusyLoadingError as error:
-            raise self._away("is loading its data") from error
-        except redis.ReadOnlyError as error:
-            raise UnavailableError(
-                f"{self.name} is a replica and takes no writes.",
-                where="online store",
-                next_step="Name the primary in [features] online.",
-            ) from error
-        except redis.exceptions.OutOfMemoryError as error:
-            raise self._full(error) from error
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            if self._secure:
-                self._tls.context()
-                names = {"authority": "online_authority", "certificate": "online_client_certificate"}
-                problem = problem_of(error, self.name, where="online store", **names)
-                if problem is not None:
-                    raise problem from error
-            self._away_until = time.monotonic() + _PAUSE_SECONDS
-            raise self._away("does not answer") from error
-        except redis.ResponseError as error:
-            if "OOM" in str(error):
-                raise self._full(error) from error
-            if "MISCONF" in str(error):
-                raise UnavailableError(
-                    f"{self.name} takes no writes because it cannot write its own disk.",
-                    where="online store",
-                    next_step="Free its disk, or look at its log.",
-                ) from error
-            if "NOAUTH" in str(error):
-                raise self._refused(error) from error
-            raise UnavailableError(
-                f"{self.name} refused a command: {_said(error)}.",
-                where="online store",
-                next_step="Redis 7 or Valkey 7.2 and later are supported; see its log.",
-            ) from error
+        except (redis.WatchError, redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError) as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> AntiphonError:
+        import redis
+
+        said = str(error)
+        match error:
+            case redis.WatchError():
+                return WriteConflictError("A key that was watched changed meanwhile.", where="online store")
+            case redis.AuthenticationError() | redis.exceptions.NoPermissionError():
+                return self._refused(error)
+            case redis.BusyLoadingError():
+                return self._away("is loading its data")
+            case redis.ReadOnlyError():
+                what = "is a replica and takes no writes"
+                next_step = "Name the primary in [features] online."
+            case redis.ConnectionError() | redis.TimeoutError() | OSError():
+                if self._secure:
+                    self._tls.context()
+                    names = {"authority": "online_authority", "certificate": "online_client_certificate"}
+                    problem = problem_of(error, self.name, where="online store", **names)
+                    if problem is not None:
+                        return problem
+                self._away_until = time.monotonic() + _PAUSE_SECONDS
+                return self._away("does not answer")
+            case _ if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in said:
+                what = f"is full: {_said(error)}"
+                next_step = "Raise its maxmemory, or keep fewer publications."
+            case _ if "MISCONF" in said:
+                what = "takes no writes because it cannot write its own disk"
+                next_step = "Free its disk, or look at its log."
+            case _ if "NOAUTH" in said:
+                return self._refused(error)
+            case _:
+                what = f"refused a command: {_said(error)}"
+                next_step = "Redis 7 or Valkey 7.2 and later are supported; see its log."
+        return UnavailableError(f"{self.name} {what}.", where="online store", next_step=next_step)
 
     def walk(self, scan: Callable[..., tuple[int, Any]]) -> Iterator[Any]:
         """What a command tells that walks over keys, fields or members, some at a time; it may tell one twice.
@@ -227,13 +224,6 @@ class RedisServer:
             where="online store",
             next_step="Start it, or correct [features] online; `antiphon doctor` tells whether it answers."
             + (" If it asks for a certificate, check online_client_certificate." if self._secure else ""),
-        )
-
-    def _full(self, error: Exception) -> UnavailableError:
-        return UnavailableError(
-            f"{self.name} is full: {_said(error)}.",
-            where="online store",
-            next_step="Raise its maxmemory, or keep fewer publications.",
         )
 
     def _refused(self, error: Exception) -> SetupError:

@@ -19,7 +19,7 @@ from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.snapshot import RedisSnapshot
 from antiphon.features.online.redis.writer import RedisWriter
 from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
-from antiphon.features.online.snapshots.encoding import FORMAT
+from antiphon.features.online.snapshots.encoding import FORMAT, SnapshotMeta
 
 _SCAN = 1_000
 _ANY_TIME = 1e18
@@ -55,27 +55,20 @@ class RedisStore:
             return bool(self._server.client.exists(SnapshotKeys(scope, view, snapshot).seal))
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
-        """Build a snapshot from its lake files, unless it is there; whether it was built now.
-
-        Raises:
-            CorruptionError: a lake file is gone.
-            UnavailableError: the server went away or is full.
-            SetupError: it may evict what it is given.
-        """
+        """Build a snapshot from its lake files, unless it is there; whether it was built now. Raises ``SetupError``
+        when the server may evict what it is given."""
         self._server.require_keeping()
         place = SnapshotKeys(manifest.scope, manifest.view, manifest.id)
-        known = self._known(place)
-        if known is not None and known[1].format == FORMAT and self._touched(place, *known):
+        known, other = self._known(place), b""
+        if known is not None and known[1].format != FORMAT:
+            other = known[0]
+        elif known is not None and self._touched(place, *known):
             return False
-        other = known[0] if known is not None and known[1].format != FORMAT else b""
-        writer = fill(
-            manifest,
-            spec,
-            lake,
-            begin=lambda meta: RedisWriter(self._server, place, meta, self._codec),
-            key=self._key,
-        )
-        return writer.seal(instead_of=other)
+
+        def begin(meta: SnapshotMeta) -> RedisWriter:
+            return RedisWriter(self._server, place, meta, self._codec)
+
+        return fill(manifest, spec, lake, begin=begin, key=self._key).seal(instead_of=other)
 
     def _known(self, place: SnapshotKeys) -> tuple[bytes, BuildSeal] | None:
         """The seal that is there, as stored and as read."""
@@ -99,12 +92,7 @@ class RedisStore:
             return bool(self._server.client.eval(TOUCH, 2, *keys, stored, place.field(seal.build)))
 
     def open(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
-        """The snapshot, opened once per process.
-
-        Raises:
-            CorruptionError: its seal is missing, or does not open.
-            UnavailableError: the server does not answer.
-        """
+        """The snapshot, opened once per process."""
         place = SnapshotKeys(scope, view, snapshot)
         found = self._opened.get(place)
         if found is None:
@@ -115,42 +103,30 @@ class RedisStore:
         return found
 
     def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read.
-
-        Raises:
-            UnavailableError: the server does not answer.
-        """
+        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged."""
         place = SnapshotKeys(scope, view, snapshot)
         with self._server.answering():
             stored = self._server.client.get(place.seal)
         if self.whole(scope, view, snapshot):
             return False
-        if stored is not None:
-            self._unseal(place, stored)
+        build = None if stored is None else _build_of(stored)
+        if stored is not None and build is not None:
+            self._dropped(place, build, stored, _ANY_TIME)
+        elif stored is not None:
+            with self._server.answering():
+                self._server.client.delete(place.seal)
         with self._lock:
             self._opened.pop(place, None)
         return True
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Tell whether everything that the snapshot's seal names is there as it was; all of it is read.
-
-        Raises:
-            UnavailableError: the server does not answer.
-        """
+        """Tell whether everything that the snapshot's seal names is there as it was; all of it is read."""
         try:
             for _ in self.values(scope, view, snapshot):
                 continue
         except (CorruptionError, msgspec.DecodeError):
             return False
         return True
-
-    def _unseal(self, place: SnapshotKeys, stored: bytes) -> None:
-        build = _build_of(stored)
-        if build is not None:
-            self._dropped(place, build, stored, _ANY_TIME)
-            return
-        with self._server.answering():
-            self._server.client.delete(place.seal)
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``."""
@@ -248,11 +224,7 @@ class RedisStore:
         before = self._opened_anew(scope, view, snapshot)
         place = SnapshotKeys(scope, view, snapshot)
         writer = RedisWriter(self._server, place, before.meta, self._codec)
-        try:
-            copy_records(before.values(), writer)
-        except BaseException:
-            writer.discard()
-            raise
+        copy_records(before.values(), writer)
         if not writer.seal(instead_of=before.stored_seal):
             raise WriteConflictError(f"{snapshot} was sealed anew by somebody else.", where="online store")
 

@@ -16,9 +16,9 @@ from hashlib import sha256
 from itertools import compress
 from typing import Any
 
-from antiphon.core.codec import Codec, PayloadContext, pack
+from antiphon.core.codec import Codec, PayloadContext
 from antiphon.core.errors import AntiphonError, UnavailableError
-from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.ciphers import new_cipher
 from antiphon.features.online.redis.layout import (
     BUILDING_MILLISECONDS,
     LAYOUT,
@@ -32,7 +32,7 @@ from antiphon.features.online.redis.layout import (
     encode_seal,
 )
 from antiphon.features.online.redis.server import RedisServer
-from antiphon.features.online.snapshots.encoding import FORMAT, META, ROW, SnapshotMeta, encode_meta, row_key
+from antiphon.features.online.snapshots.encoding import FORMAT, META, ROW, SnapshotMeta, encode, row_key
 
 
 class Scripts:
@@ -134,12 +134,7 @@ class RedisWriter:
         self._server = server
         self._place = place
         self._build = secrets.token_hex(8)
-        self._cipher: ValueCipher = PlainValues()
-        self._key: bytes | None = None
-        if codec.sealing:
-            own = new_file_key()
-            self._cipher = SealedValues(own)
-            self._key = pack(codec.seal(own, key_context(place)))
+        self._cipher, self._key = new_cipher(codec, key_context(place))
         self._meta = meta
         self._scripts = Scripts(server, _UNDER_WAY)
         self._digest = Digest()
@@ -209,7 +204,7 @@ class RedisWriter:
                 format=FORMAT,
                 snapshot=self._place.snapshot,
                 build=self._build,
-                meta=self._cipher.seal(META, encode_meta(self._meta)),
+                meta=self._cipher.seal(META, encode(self._meta)),
                 values=self._digest.values,
                 size=self._digest.size,
                 digest=self._digest.hex,

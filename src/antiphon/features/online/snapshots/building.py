@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
-from antiphon.core.ids import keyed_hash, keyed_hashes
+from antiphon.core.ids import keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake
 from antiphon.features.offline.batch_values import holds_until
 from antiphon.features.offline.compute import parquet_reader
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
 from antiphon.features.online.snapshots.finished import PackedRows, RowLayout, ValuesAlong, codes_of
-from antiphon.features.online.snapshots.packing import Records, base_records, event_records, events_are_few
+from antiphon.features.online.snapshots.packing import base_records, event_records, events_are_few
 from antiphon.features.plan import SLACK, ViewPlan, plan_of
 from antiphon.features.tiles.entity_state import TileRow
 from antiphon.features.tiles.row_batches import RowBatch, whole_entities
@@ -84,6 +84,8 @@ def fill(
         CorruptionError: a lake file is gone, or is not what it is to be.
         UnavailableError: disk or the store ran out or went away.
     """
+    import pyarrow.compute as pc
+
     plan = plan_of(spec)
     if len(manifest.files) < _FILES:
         raise CorruptionError(
@@ -98,25 +100,32 @@ def fill(
     ):
         of_events, of_tiles, of_values = parquet_reader(events), parquet_reader(tiles), parquet_reader(values)
         kinds, codes = _kinds(of_events.schema, plan), codes_of(of_values.schema, plan)
-        _require(of_tiles.schema, tile_schema(plan, _measured(of_events.schema, plan)))
+        expected = tile_schema(plan, _measured(of_events.schema, plan))
+        if of_tiles.schema.names != expected.names or of_tiles.schema.types != expected.types:
+            raise _other("tile", of_tiles.schema.names)
         meta = _meta(manifest, plan, kinds, codes)
         writer = begin(meta)
         try:
             batches = (RowBatch(rows, plan) for rows in whole_entities(of_events, len(plan.keys)))
+            hashes_of = partial(_hashes, key, spec)
             if codes is None:
                 for batch in batches:
-                    writer.write(*event_records(batch, plan, _hashes(key, spec, batch.keys)))
+                    writer.write(*event_records(batch, plan, hashes_of(batch.keys)))
             else:
-                hashes_of = partial(_hashes, key, spec)
                 for records in _with_rows(batches, of_values, plan, codes, meta.as_of, hashes_of, writer.joins):
                     writer.write(*records)
             layout = base_layout(plan, kinds)
             for rows in of_tiles:
-                writer.write(*_tile_records(rows, plan, layout, key, spec))
-                together = _together_records(rows, plan, key, spec)
-                if together is not None:
+                base = rows.filter(pc.is_null(rows.column("tile")))
+                if base.num_rows:
+                    keys = [base_key(hashed) for hashed in hashes_of(base.columns[: len(plan.keys)])]
+                    writer.write(keys, base_records(base, plan, layout))
+                # The tiles of all entities together, which stand last, as an entity's.
+                together = rows.filter(pc.is_valid(rows.column("tile")))
+                if together.num_rows:
                     nothing = None if codes is None else [RowLayout(codes, meta.as_of).nothing]
-                    writer.write(*together, nothing)
+                    every = entity_hash(key, spec.entity.name, [None] * len(plan.keys))
+                    writer.write([every], [_together_record(together, plan)], nothing)
         except BaseException:
             writer.discard()
             raise
@@ -177,16 +186,21 @@ def _with_rows(
 
 
 def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter) -> None:
-    """Write the clear values of another build of the same snapshot, but for its meta record."""
-    while taken := list(islice(records, _COPIED)):
-        kept = [(key, value) for key, value in taken if key != META]
-        writer.write([key for key, _ in kept], [value for _, value in kept])
+    """Write the clear values of another build of the same snapshot, but for its meta record; discards the writer when
+    that fails."""
+    try:
+        while taken := list(islice(records, _COPIED)):
+            kept = [(key, value) for key, value in taken if key != META]
+            writer.write([key for key, _ in kept], [value for _, value in kept])
+    except BaseException:
+        writer.discard()
+        raise
 
 
 def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
     """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
     null) it is all entities together."""
-    return keyed_hash(key, msgspec.json.encode([entity, *keys]).decode())
+    return entity_hashes(key, entity, [list(keys)])[0]
 
 
 def entity_hashes(key: bytes, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
@@ -201,30 +215,10 @@ def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) ->
     return entity_hashes(key, spec.entity.name, zip(*texts, strict=True))
 
 
-def _tile_records(
-    rows: pyarrow.RecordBatch, plan: ViewPlan, layout: str | None, key: bytes, spec: FeatureViewSpec
-) -> Records:
-    """Base tiles."""
-    import pyarrow.compute as pc
-
-    base = rows.filter(pc.is_null(rows.column("tile")))
-    keys = [base_key(hashed) for hashed in _hashes(key, spec, base.columns[: len(plan.keys)])]
-    return keys, base_records(base, plan, layout) if keys else []
-
-
-def _together_records(rows: pyarrow.RecordBatch, plan: ViewPlan, key: bytes, spec: FeatureViewSpec) -> Records | None:
-    """The tiles of all entities together, which stand last, as an entity's."""
-    import pyarrow.compute as pc
-
-    together = rows.filter(pc.is_valid(rows.column("tile")))
-    if not together.num_rows:
-        return None
-    indexes, available = (together.column(name).to_pylist() for name in ("tile", "available_at"))
-    found = {
-        index: TileRow(known, tiles)
-        for index, known, tiles in zip(indexes, available, tiles_in(together, plan), strict=True)
-    }
-    return [entity_hash(key, spec.entity.name, [None] * len(plan.keys))], [encode_tiles(found)]
+def _together_record(rows: pyarrow.RecordBatch, plan: ViewPlan) -> bytes:
+    indexes, available = (rows.column(name).to_pylist() for name in ("tile", "available_at"))
+    each = zip(indexes, available, tiles_in(rows, plan), strict=True)
+    return encode_tiles({index: TileRow(known, tiles) for index, known, tiles in each})
 
 
 def _unlike() -> CorruptionError:
@@ -248,11 +242,6 @@ def _measured(schema: pyarrow.Schema, plan: ViewPlan) -> list[pyarrow.DataType]:
     return [schema.field(name).type for name in measures]
 
 
-def _require(found: pyarrow.Schema, expected: pyarrow.Schema) -> None:
-    if found.names != expected.names or found.types != expected.types:
-        raise _other("tile", found.names)
-
-
 def _other(what: str, names: list[str]) -> CorruptionError:
     return CorruptionError(
         f"The lake's {what} file has other columns than this version writes: {', '.join(names)[:200]}.",
@@ -264,13 +253,11 @@ def _other(what: str, names: list[str]) -> CorruptionError:
 def _kinds(schema: pyarrow.Schema, plan: ViewPlan) -> tuple[Kind, ...]:
     import pyarrow
 
-    kinds: list[Kind] = []
-    for measure, kind in zip(plan.measures, _measured(schema, plan), strict=True):
-        if measure.mode == "plain" and pyarrow.types.is_string(kind):
-            kinds.append("text")
-        else:
-            kinds.append("boolean" if measure.mode == "plain" and pyarrow.types.is_boolean(kind) else "number")
-    return tuple(kinds)
+    named: dict[Any, Kind] = {pyarrow.string(): "text", pyarrow.bool_(): "boolean"}
+    return tuple(
+        named.get(kind, "number") if measure.mode == "plain" else "number"
+        for measure, kind in zip(plan.measures, _measured(schema, plan), strict=True)
+    )
 
 
 def _meta(manifest: SnapshotManifest, plan: ViewPlan, kinds: tuple[Kind, ...], codes: str | None) -> SnapshotMeta:

@@ -20,7 +20,7 @@ One with many has its tiles there (flag ``TILED``, then msgpack), and a value fo
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -73,11 +73,12 @@ class SnapshotMeta(msgspec.Struct, frozen=True):
     """The words of a finished row, a letter each; ``None`` when there are none."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
+"""The bytes of a meta record, or of a tile's events."""
+decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
+decode_block = msgspec.msgpack.Decoder(Block).decode
 _decode_tiles = msgspec.msgpack.Decoder(dict[int, tuple[int, list[list[Any]]]]).decode
 _decode_base = msgspec.msgpack.Decoder(list[list[Any]]).decode
-_decode_block = msgspec.msgpack.Decoder(Block).decode
-_decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
 
 
 def plain_kinds(plan: ViewPlan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], ...]:
@@ -99,30 +100,15 @@ def row_key(hashed: bytes) -> bytes:
     return hashed + ROW
 
 
-def tile_field(index: int) -> bytes:
-    """A tile's index as 8 bytes that sort."""
-    return (index + _BIAS).to_bytes(8, "big")
-
-
 def block_key(hashed: bytes, index: int) -> bytes:
     """Key of a tile's events."""
-    return hashed + tile_field(index)
-
-
-def encode_meta(meta: SnapshotMeta) -> bytes:
-    """The meta record's bytes."""
-    return _encode(meta)
-
-
-def decode_meta(stored: bytes) -> SnapshotMeta:
-    """The inverse of :func:`encode_meta`; raises ``msgspec.DecodeError``."""
-    return _decode_meta(stored)
+    return hashed + (index + _BIAS).to_bytes(8, "big")
 
 
 def encode_tiles(rows: dict[int, TileRow]) -> bytes:
     """An entity's tiles as its record."""
     return tiles_record(
-        _encode({index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()})
+        encode({index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()})
     )
 
 
@@ -133,17 +119,7 @@ def tiles_record(packed: bytes) -> bytes:
 
 def encode_base(tiles: list[Tile]) -> bytes:
     """A base tile with a part that has no fixed width."""
-    return _PACKED + _encode([pack(tile) for tile in tiles])
-
-
-def encode_block(block: Block) -> bytes:
-    """A tile's events as bytes."""
-    return _encode(block)
-
-
-def decode_block(stored: bytes) -> Block:
-    """The inverse of :func:`encode_block`."""
-    return _decode_block(stored)
+    return _PACKED + encode([pack(tile) for tile in tiles])
 
 
 def masks_of(plan: ViewPlan) -> int:
@@ -299,6 +275,25 @@ def sliced(content: Array | bytes, places: Array, order: Array | None = None) ->
     if order is not None:
         return [whole[first:end] for first, end in zip(places[order].tolist(), places[order + 1].tolist(), strict=True)]
     return [whole[first:end] for first, end in pairwise(places.tolist())]
+
+
+def mask_words(present: Sequence[Array | None], rows: int) -> Array:
+    """Words of up to 64 bits for each row that tell which columns it has; ``None`` is a column that every row has."""
+    import numpy
+
+    words = numpy.zeros(rows, dtype=numpy.uint64)
+    for bit, there in enumerate(present):
+        words |= (numpy.uint64(1) if there is None else there.astype(numpy.uint64)) << numpy.uint64(bit)
+    return words.view(numpy.int64)
+
+
+def sequence_bytes(column: pyarrow.Array) -> Array:
+    """Sequences of 24 hexadecimal digits as twelve bytes each."""
+    import numpy
+
+    digits = numpy.frombuffer(text_bytes(column), numpy.uint8).reshape(len(column), SEQUENCE_DIGITS)
+    nibbles = (digits & 15) + 9 * (digits >> 6)
+    return numpy.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2])
 
 
 def text_words(column: pyarrow.Array) -> tuple[Array, memoryview]:

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.online.snapshots.encoding import SnapshotMeta, sliced, text_words
+from antiphon.features.online.snapshots.encoding import SnapshotMeta, mask_words, sliced, text_words
 from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.entity_state import NOTHING
 from antiphon.features.tiles.evaluate import ViewEvaluator
@@ -47,20 +47,16 @@ def codes_of(schema: pyarrow.Schema, plan: ViewPlan) -> str | None:
     """
     import pyarrow
 
-    codes = ""
-    for name in _names(plan):
-        kind = schema.field(name).type if name in schema.names else None
-        if kind == pyarrow.int64():
-            codes += "q"
-        elif kind == pyarrow.float64():
-            codes += "d"
-        elif kind == pyarrow.bool_():
-            codes += "?"
-        elif kind == pyarrow.string():
-            codes += _TEXT
-        else:
-            return None
-    return codes or None
+    letters: dict[Any, str] = {
+        pyarrow.int64(): "q",
+        pyarrow.float64(): "d",
+        pyarrow.bool_(): "?",
+        pyarrow.string(): _TEXT,
+    }
+    kinds = [schema.field(name).type if name in schema.names else None for name in _names(plan)]
+    if not kinds or any(kind not in letters for kind in kinds):
+        return None
+    return "".join(letters[kind] for kind in kinds)
 
 
 def _names(plan: ViewPlan) -> list[str]:
@@ -200,7 +196,6 @@ class PackedRows:
 
     def put(self, words: Array, begins: Array) -> None:
         """Each row's words into an array of them, from where it begins."""
-        import numpy
 
         differ, partly = self._differ, self._partly
         flags = differ * HAS_TIMES + partly * HAS_NULLS
@@ -213,11 +208,7 @@ class PackedRows:
             at += self._width * differ
         if partly.any():
             for mask in range(self._masks):
-                bits = numpy.zeros(len(begins), dtype=numpy.uint64)
-                for bit, there in enumerate(self._present[64 * mask : 64 * mask + 64]):
-                    shown = numpy.uint64(1) if there is None else there.astype(numpy.uint64)
-                    bits |= shown << numpy.uint64(bit)
-                words[at[partly] + mask] = bits.view(numpy.int64)[partly]
+                words[at[partly] + mask] = mask_words(self._present[64 * mask : 64 * mask + 64], len(begins))[partly]
 
     def rows(self) -> list[bytes]:
         """Every row."""

@@ -6,17 +6,17 @@ over the entities' records, and a record is a slice of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.online.snapshots.encoding import (
     FEW,
     HAS_AVAILABLE,
     HAS_NULLS,
     WORDS,
     encode_base,
+    mask_words,
     masks_of,
+    sequence_bytes,
     sequence_words,
     sliced,
     text_words,
@@ -25,8 +25,7 @@ from antiphon.features.online.snapshots.finished import PackedRows
 from antiphon.features.online.snapshots.sorting import key_order
 from antiphon.features.online.snapshots.tiled import tiled_records
 from antiphon.features.plan import ViewPlan
-from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
-from antiphon.features.tiles.row_digest import text_bytes
+from antiphon.features.tiles.row_batches import NO_SEQUENCE, MeasureColumn, RowBatch
 from antiphon.features.tiles.tile_files import tiles_in
 
 if TYPE_CHECKING:
@@ -120,7 +119,8 @@ def _few(batch: RowBatch, plan: ViewPlan, ahead: PackedRows | None = None, order
     if partly.any():
         rows = partly[entity]
         for mask in range(masks):
-            words[at[rows]] = _present(columns[64 * mask : 64 * mask + 64], len(entity))[rows]
+            present = [column.present for column in columns[64 * mask : 64 * mask + 64]]
+            words[at[rows]] = mask_words(present, len(entity))[rows]
             at[rows] += step[rows]
     _put_sequences(words, batch, begins + WORDS + counts * width, counts)
     records = sliced(words, places * 8, order)
@@ -133,9 +133,7 @@ def _put_sequences(words: Array, batch: RowBatch, begins: Array, counts: Array) 
     """Twelve bytes for each sequence of 24 hexadecimal digits."""
     import numpy
 
-    digits = numpy.frombuffer(text_bytes(batch.seqs), numpy.uint8).reshape(len(batch.entity), SEQUENCE_DIGITS)
-    nibbles = (digits & 15) + 9 * (digits >> 6)
-    packed = numpy.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(numpy.uint32)
+    packed = sequence_bytes(batch.seqs).view(numpy.uint32)
     within = numpy.arange(len(batch.entity)) - batch.starts[:-1][batch.entity]
     places = 2 * begins[batch.entity] + 3 * within
     half = words.view(numpy.uint32)
@@ -148,16 +146,6 @@ def _words(column: MeasureColumn) -> Array:
 
     values = column.values
     return values.view(numpy.int64) if values.dtype == numpy.float64 else values.astype(numpy.int64, copy=False)
-
-
-def _present(columns: Sequence[MeasureColumn], rows: int) -> Array:
-    import numpy
-
-    mask = numpy.zeros(rows, dtype=numpy.uint64)
-    for bit, column in enumerate(columns):
-        there = numpy.uint64(1) if column.present is None else column.present.astype(numpy.uint64)
-        mask |= there << numpy.uint64(bit)
-    return mask.view(numpy.int64)
 
 
 def base_records(rows: pyarrow.RecordBatch, plan: ViewPlan, layout: str | None) -> list[bytes]:
@@ -176,11 +164,8 @@ def base_records(rows: pyarrow.RecordBatch, plan: ViewPlan, layout: str | None) 
     for name in rows.schema.names[len(plan.keys) + 3 :]:
         column = rows.column(name)
         if name.endswith("_seq"):
-            digits = numpy.frombuffer(text_bytes(pc.fill_null(column, "0" * SEQUENCE_DIGITS)), numpy.uint8)
-            digits = digits.reshape(rows.num_rows, SEQUENCE_DIGITS)
-            nibbles = (digits & 15) + 9 * (digits >> 6)
             packed = numpy.zeros((rows.num_rows, 16), dtype=numpy.uint8)
-            packed[:, :12] = nibbles[:, ::2] << 4 | nibbles[:, 1::2]
+            packed[:, :12] = sequence_bytes(pc.fill_null(column, NO_SEQUENCE))
             columns += list(packed.view(numpy.int64).T)
             continue
         if pyarrow.types.is_boolean(column.type):

@@ -10,9 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from antiphon.features.online.snapshots.encoding import block_key, encode_block, tiles_record
+from antiphon.features.online.snapshots.encoding import block_key, encode, tiles_record
 from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
 from antiphon.features.tiles.entity_state import Block
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     import numpy
 
     Array = numpy.ndarray[Any, Any]
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class _Tiles(RowGroups):
@@ -60,9 +56,9 @@ def tiled_records(batch: RowBatch, plan: ViewPlan, hashes: list[bytes]) -> Itera
         for (first, end), index, newest, of_measures in islice(each, size):
             columns_of = [column[first:end] for column in measures]
             block = Block(times[first:end], available[first:end], seqs[first:end], columns_of, newest=newest)
-            yield block_key(hashed, index), encode_block(block)
+            yield block_key(hashed, index), encode(block)
             rows[index] = (newest, of_measures)
-        yield hashed, tiles_record(_encode(rows))
+        yield hashed, tiles_record(encode(rows))
 
 
 def _values(column: MeasureColumn) -> list[Any]:
