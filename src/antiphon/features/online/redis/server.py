@@ -165,10 +165,10 @@ class RedisServer:
         return UnavailableError(f"{self.name} {what}.", where="online store", next_step=next_step)
 
     def walk(self, scan: Callable[..., tuple[int, Any]]) -> Iterator[Any]:
-        """What a command tells that walks over keys, fields or members, some at a time; it may tell one twice.
+        """Walk over keys, fields or members, some at a time; one of them may come twice.
 
         Args:
-            scan: the command, given its cursor.
+            scan: the command that tells them, given its cursor.
         """
         at = 0
         while True:
