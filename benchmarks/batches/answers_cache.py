@@ -29,7 +29,6 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.batch.demand import Demand, EntityDemand
-from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.definitions.application import Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.features.values import FeatureVector
@@ -137,7 +136,7 @@ async def run(directory: Path, drawn: Drawn, policy: Policy, bound: int, seed: i
         applications=desk.releases.applications,
         live=desk.releases.live,
         publication=lambda scope: features.publication,
-        demanded=ReceiptCounts(desk.database).demanded,
+        demanded=desk.receipts.demanded,
         receipts=desk.receipts,
         texts=desk.blobs,
         answer=desk.answerer.answer,

@@ -12,7 +12,6 @@ from antiphon.app import engines
 from antiphon.app.openai_batches import request_batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.quotas import QuotaLevels
-from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core import disk
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
@@ -104,7 +103,7 @@ class ProcessServices:
                 texts=store.blobs,
                 explain=predictions.explain,
                 replay=replay,
-                reuse=RecentReuse(ReceiptCounts(store.database), SystemClock()).of,
+                reuse=RecentReuse(store.receipts, SystemClock()).of,
             ),
             access=AccessServices(
                 identity=project_identity(store),

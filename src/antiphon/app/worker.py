@@ -16,7 +16,6 @@ from antiphon.app.openai_batches import batch_executor
 from antiphon.app.wiring import ProcessServices
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
-from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
 from antiphon.core.errors import AntiphonError
@@ -161,7 +160,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         applications=store.releases.applications,
         live=wired.live.live,
         publication=partial(_publication, store),
-        demanded=ReceiptCounts(store.database).demanded,
+        demanded=store.receipts.demanded,
         receipts=store.receipts,
         texts=store.blobs,
         answer=wired.answerer.answer,

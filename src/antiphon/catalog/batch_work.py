@@ -6,18 +6,21 @@ them.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, Table, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import ENDED
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import value_of
+from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 
 KEPT = timedelta(days=8)
@@ -52,14 +55,10 @@ class RowUsage(msgspec.Struct, frozen=True):
     engine_seconds: float = 0.0
 
     def __add__(self, other: RowUsage) -> RowUsage:
-        return RowUsage(
-            *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
-        )
+        return RowUsage(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
 
     def __sub__(self, other: RowUsage) -> RowUsage:
-        return RowUsage(
-            *(a - b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
-        )
+        return RowUsage(*map(operator.sub, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
 
 
 class OpenJob(msgspec.Struct, frozen=True):
@@ -113,78 +112,57 @@ class BatchWork:
         within: Connection | None = None,
     ) -> None:
         """Say what a job is altogether; saying it again replaces it and keeps what was measured."""
-        said = {
-            "model": model,
-            "rows": sizes.rows,
-            "prompt_bytes": sizes.prompt_bytes,
-            "distinct_bytes": sizes.distinct_bytes,
-            "output_limit": sizes.output_limit,
-            "deadline": None if deadline is None else microseconds(deadline),
-        }
+        said = {"model": model, **msgspec.structs.asdict(sizes), "deadline": deadline}
         statement = upsert(_work).values(
             tenant=scope.tenant,
             environment=scope.environment,
             job=job,
-            updated_at=self._now(),
+            updated_at=self._database.clock.now(),
             **said,
             **_columns(RowUsage()),
         )
-        with self._database.writing(within) as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=_work.primary_key, set_=said))
+        self._database.write(statement.on_conflict_do_update(index_elements=_work.primary_key, set_=said), within)
 
-    def used(self, scope: Scope, job: str, usage: RowUsage, *, within: Connection | None = None) -> None:
+    def used(self, scope: Scope, job: str, usage: RowUsage) -> None:
         """Add what more rows of a job took; does nothing for a job that was not declared."""
         added = {name: _work.c[name] + value for name, value in _columns(usage).items()}
-        with self._database.writing(within) as connection:
-            connection.execute(
-                update(_work)
-                .where(schema.owned(_work, scope), _work.c.job == job)
-                .values(updated_at=self._now(), **added)
-            )
+        of_job = update(_work).where(schema.owned(_work, scope, job=job))
+        self._database.write(of_job.values(updated_at=self._database.clock.now(), **added))
 
-    def supply(self, scope: Scope, worker: str, got: EngineSupply, *, within: Connection | None = None) -> None:
+    def supply(self, scope: Scope, worker: str, got: EngineSupply) -> None:
         """Add to what batch work got in the bucket that begins at ``got.began``, as this worker saw it."""
-        began = int(got.began * 1_000_000)
         values = {"seconds": got.seconds, "engine_seconds": got.engine_seconds}
         statement = upsert(_supply).values(
-            tenant=scope.tenant, environment=scope.environment, worker=worker, began_at=began, **values
+            tenant=scope.tenant,
+            environment=scope.environment,
+            worker=worker,
+            began_at=int(got.began * 1_000_000),
+            **values,
         )
         added = {name: _supply.c[name] + value for name, value in values.items()}
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=_supply.primary_key, set_=added))
             connection.execute(
-                delete(_supply).where(
-                    schema.owned(_supply, scope), _supply.c.began_at < self._now() - KEPT // timedelta(microseconds=1)
-                )
+                delete(_supply).where(schema.owned(_supply, scope), _supply.c.began_at < self._kept_since())
             )
 
-    def look(self, scope: Scope, *, within: Connection | None = None) -> ForecastInputs:
+    def look(self, scope: Scope) -> ForecastInputs:
         """Returns the present inputs, jobs of all tenants among them: they share one engine.
 
         Args:
             scope: where workers say what batch work got; the project's own.
         """
-        with self._database.reading(within) as connection:
+        with self._database.read() as connection:
             counts = (
                 select(_rows.c.tenant, _rows.c.environment, _rows.c.job, func.count().label("done"))
-                .join(
-                    _jobs,
-                    (_jobs.c.tenant == _rows.c.tenant)
-                    & (_jobs.c.environment == _rows.c.environment)
-                    & (_jobs.c.id == _rows.c.job),
-                )
+                .join(_jobs, _same_job(_rows))
                 .where(_rows.c.environment == scope.environment, _jobs.c.status.not_in(ENDED))
                 .group_by(_rows.c.tenant, _rows.c.environment, _rows.c.job)
                 .subquery()
             )
             open_ = connection.execute(
                 select(_work, counts.c.done)
-                .join(
-                    _jobs,
-                    (_jobs.c.tenant == _work.c.tenant)
-                    & (_jobs.c.environment == _work.c.environment)
-                    & (_jobs.c.id == _work.c.job),
-                )
+                .join(_jobs, _same_job(_work))
                 .outerjoin(counts, (counts.c.tenant == _work.c.tenant) & (counts.c.job == _work.c.job))
                 .where(_work.c.environment == scope.environment, _jobs.c.status.not_in(ENDED))
             ).all()
@@ -195,9 +173,7 @@ class BatchWork:
                 .limit(MOST_READ)
             ).all()
             supplied = connection.execute(
-                select(_supply).where(
-                    schema.owned(_supply, scope), _supply.c.began_at >= self._now() - KEPT // timedelta(microseconds=1)
-                )
+                select(_supply).where(schema.owned(_supply, scope), _supply.c.began_at >= self._kept_since())
             ).all()
         return ForecastInputs(
             tuple(_open(row) for row in open_),
@@ -205,31 +181,35 @@ class BatchWork:
             tuple(EngineSupply(row.began_at / 1_000_000, row.seconds, row.engine_seconds) for row in supplied),
         )
 
-    def usage(self, scope: Scope, jobs: Collection[str], *, within: Connection | None = None) -> dict[str, RowUsage]:
+    def usage(self, scope: Scope, jobs: Collection[str]) -> dict[str, RowUsage]:
         """Returns what the rows of these jobs used."""
-        with self._database.reading(within) as connection:
-            found = connection.execute(select(_work).where(schema.owned(_work, scope), _work.c.job.in_(jobs))).all()
+        found = self._database.rows(select(_work).where(schema.owned(_work, scope), _work.c.job.in_(jobs)))
         return {row.job: _usage(row) for row in found}
 
-    def _now(self) -> int:
-        return microseconds(self._database.clock.now())
+    def _kept_since(self) -> int:
+        return microseconds(self._database.clock.now() - KEPT)
+
+
+def _same_job(table: Table) -> ColumnElement[bool]:
+    own = (table.c.tenant == _jobs.c.tenant) & (table.c.environment == _jobs.c.environment)
+    return own & (table.c.job == _jobs.c.id)
 
 
 def _columns(usage: RowUsage) -> dict[str, int | float]:
-    return {f"done_{name}": getattr(usage, name) for name in RowUsage.__struct_fields__}
+    return {f"done_{name}": value for name, value in msgspec.structs.asdict(usage).items()}
 
 
-def _usage(row: Row[tuple[object, ...]]) -> RowUsage:
+def _usage(row: Row[Any]) -> RowUsage:
     return RowUsage(*(getattr(row, f"done_{name}") for name in RowUsage.__struct_fields__))
 
 
-def _open(row: Row[tuple[object, ...]]) -> OpenJob:
+def _open(row: Row[Any]) -> OpenJob:
     return OpenJob(
         id=row.job,
         tenant=row.tenant,
         model=row.model,
-        sizes=Sizes(row.rows, row.prompt_bytes, row.distinct_bytes, row.output_limit),
+        sizes=value_of(Sizes, row),
         usage=_usage(row),
         rows_done=row.done or 0,
-        deadline=None if row.deadline is None else from_microseconds(row.deadline).timestamp(),
+        deadline=None if row.deadline is None else row.deadline.timestamp(),
     )

@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 import msgspec
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import Select, func, insert, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import new_file_id
 from antiphon.catalog.jobs import ENDED, BatchJob, Jobs
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import value_of
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
@@ -137,7 +137,7 @@ class Batches:
                     window=window,
                     metadata=sealed,
                     output_kept=output_kept // timedelta(microseconds=1),
-                    expires_at=microseconds(expires_at),
+                    expires_at=expires_at,
                 )
             )
             return self.get(scope, batch, within=connection)
@@ -149,40 +149,29 @@ class Batches:
             NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
-            row = connection.execute(
-                select(_batches).where(schema.owned(_batches, scope), _batches.c.id == batch)
-            ).first()
+            row = connection.execute(select(_batches).where(schema.owned(_batches, scope, id=batch))).first()
             if row is None:
-                raise NotFoundError(
-                    f"There is no batch {batch!r}.", where="batch_id", next_step="GET /v1/batches lists them."
-                )
+                raise _missing(batch)
             return self._batch(row, self._of_jobs.get(scope, batch, within=connection))
 
-    def list(
-        self, scope: Scope, *, after: str | None = None, limit: int = 20, within: Connection | None = None
-    ) -> builtins.list[Batch]:
+    def list(self, scope: Scope, *, after: str | None = None, limit: int = 20) -> builtins.list[Batch]:
         """Batches, latest first, from the one that follows ``after``."""
         statement = select(_batches).where(schema.owned(_batches, scope))
         if after is not None:
             statement = statement.where(_batches.c.id < after)
-        with self._database.reading(within) as connection:
+        with self._database.read() as connection:
             found = connection.execute(statement.order_by(_batches.c.id.desc()).limit(limit)).all()
             return [self._batch(row, self._of_jobs.get(scope, row.id, within=connection)) for row in found]
 
-    def status(self, scope: Scope, batch: str, *, within: Connection | None = None) -> BatchStatus:
+    def status(self, scope: Scope, batch: str) -> BatchStatus:
         """Returns a batch's status without counting its rows.
 
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            found = connection.execute(
-                select(_jobs.c.status).where(schema.owned(_jobs, scope), _jobs.c.id == batch, _jobs.c.kind == KIND)
-            ).scalar()
+        found = self._database.scalar(select(_jobs.c.status).where(schema.owned(_jobs, scope, id=batch, kind=KIND)))
         if found is None:
-            raise NotFoundError(
-                f"There is no batch {batch!r}.", where="batch_id", next_step="GET /v1/batches lists them."
-            )
+            raise _missing(batch)
         return cast(BatchStatus, found)
 
     def take_over(self, scope: Scope, batch: str, *, within: Connection | None = None) -> int:
@@ -197,7 +186,7 @@ class Batches:
             if found.ended:
                 raise _ended(found)
             connection.execute(
-                update(_jobs).where(schema.owned(_jobs, scope), _jobs.c.id == batch).values(epoch=found.job.epoch + 1)
+                update(_jobs).where(schema.owned(_jobs, scope, id=batch)).values(epoch=found.job.epoch + 1)
             )
             return found.job.epoch + 1
 
@@ -301,49 +290,37 @@ class Batches:
                 _jobs.c.status.not_in(ENDED),
             )
         )
-        with self._database.reading(within) as connection:
-            found: str | None = connection.execute(statement.limit(1)).scalar()
+        found: str | None = self._database.scalar(statement.limit(1), within)
         return found
 
-    def maker(self, scope: Scope, file: str, *, within: Connection | None = None) -> Batch | None:
+    def maker(self, scope: Scope, file: str) -> Batch | None:
         """The batch that made a file; ``None`` for one that was uploaded."""
-        statement = select(_batches.c.id).where(
-            schema.owned(_batches, scope), or_(_batches.c.output_file == file, _batches.c.error_file == file)
-        )
-        with self._database.reading(within) as connection:
-            batch: str | None = connection.execute(statement).scalar()
-            return None if batch is None else self.get(scope, batch, within=connection)
+        with self._database.read() as connection:
+            made = connection.execute(_made(scope, file)).first()
+            return None if made is None else self.get(scope, made.id, within=connection)
 
-    def erase_rows(
-        self, scope: Scope, file: str, after: int = -1, limit: int = 500, *, within: Connection | None = None
-    ) -> int | None:
+    def erase_rows(self, scope: Scope, file: str, after: int = -1, limit: int = 500) -> int | None:
         """Take the content out of rows that a file was made from, so many after a line; they still count.
 
         Returns:
             The last of them; ``None`` when there are no more.
         """
-        made = select(_batches.c.id, _batches.c.output_file).where(
-            schema.owned(_batches, scope), or_(_batches.c.output_file == file, _batches.c.error_file == file)
-        )
-        with self._database.writing(within) as connection:
-            batch = connection.execute(made).first()
+        with self._database.transaction() as connection:
+            batch = connection.execute(_made(scope, file)).first()
             if batch is None:
                 return None
-            of_file = (
-                schema.owned(_rows, scope), _rows.c.job == batch.id, _rows.c.failed.is_(batch.output_file != file),
-            )  # fmt: skip
-            following = select(_rows.c.line).where(*of_file, _rows.c.line > after).order_by(_rows.c.line).limit(limit)
+            of_file = schema.owned(_rows, scope, job=batch.id, failed=batch.output_file != file)
+            following = select(_rows.c.line).where(of_file, _rows.c.line > after).order_by(_rows.c.line).limit(limit)
             lines = connection.execute(following).scalars().all()
             for line in lines:
                 empty = self._database.seal(scope, "job-row/1", f"{batch.id}:{line}", b"{}")
-                connection.execute(update(_rows).where(*of_file, _rows.c.line == line).values(payload=empty))
+                connection.execute(update(_rows).where(of_file, _rows.c.line == line).values(payload=empty))
         return lines[-1] if lines else None
 
-    def counts(self, scope: Scope, *, within: Connection | None = None) -> dict[str, int]:
+    def counts(self, scope: Scope) -> dict[str, int]:
         """Returns the number of batches in each status."""
-        counted = select(_jobs.c.status, func.count()).where(schema.owned(_jobs, scope), _jobs.c.kind == KIND)
-        with self._database.reading(within) as connection:
-            return {row[0]: int(row[1]) for row in connection.execute(counted.group_by(_jobs.c.status))}
+        counted = select(_jobs.c.status, func.count()).where(schema.owned(_jobs, scope, kind=KIND))
+        return {status: int(number) for status, number in self._database.rows(counted.group_by(_jobs.c.status))}
 
     def _held(self, connection: Connection, scope: Scope, batch: str, epoch: int) -> Batch:
         found = self.get(scope, batch, within=connection)
@@ -359,15 +336,15 @@ class Batches:
         if status != found.status:
             if status not in MOVES[found.status]:
                 raise ConflictError(f"A batch that is {found.status} does not become {status}.", where=found.id)
-            self._write(connection, found.scope, found.id, **{f"{status}_at": self._now()})
+            self._write(connection, found.scope, found.id, **{f"{status}_at": self._database.clock.now()})
         self._put(connection, found.scope, found.id, status, **job)
 
     def _put(self, connection: Connection, scope: Scope, batch: str, status: BatchStatus, **job: Any) -> None:
-        values = {"status": status, "updated_at": self._now(), **job}
-        connection.execute(update(_jobs).where(schema.owned(_jobs, scope), _jobs.c.id == batch).values(values))
+        values = {"status": status, "updated_at": self._database.clock.now(), **job}
+        connection.execute(update(_jobs).where(schema.owned(_jobs, scope, id=batch)).values(values))
 
     def _write(self, connection: Connection, scope: Scope, batch: str, **values: Any) -> None:
-        connection.execute(update(_batches).where(schema.owned(_batches, scope), _batches.c.id == batch).values(values))
+        connection.execute(update(_batches).where(schema.owned(_batches, scope, id=batch)).values(values))
 
     def _batch(self, row: Row[Any], job: BatchJob) -> Batch:
         def opened(kind: str, payload: bytes | None, shape: Any) -> Any:
@@ -375,23 +352,25 @@ class Batches:
                 return None
             return msgspec.json.decode(self._database.unseal(job.scope, kind, job.id, payload), type=shape)
 
-        return Batch(
+        return value_of(
+            Batch,
+            row,
             job=job,
-            endpoint=row.endpoint,
-            input_file=row.input_file,
-            window=row.window,
             metadata=opened(_METADATA, row.metadata, dict[str, str]),
             errors=opened(_ERRORS, row.errors, tuple[LineError, ...]) or (),
-            ending=row.ending,
-            output_file=row.output_file,
-            error_file=row.error_file,
             output_kept=timedelta(microseconds=row.output_kept),
-            expires_at=from_microseconds(row.expires_at),
-            moments={name: from_microseconds(at) for name in _MOMENTS if (at := getattr(row, name)) is not None},
+            moments={name: at for name in _MOMENTS if (at := getattr(row, name)) is not None},
         )
 
-    def _now(self) -> int:
-        return microseconds(self._database.clock.now())
+
+def _made(scope: Scope, file: str) -> Select[Any]:
+    """The query of the batch that made a file."""
+    made = or_(_batches.c.output_file == file, _batches.c.error_file == file)
+    return select(_batches.c.id, _batches.c.output_file).where(schema.owned(_batches, scope), made)
+
+
+def _missing(batch: str) -> NotFoundError:
+    return NotFoundError(f"There is no batch {batch!r}.", where="batch_id", next_step="GET /v1/batches lists them.")
 
 
 def _ended(batch: Batch) -> ConflictError:

@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 
@@ -43,7 +42,7 @@ class Blobs:
         hashed = [(hashlib.sha256(content).hexdigest(), content) for content in contents]
         if not hashed:
             return ()
-        now = microseconds(self._database.clock.now())
+        now = self._database.clock.now()
         rows = [
             {
                 "tenant": scope.tenant,
@@ -68,17 +67,16 @@ class Blobs:
             CorruptionError: the stored bytes do not have this hash.
         """
         table = schema.blobs
-        with self._database.reading(within) as connection:
-            row = connection.execute(
-                select(table.c.payload, table.c.erased_at).where(schema.owned(table, scope), table.c.hash == blob)
-            ).first()
+        row = self._database.first(
+            select(table.c.payload, table.c.erased_at).where(schema.owned(table, scope, hash=blob)), within
+        )
         if row is None:
             raise NotFoundError(
                 f"There is no blob {blob[:12]}…", where=str(scope), next_step="Check tenant and environment."
             )
         if row.payload is None:
             raise NotFoundError(
-                f"The blob {blob[:12]}… was erased at {from_microseconds(row.erased_at).isoformat()}.",
+                f"The blob {blob[:12]}… was erased at {row.erased_at.isoformat()}.",
                 where=str(scope),
                 next_step="Erased texts cannot be brought back.",
             )
@@ -89,17 +87,12 @@ class Blobs:
             )
         return content
 
-    def erase(self, scope: Scope, blob: str, *, within: Connection | None = None) -> bool:
+    def erase(self, scope: Scope, blob: str) -> bool:
         """Delete the bytes and remember that they were erased; ``Database.truncate_log`` clears the log's copy.
 
         Returns:
             Whether there were bytes to erase.
         """
         table = schema.blobs
-        with self._database.writing(within) as connection:
-            erased = connection.execute(
-                update(table)
-                .where(schema.owned(table, scope), table.c.hash == blob, table.c.payload.is_not(None))
-                .values(payload=None, erased_at=microseconds(self._database.clock.now()))
-            )
-        return erased.rowcount == 1
+        statement = update(table).where(schema.owned(table, scope, hash=blob), table.c.payload.is_not(None))
+        return self._database.write(statement.values(payload=None, erased_at=self._database.clock.now())) == 1

@@ -206,6 +206,26 @@ class Database:
         with self.read() as connection:
             yield connection
 
+    def rows(self, statement: sa.Executable, within: Connection | None = None) -> Sequence[Any]:
+        """All rows of a query: tuples with names."""
+        with self.reading(within) as connection:
+            return connection.execute(statement).all()
+
+    def first(self, statement: sa.Executable, within: Connection | None = None) -> sa.Row[Any] | None:
+        """The first row of a query, if there is one."""
+        with self.reading(within) as connection:
+            return connection.execute(statement).first()
+
+    def scalar(self, statement: sa.Executable, within: Connection | None = None) -> Any:
+        """The first column of the first row of a query; ``None`` without a row."""
+        with self.reading(within) as connection:
+            return connection.execute(statement).scalar()
+
+    def write(self, statement: sa.Executable, within: Connection | None = None) -> int:
+        """Change rows; returns how many."""
+        with self.writing(within) as connection:
+            return int(connection.execute(statement).rowcount)
+
     def revision(self) -> str | None:
         """The schema's revision in the file, ``None`` for an empty file."""
         with self.read() as connection:

@@ -9,7 +9,14 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, StorageFullError, UnavailableError
+from antiphon.core.errors import (
+    AntiphonError,
+    CorruptionError,
+    InvalidInputError,
+    SetupError,
+    StorageFullError,
+    UnavailableError,
+)
 
 BUSY_SECONDS = 10.0
 """Seconds for which a writer waits for the write lock before it gets the error that the catalog is busy."""
@@ -57,6 +64,10 @@ def translated_errors() -> Iterator[None]:
         text = str(error.orig)
         if "malformed" in text or "not a database" in text:
             raise _damaged(text) from error
+        raise
+    except sa.exc.StatementError as error:
+        if isinstance(error.orig, AntiphonError):  # Ours, of a value that is no instant.
+            raise error.orig from None
         raise
     # The driver reads names of tables for its messages; a row's document is read where it was fetched.
     except UnicodeDecodeError as error:

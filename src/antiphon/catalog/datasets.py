@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import builtins
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
-from antiphon.core.clock import microseconds
-from antiphon.core.errors import NotFoundError
+from antiphon.catalog.rows import Documents, missing
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.source import SourceSpec
@@ -108,36 +107,20 @@ class Dataset(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Dataset)
-_SCHEMA = "dataset/1"
-
-
 class Datasets:
     """Repository of datasets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._documents = Documents(database, "datasets.document", Dataset)
 
-    def add(self, dataset: Dataset, *, within: Connection | None = None) -> Dataset:
+    def add(self, dataset: Dataset) -> Dataset:
         """Record a dataset; one that is recorded already stays as it is and is returned."""
-        with self._database.writing(within) as connection:
-            known = self._find(dataset.scope, dataset.id, connection)
-            if known is not None:
-                return known
-            connection.execute(
-                insert(schema.datasets).values(
-                    tenant=dataset.scope.tenant,
-                    environment=dataset.scope.environment,
-                    id=dataset.id,
-                    application=dataset.spec.application,
-                    kind=dataset.spec.kind,
-                    logical_hash=dataset.logical_hash,
-                    document=self._sealed(dataset),
-                    created_at=microseconds(dataset.created_at),
-                )
-            )
-        return dataset
+        with self._database.transaction() as connection:
+            known = self._documents.get(dataset.scope, dataset.id, within=connection)
+            if known is None:
+                connection.execute(insert(schema.datasets).values(self._row(dataset)))
+        return known or dataset
 
     def get(self, scope: Scope, dataset: str, *, within: Connection | None = None) -> Dataset:
         """One dataset.
@@ -145,12 +128,9 @@ class Datasets:
         Raises:
             NotFoundError: there is none here.
         """
-        with self._database.reading(within) as connection:
-            found = self._find(scope, dataset, connection)
+        found = self._documents.get(scope, dataset, within=within)
         if found is None:
-            raise NotFoundError(
-                f"There is no dataset {dataset!r}.", where=str(scope), next_step="See `antiphon datasets list`."
-            )
+            raise missing("dataset", dataset, scope, "See `antiphon datasets list`.")
         return found
 
     def list(
@@ -160,51 +140,27 @@ class Datasets:
         *,
         kind: DatasetKind | None = None,
         limit: int | None = None,
-        within: Connection | None = None,
     ) -> list[Dataset]:
         """Datasets, latest first."""
         table = schema.datasets
-        statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
-        if application is not None:
-            statement = statement.where(table.c.application == application)
-        if kind is not None:
-            statement = statement.where(table.c.kind == kind)
-        statement = statement.order_by(table.c.created_at.desc(), table.c.id)
-        if limit is not None:
-            statement = statement.limit(limit)
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement).all()
-        return [self._opened(scope, row.id, row.document) for row in rows]
+        conditions = schema.given(table, application=application, kind=kind)
+        return self._documents.find(scope, *conditions, order=(table.c.created_at.desc(), table.c.id), limit=limit)
 
-    def move(self, scope: Scope, dataset: str, path: str, sha256: str, *, within: Connection | None = None) -> Dataset:
+    def move(self, scope: Scope, dataset: str, path: str, sha256: str) -> Dataset:
         """Say where the file of a dataset lies now: the same values in other bytes.
 
         Raises:
             NotFoundError: there is no such dataset.
         """
         table = schema.datasets
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             moved = msgspec.structs.replace(self.get(scope, dataset, within=connection), path=path, sha256=sha256)
-            connection.execute(
-                update(table)
-                .where(schema.owned(table, scope), table.c.id == dataset)
-                .values(document=self._sealed(moved))
-            )
+            connection.execute(update(table).where(schema.owned(table, scope, id=dataset)).values(self._row(moved)))
         return moved
 
     def files(self, scope: Scope) -> builtins.list[str]:
         """Every file of the lake that a dataset names: none of them is garbage."""
         return [dataset.path for dataset in self.list(scope)]
 
-    def _find(self, scope: Scope, dataset: str, connection: Connection) -> Dataset | None:
-        table = schema.datasets
-        document = connection.execute(
-            select(table.c.document).where(schema.owned(table, scope), table.c.id == dataset)
-        ).scalar()
-        return None if document is None else self._opened(scope, dataset, document)
-
-    def _sealed(self, dataset: Dataset) -> bytes:
-        return self._database.seal(dataset.scope, _SCHEMA, dataset.id, _encoder.encode(dataset))
-
-    def _opened(self, scope: Scope, dataset: str, document: bytes) -> Dataset:
-        return _decoder.decode(self._database.unseal(scope, _SCHEMA, dataset, document))
+    def _row(self, dataset: Dataset) -> dict[str, Any]:
+        return self._documents.row(dataset, application=dataset.spec.application, kind=dataset.spec.kind)

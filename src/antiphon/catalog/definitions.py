@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import row_of, value_of
+from antiphon.core.clock import utc
 from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
@@ -32,19 +34,16 @@ class DefinitionVersions:
 
     def put(self, scope: Scope, spec: FeatureViewSpec, *, within: Connection | None = None) -> None:
         """Keep a definition. What differs without meaning (a comment, an owner) replaces what was kept."""
+        subject = f"{spec.name}:{spec.definition_version}"
         statement = upsert(schema.definition_versions).values(
             tenant=scope.tenant,
             environment=scope.environment,
             view=spec.name,
             version=spec.definition_version,
-            document=self._database.seal(
-                scope, _VIEW, f"{spec.name}:{spec.definition_version}", msgspec.json.encode(spec)
-            ),
-            created_at=microseconds(self._database.clock.now()),
+            document=self._database.seal(scope, _VIEW, subject, msgspec.json.encode(spec)),
+            created_at=self._database.clock.now(),
         )
-        statement = statement.on_conflict_do_update(set_={"document": statement.excluded.document})
-        with self._database.writing(within) as connection:
-            connection.execute(statement)
+        self._database.write(statement.on_conflict_do_update(set_={"document": statement.excluded.document}), within)
 
     def get(self, scope: Scope, view: str, version: str, *, within: Connection | None = None) -> FeatureViewSpec:
         """One definition.
@@ -52,29 +51,30 @@ class DefinitionVersions:
         Raises:
             NotFoundError: this version was never applied here.
         """
-        table = schema.definition_versions
-        with self._database.reading(within) as connection:
-            document = connection.execute(
-                select(table.c.document).where(
-                    schema.owned(table, scope), table.c.view == view, table.c.version == version
-                )
-            ).scalar()
-        if document is None:
+        found = self._select(scope, within, view=view, version=version)
+        if not found:
             raise NotFoundError(
                 f"There is no definition {view}@{version}.", where=str(scope), next_step="Run `antiphon apply`."
             )
-        return _decode_view(self._database.unseal(scope, _VIEW, f"{view}:{version}", document))
+        return found[0]
 
-    def list(self, scope: Scope, view: str | None = None, *, within: Connection | None = None) -> list[FeatureViewSpec]:
+    def list(self, scope: Scope, view: str | None = None) -> list[FeatureViewSpec]:
         """Definitions by view, then latest first."""
+        return self._select(scope, None, view=view)
+
+    def _select(self, scope: Scope, within: Connection | None, **of: str | None) -> builtins.list[FeatureViewSpec]:
+        from antiphon.definitions.feature_view import FeatureViewSpec
+
         table = schema.definition_versions
-        statement = select(table.c.view, table.c.version, table.c.document).where(schema.owned(table, scope))
-        if view is not None:
-            statement = statement.where(table.c.view == view)
+        statement = select(table.c.view, table.c.version, table.c.document).where(
+            schema.owned(table, scope), *schema.given(table, **of)
+        )
         statement = statement.order_by(table.c.view, table.c.created_at.desc(), table.c.version)
         with self._database.reading(within) as connection:
             return [
-                _decode_view(self._database.unseal(scope, _VIEW, f"{row.view}:{row.version}", row.document))
+                msgspec.json.decode(
+                    self._database.unseal(scope, _VIEW, f"{row.view}:{row.version}", row.document), type=FeatureViewSpec
+                )
                 for row in connection.execute(statement)
             ]
 
@@ -109,20 +109,12 @@ class AppliedProjects:
             for view in project.views.values():
                 definitions.put(scope, view, within=connection)
             number = 1 if current is None else current.number + 1
-            now = microseconds(self._database.clock.now())
-            connection.execute(
-                insert(schema.applied_projects).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    number=number,
-                    name=project.name,
-                    content_hash=digest,
-                    document=self._database.seal(scope, _PROJECT, str(number), canonical(project)),
-                    principal=principal,
-                    created_at=now,
-                )
-            )
-        return AppliedProject(scope, number, project, digest, principal, from_microseconds(now))
+            now = utc(self._database.clock.now())
+            made = AppliedProject(scope, number, project, digest, principal, now)
+            document = self._database.seal(scope, _PROJECT, str(number), canonical(project))
+            row = row_of(schema.applied_projects, made, name=project.name, document=document)
+            connection.execute(insert(schema.applied_projects).values(row))
+        return made
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> AppliedProject | None:
         """The project last applied, ``None`` before the first."""
@@ -133,25 +125,11 @@ class AppliedProjects:
         """Applied projects, latest first."""
         from antiphon.definitions.project import ProjectSpec
 
+        def opened(row: Row[Any]) -> AppliedProject:
+            document = self._database.unseal(scope, _PROJECT, str(row.number), row.document)
+            return value_of(AppliedProject, row, project=msgspec.json.decode(document, type=ProjectSpec))
+
         table = schema.applied_projects
         statement = select(table).where(schema.owned(table, scope)).order_by(table.c.number.desc()).limit(limit)
         with self._database.reading(within) as connection:
-            return [
-                AppliedProject(
-                    scope=scope,
-                    number=row.number,
-                    project=msgspec.json.decode(
-                        self._database.unseal(scope, _PROJECT, str(row.number), row.document), type=ProjectSpec
-                    ),
-                    content_hash=row.content_hash,
-                    principal=row.principal,
-                    created_at=from_microseconds(row.created_at),
-                )
-                for row in connection.execute(statement)
-            ]
-
-
-def _decode_view(document: bytes) -> FeatureViewSpec:
-    from antiphon.definitions.feature_view import FeatureViewSpec
-
-    return msgspec.json.decode(document, type=FeatureViewSpec)
+            return [opened(row) for row in connection.execute(statement)]

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, insert, select, true
+from sqlalchemy import insert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import microseconds
-from antiphon.core.errors import ConflictError, NotFoundError
+from antiphon.catalog.rows import Documents, missing
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
 
@@ -130,15 +130,12 @@ class Evaluation(msgspec.Struct, frozen=True):
         return all(gate.passed is not False for gate in self.gates)
 
 
-_decoder = msgspec.json.Decoder(Evaluation)
-_SCHEMA = "evaluation/1"
-
-
 class Evaluations:
     """Repository of evaluations. An evaluation never changes; another one of the same release is another row."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._documents = Documents(database, "evaluations.document", Evaluation)
 
     def add(self, evaluation: Evaluation, *, within: Connection | None = None) -> Evaluation:
         """Record an evaluation; recording the same one again changes nothing.
@@ -146,85 +143,42 @@ class Evaluations:
         Raises:
             ConflictError: the id is taken by another evaluation.
         """
-        scope, table = evaluation.scope, schema.evaluations
+        scope = evaluation.scope
         with self._database.writing(within) as connection:
-            known = self._select(connection, scope, table.c.id == evaluation.id, 1)
-            if known and known[0] == evaluation:
-                return evaluation
-            if known:
+            known = self._documents.get(scope, evaluation.id, within=connection)
+            if known is None:
+                connection.execute(insert(schema.evaluations).values(self._documents.row(evaluation)))
+            elif known != evaluation:
                 raise ConflictError(
                     f"There is an evaluation {evaluation.id!r} already, and it is another one.",
                     where=str(scope),
                     next_step="Give each evaluation its own id.",
                 )
-            connection.execute(
-                insert(table).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    id=evaluation.id,
-                    application=evaluation.application,
-                    release=evaluation.release,
-                    dataset=evaluation.dataset,
-                    document=self._database.seal(scope, _SCHEMA, evaluation.id, msgspec.json.encode(evaluation)),
-                    created_at=microseconds(evaluation.created_at),
-                )
-            )
         return evaluation
 
-    def get(self, scope: Scope, evaluation: str, *, within: Connection | None = None) -> Evaluation:
+    def get(self, scope: Scope, evaluation: str) -> Evaluation:
         """One evaluation.
 
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            found = self._select(connection, scope, schema.evaluations.c.id == evaluation, 1)
-        if not found:
-            raise NotFoundError(
-                f"There is no evaluation {evaluation!r}.", where=str(scope), next_step="Run `antiphon evaluate`."
-            )
-        return found[0]
+        found = self._documents.get(scope, evaluation)
+        if found is None:
+            raise missing("evaluation", evaluation, scope, "Run `antiphon evaluate`.")
+        return found
 
     def list(
-        self,
-        scope: Scope,
-        application: str | None = None,
-        release: str | None = None,
-        limit: int = 50,
-        *,
-        within: Connection | None = None,
+        self, scope: Scope, application: str | None = None, release: str | None = None, limit: int = 50
     ) -> list[Evaluation]:
         """Evaluations, latest first."""
-        table = schema.evaluations
-        condition = true() if application is None else table.c.application == application
-        if release is not None:
-            condition = and_(condition, table.c.release == release)
-        with self._database.reading(within) as connection:
-            return self._select(connection, scope, condition, limit)
+        return self._latest(scope, limit, application=application, release=release)
 
-    def latest(
-        self, scope: Scope, release: str, dataset: str | None = None, *, within: Connection | None = None
-    ) -> Evaluation | None:
+    def latest(self, scope: Scope, release: str, dataset: str | None = None) -> Evaluation | None:
         """The newest evaluation of a release (on one dataset), ``None`` when it was never evaluated."""
-        table = schema.evaluations
-        condition = table.c.release == release
-        if dataset is not None:
-            condition = and_(condition, table.c.dataset == dataset)
-        with self._database.reading(within) as connection:
-            found = self._select(connection, scope, condition, 1)
+        found = self._latest(scope, 1, release=release, dataset=dataset)
         return found[0] if found else None
 
-    def _select(
-        self, connection: Connection, scope: Scope, condition: ColumnElement[bool], limit: int
-    ) -> builtins.list[Evaluation]:
+    def _latest(self, scope: Scope, limit: int, **of: str | None) -> builtins.list[Evaluation]:
         table = schema.evaluations
-        statement = (
-            select(table.c.id, table.c.document)
-            .where(schema.owned(table, scope), condition)
-            .order_by(table.c.created_at.desc(), table.c.id.desc())
-            .limit(limit)
-        )
-        return [
-            _decoder.decode(self._database.unseal(scope, _SCHEMA, row.id, row.document))
-            for row in connection.execute(statement)
-        ]
+        order = (table.c.created_at.desc(), table.c.id.desc())
+        return self._documents.find(scope, *schema.given(table, **of), order=order, limit=limit)

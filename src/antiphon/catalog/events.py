@@ -18,7 +18,6 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.core.scope import Scope
 
@@ -101,9 +100,7 @@ class EventLog:
             connection.execute(statement.on_conflict_do_update(set_={"end_offset": end}))
         return end
 
-    def read(
-        self, scope: Scope, stream: str, after: int, limit: int, *, within: Connection | None = None
-    ) -> list[StoredEvent]:
+    def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
         """Events with ``offset > after``, in order, at most ``limit``.
 
         Raises:
@@ -112,19 +109,12 @@ class EventLog:
         """
         table = schema.events
         statement = (
-            select(
-                table.c.offset,
-                table.c.event_id,
-                table.c.event_time,
-                table.c.available_at,
-                table.c.payload,
-                table.c.created_at,
-            )
-            .where(schema.owned(table, scope), table.c.stream == stream, table.c.offset > after)
+            select(table)
+            .where(schema.owned(table, scope, stream=stream), table.c.offset > after)
             .order_by(table.c.offset)
             .limit(limit)
         )
-        with self._database.reading(within) as connection:
+        with self._database.read() as connection:
             rows = connection.execute(statement).all()
             end = self.end(scope, stream, within=connection)
         if after > end:
@@ -132,9 +122,8 @@ class EventLog:
         found = []
         for row in rows:
             sealed = _decode(self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload))
-            times = from_microseconds(row.event_time), from_microseconds(row.available_at)
-            event = Event(sealed.event_id, *times, sealed.payload)
-            found.append(StoredEvent(row.offset, event, from_microseconds(row.created_at)))
+            event = Event(sealed.event_id, row.event_time, row.available_at, sealed.payload)
+            found.append(StoredEvent(row.offset, event, row.created_at))
         return found
 
     def end(self, scope: Scope, stream: str, *, within: Connection | None = None) -> int:
@@ -152,16 +141,11 @@ class EventLog:
             )
         return home.end
 
-    def streams(self, scope: Scope, *, within: Connection | None = None) -> list[StreamEnd]:
+    def streams(self, scope: Scope) -> list[StreamEnd]:
         """Every stream that has events here, by name."""
         table = schema.streams
-        statement = (
-            select(table.c.stream, table.c.end_offset)
-            .where(schema.owned(table, scope), table.c.log.is_(None))
-            .order_by(table.c.stream)
-        )
-        with self._database.reading(within) as connection:
-            return [StreamEnd(row.stream, row.end_offset) for row in connection.execute(statement)]
+        statement = select(table).where(schema.owned(table, scope), table.c.log.is_(None)).order_by(table.c.stream)
+        return [StreamEnd(row.stream, row.end_offset) for row in self._database.rows(statement)]
 
     def _row(self, scope: Scope, stream: str, event: Event, index: str) -> dict[str, Any]:
         return {
@@ -169,12 +153,12 @@ class EventLog:
             "environment": scope.environment,
             "stream": stream,
             "event_id": index,
-            "event_time": microseconds(event.event_time),
-            "available_at": microseconds(event.available_at),
+            "event_time": event.event_time,
+            "available_at": event.available_at,
             "payload": self._database.seal(
                 scope, _SCHEMA, f"{stream}:{index}", msgspec.json.encode(_SealedEvent(event.event_id, event.payload))
             ),
-            "created_at": microseconds(self._database.clock.now()),
+            "created_at": self._database.clock.now(),
         }
 
     def _unknown(
@@ -184,15 +168,9 @@ class EventLog:
         requested = list(rows)
         known: set[str] = set()
         for start in range(0, len(requested), _CHUNK):
-            known.update(
-                connection.execute(
-                    select(table.c.event_id).where(
-                        schema.owned(table, scope),
-                        table.c.stream == stream,
-                        table.c.event_id.in_(requested[start : start + _CHUNK]),
-                    )
-                ).scalars()
-            )
+            these = table.c.event_id.in_(requested[start : start + _CHUNK])
+            statement = select(table.c.event_id).where(schema.owned(table, scope, stream=stream), these)
+            known.update(connection.execute(statement).scalars())
         return [row for index, row in rows.items() if index not in known]
 
 
@@ -229,40 +207,29 @@ class StreamHomes:
                     where="catalog",
                     next_step="Stop what appends to it and move it again.",
                 )
-            connection.execute(
-                update(streams)
-                .where(schema.owned(streams, scope), streams.c.stream == stream)
-                .values(log=log, end_offset=end)
-            )
-            connection.execute(delete(events).where(schema.owned(events, scope), events.c.stream == stream))
+            of_stream = schema.owned(streams, scope, stream=stream)
+            connection.execute(update(streams).where(of_stream).values(log=log, end_offset=end))
+            connection.execute(delete(events).where(schema.owned(events, scope, stream=stream)))
 
     def seen(self, scope: Scope, stream: str, log: str, end: int) -> int:
         """Remember that a stream in a log goes through ``end``; the furthest that anybody has said."""
         table = schema.streams
         with self._database.writing(None) as connection:
-            connection.execute(
-                update(table)
-                .where(
-                    schema.owned(table, scope), table.c.stream == stream, table.c.log == log, table.c.end_offset < end
-                )
-                .values(end_offset=end)
-            )
+            further = schema.owned(table, scope, stream=stream, log=log) & (table.c.end_offset < end)
+            connection.execute(update(table).where(further).values(end_offset=end))
             return home_of(self._database, scope, stream, connection).end
 
     def elsewhere(self) -> list[tuple[Scope, str]]:
         """Every stream whose events are not in the catalog."""
         table = schema.streams
         statement = select(table.c.tenant, table.c.environment, table.c.stream).where(table.c.log.is_not(None))
-        with self._database.read() as connection:
-            return [(Scope(row.tenant, row.environment), row.stream) for row in connection.execute(statement)]
+        return [(Scope(row.tenant, row.environment), row.stream) for row in self._database.rows(statement)]
 
 
 def home_of(database: Database, scope: Scope, stream: str, within: Connection | None) -> StreamHome:
     """Returns the location of a stream."""
     table = schema.streams
-    statement = select(table.c.log, table.c.end_offset).where(schema.owned(table, scope), table.c.stream == stream)
-    with database.reading(within) as connection:
-        row = connection.execute(statement).one_or_none()
+    row = database.first(select(table).where(schema.owned(table, scope, stream=stream)), within)
     return StreamHome(None, 0) if row is None else StreamHome(row.log, int(row.end_offset))
 
 

@@ -7,22 +7,46 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, Table, func, insert, select
+from sqlalchemy import Table, and_, case, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, ShadowPair
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rollouts import Arm, Exposure, JudgedMetric, Judgement, RolloutRecord, ShadowPair
+from antiphon.catalog.rows import row_of, value_of
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
-_judgement = msgspec.json.Decoder(Judgement)
+
+class ArmCount(msgspec.Struct, frozen=True):
+    """One arm over the whole rollout.
+
+    Attributes:
+        units: users; ``step_units`` those seen in the present step.
+        requests: of which ``errors`` ended with an error, and ``invalid`` had an output that a guard replaced.
+    """
+
+    arm: Arm
+    units: int
+    step_units: int
+    requests: int
+    errors: int
+    invalid: int
+
+
+class PairCount(msgspec.Struct, frozen=True):
+    """Mirrored requests: ``failed`` in shadow, with the ``same_text``, and with an outcome (``known``)."""
+
+    pairs: int = 0
+    failed: int = 0
+    same_text: int = 0
+    known: int = 0
 
 
 class Exposures:
@@ -33,24 +57,31 @@ class Exposures:
 
     def add(self, exposure: Exposure, *, within: Connection | None = None) -> None:
         """Record an exposure; one of the same id that is there already stays as it is."""
-        statement = upsert(schema.exposures).values(_columns(exposure)).on_conflict_do_nothing()
-        with self._database.writing(within) as connection:
-            connection.execute(statement)
+        _add(self._database, schema.exposures, exposure, within)
 
-    def of(
-        self,
-        scope: Scope,
-        rollout: str,
-        limit: int | None = None,
-        *,
-        since: datetime | None = None,
-        within: Connection | None = None,
-    ) -> list[Exposure]:
+    def of(self, scope: Scope, rollout: str, *, since: datetime | None = None) -> list[Exposure]:
         """A rollout's exposures in order of id; ``since``: only those made then or later."""
-        statement = _of_rollout(schema.exposures, scope, rollout, since)
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement.order_by(schema.exposures.c.id).limit(limit))
-            return [_exposure(scope, row) for row in rows]
+        rows = _of_rollout(self._database, schema.exposures, scope, rollout, since)
+        return [value_of(Exposure, row) for row in rows]
+
+    def count(self, rollout: RolloutRecord) -> tuple[ArmCount, ...]:
+        """The arms that saw anybody, by name; counted in the database, so that a page may ask every few seconds."""
+        table = schema.exposures
+        at_step = case((table.c.step == rollout.step, table.c.unit))
+        statement = (
+            select(
+                table.c.arm,
+                func.count(table.c.unit.distinct()),
+                func.count(at_step.distinct()),
+                func.count(),
+                func.count(table.c.error),
+                func.count(case((table.c.invalid, 1))),
+            )
+            .where(schema.owned(table, rollout.scope, rollout=rollout.id))
+            .group_by(table.c.arm)
+            .order_by(table.c.arm)
+        )
+        return tuple(ArmCount(*row) for row in self._database.rows(statement))
 
 
 class ShadowPairs:
@@ -61,24 +92,34 @@ class ShadowPairs:
 
     def add(self, pair: ShadowPair, *, within: Connection | None = None) -> None:
         """Record a pair; one of the same prediction that is there already stays as it is."""
-        statement = upsert(schema.shadow_pairs).values(_columns(pair)).on_conflict_do_nothing()
-        with self._database.writing(within) as connection:
-            connection.execute(statement)
+        _add(self._database, schema.shadow_pairs, pair, within)
 
-    def of(
-        self,
-        scope: Scope,
-        rollout: str,
-        limit: int | None = None,
-        *,
-        since: datetime | None = None,
-        within: Connection | None = None,
-    ) -> list[ShadowPair]:
+    def of(self, scope: Scope, rollout: str, *, since: datetime | None = None) -> list[ShadowPair]:
         """A rollout's pairs in order of the prediction's id; ``since``: only those made then or later."""
-        statement = _of_rollout(schema.shadow_pairs, scope, rollout, since)
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement.order_by(schema.shadow_pairs.c.prediction).limit(limit))
-            return [_pair(scope, row) for row in rows]
+        rows = _of_rollout(self._database, schema.shadow_pairs, scope, rollout, since)
+        return [value_of(ShadowPair, row) for row in rows]
+
+    def count(self, scope: Scope, rollout: str) -> PairCount:
+        """The shadow pairs of a rollout, counted in the database."""
+        table, outcomes = schema.shadow_pairs, schema.outcomes
+        label = and_(
+            outcomes.c.tenant == table.c.tenant,
+            outcomes.c.environment == table.c.environment,
+            outcomes.c.prediction == table.c.prediction,
+            outcomes.c.status == "joined",
+            outcomes.c.kind == "label",
+        )
+        statement = (
+            select(
+                func.count(table.c.prediction.distinct()),
+                func.count(case((table.c.error.is_not(None), table.c.prediction)).distinct()),
+                func.count(case((table.c.same_text, table.c.prediction)).distinct()),
+                func.count(outcomes.c.prediction.distinct()),
+            )
+            .select_from(table.outerjoin(outcomes, label))
+            .where(schema.owned(table, scope, rollout=rollout))
+        )
+        return PairCount(*self._database.rows(statement)[0])
 
 
 class Judgements:
@@ -94,100 +135,42 @@ class Judgements:
             ValueError: an e-value is not a number.
         """
         table, scope = schema.judgements, judgement.scope
+        numbers = select(func.max(table.c.sequence)).where(schema.owned(table, scope, rollout=judgement.rollout))
         with self._database.writing(within) as connection:
-            last = connection.execute(
-                select(func.max(table.c.sequence)).where(
-                    schema.owned(table, scope), table.c.rollout == judgement.rollout
-                )
-            ).scalar()
             kept = msgspec.structs.replace(
                 judgement,
-                sequence=(last or 0) + 1,
+                sequence=(connection.execute(numbers).scalar() or 0) + 1,
                 metrics=tuple(map(_representable, judgement.metrics)),
                 harm=_finite(judgement.harm),
             )
-            connection.execute(
-                insert(table).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    rollout=judgement.rollout,
-                    sequence=kept.sequence,
-                    document=canonical(kept),
-                    created_at=microseconds(judgement.created_at),
-                )
-            )
+            connection.execute(insert(table).values(row_of(table, kept, document=canonical(kept))))
         return kept
 
-    def latest(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> Judgement | None:
+    def latest(self, scope: Scope, rollout: str) -> Judgement | None:
         """The last judgement, ``None`` before the first."""
-        found = self.of(scope, rollout, limit=1, within=within)
+        found = self.of(scope, rollout, limit=1)
         return found[-1] if found else None
 
-    def of(
-        self, scope: Scope, rollout: str, limit: int | None = None, *, within: Connection | None = None
-    ) -> list[Judgement]:
+    def of(self, scope: Scope, rollout: str, limit: int | None = None) -> list[Judgement]:
         """A rollout's judgements, first to last; with ``limit`` only so many of the last."""
         table = schema.judgements
-        statement = (
-            select(table.c.document)
-            .where(schema.owned(table, scope), table.c.rollout == rollout)
-            .order_by(table.c.sequence.desc())
-            .limit(limit)
-        )
-        with self._database.reading(within) as connection:
-            latest_first = [_judgement.decode(document) for document in connection.execute(statement).scalars()]
-        return latest_first[::-1]
+        statement = select(table.c.document).where(schema.owned(table, scope, rollout=rollout))
+        with self._database.read() as connection:
+            latest_first = connection.execute(statement.order_by(table.c.sequence.desc()).limit(limit)).scalars()
+            return [msgspec.json.decode(document, type=Judgement) for document in latest_first][::-1]
 
 
-def _of_rollout(table: Table, scope: Scope, rollout: str, since: datetime | None) -> Select[Any]:
-    statement = select(table).where(schema.owned(table, scope), table.c.rollout == rollout)
-    return statement if since is None else statement.where(table.c.created_at >= microseconds(since))
+def _add(database: Database, table: Table, evidence: Exposure | ShadowPair, within: Connection | None) -> None:
+    database.write(upsert(table).values(row_of(table, evidence)).on_conflict_do_nothing(), within)
 
 
-def _columns(evidence: Exposure | ShadowPair) -> dict[str, object]:
-    columns = {field: getattr(evidence, field) for field in evidence.__struct_fields__ if field != "scope"}
-    return {
-        **columns,
-        "tenant": evidence.scope.tenant,
-        "environment": evidence.scope.environment,
-        "created_at": microseconds(evidence.created_at),
-    }
-
-
-def _exposure(scope: Scope, row: Row[tuple[object, ...]]) -> Exposure:
-    return Exposure(
-        rollout=row.rollout,
-        id=row.id,
-        scope=scope,
-        unit=row.unit,
-        arm=row.arm,
-        step=row.step,
-        probability=row.probability,
-        error=row.error,
-        invalid=row.invalid,
-        generated=row.generated,
-        first_byte=row.first_byte,
-        seconds=row.seconds,
-        publication=row.publication,
-        prediction=row.prediction,
-        created_at=from_microseconds(row.created_at),
-    )
-
-
-def _pair(scope: Scope, row: Row[tuple[object, ...]]) -> ShadowPair:
-    return ShadowPair(
-        rollout=row.rollout,
-        scope=scope,
-        prediction=row.prediction,
-        shadow=row.shadow,
-        error=row.error,
-        same_text=row.same_text,
-        live_probability=row.live_probability,
-        shadow_probability=row.shadow_probability,
-        live_seconds=row.live_seconds,
-        shadow_seconds=row.shadow_seconds,
-        created_at=from_microseconds(row.created_at),
-    )
+def _of_rollout(
+    database: Database, table: Table, scope: Scope, rollout: str, since: datetime | None
+) -> Sequence[Row[Any]]:
+    statement = select(table).where(schema.owned(table, scope, rollout=rollout))
+    if since is not None:
+        statement = statement.where(table.c.created_at >= since)
+    return database.rows(statement.order_by(*table.primary_key))
 
 
 def _representable(metric: JudgedMetric) -> JudgedMetric:

@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import ENDED
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import value_of
+from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import NotFoundError, TooLargeError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
@@ -95,8 +96,8 @@ class Files:
             sha256=sha256,
             path=path,
             principal=principal,
-            created_at=self._now(),
-            expires_at=None if expires_at is None else microseconds(expires_at),
+            created_at=self._database.clock.now(),
+            expires_at=expires_at,
         )
         with self._database.writing(within) as connection:
             if quota is not None and (used := self.used(scope, within=connection)) + size > quota:
@@ -114,7 +115,7 @@ class Files:
         Raises:
             NotFoundError: there is none of this id here, or it has expired.
         """
-        return self._one(scope, file, self._lasting(), within)
+        return self._one(scope, file, within, self._lasting())
 
     def list(
         self,
@@ -124,35 +125,29 @@ class Files:
         limit: int = 10_000,
         order: Order = "desc",
         purpose: FilePurpose | None = None,
-        within: Connection | None = None,
     ) -> builtins.list[StoredFile]:
         """Files in the order in which they were made, from the one that follows ``after``."""
-        statement = select(_files).where(schema.owned(_files, scope), self._lasting())
-        if purpose is not None:
-            statement = statement.where(_files.c.purpose == purpose)
+        conditions = (schema.owned(_files, scope), *schema.given(_files, purpose=purpose), self._lasting())
+        statement = select(_files).where(*conditions)
         if after is not None:
             statement = statement.where(_files.c.id > after if order == "asc" else _files.c.id < after)
         statement = statement.order_by(_files.c.id if order == "asc" else _files.c.id.desc()).limit(limit)
-        with self._database.reading(within) as connection:
-            return [self._file(row) for row in connection.execute(statement)]
+        return [self._file(row) for row in self._database.rows(statement)]
 
     def newest_instant(self) -> datetime | None:
         """The newest instant that this catalog has seen; the clock is behind when it says an earlier one."""
         with self._database.read() as connection:
-            found = connection.execute(select(func.max(schema.clock_marks.c.newest_at))).scalar()
+            mark = connection.execute(select(func.max(schema.clock_marks.c.newest_at))).scalar()
             latest = connection.execute(select(func.max(_files.c.created_at))).scalar()
-        known = [each for each in (found, latest) if each is not None]
-        return from_microseconds(max(known)) if known else None
+        marked = None if mark is None else from_microseconds(mark)
+        return max((each for each in (marked, latest) if each is not None), default=None)
 
     def used(self, scope: Scope, *, within: Connection | None = None) -> int:
         """Bytes that the files of a scope come to."""
-        statement = select(func.coalesce(func.sum(_files.c.size), 0)).where(
-            schema.owned(_files, scope), self._lasting()
-        )
-        with self._database.reading(within) as connection:
-            return int(connection.execute(statement).scalar_one())
+        total = select(func.coalesce(func.sum(_files.c.size), 0))
+        return int(self._database.scalar(total.where(schema.owned(_files, scope), self._lasting()), within))
 
-    def expired(self, *, within: Connection | None = None) -> builtins.list[StoredFile]:
+    def expired(self) -> builtins.list[StoredFile]:
         """Every tenant's files that have expired and are still known; what a batch reads is not among them."""
         batches, jobs = schema.batches, schema.jobs
         read = exists().where(
@@ -161,54 +156,37 @@ class Files:
             batches.c.input_file == _files.c.id,
             jobs.c.status.not_in(ENDED),
         )
-        statement = select(_files).where(_files.c.expires_at <= self._now(), ~read)
-        with self._database.reading(within) as connection:
-            return [self._file(row) for row in connection.execute(statement)]
+        statement = select(_files).where(_files.c.expires_at <= self._database.clock.now(), ~read)
+        return [self._file(row) for row in self._database.rows(statement)]
 
     def forget(self, scope: Scope, file: str, *, within: Connection | None = None) -> bool:
         """Forget a file, also when it has expired; returns whether there was one."""
-        with self._database.writing(within) as connection:
-            gone = connection.execute(delete(_files).where(schema.owned(_files, scope), _files.c.id == file))
-        return gone.rowcount == 1
+        return self._database.write(delete(_files).where(schema.owned(_files, scope, id=file)), within) == 1
 
-    def held(self, scope: Scope, file: str, *, within: Connection | None = None) -> StoredFile:
+    def held(self, scope: Scope, file: str) -> StoredFile:
         """One file, also when it has expired and is only there because a batch reads it.
 
         Raises:
             NotFoundError: there is none of this id here.
         """
-        return self._one(scope, file, _files.c.id == file, within)
+        return self._one(scope, file)
 
-    def paths(self, scope: Scope, *, within: Connection | None = None) -> set[str]:
+    def paths(self, scope: Scope) -> set[str]:
         """Returns the paths of the contents of all files of a scope."""
-        with self._database.reading(within) as connection:
-            return set(connection.execute(select(_files.c.path).where(schema.owned(_files, scope))).scalars())
+        return {row.path for row in self._database.rows(select(_files.c.path).where(schema.owned(_files, scope)))}
 
-    def _one(self, scope: Scope, file: str, condition: ColumnElement[bool], within: Connection | None) -> StoredFile:
-        statement = select(_files).where(schema.owned(_files, scope), _files.c.id == file, condition)
-        with self._database.reading(within) as connection:
-            row = connection.execute(statement).first()
+    def _one(
+        self, scope: Scope, file: str, within: Connection | None = None, *conditions: ColumnElement[bool]
+    ) -> StoredFile:
+        row = self._database.first(select(_files).where(schema.owned(_files, scope, id=file), *conditions), within)
         if row is None:
             raise NotFoundError(f"There is no file {file!r}.", where="file_id", next_step="GET /v1/files lists them.")
         return self._file(row)
 
     def _lasting(self) -> ColumnElement[bool]:
-        return or_(_files.c.expires_at.is_(None), _files.c.expires_at > self._now())
+        return or_(_files.c.expires_at.is_(None), _files.c.expires_at > self._database.clock.now())
 
     def _file(self, row: Row[Any]) -> StoredFile:
         scope = Scope(row.tenant, row.environment)
-        return StoredFile(
-            id=row.id,
-            scope=scope,
-            purpose=row.purpose,
-            filename=self._database.unseal(scope, _FILENAME, row.id, row.filename).decode(),
-            size=row.size,
-            sha256=row.sha256,
-            path=row.path,
-            principal=row.principal,
-            created_at=from_microseconds(row.created_at),
-            expires_at=None if row.expires_at is None else from_microseconds(row.expires_at),
-        )
-
-    def _now(self) -> int:
-        return microseconds(self._database.clock.now())
+        filename = self._database.unseal(scope, _FILENAME, row.id, row.filename).decode()
+        return value_of(StoredFile, row, filename=filename)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import row_of, value_of
 from antiphon.core.scope import Scope
 
 
@@ -32,27 +32,19 @@ class FeatureHolds:
 
     def put(self, scope: Scope, view: str, *, reason: str, principal: str, within: Connection | None = None) -> Hold:
         """Hold a view; one that is held already is held for the new reason."""
-        now = self._database.clock.now()
-        values = {"reason": reason, "principal": principal, "created_at": microseconds(now)}
-        statement = upsert(schema.feature_holds).values(
-            tenant=scope.tenant, environment=scope.environment, view=view, **values
-        )
-        with self._database.writing(within) as connection:
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["tenant", "environment", "view"], set_=values)
-            )
-        return Hold(view, reason, principal, now)
+        hold = Hold(view, reason, principal, self._database.clock.now())
+        statement = upsert(schema.feature_holds).values(row_of(schema.feature_holds, hold, scope))
+        changed = {name: statement.excluded[name] for name in ("reason", "principal", "created_at")}
+        self._database.write(statement.on_conflict_do_update(set_=changed), within)
+        return hold
 
     def remove(self, scope: Scope, view: str, *, within: Connection | None = None) -> bool:
         """Let a view go on; whether it was held."""
         table = schema.feature_holds
-        with self._database.writing(within) as connection:
-            done = connection.execute(delete(table).where(schema.owned(table, scope), table.c.view == view))
-        return bool(done.rowcount)
+        return bool(self._database.write(delete(table).where(schema.owned(table, scope, view=view)), within))
 
     def of(self, scope: Scope) -> dict[str, Hold]:
         """Held views by name."""
         table = schema.feature_holds
-        with self._database.read() as connection:
-            rows = connection.execute(select(table).where(schema.owned(table, scope)).order_by(table.c.view)).all()
-        return {row.view: Hold(row.view, row.reason, row.principal, from_microseconds(row.created_at)) for row in rows}
+        rows = self._database.rows(select(table).where(schema.owned(table, scope)).order_by(table.c.view))
+        return {row.view: value_of(Hold, row) for row in rows}

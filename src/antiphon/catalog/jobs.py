@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import case, func, select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import missing, value_of
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
@@ -40,6 +40,7 @@ _SCHEMA = "job-row/1"
 _SETTINGS, _ERROR = "job-settings/1", "job-error/1"
 _PAGE = 500
 _WRITTEN, _RELEASES = "written", "releases"
+_jobs, _rows = schema.jobs, schema.job_rows
 
 
 class BatchJob(msgspec.Struct, frozen=True):
@@ -132,8 +133,8 @@ class Jobs:
     ) -> BatchJob:
         """Record a queued job. With ``job`` given, creating it again returns the one that exists."""
         job = job or new_id("job")
-        now = self._now()
-        statement = upsert(schema.jobs).values(
+        now = self._database.clock.now()
+        statement = upsert(_jobs).values(
             tenant=scope.tenant,
             environment=scope.environment,
             id=job,
@@ -146,7 +147,7 @@ class Jobs:
             epoch=0,
             total=total,
             principal=principal,
-            settings=self._database.seal(scope, _SETTINGS, job, msgspec.json.encode(settings or {})),
+            settings=self._sealed_settings(scope, job, settings or {}),
             created_at=now,
             updated_at=now,
         )
@@ -160,22 +161,14 @@ class Jobs:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            row = connection.execute(
-                select(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job)
-            ).first()
-            if row is None:
-                raise NotFoundError(
-                    f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`."
-                )
-            return self._job(connection, row)
+        found = self._select(within, schema.owned(_jobs, scope, id=job))
+        if not found:
+            raise _missing(scope, job)
+        return found[0]
 
     def with_output(self, scope: Scope, output: str) -> builtins.list[BatchJob]:
         """Jobs of a scope that write to this file."""
-        table = schema.jobs
-        statement = select(table).where(schema.owned(table, scope), table.c.output == output)
-        with self._database.read() as connection:
-            return [self._job(connection, row) for row in connection.execute(statement).all()]
+        return self._select(None, schema.owned(_jobs, scope, output=output))
 
     def note_output(self, scope: Scope, job: str, epoch: int, digest: str) -> None:
         """Keep what a job is about to put into its output file.
@@ -198,35 +191,15 @@ class Jobs:
             self._require_epoch(connection, scope, job, epoch)
             found = self.get(scope, job, within=connection)
             settings = {**found.settings, name: sorted({*found.settings.get(name, ()), *values})}
-            connection.execute(
-                update(schema.jobs)
-                .where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job)
-                .values(settings=self._database.seal(scope, _SETTINGS, job, msgspec.json.encode(settings)))
-            )
+            self._write(connection, scope, job, settings=self._sealed_settings(scope, job, settings))
 
     def known(self, scope: Scope, job: str) -> bool:
         """Tells whether a job of this id exists."""
-        table = schema.jobs
-        with self._database.read() as connection:
-            statement = select(table.c.id).where(schema.owned(table, scope), table.c.id == job)
-            return connection.execute(statement).first() is not None
+        return self._database.first(select(_jobs.c.id).where(schema.owned(_jobs, scope, id=job))) is not None
 
-    def list(
-        self,
-        scope: Scope,
-        limit: int = 50,
-        *,
-        status: JobStatus | None = None,
-        within: Connection | None = None,
-    ) -> list[BatchJob]:
+    def list(self, scope: Scope, limit: int = 50) -> list[BatchJob]:
         """Jobs with their counts, latest first."""
-        table = schema.jobs
-        statement = select(table).where(schema.owned(table, scope))
-        if status is not None:
-            statement = statement.where(table.c.status == status)
-        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
-        with self._database.reading(within) as connection:
-            return [self._job(connection, row) for row in connection.execute(statement).all()]
+        return self._select(None, schema.owned(_jobs, scope), limit)
 
     def set_status(
         self,
@@ -256,12 +229,8 @@ class Jobs:
             if epoch is not None:
                 self._require_epoch(connection, scope, job, epoch)
             sealed = None if error is None else self._database.seal_text(scope, _ERROR, job, error)
-            values: dict[str, Any] = {"status": status, "error": sealed, "updated_at": self._now()}
-            if total is not None:
-                values["total"] = total
-            connection.execute(
-                update(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job).values(values)
-            )
+            now, total = self._database.clock.now(), found.total if total is None else total
+            self._write(connection, scope, job, status=status, error=sealed, updated_at=now, total=total)
             return self.get(scope, job, within=connection)
 
     def take_over(self, scope: Scope, job: str, *, within: Connection | None = None) -> int:
@@ -274,9 +243,7 @@ class Jobs:
         with self._database.writing(within) as connection:
             running = self.set_status(scope, job, "running", within=connection)
             epoch = running.epoch + 1
-            connection.execute(
-                update(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job).values(epoch=epoch)
-            )
+            self._write(connection, scope, job, epoch=epoch)
         return epoch
 
     def write_rows(
@@ -292,7 +259,7 @@ class Jobs:
         """
         if not rows:
             return 0
-        now = self._now()
+        now = self._database.clock.now()
         sealed = [
             {
                 "tenant": scope.tenant,
@@ -309,36 +276,27 @@ class Jobs:
         with self._database.writing(within) as connection:
             self._require_epoch(connection, scope, job, epoch)
             written = connection.execute(
-                upsert(schema.job_rows).on_conflict_do_nothing(), sealed, execution_options={"preserve_rowcount": True}
+                upsert(_rows).on_conflict_do_nothing(), sealed, execution_options={"preserve_rowcount": True}
             )
         return written.rowcount
 
-    def done_lines(self, scope: Scope, job: str, *, within: Connection | None = None) -> set[int]:
+    def done_lines(self, scope: Scope, job: str) -> set[int]:
         """Lines that have their row."""
-        table = schema.job_rows
-        with self._database.reading(within) as connection:
-            return set(
-                connection.execute(select(table.c.line).where(schema.owned(table, scope), table.c.job == job)).scalars()
-            )
+        return {
+            row.line for row in self._database.rows(select(_rows.c.line).where(schema.owned(_rows, scope, job=job)))
+        }
 
     def page(self, scope: Scope, job: str, after: int, limit: int) -> builtins.list[JobRow]:
         """At most ``limit`` output rows with ``line > after``, in the order of their lines."""
-        table = schema.job_rows
         statement = (
-            select(table.c.line, table.c.failed, table.c.payload)
-            .where(schema.owned(table, scope), table.c.job == job, table.c.line > after)
-            .order_by(table.c.line)
+            select(_rows.c.line, _rows.c.failed, _rows.c.payload)
+            .where(schema.owned(_rows, scope, job=job), _rows.c.line > after)
+            .order_by(_rows.c.line)
             .limit(limit)
         )
-        with self._database.read() as connection:
-            rows = connection.execute(statement).all()
         return [
-            JobRow(
-                line=row.line,
-                payload=msgspec.json.decode(self._database.unseal(scope, _SCHEMA, f"{job}:{row.line}", row.payload)),
-                failed=row.failed,
-            )
-            for row in rows
+            JobRow(line, msgspec.json.decode(self._database.unseal(scope, _SCHEMA, f"{job}:{line}", payload)), failed)
+            for line, failed, payload in self._database.rows(statement)
         ]
 
     def rows(self, scope: Scope, job: str) -> Iterator[JobRow]:
@@ -349,14 +307,11 @@ class Jobs:
             after = page[-1].line
 
     def _require_epoch(self, connection: Connection, scope: Scope, job: str, epoch: int) -> None:
-        table = schema.jobs
         row = connection.execute(
-            select(table.c.epoch, table.c.status).where(schema.owned(table, scope), table.c.id == job)
+            select(_jobs.c.epoch, _jobs.c.status).where(schema.owned(_jobs, scope, id=job))
         ).first()
         if row is None:
-            raise NotFoundError(
-                f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`."
-            )
+            raise _missing(scope, job)
         if row.epoch != epoch or row.status in ENDED:
             raise ConflictError(
                 f"Epoch {epoch} of job {job} may not write: it is {row.status} in epoch {row.epoch}.",
@@ -364,37 +319,32 @@ class Jobs:
                 next_step="Stop: another worker has the job, or it ended.",
             )
 
-    def _counts(self, connection: Connection, scope: Scope, job: str) -> tuple[int, int]:
-        table = schema.job_rows
-        done, failed = connection.execute(
-            select(func.count(), func.coalesce(func.sum(case((table.c.failed, 1), else_=0)), 0)).where(
-                schema.owned(table, scope), table.c.job == job
-            )
-        ).one()
-        return int(done), int(failed)
+    def _write(self, connection: Connection, scope: Scope, job: str, **values: Any) -> None:
+        connection.execute(update(_jobs).where(schema.owned(_jobs, scope, id=job)).values(values))
+
+    def _sealed_settings(self, scope: Scope, job: str, settings: dict[str, Any]) -> bytes:
+        return self._database.seal(scope, _SETTINGS, job, msgspec.json.encode(settings))
+
+    def _select(
+        self, within: Connection | None, condition: ColumnElement[bool], limit: int | None = None
+    ) -> builtins.list[BatchJob]:
+        statement = select(_jobs).where(condition).order_by(_jobs.c.created_at.desc(), _jobs.c.id.desc()).limit(limit)
+        with self._database.reading(within) as connection:
+            return [self._job(connection, row) for row in connection.execute(statement).all()]
 
     def _job(self, connection: Connection, row: Row[Any]) -> BatchJob:
         scope = Scope(row.tenant, row.environment)
-        done, failed = self._counts(connection, scope, row.id)
-        return BatchJob(
-            id=row.id,
-            scope=scope,
-            application=row.application,
-            release=row.release,
-            kind=row.kind,
-            input=row.input,
-            output=row.output,
-            status=row.status,
-            epoch=row.epoch,
-            total=row.total,
-            principal=row.principal,
+        counts = select(func.count(), func.coalesce(func.sum(case((_rows.c.failed, 1), else_=0)), 0))
+        done, failed = connection.execute(counts.where(schema.owned(_rows, scope, job=row.id))).one()
+        return value_of(
+            BatchJob,
+            row,
             settings=msgspec.json.decode(self._database.unseal(scope, _SETTINGS, row.id, row.settings)),
             error=None if row.error is None else self._database.unseal_text(scope, _ERROR, row.id, row.error),
-            created_at=from_microseconds(row.created_at),
-            updated_at=from_microseconds(row.updated_at),
-            rows_done=done,
-            rows_failed=failed,
+            rows_done=int(done),
+            rows_failed=int(failed),
         )
 
-    def _now(self) -> int:
-        return microseconds(self._database.clock.now())
+
+def _missing(scope: Scope, job: str) -> NotFoundError:
+    return missing("batch job", job, scope, "See `antiphon batch list`.")

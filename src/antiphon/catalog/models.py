@@ -11,13 +11,14 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, func, insert, select, true
+from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import missing, row_of, value_of
+from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 
@@ -83,9 +84,6 @@ class AliasMove(msgspec.Struct, frozen=True):
     at: datetime
 
 
-_decoder = msgspec.json.Decoder(ModelVersion)
-
-
 class ModelVersions:
     """Repository of model versions and of the aliases that name them. Rows are only ever added."""
 
@@ -98,24 +96,14 @@ class ModelVersions:
         Raises:
             ConflictError: the id or the number is taken by another version of the application.
         """
-        scope, table = version.scope, schema.model_versions
+        table, document = schema.model_versions, msgspec.json.encode(version)
         with self._database.writing(within) as connection:
-            known = self._select(connection, scope, table.c.id == version.id)
+            known = self._select(version.scope, connection, id=version.id)
             if known and known[0].identity == version.identity:
                 return known[0]
             try:
-                connection.execute(
-                    insert(table).values(
-                        tenant=scope.tenant,
-                        environment=scope.environment,
-                        id=version.id,
-                        application=version.application,
-                        number=version.number,
-                        weights_sha256=version.weights.sha256,
-                        document=msgspec.json.encode(version),
-                        created_at=microseconds(version.created_at),
-                    )
-                )
+                row = row_of(table, version, weights_sha256=version.weights.sha256, document=document)
+                connection.execute(insert(table).values(row))
             except IntegrityError as error:
                 raise ConflictError(
                     f"{version.application} has a version {version.number} already, and it is another one.",
@@ -127,11 +115,8 @@ class ModelVersions:
     def next_number(self, scope: Scope, application: str, *, within: Connection | None = None) -> int:
         """The number that the application's next version has; it holds only inside the transaction that adds it."""
         table = schema.model_versions
-        with self._database.reading(within) as connection:
-            highest = connection.execute(
-                select(func.max(table.c.number)).where(schema.owned(table, scope), table.c.application == application)
-            ).scalar()
-        return (highest or 0) + 1
+        highest = select(func.max(table.c.number)).where(schema.owned(table, scope, application=application))
+        return (self._database.scalar(highest, within) or 0) + 1
 
     def get(self, scope: Scope, version: str, *, within: Connection | None = None) -> ModelVersion:
         """One version.
@@ -139,26 +124,16 @@ class ModelVersions:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            found = self._select(connection, scope, schema.model_versions.c.id == version)
+        found = self._select(scope, within, id=version)
         if not found:
-            raise NotFoundError(
-                f"There is no model version {version!r}.", where=str(scope), next_step="See `antiphon models list`."
-            )
+            raise missing("model version", version, scope, "See `antiphon models list`.")
         return found[0]
 
     def list(
         self, scope: Scope, application: str | None = None, *, within: Connection | None = None
     ) -> list[ModelVersion]:
         """Versions by application, latest first."""
-        condition = true() if application is None else schema.model_versions.c.application == application
-        with self._database.reading(within) as connection:
-            return self._select(connection, scope, condition)
-
-    def by_identity(self, scope: Scope, identity: str, *, within: Connection | None = None) -> ModelVersion | None:
-        """The version that was trained from exactly these things, ``None`` when there is none; the first of several."""
-        found = [version for version in self.list(scope, within=within) if version.identity == identity]
-        return min(found, key=lambda version: version.number, default=None)
+        return self._select(scope, within, application=application)
 
     def alias(
         self,
@@ -190,72 +165,40 @@ class ModelVersions:
                     where=str(scope),
                     next_step=f"See `antiphon models list {application}`.",
                 )
-            before = self._moves(connection, scope, application, alias)
+            before = self._moves(scope, application, alias, connection)
             if before and before[-1].model == model:
                 return before[-1]
             # Moves are in order of time even when the wall clock was set back between two of them.
-            now = max(microseconds(self._database.clock.now()), microseconds(before[-1].at) if before else 0)
-            move = AliasMove(application, alias, len(before) + 1, model, principal, reason, from_microseconds(now))
-            connection.execute(
-                insert(schema.model_aliases).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    application=application,
-                    alias=alias,
-                    sequence=move.sequence,
-                    model=model,
-                    principal=principal,
-                    reason=reason,
-                    at=now,
-                )
-            )
+            now = utc(self._database.clock.now())
+            at = max(now, before[-1].at) if before else now
+            move = AliasMove(application, alias, len(before) + 1, model, principal, reason, at)
+            connection.execute(insert(schema.model_aliases).values(row_of(schema.model_aliases, move, scope)))
         return move
 
-    def aliased(
-        self, scope: Scope, application: str, alias: str, *, within: Connection | None = None
-    ) -> ModelVersion | None:
+    def aliased(self, scope: Scope, application: str, alias: str) -> ModelVersion | None:
         """The version an alias names now, ``None`` when it names none."""
-        with self._database.reading(within) as connection:
-            moves = self._moves(connection, scope, application, alias)
+        with self._database.read() as connection:
+            moves = self._moves(scope, application, alias, connection)
             return self.get(scope, moves[-1].model, within=connection) if moves else None
 
-    def aliases(
-        self, scope: Scope, application: str, *, within: Connection | None = None
-    ) -> dict[str, builtins.list[AliasMove]]:
+    def aliases(self, scope: Scope, application: str) -> dict[str, builtins.list[AliasMove]]:
         """Every alias of an application to its moves, first to last; the last one holds."""
         found: dict[str, builtins.list[AliasMove]] = {}
-        with self._database.reading(within) as connection:
-            for move in self._moves(connection, scope, application, None):
-                found.setdefault(move.alias, []).append(move)
+        for move in self._moves(scope, application):
+            found.setdefault(move.alias, []).append(move)
         return found
 
     def _moves(
-        self, connection: Connection, scope: Scope, application: str, alias: str | None
+        self, scope: Scope, application: str, alias: str | None = None, within: Connection | None = None
     ) -> builtins.list[AliasMove]:
         table = schema.model_aliases
-        statement = select(table).where(schema.owned(table, scope), table.c.application == application)
-        if alias is not None:
-            statement = statement.where(table.c.alias == alias)
-        return [
-            AliasMove(
-                row.application,
-                row.alias,
-                row.sequence,
-                row.model,
-                row.principal,
-                row.reason,
-                from_microseconds(row.at),
-            )
-            for row in connection.execute(statement.order_by(table.c.alias, table.c.sequence))
-        ]
+        conditions = (schema.owned(table, scope, application=application), *schema.given(table, alias=alias))
+        statement = select(table).where(*conditions).order_by(table.c.alias, table.c.sequence)
+        return [value_of(AliasMove, row) for row in self._database.rows(statement, within)]
 
-    def _select(
-        self, connection: Connection, scope: Scope, condition: ColumnElement[bool]
-    ) -> builtins.list[ModelVersion]:
+    def _select(self, scope: Scope, within: Connection | None, **of: str | None) -> builtins.list[ModelVersion]:
         table = schema.model_versions
-        statement = (
-            select(table.c.document)
-            .where(schema.owned(table, scope), condition)
-            .order_by(table.c.application, table.c.number.desc())
-        )
-        return [_decoder.decode(document) for document in connection.execute(statement).scalars()]
+        statement = select(table.c.document).where(schema.owned(table, scope), *schema.given(table, **of))
+        with self._database.reading(within) as connection:
+            rows = connection.execute(statement.order_by(table.c.application, table.c.number.desc()))
+            return [msgspec.json.decode(document, type=ModelVersion) for document in rows.scalars()]

@@ -12,15 +12,16 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, insert, select
+from sqlalchemy import ColumnElement, Select, Table, delete, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import SEEN_ROLES, Role
-from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import ConflictError, NotFoundError
+from antiphon.catalog.rows import Documents, missing
+from antiphon.core.clock import utc
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
 OutcomeKind = Literal["label", "thumbs", "correction", "text"]
@@ -74,10 +75,10 @@ class Coverage(msgspec.Struct, frozen=True):
     labelled: int
 
 
-_SCHEMA = "outcome/1"
 _CHUNK = 400
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(OutcomeRecord)
+_table = schema.outcomes
+_OLDEST_FIRST = (_table.c.created_at, _table.c.id)
+_LATEST_FIRST = (_table.c.created_at.desc(), _table.c.id.desc())
 
 
 class Outcomes:
@@ -85,6 +86,7 @@ class Outcomes:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._documents = Documents(database, "outcomes.payload", OutcomeRecord)
 
     def add(self, outcome: OutcomeRecord, *, within: Connection | None = None) -> None:
         """Record an outcome.
@@ -92,24 +94,20 @@ class Outcomes:
         Raises:
             ConflictError: there is one with this id.
         """
-        with self._database.writing(within) as connection:
-            try:
-                connection.execute(insert(schema.outcomes).values(self._row(outcome)))
-            except IntegrityError as error:
-                raise ConflictError(
-                    f"The outcome {outcome.id!r} is recorded already.",
-                    where=str(outcome.scope),
-                    next_step="Send each outcome with an id of its own.",
-                ) from error
+        try:
+            self._database.write(insert(_table).values(self._documents.row(outcome)), within)
+        except IntegrityError as error:
+            raise ConflictError(
+                f"The outcome {outcome.id!r} is recorded already.",
+                where=str(outcome.scope),
+                next_step="Send each outcome with an id of its own.",
+            ) from error
 
     def replace(self, unknown: OutcomeRecord, by: Sequence[OutcomeRecord], *, within: Connection | None = None) -> bool:
         """Put what became of an ``unknown`` outcome in its place; whether it still was unknown."""
-        table = schema.outcomes
         with self._database.writing(within) as connection:
             gone = connection.execute(
-                delete(table).where(
-                    schema.owned(table, unknown.scope), table.c.id == unknown.id, table.c.status == "unknown"
-                )
+                delete(_table).where(schema.owned(_table, unknown.scope, id=unknown.id, status="unknown"))
             )
             if gone.rowcount != 1:
                 return False
@@ -117,41 +115,36 @@ class Outcomes:
                 self.add(outcome, within=connection)
         return True
 
-    def get(self, scope: Scope, outcome: str, *, within: Connection | None = None) -> OutcomeRecord:
+    def get(self, scope: Scope, outcome: str) -> OutcomeRecord:
         """One outcome.
 
         Raises:
             NotFoundError: there is none here.
         """
-        found = self.find(scope, (outcome,), within=within).get(outcome)
+        found = self._documents.get(scope, outcome)
         if found is None:
-            raise NotFoundError(
-                f"There is no outcome {outcome!r}.", where=str(scope), next_step="See `antiphon outcomes list`."
-            )
+            raise missing("outcome", outcome, scope, "See `antiphon outcomes list`.")
         return found
 
     def find(self, scope: Scope, ids: Iterable[str], *, within: Connection | None = None) -> dict[str, OutcomeRecord]:
         """Those of these ids that exist."""
-        found = self._in_chunks(scope, schema.outcomes.c.id, ids, within)
-        return {outcome.id: outcome for outcome in found}
+        return {outcome.id: outcome for outcome in self._in_chunks(scope, _table.c.id, ids, within)}
 
-    def of_prediction(self, scope: Scope, prediction: str, *, within: Connection | None = None) -> list[OutcomeRecord]:
+    def of_prediction(self, scope: Scope, prediction: str) -> list[OutcomeRecord]:
         """Returns all outcomes of one prediction, in the order of their arrival."""
-        return self._select(scope, schema.outcomes.c.prediction == prediction, within=within)
+        return self._documents.find(scope, _table.c.prediction == prediction, order=_OLDEST_FIRST)
 
     def joined(
         self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None
     ) -> builtins.list[OutcomeRecord]:
         """The joined outcomes of these predictions, of every kind."""
-        return self._in_chunks(
-            scope, schema.outcomes.c.prediction, predictions, within, schema.outcomes.c.status == "joined"
-        )
+        return self._in_chunks(scope, _table.c.prediction, predictions, within, _table.c.status == "joined")
 
-    def labels(self, scope: Scope, predictions: Iterable[str], *, within: Connection | None = None) -> dict[str, bool]:
+    def labels(self, scope: Scope, predictions: Iterable[str]) -> dict[str, bool]:
         """Prediction to whether its joined label is the positive one; without those that have none."""
         return {
             outcome.prediction: outcome.positive
-            for outcome in self.joined(scope, predictions, within=within)
+            for outcome in self.joined(scope, predictions)
             if outcome.kind == "label" and outcome.prediction is not None and outcome.positive is not None
         }
 
@@ -164,20 +157,12 @@ class Outcomes:
         kind: OutcomeKind | None = None,
         before: datetime | None = None,
         limit: int = 50,
-        within: Connection | None = None,
     ) -> list[OutcomeRecord]:
         """Outcomes that arrived before an instant of wall time, latest first."""
-        table = schema.outcomes
-        conditions: builtins.list[ColumnElement[bool]] = []
-        if application is not None:
-            conditions.append(table.c.application == application)
-        if status is not None:
-            conditions.append(table.c.status == status)
-        if kind is not None:
-            conditions.append(table.c.kind == kind)
+        conditions = schema.given(_table, application=application, status=status, kind=kind)
         if before is not None:
-            conditions.append(table.c.created_at < microseconds(before))
-        return self._select(scope, *conditions, latest_first=True, limit=limit, within=within)
+            conditions.append(_table.c.created_at < before)
+        return self._documents.find(scope, *conditions, order=_LATEST_FIRST, limit=limit)
 
     def unknown(
         self,
@@ -187,19 +172,15 @@ class Outcomes:
         since: datetime | None = None,
         after: OutcomeRecord | None = None,
         limit: int = 500,
-        within: Connection | None = None,
     ) -> builtins.list[OutcomeRecord]:
         """Outcomes that name no prediction yet, latest first; ``after`` is the last of the page before."""
-        table = schema.outcomes
-        conditions: builtins.list[ColumnElement[bool]] = [table.c.status == "unknown"]
-        if application is not None:
-            conditions.append(table.c.application == application)
+        conditions = schema.given(_table, application=application, status="unknown")
         if since is not None:
-            conditions.append(table.c.created_at >= microseconds(since))
+            conditions.append(_table.c.created_at >= since)
         if after is not None:
-            at = microseconds(after.created_at)
-            conditions.append((table.c.created_at < at) | ((table.c.created_at == at) & (table.c.id < after.id)))
-        return self._select(scope, *conditions, latest_first=True, limit=limit, within=within)
+            at = after.created_at
+            conditions.append((_table.c.created_at < at) | ((_table.c.created_at == at) & (_table.c.id < after.id)))
+        return self._documents.find(scope, *conditions, order=_LATEST_FIRST, limit=limit)
 
     def scored(
         self,
@@ -210,77 +191,51 @@ class Outcomes:
         until: datetime | None = None,
         roles: Sequence[Role] = SEEN_ROLES,
         recorded_until: datetime | None = None,
-        within: Connection | None = None,
     ) -> builtins.list[OutcomeRecord]:
         """Joined labels of predictions whose moment (event time) is in ``since <= as_of < until``, oldest first.
 
         ``recorded_until`` leaves out what was joined later than this instant of wall time.
         """
-        table = schema.outcomes
-        conditions: builtins.list[ColumnElement[bool]] = [
-            table.c.application == application,
-            table.c.status == "joined",
-            table.c.kind == "label",
-            table.c.role.in_(roles),
-        ]
+        conditions = schema.given(_table, application=application, status="joined", kind="label")
+        conditions.append(_table.c.role.in_(roles))
         if since is not None:
-            conditions.append(table.c.as_of >= microseconds(since))
+            conditions.append(_table.c.as_of >= since)
         if until is not None:
-            conditions.append(table.c.as_of < microseconds(until))
+            conditions.append(_table.c.as_of < until)
         if recorded_until is not None:
-            conditions.append(table.c.created_at <= microseconds(recorded_until))
-        return self._select(scope, *conditions, within=within)
+            conditions.append(_table.c.created_at <= recorded_until)
+        return self._documents.find(scope, *conditions, order=_OLDEST_FIRST)
 
-    def counts(
-        self, scope: Scope, application: str | None = None, *, within: Connection | None = None
-    ) -> dict[str, dict[str, int]]:
+    def counts(self, scope: Scope, application: str | None = None) -> dict[str, dict[str, int]]:
         """Kind to status to how many."""
-        table = schema.outcomes
-        keys = (table.c.kind, table.c.status)
-        statement = select(*keys, func.count().label("outcomes")).where(schema.owned(table, scope))
-        if application is not None:
-            statement = statement.where(table.c.application == application)
+        keys = (_table.c.kind, _table.c.status)
+        statement = select(*keys, func.count().label("outcomes")).where(
+            schema.owned(_table, scope), *schema.given(_table, application=application)
+        )
         counted: dict[str, dict[str, int]] = {}
-        with self._database.reading(within) as connection:
-            for row in connection.execute(statement.group_by(*keys).order_by(*keys)):
-                counted.setdefault(row.kind, {})[row.status] = row.outcomes
+        for row in self._database.rows(statement.group_by(*keys).order_by(*keys)):
+            counted.setdefault(row.kind, {})[row.status] = row.outcomes
         return counted
 
-    def coverage(self, scope: Scope, application: str, *, within: Connection | None = None) -> builtins.list[Coverage]:
+    def coverage(self, scope: Scope, application: str) -> builtins.list[Coverage]:
         """For every release of an application: predictions that users saw, and those with a joined label."""
-        receipts, outcomes = schema.receipts, schema.outcomes
-        made = (
-            select(receipts.c.release, func.count().label("predictions"))
-            .where(
-                schema.owned(receipts, scope),
-                receipts.c.application == application,
-                receipts.c.role.in_(SEEN_ROLES),
-            )
-            .group_by(receipts.c.release)
-            .order_by(receipts.c.release)
-        )
-        known = (
-            select(outcomes.c.release, func.count().label("labelled"))
-            .where(
-                schema.owned(outcomes, scope),
-                outcomes.c.application == application,
-                outcomes.c.status == "joined",
-                outcomes.c.kind == "label",
-                outcomes.c.role.in_(SEEN_ROLES),
-            )
-            .group_by(outcomes.c.release)
-        )
-        with self._database.reading(within) as connection:
-            labelled = {row.release: row.labelled for row in connection.execute(known)}
-            return [
-                Coverage(row.release, row.predictions, labelled.get(row.release, 0)) for row in connection.execute(made)
-            ]
+
+        def by_release(table: Table, **of: str) -> Select[Any]:
+            seen = schema.owned(table, scope, application=application, **of) & table.c.role.in_(SEEN_ROLES)
+            release = table.c.release
+            return select(release, func.count().label("number")).where(seen).group_by(release).order_by(release)
+
+        with self._database.read() as connection:
+            known = connection.execute(by_release(_table, status="joined", kind="label"))
+            labelled = {row.release: row.number for row in known}
+            made = connection.execute(by_release(schema.receipts))
+            return [Coverage(row.release, row.number, labelled.get(row.release, 0)) for row in made]
 
     def instant(self) -> datetime:
         """An instant of wall time such that everything recorded up to it can be read already."""
         # Rows are stamped inside write transactions, and these exclude each other.
         with self._database.transaction():
-            return from_microseconds(microseconds(self._database.clock.now()))
+            return utc(self._database.clock.now())
 
     def _in_chunks(
         self,
@@ -295,42 +250,5 @@ class Outcomes:
         with self._database.reading(within) as connection:
             for start in range(0, len(distinct), _CHUNK):
                 chosen = column.in_(distinct[start : start + _CHUNK])
-                found += self._select(scope, chosen, *conditions, within=connection)
+                found += self._documents.find(scope, chosen, *conditions, order=_OLDEST_FIRST, within=connection)
         return found
-
-    def _select(
-        self,
-        scope: Scope,
-        *conditions: ColumnElement[bool],
-        latest_first: bool = False,
-        limit: int | None = None,
-        within: Connection | None = None,
-    ) -> builtins.list[OutcomeRecord]:
-        table = schema.outcomes
-        order = (table.c.created_at.desc(), table.c.id.desc()) if latest_first else (table.c.created_at, table.c.id)
-        statement = select(table.c.id, table.c.payload).where(schema.owned(table, scope), *conditions)
-        statement = statement.order_by(*order)
-        if limit is not None:
-            statement = statement.limit(limit)
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement).all()
-        return [_decoder.decode(self._database.unseal(scope, _SCHEMA, row.id, row.payload)) for row in rows]
-
-    def _row(self, outcome: OutcomeRecord) -> dict[str, Any]:
-        return {
-            "tenant": outcome.scope.tenant,
-            "environment": outcome.scope.environment,
-            "id": outcome.id,
-            "application": outcome.application,
-            "prediction": outcome.prediction,
-            "release": outcome.release,
-            "role": outcome.role,
-            "kind": outcome.kind,
-            "status": outcome.status,
-            "positive": outcome.positive,
-            "probability": outcome.probability,
-            "as_of": None if outcome.as_of is None else microseconds(outcome.as_of),
-            "available_at": microseconds(outcome.available_at),
-            "payload": self._database.seal(outcome.scope, _SCHEMA, outcome.id, _encoder.encode(outcome)),
-            "created_at": microseconds(outcome.created_at),
-        }

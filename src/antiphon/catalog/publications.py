@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import insert, select
@@ -17,7 +18,8 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import missing, row_of, value_of
+from antiphon.core.clock import utc
 from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
@@ -39,7 +41,7 @@ class Publication(msgspec.Struct, frozen=True):
     base: int
 
 
-_snapshots = msgspec.json.Decoder(dict[str, str])
+_table = schema.publications
 
 
 class Publications:
@@ -50,11 +52,8 @@ class Publications:
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> Publication | None:
         """The latest publication, ``None`` before the first."""
-        table = schema.publications
-        statement = select(table).where(schema.owned(table, scope)).order_by(table.c.number.desc()).limit(1)
-        with self._database.reading(within) as connection:
-            row = connection.execute(statement).first()
-        return None if row is None else _publication(row)
+        found = self.list(scope, 1, within=within)
+        return found[0] if found else None
 
     def get(self, scope: Scope, number: int, *, within: Connection | None = None) -> Publication:
         """One publication by number.
@@ -62,19 +61,14 @@ class Publications:
         Raises:
             NotFoundError: it does not exist.
         """
-        table = schema.publications
-        with self._database.reading(within) as connection:
-            row = connection.execute(select(table).where(schema.owned(table, scope), table.c.number == number)).first()
+        row = self._database.first(select(_table).where(schema.owned(_table, scope, number=number)), within)
         if row is None:
-            raise NotFoundError(
-                f"There is no publication {number}.", where=str(scope), next_step="See `antiphon features list`."
-            )
+            raise missing("publication", number, scope, "See `antiphon features list`.")
         return _publication(row)
 
     def list(self, scope: Scope, limit: int = 50, *, within: Connection | None = None) -> list[Publication]:
         """Publications, latest first."""
-        table = schema.publications
-        statement = select(table).where(schema.owned(table, scope)).order_by(table.c.number.desc()).limit(limit)
+        statement = select(_table).where(schema.owned(_table, scope)).order_by(_table.c.number.desc()).limit(limit)
         with self._database.reading(within) as connection:
             return [_publication(row) for row in connection.execute(statement)]
 
@@ -100,12 +94,8 @@ class Publications:
         """
         with self._database.writing(within) as connection:
             current = self._expect(connection, scope, expected)
-            merged: dict[str, str] = dict(current.snapshots) if current is not None else {}
-            for view, snapshot in changes.items():
-                if snapshot is None:
-                    merged.pop(view, None)
-                else:
-                    merged[view] = snapshot
+            changed = {**(current.snapshots if current is not None else {}), **changes}
+            merged = {view: snapshot for view, snapshot in changed.items() if snapshot is not None}
             self._require_snapshots(connection, scope, {s for s in changes.values() if s is not None})
             return self._write(connection, scope, expected + 1, expected, merged, reason, principal)
 
@@ -147,16 +137,11 @@ class Publications:
 
     def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots
-        found = set(
-            connection.execute(
-                select(table.c.id).where(
-                    schema.owned(table, scope), table.c.id.in_(requested), table.c.pruned_at.is_(None)
-                )
-            ).scalars()
-        )
-        if missing := sorted(requested - found):
+        kept = select(table.c.id).where(schema.owned(table, scope), table.c.pruned_at.is_(None))
+        found = set(connection.execute(kept.where(table.c.id.in_(requested))).scalars())
+        if gone := sorted(requested - found):
             raise NotFoundError(
-                f"Not recorded, or pruned: snapshot {', '.join(missing)}.",
+                f"Not recorded, or pruned: snapshot {', '.join(gone)}.",
                 where=str(scope),
                 next_step="Refresh the view, or roll back to a later publication.",
             )
@@ -171,35 +156,16 @@ class Publications:
         reason: str,
         principal: str,
     ) -> Publication:
-        now = microseconds(self._database.clock.now())
+        made = Publication(scope, number, snapshots, reason, principal, utc(self._database.clock.now()), base)
         try:
-            connection.execute(
-                insert(schema.publications).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    number=number,
-                    base=base,
-                    snapshots=canonical(snapshots),
-                    reason=reason,
-                    principal=principal,
-                    created_at=now,
-                )
-            )
+            connection.execute(insert(_table).values(row_of(_table, made, snapshots=canonical(snapshots))))
         except IntegrityError as error:
             raise _lost(scope, number - 1, number) from error
-        return Publication(scope, number, snapshots, reason, principal, from_microseconds(now), base)
+        return made
 
 
-def _publication(row: Row[tuple[object, ...]]) -> Publication:
-    return Publication(
-        scope=Scope(row.tenant, row.environment),
-        number=row.number,
-        snapshots=_snapshots.decode(row.snapshots),
-        reason=row.reason,
-        principal=row.principal,
-        created_at=from_microseconds(row.created_at),
-        base=row.base,
-    )
+def _publication(row: Row[Any]) -> Publication:
+    return value_of(Publication, row, snapshots=msgspec.json.decode(row.snapshots, type=dict[str, str]))
 
 
 def _lost(scope: Scope, expected: int, number: int) -> WriteConflictError:

@@ -6,7 +6,6 @@ Invariant: meters that are drawn from together are drawn from in one transaction
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -15,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.rows import value_of
 from antiphon.core.clock import microseconds
 from antiphon.core.token_bucket import Level, Meter
 
@@ -60,14 +60,14 @@ class QuotaLevels:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def draw(self, tenant: str, bucket: str, draws: Sequence[Draw], *, within: Connection | None = None) -> DrawResult:
+    def draw(self, tenant: str, bucket: str, draws: Sequence[Draw]) -> DrawResult:
         """Give back what is left of earlier shares and take what is needed, of all meters or of none.
 
         Raises:
             UnavailableError: the catalog is away.
         """
         now = microseconds(self._database.clock.now())
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             levels = self._levels(connection, tenant, bucket)
             left = {each.meter.name: _given_back(each, levels.get(each.meter.name), now) for each in draws}
             moment = max(level.at for level in left.values())
@@ -91,17 +91,14 @@ class QuotaLevels:
 
     def _levels(self, connection: Connection, tenant: str, bucket: str) -> dict[str, Level]:
         table = schema.quota_levels
-        statement = select(table.c.meter, table.c.used, table.c.at, table.c.emptied_at).where(
-            table.c.tenant == tenant, table.c.environment == ANY, table.c.bucket == bucket
-        )
-        return {row.meter: Level(row.used, row.at, row.emptied_at) for row in connection.execute(statement)}
+        statement = select(table).where(table.c.tenant == tenant, table.c.environment == ANY, table.c.bucket == bucket)
+        return {row.meter: value_of(Level, row) for row in connection.execute(statement)}
 
     def _write(self, connection: Connection, tenant: str, bucket: str, meter: str, level: Level) -> None:
         table = schema.quota_levels
-        values: dict[str, Any] = {"used": level.used, "at": level.at, "emptied_at": level.emptied_at}
+        values = msgspec.structs.asdict(level)
         statement = upsert(table).values(tenant=tenant, environment=ANY, bucket=bucket, meter=meter, **values)
-        key = [table.c.tenant, table.c.environment, table.c.bucket, table.c.meter]
-        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
+        connection.execute(statement.on_conflict_do_update(index_elements=table.primary_key, set_=values))
 
 
 def _given_back(draw: Draw, level: Level | None, now: int) -> Level:

@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import func, insert, select
+from sqlalchemy import ColumnElement, and_, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.core.clock import microseconds
-from antiphon.core.errors import ConflictError, NotFoundError
+from antiphon.catalog.rows import Documents, missing
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
@@ -205,19 +205,28 @@ class Receipt(msgspec.Struct, frozen=True):
     degraded: Degradation | None = None
 
 
-class ReceiptCount(msgspec.Struct, frozen=True):
-    """Number of receipts of one application on one path from one cache origin."""
+class ReuseCount(msgspec.Struct, frozen=True):
+    """Online answers of one application from one cache origin, in one role, and the tokens that they saved."""
 
     application: str
-    path: Path
     origin: str
-    receipts: int
+    role: Role
+    answers: int
+    saved_tokens: int
 
 
-_SCHEMA = "receipt/1"
-_add = insert(schema.receipts)
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Receipt)
+class SubjectRequest(msgspec.Struct, frozen=True):
+    """An online request to an application about a subject."""
+
+    application: str
+    subject: str
+    prediction: str
+    created_at: datetime
+
+
+_table = schema.receipts
+_add = insert(_table)
+_seen_online = and_(_table.c.path == "online", _table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES))
 
 
 class Receipts:
@@ -226,6 +235,7 @@ class Receipts:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._blobs = Blobs(database)
+        self._documents = Documents(database, "receipts.payload", Receipt)
 
     def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Connection | None = None) -> None:
         """Record a receipt together with the texts its ``*_blob`` fields name by SHA-256.
@@ -233,53 +243,29 @@ class Receipts:
         Raises:
             ConflictError: this prediction has a receipt already.
         """
-        scope = receipt.scope
-        payload = self._database.seal(scope, _SCHEMA, receipt.prediction, _encoder.encode(receipt))
+        cache = receipt.cache
+        row = self._documents.row(receipt, origin=cache.origin, saved_tokens=cache.saved_tokens)
         with self._database.writing(within) as connection:
-            self._blobs.put_many(scope, texts, within=connection)
+            self._blobs.put_many(receipt.scope, texts, within=connection)
             try:
-                connection.execute(
-                    _add,
-                    {
-                        "tenant": scope.tenant,
-                        "environment": scope.environment,
-                        "prediction": receipt.prediction,
-                        "application": receipt.application,
-                        "release": receipt.release,
-                        "path": receipt.path,
-                        "origin": receipt.cache.origin,
-                        "role": receipt.role,
-                        "subject": receipt.subject,
-                        "payload": payload,
-                        "created_at": microseconds(receipt.created_at),
-                        "saved_tokens": receipt.cache.saved_tokens,
-                    },
-                )
+                connection.execute(_add, row)
             except IntegrityError as error:
                 raise ConflictError(
                     f"The prediction {receipt.prediction!r} has a receipt already.",
-                    where=str(scope),
+                    where=str(receipt.scope),
                     next_step="Give each prediction its own id.",
                 ) from error
 
-    def get(self, scope: Scope, prediction: str, *, within: Connection | None = None) -> Receipt:
+    def get(self, scope: Scope, prediction: str) -> Receipt:
         """The receipt of one prediction.
 
         Raises:
             NotFoundError: there is none here.
         """
-        table = schema.receipts
-        with self._database.reading(within) as connection:
-            payload = connection.execute(
-                select(table.c.payload).where(schema.owned(table, scope), table.c.prediction == prediction)
-            ).scalar()
-        if payload is None:
-            raise NotFoundError(
-                f"There is no prediction {prediction!r}.",
-                where=str(scope),
-                next_step="Check the id, the tenant and the environment.",
-            )
-        return _decoder.decode(self._database.unseal(scope, _SCHEMA, prediction, payload))
+        found = self._documents.get(scope, prediction)
+        if found is None:
+            raise missing("prediction", prediction, scope, "Check the id, the tenant and the environment.")
+        return found
 
     def list(
         self,
@@ -292,27 +278,13 @@ class Receipts:
         subject: str | None = None,
         since: datetime | None = None,
         roles: Sequence[Role] | None = None,
-        within: Connection | None = None,
     ) -> list[Receipt]:
         """Receipts with ``since <= created_at < before``, latest first; of some roles only, if they are given."""
-        table = schema.receipts
-        statement = select(table.c.prediction, table.c.payload).where(schema.owned(table, scope))
-        if application is not None:
-            statement = statement.where(table.c.application == application)
-        if path is not None:
-            statement = statement.where(table.c.path == path)
-        if subject is not None:
-            statement = statement.where(table.c.subject == subject)
+        conditions = schema.given(_table, application=application, path=path, subject=subject)
         if roles is not None:
-            statement = statement.where(table.c.role.in_(roles))
-        if before is not None:
-            statement = statement.where(table.c.created_at < microseconds(before))
-        if since is not None:
-            statement = statement.where(table.c.created_at >= microseconds(since))
-        statement = statement.order_by(table.c.created_at.desc(), table.c.prediction.desc()).limit(limit)
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement).all()
-        return [_decoder.decode(self._database.unseal(scope, _SCHEMA, row.prediction, row.payload)) for row in rows]
+            conditions.append(_table.c.role.in_(roles))
+        order = (_table.c.created_at.desc(), _table.c.prediction.desc())
+        return self._documents.find(scope, *conditions, *_span(since, before), order=order, limit=limit)
 
     def count(
         self,
@@ -321,37 +293,39 @@ class Receipts:
         path: Path | None = None,
         *,
         since: datetime | None = None,
-        within: Connection | None = None,
+        until: datetime | None = None,
     ) -> int:
-        """Returns the number of receipts."""
-        return sum(
-            counted.receipts
-            for counted in self.counts(scope, since=since, within=within)
-            if application in (None, counted.application) and path in (None, counted.path)
-        )
-
-    def between(self, scope: Scope, since: datetime, until: datetime) -> int:
         """Returns the number of receipts with ``since <= created_at < until``."""
-        table = schema.receipts
-        statement = select(func.count()).where(
-            schema.owned(table, scope),
-            table.c.created_at >= microseconds(since),
-            table.c.created_at < microseconds(until),
-        )
-        with self._database.read() as connection:
-            return int(connection.execute(statement).scalar() or 0)
+        conditions = schema.given(_table, application=application, path=path)
+        statement = select(func.count()).where(schema.owned(_table, scope), *conditions, *_span(since, until))
+        return int(self._database.scalar(statement))
 
-    def counts(
-        self, scope: Scope, *, since: datetime | None = None, within: Connection | None = None
-    ) -> builtins.list[ReceiptCount]:
-        """Returns the number of receipts by application, path and cache origin."""
-        table = schema.receipts
-        keys = (table.c.application, table.c.path, table.c.origin)
-        statement = select(*keys, func.count().label("receipts")).where(schema.owned(table, scope))
-        if since is not None:
-            statement = statement.where(table.c.created_at >= microseconds(since))
-        with self._database.reading(within) as connection:
-            return [
-                ReceiptCount(row.application, row.path, row.origin, row.receipts)
-                for row in connection.execute(statement.group_by(*keys).order_by(*keys))
-            ]
+    def reuse(self, scope: Scope, since: datetime) -> builtins.list[ReuseCount]:
+        """Counts the online answers since an instant by the place they came from."""
+        keys = (_table.c.application, _table.c.origin, _table.c.role)
+        statement = (
+            select(*keys, func.count(), func.coalesce(func.sum(_table.c.saved_tokens), 0))
+            .where(schema.owned(_table, scope), _table.c.created_at >= since, _seen_online)
+            .group_by(*keys)
+            .order_by(*keys)
+        )
+        return [ReuseCount(*row) for row in self._database.rows(statement)]
+
+    def demanded(
+        self, scope: Scope, application: str, since: datetime, until: datetime, limit: int
+    ) -> builtins.list[SubjectRequest]:
+        """Online requests with ``since < created_at <= until``, oldest first: the newest ``limit``."""
+        created_at = _table.c.created_at
+        statement = (
+            select(_table.c.application, _table.c.subject, _table.c.prediction, created_at)
+            .where(schema.owned(_table, scope, application=application), created_at > since, created_at <= until)
+            .where(_seen_online)
+            .order_by(created_at.desc(), _table.c.prediction.desc())
+            .limit(limit)
+        )
+        return [SubjectRequest(*row) for row in reversed(self._database.rows(statement))]
+
+
+def _span(since: datetime | None, until: datetime | None) -> builtins.list[ColumnElement[bool]]:
+    at = _table.c.created_at
+    return [*([] if since is None else [at >= since]), *([] if until is None else [at < until])]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, func, insert, select, true
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import missing, row_of, value_of
+from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
@@ -100,17 +101,14 @@ class Releases:
         digest = content_hash(bundle)
         application = bundle.application.name
         table = schema.releases
+        of_application = schema.owned(table, scope, application=application)
         with self._database.writing(within) as connection:
             known = connection.execute(
-                select(table.c.id).where(
-                    schema.owned(table, scope), table.c.application == application, table.c.content_hash == digest
-                )
+                select(table.c.id).where(of_application, table.c.content_hash == digest)
             ).scalar()
             if known is not None:
                 return self.get(scope, known, within=connection)
-            highest = connection.execute(
-                select(func.max(table.c.number)).where(schema.owned(table, scope), table.c.application == application)
-            ).scalar()
+            highest = connection.execute(select(func.max(table.c.number)).where(of_application)).scalar()
             release = new_id("rel")
             connection.execute(
                 insert(table).values(
@@ -123,7 +121,7 @@ class Releases:
                     bundle=self._database.seal(scope, _SCHEMA, release, canonical(bundle)),
                     author=author,
                     rationale=rationale,
-                    created_at=self._now(),
+                    created_at=self._database.clock.now(),
                 )
             )
             self.set_stage(scope, release, "draft", principal=author, reason=rationale, within=connection)
@@ -135,19 +133,14 @@ class Releases:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            found = self._select(connection, scope, schema.releases.c.id == release)
+        found = self._select(scope, within, id=release)
         if not found:
-            raise NotFoundError(
-                f"There is no release {release!r}.", where=str(scope), next_step="See `antiphon releases list`."
-            )
+            raise missing("release", release, scope, "See `antiphon releases list`.")
         return found[0]
 
-    def list(self, scope: Scope, application: str | None = None, *, within: Connection | None = None) -> list[Release]:
+    def list(self, scope: Scope, application: str | None = None) -> list[Release]:
         """Releases by application, latest first."""
-        condition = true() if application is None else schema.releases.c.application == application
-        with self._database.reading(within) as connection:
-            return self._select(connection, scope, condition)
+        return self._select(scope, None, application=application)
 
     def set_stage(
         self,
@@ -164,33 +157,16 @@ class Releases:
             moves = self.stages(scope, release, within=connection)
             if moves and moves[-1].stage == stage:
                 return moves[-1]
-            now = max(self._now(), microseconds(moves[-1].at) if moves else 0)
-            move = StageMove(release, len(moves) + 1, stage, principal, reason, from_microseconds(now))
-            connection.execute(
-                insert(schema.release_stages).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    release=release,
-                    sequence=move.sequence,
-                    stage=stage,
-                    principal=principal,
-                    reason=reason,
-                    at=now,
-                )
-            )
+            at = self._now(moves)
+            move = StageMove(release, len(moves) + 1, stage, principal, reason, at)
+            connection.execute(insert(schema.release_stages).values(row_of(schema.release_stages, move, scope)))
         return move
 
     def stages(self, scope: Scope, release: str, *, within: Connection | None = None) -> builtins.list[StageMove]:
         """Every stage the release entered, first to last."""
         table = schema.release_stages
-        statement = (
-            select(table).where(schema.owned(table, scope), table.c.release == release).order_by(table.c.sequence)
-        )
-        with self._database.reading(within) as connection:
-            return [
-                StageMove(row.release, row.sequence, row.stage, row.principal, row.reason, from_microseconds(row.at))
-                for row in connection.execute(statement)
-            ]
+        statement = select(table).where(schema.owned(table, scope, release=release)).order_by(table.c.sequence)
+        return [value_of(StageMove, row) for row in self._database.rows(statement, within)]
 
     def activate(
         self,
@@ -218,13 +194,9 @@ class Releases:
             if history and history[-1].release == release:
                 return history[-1]
             if history:
+                why = f"{release} went live: {reason}"
                 self.set_stage(
-                    scope,
-                    history[-1].release,
-                    "retired",
-                    principal=principal,
-                    reason=f"{release} went live: {reason}",
-                    within=connection,
+                    scope, history[-1].release, "retired", principal=principal, reason=why, within=connection
                 )
             return self._point(connection, scope, application, release, "activate", principal, reason, history)
 
@@ -252,53 +224,29 @@ class Releases:
         """The live release, ``None`` when none was activated."""
         return self._pointed(scope, application, true(), within)
 
-    def live_at(
-        self, scope: Scope, application: str, moment: datetime, *, within: Connection | None = None
-    ) -> Release | None:
+    def live_at(self, scope: Scope, application: str, moment: datetime) -> Release | None:
         """The release that was live at an instant of wall time. Its ``stage`` is today's."""
-        return self._pointed(scope, application, schema.release_pointers.c.at <= microseconds(moment), within)
+        return self._pointed(scope, application, schema.release_pointers.c.at <= moment, None)
 
     def history(self, scope: Scope, application: str, *, within: Connection | None = None) -> builtins.list[Activation]:
         """Every move of the live pointer, first to last."""
         table = schema.release_pointers
-        statement = (
-            select(table)
-            .where(schema.owned(table, scope), table.c.application == application)
-            .order_by(table.c.sequence)
-        )
-        with self._database.reading(within) as connection:
-            return [
-                Activation(
-                    row.application,
-                    row.sequence,
-                    row.release,
-                    row.action,
-                    row.principal,
-                    row.reason,
-                    from_microseconds(row.at),
-                )
-                for row in connection.execute(statement)
-            ]
+        statement = select(table).where(schema.owned(table, scope, application=application)).order_by(table.c.sequence)
+        return [value_of(Activation, row) for row in self._database.rows(statement, within)]
 
-    def applications(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[str]:
+    def applications(self, scope: Scope) -> builtins.list[str]:
         """Names of the applications that have a live release."""
         table = schema.release_pointers
         statement = select(table.c.application).where(schema.owned(table, scope)).distinct()
-        with self._database.reading(within) as connection:
-            return sorted(connection.execute(statement).scalars())
+        return sorted(row.application for row in self._database.rows(statement))
 
     def _pointed(
         self, scope: Scope, application: str, condition: ColumnElement[bool], within: Connection | None
     ) -> Release | None:
         table = schema.release_pointers
-        statement = (
-            select(table.c.release)
-            .where(schema.owned(table, scope), table.c.application == application, condition)
-            .order_by(table.c.sequence.desc())
-            .limit(1)
-        )
+        pointed = select(table.c.release).where(schema.owned(table, scope, application=application), condition)
         with self._database.reading(within) as connection:
-            release = connection.execute(statement).scalar()
+            release = connection.execute(pointed.order_by(table.c.sequence.desc()).limit(1)).scalar()
             return None if release is None else self.get(scope, release, within=connection)
 
     def _point(
@@ -312,26 +260,13 @@ class Releases:
         reason: str,
         history: Sequence[Activation],
     ) -> Activation:
-        # "Live at" must be answerable by time even when the wall clock was set back between two moves.
-        now = max(self._now(), microseconds(history[-1].at) if history else 0)
-        move = Activation(application, len(history) + 1, release, action, principal, reason, from_microseconds(now))
-        connection.execute(
-            insert(schema.release_pointers).values(
-                tenant=scope.tenant,
-                environment=scope.environment,
-                application=application,
-                sequence=move.sequence,
-                release=release,
-                action=action,
-                principal=principal,
-                reason=reason,
-                at=now,
-            )
-        )
+        at = self._now(history)
+        move = Activation(application, len(history) + 1, release, action, principal, reason, at)
+        connection.execute(insert(schema.release_pointers).values(row_of(schema.release_pointers, move, scope)))
         self.set_stage(scope, release, "live", principal=principal, reason=reason, within=connection)
         return move
 
-    def _select(self, connection: Connection, scope: Scope, condition: ColumnElement[bool]) -> builtins.list[Release]:
+    def _select(self, scope: Scope, within: Connection | None, **of: str | None) -> builtins.list[Release]:
         releases, stages = schema.releases, schema.release_stages
         latest = (
             select(stages.c.stage)
@@ -346,26 +281,20 @@ class Releases:
         )
         statement = (
             select(releases, latest.label("stage"))
-            .where(schema.owned(releases, scope), condition)
+            .where(schema.owned(releases, scope), *schema.given(releases, **of))
             .order_by(releases.c.application, releases.c.number.desc())
         )
-        return [
-            Release(
-                id=row.id,
-                scope=scope,
-                number=row.number,
-                bundle=_bundle.decode(self._database.unseal(scope, _SCHEMA, row.id, row.bundle)),
-                content_hash=row.content_hash,
-                stage=row.stage,
-                author=row.author,
-                rationale=row.rationale,
-                created_at=from_microseconds(row.created_at),
-            )
-            for row in connection.execute(statement)
-        ]
+        with self._database.reading(within) as connection:
+            return [self._release(row) for row in connection.execute(statement)]
 
-    def _now(self) -> int:
-        return microseconds(self._database.clock.now())
+    def _release(self, row: Row[Any]) -> Release:
+        bundle = self._database.unseal(Scope(row.tenant, row.environment), _SCHEMA, row.id, row.bundle)
+        return value_of(Release, row, bundle=_bundle.decode(bundle))
+
+    def _now(self, moves: Sequence[StageMove] | Sequence[Activation]) -> datetime:
+        """The time of a next move. "Live at" must be answerable also when the clock was set back between two."""
+        now = utc(self._database.clock.now())
+        return max(now, moves[-1].at) if moves else now
 
 
 def activation_stack(history: Sequence[Activation]) -> list[str]:

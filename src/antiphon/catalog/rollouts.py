@@ -19,7 +19,8 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
 from antiphon.catalog.releases import Release
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import missing, row_of, value_of
+from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
@@ -176,7 +177,6 @@ class RoutingState(msgspec.Struct, frozen=True):
 UNDER_WAY: tuple[RolloutState, ...] = ("shadow", "canary")
 """The states in which a rollout has not ended."""
 
-_MOVE = RolloutMove.__struct_fields__
 _plan = msgspec.json.Decoder(Rollout)
 
 
@@ -204,7 +204,7 @@ class Rollouts:
         Raises:
             ConflictError: one is under way already.
         """
-        now = self._now()
+        now = utc(self._database.clock.now())
         rollout = RolloutRecord(
             id=new_id("roll"),
             scope=scope,
@@ -217,13 +217,13 @@ class Rollouts:
             held=False,
             reason=reason,
             principal=principal,
-            created_at=from_microseconds(now),
-            entered_at=from_microseconds(now),
-            ended_at=None if state in UNDER_WAY else from_microseconds(now),
+            created_at=now,
+            entered_at=now,
+            ended_at=None if state in UNDER_WAY else now,
         )
         with self._database.writing(within) as connection:
             try:
-                connection.execute(insert(schema.rollouts).values(_columns(rollout)))
+                connection.execute(insert(schema.rollouts).values(_row(rollout)))
             except IntegrityError as error:
                 # The only other key that could be taken is the new id itself, and the releases' must exist.
                 if "FOREIGN KEY" in str(error.orig):
@@ -246,42 +246,31 @@ class Rollouts:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        found = self._select(scope, schema.rollouts.c.id == rollout, None, within)
+        found = self._select(scope, within, schema.rollouts.c.id == rollout)
         if not found:
-            raise NotFoundError(
-                f"There is no rollout {rollout!r}.", where=str(scope), next_step="See `antiphon releases rollouts`."
-            )
+            raise missing("rollout", rollout, scope, "See `antiphon releases rollouts`.")
         return found[0]
 
-    def list(
-        self, scope: Scope, application: str | None = None, limit: int = 50, *, within: Connection | None = None
-    ) -> builtins.list[RolloutRecord]:
+    def list(self, scope: Scope, application: str | None = None, limit: int = 50) -> builtins.list[RolloutRecord]:
         """Rollouts, latest first."""
-        table = schema.rollouts
-        condition = table.c.id.is_not(None) if application is None else table.c.application == application
-        return self._select(scope, condition, limit, within)
+        return self._select(scope, None, *schema.given(schema.rollouts, application=application), limit=limit)
 
-    def list_active(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[RolloutRecord]:
+    def list_active(self, scope: Scope) -> builtins.list[RolloutRecord]:
         """Every rollout under way, latest first."""
-        return self._select(scope, schema.rollouts.c.ended_at.is_(None), None, within)
+        return self._select(scope, None, schema.rollouts.c.ended_at.is_(None))
 
     def active(self, scope: Scope, application: str, *, within: Connection | None = None) -> RolloutRecord | None:
         """The application's rollout under way, ``None`` when there is none."""
         table = schema.rollouts
-        found = self._select(scope, (table.c.application == application) & table.c.ended_at.is_(None), None, within)
+        found = self._select(scope, within, table.c.application == application, table.c.ended_at.is_(None))
         return found[0] if found else None
 
-    def routing_state(self, scope: Scope, application: str, *, within: Connection | None = None) -> RoutingState:
+    def routing_state(self, scope: Scope, application: str) -> RoutingState:
         """The live release and the rollout under way, of one read transaction."""
         table = schema.release_pointers
-        statement = (
-            select(table.c.release)
-            .where(schema.owned(table, scope), table.c.application == application)
-            .order_by(table.c.sequence.desc())
-            .limit(1)
-        )
-        with self._database.reading(within) as connection:
-            live = connection.execute(statement).scalar()
+        pointed = select(table.c.release).where(schema.owned(table, scope, application=application))
+        with self._database.read() as connection:
+            live = connection.execute(pointed.order_by(table.c.sequence.desc()).limit(1)).scalar()
             return RoutingState(live, self.active(scope, application, within=connection) if live is not None else None)
 
     def move(
@@ -314,7 +303,7 @@ class Rollouts:
                 )
             last = self.moves(scope, rollout, within=connection)[-1]
             # Moves are in the order of their time also when the wall clock was set back between two.
-            now = max(self._now(), microseconds(last.at))
+            now = max(utc(self._database.clock.now()), last.at)
             moved = msgspec.structs.replace(
                 before,
                 state=state,
@@ -322,47 +311,33 @@ class Rollouts:
                 held=held,
                 reason=reason,
                 principal=principal,
-                entered_at=before.entered_at if (state, step) == expected else from_microseconds(now),
-                ended_at=None if state in UNDER_WAY else from_microseconds(now),
+                entered_at=before.entered_at if (state, step) == expected else now,
+                ended_at=None if state in UNDER_WAY else now,
             )
             table = schema.rollouts
-            connection.execute(
-                update(table).where(schema.owned(table, scope), table.c.id == rollout).values(_columns(moved))
-            )
+            connection.execute(update(table).where(schema.owned(table, scope, id=rollout)).values(_row(moved)))
             self._add_move(connection, moved, last, now)
         return moved
 
     def moves(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> builtins.list[RolloutMove]:
         """Every move of a rollout, first to last."""
         table = schema.rollout_moves
-        statement = (
-            select(table).where(schema.owned(table, scope), table.c.rollout == rollout).order_by(table.c.sequence)
-        )
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement.with_only_columns(*(table.c[name] for name in _MOVE))).all()
-        return [RolloutMove(**row._asdict() | {"at": from_microseconds(row.at)}) for row in rows]
+        statement = select(table).where(schema.owned(table, scope, rollout=rollout)).order_by(table.c.sequence)
+        return [value_of(RolloutMove, row) for row in self._database.rows(statement, within)]
 
-    def _add_move(self, connection: Connection, rollout: RolloutRecord, last: RolloutMove | None, at: int) -> None:
-        scope, sequence = rollout.scope, 1 if last is None else last.sequence + 1
-        columns = {field: getattr(rollout, field) for field in _MOVE[2:-1]}
-        owner = {"tenant": scope.tenant, "environment": scope.environment, "rollout": rollout.id}
-        connection.execute(insert(schema.rollout_moves).values(**owner, **columns, sequence=sequence, at=at))
+    def _add_move(self, connection: Connection, rollout: RolloutRecord, last: RolloutMove | None, at: datetime) -> None:
+        sequence = 1 if last is None else last.sequence + 1
+        row = row_of(schema.rollout_moves, rollout, rollout=rollout.id, sequence=sequence, at=at)
+        connection.execute(insert(schema.rollout_moves).values(row))
 
     def _select(
-        self, scope: Scope, condition: ColumnElement[bool], limit: int | None, within: Connection | None
+        self, scope: Scope, within: Connection | None, *conditions: ColumnElement[bool], limit: int | None = None
     ) -> builtins.list[RolloutRecord]:
         table = schema.rollouts
-        statement = (
-            select(table)
-            .where(schema.owned(table, scope), condition)
-            .order_by(table.c.created_at.desc(), table.c.id.desc())
-            .limit(limit)
-        )
+        statement = select(table).where(schema.owned(table, scope), *conditions)
         with self._database.reading(within) as connection:
-            return [_rollout(scope, row) for row in connection.execute(statement)]
-
-    def _now(self) -> int:
-        return microseconds(self._database.clock.now())
+            rows = connection.execute(statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit))
+            return [value_of(RolloutRecord, row, plan=_plan.decode(row.plan)) for row in rows]
 
 
 def described(rollout: RolloutRecord) -> str:
@@ -375,24 +350,5 @@ def described(rollout: RolloutRecord) -> str:
     return words[rollout.state] + held
 
 
-def _columns(rollout: RolloutRecord) -> dict[str, Any]:
-    columns = {field: getattr(rollout, field) for field in rollout.__struct_fields__ if field != "scope"}
-    ended = rollout.ended_at
-    return columns | {
-        "tenant": rollout.scope.tenant,
-        "environment": rollout.scope.environment,
-        "plan": canonical(rollout.plan),
-        "created_at": microseconds(rollout.created_at),
-        "entered_at": microseconds(rollout.entered_at),
-        "ended_at": None if ended is None else microseconds(ended),
-    }
-
-
-def _rollout(scope: Scope, row: Any) -> RolloutRecord:
-    columns = {field: getattr(row, field) for field in RolloutRecord.__struct_fields__ if field != "scope"}
-    instants = {
-        "created_at": from_microseconds(row.created_at),
-        "entered_at": from_microseconds(row.entered_at),
-        "ended_at": None if row.ended_at is None else from_microseconds(row.ended_at),
-    }
-    return RolloutRecord(**columns | instants | {"scope": scope, "plan": _plan.decode(row.plan)})
+def _row(rollout: RolloutRecord) -> dict[str, Any]:
+    return row_of(schema.rollouts, rollout, plan=canonical(rollout.plan))

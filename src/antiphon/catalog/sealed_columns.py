@@ -10,15 +10,17 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import microseconds
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
@@ -163,7 +165,9 @@ def reseal(database: Database, column: SealedColumn, target: str, batch: int = 2
             done += len(rows)
             finished = len(rows) < batch
             place = _place(column, rows[-1]) if rows else after
-            _keep(database, connection, column.name, target, place, done, finished)
+            # One pass goes through the rows of all tenants.
+            key = {"tenant": "", "environment": "", "store": column.name}
+            _keep(connection, key, target, place, done, finished, database.clock.now())
         yield ResealProgress(column.name, changed, done, tuple(problems))
 
 
@@ -241,6 +245,52 @@ def _problem(column: SealedColumn, row: Row[Any], error: AntiphonError) -> Unrea
     return UnreadablePayload(column.name, f"{row.tenant}/{row.environment}", subject, error.what)
 
 
+HOLDS = timedelta(days=1)
+"""Validity of a check's progress; after that a check begins anew."""
+
+
+class CheckPosition(msgspec.Struct, frozen=True):
+    """Position of a check: the last offset, payloads by data key, unreadable payloads, and when it was stored."""
+
+    through: int = 0
+    by_key: dict[str, int] = {}
+    problems: tuple[UnreadablePayload, ...] = ()
+    at: datetime | None = None
+
+
+class CheckProgress:
+    """Repository of long checks that are under way; one that was cut off goes on from there.
+
+    It is kept beside the progress of re-encryptions, whose end forgets it: what was checked before may be sealed anew.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, scope: Scope, store: str, target: str) -> CheckPosition:
+        """Returns the position to go on from; the beginning when ``target`` is another one now, or it is too long
+        ago."""
+        table = schema.reencryptions
+        row = self._database.first(sa.select(table).where(schema.owned(table, scope, store=f"check {store}")))
+        now = self._database.clock.now()
+        if row is None or row.target != target or now - from_microseconds(row.updated_at) > HOLDS:
+            return CheckPosition()
+        return msgspec.json.decode(row.cursor, type=CheckPosition)
+
+    def keep(self, scope: Scope, store: str, target: str, reached: CheckPosition) -> None:
+        """Remember it; what two checks at once remember is the later one's."""
+        now = self._database.clock.now()
+        place = msgspec.structs.replace(reached, at=now)
+        key = {"tenant": scope.tenant, "environment": scope.environment, "store": f"check {store}"}
+        with self._database.transaction() as connection:
+            _keep(connection, key, target, place, reached.through, False, now)
+
+    def end(self, scope: Scope, store: str) -> None:
+        """Forget it: the check came to its end."""
+        table = schema.reencryptions
+        self._database.write(sa.delete(table).where(schema.owned(table, scope, store=f"check {store}")))
+
+
 def _progress(connection: Connection, store: str, target: str) -> tuple[list[Any] | None, int, bool]:
     table = schema.reencryptions
     row = connection.execute(sa.select(table).where(table.c.store == store, table.c.tenant == "")).first()
@@ -250,17 +300,14 @@ def _progress(connection: Connection, store: str, target: str) -> tuple[list[Any
 
 
 def _keep(
-    database: Database, connection: Connection, store: str, target: str, place: Any, done: int, finished: bool
+    connection: Connection, key: dict[str, str], target: str, place: Any, done: int, finished: bool, now: datetime
 ) -> None:
-    from sqlalchemy.dialects.sqlite import insert
-
     values = {
         "target": target,
         "cursor": msgspec.json.encode(place).decode(),
         "done": done,
         "finished": finished,
-        "updated_at": microseconds(database.clock.now()),
+        "updated_at": microseconds(now),
     }
-    # One pass goes through the rows of all tenants.
-    statement = insert(schema.reencryptions).values(tenant="", environment="", store=store, **values)
+    statement = insert(schema.reencryptions).values(**key, **values)
     connection.execute(statement.on_conflict_do_update(set_=values))

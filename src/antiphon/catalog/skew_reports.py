@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.catalog.rows import row_of, value_of
 from antiphon.core.scope import Scope
 
 Value = float | int | str | bool | None
@@ -109,10 +109,13 @@ class SkewReport(msgspec.Struct, frozen=True):
 
     def of_views(self, names: Sequence[str]) -> SkewReport:
         """The same of some views alone."""
-        features = tuple(one for one in self.features if one.view in names)
+        return self.made_of([one for one in self.features if one.view in names])
+
+    def made_of(self, features: Sequence[FeatureSkew]) -> SkewReport:
+        """The same with these features instead, and their counts."""
         return msgspec.structs.replace(
             self,
-            features=features,
+            features=tuple(features),
             compared=sum(one.compared for one in features),
             different=sum(one.different for one in features),
         )
@@ -155,6 +158,7 @@ SCHEDULE = "schedule"
 
 _SCHEMA = "skew/1"
 _decoder = msgspec.json.Decoder(SkewReport)
+_table = schema.skew_reports
 
 
 class SkewReports:
@@ -178,128 +182,82 @@ class SkewReports:
             report: its id.
             also: what is written in the same transaction, when it is new.
         """
-        measured_at = microseconds(self._database.clock.now())
+        measured_at = self._database.clock.now()
         new = False
         with self._database.transaction() as connection:
             for view in found.views:
                 of_view = found.of_views([view])
-                statement = upsert(schema.skew_reports).values(
-                    tenant=scope.tenant,
-                    environment=scope.environment,
-                    id=report,
-                    view=view,
-                    trigger=trigger,
-                    publication=found.publication,
-                    compared=of_view.compared,
-                    different=of_view.different,
-                    not_comparable=of_view.not_comparable,
-                    complete=found.complete,
-                    document=self._database.seal(scope, _SCHEMA, f"{report}:{view}", msgspec.json.encode(of_view)),
+                document = self._database.seal(scope, _SCHEMA, f"{report}:{view}", msgspec.json.encode(of_view))
+                row = row_of(
+                    _table, of_view, scope, id=report, view=view, trigger=trigger, document=document,
                     measured_at=measured_at,
-                )
-                new |= bool(connection.execute(statement.on_conflict_do_nothing()).rowcount)
+                )  # fmt: skip
+                new |= bool(connection.execute(upsert(_table).values(row).on_conflict_do_nothing()).rowcount)
             if new:
                 also(connection)
         return new
 
     def last(self, scope: Scope, view: str | None = None) -> tuple[ViewSkew, ...]:
         """Returns the latest report of each view; with a name, of that view alone."""
-        table = schema.skew_reports
-        statement = select(table.c.id).where(schema.owned(table, scope))
-        if view is not None:
-            statement = statement.where(table.c.view == view)
-        statement = statement.order_by(table.c.measured_at.desc(), table.c.id.desc()).limit(1)
-        with self._database.read() as connection:
-            report = connection.execute(statement).scalar()
-        if report is None:
-            return ()
-        return tuple(self._lines(scope, table.c.id == report, *([] if view is None else [table.c.view == view])))
+        of_view = schema.given(_table, view=view)
+        statement = select(_table.c.id).where(schema.owned(_table, scope), *of_view)
+        report = self._database.scalar(statement.order_by(_table.c.measured_at.desc(), _table.c.id.desc()).limit(1))
+        return () if report is None else tuple(self._lines(scope, _table.c.id == report, *of_view))
 
     def get(self, scope: Scope, report: str, view: str | None = None) -> SkewReport | None:
         """A whole report, or of one view; ``None`` when it is not there (any more)."""
-        table = schema.skew_reports
-        statement = select(table.c.view, table.c.document).where(schema.owned(table, scope), table.c.id == report)
-        if view is not None:
-            statement = statement.where(table.c.view == view)
-        with self._database.read() as connection:
-            rows = connection.execute(statement.order_by(table.c.view)).all()
+        conditions = (schema.owned(_table, scope, id=report), *schema.given(_table, view=view))
         parts = [
-            _decoder.decode(self._database.unseal(scope, _SCHEMA, f"{report}:{row.view}", row.document)) for row in rows
+            _decoder.decode(self._database.unseal(scope, _SCHEMA, f"{report}:{row.view}", row.document))
+            for row in self._database.rows(select(_table).where(*conditions).order_by(_table.c.view))
         ]
         if not parts:
             return None
         features = [feature for part in parts for feature in part.features]
         features.sort(key=lambda one: (not one.different, one.view, one.path, one.feature))
-        return msgspec.structs.replace(
-            parts[0],
-            features=tuple(features),
-            compared=sum(part.compared for part in parts),
-            different=sum(part.different for part in parts),
-        )
+        return parts[0].made_of(features)
 
     def list(
         self, scope: Scope, view: str | None = None, *, since: datetime | None = None, limit: int = 100
     ) -> builtins.list[ViewSkew]:
         """Reports in numbers, a line a view, latest first."""
-        table = schema.skew_reports
-        conditions = [] if view is None else [table.c.view == view]
+        conditions = schema.given(_table, view=view)
         if since is not None:
-            conditions.append(table.c.measured_at >= microseconds(since))
+            conditions.append(_table.c.measured_at >= since)
         return self._lines(scope, *conditions, limit=limit)
 
     def latest_by_view(self, scope: Scope) -> dict[str, ViewSkew]:
         """Of each view what was found last, in numbers."""
-        table = schema.skew_reports
         latest = (
-            select(table.c.view, func.max(table.c.measured_at).label("at"))
-            .where(schema.owned(table, scope))
-            .group_by(table.c.view)
+            select(_table.c.view, func.max(_table.c.measured_at).label("at"))
+            .where(schema.owned(_table, scope))
+            .group_by(_table.c.view)
             .subquery()
         )
-        found = self._lines(scope, table.c.view == latest.c.view, table.c.measured_at == latest.c.at)
+        found = self._lines(scope, _table.c.view == latest.c.view, _table.c.measured_at == latest.c.at)
         return {one.view: one for one in reversed(found)}
 
     def scheduled_at(self, scope: Scope) -> datetime | None:
         """Returns the time of the last scheduled comparison."""
-        table = schema.skew_reports
-        statement = select(func.max(table.c.measured_at)).where(schema.owned(table, scope), table.c.trigger == SCHEDULE)
-        with self._database.read() as connection:
-            at = connection.execute(statement).scalar()
-        return None if at is None else from_microseconds(at)
+        statement = select(func.max(_table.c.measured_at)).where(schema.owned(_table, scope, trigger=SCHEDULE))
+        at: datetime | None = self._database.scalar(statement)
+        return at
 
     def expire(self, scope: Scope, before: datetime, views: Collection[str]) -> int:
         """Remove reports from before a moment, but what was found last of these views; how many rows it were."""
-        table = schema.skew_reports
         kept = [one.report for one in self.latest_by_view(scope).values() if one.view in views]
-        with self._database.transaction() as connection:
-            return int(
-                connection.execute(
-                    delete(table).where(
-                        schema.owned(table, scope),
-                        table.c.measured_at < microseconds(before),
-                        table.c.id.not_in(kept),
-                    )
-                ).rowcount
-            )
+        old = (schema.owned(_table, scope), _table.c.measured_at < before, _table.c.id.not_in(kept))
+        return self._database.write(delete(_table).where(*old))
 
-    def _lines(self, scope: Scope, *conditions: object, limit: int = 10_000) -> builtins.list[ViewSkew]:
-        table = schema.skew_reports
+    def _lines(self, scope: Scope, *conditions: ColumnElement[bool], limit: int = 10_000) -> builtins.list[ViewSkew]:
+        counted = [column for column in _table.c if column.name != "document"]
         statement = (
-            select(
-                table.c.id, table.c.view, table.c.measured_at, table.c.trigger, table.c.publication, table.c.compared,
-                table.c.different, table.c.not_comparable, table.c.complete,
-            )
-            .where(schema.owned(table, scope), *conditions)  # type: ignore[arg-type]
-            .order_by(table.c.measured_at.desc(), table.c.id.desc(), table.c.view)
+            select(*counted)
+            .where(schema.owned(_table, scope), *conditions)
+            .order_by(_table.c.measured_at.desc(), _table.c.id.desc(), _table.c.view)
             .limit(limit)
-        )  # fmt: skip
-        with self._database.read() as connection:
-            rows = connection.execute(statement).all()
+        )
         return [
-            ViewSkew(
-                row.id, row.view, from_microseconds(row.measured_at), row.trigger, row.publication, row.compared,
-                row.different, row.not_comparable, bool(row.complete),
-                row.different / row.compared if row.compared else None,
-            )
-            for row in rows
-        ]  # fmt: skip
+            value_of(ViewSkew, row, report=row.id, share=row.different / row.compared if row.compared else None)
+            for row in self._database.rows(statement)
+        ]

@@ -12,11 +12,10 @@ from datetime import datetime
 
 import msgspec
 from sqlalchemy import insert, select, update
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.rows import Documents, missing
 from antiphon.catalog.snapshot_facts import (
     RuleCheck,
     SnapshotCost,
@@ -25,8 +24,7 @@ from antiphon.catalog.snapshot_facts import (
     SourceRead,
     Statistics,
 )
-from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import ConflictError, NotFoundError
+from antiphon.core.errors import ConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
@@ -152,60 +150,40 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
         )
 
 
-_SCHEMA = "snapshot/1"
-_decoder = msgspec.json.Decoder(SnapshotManifest)
-
-
 class Snapshots:
     """Repository of snapshot manifests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._documents = Documents(database, "snapshots.document", SnapshotManifest)
 
-    def add(self, manifest: SnapshotManifest, *, within: Connection | None = None) -> SnapshotManifest:
+    def add(self, manifest: SnapshotManifest) -> SnapshotManifest:
         """Record a manifest. Recording the same one again changes nothing.
 
         Raises:
             ConflictError: another manifest has this id.
         """
-        with self._database.writing(within) as connection:
-            known = self._find(connection, manifest.scope, manifest.id)
-            if known is not None:
-                if canonical(known) == canonical(manifest):
-                    return known
-                raise _taken(manifest)
-            try:
-                connection.execute(
-                    insert(schema.snapshots).values(
-                        tenant=manifest.scope.tenant,
-                        environment=manifest.scope.environment,
-                        id=manifest.id,
-                        view=manifest.view,
-                        definition_version=manifest.definition_version,
-                        as_of=microseconds(manifest.as_of),
-                        logical_hash=manifest.logical_hash,
-                        document=self._database.seal(
-                            manifest.scope, _SCHEMA, manifest.id, msgspec.json.encode(manifest)
-                        ),
-                        created_at=microseconds(manifest.created_at),
-                    )
+        with self._database.transaction() as connection:
+            known = self._documents.get(manifest.scope, manifest.id, within=connection)
+            if known is None:
+                connection.execute(insert(schema.snapshots).values(self._documents.row(manifest)))
+            elif canonical(known) != canonical(manifest):
+                raise ConflictError(
+                    f"The snapshot id {manifest.id!r} is taken by another manifest.",
+                    where=str(manifest.scope),
+                    next_step="A snapshot is immutable: give the new one its own id.",
                 )
-            except IntegrityError as error:
-                raise _taken(manifest) from error
-        return manifest
+        return known or manifest
 
-    def get(self, scope: Scope, snapshot: str, *, within: Connection | None = None) -> SnapshotManifest:
+    def get(self, scope: Scope, snapshot: str) -> SnapshotManifest:
         """The manifest of one snapshot.
 
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            found = self._find(connection, scope, snapshot)
+        found = self._documents.get(scope, snapshot)
         if found is None:
-            raise NotFoundError(
-                f"There is no snapshot {snapshot!r}.", where=str(scope), next_step="See `antiphon features list`."
-            )
+            raise missing("snapshot", snapshot, scope, "See `antiphon features list`.")
         return found
 
     def list(
@@ -216,30 +194,22 @@ class Snapshots:
         *,
         limit: int = 100,
         pruned: bool = True,
-        within: Connection | None = None,
     ) -> list[SnapshotManifest]:
         """Manifests, latest ``as_of`` first; without ``pruned`` only those that still have their files."""
         table = schema.snapshots
-        statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
-        if view is not None:
-            statement = statement.where(table.c.view == view)
-        if definition_version is not None:
-            statement = statement.where(table.c.definition_version == definition_version)
+        conditions = schema.given(table, view=view, definition_version=definition_version)
         if not pruned:
-            statement = statement.where(table.c.pruned_at.is_(None))
-        statement = statement.order_by(table.c.as_of.desc(), table.c.created_at.desc(), table.c.id.desc()).limit(limit)
-        with self._database.reading(within) as connection:
-            rows = connection.execute(statement).all()
-        return [self._opened(scope, row.id, row.document) for row in rows]
+            conditions.append(table.c.pruned_at.is_(None))
+        order = (table.c.as_of.desc(), table.c.created_at.desc(), table.c.id.desc())
+        return self._documents.find(scope, *conditions, order=order, limit=limit)
 
     def pruned_at(self, scope: Scope, snapshot: str) -> datetime | None:
         """Returns the time at which its files were removed; ``None`` while it has them, or when it is not known."""
         table = schema.snapshots
-        with self._database.read() as connection:
-            at = connection.execute(
-                select(table.c.pruned_at).where(schema.owned(table, scope), table.c.id == snapshot)
-            ).scalar()
-        return None if at is None else from_microseconds(at)
+        at: datetime | None = self._database.scalar(
+            select(table.c.pruned_at).where(schema.owned(table, scope, id=snapshot))
+        )
+        return at
 
     def prune(self, scope: Scope, snapshots: Collection[str], keep: int) -> builtins.list[str]:
         """Give up these snapshots' files, but for those that one of the last ``keep`` publications names or that wait
@@ -256,33 +226,12 @@ class Snapshots:
             for snapshot in gone:
                 connection.execute(
                     update(table)
-                    .where(schema.owned(table, scope), table.c.id == snapshot, table.c.pruned_at.is_(None))
-                    .values(pruned_at=microseconds(self._database.clock.now()))
+                    .where(schema.owned(table, scope, id=snapshot), table.c.pruned_at.is_(None))
+                    .values(pruned_at=self._database.clock.now())
                 )
         return gone
 
     def restore(self, scope: Scope, snapshot: str) -> None:
         """Its files are there again."""
         table = schema.snapshots
-        with self._database.transaction() as connection:
-            connection.execute(
-                update(table).where(schema.owned(table, scope), table.c.id == snapshot).values(pruned_at=None)
-            )
-
-    def _find(self, connection: Connection, scope: Scope, snapshot: str) -> SnapshotManifest | None:
-        table = schema.snapshots
-        document = connection.execute(
-            select(table.c.document).where(schema.owned(table, scope), table.c.id == snapshot)
-        ).scalar()
-        return None if document is None else self._opened(scope, snapshot, document)
-
-    def _opened(self, scope: Scope, snapshot: str, document: bytes) -> SnapshotManifest:
-        return _decoder.decode(self._database.unseal(scope, _SCHEMA, snapshot, document))
-
-
-def _taken(manifest: SnapshotManifest) -> ConflictError:
-    return ConflictError(
-        f"The snapshot id {manifest.id!r} is taken by another manifest.",
-        where=str(manifest.scope),
-        next_step="A snapshot is immutable: give the new one its own id.",
-    )
+        self._database.write(update(table).where(schema.owned(table, scope, id=snapshot)).values(pruned_at=None))

@@ -13,17 +13,16 @@ from typing import Literal
 import msgspec
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.rows import Documents, missing, row_of, value_of
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 
-_SCHEMA = "verdict/1"
+_STILL_ASIDE = (schema.verdicts.c.kept_aside.is_not(None), schema.verdicts.c.rows_expired_at.is_(None))
+"""The condition that a verdict's rows were kept aside and have not expired."""
 
 
 class GateFinding(msgspec.Struct, frozen=True):
@@ -75,47 +74,26 @@ def verdict_id(run: str, key: str) -> str:
     return f"verd_{content_hash([run, key])[:26]}"
 
 
-_decoder = msgspec.json.Decoder(Verdict)
-
-
 class Verdicts:
     """Repository of verdicts."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._documents = Documents(database, "verdicts.document", Verdict)
 
-    def add(self, verdict: Verdict, *, within: Connection | None = None) -> None:
+    def add(self, verdict: Verdict) -> None:
         """Record a verdict; one of the same id that is there already stays as it is."""
-        scope = verdict.scope
-        statement = upsert(schema.verdicts).values(
-            tenant=scope.tenant,
-            environment=scope.environment,
-            id=verdict.id,
-            view=verdict.view,
-            definition_version=verdict.definition_version,
-            outcome=verdict.outcome,
-            snapshot=verdict.snapshot,
-            kept_aside=verdict.kept_aside,
-            document=self._database.seal(scope, _SCHEMA, verdict.id, msgspec.json.encode(verdict)),
-            created_at=microseconds(verdict.created_at),
-        )
-        with self._database.writing(within) as connection:
-            connection.execute(statement.on_conflict_do_nothing())
+        statement = upsert(schema.verdicts).values(self._documents.row(verdict))
+        self._database.write(statement.on_conflict_do_nothing())
 
     def list(
         self, scope: Scope, view: str | None = None, definition_version: str | None = None, *, limit: int = 50
     ) -> list[Verdict]:
         """Verdicts, latest first."""
         table = schema.verdicts
-        statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
-        if view is not None:
-            statement = statement.where(table.c.view == view)
-        if definition_version is not None:
-            statement = statement.where(table.c.definition_version == definition_version)
-        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
-        with self._database.read() as connection:
-            rows = connection.execute(statement).all()
-        return [_decoder.decode(self._database.unseal(scope, _SCHEMA, row.id, row.document)) for row in rows]
+        conditions = schema.given(table, view=view, definition_version=definition_version)
+        order = (table.c.created_at.desc(), table.c.id.desc())
+        return self._documents.find(scope, *conditions, order=order, limit=limit)
 
     def get(self, scope: Scope, verdict: str) -> Verdict:
         """One verdict.
@@ -123,16 +101,10 @@ class Verdicts:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        table = schema.verdicts
-        with self._database.read() as connection:
-            document = connection.execute(
-                select(table.c.document).where(schema.owned(table, scope), table.c.id == verdict)
-            ).scalar()
-        if document is None:
-            raise NotFoundError(
-                f"There is no verdict {verdict!r}.", where=str(scope), next_step="See `antiphon features history`."
-            )
-        return _decoder.decode(self._database.unseal(scope, _SCHEMA, verdict, document))
+        found = self._documents.get(scope, verdict)
+        if found is None:
+            raise missing("verdict", verdict, scope, "See `antiphon features history`.")
+        return found
 
     def latest(self, scope: Scope, view: str, definition_version: str) -> Verdict | None:
         """The last verdict about a view, ``None`` before the first."""
@@ -143,24 +115,20 @@ class Verdicts:
         """Verdicts from before this moment that still have rows aside: id, view and when it was."""
         table = schema.verdicts
         statement = select(table.c.id, table.c.view, table.c.created_at).where(
-            schema.owned(table, scope),
-            table.c.kept_aside.is_not(None),
-            table.c.rows_expired_at.is_(None),
-            table.c.created_at < microseconds(before),
+            schema.owned(table, scope), *_STILL_ASIDE, table.c.created_at < before
         )
-        with self._database.read() as connection:
-            rows = connection.execute(statement.order_by(table.c.created_at, table.c.id)).all()
-        return [(row.id, row.view, from_microseconds(row.created_at)) for row in rows]
+        rows = self._database.rows(statement.order_by(table.c.created_at, table.c.id))
+        return [(row.id, row.view, row.created_at) for row in rows]
 
     def expire(self, scope: Scope, verdicts: Collection[str]) -> None:
         """The rows that they tell of are given up; how many there were, and why, stays."""
         table = schema.verdicts
-        now = microseconds(self._database.clock.now())
+        now = self._database.clock.now()
         with self._database.transaction() as connection:
             for verdict in verdicts:
                 connection.execute(
                     update(table)
-                    .where(schema.owned(table, scope), table.c.id == verdict, table.c.rows_expired_at.is_(None))
+                    .where(schema.owned(table, scope, id=verdict), table.c.rows_expired_at.is_(None))
                     .values(rows_expired_at=now)
                 )
 
@@ -168,21 +136,17 @@ class Verdicts:
         """Returns the time at which its rows were removed; ``None`` while they are there, or when there never were
         any."""
         table = schema.verdicts
-        with self._database.read() as connection:
-            at = connection.execute(
-                select(table.c.rows_expired_at).where(schema.owned(table, scope), table.c.id == verdict)
-            ).scalar()
-        return None if at is None else from_microseconds(at)
+        at: datetime | None = self._database.scalar(
+            select(table.c.rows_expired_at).where(schema.owned(table, scope, id=verdict))
+        )
+        return at
 
     def files(self, scope: Scope) -> builtins.list[str]:
         """Files of the lake with rows that were kept aside, of blocked snapshots as well, until they expire; no
         collection removes them."""
         table = schema.verdicts
-        statement = select(table.c.kept_aside).where(
-            schema.owned(table, scope), table.c.kept_aside.is_not(None), table.c.rows_expired_at.is_(None)
-        )
-        with self._database.read() as connection:
-            return [str(path) for path in connection.execute(statement).scalars()]
+        rows = self._database.rows(select(table.c.kept_aside).where(schema.owned(table, scope), *_STILL_ASIDE))
+        return [str(row.kept_aside) for row in rows]
 
 
 class StagedSnapshot(msgspec.Struct, frozen=True):
@@ -205,36 +169,18 @@ class StagedSnapshots:
 
     def add(self, staged: StagedSnapshot) -> None:
         """Let a snapshot wait; one that waits already keeps its moment."""
-        statement = upsert(schema.staged_snapshots).values(
-            tenant=staged.scope.tenant,
-            environment=staged.scope.environment,
-            snapshot=staged.snapshot,
-            view=staged.view,
-            definition_version=staged.definition_version,
-            publish_at=microseconds(staged.publish_at),
-            reason=staged.reason,
-            principal=staged.principal,
-        )
-        with self._database.writing(None) as connection:
-            connection.execute(statement.on_conflict_do_nothing())
+        statement = upsert(schema.staged_snapshots).values(row_of(schema.staged_snapshots, staged))
+        self._database.write(statement.on_conflict_do_nothing())
 
     def list(self, scope: Scope, due_by: datetime | None = None) -> list[StagedSnapshot]:
         """Returns the snapshots that wait, or those that are due, the earliest first."""
         table = schema.staged_snapshots
         statement = select(table).where(schema.owned(table, scope)).order_by(table.c.publish_at, table.c.snapshot)
         if due_by is not None:
-            statement = statement.where(table.c.publish_at <= microseconds(due_by))
-        with self._database.read() as connection:
-            return [
-                StagedSnapshot(
-                    scope, row.view, row.definition_version, row.snapshot, from_microseconds(row.publish_at),
-                    row.reason, row.principal,
-                )
-                for row in connection.execute(statement)
-            ]  # fmt: skip
+            statement = statement.where(table.c.publish_at <= due_by)
+        return [value_of(StagedSnapshot, row) for row in self._database.rows(statement)]
 
     def remove(self, scope: Scope, snapshot: str) -> None:
         """It is published, or withdrawn."""
         table = schema.staged_snapshots
-        with self._database.writing(None) as connection:
-            connection.execute(delete(table).where(schema.owned(table, scope), table.c.snapshot == snapshot))
+        self._database.write(delete(table).where(schema.owned(table, scope, snapshot=snapshot)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select
@@ -13,7 +14,7 @@ from antiphon.durable.run import LeaseLostError, Run
 _runs = schema.runs
 
 
-def fair_order(now: int, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+def fair_order(now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
     """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
     others = _runs.alias()
     running = (
@@ -26,7 +27,7 @@ def fair_order(now: int, workflows: Collection[str] | None) -> tuple[ColumnEleme
     return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
 
 
-def claimable(now: int, workflows: Collection[str] | None) -> ColumnElement[bool]:
+def claimable(now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
     """True for runs that wait and are due, and for those whose lease ran out."""
     due = or_(
         and_(_runs.c.status == "queued", _runs.c.not_before <= now),
@@ -37,9 +38,7 @@ def claimable(now: int, workflows: Collection[str] | None) -> ColumnElement[bool
 
 def holds(run: Run) -> ColumnElement[bool]:
     """True for the run while its claim, by this epoch, lasts."""
-    return and_(
-        schema.owned(_runs, run.scope), _runs.c.id == run.id, _runs.c.epoch == run.epoch, _runs.c.status == "running"
-    )
+    return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
 
 
 def lease_lost(run: Run) -> LeaseLostError:

@@ -11,8 +11,8 @@ from sqlalchemy.engine import Row
 
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.database import Database
+from antiphon.catalog.rows import value_of
 from antiphon.catalog.sealed_names import SealedName
-from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
@@ -108,27 +108,11 @@ def read_run(row: Row[Any], database: Database) -> Run:
     def opened(schema: str, payload: bytes) -> Any:
         return msgspec.json.decode(database.unseal(scope, schema, row.id, payload))
 
-    return Run(
-        id=row.id,
-        scope=scope,
-        workflow=row.workflow,
+    return value_of(
+        Run,
+        row,
         key=RUN_KEY.opened(database, scope, row.id, row.key, row.key_sealed),
         arguments=opened(ARGUMENTS, row.arguments),
-        status=row.status,
-        epoch=row.epoch,
-        attempts=row.attempts,
-        max_attempts=row.max_attempts,
-        worker=row.worker,
-        lease_until=None if row.lease_until is None else from_microseconds(row.lease_until),
-        not_before=from_microseconds(row.not_before),
-        cancel_requested=row.cancel_requested,
-        done=row.done,
-        total=row.total,
-        note=row.note,
         result=None if row.result is None else opened(RESULT, row.result),
         error=None if row.error is None else database.unseal_text(scope, ERROR, row.id, row.error),
-        trace=row.trace,
-        created_at=from_microseconds(row.created_at),
-        updated_at=from_microseconds(row.updated_at),
-        ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
     )

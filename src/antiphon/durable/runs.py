@@ -19,12 +19,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import and_, insert, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
+from antiphon.catalog.rows import missing, value_of
+from antiphon.core.clock import Clock
+from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.durable.claims import claimable, fair_order, holds, lease_lost
@@ -79,14 +80,11 @@ class Runs:
             InvalidInputError: the arguments are no JSON.
         """
         encoded = _encode(dict(arguments), f"arguments of {workflow}")
-        now = microseconds(self._clock.now())
+        now = self._clock.now()
         with self._database.writing(within) as connection:
             if key is not None:
-                known = connection.execute(
-                    select(_runs.c.id, _runs.c.workflow, _runs.c.arguments).where(
-                        schema.owned(_runs, scope), RUN_KEY.is_(self._database, scope, key)
-                    )
-                ).first()
+                named = schema.owned(_runs, scope) & RUN_KEY.is_(self._database, scope, key)
+                known = connection.execute(select(_runs.c.id, _runs.c.workflow, _runs.c.arguments).where(named)).first()
                 if known is not None:
                     stored = self._database.unseal(scope, ARGUMENTS, known.id, known.arguments)
                     if (known.workflow, stored) != (workflow, encoded):
@@ -111,7 +109,7 @@ class Runs:
                     epoch=0,
                     attempts=0,
                     max_attempts=max_attempts,
-                    not_before=now if not_before is None else microseconds(not_before),
+                    not_before=not_before or now,
                     cancel_requested=False,
                     done=0,
                     note="",
@@ -128,18 +126,15 @@ class Runs:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        with self._database.reading(within) as connection:
-            row = connection.execute(select(_runs).where(schema.owned(_runs, scope), _runs.c.id == run)).first()
+        row = self._database.first(select(_runs).where(schema.owned(_runs, scope, id=run)), within)
         if row is None:
-            raise NotFoundError(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
+            raise missing("run", run, scope, "See `antiphon runs list`.")
         return read_run(row, self._database)
 
-    def find(self, scope: Scope, key: str, *, within: Connection | None = None) -> Run | None:
+    def find(self, scope: Scope, key: str) -> Run | None:
         """The run that was submitted with a key."""
-        with self._database.reading(within) as connection:
-            row = connection.execute(
-                select(_runs).where(schema.owned(_runs, scope), RUN_KEY.is_(self._database, scope, key))
-            ).first()
+        named = schema.owned(_runs, scope) & RUN_KEY.is_(self._database, scope, key)
+        row = self._database.first(select(_runs).where(named))
         return None if row is None else read_run(row, self._database)
 
     def list(
@@ -149,16 +144,12 @@ class Runs:
         *,
         workflow: str | None = None,
         status: RunStatus | None = None,
-        within: Connection | None = None,
     ) -> builtins.list[Run]:
         """Runs, latest first."""
-        statement = select(_runs).where(schema.owned(_runs, scope))
-        if workflow is not None:
-            statement = statement.where(_runs.c.workflow == workflow)
-        if status is not None:
-            statement = statement.where(_runs.c.status == status)
+        conditions = (schema.owned(_runs, scope), *schema.given(_runs, workflow=workflow, status=status))
+        statement = select(_runs).where(*conditions)
         statement = statement.order_by(_runs.c.created_at.desc(), _runs.c.id.desc()).limit(limit)
-        with self._database.reading(within) as connection:
+        with self._database.read() as connection:
             return [read_run(row, self._database) for row in connection.execute(statement)]
 
     def open(self, scope: Scope, workflow: str, *, within: Connection | None = None) -> builtins.list[Run]:
@@ -170,27 +161,17 @@ class Runs:
             found = [read_run(row, self._database) for row in rows]
         return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
 
-    def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
+    def steps(self, scope: Scope, run: str) -> builtins.list[StepRecord]:
         """The run's completed steps, in the order in which they ended."""
-        statement = (
-            select(_steps)
-            .where(schema.owned(_steps, scope), _steps.c.run == run)
-            .order_by(_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
-        )
-        with self._database.reading(within) as connection:
-            return [
-                StepRecord(
-                    name=row.name,
-                    occurrence=row.occurrence,
-                    epoch=row.epoch,
-                    result=msgspec.json.decode(
-                        self._database.unseal(scope, STEP, f"{run}:{row.name}:{row.occurrence}", row.result)
-                    ),
-                    started_at=from_microseconds(row.started_at),
-                    ended_at=from_microseconds(row.ended_at),
-                )
-                for row in connection.execute(statement)
-            ]
+
+        def opened(row: Row[Any]) -> StepRecord:
+            result = self._database.unseal(scope, STEP, f"{run}:{row.name}:{row.occurrence}", row.result)
+            return value_of(StepRecord, row, result=msgspec.json.decode(result))
+
+        order = (_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
+        with self._database.read() as connection:
+            rows = connection.execute(select(_steps).where(schema.owned(_steps, scope, run=run)).order_by(*order))
+            return [opened(row) for row in rows]
 
     def claim(
         self, worker: str, lease: timedelta, workflows: Collection[str] | None = None, *, fair: bool = False
@@ -203,12 +184,11 @@ class Runs:
         A run whose lease ended too often fails here instead of killing one worker after another.
         """
         while True:
-            now = microseconds(self._clock.now())
+            now = self._clock.now()
             due = claimable(now, workflows)
-            with self._database.read() as connection:
-                # Idle workers poll: they look without taking the write lock.
-                if connection.execute(select(_runs.c.id).where(due).limit(1)).first() is None:
-                    return None
+            # Idle workers poll: they look without taking the write lock.
+            if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
+                return None
             with self._database.transaction() as connection:
                 order = fair_order(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
@@ -219,34 +199,26 @@ class Runs:
                 if row.cancel_requested:
                     values = {"status": "cancelled", "ended_at": now}
                 elif row.attempts >= row.max_attempts:
-                    values = {
-                        "status": "failed",
-                        "ended_at": now,
-                        "error": self._database.seal_text(
-                            scope,
-                            ERROR,
-                            row.id,
-                            f"The run's worker died or lost its lease in each of {row.attempts} attempts.",
-                        ),
-                    }
+                    why = f"The run's worker died or lost its lease in each of {row.attempts} attempts."
+                    error = self._database.seal_text(scope, ERROR, row.id, why)
+                    values = {"status": "failed", "ended_at": now, "error": error}
                 else:
                     values = {
                         "status": "running",
                         "worker": worker,
                         "attempts": row.attempts + 1,
-                        "lease_until": now + lease // timedelta(microseconds=1),
+                        "lease_until": now + lease,
                     }
                 values |= {"epoch": row.epoch + 1, "updated_at": now}
-                connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == row.id).values(values))
+                connection.execute(update(_runs).where(schema.owned(_runs, scope, id=row.id)).values(values))
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
 
     def queued(self, workflows: Collection[str]) -> bool:
         """Tells whether a run of these workflows, of any tenant, waits to be claimed."""
-        now = microseconds(self._clock.now())
-        waiting = and_(_runs.c.status == "queued", _runs.c.not_before <= now, _runs.c.workflow.in_(sorted(workflows)))
-        with self._database.read() as connection:
-            return connection.execute(select(_runs.c.id).where(waiting).limit(1)).first() is not None
+        due = and_(_runs.c.status == "queued", _runs.c.not_before <= self._clock.now())
+        waiting = select(_runs.c.id).where(due, _runs.c.workflow.in_(sorted(workflows))).limit(1)
+        return self._database.first(waiting) is not None
 
     def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> bool:
         """Extend the lease; returns whether somebody asked to cancel the run.
@@ -254,10 +226,8 @@ class Runs:
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
-        now = microseconds(self._clock.now())
-        values: dict[str, Any] = {"lease_until": now + lease // timedelta(microseconds=1), "updated_at": now}
-        if progress is not None:
-            values |= {"done": progress.done, "total": progress.total, "note": progress.note}
+        now = self._clock.now()
+        values = {"lease_until": now + lease, "updated_at": now, **_columns(progress)}
         with self._database.transaction() as connection:
             held = connection.execute(
                 update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
@@ -268,12 +238,8 @@ class Runs:
 
     def reclaim(self, worker: str) -> int:
         """End every lease of a worker that was started again under its name; returns how many there were."""
-        with self._database.transaction() as connection:
-            return connection.execute(
-                update(_runs)
-                .where(_runs.c.status == "running", _runs.c.worker == worker)
-                .values(lease_until=microseconds(self._clock.now()) - 1)
-            ).rowcount
+        held = update(_runs).where(_runs.c.status == "running", _runs.c.worker == worker)
+        return self._database.write(held.values(lease_until=self._clock.now() - timedelta(microseconds=1)))
 
     def recorded(self, run: Run) -> dict[tuple[str, int], Any]:
         """Results of the run's completed steps by (name, occurrence)."""
@@ -310,8 +276,8 @@ class Runs:
                     occurrence=occurrence,
                     epoch=run.epoch,
                     result=self._database.seal(run.scope, STEP, f"{run.id}:{name}:{occurrence}", encoded),
-                    started_at=microseconds(started_at),
-                    ended_at=microseconds(self._clock.now()),
+                    started_at=started_at,
+                    ended_at=self._clock.now(),
                 )
             )
         return msgspec.json.decode(encoded)
@@ -325,14 +291,8 @@ class Runs:
         """
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
-        values: dict[str, Any] = {
-            "status": ended.status,
-            "result": self._database.seal(run.scope, RESULT, run.id, _encode(dict(ended), "result")),
-            "error": error,
-        }
-        if progress is not None:
-            values |= {"done": progress.done, "total": progress.total, "note": progress.note}
-        self._leave(run, values, ended=True)
+        sealed = self._database.seal(run.scope, RESULT, run.id, _encode(dict(ended), "result"))
+        self._leave(run, ended=True, status=ended.status, result=sealed, error=error, **_columns(progress))
 
     def fail(self, run: Run, error: str, retry_at: datetime | None = None) -> None:
         """End a run with an error, or queue it again for ``retry_at``.
@@ -342,9 +302,9 @@ class Runs:
         """
         sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
         if retry_at is None:
-            self._leave(run, {"status": "failed", "error": sealed}, ended=True)
+            self._leave(run, ended=True, status="failed", error=sealed)
         else:
-            self._leave(run, {"status": "queued", "error": sealed, "not_before": microseconds(retry_at)}, ended=False)
+            self._leave(run, status="queued", error=sealed, not_before=retry_at)
 
     def give_back(self, run: Run) -> None:
         """Queue a run again because its worker stops; the attempt does not count.
@@ -352,7 +312,7 @@ class Runs:
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
-        self._leave(run, {"status": "queued", "attempts": run.attempts - 1}, ended=False)
+        self._leave(run, status="queued", attempts=run.attempts - 1)
 
     def end_cancelled(self, run: Run) -> None:
         """End a run that was asked to be cancelled, after it stopped.
@@ -360,7 +320,7 @@ class Runs:
         Raises:
             LeaseLostError: the run is not this holder's any more.
         """
-        self._leave(run, {"status": "cancelled"}, ended=True)
+        self._leave(run, ended=True, status="cancelled")
 
     def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
         """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.
@@ -368,24 +328,25 @@ class Runs:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        now = microseconds(self._clock.now())
+        now = self._clock.now()
         with self._database.writing(within) as connection:
             found = self.get(scope, run, within=connection)
             values: dict[str, Any] = {"cancel_requested": True, "updated_at": now}
             if found.status == "queued":
                 values |= {"status": "cancelled", "ended_at": now}
             if found.status not in ENDED:
-                connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == run).values(values))
+                connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
             return self.get(scope, run, within=connection)
 
-    def _leave(self, run: Run, values: dict[str, Any], *, ended: bool) -> None:
-        now = microseconds(self._clock.now())
-        values |= {"worker": None, "lease_until": None, "updated_at": now}
-        if ended:
-            values["ended_at"] = now
-        with self._database.transaction() as connection:
-            if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
-                raise lease_lost(run)
+    def _leave(self, run: Run, *, ended: bool = False, **values: Any) -> None:
+        now = self._clock.now()
+        values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
+        if self._database.write(update(_runs).where(holds(run)).values(values)) != 1:
+            raise lease_lost(run)
+
+
+def _columns(progress: ProgressReport | None) -> dict[str, Any]:
+    return {} if progress is None else msgspec.structs.asdict(progress)
 
 
 def _encode(value: Any, where: str) -> bytes:

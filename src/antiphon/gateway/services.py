@@ -9,8 +9,7 @@ from typing import Any
 from antiphon.batch.files import FileStore
 from antiphon.batch.request_batches import RequestBatches
 from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipt_counts import ReuseCount
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.receipts import Receipts, ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope

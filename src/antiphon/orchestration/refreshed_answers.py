@@ -20,8 +20,7 @@ import msgspec
 
 from antiphon.batch.demand import Demand, EntityDemand
 from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipt_counts import SubjectRequest
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.receipts import Receipts, SubjectRequest
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError

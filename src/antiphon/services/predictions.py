@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
-from antiphon.catalog.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import NotFoundError
@@ -224,7 +223,7 @@ class ProjectPredictions:
 class RecentReuse:
     """Counts how many of the last hour's online answers were reused, at most every quarter of a minute."""
 
-    def __init__(self, receipts: ReceiptCounts, clock: Clock) -> None:
+    def __init__(self, receipts: Receipts, clock: Clock) -> None:
         self._receipts = receipts
         self._clock = clock
         self._counted: dict[Scope, tuple[float, Sequence[ReuseCount]]] = {}

@@ -79,16 +79,6 @@ def test_a_refused_version_does_not_end_the_transaction_around_it(database: Data
     assert len(models.list(DEV, "desk")) == 2
 
 
-def test_the_same_identity_is_found(database: Database) -> None:
-    models = ModelVersions(database)
-    models.add(version(1))
-    found = models.by_identity(DEV, "identity 1")
-    assert found is not None
-    assert found.id == "desk.v1"
-    assert models.by_identity(DEV, "identity 2") is None
-    assert models.by_identity(OTHER, "identity 1") is None
-
-
 def test_an_alias_moves_and_keeps_its_history(database: Database, clock: ManualClock) -> None:
     models = ModelVersions(database)
     for number in (1, 2):

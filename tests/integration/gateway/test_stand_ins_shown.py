@@ -8,7 +8,7 @@ import httpx2
 from tests.integration.gateway.conftest import serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.catalog.receipt_counts import ReuseCount
+from antiphon.catalog.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.testing import fakes
 

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
@@ -59,7 +58,7 @@ class World:
             applications=desk.releases.applications,
             live=desk.releases.live,
             publication=lambda scope: self.features.publication,
-            demanded=ReceiptCounts(desk.database).demanded,
+            demanded=desk.receipts.demanded,
             receipts=desk.receipts,
             texts=desk.blobs,
             answer=desk.answerer.answer,

@@ -12,8 +12,8 @@ import pytest
 from tests.servers import NatsProcess
 from typer.testing import CliRunner
 
-from antiphon.catalog.check_progress import CheckProgress
 from antiphon.catalog.events import Event
+from antiphon.catalog.sealed_columns import CheckProgress
 from antiphon.cli.encryption import app
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.circuit_breaker import BreakerPolicy
 from antiphon.core.errors import EngineError, InvalidInputError, OverloadedError, PromptTooLongError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
@@ -317,9 +316,7 @@ async def test_an_identical_prompt_is_answered_without_an_engine(make: Make, eng
     again = await desk.answerer.answer(desk.request())
     assert (again.receipt.cache.origin, again.receipt.cache.prediction) == ("identical-prompt", made.prediction)
     assert again.receipt.role == "live", "the same prompt's own text is no stand-in"
-    (own, reused) = sorted(
-        ReceiptCounts(desk.database).reuse(SCOPE, made.receipt.created_at), key=lambda one: one.origin
-    )
+    (own, reused) = sorted(desk.receipts.reuse(SCOPE, made.receipt.created_at), key=lambda one: one.origin)
     assert (own.origin, own.saved_tokens, reused.origin) == ("generated", 0, "identical-prompt")
     assert reused.saved_tokens == made.usage.prompt_tokens + made.usage.completion_tokens > 0
 

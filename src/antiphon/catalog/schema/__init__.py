@@ -1,4 +1,4 @@
-"""Every table of the catalog, by noun. Instants are whole microseconds UTC; documents are JSON; payloads are envelopes.
+"""Every table of the catalog, by noun. Documents are JSON, payloads are envelopes (``catalog/sealed_columns.py``).
 
 All rows carry tenant and environment, and every key begins with them. Text ids are chosen by the writer, so that
 rows can be copied between databases without renumbering.
@@ -6,91 +6,338 @@ rows can be copied between databases without renumbering.
 
 from __future__ import annotations
 
-from antiphon.catalog.schema.answers import answers, blobs, job_rows, jobs, receipts
-from antiphon.catalog.schema.audit import audit_entries, audit_heads, audit_nodes
-from antiphon.catalog.schema.base import metadata, owned
-from antiphon.catalog.schema.batches import batch_supply, batch_work, batches, files
-from antiphon.catalog.schema.encryption import data_keys, encryption_modes, reencryptions
-from antiphon.catalog.schema.features import (
-    applied_projects,
-    definition_versions,
-    events,
-    feature_holds,
-    publications,
-    skew_reports,
-    snapshots,
-    staged_snapshots,
-    streams,
-    verdicts,
+import sqlalchemy as sa
+
+from antiphon.catalog.schema.base import (
+    Instant,
+    columns,
+    dated,
+    index,
+    key,
+    numbered,
+    one_where,
+    optional,
+    refers,
+    table,
+    unique,
 )
-from antiphon.catalog.schema.identity import api_keys, clock_marks, principals, quota_levels, sessions
-from antiphon.catalog.schema.learning import datasets, evaluations, model_aliases, model_versions, outcomes
-from antiphon.catalog.schema.policies import policy_moves, policy_requests, policy_versions
-from antiphon.catalog.schema.releases import (
-    exposures,
-    judgements,
-    release_pointers,
-    release_stages,
-    releases,
-    rollout_moves,
-    rollouts,
-    shadow_pairs,
-)
-from antiphon.catalog.schema.runs import runs, steps
+from antiphon.catalog.schema.base import given as given
+from antiphon.catalog.schema.base import metadata as metadata
+from antiphon.catalog.schema.base import owned as owned
+from antiphon.catalog.schema.batch import batch_supply as batch_supply
+from antiphon.catalog.schema.batch import batch_work as batch_work
+from antiphon.catalog.schema.batch import batches as batches
+from antiphon.catalog.schema.batch import files as files
+from antiphon.catalog.schema.batch import job_rows as job_rows
+from antiphon.catalog.schema.batch import jobs as jobs
+from antiphon.catalog.schema.governance import api_keys as api_keys
+from antiphon.catalog.schema.governance import audit_entries as audit_entries
+from antiphon.catalog.schema.governance import audit_heads as audit_heads
+from antiphon.catalog.schema.governance import audit_nodes as audit_nodes
+from antiphon.catalog.schema.governance import clock_marks as clock_marks
+from antiphon.catalog.schema.governance import data_keys as data_keys
+from antiphon.catalog.schema.governance import encryption_modes as encryption_modes
+from antiphon.catalog.schema.governance import policy_moves as policy_moves
+from antiphon.catalog.schema.governance import policy_requests as policy_requests
+from antiphon.catalog.schema.governance import policy_versions as policy_versions
+from antiphon.catalog.schema.governance import principals as principals
+from antiphon.catalog.schema.governance import quota_levels as quota_levels
+from antiphon.catalog.schema.governance import reencryptions as reencryptions
+from antiphon.catalog.schema.governance import sessions as sessions
 
 REVISION = "1"
 """The Alembic revision these tables are at."""
 
-__all__ = [
-    "REVISION",
-    "answers",
-    "api_keys",
-    "applied_projects",
-    "audit_entries",
-    "audit_heads",
-    "audit_nodes",
-    "batch_supply",
-    "batch_work",
-    "batches",
-    "blobs",
-    "clock_marks",
-    "data_keys",
-    "datasets",
+# --- Features: definitions, snapshots, publications, source events.
+
+definition_versions = table(
     "definition_versions",
-    "encryption_modes",
-    "evaluations",
-    "events",
-    "exposures",
-    "feature_holds",
-    "files",
-    "job_rows",
-    "jobs",
-    "judgements",
-    "metadata",
-    "model_aliases",
-    "model_versions",
-    "outcomes",
-    "owned",
-    "policy_moves",
-    "policy_requests",
-    "policy_versions",
-    "principals",
-    "publications",
-    "quota_levels",
-    "receipts",
-    "reencryptions",
-    "release_pointers",
-    "release_stages",
-    "releases",
-    "rollout_moves",
-    "rollouts",
-    "runs",
-    "sessions",
-    "shadow_pairs",
-    "skew_reports",
+    key("view", "version"),
+    dated("document"),
+)
+
+applied_projects = table(
+    "applied_projects",
+    key("number", kind=sa.Integer),
+    columns(sa.Text, "name", "content_hash"),
+    columns(sa.LargeBinary, "document"),
+    columns(sa.Text, "principal"),
+    columns(Instant, "created_at"),
+)
+
+snapshots = table(
     "snapshots",
-    "staged_snapshots",
-    "steps",
-    "streams",
+    key("id"),
+    columns(sa.Text, "view", "definition_version"),
+    columns(Instant, "as_of"),
+    columns(sa.Text, "logical_hash"),
+    dated("document"),
+    optional(Instant, "pruned_at"),
+    index("ix_snapshots_view", "view", "definition_version", "as_of"),
+)
+
+publications = table(
+    "publications",
+    key("number", kind=sa.Integer),
+    columns(sa.Integer, "base"),
+    columns(sa.LargeBinary, "snapshots"),
+    columns(sa.Text, "reason", "principal"),
+    columns(Instant, "created_at"),
+)
+
+streams = table("streams", key("stream"), columns(sa.BigInteger, "end_offset"), optional(sa.Text, "log"))
+
+events = table(
+    "events",
+    key("stream"),
+    key("offset", kind=sa.BigInteger),
+    columns(sa.Text, "event_id"),
+    columns(Instant, "event_time", "available_at"),
+    dated("payload"),
+    unique("stream", "event_id"),
+)
+
+verdicts = table(
     "verdicts",
-]
+    key("id"),
+    columns(sa.Text, "view", "definition_version", "outcome"),
+    optional(sa.Text, "snapshot", "kept_aside"),
+    dated("document"),
+    optional(Instant, "rows_expired_at"),
+    index("ix_verdicts_view", "view", "definition_version", "created_at"),
+)
+
+staged_snapshots = table(
+    "staged_snapshots",
+    key("snapshot"),
+    columns(sa.Text, "view", "definition_version"),
+    columns(Instant, "publish_at"),
+    columns(sa.Text, "reason", "principal"),
+)
+
+feature_holds = table(
+    "feature_holds", key("view"), columns(sa.Text, "reason", "principal"), columns(Instant, "created_at")
+)
+
+skew_reports = table(
+    "skew_reports",
+    key("id", "view"),
+    columns(sa.Text, "trigger"),
+    optional(sa.Integer, "publication"),
+    columns(sa.Integer, "compared", "different", "not_comparable"),
+    columns(sa.Boolean, "complete"),
+    columns(sa.LargeBinary, "document"),
+    columns(Instant, "measured_at"),
+    index("ix_skew_reports_view", "view", "measured_at"),
+)
+
+# --- Answers: receipts, the texts they name, stored answers.
+
+blobs = table(
+    "blobs",
+    key("hash"),
+    optional(sa.LargeBinary, "payload"),
+    columns(sa.Integer, "size"),
+    columns(Instant, "created_at"),
+    optional(Instant, "erased_at"),
+)
+
+receipts = table(
+    "receipts",
+    key("prediction"),
+    columns(sa.Text, "application", "release", "path", "origin"),
+    sa.Column("role", sa.Text, nullable=False, server_default="live"),
+    columns(sa.Text, "subject"),
+    dated("payload"),
+    sa.Column("saved_tokens", sa.Integer, nullable=False, server_default="0"),
+    index("ix_receipts_created", "created_at"),
+    index("ix_receipts_application", "application", "created_at"),
+    index("ix_receipts_subject", "subject", "created_at"),
+)
+
+answers = table(
+    "answers",
+    key("release", "subject", "question_hash", "prediction"),
+    columns(Instant, "as_of", "created_at"),
+    columns(sa.Text, "prompt_key"),
+    columns(sa.LargeBinary, "document"),
+    index("ix_answers_prompt", "prompt_key", "as_of"),
+)
+
+# --- Releases, their rollouts, and the evidence that judges them.
+
+releases = table(
+    "releases",
+    key("id"),
+    columns(sa.Text, "application"),
+    columns(sa.Integer, "number"),
+    columns(sa.Text, "content_hash"),
+    columns(sa.LargeBinary, "bundle"),
+    columns(sa.Text, "author", "rationale"),
+    columns(Instant, "created_at"),
+    unique("application", "number"),
+    unique("application", "content_hash"),
+)
+
+release_stages = table(
+    "release_stages",
+    numbered("release"),
+    columns(sa.Text, "stage", "principal", "reason"),
+    columns(Instant, "at"),
+    refers("release", "releases"),
+)
+
+release_pointers = table(
+    "release_pointers",
+    numbered("application"),
+    columns(sa.Text, "release", "action", "principal", "reason"),
+    columns(Instant, "at"),
+    refers("release", "releases"),
+)
+
+rollouts = table(
+    "rollouts",
+    key("id"),
+    columns(sa.Text, "application", "candidate", "control"),
+    columns(sa.LargeBinary, "plan"),
+    columns(sa.Text, "state"),
+    columns(sa.Integer, "step"),
+    columns(sa.Boolean, "held"),
+    columns(sa.Text, "reason", "principal"),
+    columns(Instant, "created_at", "entered_at"),
+    optional(Instant, "ended_at"),
+    refers("candidate", "releases"),
+    refers("control", "releases"),
+    index("ix_rollouts_application", "application", "created_at"),
+    one_where("ended_at IS NULL", "uq_rollouts_active", "application"),
+)
+
+rollout_moves = table(
+    "rollout_moves",
+    numbered("rollout"),
+    columns(sa.Text, "state"),
+    columns(sa.Integer, "step"),
+    columns(sa.Boolean, "held"),
+    columns(sa.Text, "reason", "principal"),
+    columns(Instant, "at"),
+    refers("rollout", "rollouts"),
+)
+
+exposures = table(
+    "exposures",
+    key("rollout", "id"),
+    columns(sa.Text, "unit", "arm"),
+    columns(sa.Integer, "step"),
+    columns(sa.Double, "probability"),
+    optional(sa.Text, "error"),
+    columns(sa.Boolean, "invalid", "generated"),
+    columns(sa.Double, "first_byte", "seconds"),
+    optional(sa.Integer, "publication"),
+    optional(sa.Text, "prediction"),
+    columns(Instant, "created_at"),
+)
+
+shadow_pairs = table(
+    "shadow_pairs",
+    key("rollout", "prediction"),
+    optional(sa.Text, "shadow", "error"),
+    columns(sa.Boolean, "same_text"),
+    optional(sa.Double, "live_probability", "shadow_probability"),
+    columns(sa.Double, "live_seconds", "shadow_seconds"),
+    columns(Instant, "created_at"),
+)
+
+judgements = table(
+    "judgements",
+    numbered("rollout"),
+    dated("document"),
+)
+
+# --- Learning: datasets, model versions and aliases, evaluations, outcomes.
+
+datasets = table(
+    "datasets",
+    key("id"),
+    columns(sa.Text, "application", "kind", "logical_hash"),
+    dated("document"),
+    index("ix_datasets_application", "application", "created_at"),
+)
+
+model_versions = table(
+    "model_versions",
+    key("id"),
+    columns(sa.Text, "application"),
+    columns(sa.Integer, "number"),
+    columns(sa.Text, "weights_sha256"),
+    dated("document"),
+    unique("application", "number"),
+)
+
+model_aliases = table(
+    "model_aliases",
+    numbered("application", "alias"),
+    columns(sa.Text, "model", "principal", "reason"),
+    columns(Instant, "at"),
+    refers("model", "model_versions"),
+)
+
+evaluations = table(
+    "evaluations",
+    key("id"),
+    columns(sa.Text, "application", "release", "dataset"),
+    dated("document"),
+    index("ix_evaluations_release", "release", "created_at"),
+)
+
+outcomes = table(
+    "outcomes",
+    key("id"),
+    columns(sa.Text, "application"),
+    optional(sa.Text, "prediction", "release", "role"),
+    columns(sa.Text, "kind", "status"),
+    optional(sa.Boolean, "positive"),
+    optional(sa.Double, "probability"),
+    optional(Instant, "as_of"),
+    columns(Instant, "available_at"),
+    dated("payload"),
+    index("ix_outcomes_created", "application", "created_at"),
+    index("ix_outcomes_prediction", "prediction"),
+)
+
+# --- Durable runs and their steps. In an encrypted project ``key`` holds a keyed hash that a run is found by, and
+# ``key_sealed`` the key itself.
+
+runs = table(
+    "runs",
+    key("id"),
+    columns(sa.Text, "workflow"),
+    optional(sa.Text, "key"),
+    columns(sa.LargeBinary, "arguments"),
+    columns(sa.Text, "status"),
+    columns(sa.Integer, "epoch", "attempts", "max_attempts"),
+    optional(sa.Text, "worker"),
+    optional(Instant, "lease_until"),
+    columns(Instant, "not_before"),
+    columns(sa.Boolean, "cancel_requested"),
+    columns(sa.Integer, "done"),
+    optional(sa.Integer, "total"),
+    columns(sa.Text, "note"),
+    optional(sa.LargeBinary, "result"),
+    optional(sa.Text, "error", "trace"),
+    columns(Instant, "created_at", "updated_at"),
+    optional(Instant, "ended_at"),
+    optional(sa.LargeBinary, "key_sealed"),
+    unique("key"),
+    index("ix_runs_created", "created_at"),
+    sa.Index("ix_runs_claimable", "status", "not_before", "created_at"),
+)
+
+steps = table(
+    "steps",
+    key("run", "name"),
+    key("occurrence", kind=sa.Integer),
+    columns(sa.Integer, "epoch"),
+    columns(sa.LargeBinary, "result"),
+    columns(Instant, "started_at", "ended_at"),
+    refers("run", "runs"),
+)

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.evaluations import Evaluation, EvaluationGate, IntervalEstimate
-from antiphon.catalog.evidence_counts import ArmCount, PairCount
+from antiphon.catalog.evidence import ArmCount, PairCount
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.rollouts import JudgedMetric, RolloutRecord
 from antiphon.definitions.learning import Rollout

@@ -68,8 +68,8 @@ def detail(
         rollout=release_shapes.rollout_line(found),
         moves=shapes.read_all(learning.rollouts.moves(scope, rollout), release_shapes.MoveLine),
         judgements=shapes.read_all(learning.judgements.of(scope, rollout, judgements), release_shapes.JudgementLine),
-        arms=tuple(learning.evidence.arms(found)),
-        pairs=learning.evidence.pairs(scope, rollout),
+        arms=learning.exposures.count(found),
+        pairs=learning.pairs.count(scope, rollout),
         declaration=declared(found.plan, users),
     )
 

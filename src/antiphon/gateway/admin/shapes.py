@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from antiphon.batch.estimates import Estimate
-from antiphon.catalog.receipt_counts import ReuseCount
-from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, UsageReceipt
+from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, ReuseCount, UsageReceipt
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription

@@ -124,7 +124,7 @@ class FeaturePlatform:
             self.catalog,
             publisher=self.publisher,
             releases=self._read_by,
-            receipts=partial(store.receipts.between, scope),
+            receipts=lambda since, until: store.receipts.count(scope, since=since, until=until),
             datasets=partial(Datasets(store.database).files, scope),
             kept=parse_duration(section.snapshots_kept) + longest,
             quarantine_kept=parse_duration(section.quarantine_kept),

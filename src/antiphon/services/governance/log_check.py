@@ -8,9 +8,8 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.check_progress import CheckPosition, CheckProgress
 from antiphon.catalog.events import StreamHomes
-from antiphon.catalog.sealed_columns import UnreadablePayload
+from antiphon.catalog.sealed_columns import CheckPosition, CheckProgress, UnreadablePayload
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.features.streaming.nats_log import NatsEventLog

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.evaluations import Evaluations
-from antiphon.catalog.evidence import Judgements
-from antiphon.catalog.evidence_counts import EvidenceCounts
+from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.releases import Releases
@@ -44,7 +43,8 @@ class LearningServices:
     transitions: RolloutTransitions
     rollouts: Rollouts
     judgements: Judgements
-    evidence: EvidenceCounts
+    exposures: Exposures
+    pairs: ShadowPairs
     changelog: Changelog
     registry: ModelRegistry
     evaluations: Evaluations
@@ -63,7 +63,8 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         transitions=rollout_transitions(store),
         rollouts=store.rollouts,
         judgements=Judgements(database),
-        evidence=EvidenceCounts(database),
+        exposures=Exposures(database),
+        pairs=ShadowPairs(database),
         changelog=Changelog(store.releases, store.rollouts),
         registry=ModelRegistry(database),
         evaluations=Evaluations(database),
