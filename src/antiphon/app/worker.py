@@ -26,11 +26,10 @@ from antiphon.durable.registry import WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.orchestration.governor import Governor
-from antiphon.orchestration.housekeeping import HousekeepingTask
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import StreamPoller
-from antiphon.orchestration.worker import WorkerPart, work
+from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import batch_context
 from antiphon.services.features.health import healer

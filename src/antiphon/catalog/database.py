@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -257,28 +257,22 @@ class Database:
             Whether it was emptied; ``False`` while a reader still needs it.
         """
         copies.remove(self.path)
-        with translated_errors(), self._write_lock:
-            raw = self._engine.raw_connection()
-            try:
-                cursor = raw.cursor()
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                row = cursor.fetchone()
-                cursor.close()
-            finally:
-                raw.close()
+        row = self._maintain("PRAGMA wal_checkpoint(TRUNCATE)")
         return row is not None and row[0] == 0
 
     def compact(self) -> None:
         """Write the file anew without free pages, and empty the log. Nothing else may have the catalog open."""
-        with translated_errors(), self._write_lock:
-            raw = self._engine.raw_connection()
-            try:
-                cursor = raw.cursor()
-                cursor.execute("VACUUM")
-                cursor.close()
-            finally:
-                raw.close()
+        self._maintain("VACUUM")
         self.truncate_log()
+
+    def _maintain(self, statement: str) -> Any:
+        """Run a statement that no transaction may hold, while no thread of this process writes; its first row."""
+        with translated_errors(), self._write_lock, closing(self._engine.raw_connection()) as raw:
+            cursor = raw.cursor()
+            cursor.execute(statement)
+            row = cursor.fetchone()
+            cursor.close()
+            return row
 
     def seal(self, scope: Scope, schema: str, subject: str, content: bytes) -> bytes:
         """A payload column's bytes."""

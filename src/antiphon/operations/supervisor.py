@@ -114,11 +114,6 @@ class Supervisor:
                 stopped.cancel()
                 await self._drain(keepers, hurry)
 
-    async def all_ready(self) -> None:
-        """Wait until every child has been ready once."""
-        for ready in self._was_ready.values():
-            await ready.wait()
-
     async def _keep(self, spec: ChildSpec) -> None:
         for name in spec.after:
             await self._was_ready[name].wait()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.messages import EngineLoad
 from antiphon.engine.api.port import Engine
-from antiphon.orchestration.streams import wait
+from antiphon.orchestration.worker import wait
 from antiphon.training.processes import TrainingProcess, TrainingProcesses
 
 _log = logging.getLogger("antiphon.worker")

@@ -27,7 +27,7 @@ from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, Un
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
 from antiphon.governance.identity.principal import Principal
-from antiphon.orchestration.streams import wait
+from antiphon.orchestration.worker import wait
 from antiphon.serving.request import Answer, AnswerRequest
 
 _log = logging.getLogger("antiphon.worker")

@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.orchestration.streams import wait
+from antiphon.orchestration.worker import wait
 
 _log = logging.getLogger("antiphon.worker")
 

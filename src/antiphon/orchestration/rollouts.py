@@ -25,7 +25,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
-from antiphon.orchestration.streams import wait
+from antiphon.orchestration.worker import wait
 from antiphon.releases.evidence import PairedOutcome
 from antiphon.releases.rollout import RolloutTransitions
 

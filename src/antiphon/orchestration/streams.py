@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from antiphon.core.errors import AntiphonError
+from antiphon.orchestration.worker import wait
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -60,12 +61,3 @@ class StreamPoller:
         if took > self._budget:
             return max(self._next // 2, self._batch // 100, 1)
         return min(self._next * 2, self._batch) if took < self._budget / 2 else self._next
-
-
-async def wait(stop: asyncio.Event, seconds: float) -> None:
-    """Return after so many seconds, or as soon as ``stop`` is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

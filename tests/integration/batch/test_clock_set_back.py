@@ -11,7 +11,7 @@ from tests.unit.catalog.examples import NOON, open_database
 from antiphon.batch.files import FileStore
 from antiphon.catalog.files import StoredFile
 from antiphon.core.clock import ClockAgreement, ManualClock
-from antiphon.orchestration.housekeeping import HousekeepingTask
+from antiphon.orchestration.worker import HousekeepingTask
 from antiphon.testing.stored_files import SCOPE, file_store
 
 

@@ -9,10 +9,9 @@ import pytest
 
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, UnavailableError
-from antiphon.orchestration.housekeeping import HousekeepingTask
 from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
 from antiphon.orchestration.streams import StreamPoller
-from antiphon.orchestration.worker import work
+from antiphon.orchestration.worker import HousekeepingTask, work
 
 MINUTE = 60_000_000
 

@@ -20,7 +20,7 @@ from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
-from antiphon.orchestration.streams import wait
+from antiphon.orchestration.worker import wait
 from antiphon.services.project.store import Store
 
 _log = logging.getLogger("antiphon.worker")

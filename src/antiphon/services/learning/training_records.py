@@ -8,7 +8,7 @@ from pathlib import Path
 
 from antiphon.core.clock import Clock
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
-from antiphon.orchestration.streams import wait
+from antiphon.orchestration.worker import wait
 from antiphon.training.processes import TrainingProcesses
 
 _LOOK_SECONDS = 1.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
@@ -39,12 +40,36 @@ from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.project.credentials import log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
 
+T = TypeVar("T")
+
+
+def _repository(kind: Callable[[Database], T]) -> cached_property[T]:
+    """A repository over the catalog, made when it is first asked for."""
+    return cached_property(lambda store: kind(store.database))
+
 
 class Store:
     """One project's settings, paths, secrets and repositories. Close it when done."""
 
     protection: Protection
     """Mode of encryption of payloads."""
+
+    blobs = _repository(Blobs)
+    applied = _repository(AppliedProjects)
+    definitions = _repository(DefinitionVersions)
+    snapshots = _repository(Snapshots)
+    verdicts = _repository(Verdicts)
+    skew_reports = _repository(SkewReports)
+    staged = _repository(StagedSnapshots)
+    publications = _repository(Publications)
+    releases = _repository(Releases)
+    rollouts = _repository(Rollouts)
+    models = _repository(ModelVersions)
+    receipts = _repository(Receipts)
+    answers = _repository(Answers)
+    jobs = _repository(Jobs)
+    runs = _repository(Runs)
+    recent_requests = _repository(RecentRequests)
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
         self.settings = project
@@ -105,58 +130,6 @@ class Store:
         return Renewer()
 
     @cached_property
-    def blobs(self) -> Blobs:
-        return Blobs(self.database)
-
-    @cached_property
-    def applied(self) -> AppliedProjects:
-        return AppliedProjects(self.database)
-
-    @cached_property
-    def definitions(self) -> DefinitionVersions:
-        return DefinitionVersions(self.database)
-
-    @cached_property
-    def snapshots(self) -> Snapshots:
-        return Snapshots(self.database)
-
-    @cached_property
-    def verdicts(self) -> Verdicts:
-        return Verdicts(self.database)
-
-    @cached_property
-    def skew_reports(self) -> SkewReports:
-        return SkewReports(self.database)
-
-    @cached_property
-    def staged(self) -> StagedSnapshots:
-        return StagedSnapshots(self.database)
-
-    @cached_property
-    def publications(self) -> Publications:
-        return Publications(self.database)
-
-    @cached_property
-    def releases(self) -> Releases:
-        return Releases(self.database)
-
-    @cached_property
-    def rollouts(self) -> Rollouts:
-        return Rollouts(self.database)
-
-    @cached_property
-    def models(self) -> ModelVersions:
-        return ModelVersions(self.database)
-
-    @cached_property
-    def receipts(self) -> Receipts:
-        return Receipts(self.database)
-
-    @cached_property
-    def answers(self) -> Answers:
-        return Answers(self.database)
-
-    @cached_property
     def nats(self) -> NatsServer | None:
         """The server of the event log; ``None`` when that is in the catalog."""
         section = self.settings.features
@@ -171,14 +144,6 @@ class Store:
         return NatsEventLog(self.nats, StreamHomes(self.database), self.database.codec)
 
     @cached_property
-    def jobs(self) -> Jobs:
-        return Jobs(self.database)
-
-    @cached_property
-    def runs(self) -> Runs:
-        return Runs(self.database)
-
-    @cached_property
     def keys(self) -> Keys:
         bound = parse_duration(self.settings.identity.revocation_bound).total_seconds()
         return Keys(self.database, self.secret("server"), revocation_bound=bound, renewer=self.renewer)
@@ -190,10 +155,6 @@ class Store:
     @cached_property
     def decider(self) -> LivePolicies:
         return LivePolicies(self.policy_sets, self.database.clock, self.scope, renewer=self.renewer)
-
-    @cached_property
-    def recent_requests(self) -> RecentRequests:
-        return RecentRequests(self.database)
 
     @cached_property
     def audit(self) -> AuditLog:
