@@ -174,14 +174,14 @@ class Batches:
             raise _missing(batch)
         return cast(BatchStatus, found)
 
-    def take_over(self, scope: Scope, batch: str, *, within: Connection | None = None) -> int:
+    def take_over(self, scope: Scope, batch: str) -> int:
         """Raise the epoch and return it: from now on only its holder writes. The batch stays where it is.
 
         Raises:
             NotFoundError: there is no such batch.
             ConflictError: it ended.
         """
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             found = self.get(scope, batch, within=connection)
             if found.ended:
                 raise _ended(found)
@@ -190,29 +190,25 @@ class Batches:
             )
             return found.job.epoch + 1
 
-    def begin(
-        self, scope: Scope, batch: str, epoch: int, *, model: str, total: int, within: Connection | None = None
-    ) -> Batch:
+    def begin(self, scope: Scope, batch: str, epoch: int, *, model: str, total: int) -> Batch:
         """A batch that is valid goes into progress; one that is being cancelled only learns its total.
 
         Raises:
             ConflictError: it ended, or another worker took it over.
         """
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             found = self._held(connection, scope, batch, epoch)
             status = "in_progress" if found.status == "validating" else found.status
             self._move(connection, found, status, application=model, total=total)
             return self.get(scope, batch, within=connection)
 
-    def fail(
-        self, scope: Scope, batch: str, epoch: int, errors: Sequence[LineError], *, within: Connection | None = None
-    ) -> Batch:
+    def fail(self, scope: Scope, batch: str, epoch: int, errors: Sequence[LineError]) -> Batch:
         """A batch that cannot be worked on, with what is wrong.
 
         Raises:
             ConflictError: it ended otherwise, or another worker took it over.
         """
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             found = self._held(connection, scope, batch, epoch)
             sealed = self._database.seal(scope, _ERRORS, batch, msgspec.json.encode(errors))
             self._move(connection, found, "failed")
@@ -239,15 +235,13 @@ class Batches:
             self._move(connection, found, "cancelling")
             return self.get(scope, batch, within=connection)
 
-    def settle(
-        self, scope: Scope, batch: str, epoch: int, ending: Ending, *, within: Connection | None = None
-    ) -> Batch:
+    def settle(self, scope: Scope, batch: str, epoch: int, ending: Ending) -> Batch:
         """No row will come any more: settle how it ends and which files it has. What was settled once stays.
 
         Raises:
             ConflictError: it ended, or another worker took it over.
         """
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             found = self._held(connection, scope, batch, epoch)
             if found.ending is not None:
                 return found

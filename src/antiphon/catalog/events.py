@@ -189,7 +189,7 @@ class StreamHomes:
         statement = upsert(schema.streams).values(
             tenant=scope.tenant, environment=scope.environment, stream=stream, end_offset=0, log=log
         )
-        with self._database.writing(None) as connection:
+        with self._database.transaction() as connection:
             connection.execute(statement.on_conflict_do_nothing())
             return home_of(self._database, scope, stream, connection)
 
@@ -200,7 +200,7 @@ class StreamHomes:
             WriteConflictError: it does not end there any more.
         """
         events, streams = schema.events, schema.streams
-        with self._database.writing(None) as connection:
+        with self._database.transaction() as connection:
             if home_of(self._database, scope, stream, connection) != StreamHome(None, end):
                 raise WriteConflictError(
                     f"Events came to stream {stream!r} while it was copied.",
@@ -214,7 +214,7 @@ class StreamHomes:
     def seen(self, scope: Scope, stream: str, log: str, end: int) -> int:
         """Remember that a stream in a log goes through ``end``; the furthest that anybody has said."""
         table = schema.streams
-        with self._database.writing(None) as connection:
+        with self._database.transaction() as connection:
             further = schema.owned(table, scope, stream=stream, log=log) & (table.c.end_offset < end)
             connection.execute(update(table).where(further).values(end_offset=end))
             return home_of(self._database, scope, stream, connection).end

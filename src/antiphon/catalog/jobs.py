@@ -187,7 +187,7 @@ class Jobs:
         self._note(scope, job, epoch, _RELEASES, releases)
 
     def _note(self, scope: Scope, job: str, epoch: int, name: str, values: Iterable[str]) -> None:
-        with self._database.writing(None) as connection:
+        with self._database.transaction() as connection:
             self._require_epoch(connection, scope, job, epoch)
             found = self.get(scope, job, within=connection)
             settings = {**found.settings, name: sorted({*found.settings.get(name, ()), *values})}
@@ -233,22 +233,20 @@ class Jobs:
             self._write(connection, scope, job, status=status, error=sealed, updated_at=now, total=total)
             return self.get(scope, job, within=connection)
 
-    def take_over(self, scope: Scope, job: str, *, within: Connection | None = None) -> int:
+    def take_over(self, scope: Scope, job: str) -> int:
         """Raise the epoch and return it: from now on only its holder writes rows. Sets the job running.
 
         Raises:
             NotFoundError: there is no such job.
             ConflictError: the job ended.
         """
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             running = self.set_status(scope, job, "running", within=connection)
             epoch = running.epoch + 1
             self._write(connection, scope, job, epoch=epoch)
         return epoch
 
-    def write_rows(
-        self, scope: Scope, job: str, epoch: int, rows: Sequence[JobRow], *, within: Connection | None = None
-    ) -> int:
+    def write_rows(self, scope: Scope, job: str, epoch: int, rows: Sequence[JobRow]) -> int:
         """Write output rows; a line that is there already keeps its first row.
 
         Returns:
@@ -273,7 +271,7 @@ class Jobs:
             }
             for row in rows
         ]
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             self._require_epoch(connection, scope, job, epoch)
             written = connection.execute(
                 upsert(_rows).on_conflict_do_nothing(), sealed, execution_options={"preserve_rowcount": True}

@@ -17,8 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import missing, row_of, value_of
-from antiphon.core.clock import utc
+from antiphon.catalog.rows import missing, next_moment, row_of, value_of
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 
@@ -168,9 +167,7 @@ class ModelVersions:
             before = self._moves(scope, application, alias, connection)
             if before and before[-1].model == model:
                 return before[-1]
-            # Moves are in order of time even when the wall clock was set back between two of them.
-            now = utc(self._database.clock.now())
-            at = max(now, before[-1].at) if before else now
+            at = next_moment(self._database.clock, before)
             move = AliasMove(application, alias, len(before) + 1, model, principal, reason, at)
             connection.execute(insert(schema.model_aliases).values(row_of(schema.model_aliases, move, scope)))
         return move

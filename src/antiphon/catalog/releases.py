@@ -16,8 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import missing, row_of, value_of
-from antiphon.core.clock import utc
+from antiphon.catalog.rows import missing, next_moment, row_of, value_of
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
@@ -157,7 +156,7 @@ class Releases:
             moves = self.stages(scope, release, within=connection)
             if moves and moves[-1].stage == stage:
                 return moves[-1]
-            at = self._now(moves)
+            at = next_moment(self._database.clock, moves)
             move = StageMove(release, len(moves) + 1, stage, principal, reason, at)
             connection.execute(insert(schema.release_stages).values(row_of(schema.release_stages, move, scope)))
         return move
@@ -260,7 +259,7 @@ class Releases:
         reason: str,
         history: Sequence[Activation],
     ) -> Activation:
-        at = self._now(history)
+        at = next_moment(self._database.clock, history)
         move = Activation(application, len(history) + 1, release, action, principal, reason, at)
         connection.execute(insert(schema.release_pointers).values(row_of(schema.release_pointers, move, scope)))
         self.set_stage(scope, release, "live", principal=principal, reason=reason, within=connection)
@@ -290,11 +289,6 @@ class Releases:
     def _release(self, row: Row[Any]) -> Release:
         bundle = self._database.unseal(Scope(row.tenant, row.environment), _SCHEMA, row.id, row.bundle)
         return value_of(Release, row, bundle=_bundle.decode(bundle))
-
-    def _now(self, moves: Sequence[StageMove] | Sequence[Activation]) -> datetime:
-        """The time of a next move. "Live at" must be answerable also when the clock was set back between two."""
-        now = utc(self._database.clock.now())
-        return max(now, moves[-1].at) if moves else now
 
 
 def activation_stack(history: Sequence[Activation]) -> list[str]:

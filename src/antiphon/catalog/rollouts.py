@@ -19,7 +19,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
 from antiphon.catalog.releases import Release
-from antiphon.catalog.rows import missing, row_of, value_of
+from antiphon.catalog.rows import missing, next_moment, row_of, value_of
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, new_id
@@ -237,7 +237,7 @@ class Rollouts:
                     where=str(scope),
                     next_step="Wait for it, or end it with `antiphon releases abort` or `antiphon rollback`.",
                 ) from error
-            self._add_move(connection, rollout, None, now)
+            self._add_move(connection, rollout, 1, now)
         return rollout
 
     def get(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> RolloutRecord:
@@ -301,9 +301,8 @@ class Rollouts:
                     where=rollout,
                     next_step="Look at it again with `antiphon releases rollouts`.",
                 )
-            last = self.moves(scope, rollout, within=connection)[-1]
-            # Moves are in the order of their time also when the wall clock was set back between two.
-            now = max(utc(self._database.clock.now()), last.at)
+            moves = self.moves(scope, rollout, within=connection)
+            now = next_moment(self._database.clock, moves)
             moved = msgspec.structs.replace(
                 before,
                 state=state,
@@ -316,7 +315,7 @@ class Rollouts:
             )
             table = schema.rollouts
             connection.execute(update(table).where(schema.owned(table, scope, id=rollout)).values(_row(moved)))
-            self._add_move(connection, moved, last, now)
+            self._add_move(connection, moved, len(moves) + 1, now)
         return moved
 
     def moves(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> builtins.list[RolloutMove]:
@@ -325,8 +324,7 @@ class Rollouts:
         statement = select(table).where(schema.owned(table, scope, rollout=rollout)).order_by(table.c.sequence)
         return [value_of(RolloutMove, row) for row in self._database.rows(statement, within)]
 
-    def _add_move(self, connection: Connection, rollout: RolloutRecord, last: RolloutMove | None, at: datetime) -> None:
-        sequence = 1 if last is None else last.sequence + 1
+    def _add_move(self, connection: Connection, rollout: RolloutRecord, sequence: int, at: datetime) -> None:
         row = row_of(schema.rollout_moves, rollout, rollout=rollout.id, sequence=sequence, at=at)
         connection.execute(insert(schema.rollout_moves).values(row))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import SEALED_COLUMNS
+from antiphon.core.clock import Clock, utc
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 
@@ -32,6 +34,13 @@ def value_of(kind: type[T], row: Row[Any], **others: Any) -> T:
     if "scope" in kind.__struct_fields__:
         fields["scope"] = Scope(row.tenant, row.environment)
     return kind(**{**fields, **others})
+
+
+def next_moment(clock: Clock, moves: Sequence[Any]) -> datetime:
+    """The time of a move that follows these: not before the last one's, also when the wall clock was set back."""
+    now = utc(clock.now())
+    last: datetime = moves[-1].at if moves else now
+    return max(now, last)
 
 
 def missing(what: str, name: object, scope: Scope, next_step: str) -> NotFoundError:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -28,7 +28,6 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
-from antiphon.durable.claims import claimable, fair_order, holds, lease_lost
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -36,6 +35,7 @@ from antiphon.durable.run import (
     RESULT,
     RUN_KEY,
     STEP,
+    LeaseLostError,
     ProgressReport,
     Run,
     RunResult,
@@ -185,12 +185,12 @@ class Runs:
         """
         while True:
             now = self._clock.now()
-            due = claimable(now, workflows)
+            due = _claimable(now, workflows)
             # Idle workers poll: they look without taking the write lock.
             if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
                 return None
             with self._database.transaction() as connection:
-                order = fair_order(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
+                order = _fair_order(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
@@ -230,10 +230,10 @@ class Runs:
         values = {"lease_until": now + lease, "updated_at": now, **_columns(progress)}
         with self._database.transaction() as connection:
             held = connection.execute(
-                update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
+                update(_runs).where(_holds(run)).values(values).returning(_runs.c.cancel_requested)
             ).first()
         if held is None:
-            raise lease_lost(run)
+            raise _lease_lost(run)
         return bool(held.cancel_requested)
 
     def reclaim(self, worker: str) -> int:
@@ -264,8 +264,8 @@ class Runs:
             InvalidInputError: the result is no JSON; the effect is undone.
         """
         with self._database.transaction() as connection:
-            if connection.execute(select(_runs.c.id).where(holds(run))).first() is None:
-                raise lease_lost(run)
+            if connection.execute(select(_runs.c.id).where(_holds(run))).first() is None:
+                raise _lease_lost(run)
             encoded = _encode(effect(connection), f"result of step {name!r}")
             connection.execute(
                 insert(_steps).values(
@@ -341,8 +341,8 @@ class Runs:
     def _leave(self, run: Run, *, ended: bool = False, **values: Any) -> None:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
-        if self._database.write(update(_runs).where(holds(run)).values(values)) != 1:
-            raise lease_lost(run)
+        if self._database.write(update(_runs).where(_holds(run)).values(values)) != 1:
+            raise _lease_lost(run)
 
 
 def _columns(progress: ProgressReport | None) -> dict[str, Any]:
@@ -356,3 +356,39 @@ def _encode(value: Any, where: str) -> bytes:
         raise InvalidInputError(
             f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
         ) from error
+
+
+def _fair_order(now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+    """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
+    others = _runs.alias()
+    running = (
+        select(func.count())
+        .select_from(others)
+        .where(others.c.tenant == _runs.c.tenant, others.c.status == "running", others.c.lease_until >= now)
+    )
+    if workflows is not None:
+        running = running.where(others.c.workflow.in_(sorted(workflows)))
+    return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
+
+
+def _claimable(now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
+    """True for runs that wait and are due, and for those whose lease ran out."""
+    due = or_(
+        and_(_runs.c.status == "queued", _runs.c.not_before <= now),
+        and_(_runs.c.status == "running", _runs.c.lease_until < now),
+    )
+    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
+
+
+def _holds(run: Run) -> ColumnElement[bool]:
+    """True for the run while its claim, by this epoch, lasts."""
+    return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
+
+
+def _lease_lost(run: Run) -> LeaseLostError:
+    """The error of a worker whose claim is over."""
+    return LeaseLostError(
+        f"Epoch {run.epoch} of run {run.id} is over.",
+        where=str(run.scope),
+        next_step="Another worker has it, or it ended; nothing was committed here.",
+    )
