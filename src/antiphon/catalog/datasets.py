@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
-from antiphon.catalog.rows import Documents, missing
+from antiphon.catalog.rows import Documents
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.source import SourceSpec
@@ -128,10 +128,7 @@ class Datasets:
         Raises:
             NotFoundError: there is none here.
         """
-        found = self._documents.get(scope, dataset, within=within)
-        if found is None:
-            raise missing("dataset", dataset, scope, "See `antiphon datasets list`.")
-        return found
+        return self._documents.require(scope, dataset, "dataset", "See `antiphon datasets list`.", within=within)
 
     def list(
         self,

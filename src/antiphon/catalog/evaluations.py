@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents, missing
+from antiphon.catalog.rows import Documents
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
@@ -162,10 +162,7 @@ class Evaluations:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        found = self._documents.get(scope, evaluation)
-        if found is None:
-            raise missing("evaluation", evaluation, scope, "Run `antiphon evaluate`.")
-        return found
+        return self._documents.require(scope, evaluation, "evaluation", "Run `antiphon evaluate`.")
 
     def list(
         self, scope: Scope, application: str | None = None, release: str | None = None, limit: int = 50

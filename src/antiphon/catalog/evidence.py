@@ -24,6 +24,11 @@ from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
 
+# Built once: they run for every request of a rollout.
+_add_exposure = upsert(schema.exposures).on_conflict_do_nothing()
+_add_pair = upsert(schema.shadow_pairs).on_conflict_do_nothing()
+
+
 class ArmCount(msgspec.Struct, frozen=True):
     """One arm over the whole rollout.
 
@@ -57,7 +62,8 @@ class Exposures:
 
     def add(self, exposure: Exposure, *, within: Connection | None = None) -> None:
         """Record an exposure; one of the same id that is there already stays as it is."""
-        _add(self._database, schema.exposures, exposure, within)
+        with self._database.writing(within) as connection:
+            connection.execute(_add_exposure, row_of(schema.exposures, exposure))
 
     def of(self, scope: Scope, rollout: str, *, since: datetime | None = None) -> list[Exposure]:
         """A rollout's exposures in order of id; ``since``: only those made then or later."""
@@ -92,7 +98,8 @@ class ShadowPairs:
 
     def add(self, pair: ShadowPair, *, within: Connection | None = None) -> None:
         """Record a pair; one of the same prediction that is there already stays as it is."""
-        _add(self._database, schema.shadow_pairs, pair, within)
+        with self._database.writing(within) as connection:
+            connection.execute(_add_pair, row_of(schema.shadow_pairs, pair))
 
     def of(self, scope: Scope, rollout: str, *, since: datetime | None = None) -> list[ShadowPair]:
         """A rollout's pairs in order of the prediction's id; ``since``: only those made then or later."""
@@ -158,10 +165,6 @@ class Judgements:
         with self._database.read() as connection:
             latest_first = connection.execute(statement.order_by(table.c.sequence.desc()).limit(limit)).scalars()
             return [msgspec.json.decode(document, type=Judgement) for document in latest_first][::-1]
-
-
-def _add(database: Database, table: Table, evidence: Exposure | ShadowPair, within: Connection | None) -> None:
-    database.write(upsert(table).values(row_of(table, evidence)).on_conflict_do_nothing(), within)
 
 
 def _of_rollout(

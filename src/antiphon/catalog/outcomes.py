@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import SEEN_ROLES, Role
-from antiphon.catalog.rows import Documents, missing
+from antiphon.catalog.rows import Documents
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
@@ -121,10 +121,7 @@ class Outcomes:
         Raises:
             NotFoundError: there is none here.
         """
-        found = self._documents.get(scope, outcome)
-        if found is None:
-            raise missing("outcome", outcome, scope, "See `antiphon outcomes list`.")
-        return found
+        return self._documents.require(scope, outcome, "outcome", "See `antiphon outcomes list`.")
 
     def find(self, scope: Scope, ids: Iterable[str], *, within: Connection | None = None) -> dict[str, OutcomeRecord]:
         """Those of these ids that exist."""

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from antiphon.catalog import schema
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents, missing
+from antiphon.catalog.rows import Documents
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
@@ -262,10 +262,7 @@ class Receipts:
         Raises:
             NotFoundError: there is none here.
         """
-        found = self._documents.get(scope, prediction)
-        if found is None:
-            raise missing("prediction", prediction, scope, "Check the id, the tenant and the environment.")
-        return found
+        return self._documents.require(scope, prediction, "prediction", "Check the id, the tenant and the environment.")
 
     def list(
         self,

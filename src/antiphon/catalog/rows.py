@@ -29,7 +29,7 @@ def row_of(table: Table, value: Any, scope: Scope | None = None, **others: Any) 
 
 def value_of(kind: type[T], row: Row[Any], **others: Any) -> T:
     """The value that a row holds; ``others`` are fields that it has under no such name."""
-    columns = row._mapping
+    columns = dict(zip(row._fields, row, strict=True))
     fields = {name: columns[name] for name in kind.__struct_fields__ if name in columns}
     if "scope" in kind.__struct_fields__:
         fields["scope"] = Scope(row.tenant, row.environment)
@@ -88,6 +88,17 @@ class Documents(Generic[T]):
         """The value of this id, if there is one."""
         found = self.find(scope, self._columns[0] == name, within=within)
         return found[0] if found else None
+
+    def require(self, scope: Scope, name: str, what: str, next_step: str, *, within: Connection | None = None) -> T:
+        """The value of this id.
+
+        Raises:
+            NotFoundError: there is none; the message says of ``what``, and the next step.
+        """
+        found = self.get(scope, name, within=within)
+        if found is None:
+            raise missing(what, name, scope, next_step)
+        return found
 
     def _opened(self, scope: Scope, row: Row[Any]) -> T:
         *subject, sealed = tuple(row)

@@ -15,7 +15,7 @@ from sqlalchemy import insert, select, update
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents, missing
+from antiphon.catalog.rows import Documents
 from antiphon.catalog.snapshot_facts import (
     RuleCheck,
     SnapshotCost,
@@ -181,10 +181,7 @@ class Snapshots:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        found = self._documents.get(scope, snapshot)
-        if found is None:
-            raise missing("snapshot", snapshot, scope, "See `antiphon features list`.")
-        return found
+        return self._documents.require(scope, snapshot, "snapshot", "See `antiphon features list`.")
 
     def list(
         self,

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents, missing, row_of, value_of
+from antiphon.catalog.rows import Documents, row_of, value_of
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
@@ -101,10 +101,7 @@ class Verdicts:
         Raises:
             NotFoundError: there is none of this id here.
         """
-        found = self._documents.get(scope, verdict)
-        if found is None:
-            raise missing("verdict", verdict, scope, "See `antiphon features history`.")
-        return found
+        return self._documents.require(scope, verdict, "verdict", "See `antiphon features history`.")
 
     def latest(self, scope: Scope, view: str, definition_version: str) -> Verdict | None:
         """The last verdict about a view, ``None`` before the first."""
