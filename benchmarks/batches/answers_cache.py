@@ -136,7 +136,6 @@ async def run(directory: Path, drawn: Drawn, policy: Policy, bound: int, seed: i
         applications=desk.releases.applications,
         live=desk.releases.live,
         publication=lambda scope: features.publication,
-        demanded=desk.receipts.demanded,
         receipts=desk.receipts,
         texts=desk.blobs,
         answer=desk.answerer.answer,

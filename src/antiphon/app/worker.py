@@ -159,7 +159,6 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         applications=store.releases.applications,
         live=wired.live.live,
         publication=partial(_publication, store),
-        demanded=store.receipts.demanded,
         receipts=store.receipts,
         texts=store.blobs,
         answer=wired.answerer.answer,

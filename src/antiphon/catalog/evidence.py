@@ -23,7 +23,6 @@ from antiphon.catalog.rows import row_of, value_of
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
-
 # Built once: they run for every request of a rollout.
 _add_exposure = upsert(schema.exposures).on_conflict_do_nothing()
 _add_pair = upsert(schema.shadow_pairs).on_conflict_do_nothing()

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import value_of
-from antiphon.catalog.sealed_names import SealedName
+from antiphon.catalog.sealed_columns import SealedName
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 

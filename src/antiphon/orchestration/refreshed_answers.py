@@ -20,7 +20,7 @@ import msgspec
 
 from antiphon.batch.demand import Demand, EntityDemand
 from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipts import Receipts, SubjectRequest
+from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError
@@ -54,7 +54,6 @@ class AnswerSources(msgspec.Struct, frozen=True):
 
     Attributes:
         applications: names of those that have a live release. ``live``: that release.
-        demanded: requests in a span of time: scope, application, after, until, limit.
         publication: the number of the current one, ``None`` before the first.
         describe: the engine's load.
     """
@@ -62,7 +61,6 @@ class AnswerSources(msgspec.Struct, frozen=True):
     applications: Callable[[Scope], Sequence[str]]
     live: Callable[[Scope, str], Release | None]
     publication: Callable[[Scope], int | None]
-    demanded: Callable[[Scope, str, datetime, datetime, int], Sequence[SubjectRequest]]
     receipts: Receipts
     texts: Blobs
     answer: Callable[[AnswerRequest], Awaitable[Answer]]
@@ -197,7 +195,7 @@ class RefreshedAnswers:
             self._followed[application] = followed
         if now <= followed.seen:
             return followed
-        for one in self._parts.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
+        for one in self._parts.receipts.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
             followed.demand.add(one.subject, one.prediction, one.created_at.timestamp())
         followed.seen = now
         return followed

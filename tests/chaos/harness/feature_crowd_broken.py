@@ -11,7 +11,6 @@ from sqlalchemy import update
 
 from antiphon.catalog import schema
 from antiphon.catalog.publications import Publication
-from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
@@ -62,7 +61,7 @@ def _publications_unpinned(platform: FeaturePlatform, store: Store) -> None:
         table = schema.snapshots
         gone = [one.id for one in store.snapshots.list(scope, limit=1_000, pruned=False)][1::2]
         with store.database.transaction() as connection:
-            now = microseconds(store.database.clock.now())
+            now = store.database.clock.now()
             connection.execute(
                 update(table).where(schema.owned(table, scope), table.c.id.in_(gone)).values(pruned_at=now)
             )

@@ -58,7 +58,6 @@ class World:
             applications=desk.releases.applications,
             live=desk.releases.live,
             publication=lambda scope: self.features.publication,
-            demanded=desk.receipts.demanded,
             receipts=desk.receipts,
             texts=desk.blobs,
             answer=desk.answerer.answer,

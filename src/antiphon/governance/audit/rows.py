@@ -14,8 +14,7 @@ from sqlalchemy import ColumnElement
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.sealed_columns import ORIGINATOR
-from antiphon.catalog.sealed_names import SealedName
+from antiphon.catalog.sealed_columns import ORIGINATOR, SealedName
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.record import AuditRow
