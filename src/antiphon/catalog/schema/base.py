@@ -1,4 +1,4 @@
-"""What all tables of the catalog share: their metadata, the columns of their scope, and short forms of the others."""
+"""Parts that all tables of the catalog share: metadata, the columns of their scope, and short forms of the others."""
 
 from __future__ import annotations
 
