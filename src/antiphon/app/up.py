@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from antiphon.app import engines
 from antiphon.core.clock import parse_duration
+from antiphon.core.disk import put_private
 from antiphon.core.errors import SetupError
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
@@ -103,25 +102,9 @@ def first_key(store: Store) -> tuple[str, KeyRecord] | None:
         # Who sets a project up may see all of it.
         store.keys.principals.change(store.scope.tenant, "admin", clearance="restricted", within=connection)
         store.audit.append(store.scope, "antiphon", "key.create", record.id, key_detail(record), within=connection)
-        _write_private(file, text + "\n")
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        put_private(file, f"{text}\n".encode())
     return text, record
-
-
-def _write_private(file: Path, content: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as writing:
-        writing.write(content)
-        writing.flush()
-        os.fsync(writing.fileno())
-    draft.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[ProcessEvent], None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.disk import FULL
+from antiphon.core.disk import FULL, sync_folder
 from antiphon.core.errors import InvalidInputError, NotFoundError, StorageFullError, TooLargeError, UnavailableError
 
 Row = dict[str, Any]
@@ -152,11 +152,7 @@ def _write(path: Path, rows: Iterable[Row], put: Callable[[Path], object]) -> in
         with draft.open("rb") as finished:
             os.fsync(finished.fileno())
         put(draft)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
     return count

@@ -1,9 +1,10 @@
-"""Errors of a full disk, and deletion of files that several processes may delete."""
+"""Files: put in place whole, deleted by several processes, kept from other users; and errors of a full disk."""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -44,6 +45,40 @@ def shortage(folder: Path, least: int = LEAST_FREE) -> str | None:
     except OSError as error:
         return f"The disk cannot be asked what is free: {error.strerror}."
     return None if free >= least else f"The disk is full: {free / 1e6:.1f} MB are free. Free disk space."
+
+
+def put_private(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Put a file that only its owner may read in its place: whole and on disk, or as it was before.
+
+    Args:
+        replace: take the place of a file that is there.
+
+    Raises:
+        FileExistsError: there is one, and it is not to be replaced. OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if replace:
+            draft.replace(path)
+        else:  # A link fails when the name exists: of several processes the first wins.
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+        sync_folder(path.parent)  # also where another process was first, whose file is used from now on
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def delete_older(path: Path, older_than: float) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.disk import sync_folder
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.engine import weights
 from antiphon.engine.api.messages import ServedModel
@@ -94,11 +95,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(path.parent)
     except OSError as error:
         raise SetupError(
             f"The declared models cannot be kept: {error.strerror}.",

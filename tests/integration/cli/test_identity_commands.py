@@ -68,7 +68,7 @@ def test_a_key_is_made_for_something_shown_rotated_and_revoked(terminal: Termina
     store = Store.open(terminal.root)
     with pytest.raises(UnauthenticatedError, match="revoked"):
         store.keys.authenticate(made["key"])
-    acts = [entry.action for entry in store.audit.list(store.scope)]
+    acts = [entry.action for entry in store.audit.query(store.scope)]
     assert acts[:3] == ["key.revoke", "key.rotate", "key.create"]
     store.close()
 
@@ -112,7 +112,7 @@ def test_a_principal_is_made_changed_disabled_and_enabled(terminal: Terminal) ->
     terminal("principals", "enable", "ann", "--reason", "came back")
     store = Store.open(terminal.root)
     assert store.keys.authenticate(key).role == "viewer"
-    acts = [entry.action for entry in store.audit.list(store.scope)]
+    acts = [entry.action for entry in store.audit.query(store.scope)]
     assert acts[:3] == ["principal.enable", "principal.disable", "principal.set"]
     store.close()
 
@@ -122,5 +122,5 @@ def test_the_clock_is_trusted_on_record(terminal: Terminal) -> None:
     told = terminal.json("keys", "trust-clock", "--reason", "it was ahead")
     assert set(told) == {"before", "now"}
     store = Store.open(terminal.root)
-    assert store.audit.list(store.scope)[0].action == "clock.trust"
+    assert store.audit.query(store.scope)[0].action == "clock.trust"
     store.close()

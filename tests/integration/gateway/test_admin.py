@@ -139,7 +139,7 @@ async def test_a_change_that_no_port_records_is_in_the_audit_log(database, answe
             rows = [{"shop": str(number)} for number in range(9)]
             await client.post("/admin/batch", json={"application": "desk", "rows": rows})
             await client.get("/admin/batch")
-    (entry,) = log.list(SCOPE)
+    (entry,) = log.query(SCOPE)
     assert (entry.principal, entry.action, entry.subject) == ("the-engineer", "batch_create", "/admin/batch")
     assert entry.detail["rows"] == "9 items"
 

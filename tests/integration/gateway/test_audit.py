@@ -45,7 +45,7 @@ async def admin(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx2.
 
 
 def readings(trail: AuditTrail) -> list[AuditEntry]:
-    return [entry for entry in trail.log.list(SCOPE) if entry.action == "data.read"]
+    return [entry for entry in trail.log.query(SCOPE) if entry.action == "data.read"]
 
 
 async def predict(admin: httpx2.AsyncClient) -> str:

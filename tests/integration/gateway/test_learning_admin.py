@@ -96,7 +96,7 @@ async def test_a_training_is_ordered_and_followed(desk: LearnedDesk, http: httpx
     assert (order.delta, order.examples, order.rollout, order.cutoff.isoformat()) == (
         True, 64, True, "2013-04-15T00:00:00+00:00"
     )  # fmt: skip
-    entries = [entry for entry in desk.audit.list(DEV) if entry.action == "train_train"]
+    entries = [entry for entry in desk.audit.query(DEV) if entry.action == "train_train"]
     assert entries[0].detail["application"] == "desk"
     assert "key" not in entries[0].detail  # the caller's own word is no evidence
     assert (await http.post("/admin/train", json={"application": "gone"})).status_code == 404
@@ -136,7 +136,7 @@ async def test_a_rollout_from_its_beginning_to_its_end(desk: LearnedDesk, http: 
     assert (undone.json()["state"], undone.json()["reason"]) == ("rolled_back", "users complain")
     assert (await http.post(f"{path}/abort", json={"reason": "late"})).status_code == 422
     assert [line["id"] for line in (await got(http, "/admin/rollouts", application="desk"))["rollouts"]] == [rollout.id]
-    acts = [entry.action for entry in desk.audit.list(DEV) if entry.action.startswith("rollout.")]
+    acts = [entry.action for entry in desk.audit.query(DEV) if entry.action.startswith("rollout.")]
     assert sorted(acts) == ["rollout.begin", "rollout.hold", "rollout.resume", "rollout.undo"]
     assert (await http.get("/admin/rollouts/roll_none")).status_code == 404
 

@@ -182,7 +182,7 @@ async def test_buttons_move_the_rollout_and_leave_evidence(desk: LearnedDesk, br
         ("the-engineer", "back"),
         ("the-engineer", "users complain"),
     ]
-    assert {"rollout.hold", "rollout.resume", "rollout.undo"} <= {entry.action for entry in desk.audit.list(DEV)}
+    assert {"rollout.hold", "rollout.resume", "rollout.undo"} <= {entry.action for entry in desk.audit.query(DEV)}
     assert "users complain" in (await browser.get("/releases")).text
 
 

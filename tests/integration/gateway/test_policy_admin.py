@@ -14,7 +14,7 @@ from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.governance.identity.keys import Keys
-from antiphon.governance.policy.engine import default_policies
+from antiphon.governance.policy.document import default_document
 from antiphon.governance.policy.live import LivePolicies
 from antiphon.governance.policy.versions import PolicySets
 from antiphon.services.governance.policy_versions import PolicyService
@@ -61,7 +61,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def propose(world: World, who: str = "ann", **changes: Any) -> httpx2.Response:
-    body = {"cedar": default_policies() + RULE, "reason": "night", "cases": [CASE], **changes}
+    body = {"cedar": default_document().cedar + RULE, "reason": "night", "cases": [CASE], **changes}
     async with world.client(who) as client:
         return await client.post("/admin/policies", json=body)
 
@@ -107,7 +107,7 @@ async def test_an_author_does_not_approve_their_own(world: World) -> None:
     [
         ({"cedar": "permit ("}, "unexpected"),
         ({"cedar": '@id("a") permit (principal in Role::"viewer", action, resource);', "cases": []}, "administrator"),
-        ({"cedar": default_policies()}, "expected deny, was allow"),
+        ({"cedar": default_document().cedar}, "expected deny, was allow"),
         ({"cases": [{**CASE, "expect": "perhaps"}]}, "expect"),
         ({"reason": ""}, "reason"),
     ],

@@ -12,7 +12,8 @@ from tests.integration.learning.flown import Flown
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.engine import Decider, Resource, default_policies
+from antiphon.governance.policy.document import default_document
+from antiphon.governance.policy.engine import Decider, Resource
 from antiphon.governance.policy.request import PolicyRow
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.learning.datasets.builder import DatasetBuilder
@@ -32,7 +33,7 @@ def flown(tmp_path: Path) -> Iterator[Flown]:
 
 
 def builder(flown: Flown, policies: str) -> DatasetBuilder:
-    decider = Decider(default_policies() + policies)
+    decider = Decider(default_document().cedar + policies)
 
     def withheld(
         scope: Scope, application: str, keys: Sequence[str], rows: Sequence[tuple[Sequence[str], int]]

@@ -60,7 +60,7 @@ async def test_a_training_ends_in_a_validated_release_and_leaves_what_is_live(de
     assert evaluation.against == live.id
     assert desk.live() == live
     assert not list((desk.directory / "training").glob("*")), "the working folder is cleared"
-    assert [entry.action for entry in desk.audit.list(SCOPE)] == ["model.register"]
+    assert [entry.action for entry in desk.audit.query(SCOPE)] == ["model.register"]
 
 
 async def test_the_recipe_follows_from_the_declaration_and_the_number_of_examples(desk: LearningDesk) -> None:

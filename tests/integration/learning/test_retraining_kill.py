@@ -51,6 +51,6 @@ def test_a_killed_retraining_is_finished_by_the_next_worker(tmp_path: Path) -> N
     assert len(desk.versions.aliases(SCOPE, "desk")["latest"]) == 1
     (rollout,) = desk.rollouts.list(SCOPE)
     assert found["rollout"] == rollout.id
-    assert [entry.action for entry in desk.audit.list(SCOPE)].count("model.register") == 1
+    assert [entry.action for entry in desk.audit.query(SCOPE)].count("model.register") == 1
     assert len(desk.datasets.list(SCOPE, kind="training")) == 1
     desk.close()

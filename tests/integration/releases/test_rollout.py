@@ -66,7 +66,7 @@ class Desk:
         return live.id
 
     def acts(self) -> list[str]:
-        return [entry.action for entry in reversed(self.audit.list(DEV))]
+        return [entry.action for entry in reversed(self.audit.query(DEV))]
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_refused_candidate_leaves_everything_as_it_was(desk: Desk) -> None:
 def test_forcing_is_written_down(desk: Desk) -> None:
     rollout = desk.begin(desk.made(2, validated=False), force=True)
     assert rollout.reason == "gates passed over: better"
-    assert desk.audit.list(DEV)[0].detail["forced"] is True
+    assert desk.audit.query(DEV)[0].detail["forced"] is True
 
 
 def test_a_second_candidate_waits(desk: Desk) -> None:

@@ -17,6 +17,7 @@ from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import checkpoint_key
 from antiphon.governance.audit.checkpoint import parse, signed_by
+from antiphon.governance.audit.query import AuditFilter
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.policy.engine import Decider
 from antiphon.governance.verifier import antiphon_verify
@@ -48,7 +49,7 @@ async def test_an_answer_is_in_the_log_with_its_receipt(project: Project, tmp_pa
     assert signed_by(parse(kept.audit_checkpoint), store.trail.key.public)
 
     sequence = store.trail.sequence_of(scope, answer.prediction)
-    (entry,) = [one for one in store.audit.list(scope) if one.sequence == sequence]
+    (entry,) = [one for one in store.audit.query(scope) if one.sequence == sequence]
     assert (entry.action, entry.principal, entry.originator) == ("answer", "someone", "zoe")
     assert entry.detail is not None
     assert entry.detail["sha256"] == receipt_hash(kept)
@@ -95,7 +96,7 @@ async def test_a_tenants_damaged_log_keeps_no_other_tenant_from_being_answered(p
         await asyncio.sleep(0)
     outcomes = await asyncio.gather(*submitted, return_exceptions=True)
     assert [isinstance(outcome, CorruptionError) for outcome in outcomes] == [False, True, False, True]
-    assert [one.subject for one in store.audit.list(store.scope)] == ["pred_2", "pred_1", "pred_0"]
+    assert [one.subject for one in store.audit.query(store.scope)] == ["pred_2", "pred_1", "pred_0"]
     assert verify(store.audit, store.scope).sound
     assert [one.prediction for one in store.receipts.list(other)] == ["pred_0"]
     commit.close()
@@ -119,7 +120,7 @@ async def test_a_batch_row_that_policy_refuses_is_recorded(project: Project) -> 
     with pytest.raises(AntiphonError):
         await project.answerer.answer(request)
     store.trail.writer.flush()
-    (entry,) = [one for one in store.audit.list(scope) if one.outcome == "denied"]
+    (entry,) = [one for one in store.audit.query(scope) if one.outcome == "denied"]
     assert (entry.action, entry.principal) == ("denied", "someone")
     assert entry.detail is not None
     assert entry.detail["path"] == "batch"
@@ -163,7 +164,7 @@ async def test_the_key_is_replaced_while_other_processes_sign(project: Project, 
     other = Store.open(store.paths.root)  # another process's
     other.trail.record(scope, "ann", "data.read", "audit")
     made = other.trail.rotate_key(scope, "ann", "it is a year old")
-    (entry,) = store.audit.list(scope, action="audit.rotate-key")
+    (entry,) = store.audit.query(scope, AuditFilter(action="audit.rotate-key"))
     assert entry.detail == {
         "previous": before.split("+")[1], "key": made.verifier(scope).split("+")[1], "reason": "it is a year old"
     }  # fmt: skip

@@ -194,7 +194,7 @@ def test_policy_decides_about_views_columns_and_rows(tmp_path: Path) -> None:
             with told:
                 rows = {"shop": shop, "as_of": [START] * len(shop)}
                 project.training_set(rows, ["orders.placed"], purpose="billing")
-        refused = [record.subject for record in store.audit.list(store.scope) if record.action == "denied"]
+        refused = [record.subject for record in store.audit.query(store.scope) if record.action == "denied"]
         assert refused == ["view/orders"] * 3, "refusals are on record"
     finally:
         project.close()
@@ -214,7 +214,7 @@ def test_an_encrypted_project_is_exported_only_when_asked_for(tmp_path: Path, mo
         assert not (tmp_path / "orders").exists()
         assert exported(project, tmp_path / "orders", clear=True).written.rows == 3
         told = [
-            record for record in project._store.audit.list(project._store.scope)
+            record for record in project._store.audit.query(project._store.scope)
             if record.action == "features.export"
         ]  # fmt: skip
         assert len(told) == 1

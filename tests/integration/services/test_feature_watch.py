@@ -16,6 +16,7 @@ from tests.integration.services.watched_project import ROWS, Project, told
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
+from antiphon.governance.audit.query import AuditFilter
 from antiphon.services.features.view_status import ViewStatuses
 from antiphon.services.predictions import ProjectPredictions
 
@@ -61,7 +62,7 @@ async def test_batch_and_online_are_compared_in_the_terminal(project: Project) -
     lines = antiphon("features", "skew", "today", "--history", "--json").json()
     assert [(one["compared"], one["different"], one["share"]) for one in lines[:2]] == [(6, 2, 1 / 3), (12, 0, 0.0)]
     assert "33.33%" in antiphon("features", "skew", "--history", "--limit", "1").out
-    (entry,) = project.store.audit.list(project.store.scope, action="features.differ")
+    (entry,) = project.store.audit.query(project.store.scope, AuditFilter(action="features.differ"))
     assert (entry.subject, entry.detail["count"], entry.detail["errors"]) == ("view/today", 6, 2)
     listed = antiphon("features", "list")
     assert "today: 2 of 6 values that are read online are not what batch computes" in listed.out

@@ -217,7 +217,7 @@ def test_policy_is_asked_and_the_audit_log_told(tmp_path: Path) -> None:
                 read()
             assert read(purpose="billing") is not None
         told = [
-            record.action for record in project._store.audit.list(project._store.scope)
+            record.action for record in project._store.audit.query(project._store.scope)
             if record.action.startswith("features.")
         ]  # fmt: skip
         assert told == ["features.read"] * 3

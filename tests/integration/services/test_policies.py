@@ -178,7 +178,7 @@ def test_policies_go_from_files_to_in_force_and_are_pinned_by_releases(project: 
     service.approve(scope, 1, by=person("bob"), reason="agreed")
     assert [(one.number, one.state) for one in service.list(scope)] == [(1, "in_force"), (0, "superseded")]
     assert project.apply().releases[0].bundle.policy_digest == service.in_force(scope).digest
-    acts = [(entry.action, entry.principal) for entry in project.store.audit.list(scope)]
+    acts = [(entry.action, entry.principal) for entry in project.store.audit.query(scope)]
     assert ("policy.approve", "bob") in acts
 
 

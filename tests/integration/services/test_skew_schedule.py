@@ -20,6 +20,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.monitoring.skew.selection import WORKFLOW, due
+from antiphon.governance.audit.query import AuditFilter
 from antiphon.services.features.skew import ProjectSkew
 
 DAY = timedelta(days=1)
@@ -119,7 +120,7 @@ async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(proje
     assert {name: (one.trigger, one.different) for name, one in lines.items()} == {
         "crowd": (SCHEDULE, 0), "today": (SCHEDULE, 6)
     }  # fmt: skip
-    (entry,) = store.audit.list(store.scope, action="features.differ")
+    (entry,) = store.audit.query(store.scope, AuditFilter(action="features.differ"))
     assert (entry.principal, entry.subject) == (SCHEDULE, "view/today")
     found = another.last(store.scope, "today")
     assert found is not None

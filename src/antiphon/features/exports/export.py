@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from antiphon.core.disk import sync_folder
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.features.exports.exported import ExportedRows, ExportMetadata
-from antiphon.features.lake.local import fsync_folder
 
 if TYPE_CHECKING:
     import deltalake
@@ -94,7 +94,7 @@ def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> Exp
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)
-        fsync_folder(target)
+        sync_folder(target)
     except OSError as error:
         raise _unwritable(target, error) from None
     finally:

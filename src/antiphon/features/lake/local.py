@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from antiphon.core.codec import Codec
-from antiphon.core.disk import delete_older, room_needed
+from antiphon.core.disk import delete_older, room_needed, sync_folder
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake, LakeDraft, context_of, missing
 from antiphon.governance.encryption.sealed_files import key_of, open_sealed
@@ -42,7 +42,7 @@ class LocalLake(Lake):
                 target = self._root / draft.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(partial, target)
-                fsync_folder(target.parent)
+                sync_folder(target.parent)
             finally:
                 partial.unlink(missing_ok=True)
 
@@ -88,12 +88,3 @@ class LocalLake(Lake):
                 gone.append(relative)
         self._scratch.collect(older_than)
         return gone
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,17 +24,17 @@ _LONGEST = 10_000
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Content of a signed tree head. ``root`` is 32 bytes; ``note`` is the whole signed text."""
+    """Content of a tree head. ``root`` is 32 bytes; ``note`` is the whole signed text, empty before it is signed."""
 
     origin: str
     size: int
     root: bytes
-    note: str
+    note: str = ""
 
     @property
     def body(self) -> bytes:
         """The signed bytes."""
-        return _body(self.origin, self.size, self.root)
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n".encode()
 
 
 def parse(note: str) -> Checkpoint:
@@ -87,20 +87,6 @@ def verifier_key(name: str, public: bytes) -> str:
     return f"{name}+{key_hash(name, public).hex()}+{base64.b64encode(_ED25519 + public).decode()}"
 
 
-def unsigned(origin: str, size: int, root: bytes) -> Checkpoint:
-    """Make a checkpoint without a signature yet."""
-    return Checkpoint(origin, size, root, "")
-
-
-def signature_line(name: str, signature: bytes) -> str:
-    """The line of a note that holds a signature (the key's hash before it)."""
-    return f"— {name} {base64.b64encode(signature).decode()}\n"
-
-
 def key_hash(name: str, public: bytes) -> bytes:
     """Four bytes that tell keys apart (signed-note: SHA-256 of name, newline, algorithm and key)."""
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:4]
-
-
-def _body(origin: str, size: int, root: bytes) -> bytes:
-    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n".encode()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.scope import Scope
-from antiphon.governance.audit.checkpoint import Checkpoint, key_hash, signature_line, signed_by, unsigned, verifier_key
+from antiphon.governance.audit.checkpoint import Checkpoint, key_hash, signed_by, verifier_key
 from antiphon.governance.secret import LENGTH, load_secret, replace
 
 _EARLIER = ".earlier"
@@ -113,9 +113,9 @@ class CheckpointKey:
     def sign(self, scope: Scope, size: int, root: bytes) -> Checkpoint:
         """The checkpoint of the scope's first ``size`` records."""
         origin = self.origin(scope)
-        checkpoint = unsigned(origin, size, root)
-        line = signature_line(origin, key_hash(origin, self.public) + self._private.sign(checkpoint.body))
-        return msgspec.structs.replace(checkpoint, note=f"{checkpoint.body.decode()}\n{line}")
+        body = Checkpoint(origin, size, root).body
+        signature = _text(key_hash(origin, self.public) + self._private.sign(body))
+        return Checkpoint(origin, size, root, f"{body.decode()}\n— {origin} {signature}\n")
 
     def hand_over(self, seed: bytes) -> CheckpointKey:
         """The key with this seed, after this one."""

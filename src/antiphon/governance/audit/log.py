@@ -10,12 +10,11 @@ Invariants:
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import msgspec
 from sqlalchemy import LargeBinary, cast, func, select, update
@@ -30,13 +29,12 @@ from antiphon.core.scope import Scope
 from antiphon.governance.audit import record as audit_record
 from antiphon.governance.audit.merkle import Kept, Node, Tree
 from antiphon.governance.audit.query import AuditFilter, entries
-from antiphon.governance.audit.record import Act, AuditEntry, AuditRow, Outcome, act
+from antiphon.governance.audit.record import Act, ActOptions, AuditEntry, AuditRow, Detail, act
 from antiphon.governance.audit.rows import COLUMNS, insertion, loaded, of_user
 
 ERASE = "audit.erase"
 """The action that says how many identities were erased."""
 
-_NAMES: tuple[str, ...] = audit_record.FIELDS
 _PEAK = 32
 
 # Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
@@ -81,23 +79,22 @@ class AuditLog:
         principal: str,
         action: str,
         subject: str,
-        detail: Mapping[str, Any] | None = None,
+        detail: Detail = None,
         *,
-        originator: str | None = None,
-        outcome: Outcome = "done",
         within: Connection | None = None,
+        **options: Unpack[ActOptions],
     ) -> AuditEntry:
         """Record an act; on disk when this returns, or with the transaction of ``within``.
 
         Args:
-            principal: who did it; ``originator`` is the user on whose behalf.
+            principal: who did it.
             detail: names of ``record.ALLOWED``; the values of others are left out.
 
         Raises:
             InvalidInputError: a name is too long.
             CorruptionError: the log's head is damaged.
         """
-        one = self.act(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
+        one = self.act(scope, principal, action, subject, detail, **options)
         with self.database.writing(within) as connection:
             (made,) = self.append_all([one], within=connection)
         return audit_record.entry(scope, made)
@@ -108,14 +105,11 @@ class AuditLog:
         principal: str,
         action: str,
         subject: str,
-        detail: Mapping[str, Any] | None = None,
-        *,
-        originator: str | None = None,
-        outcome: Outcome = "done",
+        detail: Detail = None,
+        **options: Unpack[ActOptions],
     ) -> Act:
         """An act of now, checked; it is not in the log yet."""
-        now = microseconds(self.database.clock.now())
-        return act(scope, now, principal, action, subject, detail, originator=originator, outcome=outcome)
+        return act(scope, microseconds(self.database.clock.now()), principal, action, subject, detail, **options)
 
     def append_with_commit(self, one: Act) -> None:
         """Record an act with the write transaction that is open in this thread: all of it in one append, right before
@@ -125,16 +119,16 @@ class AuditLog:
     def _append_gathered(self, acts: Sequence[Act], connection: Connection) -> None:
         self.append_all(acts, within=connection)
 
-    def append_all(self, acts: Sequence[Act], *, within: Connection) -> builtins.list[AuditRow]:
+    def append_all(self, acts: Sequence[Act], *, within: Connection) -> list[AuditRow]:
         """Record acts in their order, in one transaction.
 
         Raises:
             CorruptionError: a log's head is damaged; nothing may be committed then.
         """
-        scopes: dict[Scope, builtins.list[Act]] = {}
+        scopes: dict[Scope, list[Act]] = {}
         for one in acts:
             scopes.setdefault(one.scope, []).append(one)
-        made: builtins.list[AuditRow] = []
+        made: list[AuditRow] = []
         for scope, group in scopes.items():
             rows, nodes = self._extend(scope, group, within)
             within.exec_driver_sql(*insertion(self.database, scope, rows))
@@ -144,9 +138,7 @@ class AuditLog:
             made += rows
         return made
 
-    def _extend(
-        self, scope: Scope, group: Sequence[Act], within: Connection
-    ) -> tuple[builtins.list[AuditRow], builtins.list[Node]]:
+    def _extend(self, scope: Scope, group: Sequence[Act], within: Connection) -> tuple[list[AuditRow], list[Node]]:
         """Move the head over these acts; their rows and nodes, which are to be written then."""
         left = self._left.get(scope)
         if left is not None:
@@ -187,12 +179,12 @@ class AuditLog:
             "sha256",
         )
 
-    def set_checkpoint(self, scope: Scope, checkpoint: str, *, within: Connection | None = None) -> None:
+    def set_checkpoint(self, scope: Scope, checkpoint: str) -> None:
         """Keep the newest signed checkpoint with the head."""
-        with self.database.writing(within) as connection:
+        with self.database.transaction() as connection:
             self._move(scope, Head(self.head(scope, within=connection).tree, checkpoint), connection)
 
-    def scopes(self, *, headless: bool = False) -> builtins.list[Scope]:
+    def scopes(self, *, headless: bool = False) -> list[Scope]:
         """Every scope that has a log; ``headless`` ones too, whose head is gone (this reads every record's key)."""
         tables = (schema.audit_heads, *((schema.audit_entries, schema.audit_nodes) if headless else ()))
         found: set[Scope] = set()
@@ -205,22 +197,10 @@ class AuditLog:
                         found.add(Scope(tenant.decode(), environment.decode()))
         return sorted(found)
 
-    def list(
-        self,
-        scope: Scope,
-        *,
-        before: int | None = None,
-        limit: int = 50,
-        action: str | None = None,
-        within: Connection | None = None,
-    ) -> builtins.list[AuditEntry]:
-        """Records with ``sequence < before``, latest first."""
-        return self.query(scope, AuditFilter(action=action, before=before, limit=limit), within=within)
-
-    def query(self, scope: Scope, query: AuditFilter, *, within: Connection | None = None) -> builtins.list[AuditEntry]:
-        """Records that match the query, latest first."""
-        with self.database.reading(within) as connection:
-            return entries(self.database, connection, scope, query)
+    def query(self, scope: Scope, criteria: AuditFilter | None = None) -> list[AuditEntry]:
+        """Records that match the query, latest first; the newest page without one."""
+        with self.database.read() as connection:
+            return entries(self.database, connection, scope, criteria or AuditFilter())
 
     def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
@@ -254,20 +234,13 @@ class AuditLog:
                     row = loaded(self.database, scope, found)
                     if field == "detail" and word.search(row.detail or "") is None:
                         continue
-                    kept = dict(zip(_NAMES, audit_record.commitments(row), strict=True))
-                    gone = set(audit_record.gone(row))
-                    connection.execute(
-                        update(table)
-                        .where(schema.owned(table, scope), table.c.sequence == row.sequence)
-                        .values(
-                            {
-                                field: None,
-                                f"{field}_salt": None,
-                                "erased": canonical({one: kept[one] for one in (*gone, field)}),
-                                **({"originator_sealed": None} if field == "originator" else {}),
-                            }
-                        )
-                    )
+                    kept = audit_record.commitments(row)
+                    values: dict[str, Any] = dict.fromkeys((field, f"{field}_salt"))
+                    if field == "originator":
+                        values["originator_sealed"] = None
+                    values["erased"] = canonical({one: kept[one] for one in (*audit_record.gone(row), field)})
+                    place = schema.owned(table, scope), table.c.sequence == row.sequence
+                    connection.execute(update(table).where(*place).values(values))
                     erased += 1
             if erased:
                 detail = {"count": erased, "reason": reason}
@@ -276,22 +249,15 @@ class AuditLog:
 
     def kept(self, scope: Scope, connection: Connection) -> Kept:
         """Reads kept nodes of the scope's tree."""
-        entries_, nodes = schema.audit_entries, schema.audit_nodes
+        leaves, nodes = schema.audit_entries, schema.audit_nodes
 
-        def read(level: int, start: int, end: int) -> builtins.list[bytes]:
+        def read(level: int, start: int, end: int) -> list[bytes]:
             if level == 0:
-                statement = select(entries_.c.leaf).where(
-                    schema.owned(entries_, scope), entries_.c.sequence >= start, entries_.c.sequence < end
-                )
-                found = connection.execute(statement.order_by(entries_.c.sequence)).scalars().all()
+                place, statement = leaves.c.sequence, select(leaves.c.leaf)
             else:
-                statement = select(nodes.c.hash).where(
-                    schema.owned(nodes, scope),
-                    nodes.c.level == level,
-                    nodes.c.position >= start,
-                    nodes.c.position < end,
-                )
-                found = connection.execute(statement.order_by(nodes.c.position)).scalars().all()
+                place, statement = nodes.c.position, select(nodes.c.hash).where(nodes.c.level == level)
+            statement = statement.where(schema.owned(place.table, scope), place >= start, place < end)
+            found = connection.execute(statement.order_by(place)).scalars().all()
             if len(found) != end - start:
                 raise _damaged(scope, f"a node of level {level} between {start} and {end} is missing")
             return [*found]
@@ -320,7 +286,7 @@ class AuditLog:
         )
 
 
-def _extended(head: Head, group: Sequence[Act]) -> tuple[builtins.list[AuditRow], builtins.list[Node], Head]:
+def _extended(head: Head, group: Sequence[Act]) -> tuple[list[AuditRow], list[Node], Head]:
     rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
     tree, nodes = head.tree.extended(one.leaf for one in rows)
     return rows, nodes, Head(tree, head.checkpoint)

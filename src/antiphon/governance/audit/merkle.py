@@ -124,11 +124,6 @@ def consistency(kept: Kept, before: int, after: int) -> tuple[bytes, ...]:
     return tuple(reversed(path))
 
 
-def root_at(kept: Kept, size: int) -> bytes:
-    """The root of the first ``size`` leaves."""
-    return EMPTY if size == 0 else _range_root(kept, 0, size)
-
-
 def included(leaf: bytes, sequence: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
     """Verify an inclusion proof of the leaf (RFC 9162, section 2.1.3.2)."""
     if not 0 <= sequence < size:

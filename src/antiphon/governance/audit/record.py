@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
@@ -23,6 +23,7 @@ from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.merkle import leaf_hash
 
+Detail = Mapping[str, Any] | None
 Outcome = Literal["done", "denied", "failed"]
 Field = Literal["principal", "originator", "subject", "detail"]
 
@@ -74,6 +75,13 @@ class Act(msgspec.Struct, frozen=True):
     originator: str | None = None
 
 
+class ActOptions(TypedDict, total=False):
+    """More about an act: the user on whose behalf it was done, and how it ended (``done`` when it is left out)."""
+
+    originator: str | None
+    outcome: Outcome
+
+
 class AuditEntry(msgspec.Struct, frozen=True):
     """One record of the log; ``None`` stands for what was erased.
 
@@ -121,7 +129,7 @@ def act(
     principal: str,
     action: str,
     subject: str,
-    detail: Mapping[str, Any] | None = None,
+    detail: Detail = None,
     *,
     originator: str | None = None,
     outcome: Outcome = "done",
@@ -182,12 +190,12 @@ def row(one: Act, sequence: int) -> AuditRow:
     """The act in its place, with fresh salts."""
     salt = os.urandom(4 * SALT_BYTES)
     for_originator = salt[16:32] if one.originator is not None else None
-    commits = (
-        commitment("principal", salt[:16], one.principal),
-        None if one.originator is None else commitment("originator", salt[16:32], one.originator),
-        commitment("subject", salt[32:48], one.subject),
-        commitment("detail", salt[48:], one.detail),
-    )
+    commits = {
+        "principal": commitment("principal", salt[:16], one.principal),
+        "originator": None if one.originator is None else commitment("originator", salt[16:32], one.originator),
+        "subject": commitment("subject", salt[32:48], one.subject),
+        "detail": commitment("detail", salt[48:], one.detail),
+    }
     content = record(one.scope, sequence, one.at, one.action, one.outcome, commits)
     return AuditRow(
         sequence, one.at, one.principal, salt[:16], one.originator, for_originator, one.subject, salt[32:48],
@@ -195,21 +203,20 @@ def row(one: Act, sequence: int) -> AuditRow:
     )  # fmt: skip
 
 
-def record(scope: Scope, sequence: int, at: int, action: str, outcome: str, commitments: Sequence[str | None]) -> bytes:
+def record(
+    scope: Scope, sequence: int, at: int, action: str, outcome: str, commitments: Mapping[str, str | None]
+) -> bytes:
     """The bytes a leaf hashes: JSON with sorted names and no spaces; what may name a person as commitments (hex)."""
     return canonical(
         {
             "action": action,
             "at": at,
-            "detail": commitments[3],
             "environment": scope.environment,
-            "originator": commitments[1],
             "outcome": outcome,
-            "principal": commitments[0],
             "sequence": sequence,
-            "subject": commitments[2],
             "tenant": scope.tenant,
             "version": VERSION,
+            **commitments,
         }
     )
 
@@ -219,22 +226,22 @@ def commitment(field: str, salt: bytes, text: str) -> str:
     return hashlib.sha256(salt + field.encode() + b"\x00" + text.encode()).hexdigest()
 
 
-def commitments(of: AuditRow) -> tuple[str | None, ...]:
-    """The commitments of a stored row in the order of :data:`FIELDS`: recomputed, or as kept where the text is erased.
+def commitments(of: AuditRow) -> dict[str, str | None]:
+    """The commitments of a stored row by field: recomputed, or as kept where the text is erased.
 
     Raises:
         ValueError: the row is damaged.
     """
     erased = gone(of)
-    found: list[str | None] = []
+    found: dict[str, str | None] = {}
     for field, text, salt in committed(of):
         if text is not None and salt is not None and field not in erased:
-            found.append(commitment(field, salt, text))
+            found[field] = commitment(field, salt, text)
         elif text is None and salt is None and (field in erased or field == "originator"):
-            found.append(erased.get(field))
+            found[field] = erased.get(field)
         else:
             raise ValueError(f"{field} is neither there nor erased")
-    return tuple(found)
+    return found
 
 
 def gone(of: AuditRow) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.disk import sync_folder
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.governance.audit.checkpoint import Checkpoint, parse
 from antiphon.governance.audit.merkle import consistent
@@ -125,7 +126,7 @@ class LockedWitness:
                 raise OSError("a part of a checkpoint was written")
             os.fsync(self._descriptor)
             if before == 0:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except OSError:
             os.ftruncate(self._descriptor, before)
             raise
@@ -195,14 +196,6 @@ def forked(last: Checkpoint, size: int) -> CorruptionError:
         next_step="No checkpoint is signed any more. Run `antiphon audit verify`, and look for who restored or changed "
         "the catalog.",
     )
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _unusable(path: Path, error: OSError) -> SetupError:

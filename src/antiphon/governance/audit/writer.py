@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 from antiphon.core.errors import AntiphonError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog
-from antiphon.governance.audit.record import Act, Outcome
+from antiphon.governance.audit.record import Act, ActOptions, Detail
 
 _log = logging.getLogger("antiphon.audit")
 
@@ -50,10 +49,8 @@ class AuditWriter:
         principal: str,
         action: str,
         subject: str,
-        detail: Mapping[str, Any] | None = None,
-        *,
-        originator: str | None = None,
-        outcome: Outcome = "done",
+        detail: Detail = None,
+        **options: Unpack[ActOptions],
     ) -> int:
         """Accept a record of now; it is on disk within a group's time, a few milliseconds.
 
@@ -65,7 +62,7 @@ class AuditWriter:
             OverloadedError: the disk did not keep up for :data:`WAIT_SECONDS`.
             UnavailableError: the writer is closed.
         """
-        one = self._log.act(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
+        one = self._log.act(scope, principal, action, subject, detail, **options)
         with self._changed:
             if len(self._waiting) >= self._most:
                 self._changed.wait_for(lambda: len(self._waiting) < self._most or self._closed, WAIT_SECONDS)
@@ -109,17 +106,15 @@ class AuditWriter:
         principal: str,
         action: str,
         subject: str,
-        detail: Mapping[str, Any] | None = None,
-        *,
-        originator: str | None = None,
-        outcome: Outcome = "done",
+        detail: Detail = None,
+        **options: Unpack[ActOptions],
     ) -> None:
         """Enqueue and flush: shares its disk flush with others, and is on disk when this returns.
 
         Raises:
             OverloadedError, UnavailableError: as :meth:`enqueue` and :meth:`flush`.
         """
-        self.flush(self.enqueue(scope, principal, action, subject, detail, originator=originator, outcome=outcome))
+        self.flush(self.enqueue(scope, principal, action, subject, detail, **options))
 
     def close(self, *, seconds: float = FLUSH_SECONDS) -> None:
         """Write what was accepted and stop; what could not be written in time is told. More than once is harmless."""

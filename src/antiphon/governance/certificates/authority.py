@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from antiphon.core.disk import sync_folder
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -163,12 +164,12 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    _sync(made)
+    sync_folder(made)
     link = folder / f"{CURRENT}.partial"
     link.unlink(missing_ok=True)
     link.symlink_to(made.name, target_is_directory=True)
     link.replace(folder / CURRENT)
-    _sync(folder)
+    sync_folder(folder)
     for old in sorted(old for old in folder.iterdir() if old.name.isdigit())[:-_KEPT]:
         shutil.rmtree(old)
     return folder / CURRENT
@@ -382,13 +383,5 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

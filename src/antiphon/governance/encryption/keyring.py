@@ -15,13 +15,14 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from antiphon.core.disk import put_private
 from antiphon.core.errors import ConflictError, CorruptionError, SetupError
 from antiphon.governance.encryption.key_provider import (
     KEY_BYTES,
@@ -75,7 +76,7 @@ def create(path: Path, passphrase: str) -> str:
     kept = _made(cipher)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(path, KeyringFile(1, salt, N, R, P, kept.id, (kept,)), fresh=True)
+        _write(path, KeyringFile(1, salt, N, R, P, kept.id, (kept,)), replace=False)
     except FileExistsError:
         raise ConflictError(
             "There is a keyring already.", where=str(path), next_step="`antiphon encryption rotate` adds a key to it."
@@ -156,7 +157,7 @@ class FileKeyring:
 
     def _replace(self, file: KeyringFile) -> None:
         try:
-            _write(self._path, file, fresh=False)
+            _write(self._path, file, replace=True)
         except OSError as error:
             raise SetupError(
                 f"The keyring cannot be written: {error.strerror}.", where=str(self._path),
@@ -250,20 +251,5 @@ def _stretched(passphrase: str, salt: bytes, n: int, r: int, p: int) -> bytes:
     )
 
 
-def _write(path: Path, file: KeyringFile, *, fresh: bool) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        move: Callable[[Path, Path], None] = os.link if fresh else os.replace
-        move(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _write(path: Path, file: KeyringFile, *, replace: bool) -> None:
+    put_private(path, msgspec.json.format(msgspec.json.encode(file)) + b"\n", replace=replace)

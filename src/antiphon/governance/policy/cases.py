@@ -63,7 +63,7 @@ def run_cases(decider: Decider, cases: Sequence[PolicyCase]) -> TestReport:
 
 def run_case(decider: Decider, case: PolicyCase) -> CaseResult:
     """Decide one case."""
-    decision = decider.decide(case.principal.principal(), case.action, case.resource.resource(), context_of(case))
+    decision = decider.decide(case.principal.principal(), case.action, case.resource, context_of(case))
     narrowed = _narrowing(decider, case, decision)
     return CaseResult(case.name, decision, None if narrowed else _problem(case, decision), narrowed)
 

@@ -50,35 +50,21 @@ def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Poli
     """
     old, new = Decider(before), Decider(after)
     cases: dict[str, PolicyCase] = {case.name: case for document in (before, after) for case in document.cases}
-    changed: list[PolicyDecisionChange] = []
-    tried = 0
-    for case in cases.values():
-        tried += 1
-        request = (case.principal.principal(), case.action, case.resource.resource(), context_of(case))
-        said = old.decide(*request), new.decide(*request)
-        if _differs(*said):
-            changed.append(PolicyDecisionChange(case.name, "case", *said))
+    tried: list[tuple[str, Literal["case", "recent"], PolicyRequest]] = [
+        (name, "case", PolicyRequest(case.principal.principal(), case.action, case.resource, context_of(case)))
+        for name, case in cases.items()
+    ]
     for one in recent:
-        tried += 1
-        said = (
-            old.decide(one.principal, one.action, one.resource, one.context),
-            new.decide(one.principal, one.action, one.resource, one.context),
-        )
-        if _differs(*said):
-            what = f"{one.principal.id} ({one.principal.role}) {one.action} {one.resource}"
-            changed.append(PolicyDecisionChange(what, "recent", *said))
-    return PolicyDiff(old.digest, new.digest, text_diff(before, after), tuple(changed), tried)
-
-
-def text_diff(before: PolicyDocument, after: PolicyDocument) -> str:
-    """A unified diff of policies and attributes; empty when they are the same."""
-    return "\n".join(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))
+        tried.append((f"{one.principal.id} ({one.principal.role}) {one.action} {one.resource}", "recent", one))
+    changed: list[PolicyDecisionChange] = []
+    for what, origin, one in tried:
+        was, now = (each.decide(one.principal, one.action, one.resource, one.context) for each in (old, new))
+        if (was.allowed, was.masked) != (now.allowed, now.masked):
+            changed.append(PolicyDecisionChange(what, origin, was, now))
+    text = "\n".join(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))
+    return PolicyDiff(old.digest, new.digest, text, tuple(changed), len(tried))
 
 
 def _lines(document: PolicyDocument) -> list[str]:
     attributes = [f"# {name}: {canonical(tags).decode()}" for name, tags in sorted(document.attributes.items())]
     return [*document.cedar.splitlines(), *attributes]
-
-
-def _differs(before: Decision, after: Decision) -> bool:
-    return before.allowed != after.allowed or before.masked != after.masked

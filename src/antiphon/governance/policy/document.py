@@ -17,28 +17,17 @@ import msgspec
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.governance.identity.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role
-from antiphon.governance.policy.request import PolicyColumn, Resource
+from antiphon.governance.policy.request import Resource
 
 T = TypeVar("T")
 
 FOLDER = Path(__file__).parent / "policies"
 
 
-class CaseResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A resource as a test writes it: :class:`Resource` with ``tenant`` the principal's when it is left out."""
+class CaseResource(Resource, frozen=True, forbid_unknown_fields=True):
+    """A resource as a test writes it."""
 
-    kind: str
     name: str = "it"
-    tenant: str | None = None
-    columns: tuple[PolicyColumn, ...] = ()
-    trained_for: tuple[str, ...] | None = None
-    author: str = ""
-    passed: bool = False
-    reasoned: bool = False
-
-    def resource(self) -> Resource:
-        """As policy is asked about it."""
-        return Resource(**{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class CasePrincipal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

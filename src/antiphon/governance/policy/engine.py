@@ -45,6 +45,9 @@ READING = frozenset({"answer", "train", "export", "read_source_rows"})
 MASKING = frozenset({"answer"})
 """Actions that may go on without a column; for the others a masked column denies."""
 
+KEY, MOMENT = "key:", "as_of"
+"""The names of what a partial evaluation leaves open: a key of the entity (after this prefix), and the moment."""
+
 _MOST_REMEMBERED = 16_384
 _NOTHING: Mapping[str, Any] = {}
 
@@ -207,21 +210,27 @@ class Decider:
         principal: Principal,
         action: str,
         met: Effective,
-        context: str,
-        tags: Mapping[str, Any],
+        known: Mapping[str, str],
+        keys: Sequence[str],
         policies: Any = None,
     ) -> Any:
-        """The engine's partial evaluation, whose answer is never final; ``context`` and ``tags`` hold the unknowns, and
-        ``policies`` is a parsed set other than the own one."""
+        """The engine's partial evaluation, whose answer is never final.
+
+        Args:
+            known: what is known of :data:`CONTEXT`; the rest, the moment and the entity's ``keys`` are left open.
+            policies: a parsed set other than the own one.
+        """
+        context = {name: known.get(name, _unknown(name)) for name in CONTEXT} | {MOMENT: _unknown(MOMENT)}
+        tags = {name: _unknown(KEY + name) for name in keys}
         # With the schema the handle also holds the actions, which would be taken for unknown otherwise.
         base = self._cedar.Entities.from_json_str(self._principal_json(principal), self._schema)
-        entities = base.with_added_json_str(f'[{{{_resource_text(met)},"tags":{json.dumps(dict(tags))}}}]')
+        entities = base.with_added_json_str(f'[{{{_resource_text(met)},"tags":{json.dumps(tags)}}}]')
         return self._cedar.is_authorized_partial(
             {
                 "principal": f"Principal::{_quoted(_principal_id(principal))}",
                 "action": f"Action::{_quoted(action)}",
                 "resource": f"Resource::{_quoted(_resource_id(met))}",
-                "context": context,
+                "context": json.dumps(context),
             },
             policies or self._policies,
             entities,
@@ -311,11 +320,6 @@ class Decider:
         return Decision(bool(result.allowed) and not errors, policies, self.digest, errors)
 
 
-def default_policies() -> str:
-    """The Cedar text every project starts with."""
-    return default_document().cedar
-
-
 @cache
 def _schema() -> Any:
     import cedarpy
@@ -333,6 +337,10 @@ def _principal_id(principal: Principal) -> str:
 
 def _resource_id(met: Effective) -> str:
     return f"{met.tenant}/{met.resource.kind}/{met.resource.name}"
+
+
+def _unknown(name: str) -> dict[str, Any]:
+    return {"__extn": {"fn": "unknown", "arg": name}}
 
 
 def _quoted(text: str) -> str:

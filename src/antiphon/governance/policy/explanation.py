@@ -10,6 +10,7 @@ import msgspec
 
 from antiphon.governance.identity.principal import KEY_SCOPE, Principal
 from antiphon.governance.policy.engine import ACTIONS, Decider
+from antiphon.governance.policy.parts import parts_of, policy_set
 from antiphon.governance.policy.request import Decision, Resource
 
 
@@ -77,16 +78,7 @@ def _verdicts(
 @lru_cache(maxsize=8)
 def _alone(cedar: str) -> tuple[Any, ...]:
     """Each policy as a set of its own."""
-    import cedarpy
-
-    whole = msgspec.json.decode(cedarpy.policies_to_json_str(cedar))
-    ordered = sorted(whole["staticPolicies"].items(), key=lambda item: int(item[0].removeprefix("policy")))
-    return tuple(
-        cedarpy.PolicySet.from_json_str(
-            msgspec.json.encode({"templates": {}, "staticPolicies": {"policy0": tree}, "templateLinks": []}).decode()
-        )
-        for _, tree in ordered
-    )
+    return tuple(policy_set({part.position: part.tree}) for part in parts_of(cedar).policies)
 
 
 def _sentence(decision: Decision, principal: Principal, action: str, resource: Resource) -> str:

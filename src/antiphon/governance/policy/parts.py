@@ -5,7 +5,7 @@ Source of the form: Cedar, "JSON policy format".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -92,6 +92,14 @@ def parts_of(cedar: str) -> PolicyParts:
                 else:
                     context |= {*CONTEXT, "as_of"}
     return PolicyParts(tuple(policies), tuple(sorted(keys)), any_key, frozenset(context))
+
+
+def policy_set(trees: Mapping[str, Any]) -> Any:
+    """The engine's own set of policies, from the JSON form of each by position."""
+    import cedarpy
+
+    document = {"templates": {}, "staticPolicies": trees, "templateLinks": []}
+    return cedarpy.PolicySet.from_json_str(msgspec.json.encode(document).decode())
 
 
 def _read(tree: Any) -> Iterator[tuple[str, str | None]]:

@@ -7,14 +7,12 @@ rule over the entity's keys.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.parts import policy_set
 from antiphon.governance.policy.request import CONTEXT, Decision, Effective, PolicyColumn, Resource, effective
 from antiphon.governance.policy.validation import constant
 
@@ -32,18 +30,11 @@ class Prohibitions:
     """Decides with the ``forbid`` policies of one decider; where none matches, it allows."""
 
     def __init__(self, decider: Decider) -> None:
-        import cedarpy
-
         self._decider = decider
         self._forbids = [part for part in decider.parts.policies if part.effect == "forbid"]
-        trees = {part.position: part.tree for part in self._forbids} | {_EVERYTHING: _PERMIT}
-        document = {"templates": {}, "staticPolicies": trees, "templateLinks": []}
-        self._policies = cedarpy.PolicySet.from_json_str(msgspec.json.encode(document).decode())
-
-    @property
-    def digest(self) -> str:
+        self._policies = policy_set({part.position: part.tree for part in self._forbids} | {_EVERYTHING: _PERMIT})
+        self.digest = decider.digest
         """Of the whole set of policies."""
-        return self._decider.digest
 
     def decide(
         self,
@@ -85,13 +76,9 @@ class Prohibitions:
         visible = self._visible(principal, resource, context, own)
         if isinstance(visible, Decision):
             return visible
-        unknown = {name: _unknown(f"key:{name}") for name in keys}
-        known = {name: str(context[name] or "") if name in context else _unknown(name) for name in CONTEXT}
-        moment = {"as_of": _unknown("as_of")}
+        known = {name: str(context[name] or "") for name in CONTEXT if name in context}
         try:
-            said = self._decider.partial(
-                principal, action, visible, json.dumps({**known, **moment}), unknown, self._policies
-            )
+            said = self._decider.partial(principal, action, visible, known, keys, self._policies)
         except Exception as error:
             return Decision(False, (), self.digest, (f"it cannot be evaluated for every entity: {error}",))
         errors = tuple(str(error) for error in said.diagnostics.errors)
@@ -118,10 +105,6 @@ class Prohibitions:
             elif said.errors or not own or not self._decider.parts.masks(said.policies):
                 return said
         return effective(resource, tenant, visible)
-
-
-def _unknown(name: str) -> dict[str, Any]:
-    return {"__extn": {"fn": "unknown", "arg": name}}
 
 
 def _matches(residual: Mapping[str, Any] | None) -> bool | None:

@@ -11,20 +11,15 @@ decider before they are emitted (``recheck``, or by ``answer()`` itself).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.engine import KEY, MOMENT, Decider
 from antiphon.governance.policy.request import CONTEXT, Decision, PolicyRow, Resource
 
-MOMENT = "as_of"
-"""The name of the unknown that stands for a row's moment; keys of entities have a prefix of their own."""
-
-_KEY = "key:"
 _LONG = range(-(2**63), 2**63)
 _COMPARED = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
@@ -81,7 +76,7 @@ class RowPolicy:
         Args:
             recheck: decide rows that the predicate lets through again. Leave it out only where somebody else does.
         """
-        verdicts = self._verdicts(rows)
+        verdicts = self.verdicts(rows)
         permitted = Decision(True, ("row-predicate",), self._decider.digest)
         decisions: list[Decision] = []
         for row, verdict in zip(rows, verdicts, strict=True):
@@ -103,9 +98,6 @@ class RowPolicy:
 
     def verdicts(self, rows: Sequence[PolicyRow]) -> list[bool | None]:
         """Verdicts of the predicate alone; ``None`` where it does not decide."""
-        return self._verdicts(rows)
-
-    def _verdicts(self, rows: Sequence[PolicyRow]) -> list[bool | None]:
         if self.predicate is None or not rows:
             return [None] * len(rows)
         import duckdb
@@ -135,9 +127,9 @@ class RowPolicy:
         met = decider.met(self._principal, self._action, self._resource, context)
         if isinstance(met, Decision):
             return Predicate("FALSE", {})
-        tags = {name: _unknown(_KEY + name) for name in self._keys}
+        known = {name: str(context.get(name) or "") for name in CONTEXT}
         try:
-            said = decider.partial(self._principal, self._action, met[0], self._open_context(), tags)
+            said = decider.partial(self._principal, self._action, met[0], known, self._keys)
         except Exception as error:
             raise OutsideFragment(f"it cannot be evaluated partially: {error}") from error
         if said.diagnostics.errors:
@@ -154,14 +146,6 @@ class RowPolicy:
         allowed = " OR ".join(permits) or "FALSE"
         denied = " OR ".join(forbids) or "FALSE"
         return Predicate(f"(({allowed}) AND NOT ({denied}))", columns)
-
-    def _open_context(self) -> str:
-        known = {name: str(self._context.get(name) or "") for name in CONTEXT}
-        return json.dumps({**known, "as_of": _unknown(MOMENT)})
-
-
-def _unknown(name: str) -> dict[str, Any]:
-    return {"__extn": {"fn": "unknown", "arg": name}}
 
 
 def _usable(row: PolicyRow, keys: Sequence[str]) -> bool:
@@ -235,8 +219,8 @@ def _term(tree: Any, columns: Mapping[str, str]) -> tuple[str, str]:
         name = operands[0]["Value"]
         if name == MOMENT:
             return "number", columns[MOMENT]
-        if name.startswith(_KEY):
-            return "text", columns[name.removeprefix(_KEY)]
+        if name.startswith(KEY):
+            return "text", columns[name.removeprefix(KEY)]
     raise OutsideFragment(f"a term with {operator!r}")
 
 

@@ -24,8 +24,6 @@ from antiphon.governance.audit.checkpoint_key import CheckpointKey
 from antiphon.governance.audit.checkpointing import CheckpointSigner, NewestCheckpoint, newest
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.proof import AuditProof, ExportHead
-from antiphon.governance.audit.query import AuditFilter
-from antiphon.governance.audit.record import AuditEntry
 from antiphon.governance.audit.verification import Verification
 from antiphon.governance.audit.witness import Witness
 from antiphon.governance.audit.writer import AuditWriter
@@ -47,14 +45,12 @@ class AuditTrail:
     def __init__(
         self, log: AuditLog, settings: Settings, paths: ProjectPaths, *, renewer: Renewer | None = None
     ) -> None:
-        witness = Path(settings.audit.witness)
         self.log = log
         self.writer = AuditWriter(log)
-        self.enqueue = self.writer.enqueue
-        self.record = self.writer.record
+        self.enqueue, self.record, self.query = self.writer.enqueue, self.writer.record, log.query
         self._key_file, self._origin = paths.keys / "audit.secret", settings.audit.origin
         self._key = CheckpointKey.load(self._key_file, self._origin)
-        self.witness = Witness(witness if witness.is_absolute() else paths.root / witness)
+        self.witness = Witness(paths.root / settings.audit.witness)
         every = parse_duration(settings.audit.every).total_seconds()
         self.checkpointing = CheckpointSigner(log, self._key, self.witness, every=every)
         self.newest = NewestCheckpoint(log, log.database.clock, renewer=renewer)
@@ -88,10 +84,6 @@ class AuditTrail:
                 _log.critical("No checkpoint of the audit log of %s under the new key.", each, exc_info=True)
         return made
 
-    def query(self, scope: Scope, criteria: AuditFilter) -> Sequence[AuditEntry]:
-        """Returns the matching records, latest first."""
-        return self.log.query(scope, criteria)
-
     def checkpoint(self, scope: Scope) -> Checkpoint | None:
         """The newest signed checkpoint; ``None`` before the first."""
         return newest(self.log, scope)
@@ -110,8 +102,7 @@ class AuditTrail:
         behind = covering is None or covering.size <= sequence < self.log.head(scope).tree.size
         if behind or (covering is not None and not signed_by(covering, key.public)):
             covering, key = self.checkpointing.sign(scope), self.key
-        empty = Checkpoint(key.origin(scope), 0, b"", "")
-        return audit_proof.prove(self.log, key, scope, sequence, covering or empty)
+        return audit_proof.prove(self.log, key, scope, sequence, covering or Checkpoint(key.origin(scope), 0, b""))
 
     def sequence_of(self, scope: Scope, prediction: str) -> int:
         """Returns the sequence number of a prediction's record.
@@ -139,7 +130,7 @@ class AuditTrail:
         Raises:
             InvalidInputError: there is no record in the period.
         """
-        checkpoint = self.checkpointing.sign(scope) or Checkpoint(self.key.origin(scope), 0, b"", "")
+        checkpoint = self.checkpointing.sign(scope) or Checkpoint(self.key.origin(scope), 0, b"")
         witnessed = self.witness.read().of(checkpoint.origin)
         return audit_proof.export(self.log, self.key, scope, checkpoint, witnessed, file, since, until)
 

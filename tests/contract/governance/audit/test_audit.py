@@ -37,12 +37,12 @@ def audit(database: Database) -> AuditLog:
 
 
 def test_records_are_numbered_per_scope(audit: AuditLog, database: Database) -> None:
-    latest = audit.list(DEV, limit=2)
+    latest = audit.query(DEV, AuditFilter(limit=2))
     assert [entry.sequence for entry in latest] == [4, 3]
     assert (latest[0].at, latest[0].principal, latest[0].originator) == (NOON, "ann", "zoe")
     assert (latest[0].detail, latest[0].outcome) == ({"number": 4}, "done")
-    assert [entry.sequence for entry in audit.list(DEV, before=2)] == [1, 0]
-    assert audit.list(DEV, action="other") == []
+    assert [entry.sequence for entry in audit.query(DEV, AuditFilter(before=2))] == [1, 0]
+    assert audit.query(DEV, AuditFilter(action="other")) == []
     assert AuditLog(database, SECRET).append(OTHER, "bob", "keys.create", "key_1").sequence == 0
     assert audit.scopes() == audit.scopes(headless=True) == [DEV, OTHER]
     with database.transaction() as connection:
@@ -66,7 +66,7 @@ def test_an_act_and_its_record_are_one_transaction(audit: AuditLog, database: Da
 
     with pytest.raises(ZeroDivisionError):
         act_and_fail()
-    assert audit.list(DEV, limit=1)[0].sequence == 4
+    assert audit.query(DEV, AuditFilter(limit=1))[0].sequence == 4
     assert verify(audit, DEV).sound
 
 
@@ -156,7 +156,7 @@ def test_a_person_is_erased_and_the_log_still_verifies(audit: AuditLog, database
     assert "zoe (" not in text
     found = verify(audit, DEV)
     assert (found.sound, found.erased, found.entries) == (True, 9, 9)
-    entries = {entry.sequence: entry for entry in audit.list(DEV)}
+    entries = {entry.sequence: entry for entry in audit.query(DEV)}
     assert (entries[0].originator, entries[0].erased) == (None, ("originator",))
     assert (entries[5].detail, entries[5].erased) == (None, ("detail",))
     assert (entries[7].principal, entries[7].subject, entries[7].detail) == (None, None, {"name": "zoel"})
@@ -189,7 +189,7 @@ def test_a_damaged_head_is_never_extended(audit: AuditLog, database: Database) -
     with pytest.raises(CorruptionError, match="no head"):
         audit.append(DEV, "bob", "a", "s")
     assert not verify(audit, DEV).sound
-    assert len(audit.list(DEV)) == 5
+    assert len(audit.query(DEV)) == 5
 
 
 def test_a_log_written_anew_without_the_secret_is_found(audit: AuditLog, database: Database) -> None:

@@ -39,7 +39,7 @@ def sets(database: Database, audit: AuditLog) -> PolicySets:
 
 
 def acts(audit: AuditLog, scope: Scope) -> list[tuple[Any, str, Any]]:
-    return [(entry.principal, entry.action, entry.subject) for entry in reversed(audit.list(scope))]
+    return [(entry.principal, entry.action, entry.subject) for entry in reversed(audit.query(scope))]
 
 
 def test_policies_are_proposed_approved_by_another_and_in_force(sets: PolicySets, audit: AuditLog) -> None:

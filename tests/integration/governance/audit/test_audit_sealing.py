@@ -79,7 +79,7 @@ def test_a_user_is_not_on_the_disk_and_is_found(database: Database, tmp_path: Pa
     assert found(log, "ZqPlantedUse") == []
     # The hash that stands in the column is no name: nobody is found by it.
     assert found(log, column(database, "originator")[0]) == []
-    assert [entry.originator for entry in log.list(DEV)] == ["zoe", None, USER, "zoe", None, USER]
+    assert [entry.originator for entry in log.query(DEV)] == ["zoe", None, USER, "zoe", None, USER]
     # The same user has another hash in another tenant.
     log.append(OTHER, "ann", "answer", "pred_0", originator=USER)
     assert len({*column(database, "originator")} - {None}) == 3
@@ -129,7 +129,7 @@ def test_a_changed_user_is_found_and_keeps_no_other_record_from_being_shown(
     log = written(database)
     change(database, statement)
     assert (verify(log, DEV).problems, verify(log, DEV).first) == (("record 3 was changed",), 3)
-    entries = log.list(DEV)
+    entries = log.query(DEV)
     assert [entry.originator for entry in entries] == ["zoe", None, shown, "zoe", None, USER]
     signed = KEY.sign(DEV, 6, log.head(DEV).tree.root)
     with pytest.raises(CorruptionError):
@@ -154,7 +154,7 @@ def test_a_log_goes_into_encryption_through_rotation_and_out_again_and_stays_the
         check = verify(log, DEV)
         assert (check.sound, check.root) == (True, root.hex())
         assert (found(log, USER), found(log, "zoe")) == ([3, 0], [5, 2])
-        assert [entry.originator for entry in reversed(log.list(DEV))] == clear
+        assert [entry.originator for entry in reversed(log.query(DEV))] == clear
 
     keys = Keys()
     database.codec = AesGcmCodec(keys)

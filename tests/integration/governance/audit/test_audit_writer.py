@@ -13,6 +13,7 @@ from tests.unit.catalog.examples import DEV, OTHER, open_database
 from antiphon.core.errors import CorruptionError, InvalidInputError, OverloadedError, UnavailableError
 from antiphon.governance.audit import writer as audit_writer
 from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.query import AuditFilter
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.audit.writer import AuditWriter
 
@@ -39,7 +40,9 @@ def test_what_was_flushed_is_on_disk_in_its_order(log: AuditLog) -> None:
     assert written(log) >= 21
     writer.flush()
     assert written(log) == 50
-    assert [entry.subject for entry in reversed(log.list(DEV, limit=50))] == [f"pred_{number}" for number in range(50)]
+    assert [entry.subject for entry in reversed(log.query(DEV, AuditFilter(limit=50)))] == [
+        f"pred_{number}" for number in range(50)
+    ]
     writer.record(OTHER, "ann", "data.read", "pred_1", originator="zoe")
     assert written(log) == 51
     writer.close()
@@ -121,7 +124,7 @@ def test_a_group_that_cannot_be_written_is_kept_until_it_can(log: AuditLog, capl
     assert failed.wait(20)
     writer.enqueue(DEV, "ann", "data.read", "pred_2")
     writer.close()
-    assert [entry.subject for entry in log.list(DEV)] == ["pred_2", "pred_1"]
+    assert [entry.subject for entry in log.query(DEV)] == ["pred_2", "pred_1"]
     assert "Audit records wait for the catalog" in caplog.text
 
 

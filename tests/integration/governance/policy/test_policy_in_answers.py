@@ -19,7 +19,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.sensitivity import Tags
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.engine import default_policies
+from antiphon.governance.policy.document import default_document
 from antiphon.governance.policy.request import PolicyRow, application_resource
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
@@ -53,7 +53,7 @@ class _Run(msgspec.Struct):
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[SmallDesk]:
-    made = SmallDesk(tmp_path, ScriptedEngine(echo), FREE, policies=default_policies() + RULES)
+    made = SmallDesk(tmp_path, ScriptedEngine(echo), FREE, policies=default_document().cedar + RULES)
     yield made
     await made.answerer.close()
     made.close()

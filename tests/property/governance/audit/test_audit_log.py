@@ -69,8 +69,11 @@ def test_every_history_verifies(already: int, steps: list[tuple[object, ...]], e
         for scope in (DEV, OTHER):
             found = verify(log, scope, key=KEY, checkpoints=witness.read().of(KEY.origin(scope)))
             assert found.sound, found.problems
-            assert all(entry.detail is None or "secret" not in entry.detail for entry in log.list(scope, limit=100))
-            for entry in log.list(scope, limit=100):
+            assert all(
+                entry.detail is None or "secret" not in entry.detail
+                for entry in log.query(scope, AuditFilter(limit=100))
+            )
+            for entry in log.query(scope, AuditFilter(limit=100)):
                 if entry.originator is not None:
                     assert entry in log.query(scope, AuditFilter(who=entry.originator, limit=100))
         database.close()

@@ -9,7 +9,7 @@ from antiphon.governance.identity.principal import KEY_SCOPE, Limits, Principal
 from antiphon.governance.policy import engine as policy_module
 from antiphon.governance.policy.cases import run_cases
 from antiphon.governance.policy.document import PolicyDocument, default_document
-from antiphon.governance.policy.engine import Action, Decider, Decision, PolicyColumn, Resource, default_policies
+from antiphon.governance.policy.engine import Action, Decider, Decision, PolicyColumn, Resource
 from antiphon.governance.policy.request import application_resource
 from antiphon.testing.small_desk import DESK
 
@@ -85,7 +85,7 @@ def test_a_condition_that_fails_denies(monkeypatch: pytest.MonkeyPatch, defended
 
 def test_what_the_engine_cannot_read_denies_where_policies_read_it() -> None:
     moment = '@id("old") forbid (principal, action, resource) when { context.as_of < 0 };'
-    decider = Decider(default_policies() + ROW + moment)
+    decider = Decider(default_document().cedar + ROW + moment)
     for unreadable in ({"as_of": 2**70}, {"keys": {"origin": "\ud800"}}):
         said = decider.decide(who(), "answer", "application/desk", unreadable)
         assert (said.allowed, bool(said.errors)) == (False, True)
@@ -93,7 +93,7 @@ def test_what_the_engine_cannot_read_denies_where_policies_read_it() -> None:
 
 @pytest.mark.parametrize("first", ["JFK", "\ud800"])
 def test_a_key_that_no_policy_reads_decides_nothing_whoever_asks_first(first: str) -> None:
-    decider = Decider(PolicyDocument(default_policies() + ROW, {"ann": {"origin": "JFK"}}))
+    decider = Decider(PolicyDocument(default_document().cedar + ROW, {"ann": {"origin": "JFK"}}))
     for flight in (first, "JFK", "\ud800"):
         asked = {"keys": {"origin": "JFK", "flight": flight}, "as_of": 2**70}
         assert decider.decide(who(), "answer", "application/desk", asked).allowed
@@ -104,7 +104,7 @@ def test_what_decides_is_part_of_what_is_remembered() -> None:
         '@id("no-selling") forbid (principal, action, resource) '
         'when { context.purpose == "sell" && context.originator != "eve" && context.as_of < 10 };'
     )
-    decider = Decider(default_policies() + rule)
+    decider = Decider(default_document().cedar + rule)
     asked = {"purpose": "sell", "as_of": 3, "originator": "bob"}
     for _ in range(2):
         assert not decider.decide(who(), "answer", "application/desk", asked).allowed
@@ -114,7 +114,7 @@ def test_what_decides_is_part_of_what_is_remembered() -> None:
 
 
 def test_a_row_rule_decides_by_keys_and_by_the_principals_attributes() -> None:
-    document = PolicyDocument(default_policies() + ROW, {"ann": {"origin": "JFK"}})
+    document = PolicyDocument(default_document().cedar + ROW, {"ann": {"origin": "JFK"}})
     decider = Decider(document)
     for _ in range(2):
         assert decider.decide(who(), "answer", "application/desk", {"keys": {"origin": "JFK"}}).allowed
@@ -127,7 +127,7 @@ def test_a_row_rule_decides_by_keys_and_by_the_principals_attributes() -> None:
 
 def test_a_masked_column_is_absent_and_does_not_count() -> None:
     condition = '{ resource.sensitivity > principal.clearance && resource.name != "v.c" }'
-    decider = Decider(default_policies() + MASKED.replace("{CONDITION}", condition))
+    decider = Decider(default_document().cedar + MASKED.replace("{CONDITION}", condition))
     asker = who("service", clearance="internal")
     columns = (PolicyColumn("v.a", "internal"), PolicyColumn("v.b", "restricted", ("sell",)))
     said = decider.decide(asker, "answer", Resource("application", "desk", columns=columns), {"purpose": "inform"})
@@ -141,7 +141,7 @@ def test_a_masked_column_is_absent_and_does_not_count() -> None:
 
 def test_a_column_that_is_denied_otherwise_denies_everything() -> None:
     hidden = '@id("never") forbid (principal, action == Action::"see", resource) when { resource.name == "v.b" };'
-    decider = Decider(default_policies() + hidden + MASKED.replace("{CONDITION}", '{ resource.name == "v.b" }'))
+    decider = Decider(default_document().cedar + hidden + MASKED.replace("{CONDITION}", '{ resource.name == "v.b" }'))
     said = decider.decide(
         who(), "answer", Resource("application", "desk", columns=(PolicyColumn("v.a"), PolicyColumn("v.b")))
     )

@@ -6,8 +6,8 @@ import pytest
 
 from antiphon.governance.identity.principal import Limits, Principal
 from antiphon.governance.policy import residual
-from antiphon.governance.policy.document import PolicyDocument
-from antiphon.governance.policy.engine import Decider, default_policies
+from antiphon.governance.policy.document import PolicyDocument, default_document
+from antiphon.governance.policy.engine import Decider
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
 from antiphon.governance.policy.residual import RowPolicy
 
@@ -18,7 +18,7 @@ KEYS = ("origin", "dest")
 
 def policy(condition: str, *, resource: Resource = DESK, principal: Principal = ANN, **context: Any) -> RowPolicy:
     rule = f'@id("rule") forbid (principal, action == Action::"answer", resource) when {{ {condition} }};'
-    document = PolicyDocument(default_policies() + rule, {"ann": {"origin": "JFK"}})
+    document = PolicyDocument(default_document().cedar + rule, {"ann": {"origin": "JFK"}})
     return RowPolicy(Decider(document), principal, "answer", resource, KEYS, {"purpose": "inform", **context})
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
+from antiphon.core.disk import sync_folder
 from antiphon.core.scope import Scope
-from antiphon.features.lake.local import fsync_folder
 from antiphon.features.online.ciphers import new_cipher
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, encode
 from antiphon.features.online.snapshots.sorting import SortedRecords
@@ -77,7 +77,7 @@ def write_seal(file: Path, seal: FileSeal) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(draft, marker)
-    fsync_folder(file.parent)
+    sync_folder(file.parent)
 
 
 def read_seal(file: Path) -> FileSeal:
@@ -184,7 +184,7 @@ class LmdbWriter:
             else:
                 seal_path(self._target).unlink(missing_ok=True)  # What a collection that was cut off left.
             os.replace(self._temporary, self._target)
-            fsync_folder(self._target.parent)
+            sync_folder(self._target.parent)
             write_seal(self._target, seal)
         return seal
 
