@@ -36,7 +36,7 @@ from antiphon.services.features.feature_services import feature_services
 from antiphon.services.features.health import notices, snapshot_health
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.governance.identity import project_identity
+from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
@@ -106,7 +106,7 @@ class ProcessServices:
                 reuse=RecentReuse(store.receipts, SystemClock()).of,
             ),
             access=AccessServices(
-                identity=project_identity(store),
+                identity=ProjectIdentity(store),
                 authorize=authorize,
                 records=records(store),
                 audit=store.audit.append,

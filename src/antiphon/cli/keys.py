@@ -50,14 +50,14 @@ def create(
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
     from antiphon.governance.identity.allowance import Allowance
     from antiphon.governance.identity.principal import Limits
-    from antiphon.services.governance.identity import project_identity
+    from antiphon.services.governance.identity import ProjectIdentity
 
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
     limits = Limits(_listed(actions), _listed(resources))
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
     with stores(project) as store:
         expires_at = SystemClock().now() + lasts if lasts else None
-        key, record = project_identity(store).create(
+        key, record = ProjectIdentity(store).create(
             store.scope.tenant,
             name,
             role,
@@ -138,14 +138,12 @@ def allow(
     """Give a key these quotas instead of those it has, within a second, everywhere; what it has used stays used."""
     from antiphon.gateway.admin.shapes import KeyLine, read
     from antiphon.governance.identity.allowance import Allowance
-    from antiphon.services.governance.identity import key_detail
+    from antiphon.services.governance.identity import ProjectIdentity
 
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
-    with stores(project) as store, store.database.transaction() as connection:
-        allowed = store.keys.allow(store.scope.tenant, key, allowance, within=connection)
-        by = at_terminal(store).id
-        store.audit.append(store.scope, by, "key.allow", key, key_detail(allowed), within=connection)
-    record = read(allowed, KeyLine)
+    with stores(project) as store:
+        given = ProjectIdentity(store).allow(store.scope.tenant, key, allowance, by=at_terminal(store).id)
+    record = read(given, KeyLine)
     show(record, as_json, lambda: f"{record.id} ({record.name}) has these quotas now.")
 
 
@@ -158,10 +156,10 @@ def rotate(
 ) -> None:
     """Make a key like the present one, which expires after the overlap."""
     from antiphon.gateway.admin.shapes import KeyLine, RotatedKey, read
-    from antiphon.services.governance.identity import project_identity
+    from antiphon.services.governance.identity import ProjectIdentity
 
     with stores(project) as store:
-        rotated = project_identity(store).rotate(
+        rotated = ProjectIdentity(store).rotate(
             store.scope.tenant, name, parse_duration(overlap), by=at_terminal(store)
         )
     shown = RotatedKey(rotated.key, read(rotated.record, KeyLine), read(rotated.replaced, KeyLine))
@@ -179,12 +177,12 @@ def rotate(
 def approve(key: Key, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
     """Let a key that somebody else made open what it is for."""
     from antiphon.gateway.admin.shapes import KeyLine, read
-    from antiphon.services.governance.identity import project_identity
+    from antiphon.services.governance.identity import ProjectIdentity
 
     with stores(project) as store:
         who = allowed(store, "approve", f"key/{key}")
         with refusals_on_record(store, who, "approve", f"key/{key}"):
-            approved = project_identity(store).approve(store.scope.tenant, key, by=who, reason=reason)
+            approved = ProjectIdentity(store).approve(store.scope.tenant, key, by=who, reason=reason)
     record = read(approved, KeyLine)
     show(record, as_json, lambda: f"{record.id} ({record.name}, {record.role}) holds now.")
 
@@ -193,12 +191,10 @@ def approve(key: Key, reason: Reason, project: Project = HERE, as_json: Json = F
 def revoke(key: Key, project: Project = HERE, as_json: Json = False) -> None:
     """Stop a key and the sessions begun with it for good, within a second, everywhere."""
     from antiphon.gateway.admin.shapes import KeyLine, read
-    from antiphon.services.governance.identity import key_detail
+    from antiphon.services.governance.identity import ProjectIdentity
 
-    with stores(project) as store, store.database.transaction() as connection:
-        revoked = store.keys.revoke(store.scope.tenant, key, within=connection)
-        by = at_terminal(store).id
-        store.audit.append(store.scope, by, "key.revoke", key, key_detail(revoked), within=connection)
+    with stores(project) as store:
+        revoked = ProjectIdentity(store).revoke(store.scope.tenant, key, by=at_terminal(store).id)
     record = read(revoked, KeyLine)
     show(record, as_json, lambda: f"{record.id} ({record.name}) is revoked.")
 

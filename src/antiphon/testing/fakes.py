@@ -41,7 +41,7 @@ from antiphon.core.ids import content_hash, new_id
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.scope import Scope
 from antiphon.core.settings import Settings
-from antiphon.core.settings_sections import GatewaySettings, IdentitySettings, ProjectSettings
+from antiphon.core.settings_sections import GatewaySettings, ProjectSettings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
@@ -308,9 +308,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         },
         "replay": replay,
         "reuse": lambda scope: (),
-        "identity": ProjectIdentity(
-            database, store.keys, store.audit, IdentitySettings(), Scope(), database.path.parent, SECRET
-        ),
+        "identity": ProjectIdentity(store),
         "authorize": Decider().require,
         "records": records(store),
         "audit": store.audit.append,

@@ -6,8 +6,6 @@ is the proposer's own hand: whoever made it once held its secret. An issuer's to
 
 from __future__ import annotations
 
-from sqlalchemy.engine import Connection
-
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.keys import Keys
@@ -21,11 +19,11 @@ class IdentityProvenance:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    def makers(self, who: Principal, *, within: Connection | None = None) -> frozenset[str]:
+    def makers(self, who: Principal) -> frozenset[str]:
         """The ids of all principals that this identity, with the credential it came with, goes back to."""
-        keys = self._keys.list(who.tenant, within=within)
+        keys = self._keys.list(who.tenant)
         own = [record.made_by for record in keys if record.id == who.credential]
-        principals = {one.id: one.makers for one in self._keys.principals.list(who.tenant, within=within)}
+        principals = {one.id: one.makers for one in self._keys.principals.list(who.tenant)}
         known: set[str] = set()
         found = [*own, *(principals.get(who.id, ()) if own else ())]
         while found:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
+from sqlalchemy.engine import Connection
 
-from antiphon.catalog.database import Database
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import IdentitySettings
-from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.key_records import KeyRecord, KeyRotation
-from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import NO_LIMITS, TERMINAL, Kind, Limits, Principal
 from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.identity.sessions import Session, Sessions
@@ -31,44 +27,14 @@ from antiphon.services.project.store import Store
 
 
 class ProjectIdentity:
-    """Authentication, sessions and keys of one project, for the gateway.
+    """Authentication, sessions and keys of one project, each change of them with its evidence."""
 
-    Args:
-        scope: of the project; its environment is where evidence is kept.
-        root: the project's folder, from which a key set's relative path starts.
-        session_secret: the same in every gateway of a project.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        keys: Keys,
-        audit: AuditLog,
-        settings: IdentitySettings,
-        scope: Scope,
-        root: Path,
-        session_secret: bytes,
-    ) -> None:
-        self._database = database
-        self._keys = keys
-        self._provenance = IdentityProvenance(keys)
-        self._audit = audit
-        self._scope = scope
-        self.bearer = Authenticator(keys, tokens(database, keys, settings, scope, root))
-        self.sessions = AuditedSessions(
-            keys,
-            Sessions(
-                database,
-                keys,
-                session_secret,
-                lasts=parse_duration(settings.session),
-                idle=parse_duration(settings.idle),
-                revocation_bound=parse_duration(settings.revocation_bound).total_seconds(),
-            ),
-            database,
-            audit,
-            scope.environment,
-        )
+    def __init__(self, store: Store) -> None:
+        self._database, self._keys, self._audit, self._scope = store.database, store.keys, store.audit, store.scope
+        self._provenance = IdentityProvenance(store.keys)
+        self.bearer = Authenticator(store.keys, tokens(store))
+        self.sessions = AuditedSessions(store)
+        self.list, self.show = store.keys.list, store.keys.get
 
     def create(
         self,
@@ -134,14 +100,6 @@ class ProjectIdentity:
             self._audit.append(self._of(tenant), by, "key.allow", record.id, key_detail(record), within=connection)
         return record
 
-    def list(self, tenant: str) -> Sequence[KeyRecord]:
-        """The tenant's keys, latest first."""
-        return self._keys.list(tenant)
-
-    def show(self, tenant: str, key: str) -> KeyRecord:
-        """One key."""
-        return self._keys.get(tenant, key)
-
     def rotate(
         self, tenant: str, name: str, overlap: timedelta, *, by: Principal, granting: Limits = NO_LIMITS
     ) -> KeyRotation:
@@ -169,82 +127,63 @@ class ProjectIdentity:
         return Scope(tenant, self._scope.environment)
 
 
-class AuditedSessions:
+class AuditedSessions(Sessions):
     """Sessions whose beginning and end are on record before they are acknowledged."""
 
-    def __init__(self, keys: Keys, sessions: Sessions, database: Database, audit: AuditLog, environment: str) -> None:
-        self._keys = keys
-        self._sessions = sessions
-        self._database = database
-        self._audit = audit
-        self._environment = environment
-        self.find = sessions.find
-        self.check_form = sessions.check_form
-        self.login_token = sessions.login_token
-        self.check_login = sessions.check_login
-        self.forget = sessions.forget
+    def __init__(self, store: Store) -> None:
+        settings = store.settings.identity
+        super().__init__(
+            store.database,
+            store.keys,
+            store.secret("session"),
+            lasts=parse_duration(settings.session),
+            idle=parse_duration(settings.idle),
+            revocation_bound=parse_duration(settings.revocation_bound).total_seconds(),
+        )
+        self._audit, self._environment = store.audit, store.scope.environment
 
-    def begin(self, key: str, previous: str | None) -> str:
-        """A new session for whoever holds the key; the browser's session before ends."""
+    def begin(self, key: str, previous: str | None = None, *, within: Connection | None = None) -> str:
         # Before the transaction: whoever has no key does not get the catalog's write lock.
         self._keys.authenticate(key)
-        with self._database.transaction() as connection:
-            text = self._sessions.begin(key, previous, within=connection)
-            began = self._sessions.find(text, within=connection)
-            self._record(began, "session.begin", connection)
+        with self._database.writing(within) as connection:
+            text = super().begin(key, previous, within=connection)
+            self._record(self.find(text, within=connection), "session.begin", connection)
         return text
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, *, within: Connection | None = None) -> None:
         """End a session that holds."""
-        with self._database.transaction() as connection:
-            ending = self._sessions.find(text, within=connection)
-            self._sessions.end(text, within=connection)
+        with self._database.writing(within) as connection:
+            ending = self.find(text, within=connection)
+            super().end(text, within=connection)
             self._record(ending, "session.end", connection)
-        self._sessions.forget()
+        self.forget()
 
-    def _record(self, session: Session, action: str, connection: Any) -> None:
+    def _record(self, session: Session, action: str, connection: Connection) -> None:
         who = session.principal
-        self._audit.append(
-            Scope(who.tenant, self._environment),
-            who.id,
-            action,
-            who.credential,
-            {"key": who.credential, "until": session.expires_at.isoformat()},
-            within=connection,
-        )
+        detail = {"key": who.credential, "until": session.expires_at.isoformat()}
+        scope = Scope(who.tenant, self._environment)
+        self._audit.append(scope, who.id, action, who.credential, detail, within=connection)
 
 
-def project_identity(store: Store) -> ProjectIdentity:
-    """Identity over a project's stores."""
-    return ProjectIdentity(
-        store.database,
-        store.keys,
-        store.audit,
-        store.settings.identity,
-        store.scope,
-        store.paths.root,
-        store.secret("session"),
-    )
-
-
-def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Scope, root: Path) -> BearerTokens | None:
+def tokens(store: Store) -> BearerTokens | None:
     """Recognizes bearers of the configured issuer's tokens; ``None`` when none is configured.
 
     Raises:
         InvalidInputError: the issuer's settings cannot be used.
     """
+    settings, database, keys = store.settings.identity, store.database, store.keys
     oidc = settings.oidc
     if oidc.issuer is None:
         return None
     place = oidc.jwks or f"{oidc.issuer.rstrip('/')}/.well-known/jwks.json"
     if "://" not in place:
-        place = str(root / place)
+        place = str(store.paths.root / place)
     return BearerTokens(
         oidc,
         IssuerKeys(place, database.clock),
         keys.principals,
         database.clock,
-        scope.tenant,
+        store.scope.tenant,
         newest=keys.newest,
         revocation_bound=parse_duration(settings.revocation_bound).total_seconds(),
     )
