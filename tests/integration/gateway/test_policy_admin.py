@@ -50,7 +50,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     live = LivePolicies(sets, store.database.clock, store.scope)
     store.__dict__["decider"] = live
     services = fakes.gateway_services(
-        store.database, environment="prod", authorize=live.require, policies=PolicyService(store, sets)
+        store.database, environment="prod", authorize=live.require, policies=PolicyService(store)
     )
     issued = Keys(store.database, fakes.SECRET)
     roles = {"ann": "admin", "bob": "admin", "eve": "engineer", "vic": "viewer", "app": "service"}

@@ -173,7 +173,7 @@ def test_policy_decides_about_views_columns_and_rows(tmp_path: Path) -> None:
     project = shops(tmp_path / "shops", options=", purposes=['billing']", more='[policy]\nfiles = ["rows.cedar"]\n')
     try:
         store = project._store
-        policies = PolicyService(store, store.policy_sets)
+        policies = PolicyService(store)
         policies.propose(store.scope, policies.declared(), by=at_terminal(store), reason="they asked for it")
         policies.approve(store.scope, 1, by=at_terminal(store), reason="agreed")
         with pytest.raises(ForbiddenError, match=r"may not export view/orders.*feature-purpose") as refusal:

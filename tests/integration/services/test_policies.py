@@ -59,7 +59,7 @@ class Project:
         self.sets = PolicySets(self.store.database, self.store.audit.append)
         # As a process has them: the policies in force, by lease.
         self.store.__dict__["decider"] = LivePolicies(self.sets, self.store.database.clock, self.store.scope)
-        self.service = PolicyService(self.store, self.sets)
+        self.service = PolicyService(self.store)
 
     def apply(self, **options: Any) -> ApplyReport:
         return apply(self.store, principal="ann", **options)

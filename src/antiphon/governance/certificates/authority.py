@@ -28,6 +28,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 AUTHORITY, AUTHORITY_KEY = "authority.crt", "authority.key"
 SERVER, SERVER_KEY = "server.crt", "server.key"
@@ -95,10 +96,12 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
         spec = _present_spec(folder / CURRENT, days)
         _require_usable(spec)
         key, roots = _authority(folder / CURRENT)
-        crossed: tuple[x509.Certificate, ...] = ()
+        crossed = _certificates(folder / CURRENT / SERVER)[1:]
         if authority:
             new_key, new_root = _new_authority(now)
-            crossed = (_certify_authority(new_root, key, roots[0], now),)
+            # Its key, certified by the authority before until that one ends.
+            left, old = max(1, (roots[0].not_valid_after_utc - now).days), roots[0].subject
+            crossed = [_certificate(new_root.subject, new_root.public_key(), old, key, now, left, 0)]
             key, roots = new_key, [new_root, *(root for root in roots if root.not_valid_after_utc > now)]
         elif roots[0].not_valid_after_utc < now + timedelta(days=spec.days):
             raise InvalidInputError(
@@ -106,8 +109,6 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
                 where=str(folder / CURRENT / AUTHORITY),
                 next_step="`antiphon tls rotate --authority` makes a new one.",
             )
-        else:
-            crossed = _crossed_before(folder / CURRENT)
         return _publish(folder, _files(spec, now, key, roots, crossed))
 
 
@@ -138,9 +139,9 @@ def _files(
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in spec.names]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in spec.addresses]
     principal = x509.UniformResourceIdentifier(f"antiphon://{spec.tenant}/{spec.client}")
-    subject = (spec.names or spec.addresses)[0]
-    server_key, server = _leaf("server", subject, None, names, spec.days, now, key, roots[0])
-    client_key, client = _leaf("client", spec.client, spec.tenant, [principal], spec.days, now, key, roots[0])
+    server_name, client_name = _name((spec.names or spec.addresses)[0]), _name(spec.client, spec.tenant)
+    server_key, server = _leaf("server", server_name, names, spec.days, now, key, roots[0])
+    client_key, client = _leaf("client", client_name, [principal], spec.days, now, key, roots[0])
     return {
         AUTHORITY: _pem(*roots),
         AUTHORITY_KEY: _key_pem(key),
@@ -177,8 +178,7 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def _leaf(
     use: Literal["server", "client"],
-    common_name: str,
-    organization: str | None,
+    subject: x509.Name,
     names: Sequence[x509.GeneralName],
     days: int,
     now: datetime,
@@ -186,29 +186,13 @@ def _leaf(
     issuer: x509.Certificate,
 ) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if use == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(_name(common_name, organization))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, hashes.SHA256())
-    )
-    return key, built
+    own = (x509.ExtendedKeyUsage([usage]), x509.SubjectAlternativeName(names))
+    return key, _certificate(subject, key.public_key(), issuer.subject, issuer_key, now, days, None, own)
 
 
 def _new_authority(now: datetime) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
@@ -217,33 +201,30 @@ def _new_authority(now: datetime) -> tuple[EllipticCurvePrivateKey, x509.Certifi
 
     key = ec.generate_private_key(ec.SECP256R1())
     # The serial keeps two authorities of one project apart: a chain is built by subject name.
-    subject = _name(f"Antiphon local authority {x509.random_serial_number():x}"[:60], None)
-    return key, _authority_certificate(subject, key.public_key(), subject, key, now, AUTHORITY_DAYS, path_length=1)
+    subject = _name(f"Antiphon local authority {x509.random_serial_number():x}"[:60])
+    return key, _certificate(subject, key.public_key(), subject, key, now, AUTHORITY_DAYS, 1)
 
 
-def _certify_authority(
-    new: x509.Certificate, old_key: EllipticCurvePrivateKey, old: x509.Certificate, now: datetime
-) -> x509.Certificate:
-    """The new authority's key, certified by the old authority until that one ends."""
-    days = max(1, (old.not_valid_after_utc - now).days)
-    return _authority_certificate(new.subject, new.public_key(), old.subject, old_key, now, days, path_length=0)
-
-
-def _authority_certificate(
+def _certificate(
     subject: x509.Name,
-    public_key: object,
+    public_key: CertificatePublicKeyTypes,
     issuer: x509.Name,
     issuer_key: EllipticCurvePrivateKey,
     now: datetime,
     days: int,
-    path_length: int,
+    path_length: int | None,
+    own: Sequence[x509.ExtensionType] = (),
 ) -> x509.Certificate:
+    """A certificate of an authority above so many others (``path_length``), or of a leaf (``None``).
+
+    Args:
+        own: the extensions that only this kind of certificate has.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    assert isinstance(public_key, EllipticCurvePublicKey)
-    return (
+    authority = path_length is not None
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
@@ -251,12 +232,14 @@ def _authority_certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=path_length), critical=True)
+        .add_extension(_key_usage(signs_certificates=authority), critical=True)
     )
+    for extension in own:
+        builder = builder.add_extension(extension, critical=False)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    return builder.add_extension(identifier, critical=False).sign(issuer_key, hashes.SHA256())
 
 
 def _present_spec(current: Path, days: int | None) -> CertificateSpec:
@@ -293,10 +276,6 @@ def _authority(current: Path) -> tuple[EllipticCurvePrivateKey, list[x509.Certif
             f"The key in {file} is not the authority's.", where=str(file), next_step="Restore the one made with it."
         )
     return key, roots
-
-
-def _crossed_before(current: Path) -> tuple[x509.Certificate, ...]:
-    return tuple(_certificates(current / SERVER)[1:])
 
 
 def _certificates(file: Path) -> list[x509.Certificate]:
@@ -337,7 +316,7 @@ def _require_usable(spec: CertificateSpec) -> None:
             )
 
 
-def _name(common_name: str, organization: str | None) -> x509.Name:
+def _name(common_name: str, organization: str | None = None) -> x509.Name:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 

@@ -44,20 +44,15 @@ class DataKeys:
     """Repository of data keys."""
 
     def __init__(self, database: Database, provider: KeyProvider) -> None:
-        self._database = database
+        self.database = database
         self._provider = provider
-
-    @property
-    def database(self) -> Database:
-        """The catalog they are kept in."""
-        return self._database
 
     def active(
         self, scope: Scope, purpose: Purpose = "payload", *, within: Connection | None = None
     ) -> DataKeyRecord | None:
         """The key for new payloads, ``None`` before the first."""
         table = schema.data_keys
-        with self._database.reading(within) as connection:
+        with self.database.reading(within) as connection:
             row = connection.execute(
                 select(table).where(schema.owned(table, scope), table.c.purpose == purpose, table.c.state == "active")
             ).first()
@@ -66,33 +61,31 @@ class DataKeys:
     def get(self, scope: Scope, key: str, *, within: Connection | None = None) -> DataKeyRecord | None:
         """One key by id."""
         table = schema.data_keys
-        with self._database.reading(within) as connection:
+        with self.database.reading(within) as connection:
             row = connection.execute(select(table).where(schema.owned(table, scope), table.c.id == key)).first()
         return None if row is None else _record(row)
 
-    def list(self, scope: Scope | None = None, *, within: Connection | None = None) -> builtins.list[DataKeyRecord]:
-        """Every key of a scope, or of all, oldest first."""
+    def list(self) -> builtins.list[DataKeyRecord]:
+        """Every key by scope, oldest first."""
         table = schema.data_keys
         statement = select(table).order_by(table.c.tenant, table.c.environment, table.c.created_at, table.c.id)
-        if scope is not None:
-            statement = statement.where(schema.owned(table, scope))
-        with self._database.reading(within) as connection:
+        with self.database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
     def ensure(self, scope: Scope, purpose: Purpose = "payload", *, within: Connection | None = None) -> DataKeyRecord:
         """The active key; made when there is none."""
-        with self._database.writing(within) as connection:
+        with self.database.writing(within) as connection:
             known = self.active(scope, purpose, within=connection)
             return known if known is not None else self._add(connection, scope, purpose)
 
     def rotate(self, scope: Scope, *, within: Connection | None = None) -> DataKeyRecord:
         """Make a new key for new payloads; the one before goes on opening what it sealed."""
         table = schema.data_keys
-        with self._database.writing(within) as connection:
+        with self.database.writing(within) as connection:
             connection.execute(
                 update(table)
                 .where(schema.owned(table, scope), table.c.purpose == "payload", table.c.state == "active")
-                .values(state="retired", retired_at=microseconds(self._database.clock.now()))
+                .values(state="retired", retired_at=microseconds(self.database.clock.now()))
             )
             return self._add(connection, scope, "payload")
 
@@ -118,7 +111,7 @@ class DataKeys:
         """
         wrapped = self._provider.wrap(self.unwrap(record), _context(record.scope, record.id, record.purpose))
         table = schema.data_keys
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 update(table)
                 .where(
@@ -134,7 +127,7 @@ class DataKeys:
     def _add(self, connection: Connection, scope: Scope, purpose: Purpose) -> DataKeyRecord:
         key = new_id("key")
         wrapped = self._provider.wrap(secrets.token_bytes(KEY_BYTES), _context(scope, key, purpose))
-        now = microseconds(self._database.clock.now())
+        now = microseconds(self.database.clock.now())
         connection.execute(
             insert(schema.data_keys).values(
                 tenant=scope.tenant,

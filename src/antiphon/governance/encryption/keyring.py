@@ -134,27 +134,6 @@ class FileKeyring:
                 keys = tuple(kept for kept in file.keys if kept.id != wrapping_key)
                 self._replace(msgspec.structs.replace(file, keys=keys))
 
-    def change_passphrase(self, passphrase: str) -> None:
-        """Seal the keyring under another passphrase; the keys stay. Every process needs the new one from now on.
-
-        Raises:
-            SetupError: it is too short.
-        """
-        if len(passphrase) < SHORTEST:
-            raise SetupError(f"The new passphrase has fewer than {SHORTEST} characters.", where="passphrase")
-        with self._lock, self._alone():
-            file = self._loaded()
-            salt = secrets.token_bytes(16)
-            cipher = wrapping_cipher(_stretched(passphrase, salt, N, R, P))
-            old = self._passphrase_cipher(file)
-            keys = tuple(
-                KeptKey(kept.id, wrap_with(cipher, _opened(old, kept, self._path), kept.id.encode()))
-                for kept in file.keys
-            )
-            self._passphrase = passphrase
-            self._stretched = {salt: cipher}
-            self._replace(KeyringFile(1, salt, N, R, P, file.current, keys))
-
     def _replace(self, file: KeyringFile) -> None:
         try:
             _write(self._path, file, replace=True)
@@ -203,21 +182,16 @@ class FileKeyring:
                     ):
                         raise msgspec.ValidationError("its parameters are out of range")
                 except (OSError, msgspec.DecodeError) as error:
-                    raise SetupError(
-                        f"The keyring is damaged: {error}.",
-                        where=str(self._path),
-                        next_step="Restore it from a backup.",
-                    ) from error
+                    raise self._damaged(f"The keyring is damaged: {error}.") from error
                 cipher = self._passphrase_cipher(file)
                 self._ciphers = {kept.id: wrapping_cipher(_opened(cipher, kept, self._path)) for kept in file.keys}
                 if file.current not in self._ciphers:
-                    raise SetupError(
-                        f"The keyring lacks its current key {file.current}.",
-                        where=str(self._path),
-                        next_step="Restore it from a backup.",
-                    )
+                    raise self._damaged(f"The keyring lacks its current key {file.current}.")
                 self._file, self._read = file, state
             return self._file
+
+    def _damaged(self, what: str) -> SetupError:
+        return SetupError(what, where=str(self._path), next_step="Restore it from a backup.")
 
     def _passphrase_cipher(self, file: KeyringFile) -> Any:
         cipher = self._stretched.get(file.salt)

@@ -1,4 +1,4 @@
-"""Encryption mode of a project, and the codec that follows from it.
+"""Encryption mode of a project, its key provider, and the codec that follows from both.
 
 Invariant: the mode is recorded in the catalog before the first payload, and no process works in the other one: payloads
 in plaintext never come to lie among sealed ones. A project that is being migrated is opened by the migration alone.
@@ -6,6 +6,7 @@ in plaintext never come to lie among sealed ones. A project that is being migrat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,13 +20,14 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import EncryptionSettings
 from antiphon.governance.encryption.data_keys import DataKeys
 from antiphon.governance.encryption.held_keys import HeldKeys
-from antiphon.governance.encryption.key_provider import KeyProvider
-from antiphon.governance.encryption.providers import provider_of
+from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider
+from antiphon.governance.encryption.keyring import FileKeyring
+from antiphon.governance.encryption.kms import KmsKeys
 
 Mode = Literal["plaintext", "encrypted"]
 
@@ -122,6 +124,45 @@ def require_mode(database: Database, scope: Scope, mode: Mode) -> None:
             where="antiphon.toml, [encryption] mode",
             next_step=f'Set mode = "{found.mode}" back, or migrate it: `antiphon encryption {command}`.',
         )
+
+
+def provider_of(settings: EncryptionSettings, root: Path, environment: Mapping[str, str] | None = None) -> KeyProvider:
+    """The provider a project's settings name.
+
+    Args:
+        root: where the keyring's relative path starts.
+        environment: variables; this process's by default.
+
+    Raises:
+        SetupError: the variable named by ``secret`` is not set, or the keyring is missing.
+        InvalidInputError: a KMS without URL.
+    """
+    variables = os.environ if environment is None else environment
+    if settings.provider == "file":
+        return FileKeyring(root / settings.keyring, secret_in(variables, settings.secret, "the keyring's passphrase"))
+    if settings.provider == "environment":
+        return EnvironmentKeys(secret_in(variables, settings.secret, "the wrapping key"), settings.secret)
+    if settings.url is None:
+        raise InvalidInputError(
+            "A key service needs its URL.", where="antiphon.toml, [encryption]", next_step='Set url = "https://…".'
+        )
+    return KmsKeys(settings.url, secret_in(variables, settings.secret, "the key service's bearer token"))
+
+
+def secret_in(variables: Mapping[str, str], name: str, what: str) -> str:
+    """The value of a variable.
+
+    Raises:
+        SetupError: it is not set, or empty.
+    """
+    value = variables.get(name, "")
+    if not value:
+        raise SetupError(
+            f"The environment variable {name} is not set: it holds {what}.",
+            where="antiphon.toml, [encryption] secret",
+            next_step=f"Set {name} for every process of the project. Without it nothing stored can be read.",
+        )
+    return value
 
 
 def protect(

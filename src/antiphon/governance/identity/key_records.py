@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -84,9 +85,14 @@ class KeyRotation(msgspec.Struct, frozen=True):
     replaced: KeyRecord
 
 
+@cache
 def select_keys() -> Select[Any]:
     """Keys with what their principals are now, and the newest instant seen."""
-    return _SELECT
+    keys, who, marks = schema.api_keys, schema.principals, schema.clock_marks
+    owner = (who.c.tenant == keys.c.tenant) & (who.c.environment == ANY) & (who.c.id == keys.c.name)
+    newest = select(marks.c.newest_at).where(marks.c.tenant == ANY, marks.c.environment == ANY).scalar_subquery()
+    columns = keys, who.c.role, who.c.kind, who.c.clearance, who.c.disabled_at, newest.label("newest_at")
+    return select(*columns).join_from(keys, who, owner)
 
 
 def key_record(row: Row[Any]) -> KeyRecord:
@@ -122,18 +128,3 @@ def is_key(tenant: str, key: str) -> tuple[Any, Any, Any]:
 def stored_allowance(allowance: Allowance) -> str | None:
     """An allowance as it is kept; nothing for one without bounds."""
     return None if allowance == NO_ALLOWANCE else msgspec.json.encode(allowance).decode()
-
-
-def _statement() -> Select[Any]:
-    keys, who, marks = schema.api_keys, schema.principals, schema.clock_marks
-    owner = (who.c.tenant == keys.c.tenant) & (who.c.environment == ANY) & (who.c.id == keys.c.name)
-    newest = (
-        select(marks.c.newest_at)
-        .where(marks.c.tenant == ANY, marks.c.environment == ANY)
-        .scalar_subquery()
-        .label("newest_at")
-    )
-    return select(keys, who.c.role, who.c.kind, who.c.clearance, who.c.disabled_at, newest).join_from(keys, who, owner)
-
-
-_SELECT = _statement()

@@ -46,6 +46,7 @@ from antiphon.governance.identity.principal import (
 )
 from antiphon.governance.identity.principals import Principals
 from antiphon.governance.identity.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
+from antiphon.governance.policy.request import Action
 
 PREFIX = "ak_"
 LONGEST_OVERLAP = timedelta(days=30)
@@ -64,7 +65,6 @@ class Keys:
         database: the catalog.
         secret: the server's secret (``secret.load_secret``).
         revocation_bound: for how many seconds a key that was valid is believed while the catalog is away.
-        newest: the time that expiry is judged by; shared with sessions and tokens.
         last_use: takes note of uses.
         renewer: reads again what is believed of keys before that ends.
     """
@@ -75,14 +75,14 @@ class Keys:
         secret: bytes,
         *,
         revocation_bound: float = REVOCATION_BOUND_SECONDS,
-        newest: NewestTime | None = None,
         last_use: LastUse | None = None,
         renewer: Renewer | None = None,
     ) -> None:
         self._database = database
         self._secret = secret
         self.principals = Principals(database)
-        self.newest = newest or NewestTime(database.clock)
+        self.newest = NewestTime(database.clock)
+        """The time that expiry is judged by; shared with sessions and tokens."""
         self.last_use = last_use or LastUse(database)
         self._leases: CredentialLeases[_KnownKey] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
         self._validity: CredentialLeases[bool] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
@@ -111,8 +111,6 @@ class Keys:
             InvalidInputError: a malformed tenant, name, limit or quota, an unknown role, an expiry that has passed.
             ConflictError: the principal is disabled, or has a valid key with another role.
         """
-        from antiphon.governance.policy.engine import Action
-
         check_key_name(name)
         check_limits(limits, frozenset(get_args(Action)))
         check_allowance(allowance)
@@ -310,8 +308,7 @@ class Keys:
                 .values(ended_at=now)
             )
             record = self.get(tenant, key, within=connection)
-        self._leases.forget()
-        self._validity.forget()
+        self.forget()
         return record
 
     def allow(self, tenant: str, key: str, allowance: Allowance, *, within: Connection | None = None) -> KeyRecord:

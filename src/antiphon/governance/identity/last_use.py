@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import Column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +29,14 @@ ANY = "*"
 SESSION_SECONDS = 30.0
 MARK_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
-_MOST = 10_000
+_MOST = 20_000
+_Place = tuple[str, str, str | bytes]
+_COLUMNS: Mapping[str, tuple[Column[Any], Column[Any]]] = {
+    "key": (schema.api_keys.c.id, schema.api_keys.c.last_used_day),
+    "session": (schema.sessions.c.hash, schema.sessions.c.seen_at),
+}
+"""Of what is used: the columns of its name and of its last use."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,10 +50,8 @@ class LastUse:
     def __init__(self, database: Database, *, background: bool = True) -> None:
         self._database = database
         self._background = background
-        self._keys: dict[tuple[str, str], int] = {}
-        self._sessions: dict[tuple[str, bytes], int] = {}
-        self._written: dict[tuple[str, str], int] = {}
-        self._seen: dict[tuple[str, bytes], int] = {}
+        self._waiting: dict[_Place, int] = {}
+        self._known: dict[_Place, int] = {}
         self._mark = 0
         self._marked: float | None = None
         self._failed: float | None = None
@@ -53,79 +60,47 @@ class LastUse:
 
     def key(self, tenant: str, key: str, now: datetime) -> None:
         """A key is used."""
-        self._note_time(now)
-        day = now.toordinal()
-        if self._written.get((tenant, key), 0) >= day:
-            return
-        with self._lock:
-            if len(self._written) >= _MOST:
-                self._written.clear()
-            self._written[tenant, key] = day
-            self._keys[tenant, key] = day
-        self._start()
+        self._note(("key", tenant, key), now.toordinal(), 1, now)
 
     def session(self, tenant: str, digest: bytes, now: datetime) -> None:
         """A session is used."""
-        self._note_time(now)
-        at = microseconds(now)
-        if at - self._seen.get((tenant, digest), 0) < SESSION_SECONDS * 1e6:
-            return
-        with self._lock:
-            if len(self._seen) >= _MOST:
-                self._seen.clear()
-            self._seen[tenant, digest] = self._sessions[tenant, digest] = at
-        self._start()
+        self._note(("session", tenant, digest), microseconds(now), SESSION_SECONDS * 1e6, now)
 
-    def flush(self, *, within: Connection | None = None) -> None:
+    def flush(self) -> None:
         """Write what was noted.
 
         Raises:
             UnavailableError: the catalog is away or busy; what was noted is kept.
         """
         with self._lock:
-            keys, sessions, mark = self._keys, self._sessions, self._mark
-            self._keys, self._sessions = {}, {}
+            waiting, self._waiting, mark = self._waiting, {}, self._mark
         try:
-            with self._database.writing(within) as connection:
-                self._write(connection, keys, sessions, mark)
+            with self._database.transaction() as connection:
+                for (kind, tenant, name), value in waiting.items():
+                    identifier, used = _COLUMNS[kind]
+                    table = used.table
+                    own = table.c.tenant == tenant, table.c.environment == ANY, identifier == name
+                    older = or_(used.is_(None), used < value)
+                    connection.execute(update(table).where(*own, older).values({used: value}))
+                write_mark(connection, mark)
         except BaseException:
             with self._lock:
-                self._keys = {**keys, **self._keys}
-                self._sessions = {**sessions, **self._sessions}
+                self._waiting = {**waiting, **self._waiting}
             self._failed = self._database.clock.monotonic()
             raise
         self._marked = self._database.clock.monotonic()
 
-    def _write(
-        self,
-        connection: Connection,
-        keys: dict[tuple[str, str], int],
-        sessions: dict[tuple[str, bytes], int],
-        mark: int,
-    ) -> None:
-        table = schema.api_keys
-        for (tenant, key), day in keys.items():
-            older = or_(table.c.last_used_day.is_(None), table.c.last_used_day < day)
-            connection.execute(
-                update(table)
-                .where(table.c.tenant == tenant, table.c.environment == ANY, table.c.id == key, older)
-                .values(last_used_day=day)
-            )
-        table = schema.sessions
-        for (tenant, digest), at in sessions.items():
-            connection.execute(
-                update(table)
-                .where(
-                    table.c.tenant == tenant, table.c.environment == ANY, table.c.hash == digest, table.c.seen_at < at
-                )
-                .values(seen_at=at)
-            )
-        write_mark(connection, mark)
-
-    def _note_time(self, now: datetime) -> None:
+    def _note(self, place: _Place, value: int, apart: float, now: datetime) -> None:
         self._mark = max(self._mark, microseconds(now))
         if self._marked is None or self._database.clock.monotonic() - self._marked >= MARK_SECONDS:
             self._start()
+        if value - self._known.get(place, 0) < apart:
+            return
+        with self._lock:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[place] = self._waiting[place] = value
+        self._start()
 
     def _start(self) -> None:
         if not self._background:
@@ -147,7 +122,7 @@ class LastUse:
                 self._running = False
                 return
             with self._lock:
-                if not self._keys and not self._sessions:
+                if not self._waiting:
                     self._running = False
                     return
 

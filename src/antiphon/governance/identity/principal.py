@@ -7,7 +7,6 @@ before any policy, so that what a key is not for is denied everywhere in one way
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -57,25 +56,18 @@ class Limits(msgspec.Struct, frozen=True):
         """Reason for which the credential is not for this; ``None`` when it is."""
         if self.actions and action not in self.actions:
             return f"its key is only for {', '.join(self.actions)}"
-        if (
-            self.resources
-            and resource not in self.resources
-            and f"{resource.partition('/')[0]}/*" not in self.resources
-        ):
+        if self.resources and not self._names(resource):
             return f"its key is only for {', '.join(self.resources)}"
         return None
 
     def covers(self, other: Limits) -> bool:
         """Tell whether these limits include the other ones."""
-        return _covers(self.actions, other.actions, lambda one: one in self.actions) and _covers(
-            self.resources,
-            other.resources,
-            lambda one: one in self.resources or f"{one.partition('/')[0]}/*" in self.resources,
-        )
+        if self.actions and not (other.actions and set(other.actions) <= set(self.actions)):
+            return False
+        return not self.resources or (bool(other.resources) and all(map(self._names, other.resources)))
 
-
-def _covers(own: tuple[str, ...], others: tuple[str, ...], holds: Callable[[str], bool]) -> bool:
-    return not own or (bool(others) and all(holds(one) for one in others))
+    def _names(self, resource: str) -> bool:
+        return resource in self.resources or f"{resource.partition('/')[0]}/*" in self.resources
 
 
 NO_LIMITS = Limits()
@@ -152,7 +144,7 @@ def check_key_name(name: str) -> None:
         )
 
 
-def check_name(name: str, where: str = "name") -> None:
+def check_name(name: str) -> None:
     """Refuse what is not a principal's name, or the id of a token's.
 
     Raises:
@@ -163,7 +155,7 @@ def check_name(name: str, where: str = "name") -> None:
     if not _NAME.match(name):
         raise InvalidInputError(
             "The given name is not a principal's name." if len(name) > 128 else f"{name!r} is not a principal's name.",
-            where=where,
+            where="name",
             next_step="Use letters, digits and @ . _ : | + -, at most 128, first a letter or digit.",
         )
 

@@ -146,8 +146,7 @@ class Principals:
             NotFoundError: the tenant has no such principal.
             InvalidInputError: an unknown role or clearance.
         """
-        given = {name: value for name, value in (("role", role), ("clearance", clearance)) if value is not None}
-        values: dict[str, Any] = _checked(**given)
+        values = _checked(role=role, clearance=clearance)
         with self._database.writing(within) as connection:
             before = self.get(tenant, name, within=connection)
             if disabled is not None and disabled != (before.disabled_at is not None):
@@ -184,18 +183,18 @@ class Principals:
             row = connection.execute(select(schema.principals).where(_is(tenant, name))).first()
         return None if row is None else _record(row)
 
-    def list(self, tenant: str, *, within: Connection | None = None) -> builtins.list[PrincipalRecord]:
+    def list(self, tenant: str) -> builtins.list[PrincipalRecord]:
         """A tenant's principals by name, disabled ones included."""
         table = schema.principals
         statement = select(table).where(table.c.tenant == tenant, table.c.environment == ANY).order_by(table.c.id)
-        with self._database.reading(within) as connection:
+        with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
-    def has_tenant(self, tenant: str, *, within: Connection | None = None) -> bool:
+    def has_tenant(self, tenant: str) -> bool:
         """Tell whether the tenant exists: has, or had, a principal."""
         table = schema.principals
         statement = select(table.c.id).where(table.c.tenant == tenant, table.c.environment == ANY).limit(1)
-        with self._database.reading(within) as connection:
+        with self._database.read() as connection:
             return connection.execute(statement).first() is not None
 
 
@@ -207,13 +206,14 @@ def _is(tenant: str, name: str) -> Any:
 _CHOICES = {"role": get_args(Role), "kind": get_args(Kind), "clearance": get_args(Clearance)}
 
 
-def _checked(**given: str) -> dict[str, Any]:
+def _checked(**fields: str | None) -> dict[str, Any]:
+    given = {field: value for field, value in fields.items() if value is not None}
     for field, value in given.items():
         if value not in _CHOICES[field]:
             raise InvalidInputError(
                 f"{value!r} is not a {field}.", where=field, next_step=f"Use one of {', '.join(_CHOICES[field])}."
             )
-    return dict(given)
+    return given
 
 
 def _record(row: Row[Any]) -> PrincipalRecord:

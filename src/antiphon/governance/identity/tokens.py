@@ -50,11 +50,6 @@ _FOREIGN_KEYS = ("jku", "jwk", "x5u", "x5c")
 _LATEST = 253_402_300_799  # the end of the year 9999
 
 
-class _Claims(msgspec.Struct, frozen=True):
-    principal: Principal
-    expires: int
-
-
 class _VerifiedToken(msgspec.Struct, frozen=True):
     principal: Principal
     expires: int
@@ -130,9 +125,7 @@ class BearerTokens:
         # still stand is asked anew in each lease.
         checked = self._signed.get(digest)
         if checked is None or not self._keys.holds(checked.key):
-            key, claims = self._verified(text)
-            read = self._read(claims)
-            checked = _VerifiedToken(read.principal, read.expires, key)
+            checked = self._read(*self._verified(text))
             if len(self._signed) >= 10_000:
                 self._signed.clear()
             self._signed[digest] = checked
@@ -165,7 +158,7 @@ class BearerTokens:
             raise _refused("Its signature does not hold", "Ask the issuer for a new token.") from None
         return key, claims
 
-    def _read(self, claims: dict[str, Any]) -> _Claims:
+    def _read(self, key: IssuerKey, claims: dict[str, Any]) -> _VerifiedToken:
         if claims.get("iss") != self._settings.issuer:
             raise _refused("It is of another issuer", "Ask the configured issuer for one.")
         audience = claims.get("aud")
@@ -182,7 +175,7 @@ class BearerTokens:
                     "Compare this machine's clock with the issuer's.",
                 )
         self._in_time(expires)
-        return _Claims(self._principal(claims), expires)
+        return _VerifiedToken(self._principal(claims), expires, key)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         settings = self._settings

@@ -86,7 +86,6 @@ class Decider:
         self._remembered: dict[tuple[Any, ...], Decision] = {}
         self._principals: dict[Principal, Any] = {}
         self._met: dict[tuple[Principal, Effective], Any] = {}
-        self._named: dict[str, Resource] = {}
 
     def decide(
         self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
@@ -143,13 +142,7 @@ class Decider:
 
     def known(self, resource: str | Resource) -> Resource:
         """The resource that a text names."""
-        if isinstance(resource, Resource):
-            return resource
-        found = self._named.get(resource)
-        if found is None:
-            found = resource_of(resource)
-            _keep(self._named, resource, found)
-        return found
+        return resource if isinstance(resource, Resource) else resource_of(resource)
 
     def met(
         self, principal: Principal, action: str, resource: Resource, context: Mapping[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -108,6 +109,7 @@ class PolicyRow(msgspec.Struct, frozen=True):
     as_of: int = 0
 
 
+@lru_cache(maxsize=16_384)
 def resource_of(text: str) -> Resource:
     """``application/flight-desk`` as a resource without further facts."""
     kind, _, name = text.partition("/")

@@ -11,7 +11,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.cases import TestReport, run_cases
 from antiphon.governance.policy.document import PolicyDocument
-from antiphon.governance.policy.engine import ACTIONS, Decider
+from antiphon.governance.policy.engine import Decider
 from antiphon.governance.policy.parts import ParsedPolicy
 from antiphon.governance.policy.request import Resource
 
@@ -122,12 +122,3 @@ def constant(tree: Mapping[str, Any]) -> bool | None:
         if operator in ("==", "!=") and None not in values:
             return bool(values[0] == values[1]) == (operator == "==")
     return None
-
-
-def unknown_action(action: str) -> InvalidInputError | None:
-    """The error about an action that policy does not know, or ``None``."""
-    if action in ACTIONS:
-        return None
-    return InvalidInputError(
-        f"{action!r} is not an action.", where="action", next_step=f"Use one of {', '.join(sorted(ACTIONS))}."
-    )

@@ -19,6 +19,9 @@ from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.redis.store import RedisStore
+from antiphon.governance.encryption.data_keys import DataKeys
+from antiphon.governance.encryption.held_keys import HeldKeys
+from antiphon.governance.encryption.key_provider import KeyProvider
 from antiphon.governance.encryption.protection import Mode, Protection, protect, recorded_mode
 from antiphon.services.batches import file_contents
 from antiphon.services.governance.log_check import CheckedStream, check_log, on_server
@@ -94,12 +97,11 @@ class Encryption:
 
     def __init__(self, store: Store, protection: Protection) -> None:
         self.store = store
-        self._store = store
         self._protection = protection
 
     def status(self) -> EncryptionStatus:
         """The mode and the keys."""
-        store, found = self._store, self._protection
+        store, found = self.store, self._protection
         recorded = recorded_mode(store.database, store.scope)
         keys = found.keys.list() if found.keys is not None else []
         return EncryptionStatus(
@@ -126,12 +128,10 @@ class Encryption:
         Raises:
             InvalidInputError: the project is in plaintext.
         """
-        found = self._encrypted()
-        assert found.keys is not None
-        assert found.held is not None
-        scopes = sorted({key.scope for key in found.keys.list()})
-        made = tuple(found.keys.rotate(scope).id for scope in scopes)
-        found.held.forget()
+        keys, _, held = self._encrypted()
+        scopes = sorted({key.scope for key in keys.list()})
+        made = tuple(keys.rotate(scope).id for scope in scopes)
+        held.forget()
         return made
 
     def rewrap(
@@ -148,26 +148,24 @@ class Encryption:
             InvalidInputError: the project is in plaintext, or its provider makes no keys.
             SetupError, UnavailableError: the provider lacks a key, or is away; nothing is lost.
         """
-        found = self._encrypted()
-        assert found.keys is not None
-        assert found.provider is not None
-        before = {key.wrapped.wrapping_key for key in found.keys.list()}
+        keys, provider, _ = self._encrypted()
+        before = {key.wrapped.wrapping_key for key in keys.list()}
         if new_wrapping_key:
-            found.provider.rotate()
-        changed = sum(found.keys.rewrap(key) for key in found.keys.list())
-        left = {key.wrapped.wrapping_key for key in found.keys.list()}
+            provider.rotate()
+        changed = sum(keys.rewrap(key) for key in keys.list())
+        left = {key.wrapped.wrapping_key for key in keys.list()}
         for wrapping_key in before - left:
-            found.provider.retire(wrapping_key)
+            provider.retire(wrapping_key)
         if not reencrypt:
             return RewrapResult(changed, 0, ())
-        active = sorted(key.id for key in found.keys.list() if key.state == "active")
+        active = sorted(key.id for key in keys.list() if key.state == "active")
         payloads, problems = self.reseal(",".join(active), tell)
-        return RewrapResult(changed, payloads, problems, on_server(self._store))
+        return RewrapResult(changed, payloads, problems, on_server(self.store))
 
     def reseal(self, target: str, tell: Tell) -> tuple[int, tuple[UnreadablePayload, ...]]:
         """Seal every payload and file with the catalog's present codec; how many were changed, and what was lost
         before."""
-        database, changed = self._store.database, 0
+        database, changed = self.store.database, 0
         problems: dict[tuple[str, str, str], UnreadablePayload] = {}
         for _ in range(_PASSES):
             in_pass = 0
@@ -200,13 +198,13 @@ class Encryption:
         by_key: Counter[str] = Counter()
         problems: list[UnreadablePayload] = []
         for column in sealed_columns.SEALED_COLUMNS:
-            found = sealed_columns.check(self._store.database, column)
+            found = sealed_columns.check(self.store.database, column)
             by_key.update(found.by_key)
             problems.extend(found.problems)
             tell(column.name, sum(found.by_key.values()))
-        stores = FeatureStores(self._store)
+        stores = FeatureStores(self.store)
         lake, online = stores.lake, stores.online
-        with closing(file_contents(self._store)) as contents:
+        with closing(file_contents(self.store)) as contents:
             for files, name in ((lake, "lake"), (contents, "files")):
                 for owner in files.scopes():
                     for relative in files.files(owner):
@@ -224,15 +222,23 @@ class Encryption:
                 except (AntiphonError, OSError, msgspec.DecodeError) as error:
                     problems.append(UnreadablePayload("online", str(scope), f"{view}/{snapshot}", str(error)))
             if stores.has_overlay(scope):
-                _check_overlay(stores, scope, by_key, problems)
+                with closing(stores.overlay(scope)) as overlay:
+                    try:
+                        events = overlay.check()
+                        by_key.update(events.by_key)
+                        if events.unopened:
+                            subject, problem = f"{events.unopened} events", events.problem or ""
+                            problems.append(UnreadablePayload("overlay", str(scope), subject, problem))
+                    except AntiphonError as error:
+                        problems.append(UnreadablePayload("overlay", str(scope), "", error.what))
                 tell(f"overlay {scope}", sum(by_key.values()))
-        log = check_log(self._store, tell, anew=anew)
+        log = check_log(self.store, tell, anew=anew)
         by_key.update(log.by_key)
         return EncryptionCheck(dict(by_key), (*problems, *log.problems), log.streams)
 
     def _files(self) -> Iterator[tuple[str, Callable[[], int]]]:
         """Every file with payloads, and what seals it anew and counts."""
-        store = self._store
+        store = self.store
         stores = FeatureStores(store)
         lake, online = stores.lake, stores.online
         codec, folder = store.database.codec, store.paths.directory
@@ -251,14 +257,15 @@ class Encryption:
         for run in folder_seal.folders(folder / "training"):
             yield f"training {run.name}", partial(folder_seal.reseal, run, codec, store.scope)
 
-    def _encrypted(self) -> Protection:
-        if self._protection.mode != "encrypted":
+    def _encrypted(self) -> tuple[DataKeys, KeyProvider, HeldKeys]:
+        found = self._protection
+        if found.keys is None or found.provider is None or found.held is None:
             raise InvalidInputError(
                 "The project is in plaintext: there are no keys.",
                 where="antiphon.toml, [encryption]",
                 next_step='Set mode = "encrypted" and run `antiphon encryption enable`.',
             )
-        return self._protection
+        return found.keys, found.provider, found.held
 
 
 def unprotected(root: Path) -> Store:
@@ -270,27 +277,9 @@ def unprotected(root: Path) -> Store:
     return store
 
 
-def _check_overlay(
-    stores: FeatureStores, scope: Scope, by_key: Counter[str], problems: list[UnreadablePayload]
-) -> None:
-    overlay = stores.overlay(scope)
-    try:
-        found = overlay.check()
-        by_key.update(found.by_key)
-        if found.unopened:
-            problems.append(UnreadablePayload("overlay", str(scope), f"{found.unopened} events", found.problem or ""))
-    except AntiphonError as error:
-        problems.append(UnreadablePayload("overlay", str(scope), "", error.what))
-    finally:
-        overlay.close()
-
-
 def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
-    overlay = stores.overlay(scope)
-    try:
+    with closing(stores.overlay(scope)) as overlay:
         return overlay.reseal()
-    finally:
-        overlay.close()
 
 
 def _reseal_lake(lake: Lake, relative: str, key: str | None) -> int:

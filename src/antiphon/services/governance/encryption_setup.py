@@ -20,10 +20,11 @@ from antiphon.governance.encryption.protection import (
     mode_of,
     opened,
     protect,
+    provider_of,
     record_mode,
     recorded_mode,
+    secret_in,
 )
-from antiphon.governance.encryption.providers import provider_of, secret_in
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.operations.processes import is_running, read_records
 from antiphon.services.governance.encryption import Encryption, Tell, unprotected

@@ -14,19 +14,17 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.batches import Batches
-from antiphon.catalog.releases import Release
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.policy.diff import PolicyDiff, compare
 from antiphon.governance.policy.document import PolicyDocument, default_document, read_document
-from antiphon.governance.policy.engine import Decider
+from antiphon.governance.policy.engine import ACTIONS, Decider
 from antiphon.governance.policy.explanation import Explanation, explain
-from antiphon.governance.policy.recent_requests import RecentRequests
 from antiphon.governance.policy.request import Resource, application_resource, resource_of
-from antiphon.governance.policy.validation import PolicyCheck, check, unknown_action
-from antiphon.governance.policy.versions import PolicySets, PolicyVersion
+from antiphon.governance.policy.validation import PolicyCheck, check
+from antiphon.governance.policy.versions import PolicyVersion
 from antiphon.services.project.store import Store
 from antiphon.serving.records import Records
 
@@ -43,16 +41,11 @@ DEFAULT = 0
 
 
 class PolicyService:
-    """Versions of policies, what they change, and why something was decided.
+    """Versions of policies, what they change, and why something was decided."""
 
-    Args:
-        sets, recent: by default of the store's own catalog.
-    """
-
-    def __init__(self, store: Store, sets: PolicySets | None = None, recent: RecentRequests | None = None) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._sets = sets or PolicySets(store.database, store.audit.append)
-        self._recent = recent or RecentRequests(store.database, every=None)
+        self._sets = store.policy_sets
 
     def list(self, scope: Scope, limit: int = 100) -> builtins.list[PolicyVersion]:
         """Versions, latest first; the default policies come last, as number 0."""
@@ -77,18 +70,15 @@ class PolicyService:
         """Returns the version in force."""
         return self._sets.in_force(scope) or self.get(scope, DEFAULT)
 
-    def declared(
-        self, *, defaults: bool = True, files: tuple[Path, ...] = (), tests: tuple[Path, ...] = ()
-    ) -> PolicyDocument:
-        """The document of the project's own files (``[policy]`` in ``antiphon.toml``) and of more files.
+    def declared(self, *, defaults: bool = True, tests: tuple[Path, ...] = ()) -> PolicyDocument:
+        """The document of the project's own files (``[policy]`` in ``antiphon.toml``), and of more test cases.
 
         Raises:
             SetupError, InvalidInputError: a file cannot be read or is not what its ending says.
         """
         settings, root = self._store.settings.policy, self._store.paths.root
-        own = tuple(root / name for name in settings.files)
-        cases = tuple(root / name for name in settings.tests)
-        return read_document((*own, *files), (*cases, *tests), defaults=defaults)
+        cases = [root / name for name in settings.tests]
+        return read_document([root / name for name in settings.files], [*cases, *tests], defaults=defaults)
 
     def check(self, scope: Scope, document: PolicyDocument) -> PolicyCheck:
         """Checks a document for errors and doubtful rules."""
@@ -137,7 +127,7 @@ class PolicyService:
 
     def diff(self, scope: Scope, before: int, after: PolicyDocument) -> PolicyDiff:
         """Compares a version with a document, also by recent requests."""
-        return compare(self.get(scope, before).document, after, self._recent.list(scope))
+        return compare(self.get(scope, before).document, after, self._store.recent_requests.list(scope))
 
     def explain(
         self, scope: Scope, principal: Principal, action: str, resource: str, context: Mapping[str, Any]
@@ -151,9 +141,10 @@ class PolicyService:
         Raises:
             InvalidInputError: there is no such action, or the resource has no kind.
         """
-        wrong = unknown_action(action)
-        if wrong is not None:
-            raise wrong
+        if action not in ACTIONS:
+            raise InvalidInputError(
+                f"{action!r} is not an action.", where="action", next_step=f"Use one of {', '.join(sorted(ACTIONS))}."
+            )
         kind, _, name = resource.partition("/")
         if not kind or not name:
             raise InvalidInputError(
@@ -185,12 +176,10 @@ class PolicyService:
                 release = self._store.releases.get(scope, name)
             except NotFoundError:
                 return resource_of(f"{kind}/{name}"), ""
-            return self._release(scope, release), release.bundle.application.purpose
+            passed = any(move.stage in ("validated", "live") for move in self._store.releases.stages(scope, release.id))
+            known = Resource("release", release.id, author=release.author, passed=passed, reasoned=True)
+            return known, release.bundle.application.purpose
         return resource_of(f"{kind}/{name}"), ""
-
-    def _release(self, scope: Scope, release: Release) -> Resource:
-        passed = any(move.stage in ("validated", "live") for move in self._store.releases.stages(scope, release.id))
-        return Resource("release", release.id, author=release.author, passed=passed, reasoned=True)
 
     def _version(self, scope: Scope, number: int, reason: str) -> Resource:
         found = self._sets.get(scope, number)

@@ -25,7 +25,7 @@ from antiphon.governance.encryption import keyring
 from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider, WrappedKey
 from antiphon.governance.encryption.keyring import FileKeyring
 from antiphon.governance.encryption.kms import KmsKeys
-from antiphon.governance.encryption.providers import provider_of
+from antiphon.governance.encryption.protection import provider_of
 
 PASSPHRASE = "four random words here"
 KEY, CONTEXT = bytes(range(32)), b"antiphon data key\0payload\0acme\0prod\0key_1"
@@ -162,18 +162,6 @@ def test_a_wrong_passphrase_and_a_damaged_or_missing_keyring_are_told_apart_from
         FileKeyring(path, PASSPHRASE).current()
     with pytest.raises(SetupError, match="at least 12"):
         keyring.create(path, "short")
-
-
-def test_the_passphrase_can_be_changed_and_the_keys_stay(tmp_path: Path) -> None:
-    path = tmp_path / "keyring.json"
-    keyring.create(path, PASSPHRASE)
-    provider = FileKeyring(path, PASSPHRASE)
-    wrapped = provider.wrap(KEY, CONTEXT)
-    provider.change_passphrase("some other random words")
-    assert provider.unwrap(wrapped, CONTEXT) == KEY
-    assert FileKeyring(path, "some other random words").unwrap(wrapped, CONTEXT) == KEY
-    with pytest.raises(SetupError):
-        FileKeyring(path, PASSPHRASE).current()
 
 
 def test_a_key_service_that_is_away_for_a_moment_is_asked_again(service: KeyService) -> None:
