@@ -62,7 +62,7 @@ def _checkpoint(call: OperationCall) -> AuditCheckpoint:
             where="audit",
             next_step="The worker signs one soon after the first record; `antiphon audit checkpoint` does at once.",
         )
-    return AuditCheckpoint(newest.note, newest.size, trail.verifier_key(call.scope))
+    return AuditCheckpoint(newest.note, newest.size, trail.key.verifier(call.scope))
 
 
 def _proof(call: OperationCall) -> AuditProof:

@@ -41,7 +41,7 @@ async def audit(pages: Pages, request: Request, who: Principal, scope: Scope) ->
         given=given,
         older=older,
         checkpoint=await run_in_threadpool(trail.checkpoint, scope),
-        key=trail.verifier_key(scope),
+        key=trail.key.verifier(scope),
     )
 
 

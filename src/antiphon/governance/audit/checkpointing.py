@@ -115,9 +115,3 @@ class NewestCheckpoint:
             return self._leases.look(scope, lambda: self._log.head(scope).checkpoint or "") or None
         except AntiphonError:
             return self._leases.last(scope) or None
-
-
-def newest(log: AuditLog, scope: Scope) -> Checkpoint | None:
-    """The newest checkpoint kept with the log."""
-    text = log.head(scope).checkpoint
-    return parse(text) if text else None

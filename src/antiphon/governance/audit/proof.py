@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
@@ -21,7 +20,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import CorruptionError, InvalidInputError, NotFoundError, SetupError
+from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import merkle
 from antiphon.governance.audit import record as audit_record
@@ -174,10 +173,8 @@ def _witnessed(
     for one in before:
         path = merkle.consistency(kept, one.size, checkpoint.size)
         if not merkle.consistent(one.size, one.root, checkpoint.size, checkpoint.root, path):
-            raise CorruptionError(
-                f"The witnessed checkpoint of {one.size} records is not the beginning of the audit log of {scope}.",
-                where="audit",
-                next_step="Run `antiphon audit verify`.",
+            raise audit_record.damaged(
+                f"The witnessed checkpoint of {one.size} records is not the beginning of the audit log of {scope}."
             )
         yield WitnessedLine(one.note, _text(path))
 
@@ -190,10 +187,8 @@ def _proved(kept: merkle.Kept, scope: Scope, row: AuditRow, checkpoint: Checkpoi
     path = merkle.inclusion(kept, row.sequence, checkpoint.size)
     leaf = merkle.leaf_hash(content)
     if not merkle.included(leaf, row.sequence, checkpoint.size, path, checkpoint.root):
-        raise CorruptionError(
-            f"Record {row.sequence} of the audit log of {scope} does not give the checkpoint's root.",
-            where="audit",
-            next_step="Run `antiphon audit verify`.",
+        raise audit_record.damaged(
+            f"Record {row.sequence} of the audit log of {scope} does not give the checkpoint's root."
         )
     opened: dict[str, CommitmentPreimage] = {
         field: CommitmentPreimage(text, salt.hex())
@@ -208,11 +203,7 @@ def _rows(database: Database, connection: Connection, scope: Scope, start: int, 
     statement = select(*COLUMNS).where(schema.owned(table, scope), table.c.sequence >= start, table.c.sequence < end)
     rows = [loaded(database, scope, one) for one in connection.execute(statement.order_by(table.c.sequence))]
     if len(rows) != end - start:
-        raise CorruptionError(
-            f"The audit log of {scope} has {len(rows)} of the records {start} to {end - 1}.",
-            where="audit",
-            next_step="Run `antiphon audit verify`.",
-        )
+        raise audit_record.damaged(f"The audit log of {scope} has {len(rows)} of the records {start} to {end - 1}.")
     return rows
 
 
@@ -220,14 +211,13 @@ def _period(
     connection: Connection, scope: Scope, size: int, since: datetime | None, until: datetime | None
 ) -> tuple[int, int]:
     table = schema.audit_entries
-    condition: Any = schema.owned(table, scope) & (table.c.sequence < size)
+    statement = select(func.min(table.c.sequence), func.max(table.c.sequence))
+    statement = statement.where(schema.owned(table, scope), table.c.sequence < size)
     if since is not None:
-        condition &= table.c.at >= microseconds(since)
+        statement = statement.where(table.c.at >= microseconds(since))
     if until is not None:
-        condition &= table.c.at < microseconds(until)
-    first, last = connection.execute(
-        select(func.min(table.c.sequence), func.max(table.c.sequence)).where(condition)
-    ).one()
+        statement = statement.where(table.c.at < microseconds(until))
+    first, last = connection.execute(statement).one()
     if first is None:
         raise InvalidInputError(
             f"The audit log of {scope} has no record in this period.", where="from", next_step="Choose a longer one."

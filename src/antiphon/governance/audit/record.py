@@ -289,11 +289,12 @@ def entry(scope: Scope, of: AuditRow) -> AuditEntry:
             leaf=of.leaf.hex(),
         )
     except (AttributeError, TypeError, ValueError, OverflowError, msgspec.DecodeError) as error:
-        raise CorruptionError(
-            f"Record {of.sequence} of the audit log is damaged.",
-            where="audit",
-            next_step="Run `antiphon audit verify`.",
-        ) from error
+        raise damaged(f"Record {of.sequence} of the audit log is damaged.") from error
+
+
+def damaged(what: str) -> CorruptionError:
+    """The error about a log that does not hold."""
+    return CorruptionError(what, where="audit", next_step="Run `antiphon audit verify`.")
 
 
 def _value(value: Any) -> Any:

@@ -135,39 +135,23 @@ def check(
     """
     certificates = chain(certificate, "certificate")
     leaf, facts = certificates[0], described(certificates[0])
-    wrong_key, wrong_date = _wrong_key(leaf, key), facts.wrong_date(now)
     named = _names(facts, host)
-    findings = [
-        CertificateFinding(
-            "key", "belongs to the certificate", wrong_key, _next(wrong_key, "Set the key made with it.")
-        ),
-        CertificateFinding(
-            "dates",
-            f"{facts.days_left(now):.0f} days left",
-            wrong_date,
-            _next(wrong_date, "`antiphon tls rotate`, or set this machine's clock."),
-        ),
-        CertificateFinding(
-            "name",
-            f"holds for {host}",
-            None if named else f"The certificate holds for {', '.join(facts.names) or 'no name'}, not for {host}.",
-            None if named else f"Reach the gateway by one of its names, or make one with --name {host}.",
-        ),
-    ]
+    other = None if named else f"The certificate holds for {', '.join(facts.names) or 'no name'}, not for {host}."
     unverified = _unverified(certificates, authorities, host if named else None, facts, now)
-    findings.append(
-        CertificateFinding(
-            "chain", "leads to an authority that the client trusts", unverified, _next(unverified, _TRUST)
-        )
+    answers = (
+        ("key", "belongs to the certificate", _wrong_key(leaf, key), "Set the key made with it."),
+        ("dates", f"{facts.days_left(now):.0f} days left", facts.wrong_date(now), _DATES),
+        ("name", f"holds for {host}", other, f"Reach the gateway by one of its names, or make one with --name {host}."),
+        ("chain", "leads to an authority that the client trusts", unverified, _TRUST),
     )
-    return findings
+    return [
+        CertificateFinding(question, found, problem, None if problem is None else step)
+        for question, found, problem, step in answers
+    ]
 
 
+_DATES = "`antiphon tls rotate`, or set this machine's clock."
 _TRUST = "Give clients the authority's certificate ([tls] authority), and serve every certificate between."
-
-
-def _next(problem: str | None, step: str) -> str | None:
-    return None if problem is None else step
 
 
 def _wrong_key(leaf: x509.Certificate, key: bytes) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 
 KEY_BYTES = 32
 
@@ -149,8 +149,6 @@ def unwrap_with(cipher: Any, wrapped: WrappedKey, context: bytes) -> bytes:
         CorruptionError: the bytes were changed or belong to another context.
     """
     from cryptography.exceptions import InvalidTag
-
-    from antiphon.core.errors import CorruptionError
 
     try:
         found: bytes = cipher.decrypt(wrapped.content[:12], wrapped.content[12:], context)

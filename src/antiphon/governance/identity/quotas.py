@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import ceil, inf
 
 import msgspec
@@ -64,6 +64,7 @@ class Quotas:
         self._clock = clock
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._lock = threading.Lock()
+        self.used = levels.used
 
     def at_once(self, principal: Principal, tokens: int) -> Grant | None:
         """Let a request in that needs at most so many tokens, if that can be said without the catalog.
@@ -94,10 +95,6 @@ class Quotas:
         """Status of each quota as far as this gateway knows; empty without quotas."""
         account = self._account(principal)
         return () if account is None else account.statuses(microseconds(self._clock.now()))
-
-    def used(self, tenant: str, bucket: str, meters: Sequence[Meter]) -> Mapping[str, float]:
-        """Use of each meter now, as the catalog counts it."""
-        return self._levels.used(tenant, bucket, meters)
 
     def close(self) -> None:
         """Give back what is held and not used."""

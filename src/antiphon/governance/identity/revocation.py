@@ -83,11 +83,6 @@ class NewestTime:
             with self._lock:
                 self._newest = max(self._newest, mark)
 
-    @property
-    def mark(self) -> int:
-        """The newest instant, in microseconds since 1970; 0 before any."""
-        return self._newest
-
     def behind(self) -> str:
         """A sentence when this clock is behind what was seen by more than the leeway, else nothing."""
         late = from_microseconds(self._newest) - self._clock.now()

@@ -19,9 +19,9 @@ from antiphon.core.settings import ProjectPaths, Settings
 from antiphon.governance.audit import checkpoint_key
 from antiphon.governance.audit import proof as audit_proof
 from antiphon.governance.audit import verification as audit_check
-from antiphon.governance.audit.checkpoint import Checkpoint, signed_by
+from antiphon.governance.audit.checkpoint import Checkpoint, parse, signed_by
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.checkpointing import CheckpointSigner, NewestCheckpoint, newest
+from antiphon.governance.audit.checkpointing import CheckpointSigner, NewestCheckpoint
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.proof import AuditProof, ExportHead
 from antiphon.governance.audit.verification import Verification
@@ -32,7 +32,6 @@ from antiphon.governance.policy.engine import Decision
 
 ANSWER = "answer"
 """The action that records a prediction: its subject is the prediction, its detail the hash of its receipt."""
-
 
 ROTATE_KEY = "audit.rotate-key"
 
@@ -75,7 +74,9 @@ class AuditTrail:
         with self.witness.turn():
             before = self.key
             made = checkpoint_key.rotate(self._key_file, self._origin)
-        detail = {"previous": _short(before.verifier(scope)), "key": _short(made.verifier(scope)), "reason": reason}
+        # Of a verifier key, the hash tells it from others.
+        previous, key = (one.verifier(scope).split("+")[1] for one in (before, made))
+        detail = {"previous": previous, "key": key, "reason": reason}
         self.log.append(scope, principal, ROTATE_KEY, "audit", detail)
         for each in self.log.scopes():
             try:
@@ -86,11 +87,8 @@ class AuditTrail:
 
     def checkpoint(self, scope: Scope) -> Checkpoint | None:
         """The newest signed checkpoint; ``None`` before the first."""
-        return newest(self.log, scope)
-
-    def verifier_key(self, scope: Scope) -> str:
-        """The public key of the scope's checkpoints."""
-        return self.key.verifier(scope)
+        text = self.log.head(scope).checkpoint
+        return parse(text) if text else None
 
     def proof(self, scope: Scope, sequence: int) -> AuditProof:
         """Proof of one record, under a checkpoint that covers it: a new one when there is none yet.
@@ -98,7 +96,7 @@ class AuditTrail:
         Raises:
             NotFoundError: there is no such record. CorruptionError: the log is damaged.
         """
-        covering, key = newest(self.log, scope), self.key
+        covering, key = self.checkpoint(scope), self.key
         behind = covering is None or covering.size <= sequence < self.log.head(scope).tree.size
         if behind or (covering is not None and not signed_by(covering, key.public)):
             covering, key = self.checkpointing.sign(scope), self.key
@@ -172,11 +170,6 @@ def batch_denial(
     """Record that policy refused a batch row."""
     detail = {"action": action, "path": "batch", "policies": list(decision.policies), "digest": decision.digest}
     trail.enqueue(scope, principal.id, "denied", str(resource), detail, outcome="denied")
-
-
-def _short(verifier_key: str) -> str:
-    """The part of a verifier key that tells it from others: its hash."""
-    return verifier_key.split("+")[1]
 
 
 def receipt_hash(receipt: Receipt) -> str:
