@@ -48,21 +48,14 @@ def die_with_parent(command: Iterable[str]) -> tuple[str, ...]:
 
 
 def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Start a child that ends with this process; SIGTERM unwinds this process from now on.
-
-    Args:
-        options: of ``subprocess.Popen``.
-    """
+    """Start a child that ends with this process; SIGTERM unwinds this process from now on. The options are those of
+    ``subprocess.Popen``."""
     unwind_on_termination()
     return subprocess.Popen(die_with_parent(command), **options)
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel signal this process, a forked child, when its parent is gone; exits at once if it is already.
-
-    Args:
-        parent: pid of that process.
-    """
+    """Have the kernel signal this forked child when ``parent`` (a pid) is gone; exits at once if it is already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     # The parent may have died before it could be named.

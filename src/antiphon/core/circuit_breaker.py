@@ -82,12 +82,9 @@ class BreakerStatus(msgspec.Struct, frozen=True, rename={"name": "engine", "call
 
 
 class CircuitBreaker:
-    """Circuit breaker of one dependency. Safe to share between threads.
+    """Circuit breaker of one dependency, which ``name`` says in errors and status. Safe to share between threads.
 
-    Args:
-        name: the dependency, for errors and status.
-        monotonic: seconds. ``chance``: uniform in [0, 1).
-    """
+    ``monotonic`` gives seconds, ``chance`` a uniform number in [0, 1)."""
 
     def __init__(
         self,

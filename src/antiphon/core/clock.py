@@ -73,10 +73,7 @@ class ClockAgreement:
     """Seconds by which both may come apart: clocks are slewed, and machines sleep for a moment."""
 
     def __init__(self, clock: Clock, elapsed: Callable[[], float] | None = None) -> None:
-        """
-        Args:
-            elapsed: seconds that never go back; :func:`seconds_since_boot` where machines may be suspended.
-        """
+        """``elapsed``: seconds that never go back; :func:`seconds_since_boot` where machines may be suspended."""
         self._clock = clock
         self._elapsed = elapsed or clock.monotonic
         self._since = self._elapsed()

@@ -41,11 +41,7 @@ def keyed_hash(key: bytes, text: str) -> bytes:
 
 
 def keyed_hashes(key: bytes, texts: Iterable[bytes], begin: bytes = b"") -> list[bytes]:
-    """:func:`keyed_hash` of many texts in UTF-8.
-
-    Args:
-        begin: what each text begins with; like the key it is taken in once.
-    """
+    """:func:`keyed_hash` of many texts in UTF-8, each after the same beginning; like the key it is taken in once."""
     copy = _begun(key, begin).copy
     found: list[bytes] = []
     append = found.append

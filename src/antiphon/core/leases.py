@@ -57,13 +57,10 @@ class Renewer:
 
 
 class Leases(Generic[K, V]):
-    """The value read for each key, with its time. Bounded; safe to share between threads.
+    """The value read for each key, with its time: the ``most`` keys are bounded. Safe to share between threads.
 
     Args:
-        clock: only its monotonic reading is used.
-        seconds: how long what was read is believed.
-        bound: for how many seconds it is believed while the source is away.
-        most: keys that are remembered.
+        seconds: how long what was read is believed; ``bound``: for how long while the source is away.
         renewer: reads again before a lease ends, for readings that any thread may do.
     """
 

@@ -37,9 +37,6 @@ class BoundedFile:
     Descriptors of this process that lead to the same file (standard output and error, which libraries in C write to)
     lead to the new one afterwards. One process writes; the size is the file's own, whichever of them wrote.
 
-    Args:
-        open_file: makes a file, or opens it at its end.
-
     Raises:
         OSError: the file cannot be made.
     """

@@ -20,11 +20,7 @@ def trim() -> None:
 
 
 class MemoryRelease:
-    """Trims a moment after something large was there, at most once a second, in a thread; belongs to an event loop.
-
-    Args:
-        release: what gives memory back.
-    """
+    """Trims a moment after something large was there, at most once a second, in a thread; belongs to an event loop."""
 
     def __init__(self, release: Callable[[], None] = trim, delay: float = DELAY_SECONDS) -> None:
         self._release = release

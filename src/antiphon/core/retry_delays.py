@@ -4,11 +4,8 @@ from __future__ import annotations
 
 
 class RetryDelays:
-    """Delays after failures (monotonic seconds), doubled at each further failure of the same name.
-
-    Args:
-        first, longest: the first and the longest delay (seconds).
-    """
+    """Delays after failures in monotonic seconds: the first, doubled at each further failure of the same name up to the
+    longest."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._first = first

@@ -11,9 +11,7 @@ MOST_LISTED = 10
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Sentences that say what to do about a name that is not among the known ones.
 
-    Args:
-        otherwise: what to do where nothing is known, or more than fits.
-    """
+    ``otherwise`` is what to do where nothing is known, or more than fits."""
     names = sorted(set(known))
     folded = {each.casefold(): each for each in names}
     close = difflib.get_close_matches(name.casefold(), folded, 1)

@@ -50,9 +50,7 @@ class Supervision:
     async def beat(self, turns: Callable[[], bool] = lambda: True) -> None:
         """Show the supervisor, until cancelled, that the running event loop turns.
 
-        Args:
-            turns: asked before each sign of life: whether everything else in this process turns as well.
-        """
+        ``turns`` is asked before each sign of life: whether everything else in this process turns as well."""
         while self._end is not None:
             if turns():
                 with suppress(BlockingIOError):  # Unread signs of life fill the socket: one more says nothing.

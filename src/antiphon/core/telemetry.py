@@ -94,11 +94,8 @@ def record(
     traceparent: str | None,
     kind: SpanKind = SpanKind.SERVER,
 ) -> None:
-    """Record a span that has just ended, for work that no one block of code encloses.
-
-    Args:
-        started: nanoseconds since 1970 (``time.time_ns``).
-    """
+    """Record a span that has just ended, for work that no one block of code encloses; it ``started`` at so many
+    nanoseconds since 1970 (``time.time_ns``)."""
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
     _tracer.start_span(name, context=context, kind=kind, attributes=_discreet(attributes), start_time=started).end()
 

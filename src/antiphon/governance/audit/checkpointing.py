@@ -30,11 +30,7 @@ _MOST_REMEMBERED = 1_000
 
 
 class CheckpointSigner:
-    """Makes checkpoints of every scope's log.
-
-    Args:
-        every: seconds between two rounds of :meth:`run_until`.
-    """
+    """Makes checkpoints of every scope's log: in :meth:`run_until`, ``every`` so many seconds."""
 
     def __init__(self, log: AuditLog, key: CheckpointKey, witness: Witness, *, every: float = 10.0) -> None:
         self._log = log
@@ -69,11 +65,7 @@ class CheckpointSigner:
         return signed
 
     def sign_all(self) -> int:
-        """Sign every scope with something new.
-
-        Returns:
-            How many checkpoints were made; a log that cannot be signed is told loudly and left out.
-        """
+        """Sign every scope with something new; how many. A log that cannot be signed is told loudly and left out."""
         signed = 0
         for scope in self._log.scopes():
             try:

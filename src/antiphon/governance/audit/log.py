@@ -59,12 +59,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class AuditLog:
-    """Repository of audit records.
-
-    Args:
-        database: the catalog.
-        secret: the server's secret (``secret.load_secret``).
-    """
+    """Repository of audit records. The server's secret (``secret.load_secret``) seals the heads."""
 
     def __init__(self, database: Database, secret: bytes) -> None:
         self.database = database
@@ -206,10 +201,7 @@ class AuditLog:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
 
         What was done stays provable, and that something was erased too. The erased bytes leave the disk with the next
-        ``Database.truncate_log``.
-
-        Returns:
-            In how many places it stood.
+        ``Database.truncate_log``. Returns in how many places it stood.
 
         Raises:
             InvalidInputError: who erases is the one who is erased.
@@ -266,10 +258,7 @@ class AuditLog:
 
     def _move(self, scope: Scope, head: Head, connection: Connection, *, since: tuple[Any, ...] | None = None) -> bool:
         """Write the head; given the row that it stood in ``since`` (seal, size, peaks, checkpoint), only over that one.
-
-        Returns:
-            Whether it was written.
-        """
+        Whether it was written."""
         size, peaks, seal = head.tree.size, b"".join(head.tree.peaks), self.seal(scope, head)
         owner = (scope.tenant, scope.environment)
         if since is None:

@@ -131,8 +131,7 @@ def export(
 ) -> ExportHead:  # fmt: skip
     """Write the records from the first at or after ``since`` to the last before ``until``: a whole file, or none.
 
-    Args:
-        witnessed: checkpoints of this log; those that the export's checkpoint continues are proved to be its beginning.
+    The checkpoints in ``witnessed`` that the export's checkpoint continues are proved to be its beginning.
 
     Raises:
         InvalidInputError: the period is empty.

@@ -100,10 +100,8 @@ class LockedWitness:
         return found[-1] if found else None
 
     def append(self, checkpoint: Checkpoint, proof: Sequence[bytes]) -> bool:
-        """Witness a checkpoint; ``proof`` is the consistency from the last witnessed one. On disk when this returns.
-
-        Returns:
-            ``False`` when this very size and root are witnessed already.
+        """Witness a checkpoint; ``proof`` is the consistency from the last witnessed one. On disk when this returns;
+        ``False`` when this very size and root are witnessed already.
 
         Raises:
             CorruptionError: the last witnessed checkpoint is not the beginning of this one.

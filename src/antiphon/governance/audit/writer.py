@@ -52,10 +52,7 @@ class AuditWriter:
         detail: Detail = None,
         **options: Unpack[ActOptions],
     ) -> int:
-        """Accept a record of now; it is on disk within a group's time, a few milliseconds.
-
-        Returns:
-            A number for :meth:`flush`.
+        """Accept a record of now; it is on disk within a group's time, a few milliseconds. A number for :meth:`flush`.
 
         Raises:
             InvalidInputError: a name is too long.

@@ -62,10 +62,7 @@ class CertificateSpec(msgspec.Struct, frozen=True):
 
 
 def init(folder: Path, spec: CertificateSpec, now: datetime) -> Path:
-    """Make an authority with a server and a client certificate.
-
-    Returns:
-        The folder ``current``, where the files are found from now on.
+    """Make an authority with a server and a client certificate; returns ``current``, where they are from now on.
 
     Raises:
         ConflictError: there is an authority already. InvalidInputError: a name, an address or the days cannot be used.
@@ -217,9 +214,7 @@ def _certificate(
 ) -> x509.Certificate:
     """A certificate of an authority above so many others (``path_length``), or of a leaf (``None``).
 
-    Args:
-        own: the extensions that only this kind of certificate has.
-    """
+    ``own`` are the extensions that only its kind has."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 

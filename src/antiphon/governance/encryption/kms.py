@@ -38,14 +38,11 @@ class _RotateResponse(msgspec.Struct, frozen=True):
 
 
 class KmsKeys:
-    """A key service.
+    """A key service at ``url``, which is ``http`` only on this machine.
 
     Args:
-        url: its base; ``http`` only on this machine.
-        token: the bearer token.
         timeout: seconds one request may take.
-        attempts: how often a request is sent while the service is away.
-        pause: waits between attempts.
+        attempts: how often a request is sent while the service is away. ``pause`` waits between them.
     """
 
     name = "kms"

@@ -127,11 +127,7 @@ def require_mode(database: Database, scope: Scope, mode: Mode) -> None:
 
 
 def provider_of(settings: EncryptionSettings, root: Path, environment: Mapping[str, str] | None = None) -> KeyProvider:
-    """The provider a project's settings name.
-
-    Args:
-        root: where the keyring's relative path starts.
-        environment: variables; this process's by default.
+    """The provider a project's settings name; ``environment`` holds variables, this process's by default.
 
     Raises:
         SetupError: the variable named by ``secret`` is not set, or the keyring is missing.
@@ -175,10 +171,7 @@ def protect(
     """Give a project's catalog the codec that its mode asks for; to be called once it is migrated.
 
     The key of the project's own tenant is opened at once, so that a lost or wrong key closes the project at its start.
-
-    Args:
-        root: where the keyring's relative path starts.
-        environment: variables; this process's by default.
+    ``root`` and ``environment`` are as for :func:`provider_of`.
 
     Raises:
         SetupError: the mode is not the recorded one, or the key provider does not open. UnavailableError: it is away.

@@ -28,12 +28,9 @@ _TAIL = 4 + len(MAGIC)
 
 
 class SealedSink(io.RawIOBase):
-    """A file being written. :meth:`finish` ends it; ``digest`` is the SHA-256 hex of the clear content.
+    """A file being written to ``stream``; the codec seals its key.
 
-    Args:
-        stream: where the stored bytes go.
-        codec: seals the file's key.
-    """
+    :meth:`finish` ends it; ``digest`` is the SHA-256 hex of the clear content."""
 
     def __init__(self, stream: BinaryIO, codec: Codec) -> None:
         self._stream = stream

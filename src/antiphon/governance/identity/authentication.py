@@ -9,11 +9,7 @@ from antiphon.governance.identity.tokens import BearerTokens
 
 
 class Authenticator:
-    """Authenticates the sender of ``Authorization: Bearer``.
-
-    Args:
-        tokens: of the configured issuer; ``None`` accepts API keys only.
-    """
+    """Authenticates the sender of ``Authorization: Bearer``; without ``tokens`` of an issuer by API keys only."""
 
     def __init__(self, keys: Keys, tokens: BearerTokens | None = None) -> None:
         self._keys = keys

@@ -54,10 +54,7 @@ class IssuerKey(msgspec.Struct, frozen=True):
 
 
 class IssuerKeys:
-    """Keys by ``kid``, read again when they are old or a ``kid`` is unknown.
-
-    Args:
-        place: a file's path, or a URL.
+    """Keys by ``kid`` in a file or at a URL, read again when they are old or a ``kid`` is unknown.
 
     Raises:
         InvalidInputError: the URL is not one that may be read.

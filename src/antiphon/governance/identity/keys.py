@@ -59,13 +59,10 @@ class _KnownKey(msgspec.Struct, frozen=True):
 
 
 class Keys:
-    """Repository of API keys.
+    """Repository of API keys, which are hashed under the server's secret (``secret.load_secret``).
 
     Args:
-        database: the catalog.
-        secret: the server's secret (``secret.load_secret``).
         revocation_bound: for how many seconds a key that was valid is believed while the catalog is away.
-        last_use: takes note of uses.
         renewer: reads again what is believed of keys before that ends.
     """
 

@@ -41,11 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class LastUse:
-    """Notes uses; a thread of its own writes them while there are any.
-
-    Args:
-        background: write without being asked; otherwise only :meth:`flush` writes.
-    """
+    """Notes uses; a thread of its own writes them while there are any, in the ``background``, or :meth:`flush` does."""
 
     def __init__(self, database: Database, *, background: bool = True) -> None:
         self._database = database

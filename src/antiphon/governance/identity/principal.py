@@ -161,10 +161,7 @@ def check_name(name: str) -> None:
 
 
 def check_limits(limits: Limits, actions: frozenset[str]) -> None:
-    """Refuse limits that could never match.
-
-    Args:
-        actions: what policy knows.
+    """Refuse limits that could never match; ``actions`` are those that policy knows.
 
     Raises:
         InvalidInputError: an unknown action, or a resource that is not ``kind/name``.

@@ -30,11 +30,7 @@ _MOST_REMEMBERED = 10_000
 
 
 class CredentialLeases(Leases[bytes, V]):
-    """Caches what the catalog says of credentials, by digest.
-
-    Args:
-        bound: for how many seconds a credential is believed while the catalog is away.
-    """
+    """Caches what the catalog says of credentials, by digest: for ``bound`` seconds while it is away."""
 
     def __init__(
         self, clock: Clock, bound: float = REVOCATION_BOUND_SECONDS, *, renewer: Renewer | None = None

@@ -57,11 +57,9 @@ class _VerifiedToken(msgspec.Struct, frozen=True):
 
 
 class BearerTokens:
-    """Authenticates bearers of an issuer's tokens.
+    """Authenticates bearers of tokens of the issuer in the settings.
 
     Args:
-        settings: with an issuer.
-        keys: of the issuer.
         principals: what is known here about whom tokens name.
         tenant: the project's own, which exists before it has a principal.
         newest: the time that expiry is judged by.

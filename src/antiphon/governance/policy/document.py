@@ -105,10 +105,7 @@ def default_document() -> PolicyDocument:
 
 
 def read_document(files: Sequence[Path], tests: Sequence[Path] = (), *, defaults: bool = True) -> PolicyDocument:
-    """A document of files: ``.cedar`` holds policies, ``.toml`` attributes.
-
-    Args:
-        defaults: begin with the default policies and their cases.
+    """A document of files: ``.cedar`` holds policies, ``.toml`` attributes; after the default policies and their cases.
 
     Raises:
         SetupError: a file cannot be read.

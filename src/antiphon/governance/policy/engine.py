@@ -56,10 +56,7 @@ V = TypeVar("V")
 
 
 class Decider:
-    """Decides with one immutable set of policies, and remembers what it decided.
-
-    Args:
-        policies: a document, or Cedar text alone; ``None`` is the default set.
+    """Decides with one immutable set of policies, the default one without any, and remembers what it decided.
 
     Raises:
         InvalidInputError: the text does not parse or does not fit the schema.
@@ -207,12 +204,9 @@ class Decider:
         keys: Sequence[str],
         policies: Any = None,
     ) -> Any:
-        """The engine's partial evaluation, whose answer is never final.
+        """The engine's partial evaluation, whose answer is never final, by ``policies`` or the own set.
 
-        Args:
-            known: what is known of :data:`CONTEXT`; the rest, the moment and the entity's ``keys`` are left open.
-            policies: a parsed set other than the own one.
-        """
+        ``known`` is what is known of :data:`CONTEXT`; the rest, the moment and the entity's ``keys`` are left open."""
         context = {name: known.get(name, _unknown(name)) for name in CONTEXT} | {MOMENT: _unknown(MOMENT)}
         tags = {name: _unknown(KEY + name) for name in keys}
         # With the schema the handle also holds the actions, which would be taken for unknown otherwise.

@@ -35,8 +35,6 @@ class LivePolicies:
     """Decides by the policies in force in a principal's tenant. Safe to share between threads.
 
     Args:
-        versions: where the truth is.
-        clock: only its monotonic reading is used.
         scope: whose policies :attr:`digest` is of; its environment is every request's.
         bound: for how many seconds known policies are believed while the catalog is away.
         renewer: reads again which are in force before a lease ends.

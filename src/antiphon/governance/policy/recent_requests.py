@@ -45,11 +45,8 @@ _decoder = msgspec.json.Decoder(PolicyRequest)
 
 
 class RecentRequests:
-    """Keeps the latest distinct requests. Close it to write what waits.
-
-    Args:
-        every: seconds after which what waits is written, by a thread of its own; ``None`` writes at :meth:`flush` only.
-    """
+    """Keeps the latest distinct requests. A thread writes what waits after ``every`` so many seconds; with ``None``
+    :meth:`flush` alone does. Close it to write what waits."""
 
     def __init__(self, database: Database, *, every: float | None = 5.0) -> None:
         self._database = database

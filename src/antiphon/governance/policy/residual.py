@@ -41,12 +41,9 @@ class Predicate(msgspec.Struct, frozen=True):
 
 
 class RowPolicy:
-    """One principal's question about many rows of one resource.
+    """One principal's question about many rows of one resource, which all have these ``keys``.
 
-    Args:
-        keys: names of the keys that every row has.
-        context: as for :meth:`Decider.decide`, without what differs by row.
-    """
+    ``context`` is as for :meth:`Decider.decide`, without what differs by row."""
 
     def __init__(
         self,
@@ -71,11 +68,8 @@ class RowPolicy:
             self.outside = str(reason)
 
     def decide(self, rows: Sequence[PolicyRow], *, recheck: bool = True) -> list[Decision]:
-        """Every row's decision, in order; those denied say why.
-
-        Args:
-            recheck: decide rows that the predicate lets through again. Leave it out only where somebody else does.
-        """
+        """Every row's decision, in order; those denied say why. Rows that the predicate lets through are decided again:
+        leave ``recheck`` out only where somebody else does that."""
         verdicts = self.verdicts(rows)
         permitted = Decision(True, ("row-predicate",), self._decider.digest)
         decisions: list[Decision] = []

@@ -50,11 +50,8 @@ class PolicyVersion(msgspec.Struct, frozen=True):
 
 
 class PolicySets:
-    """Repository of versions of policies and their moves. Rows are only ever added.
-
-    Args:
-        audit: records an act in the transaction that did it (``AuditLog.append``).
-    """
+    """Repository of versions of policies and their moves. Rows are only ever added, and ``audit`` (``AuditLog.append``)
+    records each act in the transaction that did it."""
 
     def __init__(self, database: Database, audit: Callable[..., Any]) -> None:
         self._database = database

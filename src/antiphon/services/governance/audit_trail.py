@@ -64,9 +64,7 @@ class AuditTrail:
         """Put a new key in the place of the one that signs, while everything runs, and sign every log with it.
 
         What earlier keys signed goes on holding, by their public parts and the statement with which each handed over.
-
-        Args:
-            scope: where it is recorded.
+        ``scope`` is where it is recorded.
 
         Raises:
             SetupError: a file cannot be written; the key is the one before.

@@ -120,10 +120,7 @@ class Encryption:
         )  # fmt: skip
 
     def rotate(self) -> tuple[str, ...]:
-        """A new data key for each tenant's new payloads; every process uses it within a second.
-
-        Returns:
-            The new keys' ids.
+        """Make a data key for each tenant's new payloads, which every process uses within a second; returns their ids.
 
         Raises:
             InvalidInputError: the project is in plaintext.
@@ -192,9 +189,7 @@ class Encryption:
     def check(self, tell: Tell = lambda *_: None, *, anew: bool = False) -> EncryptionCheck:
         """Open everything. What does not open is listed, and keeps nothing else from being looked at.
 
-        Args:
-            anew: open events on a server from the first one, even where a check was cut off less than a day ago.
-        """
+        ``anew`` opens events on a server from the first one, even where a check was cut off less than a day ago."""
         by_key: Counter[str] = Counter()
         problems: list[UnreadablePayload] = []
         for column in sealed_columns.SEALED_COLUMNS:

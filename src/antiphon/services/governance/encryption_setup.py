@@ -61,8 +61,7 @@ def migrate(
 ) -> tuple[int, tuple[UnreadablePayload, ...]]:
     """Bring a project that does not run into a mode; cut off, it goes on where it was.
 
-    Returns:
-        How many payloads and files were changed, and those that were lost before.
+    It returns how many payloads and files were changed, and those that were lost before.
 
     Raises:
         InvalidInputError: the settings ask for the other mode. ConflictError: the project runs.
