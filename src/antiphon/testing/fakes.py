@@ -41,7 +41,7 @@ from antiphon.core.ids import content_hash, new_id
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.scope import Scope
 from antiphon.core.settings import Settings
-from antiphon.core.settings_sections import GatewaySettings, ProjectSettings
+from antiphon.core.settings_sections import GatewaySettings, IdentitySettings, ProjectSettings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
@@ -269,7 +269,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
     """Returns services over this (migrated) catalog; ``changes`` replace parts of any group by their names.
 
     The answers come from ``answerer`` or a :class:`FakeAnswerer`; jobs are recorded and not run, and no view is
-    published. ``environment``, ``max_body_bytes`` and ``metrics`` change the settings.
+    published. ``environment``, ``max_body_bytes``, ``metrics`` and ``identity_settings`` change the settings.
     """
     clock = database.clock
     settings = Settings(
@@ -277,6 +277,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         gateway=GatewaySettings(
             max_body_bytes=changes.pop("max_body_bytes", 100_000), metrics=changes.pop("metrics", "open")
         ),
+        identity=changes.pop("identity_settings", IdentitySettings()),
     )
     store = _store(database, settings)
     platform = FeaturePlatform(store)

@@ -222,7 +222,7 @@ async def test_batches_and_bytes_of_files_are_counted(client: openai.AsyncOpenAI
 async def test_orders_and_cancellations_are_on_record(client: openai.AsyncOpenAI, database: Database) -> None:
     batch = await order(client, lines(CHAT, 1))
     await client.batches.cancel(batch.id)
-    said = [(entry.action, entry.subject, entry.principal) for entry in AuditLog(database, fakes.SECRET).list(SCOPE)]
+    said = [(entry.action, entry.subject, entry.principal) for entry in AuditLog(database, fakes.SECRET).query(SCOPE)]
     for action in ("batch.create", "batch.cancel"):
         assert (action, batch.id, "the-service") in said
 

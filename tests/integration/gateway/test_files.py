@@ -216,7 +216,7 @@ async def test_content_that_nobody_names_is_collected_when_it_is_old(database: D
 async def test_uploads_and_deletions_are_on_record(http: httpx2.AsyncClient, database: Database) -> None:
     file = (await upload(http)).json()["id"]
     await http.delete(f"/v1/files/{file}")
-    said = [(entry.action, entry.subject, entry.principal) for entry in AuditLog(database, fakes.SECRET).list(SCOPE)]
+    said = [(entry.action, entry.subject, entry.principal) for entry in AuditLog(database, fakes.SECRET).query(SCOPE)]
     for action in ("file.create", "file.delete"):
         assert (action, file, "the-engineer") in said
 

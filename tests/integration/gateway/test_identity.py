@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,7 +18,6 @@ from antiphon.gateway.dashboard import session
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Limits
-from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.testing import fakes
 from antiphon.testing.local_issuer import LocalIssuer
 
@@ -64,16 +62,7 @@ def client(database: Database, trail: Recorded, issuer: LocalIssuer, scheme: str
     settings = IdentitySettings(
         oidc=OidcSettings(issuer=issuer.url, jwks=issuer.jwks, roles={"builders": "engineer", "readers": "viewer"})
     )
-    identity = ProjectIdentity(
-        database,
-        Keys(database, fakes.SECRET),
-        AuditLog(database, fakes.SECRET),
-        settings,
-        SCOPE,
-        Path("."),
-        fakes.SECRET,
-    )
-    app = create_app(fakes.gateway_services(database, identity=identity, trail=trail), sampling=False)
+    app = create_app(fakes.gateway_services(database, identity_settings=settings, trail=trail), sampling=False)
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=f"{scheme}://desk.example")
 
 
@@ -242,7 +231,7 @@ async def test_malformed_cookies_are_no_session(browser, keys, trail, value) -> 
 async def test_sessions_are_on_record(browser, keys, database) -> None:
     await sign_in(browser, keys["viewer"])
     await browser.post("/logout", data={"csrf": await form_token(browser)})
-    found = AuditLog(database, fakes.SECRET).list(SCOPE)
+    found = AuditLog(database, fakes.SECRET).query(SCOPE)
     assert [(entry.principal, entry.action) for entry in found][:2] == [
         ("the-viewer", "session.end"),
         ("the-viewer", "session.begin"),

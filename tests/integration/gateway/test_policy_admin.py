@@ -13,10 +13,9 @@ import pytest
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.governance.identity.keys import Keys
 from antiphon.governance.policy.document import default_document
 from antiphon.governance.policy.live import LivePolicies
-from antiphon.governance.policy.versions import PolicySets
+from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.project.store import Store
 from antiphon.testing import fakes
@@ -46,13 +45,16 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     (tmp_path / "antiphon.toml").write_text(SETTINGS)
     store = Store.open(tmp_path)
-    sets = PolicySets(store.database, store.audit.append)
-    live = LivePolicies(sets, store.database.clock, store.scope)
+    live = LivePolicies(store.policy_sets, store.database.clock, store.scope)
     store.__dict__["decider"] = live
     services = fakes.gateway_services(
-        store.database, environment="prod", authorize=live.require, policies=PolicyService(store)
+        store.database,
+        environment="prod",
+        authorize=live.require,
+        policies=PolicyService(store),
+        identity=ProjectIdentity(store),
     )
-    issued = Keys(store.database, fakes.SECRET)
+    issued = store.keys
     roles = {"ann": "admin", "bob": "admin", "eve": "engineer", "vic": "viewer", "app": "service"}
     keys = {name: issued.create("default", name, role)[0] for name, role in roles.items()}
     async with serve(services) as running:

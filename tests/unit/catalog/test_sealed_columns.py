@@ -65,7 +65,7 @@ def readable(database: Database) -> tuple[object, ...]:
         job.error,
         (run.key, run.arguments, run.error, runs.steps(DEV, run.id)[0].result),
         Receipts(database).list(DEV),
-        AuditLog(database, b"s" * 32).list(DEV),
+        AuditLog(database, b"s" * 32).query(DEV),
     )
 
 

@@ -174,9 +174,9 @@ class AuditLog:
             "sha256",
         )
 
-    def set_checkpoint(self, scope: Scope, checkpoint: str) -> None:
+    def set_checkpoint(self, scope: Scope, checkpoint: str, *, within: Connection | None = None) -> None:
         """Keep the newest signed checkpoint with the head."""
-        with self.database.transaction() as connection:
+        with self.database.writing(within) as connection:
             self._move(scope, Head(self.head(scope, within=connection).tree, checkpoint), connection)
 
     def scopes(self, *, headless: bool = False) -> list[Scope]:

@@ -110,13 +110,13 @@ def test_a_predicate_that_is_wrong_lets_nothing_through_that_is_decided_again(
     monkeypatch: pytest.MonkeyPatch, rechecked: bool
 ) -> None:
     found = policy('resource.hasTag("origin") && resource.getTag("origin") == "JFK"')
-    monkeypatch.setattr(residual.RowPolicy, "_verdicts", lambda self, rows: [True] * len(rows))
+    monkeypatch.setattr(residual.RowPolicy, "verdicts", lambda self, rows: [True] * len(rows))
     assert found.decide([row("JFK")], recheck=rechecked)[0].allowed is not rechecked
 
 
 def test_a_predicate_that_denies_too_much_is_an_error_that_denies(monkeypatch: pytest.MonkeyPatch) -> None:
     found = policy("context.as_of == 77")
-    monkeypatch.setattr(residual.RowPolicy, "_verdicts", lambda self, rows: [False] * len(rows))
+    monkeypatch.setattr(residual.RowPolicy, "verdicts", lambda self, rows: [False] * len(rows))
     said = found.decide([row("JFK")])[0]
     assert (said.allowed, said.errors) == (False, ("the predicate denies what the decider permits",))
 
