@@ -29,6 +29,9 @@ MOST_IDLE = 16
 """Connections that are kept open between requests."""
 
 _PIECE = 65_536
+_Request = tuple[str, str, bytes | None, Mapping[str, str]]
+"""Method, target, content and headers."""
+
 _URL_CHARACTERS = "!$%&'()*+,/:;=?@[]~"
 
 
@@ -113,30 +116,23 @@ class HttpClient:
         until = time.monotonic() + self._timeout
         target = quote(self._target + path, safe=_URL_CHARACTERS) or "/"
         headers = self._headers if content is None else {**self._headers, "content-type": "application/json"}
+        request = (method, target, content, headers)
         kept = self._kept()
         if kept is not None:
             try:
-                return self._exchange(kept, until, method, target, content, headers)
+                return self._exchange(kept, until, request)
             except TimeoutError:
                 raise
             except OSError as error:
                 if not repeat or isinstance(error, ResponseError):
                     raise
         fresh = _PooledConnection(self._url, outgoing.resolve(*_server(self._url), self._where), self._context, until)
-        return self._exchange(fresh, until, method, target, content, headers)
+        return self._exchange(fresh, until, request)
 
-    def _exchange(
-        self,
-        connection: _PooledConnection,
-        until: float,
-        method: str,
-        target: str,
-        content: bytes | None,
-        headers: Mapping[str, str],
-    ) -> HttpResponse:
+    def _exchange(self, connection: _PooledConnection, until: float, request: _Request) -> HttpResponse:
         keep = False
         try:
-            response, keep = connection.exchange(until, method, target, content, headers, self._most_bytes)
+            response, keep = connection.exchange(until, request, self._most_bytes)
             return response
         finally:
             with self._lock:
@@ -174,19 +170,11 @@ class _PooledConnection:
         self._http.sock = self._channel
         self._used_at = 0.0
 
-    def exchange(
-        self,
-        until: float,
-        method: str,
-        target: str,
-        content: bytes | None,
-        headers: Mapping[str, str],
-        most_bytes: int,
-    ) -> tuple[HttpResponse, bool]:
+    def exchange(self, until: float, request: _Request, most_bytes: int) -> tuple[HttpResponse, bool]:
         """Send a request and read its response; tell whether the connection can be used again."""
         self._channel.until = until
         try:
-            self._http.request(method, target, content, headers)
+            self._http.request(*request)
             response = self._http.getresponse()
             body = _body(response, most_bytes)
         except http.client.RemoteDisconnected:

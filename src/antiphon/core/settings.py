@@ -13,58 +13,38 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core import settings_sections as sections
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.paths import ProjectPaths as ProjectPaths
 from antiphon.core.paths import cache_directory as cache_directory
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import (
-    AuditSettings,
-    BatchSettings,
-    CatalogSettings,
-    EncryptionSettings,
-    EngineSettings,
-    FeastSettings,
-    FeaturesSettings,
-    GatewaySettings,
-    IdentitySettings,
-    MetricsAccess,
-    PolicySettings,
-    PriceSettings,
-    ProjectSettings,
-    Section,
-    StandbyEngineSettings,
-    SupervisionSettings,
-    TelemetrySettings,
-    TlsSettings,
-    WorkerSettings,
-)
 
 FILE_NAME = "antiphon.toml"
 
 
-class Settings(Section, frozen=True):
+class Settings(sections.Section, frozen=True):
     """The whole of ``antiphon.toml``."""
 
-    project: ProjectSettings = ProjectSettings()
-    catalog: CatalogSettings = CatalogSettings()
-    features: FeaturesSettings = FeaturesSettings()
-    feast: FeastSettings = FeastSettings()
-    engine: EngineSettings = EngineSettings()
-    engines: dict[str, StandbyEngineSettings] = msgspec.field(default_factory=dict)
-    gateway: GatewaySettings = GatewaySettings()
-    batch: BatchSettings = BatchSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
-    worker: WorkerSettings = WorkerSettings()
-    supervision: SupervisionSettings = SupervisionSettings()
-    prices: PriceSettings = PriceSettings()
-    identity: IdentitySettings = IdentitySettings()
-    policy: PolicySettings = PolicySettings()
-    audit: AuditSettings = AuditSettings()
-    encryption: EncryptionSettings = EncryptionSettings()
-    tls: TlsSettings = TlsSettings()
+    project: sections.ProjectSettings = sections.ProjectSettings()
+    catalog: sections.CatalogSettings = sections.CatalogSettings()
+    features: sections.FeaturesSettings = sections.FeaturesSettings()
+    feast: sections.FeastSettings = sections.FeastSettings()
+    engine: sections.EngineSettings = sections.EngineSettings()
+    engines: dict[str, sections.StandbyEngineSettings] = msgspec.field(default_factory=dict)
+    gateway: sections.GatewaySettings = sections.GatewaySettings()
+    batch: sections.BatchSettings = sections.BatchSettings()
+    telemetry: sections.TelemetrySettings = sections.TelemetrySettings()
+    worker: sections.WorkerSettings = sections.WorkerSettings()
+    supervision: sections.SupervisionSettings = sections.SupervisionSettings()
+    prices: sections.PriceSettings = sections.PriceSettings()
+    identity: sections.IdentitySettings = sections.IdentitySettings()
+    policy: sections.PolicySettings = sections.PolicySettings()
+    audit: sections.AuditSettings = sections.AuditSettings()
+    encryption: sections.EncryptionSettings = sections.EncryptionSettings()
+    tls: sections.TlsSettings = sections.TlsSettings()
 
     @property
-    def metrics(self) -> MetricsAccess:
+    def metrics(self) -> sections.MetricsAccess:
         """The setting that says who may read ``/metrics``."""
         return self.gateway.metrics or ("open" if self.project.environment == "dev" else "key")
 

@@ -172,8 +172,9 @@ def test_a_project_moves_its_log_to_a_server_and_goes_on(
         settings.write_text(f'{before_it}\n[encryption]\nmode = "encrypted"\nkeyring = "../ring.json"\n')
         monkeypatch.setattr(keyring, "N", 2**10)
         keyring.create(root.parent / "ring.json", PASSPHRASE["ANTIPHON_PASSPHRASE"])
+        monkeypatch.setenv("ANTIPHON_PASSPHRASE", PASSPHRASE["ANTIPHON_PASSPHRASE"])
         with pytest.raises(ConflictError, match=r"on a log server, where none is ever written anew: orders"):
-            migrate(root, "encrypted", environment=PASSPHRASE)
+            migrate(root, "encrypted")
         settings.write_text(before_it)
         again = Opened(root, monkeypatch)
         assert again.send(6) == 7

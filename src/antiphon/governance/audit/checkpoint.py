@@ -48,14 +48,15 @@ def parse(note: str) -> Checkpoint:
     try:
         if len(note) > _LONGEST or not separator or len(lines) != 3 or not lines[0] or not signatures.endswith("\n"):
             raise ValueError
-        if not all(_SIGNATURE.match(line) for line in signatures[:-1].split("\n")):
-            raise ValueError
-        if not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1]):
-            raise ValueError
         root = base64.b64decode(lines[2], validate=True)
-        if len(root) != 32 or base64.b64encode(root).decode() != lines[2]:
+        if (
+            len(root) != 32
+            or base64.b64encode(root).decode() != lines[2]
+            or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1])
+            or not all(_SIGNATURE.match(line) for line in signatures[:-1].split("\n"))
+        ):
             raise ValueError
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise InvalidInputError(
             "The text is no signed checkpoint.",
             where="checkpoint",

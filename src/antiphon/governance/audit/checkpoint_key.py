@@ -81,8 +81,10 @@ class CheckpointKey:
         load_secret(path)
         stamp = _stamp(path)  # before the key is read: one that is replaced meanwhile is seen to be
         seed = load_secret(path)
-        public = _public(Ed25519PrivateKey.from_private_bytes(seed))
-        key = cls(seed, origin, _leading_to(_text(public), _read(path)))
+        public, listed = _text(_public(Ed25519PrivateKey.from_private_bytes(seed))), _read(path)
+        # One to a key that never came into use leads nowhere and is left out.
+        last = max((at for at, one in enumerate(listed) if one.next == public), default=-1)
+        key = cls(seed, origin, listed[: last + 1])
         key._reload = lambda: key if _stamp(path) == stamp else cls.load(path, origin)
         return key
 
@@ -134,7 +136,7 @@ def rotate(path: Path, origin: str = "antiphon") -> CheckpointKey:
     """
     seed = secrets.token_bytes(LENGTH)
     made = CheckpointKey.load(path, origin).hand_over(seed)
-    # First the list: a hand-over to a key that never came into use leads nowhere and is left out.
+    # First the list: loading leaves a hand-over to a key that never came into use out.
     replace(_beside(path), b"".join(msgspec.json.encode(one) + b"\n" for one in made.earlier))
     replace(path, seed)
     return CheckpointKey.load(path, origin)
@@ -143,11 +145,6 @@ def rotate(path: Path, origin: str = "antiphon") -> CheckpointKey:
 def statement(key: str, following: str) -> bytes:
     """Text that the old and the new key of a rotation sign; keys in base64."""
     return f"antiphon audit key 1\n{key}\n{following}\n".encode()
-
-
-def _leading_to(public: str, listed: Sequence[HandOver]) -> tuple[HandOver, ...]:
-    ends = [at for at, one in enumerate(listed) if one.next == public]
-    return tuple(listed[: ends[-1] + 1]) if ends else ()
 
 
 def _read(path: Path) -> tuple[HandOver, ...]:

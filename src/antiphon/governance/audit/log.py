@@ -158,7 +158,8 @@ class AuditLog:
             return Head(Tree())
         size, peaks, checkpoint, seal = found
         try:
-            head = Head(Tree(size, _peaks(peaks)), checkpoint.decode())
+            split = tuple(peaks[start : start + _PEAK] for start in range(0, len(peaks), _PEAK))
+            head = Head(Tree(size, split), checkpoint.decode())
         except UnicodeDecodeError:
             raise _damaged(scope, "its checkpoint is no text") from None
         if len(head.tree.peaks) != int(size).bit_count() or not hmac.compare_digest(seal, self.seal(scope, head)):
@@ -279,10 +280,6 @@ def _extended(head: Head, group: Sequence[Act]) -> tuple[list[AuditRow], list[No
     rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
     tree, nodes = head.tree.extended(one.leaf for one in rows)
     return rows, nodes, Head(tree, head.checkpoint)
-
-
-def _peaks(content: bytes) -> tuple[bytes, ...]:
-    return tuple(content[start : start + _PEAK] for start in range(0, len(content), _PEAK))
 
 
 def _damaged(scope: Scope, what: str) -> CorruptionError:

@@ -32,15 +32,12 @@ _INSERT = f"INSERT INTO audit_entries VALUES ({', '.join('?' * (2 + len(COLUMNS)
 
 def insertion(database: Database, scope: Scope, rows: Sequence[AuditRow]) -> tuple[str, list[tuple[Any, ...]]]:
     """The statement that stores records, and its parameters."""
-    owner = (scope.tenant, scope.environment)
-    if not database.codec.sealing:
-        return _INSERT, [(*owner, *msgspec.structs.astuple(row), None) for row in rows]
-    return _INSERT, [(*owner, *_sealed(database, scope, row)) for row in rows]
+    return _INSERT, [(scope.tenant, scope.environment, *_stored(database, scope, row)) for row in rows]
 
 
-def _sealed(database: Database, scope: Scope, row: AuditRow) -> tuple[Any, ...]:
+def _stored(database: Database, scope: Scope, row: AuditRow) -> tuple[Any, ...]:
     values = msgspec.structs.astuple(row)
-    if row.originator is None:
+    if row.originator is None or not database.codec.sealing:
         return (*values, None)
     index, sealed = _user.stored(database, scope, str(row.sequence), row.originator)
     return (*values[:_ORIGINATOR_AT], index, *values[_ORIGINATOR_AT + 1 :], sealed)

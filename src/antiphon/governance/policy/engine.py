@@ -170,7 +170,12 @@ class Decider:
         """One evaluation of the engine, nothing remembered; ``policies`` a parsed set other than the own one."""
         try:
             entities = self._entities(principal, met, self._row(context))
-            query = self._request(principal, action, met, context)
+            query = {
+                "principal": {"type": "Principal", "id": _principal_id(principal)},
+                "action": {"type": "Action", "id": action},
+                "resource": {"type": "Resource", "id": _resource_id(met)},
+                "context": self._read(context),
+            }
             result = self._cedar.is_authorized(query, policies or self._policies, entities, self._schema)
         except Exception as error:
             # Whatever went wrong in the policy engine, nothing was permitted.
@@ -275,24 +280,13 @@ class Decider:
             "kind": principal.kind,
             "clearance": LEVELS[principal.clearance],
         }
-        entities = [
-            {"uid": role, "attrs": {}, "parents": []},
-            {
-                "uid": {"type": "Principal", "id": _principal_id(principal)},
-                "attrs": attributes,
-                "parents": [role],
-                "tags": self.document.attributes.get(principal.id, {}),
-            },
-        ]
-        return json.dumps(entities)
-
-    def _request(self, principal: Principal, action: str, met: Effective, context: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "principal": {"type": "Principal", "id": _principal_id(principal)},
-            "action": {"type": "Action", "id": action},
-            "resource": {"type": "Resource", "id": _resource_id(met)},
-            "context": self._read(context),
+        own = {
+            "uid": {"type": "Principal", "id": _principal_id(principal)},
+            "attrs": attributes,
+            "parents": [role],
+            "tags": self.document.attributes.get(principal.id, {}),
         }
+        return json.dumps([{"uid": role, "attrs": {}, "parents": []}, own])
 
     def _read(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """The context with what policies read of it; the rest is empty."""

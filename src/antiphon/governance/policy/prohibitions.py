@@ -17,13 +17,8 @@ from antiphon.governance.policy.request import CONTEXT, Decision, Effective, Pol
 from antiphon.governance.policy.validation import constant
 
 _EVERYTHING = "everything"
-_PERMIT: dict[str, Any] = {
-    "effect": "permit",
-    "principal": {"op": "All"},
-    "action": {"op": "All"},
-    "resource": {"op": "All"},
-    "conditions": [],
-}
+_ALL = {"op": "All"}
+_PERMIT = {"effect": "permit", "principal": _ALL, "action": _ALL, "resource": _ALL, "conditions": []}
 
 
 class Prohibitions:

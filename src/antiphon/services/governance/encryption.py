@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
@@ -77,7 +77,7 @@ class RewrapResult(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def open_encryption(root: Path, environment: Mapping[str, str] | None = None) -> Iterator[Encryption]:
+def open_encryption(root: Path) -> Iterator[Encryption]:
     """A project's encryption, for a command.
 
     Raises:
@@ -85,9 +85,7 @@ def open_encryption(root: Path, environment: Mapping[str, str] | None = None) ->
     """
     store = unprotected(root)
     try:
-        yield Encryption(
-            store, protect(store.database, store.settings.encryption, store.scope, store.paths.root, environment)
-        )
+        yield Encryption(store, protect(store.database, store.settings.encryption, store.scope, store.paths.root))
     finally:
         store.close()
 

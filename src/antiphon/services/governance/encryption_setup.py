@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -30,7 +29,7 @@ from antiphon.operations.processes import is_running, read_records
 from antiphon.services.governance.encryption import Encryption, Tell, unprotected
 
 
-def initialize(root: Path, environment: Mapping[str, str] | None = None) -> str:
+def initialize(root: Path) -> str:
     """Make the project's keyring and its first keys; returns the wrapping key's id.
 
     Raises:
@@ -43,22 +42,19 @@ def initialize(root: Path, environment: Mapping[str, str] | None = None) -> str:
         raise InvalidInputError(
             "The project is in plaintext.", where="antiphon.toml, [encryption]", next_step='Set mode = "encrypted".'
         )
-    variables = os.environ if environment is None else environment
     if encryption.provider == "file":
-        passphrase = secret_in(variables, encryption.secret, "the keyring's passphrase")
+        passphrase = secret_in(os.environ, encryption.secret, "the keyring's passphrase")
         keyring.create(paths.root / encryption.keyring, passphrase)
     store = unprotected(root)
     try:
-        found = protect(store.database, encryption, store.scope, paths.root, variables)
+        found = protect(store.database, encryption, store.scope, paths.root)
         assert found.provider is not None
         return found.provider.current()
     finally:
         store.close()
 
 
-def migrate(
-    root: Path, mode: Mode, tell: Tell = lambda *_: None, environment: Mapping[str, str] | None = None
-) -> tuple[int, tuple[UnreadablePayload, ...]]:
+def migrate(root: Path, mode: Mode, tell: Tell = lambda *_: None) -> tuple[int, tuple[UnreadablePayload, ...]]:
     """Bring a project that does not run into a mode; cut off, it goes on where it was.
 
     It returns how many payloads and files were changed, and those that were lost before.
@@ -81,7 +77,7 @@ def migrate(
             next_step="Stop `antiphon up`; a mode is changed while nothing is written.",
         )  # fmt: skip
     encryption = msgspec.structs.replace(project.encryption, mode="encrypted")
-    provider = provider_of(encryption, paths.root, environment)
+    provider = provider_of(encryption, paths.root)
     provider.current()
     store = unprotected(root)
     try:
@@ -118,7 +114,7 @@ def migrate(
         store.close()
 
 
-def require_provider_ready(root: Path, environment: Mapping[str, str] | None = None) -> str:
+def require_provider_ready(root: Path) -> str:
     """For ``antiphon doctor``: one line about encryption.
 
     Raises:
@@ -128,7 +124,7 @@ def require_provider_ready(root: Path, environment: Mapping[str, str] | None = N
     mode = mode_of(project.encryption, project.project.environment)
     if mode == "plaintext":
         return PLAINTEXT_WARNING
-    provider = provider_of(project.encryption, paths.root, environment)
+    provider = provider_of(project.encryption, paths.root)
     current = provider.current()
     if not current:
         raise SetupError("The key provider names no key.", where=provider.name)
