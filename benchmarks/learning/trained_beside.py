@@ -23,10 +23,9 @@ from typing import Any
 
 import psutil
 
-from antiphon.core.child_process import die_with_parent
+from antiphon.core.child_process import die_with_parent, lower_session
 from antiphon.core.clock import SystemClock
 from antiphon.core.paths import cache_directory
-from antiphon.core.priority import lower_session
 from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
 from antiphon.orchestration.governor import Governor

@@ -48,8 +48,7 @@ def create(
 ) -> None:
     """Make a key; it is shown this once."""
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
-    from antiphon.governance.identity.allowance import Allowance
-    from antiphon.governance.identity.principal import Limits
+    from antiphon.governance.identity.principal import Allowance, Limits
     from antiphon.services.governance.identity import ProjectIdentity
 
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
@@ -137,7 +136,7 @@ def allow(
 ) -> None:
     """Give a key these quotas instead of those it has, within a second, everywhere; what it has used stays used."""
     from antiphon.gateway.admin.shapes import KeyLine, read
-    from antiphon.governance.identity.allowance import Allowance
+    from antiphon.governance.identity.principal import Allowance
     from antiphon.services.governance.identity import ProjectIdentity
 
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)

@@ -21,6 +21,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -77,3 +79,19 @@ def unwind_on_termination() -> None:
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def lower_session(pid: int, nice: int) -> bool:
+    """Give the session that a process leads a nice value; whether the kernel has sessions to weigh and took it.
+
+    Linux may schedule sessions against each other before it looks at their processes (autogroups, ``sched(7)``): then
+    nice values and SCHED_IDLE only say who comes first *within* a session, and a process that leads one of its own
+    takes as much as all of another session together. The session then needs a nice value of its own. Where processes
+    stand in cgroups of their own, those weigh and this changes nothing.
+    """
+    group = Path(f"/proc/{pid}/autogroup")
+    with suppress(OSError):
+        if os.getsid(pid) == pid and group.exists():
+            group.write_text(str(nice), encoding="ascii")
+            return True
+    return False

@@ -14,8 +14,7 @@ from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.gateway.departure import CallerLeftError
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.identity.allowance import REQUESTS, TOKENS, TOKENS_DAY
-from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.principal import REQUESTS, TOKENS, TOKENS_DAY, Principal
 from antiphon.governance.identity.quotas import Grant
 from antiphon.serving.request import AnswerRequest
 

@@ -13,8 +13,8 @@ import asyncio
 
 from starlette.concurrency import run_in_threadpool
 
-from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.tokens import Authenticator
 
 
 class Recognition:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.child_process import lower_session
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.log_files import RotationBounds, set_aside
-from antiphon.core.priority import lower_session
 from antiphon.core.supervision import LISTENERS, SUPERVISOR
 from antiphon.core.tls import ClientTls
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, write_record

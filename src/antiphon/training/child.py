@@ -15,11 +15,10 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.child_process import end_with_parent
+from antiphon.core.child_process import end_with_parent, lower_session
 from antiphon.core.disk import FULL
 from antiphon.core.errors import AntiphonError, ConflictError, SetupError
 from antiphon.core.logs import described
-from antiphon.core.priority import lower_session
 from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 from antiphon.training.order import ERROR, failure

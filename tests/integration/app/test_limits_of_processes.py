@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from tests.chaos.harness.running import _process, free_port, ready, scratch, until
 
-from antiphon.governance.identity.allowance import Allowance
+from antiphon.governance.identity.principal import Allowance
 from antiphon.services.project.store import Store
 
 SETTINGS = """

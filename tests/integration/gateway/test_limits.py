@@ -16,8 +16,8 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.errors import DeadlineExceededError, EngineError, OverloadedError, ResourceUnavailableError
 from antiphon.gateway import limits
-from antiphon.governance.identity.allowance import Allowance
 from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.principal import Allowance
 from antiphon.testing import fakes
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Will it be on time?"}]

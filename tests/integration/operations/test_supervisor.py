@@ -13,9 +13,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tests.autogroups import session_nice
 
 from antiphon.core.errors import SetupError
-from antiphon.core.priority import session_nice
 from antiphon.core.supervision import SUPERVISOR
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.listening import listen

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.autogroups import session_nice
 
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError
-from antiphon.core.priority import session_nice
 from antiphon.learning.retraining.steps import progress_text
 from antiphon.training import child
 from antiphon.training.order import TrainingOrder, TrainingProgress

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.autogroups import session_nice
 from tests.integration.training.conftest import SHARE, TINY, Reference
 from tests.integration.training.tiny import flights, order
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
-from antiphon.core.priority import session_nice
 from antiphon.core.scope import Scope
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.training import child

@@ -10,8 +10,7 @@ import msgspec
 from antiphon.core.clock import parse_duration
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Operation, OperationCall
-from antiphon.governance.identity.allowance import Allowance
-from antiphon.governance.identity.principal import Limits, check_grant
+from antiphon.governance.identity.principal import Allowance, Limits, check_grant
 
 Names = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=240)], ...], msgspec.Meta(max_length=64)]
 

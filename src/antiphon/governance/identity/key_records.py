@@ -12,9 +12,18 @@ from sqlalchemy.engine import Row
 
 from antiphon.catalog import schema
 from antiphon.core.clock import from_microseconds
-from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.identity.last_use import ANY
-from antiphon.governance.identity.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role, reserved
+from antiphon.governance.identity.principal import (
+    NO_ALLOWANCE,
+    NO_LIMITS,
+    Allowance,
+    Clearance,
+    Kind,
+    Limits,
+    Principal,
+    Role,
+    reserved,
+)
 from antiphon.governance.identity.revocation import LEEWAY
 
 

@@ -24,7 +24,6 @@ from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
-from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance, check_allowance
 from antiphon.governance.identity.key_records import (
     KeyRecord,
     KeyRotation,
@@ -35,10 +34,13 @@ from antiphon.governance.identity.key_records import (
 )
 from antiphon.governance.identity.last_use import ANY, LastUse
 from antiphon.governance.identity.principal import (
+    NO_ALLOWANCE,
     NO_LIMITS,
+    Allowance,
     Kind,
     Limits,
     Principal,
+    check_allowance,
     check_grant,
     check_key_name,
     check_limits,
@@ -50,12 +52,8 @@ from antiphon.governance.policy.request import Action
 
 PREFIX = "ak_"
 LONGEST_OVERLAP = timedelta(days=30)
+_KnownKey = tuple[KeyRecord, Principal]
 _SHAPE = re.compile(r"ak_[A-Za-z0-9_-]{43}\Z")
-
-
-class _KnownKey(msgspec.Struct, frozen=True):
-    record: KeyRecord
-    principal: Principal
 
 
 class Keys:
@@ -228,15 +226,15 @@ class Keys:
             raise UnauthenticatedError(
                 "The API key is unknown.", where="Authorization", next_step="Make one with `antiphon keys create`."
             )
-        now = self.newest.now()
-        if (refusal := known.record.refusal(now)) is not None:
+        (record, principal), now = known, self.newest.now()
+        if (refusal := record.refusal(now)) is not None:
             raise UnauthenticatedError(
-                f"The API key {known.record.id} is {refusal}.",
+                f"The API key {record.id} is {refusal}.",
                 where="Authorization",
                 next_step=f"Make a new one with `antiphon keys create`.{self.newest.behind()}",
             )
-        self.last_use.key(known.record.tenant, known.record.id, now)
-        return known.principal
+        self.last_use.key(record.tenant, record.id, now)
+        return principal
 
     def remembered(self, text: str) -> Principal | None:
         """The principal of a key if it is cached within the lease; reads nothing and raises nothing."""
@@ -244,9 +242,9 @@ class Keys:
             return None
         digest = self._hash(text)
         known = self._leases.fresh(digest, lambda: self._of_hash(digest))
-        if known is None or known.record.refusal(self.newest.now()) is not None:
+        if known is None or known[0].refusal(self.newest.now()) is not None:
             return None
-        return known.principal
+        return known[1]
 
     def stop_reason(self, principal: Principal) -> str | None:
         """Reason to stop work in the name of this principal, or ``None``: its key was revoked, or it is disabled.
@@ -266,7 +264,7 @@ class Keys:
     def known(self, text: str, *, within: Connection | None = None) -> KeyRecord | None:
         """The record of a key's text, if the catalog has it, valid or not."""
         found = self._of_hash(self._hash(text), within)
-        return None if found is None else found.record
+        return None if found is None else found[0]
 
     def get(self, tenant: str, key: str, *, within: Connection | None = None) -> KeyRecord:
         """One key's record.
@@ -377,7 +375,7 @@ class Keys:
             return None
         self.newest.saw(row.newest_at)
         record = key_record(row)
-        return _KnownKey(record, record.principal)
+        return record, record.principal
 
     def _stands(self, principal: Principal) -> bool:
         for name in filter(None, (principal.id, subject_of(principal.id))):

@@ -1,4 +1,4 @@
-"""Principals, the limits of their credentials, and the users they may originate requests for.
+"""Principals, the limits and quotas of their credentials, and the users they may originate requests for.
 
 Invariant: a credential never gives more than its principal's role. :meth:`Limits.refusal` is asked by the decider
 before any policy, so that what a key is not for is denied everywhere in one way and explained like a policy.
@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.core.errors import ForbiddenError, InvalidInputError
-from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
+from antiphon.core.token_bucket import Meter
 
 Role = Literal["admin", "engineer", "service", "viewer"]
 Kind = Literal["person", "service"]
@@ -33,6 +33,8 @@ TERMINAL = "@terminal"
 REVOKED = "credential-revoked"
 """Stands there when the key was revoked, or its principal disabled, after work in its name was ordered."""
 
+REQUESTS, TOKENS, TOKENS_DAY = "requests_per_minute", "tokens_per_minute", "tokens_per_day"
+_LARGEST_QUOTA = 1_000_000_000_000
 _ORIGINATING_ROLES = frozenset({"admin", "engineer", "service"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
 # OpenAI's `user` is whatever its sender calls a user; only what could break a line or hide in one is refused.
@@ -85,6 +87,41 @@ def check_grant(granting: Limits, granted: Limits) -> None:
             where="limits",
             next_step="Confine the new key at least as much, or use a key that is not confined.",
         )
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """Quotas of one API key; ``None`` is without bound.
+
+    Attributes:
+        requests_per_minute: of chat completions and completions.
+        tokens_per_minute, tokens_per_day: prompt and completion together; a day is one of UTC.
+        priority: it may ask for ``service_tier: priority``.
+        bucket: the key whose usage it goes on with, when that was rotated to it.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    priority: bool = False
+    bucket: str = ""
+
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """Meters that measure its use."""
+        found = (
+            (REQUESTS, self.requests_per_minute, 60.0),
+            (TOKENS, self.tokens_per_minute, 60.0),
+            (TOKENS_DAY, self.tokens_per_day, 86_400.0),
+        )
+        return tuple(
+            Meter(name, capacity, seconds, calendar=name == TOKENS_DAY)
+            for name, capacity, seconds in found
+            if capacity is not None
+        )
+
+
+NO_ALLOWANCE = Allowance()
+"""An allowance without bounds and without priority."""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -178,6 +215,22 @@ def check_limits(limits: Limits, actions: frozenset[str]) -> None:
                 f"{resource!r} is not a resource.",
                 where="resources",
                 next_step="Write kind/name or kind/*, such as application/flight-desk or stream/*.",
+            )
+
+
+def check_allowance(allowance: Allowance) -> None:
+    """Refuse a quota that lets nothing in.
+
+    Raises:
+        InvalidInputError: names the quota that is not between 1 and a million millions.
+    """
+    for name in (REQUESTS, TOKENS, TOKENS_DAY):
+        value: int | None = getattr(allowance, name)
+        if value is not None and not 1 <= value <= _LARGEST_QUOTA:
+            raise InvalidInputError(
+                f"{value} is no quota.",
+                where=name,
+                next_step=f"Use a number from 1 to {_LARGEST_QUOTA}, or leave it out for no bound.",
             )
 
 

@@ -25,8 +25,7 @@ from antiphon.catalog.quotas import Draw, QuotaLevels
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import RateLimitError
 from antiphon.core.token_bucket import MICROSECONDS, Level, Meter
-from antiphon.governance.identity.allowance import REQUESTS
-from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.principal import REQUESTS, Principal
 
 SHARES = 64
 SHARE_SECONDS = 2.0
@@ -152,11 +151,10 @@ class _Account:
             return Grant(self, tokens)
 
     def draw(self, levels: QuotaLevels, tokens: int) -> Grant:
-        drawn = self._exchange(levels, tokens)
-        if drawn is None:
-            return Grant(self, tokens)
-        meter, wait = drawn
-        raise self._refusal(meter, tokens, wait)
+        refused = self._exchange(levels, tokens)
+        if refused is not None:
+            raise self._refusal(refused[0], tokens, refused[1])
+        return Grant(self, tokens)
 
     def give_back(self, levels: QuotaLevels) -> None:
         if self._levels:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
-import msgspec
-
 from antiphon.core.clock import Clock
 from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
@@ -24,11 +22,6 @@ from antiphon.governance.policy.versions import PolicySets
 LEASE_SECONDS = 0.25
 BOUND_SECONDS = 30.0
 _MOST_REMEMBERED = 256
-
-
-class _PoliciesInForce(msgspec.Struct, frozen=True):
-    number: int | None
-    decider: Decider
 
 
 class LivePolicies:
@@ -51,7 +44,8 @@ class LivePolicies:
     ) -> None:
         self._versions = versions
         self._scope = scope
-        self._leases: Leases[str, _PoliciesInForce] = Leases(
+        # The number of the version in force, ``None`` for the default policies, and what decides by it.
+        self._leases: Leases[str, tuple[int | None, Decider]] = Leases(
             clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
         )
 
@@ -73,7 +67,7 @@ class LivePolicies:
         tenant = self._scope.tenant if tenant is None else tenant
         leased = self._leases.look(tenant, partial(self._read, tenant))
         assert leased is not None
-        return leased.decider
+        return leased[1]
 
     def decide(
         self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
@@ -105,14 +99,12 @@ class LivePolicies:
             return context
         return {**(context or {}), "environment": self._scope.environment}
 
-    def _read(self, tenant: str) -> _PoliciesInForce:
+    def _read(self, tenant: str) -> tuple[int | None, Decider]:
         scope = Scope(tenant, self._scope.environment)
         number, before = self._versions.in_force_number(scope), self._leases.last(tenant)
-        if before is not None and before.number == number:
+        if before is not None and before[0] == number:
             return before
-        if number is None:
-            return _PoliciesInForce(None, _default())
-        return _PoliciesInForce(number, Decider(self._versions.get(scope, number).document))
+        return number, _default() if number is None else Decider(self._versions.get(scope, number).document)
 
 
 @cache

@@ -14,14 +14,12 @@ from sqlalchemy.engine import Connection
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.governance.identity.allowance import NO_ALLOWANCE, Allowance
-from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.key_records import KeyRecord, KeyRotation
-from antiphon.governance.identity.principal import NO_LIMITS, TERMINAL, Kind, Limits, Principal
+from antiphon.governance.identity.principal import NO_ALLOWANCE, NO_LIMITS, TERMINAL, Allowance, Kind, Limits, Principal
 from antiphon.governance.identity.provenance import IdentityProvenance
 from antiphon.governance.identity.sessions import Session, Sessions
-from antiphon.governance.identity.tokens import BearerTokens
+from antiphon.governance.identity.tokens import Authenticator, BearerTokens
 from antiphon.governance.policy.versions import DEVELOPMENT
 from antiphon.services.project.store import Store
 

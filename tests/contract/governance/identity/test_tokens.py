@@ -18,11 +18,10 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, UnauthenticatedError, UnavailableError
 from antiphon.core.settings_sections import OidcSettings
 from antiphon.governance.identity import issuer_keys
-from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import BELIEVED_SECONDS, FRESH_SECONDS, LEAST_SECONDS, IssuerKeys
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.identity.tokens import BearerTokens
+from antiphon.governance.identity.tokens import Authenticator, BearerTokens
 from antiphon.testing.local_issuer import LocalIssuer, encoded, make_key, signed
 
 SECRET = bytes(range(32))

@@ -16,9 +16,8 @@ from antiphon.catalog.quotas import Draw, DrawResult, QuotaLevels
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, RateLimitError, UnavailableError
 from antiphon.core.token_bucket import DAY, MICROSECONDS, Level, Meter
-from antiphon.governance.identity.allowance import Allowance
 from antiphon.governance.identity.keys import Keys
-from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.principal import Allowance, Principal
 from antiphon.governance.identity.quotas import SHARES, Grant, Quotas
 from antiphon.testing.fakes import SECRET
 

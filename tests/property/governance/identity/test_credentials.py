@@ -13,12 +13,11 @@ from tests.unit.catalog.examples import open_database
 
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError, UnavailableError
 from antiphon.core.settings_sections import OidcSettings
-from antiphon.governance.identity.authentication import Authenticator
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.last_use import LastUse
 from antiphon.governance.identity.sessions import Sessions
-from antiphon.governance.identity.tokens import BearerTokens
+from antiphon.governance.identity.tokens import Authenticator, BearerTokens
 from antiphon.testing.local_issuer import LocalIssuer
 
 SECRET = bytes(range(32))
