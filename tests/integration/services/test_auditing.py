@@ -57,7 +57,7 @@ async def test_an_answer_is_in_the_log_with_its_receipt(project: Project, tmp_pa
 
     proof = store.trail.proof(scope, sequence)
     (tmp_path / "proof.json").write_bytes(msgspec.json.encode(proof))
-    arguments = [str(tmp_path / "proof.json"), "--key", store.trail.verifier_key(scope)]
+    arguments = [str(tmp_path / "proof.json"), "--key", store.trail.key.verifier(scope)]
     assert antiphon_verify.main([*arguments, "--witness", str(store.trail.witness.path)]) == 0
     assert store.trail.verify(scope).sound
 
@@ -134,7 +134,7 @@ async def test_a_stores_end_writes_what_was_accepted(tmp_path: Path) -> None:
     store.close()
     again = Store.open(tmp_path)
     assert verify(again.audit, again.scope).entries == 100
-    assert again.trail.verifier_key(again.scope).startswith("example.com/desk/default/dev+")
+    assert again.trail.key.verifier(again.scope).startswith("example.com/desk/default/dev+")
     again.close()
 
 
@@ -159,7 +159,7 @@ async def test_the_key_is_replaced_while_other_processes_sign(project: Project, 
     store, scope = project.store, project.store.scope
     project.release(PLAIN, live=True)
     await project.answerer.answer(project.request())
-    before = store.trail.verifier_key(scope)
+    before = store.trail.key.verifier(scope)
     assert store.trail.checkpointing.sign(scope) is not None
     other = Store.open(store.paths.root)  # another process's
     other.trail.record(scope, "ann", "data.read", "audit")
@@ -169,7 +169,7 @@ async def test_the_key_is_replaced_while_other_processes_sign(project: Project, 
         "previous": before.split("+")[1], "key": made.verifier(scope).split("+")[1], "reason": "it is a year old"
     }  # fmt: skip
     # The process that held the key before signs and proves with the new one, and believes what the old one signed.
-    assert store.trail.verifier_key(scope) == made.verifier(scope) != before
+    assert store.trail.key.verifier(scope) == made.verifier(scope) != before
     await project.answerer.answer(project.request(request_id="req_2"))
     newest = store.trail.checkpointing.sign(scope)
     assert newest is not None
