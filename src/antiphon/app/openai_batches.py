@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.batch.batch_job import BatchJobs, BatchParts
+from antiphon.batch.batch_job import BatchJobs
 from antiphon.batch.files import FileStore
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
@@ -28,21 +28,19 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
     limits, registry = store.settings.batch, WorkflowRegistry()
     jobs = BatchJobs(
-        BatchParts(
-            batches=Batches(store.database),
-            jobs=store.jobs,
-            files=files,
-            database=store.database,
-            endpoints=BatchLines(store.database.clock),
-            answer=answer,
-            models=lambda scope, endpoint: (
-                list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)
-            ),
-            context=context,
-            audit=store.audit,
-            limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
-            waiting=lambda: store.runs.queued((WORKFLOW,)),
-        )
+        batches=Batches(store.database),
+        jobs=store.jobs,
+        files=files,
+        database=store.database,
+        endpoints=BatchLines(store.database.clock),
+        answer=answer,
+        models=lambda scope, endpoint: (
+            list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)
+        ),
+        context=context,
+        audit=store.audit,
+        limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
+        waiting=lambda: store.runs.queued((WORKFLOW,)),
     )
     registry.add(WORKFLOW, jobs.run)
     lease = parse_duration(store.settings.worker.lease)

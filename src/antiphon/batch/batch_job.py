@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from antiphon.batch.files import FileStore
 from antiphon.batch.gauge import TRANSIENT_ERRORS
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_row import LineAnswer, RequestEndpoints, RequestRow, row_of
-from antiphon.batch.row_plan import RowSketch, distinct_bytes, sharing_order
+from antiphon.batch.row_plan import distinct_bytes, sharing_order
 from antiphon.batch.row_runner import BatchContext, RowFaults, RowRunner, run_result
 from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.batches import KIND, Batch, Batches, Ending, LineError
@@ -48,8 +49,9 @@ SLICE_SECONDS = 60.0
 _CHUNK, _EXPIRED_AT_ONCE = 32, 500
 
 
-class BatchParts(msgspec.Struct, frozen=True):
-    """Dependencies of batches.
+@dataclass(frozen=True)
+class BatchJobs:
+    """Runs batches; :meth:`run` is the durable workflow.
 
     Attributes:
         models: names of models at an endpoint in a scope.
@@ -68,15 +70,8 @@ class BatchParts(msgspec.Struct, frozen=True):
     audit: AuditLog
     limits: RequestFileLimits
     waiting: Callable[[], bool] = lambda: False
-
-
-class BatchJobs:
-    """Runs batches; :meth:`run` is the durable workflow."""
-
-    def __init__(self, parts: BatchParts) -> None:
-        self._parts = parts
-        # Whole files go through threads that heartbeats need too: two at a time, so that no lease ends meanwhile.
-        self._whole_files = asyncio.Semaphore(2)
+    # Whole files go through threads that heartbeats need too: two at a time, so that no lease ends meanwhile.
+    _whole_files: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(2))
 
     async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Takes the batch over, checks its file, answers the lines that have no row, makes its files.
@@ -86,42 +81,41 @@ class BatchJobs:
             ConflictError: another worker took the batch over.
         """
         scope, name = run.scope, str(arguments["batch"])
-        batches = self._parts.batches
-        batch = await asyncio.to_thread(batches.get, scope, name)
+        batch = await asyncio.to_thread(self.batches.get, scope, name)
         if batch.ended:
             return _summary(run, batch)
         epoch = 0
         try:
-            epoch = await asyncio.to_thread(batches.take_over, scope, name)
+            epoch = await asyncio.to_thread(self.batches.take_over, scope, name)
             return _summary(run, await self._work(run, batch, epoch))
         except ConflictError:
             # Ended meanwhile, or lost to another worker: only the first is an end.
-            batch = await asyncio.to_thread(batches.get, scope, name)
+            batch = await asyncio.to_thread(self.batches.get, scope, name)
             if not batch.ended:
                 raise
             return _summary(run, batch)
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:
-            shown = error if isinstance(error, AntiphonError) else None
-            shown = shown or unexpected(error, _log, f"batch {name}", "worker.log")
-            fail = partial(batches.fail, scope, name, epoch, [LineError(shown.code, str(shown))])
-            return _summary(run, await asyncio.to_thread(fail))
+            log = partial(unexpected, error, _log, f"batch {name}", "worker.log")
+            shown = error if isinstance(error, AntiphonError) else log()
+            errors = [LineError(shown.code, str(shown))]
+            return _summary(run, await asyncio.to_thread(self.batches.fail, scope, name, epoch, errors))
 
     async def _work(self, run: RunContext, batch: Batch, epoch: int) -> Batch:
-        parts, scope = self._parts, batch.scope
+        scope = batch.scope
         if batch.status == "validating":
             run.progress(0, None, "validating")
             checked = await self._apart(partial(self._check, batch))
             errors = checked.errors or await self._apart(partial(self._declare, batch, checked.model))
             if errors:
-                return await asyncio.to_thread(partial(parts.batches.fail, scope, batch.id, epoch, errors))
-            begin = partial(parts.batches.begin, model=checked.model, total=checked.requests)
+                return await asyncio.to_thread(self.batches.fail, scope, batch.id, epoch, errors)
+            begin = partial(self.batches.begin, model=checked.model, total=checked.requests)
             batch = await asyncio.to_thread(begin, scope, batch.id, epoch)
         ending: Ending = batch.ending or "cancelled"
         if batch.ending is None and batch.job.total is not None:
             ending = await self._answer(run, batch, epoch)
-        batch = await asyncio.to_thread(parts.batches.settle, scope, batch.id, epoch, ending)
+        batch = await asyncio.to_thread(self.batches.settle, scope, batch.id, epoch, ending)
         run.progress(batch.job.rows_done, batch.job.total, "finalizing")
         return await self._apart(partial(self._finish, batch, epoch))
 
@@ -130,18 +124,16 @@ class BatchJobs:
             return await asyncio.to_thread(work)
 
     def _check(self, batch: Batch) -> lines.FileCheck:
-        parts = self._parts
-        file = parts.files.held(batch.scope, batch.input_file)
-        with parts.files.open(file) as stream:
+        file = self.files.records.held(batch.scope, batch.input_file)
+        with self.files.open(file) as stream:
             return lines.check(
-                stream, batch.endpoint, parts.models(batch.scope, batch.endpoint), parts.limits, file.sha256
+                stream, batch.endpoint, self.models(batch.scope, batch.endpoint), self.limits, file.sha256
             )
 
     def _declare(self, batch: Batch, model: str) -> tuple[LineError, ...]:
         """Declares the work of a batch, unless it cannot be done by its deadline and being late was not accepted."""
-        parts = self._parts
         with self._open(batch) as stream:
-            rows = list(lines.sketches(stream, parts.limits.line_bytes, ()))
+            rows = list(lines.sketches(stream, self.limits.line_bytes, ()))
         sizes = Sizes(
             len(rows),
             sum(row.prompt_bytes for row in rows),
@@ -149,25 +141,21 @@ class BatchJobs:
             sum(row.output_limit for row in rows),
         )
         alike = f"{KIND}/{model}"
-        estimate = parts.context.estimates.of_new(batch.scope.tenant, alike, sizes, batch.expires_at)
+        estimate = self.context.estimates.of_new(batch.scope.tenant, alike, sizes, batch.expires_at)
         if estimate is not None and estimate.late == "certain" and not batch.job.settings.get("accept_late"):
             message = f"{too_late(estimate)} {ACCEPT_LATE}"
             return (LineError("completion_window_too_short", message, None, "completion_window"),)
-        parts.context.estimates.declare(batch.scope, batch.id, alike, sizes, batch.expires_at)
+        self.context.estimates.measurements.declare(batch.scope, batch.id, alike, sizes, batch.expires_at)
         return ()
-
-    def _ordered(self, stream: Any, done: set[int]) -> list[RowSketch]:
-        return sharing_order(list(lines.sketches(stream, self._parts.limits.line_bytes, done)))
 
     async def _answer(self, run: RunContext, batch: Batch, epoch: int) -> Ending:
         """Answers the requests without a row and returns how the batch ends."""
-        parts = self._parts
-        done = await asyncio.to_thread(parts.jobs.done_lines, batch.scope, batch.id)
+        done = await asyncio.to_thread(self.jobs.done_lines, batch.scope, batch.id)
         faults, principal = RowFaults(batch.id), msgspec.convert(batch.job.settings["principal"], Principal)
         runner = RowRunner(
             run,
-            parts.jobs,
-            parts.context,
+            self.jobs,
+            self.context,
             batch.job,
             epoch,
             len(done),
@@ -177,44 +165,43 @@ class BatchJobs:
         )
         stream = await self._apart(partial(self._open, batch))
         with closing(stream):
-            sketches = await self._apart(partial(self._ordered, stream, done))
-            requests = lines.requests_of(stream, parts.limits.line_bytes, sketches)
-            rows = (RequestRow(batch, one, principal, parts.endpoints, parts.answer) for one in requests)
-            ending = await runner.run(partial(asyncio.to_thread, _chunk, rows))
+            unordered = lines.sketches(stream, self.limits.line_bytes, done)
+            sketches = await self._apart(lambda: sharing_order(list(unordered)))
+            requests = lines.requests_of(stream, self.limits.line_bytes, sketches)
+            rows = (RequestRow(batch, one, principal, self.endpoints, self.answer) for one in requests)
+            ending = await runner.run(partial(asyncio.to_thread, lambda: list(islice(rows, _CHUNK))))
         if ending == "expired":
             await self._apart(partial(self._expire, batch, epoch))
         return ending
 
     async def _ending(self, batch: Batch, began: float) -> Ending | None:
         """Tells whether a batch ends early; raises ``CancelledError`` when it has had its time and others wait."""
-        parts = self._parts
-        if await asyncio.to_thread(parts.batches.status, batch.scope, batch.id) == "cancelling":
+        if await asyncio.to_thread(self.batches.status, batch.scope, batch.id) == "cancelling":
             return "cancelled"
-        if parts.context.clock.now() >= batch.expires_at:
+        if self.context.clock.now() >= batch.expires_at:
             return "expired"
-        if asyncio.get_running_loop().time() - began > SLICE_SECONDS and await asyncio.to_thread(parts.waiting):
+        if asyncio.get_running_loop().time() - began > SLICE_SECONDS and await asyncio.to_thread(self.waiting):
             raise asyncio.CancelledError
         return None
 
     def _open(self, batch: Batch) -> Any:
-        return self._parts.files.open(self._parts.files.held(batch.scope, batch.input_file))
+        return self.files.open(self.files.records.held(batch.scope, batch.input_file))
 
     def _expire(self, batch: Batch, epoch: int) -> None:
         """Gives every request without a row the error that OpenAI gives it."""
-        parts = self._parts
-        done = parts.jobs.done_lines(batch.scope, batch.id)
+        done = self.jobs.done_lines(batch.scope, batch.id)
         with self._open(batch) as stream:
-            left = lines.requests(stream, parts.limits.line_bytes, done)
+            left = lines.requests(stream, self.limits.line_bytes, done)
             while chunk := list(islice(left, _EXPIRED_AT_ONCE)):
                 rows = [
                     row_of(batch, one, None, {"code": EXPIRED.code, "message": EXPIRED.message}, failed=True)
                     for one in chunk
                 ]
-                parts.jobs.write_rows(batch.scope, batch.id, epoch, rows)
+                self.jobs.write_rows(batch.scope, batch.id, epoch, rows)
 
     def _finish(self, batch: Batch, epoch: int) -> Batch:
         """Makes the files that were settled and ends the batch with them."""
-        parts, scope = self._parts, batch.scope
+        scope = batch.scope
         if batch.ending != "cancelled" and batch.job.rows_done != batch.job.total:
             raise CorruptionError(
                 f"The batch {batch.id} has {batch.job.rows_done} rows for {batch.job.total} requests.",
@@ -224,25 +211,20 @@ class BatchJobs:
         made: list[tuple[str, str, LakeDraft]] = []
         for file, failed, kind in ((batch.output_file, False, "output"), (batch.error_file, True, "error")):
             if file is not None:
-                with parts.files.writing(scope, file) as draft:
-                    for row in parts.jobs.rows(scope, batch.id):
+                with self.files.writing(scope, file) as draft:
+                    for row in self.jobs.rows(scope, batch.id):
                         if row.failed is failed:
                             draft.write(msgspec.json.encode(row.payload) + b"\n")
                 made.append((file, f"{batch.id}_{kind}.jsonl", draft))
-        with parts.database.transaction() as connection:
+        with self.database.transaction() as connection:
             for file, name, draft in made:
-                parts.files.add_made(batch, file, name, draft, within=connection)
-            ended = parts.batches.finish(scope, batch.id, epoch, within=connection)
+                self.files.add_made(batch, file, name, draft, within=connection)
+            ended = self.batches.finish(scope, batch.id, epoch, within=connection)
             detail = {"status": ended.status, "rows": ended.job.rows_done}
-            parts.audit.append(scope, batch.job.principal, "batch.end", batch.id, detail, within=connection)
+            self.audit.append(scope, batch.job.principal, "batch.end", batch.id, detail, within=connection)
         return ended
 
 
-def _chunk(rows: Iterator[RequestRow]) -> list[RequestRow]:
-    return list(islice(rows, _CHUNK))
-
-
 def _summary(run: RunContext, batch: Batch) -> dict[str, Any]:
-    job, error = batch.job, batch.errors[0].message if batch.errors else None
-    result = {"batch": batch.id, "status": batch.status, "rows": job.rows_done, "failed": job.rows_failed}
-    return run_result(run, job, error, result)
+    error = batch.errors[0].message if batch.errors else None
+    return run_result(run, batch.job, error, {"batch": batch.id, "status": batch.status})

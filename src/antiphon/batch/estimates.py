@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -56,25 +57,24 @@ class Estimate(msgspec.Struct, frozen=True):
     late: Late
 
 
+@dataclass
 class Estimates:
     """Estimates from what the catalog's workers measured.
 
-    Args:
+    Attributes:
         scope: where workers say what batch work got, the project's own.
     """
 
-    def __init__(self, measurements: BatchWork, scope: Scope, clock: Clock) -> None:
-        self._measurements = measurements
-        self._scope = scope
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._backlog: _Backlog | None = None
-        self._looked_at = -inf
+    measurements: BatchWork
+    scope: Scope
+    clock: Clock
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _backlog: _Backlog | None = field(init=False, default=None)
+    _read_at: float = field(init=False, default=-inf)
 
     def of(self, tenant: str, jobs: Collection[str]) -> dict[str, Estimate]:
         """Estimates of those jobs of a tenant that have not ended and of which enough is known."""
-        backlog = self._look()
-        if backlog is None:
+        if (backlog := self._look()) is None:
             return {}
         return {
             job.id: self._estimate(backlog, job, work, backlog.delivered[job.id])
@@ -84,33 +84,21 @@ class Estimates:
 
     def of_new(self, tenant: str, alike: str, sizes: Sizes, deadline: datetime | None) -> Estimate | None:
         """Estimates a job that is ordered now; ``None`` while too little batch work was backlog."""
-        backlog = self._look()
-        if backlog is None:
+        if (backlog := self._look()) is None:
             return None
         job = OpenJob("", tenant, alike, sizes, deadline=None if deadline is None else deadline.timestamp())
         work = work_left(job, backlog.cost, _alike(backlog.measured, job))
         if work is None:
             return None
-        now = self._clock.now().timestamp()
+        now = self.clock.now().timestamp()
         delivered = delivered_at_ends(_left([*backlog.work, (job, work)]), backlog.supply.rate, now)
         return self._estimate(backlog, job, work, delivered[job.id])
 
-    def declare(
-        self, scope: Scope, job: str, alike: str, sizes: Sizes, deadline: datetime | None, *, within: Any = None
-    ) -> None:
-        """Say how much work a job is; ``alike`` names the jobs whose rows take about what its rows take."""
-        self._measurements.declare(scope, job, alike, sizes, deadline, within=within)
-
     def seconds_left(self, job: str) -> float:
         """Seconds that the work left of a job takes with all that batch work gets; 0 while that is unknown."""
-        backlog = self._look()
-        found = [work for one, work in backlog.work if one.id == job] if backlog is not None else []
-        return found[0].engine_seconds / backlog.supply.rate if backlog is not None and found else 0.0
-
-    def forget(self) -> None:
-        """Look the measurements up again when next asked."""
-        with self._lock:
-            self._looked_at = -inf
+        if (backlog := self._look()) is None:
+            return 0.0
+        return next((work.engine_seconds / backlog.supply.rate for one, work in backlog.work if one.id == job), 0.0)
 
     def _estimate(self, backlog: _Backlog, job: OpenJob, work: Work, delivered: float) -> Estimate:
         when = backlog.supply.forecast(delivered, work_error(job))
@@ -131,9 +119,9 @@ class Estimates:
 
     def _look(self) -> _Backlog | None:
         with self._lock:
-            now = self._clock.now().timestamp()
-            if not 0 <= now - self._looked_at < FRESH_SECONDS:
-                self._backlog, self._looked_at = _backlog(self._measurements.look(self._scope), now), now
+            now = self.clock.now().timestamp()
+            if not 0 <= now - self._read_at < FRESH_SECONDS:
+                self._backlog, self._read_at = _backlog(self.measurements.look(self.scope), now), now
             return self._backlog
 
 
@@ -175,9 +163,8 @@ def require_in_time(estimate: Estimate | None, where: str, accept_late: bool) ->
     Raises:
         InvalidInputError: even the earliest end is past the deadline, and that was not accepted.
     """
-    if estimate is None or accept_late or estimate.late != "certain":
-        return
-    raise InvalidInputError(too_late(estimate), where=where, next_step=ACCEPT_LATE)
+    if estimate is not None and not accept_late and estimate.late == "certain":
+        raise InvalidInputError(too_late(estimate), where=where, next_step=ACCEPT_LATE)
 
 
 ACCEPT_LATE = "Order fewer rows or a longer window, or accept_late to have done what can be done."

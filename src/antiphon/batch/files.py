@@ -8,6 +8,7 @@ its own (its id stands in the content's name), so that removing one takes nothin
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ import msgspec
 
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import FilePurpose, Files, Order, StoredFile, new_file_id
+from antiphon.catalog.files import FilePurpose, Files, StoredFile, new_file_id
 from antiphon.core.clock import Clock, ClockAgreement
 from antiphon.core.errors import (
     AntiphonError,
@@ -50,32 +51,18 @@ class FileLimits(msgspec.Struct, frozen=True):
     kept: timedelta
 
 
+@dataclass(frozen=True)
 class FileStore:
     """Puts files away, reads them and removes them."""
 
-    def __init__(
-        self,
-        files: Files,
-        batches: Batches,
-        contents: Lake,
-        database: Database,
-        audit: AuditLog,
-        clock: Clock,
-        limits: FileLimits,
-        agreement: ClockAgreement | None = None,
-    ) -> None:
-        """
-        Args:
-            agreement: tells for how long the clock was not set; measured from now on unless one is given.
-        """
-        self._agreement = agreement or ClockAgreement(clock)
-        self._files = files
-        self._batches = batches
-        self._contents = contents
-        self._database = database
-        self._audit = audit
-        self._clock = clock
-        self.limits = limits
+    records: Files
+    batches: Batches
+    contents: Lake
+    database: Database
+    audit: AuditLog
+    clock: Clock
+    limits: FileLimits
+    agreement: ClockAgreement
 
     def begin(self, scope: Scope, principal: str, originator: str | None = None) -> Upload:
         """Begin to take a file in. Whoever begins one keeps or abandons it.
@@ -83,7 +70,7 @@ class FileStore:
         Raises:
             TooLargeError: the tenant's quota is used up.
         """
-        left = self.limits.quota_bytes - self._files.used(scope)
+        left = self.limits.quota_bytes - self.records.used(scope)
         if left <= 0:
             raise TooLargeError(
                 f"The tenant's files come to its quota of {self.limits.quota_bytes} bytes.",
@@ -98,27 +85,11 @@ class FileStore:
         Raises:
             UnavailableError: the disk is full, or the store does not answer.
         """
-        return self._contents.writing(scope, f".{file}")
-
-    def get(self, scope: Scope, file: str, *, within: Any = None) -> StoredFile:
-        """One file.
-
-        Raises:
-            NotFoundError: there is none of this id here, or it has expired.
-        """
-        return self._files.get(scope, file, within=within)
-
-    def held(self, scope: Scope, file: str) -> StoredFile:
-        """One file, also when it has expired and is only there because a batch reads it.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
-        return self._files.held(scope, file)
+        return self.contents.writing(scope, f".{file}")
 
     def add_made(self, batch: Batch, file: str, filename: str, draft: LakeDraft, *, within: Any) -> StoredFile:
         """Name the content of a file that a batch made; adding it again changes nothing."""
-        return self._files.add(
+        return self.records.add(
             batch.scope,
             file=file,
             purpose="batch_output",
@@ -131,16 +102,6 @@ class FileStore:
             within=within,
         )
 
-    def list(
-        self, scope: Scope, *, after: str | None, limit: int, order: Order, purpose: FilePurpose | None
-    ) -> list[StoredFile]:
-        """Files in the order in which they were made, from the one that follows ``after``."""
-        return self._files.list(scope, after=after, limit=limit, order=order, purpose=purpose)
-
-    def used(self, scope: Scope) -> int:
-        """Bytes that the files of a scope come to."""
-        return self._files.used(scope)
-
     def open(self, file: StoredFile) -> BinaryIO:
         """The content of a file, for reading at any position.
 
@@ -149,7 +110,7 @@ class FileStore:
             UnavailableError: the store does not answer.
         """
         try:
-            return self._contents.open(file.path)
+            return self.contents.open(file.path)
         except CorruptionError as error:
             raise CorruptionError(
                 f"The content of {file.id} is gone or was changed.",
@@ -164,19 +125,19 @@ class FileStore:
             NotFoundError: there is none of this id here, or it has expired.
             ConflictError: a batch that has not ended reads it.
         """
-        gone = self._files.get(scope, file)
+        gone = self.records.get(scope, file)
         self._require_unread(scope, file, None)
         self._erase(scope, file)
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             self._require_unread(scope, file, connection)
-            self._files.forget(scope, file, within=connection)
-            self._audit.append(scope, principal, "file.delete", file, {"bytes": gone.size}, originator=originator,
+            self.records.forget(scope, file, within=connection)
+            self.audit.append(scope, principal, "file.delete", file, {"bytes": gone.size}, originator=originator,
                         within=connection)  # fmt: skip
-        self._contents.remove(gone.path)
+        self.contents.remove(gone.path)
         return gone
 
     def _require_unread(self, scope: Scope, file: str, within: Any) -> None:
-        if (reader := self._batches.reader(scope, file, within=within)) is not None:
+        if (reader := self.batches.reader(scope, file, within=within)) is not None:
             raise ConflictError(
                 f"The batch {reader} reads it.", where="file_id", next_step="Cancel the batch, or wait for its end."
             )
@@ -186,31 +147,30 @@ class FileStore:
         that nobody waits long for the catalog."""
         last: int | None = -1
         while last is not None:
-            last = self._batches.erase_rows(scope, file, last)
+            last = self.batches.erase_rows(scope, file, last)
 
     def expire(self) -> int:
         """Remove what has expired, of every tenant; how many files there were."""
-        gone = self._files.expired()
+        gone = self.records.expired()
         for file in gone:
             self._erase(file.scope, file.id)
-            self._files.forget(file.scope, file.id)
-            self._contents.remove(file.path)
+            self.records.forget(file.scope, file.id)
+            self.contents.remove(file.path)
         return len(gone)
 
     def collect(self) -> int:
         """Remove content that no file names, as crashes leave it; how many there were."""
-        older_than = self._clock.now().timestamp() - ABANDONED_SECONDS
+        older_than = self.clock.now().timestamp() - ABANDONED_SECONDS
         return sum(
-            len(self._contents.collect(scope, self._files.paths(scope), older_than))
-            for scope in self._contents.scopes()
+            len(self.contents.collect(scope, self.records.paths(scope), older_than)) for scope in self.contents.scopes()
         )
 
     def keep(self, upload: Upload, purpose: FilePurpose, filename: str, expires_at: datetime) -> StoredFile:
         """Name the content of an upload, which is in place; the upload calls this."""
         draft, scope = upload.draft, upload.scope
         try:
-            with self._database.transaction() as connection:
-                kept = self._files.add(
+            with self.database.transaction() as connection:
+                kept = self.records.add(
                     scope,
                     file=upload.file,
                     purpose=purpose,
@@ -224,7 +184,7 @@ class FileStore:
                     within=connection,
                 )
                 detail = {"bytes": kept.size, "purpose": purpose}
-                self._audit.append(
+                self.audit.append(
                     scope,
                     upload.principal,
                     "file.create",
@@ -234,7 +194,7 @@ class FileStore:
                     within=connection,
                 )
         except AntiphonError:
-            self._contents.remove(draft.path)
+            self.contents.remove(draft.path)
             raise
         return kept
 
@@ -245,8 +205,8 @@ class FileStore:
         An instant far ahead of a clock that was not set for a while came from a clock that was ahead: counted from
         it, no file would ever expire.
         """
-        now, newest = self._clock.now(), self._files.newest_instant()
-        agreed = self._agreement.seconds() >= AGREED_SECONDS
+        now, newest = self.clock.now(), self.records.newest_instant()
+        agreed = self.agreement.seconds() >= AGREED_SECONDS
         if newest is None or (agreed and newest - now > _AHEAD):
             return now
         return max(now, newest)

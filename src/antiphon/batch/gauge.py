@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from antiphon.batch.estimates import Estimates
 from antiphon.batch.forecast import BUCKET_SECONDS
@@ -33,7 +34,7 @@ class Gauge:
     """
 
     def __init__(self, measurements: BatchWork, scope: Scope, worker: str, clock: Clock) -> None:
-        self._measurements = measurements
+        self.measurements = measurements
         self._scope = scope
         self._worker = worker
         self._clock = clock
@@ -76,11 +77,7 @@ class Gauge:
             self._seconds = self._engine_seconds = 0.0
         if seconds or engine_seconds:
             began = self._now() // BUCKET_SECONDS * BUCKET_SECONDS
-            self._measurements.supply(self._scope, self._worker, EngineSupply(began, seconds, engine_seconds))
-
-    def meter(self, scope: Scope, job: str, estimates: Estimates) -> JobMeter:
-        """A meter of one job's rows."""
-        return JobMeter(self, self._measurements, estimates, scope, job)
+            self.measurements.supply(self._scope, self._worker, EngineSupply(began, seconds, engine_seconds))
 
     def _count(self) -> None:
         now = self._now()
@@ -92,6 +89,7 @@ class Gauge:
         return self._clock.now().timestamp()
 
 
+@dataclass
 class JobMeter:
     """Measures the usage of one job's rows and estimates the time of the rest.
 
@@ -99,25 +97,17 @@ class JobMeter:
         seconds_left: with all that batch work gets, as of the last :meth:`keep`; 0 while that is unknown.
     """
 
-    def __init__(self, gauge: Gauge, measurements: BatchWork, estimates: Estimates, scope: Scope, job: str) -> None:
-        self._gauge = gauge
-        self._measurements = measurements
-        self._estimates = estimates
-        self._scope = scope
-        self._job = job
-        self._used = RowUsage()
-        self.seconds_left = 0.0
-
-    @contextmanager
-    def row(self) -> Iterator[None]:
-        """A row is under way."""
-        with self._gauge.row():
-            yield
+    gauge: Gauge
+    estimates: Estimates
+    scope: Scope
+    job: str
+    seconds_left: float = field(init=False, default=0.0)
+    _used: RowUsage = field(init=False, default_factory=RowUsage)
 
     def took(self, row: RowSketch | None, *usages: UsageReceipt) -> None:
         """A row has its answers."""
         engine_seconds = sum(usage.engine_seconds for usage in usages)
-        self._gauge.got(engine_seconds)
+        self.gauge.got(engine_seconds)
         self._used += RowUsage(
             rows=1,
             prompt_bytes=0 if row is None else row.prompt_bytes,
@@ -131,7 +121,7 @@ class JobMeter:
     def keep(self) -> None:
         """Keep what was measured since the last time; call it in a thread."""
         used, self._used = self._used, RowUsage()
-        self._gauge.flush()
+        self.gauge.flush()
         if used.rows:
-            self._measurements.used(self._scope, self._job, used)
-        self.seconds_left = self._estimates.seconds_left(self._job)
+            self.gauge.measurements.used(self.scope, self.job, used)
+        self.seconds_left = self.estimates.seconds_left(self.job)

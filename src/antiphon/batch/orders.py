@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from math import ceil
 from pathlib import Path
@@ -105,10 +106,11 @@ class _CheckedOrder(msgspec.Struct, frozen=True):
     outlook: Outlook
 
 
+@dataclass(frozen=True)
 class TableOrders:
     """Takes orders of table jobs.
 
-    Args:
+    Attributes:
         root: where relative paths start.
         confined: refuse paths outside ``root``, as for orders over HTTP. Tenants other than ``owner`` have their files
             in ``tenants/TENANT`` and see no others; hidden files and ``private`` folders are refused.
@@ -116,36 +118,20 @@ class TableOrders:
         inputs: checks of the files that are read; an order that is not confined could read them anyway.
     """
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        releases: Releases,
-        blobs: Blobs,
-        runs: Runs,
-        database: Database,
-        root: Path,
-        estimates: Estimates,
-        clock: Clock,
-        *,
-        confined: bool = False,
-        owner: Scope | None = None,
-        private: Sequence[Path] = (),
-        sources: Callable[[], Mapping[str, Sequence[str]]] = dict,
-        inputs: InputFiles | None = None,
-    ) -> None:
-        self._jobs = jobs
-        self._releases = releases
-        self._blobs = blobs
-        self._runs = runs
-        self._database = database
-        self._root = root
-        self._estimates = estimates
-        self._clock = clock
-        self._confined = confined
-        self._owner = owner
-        self._private = [path.resolve() for path in private]
-        self._inputs = inputs
-        self._outputs = OutputFiles(jobs, sources)
+    jobs: Jobs
+    releases: Releases
+    blobs: Blobs
+    runs: Runs
+    database: Database
+    root: Path
+    estimates: Estimates
+    clock: Clock
+    _: KW_ONLY
+    confined: bool = False
+    owner: Scope | None = None
+    private: Sequence[Path] = ()
+    sources: Callable[[], Mapping[str, Sequence[str]]] = dict
+    inputs: InputFiles | None = None
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
         """Previews an order; nothing is recorded.
@@ -156,11 +142,11 @@ class TableOrders:
         return self._checked(scope, principal, order).outlook
 
     def _checked(self, scope: Scope, principal: Principal, order: TableOrder) -> _CheckedOrder:
-        deadline = None if order.within is None else self._clock.now() + _window(order.within)
+        deadline = None if order.within is None else self.clock.now() + _window(order.within)
         release = (
-            self._releases.get(scope, order.release)
+            self.releases.get(scope, order.release)
             if order.release is not None
-            else self._releases.live(scope, order.application)
+            else self.releases.live(scope, order.application)
         )
         if release is None or release.bundle.application.name != order.application:
             raise NotFoundError(
@@ -168,7 +154,7 @@ class TableOrders:
                 where="application",
                 next_step=nearest(
                     order.application,
-                    self._releases.applications(scope),
+                    self.releases.applications(scope),
                     "`antiphon releases list` shows what there is; `antiphon apply` makes one.",
                 ),
             )
@@ -178,9 +164,9 @@ class TableOrders:
         source = self._absolute(scope, order.input) if order.input else None
         if output is not None:
             tables.check_format(output)
-            self._outputs.require_own(scope, order.application, principal.id, output, source)
-        if source is not None and self._inputs is not None and self._confined:
-            self._inputs.require_readable(scope, principal, source)
+            OutputFiles(self.jobs, self.sources).require_own(scope, order.application, principal.id, output, source)
+        if source is not None and self.inputs is not None and self.confined:
+            self.inputs.require_readable(scope, principal, source)
         application = release.bundle.application
         defaults = defaults_of(application.on_demand)
         inputs = [name for name in input_types(application.on_demand, application.entity_keys) if name not in defaults]
@@ -201,7 +187,7 @@ class TableOrders:
         if total == 0:
             raise InvalidInputError("There is no row to answer.", where=str(source or "rows"))
         sizes = Sizes(total)
-        estimate = self._estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
+        estimate = self.estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
         limit = total * release.bundle.application.decoding.max_tokens
         outlook = Outlook(total, deadline, estimate, scaled(sampled, total), limit)
         return _CheckedOrder(release, source, output, sizes, outlook)
@@ -221,12 +207,12 @@ class TableOrders:
         deadline = checked.outlook.deadline
         as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
         job_id = f"job_{content_hash([str(scope), order.key])[:26]}" if order.key else None
-        known = job_id is not None and self._jobs.known(scope, job_id)
+        known = job_id is not None and self.jobs.known(scope, job_id)
         if not known:
             require_in_time(checked.outlook.estimate, "within", order.accept_late)
-        with self._database.transaction() as connection:
-            inline = self._blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
-            job = self._jobs.create(
+        with self.database.transaction() as connection:
+            inline = self.blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
+            job = self.jobs.create(
                 scope,
                 application=order.application,
                 release=release.id,
@@ -241,7 +227,7 @@ class TableOrders:
                     "max_failed_rows": order.max_failed_rows,
                     "principal": msgspec.to_builtins(principal),
                     # What the rows disclose besides the answers, for those who read them later.
-                    "sources": [] if source is None or self._inputs is None else self._inputs.readers(source),
+                    "sources": [] if source is None or self.inputs is None else self.inputs.readers(source),
                 },
                 job=job_id,
                 within=connection,
@@ -254,8 +240,10 @@ class TableOrders:
                     next_step="Use another key.",
                 )
             if not known:
-                self._estimates.declare(scope, job.id, _alike(order), checked.sizes, deadline, within=connection)
-            self._runs.submit(
+                self.estimates.measurements.declare(
+                    scope, job.id, _alike(order), checked.sizes, deadline, within=connection
+                )
+            self.runs.submit(
                 scope,
                 WORKFLOW,
                 {"job": job.id},
@@ -278,16 +266,16 @@ class TableOrders:
                 where="input or output",
                 next_step="Name a file.",
             )
-        require_nameable(self._root / path, "input or output")
-        if not self._confined:
-            return (self._root / path).resolve()
-        root = self._root.resolve()
-        base = root if scope == self._owner or self._owner is None else root / "tenants" / scope.tenant
+        require_nameable(self.root / path, "input or output")
+        if not self.confined:
+            return (self.root / path).resolve()
+        root = self.root.resolve()
+        base = root if scope == self.owner or self.owner is None else root / "tenants" / scope.tenant
         absolute = (base / path).resolve()
         within = absolute.relative_to(base).parts if absolute.is_relative_to(base) else None
         hidden = within is not None and any(part.startswith(".") for part in within)
-        others = base == root and within is not None and within[:1] == ("tenants",) and self._owner is not None
-        if within is None or hidden or others or any(absolute.is_relative_to(path) for path in self._private):
+        others = base == root and within is not None and within[:1] == ("tenants",) and self.owner is not None
+        if within is None or hidden or others or any(absolute.is_relative_to(path.resolve()) for path in self.private):
             raise InvalidInputError(
                 f"The path {path!r} lies {'outside the project' if within is None else 'where no table may lie'}.",
                 where=path,

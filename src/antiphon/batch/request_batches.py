@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -37,30 +38,21 @@ class BatchOrder(msgspec.Struct, frozen=True):
     accept_late: bool = False
 
 
+@dataclass(frozen=True)
 class RequestBatches:
     """Orders batches; workers take them from there.
 
-    Args:
+    Attributes:
         endpoints: that requests may be for.
     """
 
-    def __init__(
-        self,
-        batches: Batches,
-        files: FileStore,
-        runs: Runs,
-        database: Database,
-        audit: AuditLog,
-        clock: Clock,
-        endpoints: Collection[str],
-    ) -> None:
-        self._batches = batches
-        self._files = files
-        self._runs = runs
-        self._database = database
-        self._audit = audit
-        self._clock = clock
-        self._endpoints = endpoints
+    records: Batches
+    files: FileStore
+    runs: Runs
+    database: Database
+    audit: AuditLog
+    clock: Clock
+    endpoints: Collection[str]
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder, originator: str | None = None) -> Batch:
         """Record a batch and its run together; its requests are answered on behalf of ``principal``.
@@ -69,9 +61,9 @@ class RequestBatches:
             InvalidInputError: another endpoint, window, purpose of the file, or metadata beyond its bounds.
             NotFoundError: there is no such file.
         """
-        if order.endpoint not in self._endpoints:
+        if order.endpoint not in self.endpoints:
             raise InvalidInputError(
-                f"Batches are for {' and '.join(sorted(self._endpoints))}.",
+                f"Batches are for {' and '.join(sorted(self.endpoints))}.",
                 where="endpoint",
                 next_step="Send one of them.",
             )
@@ -80,10 +72,10 @@ class RequestBatches:
                 f"The completion window is {' or '.join(WINDOWS)}.", where="completion_window", next_step="Send 24h."
             )
         _check_metadata(order.metadata or {})
-        kept = check_lifetime(order.output_seconds, "output_expires_after.seconds") or self._files.limits.kept
-        with self._database.transaction() as connection:
+        kept = check_lifetime(order.output_seconds, "output_expires_after.seconds") or self.files.limits.kept
+        with self.database.transaction() as connection:
             try:
-                file = self._files.get(scope, order.input_file_id, within=connection)
+                file = self.files.records.get(scope, order.input_file_id, within=connection)
             except NotFoundError as error:
                 raise NotFoundError(error.what, where="input_file_id", next_step="GET /v1/files lists them.") from None
             if file.purpose != "batch":
@@ -92,43 +84,27 @@ class RequestBatches:
                     where="input_file_id",
                     next_step="Name a file that was uploaded with purpose=batch.",
                 )
-            batch = self._batches.create(
+            batch = self.records.create(
                 scope,
                 endpoint=order.endpoint,
                 input_file=file.id,
                 principal=principal.id,
                 settings={"principal": msgspec.to_builtins(principal), "accept_late": order.accept_late},
                 window=order.completion_window,
-                expires_at=self._clock.now() + WINDOWS[order.completion_window],
+                expires_at=self.clock.now() + WINDOWS[order.completion_window],
                 output_kept=kept,
                 metadata=order.metadata,
                 within=connection,
             )
-            self._runs.submit(
+            self.runs.submit(
                 scope, WORKFLOW, {"batch": batch.id}, key=f"{WORKFLOW}:{batch.id}", max_attempts=MOST_ATTEMPTS,
                 within=connection,
             )  # fmt: skip
             detail: dict[str, Any] = {"input": file.id, "kind": order.endpoint}
-            self._audit.append(
+            self.audit.append(
                 scope, principal.id, "batch.create", batch.id, detail, originator=originator, within=connection
             )
         return batch
-
-    def get(self, scope: Scope, batch: str) -> Batch:
-        """One batch with its counts.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
-        return self._batches.get(scope, batch)
-
-    def list(self, scope: Scope, *, after: str | None, limit: int) -> list[Batch]:
-        """Batches, latest first, from the one that follows ``after``."""
-        return self._batches.list(scope, after=after, limit=limit)
-
-    def counts(self, scope: Scope) -> dict[str, int]:
-        """Number of batches in each status."""
-        return self._batches.counts(scope)
 
     def cancel(self, scope: Scope, batch: str, principal: str, originator: str | None = None) -> Batch:
         """Ask a batch to stop; its worker ends it with what was done.
@@ -137,9 +113,9 @@ class RequestBatches:
             NotFoundError: there is no such batch.
             ConflictError: it ended, or its files are being made.
         """
-        with self._database.transaction() as connection:
-            cancelled = self._batches.cancel(scope, batch, within=connection)
-            self._audit.append(scope, principal, "batch.cancel", batch, {}, originator=originator, within=connection)
+        with self.database.transaction() as connection:
+            cancelled = self.records.cancel(scope, batch, within=connection)
+            self.audit.append(scope, principal, "batch.cancel", batch, {}, originator=originator, within=connection)
         return cancelled
 
 

@@ -47,8 +47,6 @@ class RequestEndpoints(Protocol):
 class RequestRow:
     """One request of a batch."""
 
-    refusal: AntiphonError | None = None
-
     def __init__(
         self, batch: Batch, request: BatchRequest, principal: Principal, endpoints: RequestEndpoints, answer: LineAnswer
     ) -> None:
@@ -58,22 +56,10 @@ class RequestRow:
         self._endpoints = endpoints
         self._answer = answer
         self._id = new_id("req")
-
-    @property
-    def label(self) -> str:
-        """Name of the row in the log."""
-        return f"line {self._request.line + 1}"
-
-    @property
-    def sketch(self) -> RowSketch | None:
-        """Sizes of its prompt and output."""
-        return self._request.sketch
-
-    @property
-    def prefix(self) -> int:
-        """Digest of the beginning of its prompt; 0 for none."""
-        sketch = self._request.sketch
-        return sketch.prefixes[0].digest if sketch is not None and sketch.prefixes else 0
+        self.label = f"line {request.line + 1}"
+        self.sketch: RowSketch | None = request.sketch
+        self.prefix = self.sketch.prefixes[0].digest if self.sketch is not None and self.sketch.prefixes else 0
+        self.refusal: AntiphonError | None = None
 
     async def answer(self, tier: Tier) -> RowAnswer:
         """Answers the request in this tier; the tier of the line itself is ignored, and vectors have none."""

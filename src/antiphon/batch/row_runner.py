@@ -22,7 +22,7 @@ import msgspec
 
 from antiphon.batch.estimates import Estimates
 from antiphon.batch.fair_queue import FairQueue, SlotRequest
-from antiphon.batch.gauge import TRANSIENT_ERRORS, Gauge
+from antiphon.batch.gauge import TRANSIENT_ERRORS, Gauge, JobMeter
 from antiphon.batch.row_plan import RowSketch
 from antiphon.catalog.batches import Ending
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
@@ -78,27 +78,19 @@ class RowAnswer(msgspec.Struct, frozen=True):
 
 
 class RowTask(Protocol):
-    """One row to be answered; implemented by ``table_row.TableRow`` and ``request_row.RequestRow``."""
+    """One row to be answered; implemented by ``table_row.TableRow`` and ``request_row.RequestRow``.
 
-    @property
-    def label(self) -> str:
-        """Name of the row in the log."""
-        ...
+    Attributes:
+        label: names the row in the log.
+        prefix: digest of the beginning of its prompt; 0 for none.
+        sketch: sizes of its prompt and output, where they are known.
+        refusal: the error of a row that is not asked at all.
+    """
 
-    @property
-    def prefix(self) -> int:
-        """Digest of the beginning of its prompt; 0 for none."""
-        ...
-
-    @property
-    def sketch(self) -> RowSketch | None:
-        """Sizes of its prompt and output, where they are known."""
-        ...
-
-    @property
-    def refusal(self) -> AntiphonError | None:
-        """The error of a row that is not asked at all."""
-        ...
+    label: str
+    prefix: int
+    sketch: RowSketch | None
+    refusal: AntiphonError | None
 
     async def answer(self, tier: Tier) -> RowAnswer:
         """Answers the row in this tier of the engine."""
@@ -171,7 +163,7 @@ class RowRunner:
         self._releases: set[str] = set(job.releases)
         self._new_releases: set[str] = set()
         self._flushed = self._checked = self._measured = self._stopped = self._now()
-        self._meter = context.gauge.meter(job.scope, job.id, context.estimates)
+        self._meter = JobMeter(context.gauge, context.estimates, job.scope, job.id)
 
     async def run(self, chunk: Callable[[], Awaitable[Sequence[RowTask]]]) -> Ending:
         """Answers every row that ``chunk`` returns, until it returns none or the job ends early.
@@ -304,7 +296,7 @@ class RowRunner:
         waited, pause = 0.0, 0.25
         while True:
             try:
-                with self._meter.row():
+                with self._context.gauge.row():
                     answer = await row.answer(slot.tier(self._context.clock.now().timestamp()))
                 self._meter.took(row.sketch, *answer.usages)
                 self._new_releases |= answer.releases
@@ -323,14 +315,17 @@ class RowRunner:
         return asyncio.get_running_loop().time()
 
 
-def run_result(run: RunContext, job: BatchJob, error: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
+def run_result(
+    run: RunContext, job: BatchJob, error: str | None, head: Mapping[str, Any], more: Mapping[str, Any] = {}
+) -> dict[str, Any]:
     """Returns the result of a job's run: it ends as the job did, never as plain ``succeeded`` when rows failed.
 
-    The number of failed rows becomes the run's note.
+    The counts of rows stand between ``head`` and ``more``, and the number of failed ones becomes the run's note.
 
     Args:
         error: of a job that failed.
     """
+    result = {**head, "rows": job.rows_done, "failed": job.rows_failed, **more}
     if job.rows_failed:
         run.progress(job.rows_done, job.total, f"{job.rows_failed} of {job.rows_done} rows failed")
     match job.status:
@@ -339,4 +334,4 @@ def run_result(run: RunContext, job: BatchJob, error: str | None, result: Mappin
         case "cancelled":
             return RunResult(result, "cancelled")
         case _:
-            return RunResult(result, "succeeded_with_failures") if job.rows_failed else dict(result)
+            return RunResult(result, "succeeded_with_failures") if job.rows_failed else result

@@ -15,6 +15,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
@@ -31,22 +32,22 @@ _PIECE = 1 << 20
 _NEXT = "Write the answers to a file that does not exist yet, or remove this one first."
 
 
+@dataclass(frozen=True)
 class InputFiles:
     """Checks input files.
 
-    Args:
+    Attributes:
         sources: patterns of the files that the project reads, by what reads them: ``view/NAME``, or
             ``application/NAME`` for its outcomes.
     """
 
-    def __init__(self, jobs: Jobs, records: Records, sources: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-        self._jobs = jobs
-        self._records = records
-        self._sources = sources
+    jobs: Jobs
+    records: Records
+    sources: Callable[[], Mapping[str, Sequence[str]]]
 
     def readers(self, path: Path) -> list[str]:
         """Views and outcomes that read this file."""
-        return [reader for reader, patterns in self._sources().items() if matches(patterns, path)]
+        return [reader for reader, patterns in self.sources().items() if matches(patterns, path)]
 
     def require_readable(self, scope: Scope, principal: Principal, path: Path) -> None:
         """Let policy decide about a file that holds source rows, labels, or answers of other principals.
@@ -55,22 +56,22 @@ class InputFiles:
             ForbiddenError: it denies.
         """
         for reader in self.readers(path):
-            self._records.require_source(scope, principal, reader)
-        for job in self._jobs.with_output(scope, str(path)):
+            self.records.require_source(scope, principal, reader)
+        for job in self.jobs.with_output(scope, str(path)):
             if job.written and job.principal != principal.id:
-                self._records.require_rows(scope, principal, job)
+                self.records.require_rows(scope, principal, job)
 
 
+@dataclass(frozen=True)
 class OutputFiles:
     """Checks and writes output files.
 
-    Args:
+    Attributes:
         sources: patterns of the files that something reads (sources of views, tables of outcomes), by what does.
     """
 
-    def __init__(self, jobs: Jobs, sources: Callable[[], Mapping[str, Iterable[str]]] = dict) -> None:
-        self._jobs = jobs
-        self._sources = sources
+    jobs: Jobs
+    sources: Callable[[], Mapping[str, Iterable[str]]] = dict
 
     def require_own(self, scope: Scope, application: str, principal: str, path: Path, source: Path | None) -> None:
         """Refuse an output that would take the place of something else.
@@ -104,7 +105,7 @@ class OutputFiles:
                 "A link has come into the path of this file since the job was ordered.", where=str(path),
                 next_step=_NEXT,
             )  # fmt: skip
-        self._jobs.note_output(job.scope, job.id, epoch, _digest(finished))
+        self.jobs.note_output(job.scope, job.id, epoch, _digest(finished))
         try:
             self._put_anew(job, epoch, finished, path)
         except FileExistsError:
@@ -120,12 +121,12 @@ class OutputFiles:
                 raise
             # A file system without links: the name is taken first, by an empty file that is known as the job's too, for
             # the worker may die here.
-            self._jobs.note_output(job.scope, job.id, epoch, hashlib.sha256().hexdigest())
+            self.jobs.note_output(job.scope, job.id, epoch, hashlib.sha256().hexdigest())
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
             finished.replace(path)
 
     def _is_source(self, path: Path) -> bool:
-        return any(matches(patterns, path) for patterns in self._sources().values())
+        return any(matches(patterns, path) for patterns in self.sources().values())
 
     def _require_unchanged(self, scope: Scope, application: str, principal: str, path: Path) -> None:
         try:
@@ -136,7 +137,7 @@ class OutputFiles:
             raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
         written = {
             digest
-            for job in self._jobs.with_output(scope, str(path))
+            for job in self.jobs.with_output(scope, str(path))
             if (job.application, job.principal) == (application, principal)
             for digest in job.written
         }

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -42,10 +43,11 @@ _DENIED_LISTED = 100
 """Denied rows that a job's result names; every one of them stands in its own row."""
 
 
+@dataclass(frozen=True)
 class TableJobs:
     """Runs table jobs; :meth:`run` is the durable workflow.
 
-    Args:
+    Attributes:
         concurrency: rows of a job that are answered at once, as far as they get slots.
         context: shared with other batch work of this process.
         decide: policy about many rows at once, so that rows that are denied cost no answer; ``None`` leaves it to
@@ -54,25 +56,14 @@ class TableJobs:
             these.
     """
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        releases: Releases,
-        blobs: Blobs,
-        answer: AnswerFunction,
-        concurrency: int,
-        context: BatchContext,
-        decide: RowDecisions | None = None,
-        sources: Callable[[], Mapping[str, Sequence[str]]] = dict,
-    ) -> None:
-        self._jobs = jobs
-        self._releases = releases
-        self._blobs = blobs
-        self._answer = answer
-        self._concurrency = concurrency
-        self._context = context
-        self._decide = decide
-        self._outputs = OutputFiles(jobs, sources)
+    jobs: Jobs
+    releases: Releases
+    blobs: Blobs
+    answer: AnswerFunction
+    concurrency: int
+    context: BatchContext
+    decide: RowDecisions | None = None
+    sources: Callable[[], Mapping[str, Sequence[str]]] = dict
 
     async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Takes the job over, answers the lines that have no row, finishes the file.
@@ -85,16 +76,16 @@ class TableJobs:
             ConflictError: another worker took the job over.
         """
         scope, job_id = run.scope, str(arguments["job"])
-        job = await asyncio.to_thread(self._jobs.get, scope, job_id)
+        job = await asyncio.to_thread(self.jobs.get, scope, job_id)
         if job.status in ENDED:
             return _result(run, job)
         epoch: int | None = None
         try:
-            epoch = await asyncio.to_thread(self._jobs.take_over, scope, job_id)
+            epoch = await asyncio.to_thread(self.jobs.take_over, scope, job_id)
             return await self._work(run, job, epoch)
         except ConflictError:
             # Cancelled meanwhile, or lost to another worker: only the first is an end.
-            job = await asyncio.to_thread(self._jobs.get, scope, job_id)
+            job = await asyncio.to_thread(self.jobs.get, scope, job_id)
             if job.status not in ENDED:
                 raise
             return _result(run, job)
@@ -103,23 +94,23 @@ class TableJobs:
         except Exception as error:
             known = isinstance(error, AntiphonError)
             why = str(error if known else unexpected(error, _log, f"job {job_id}", "worker.log"))
-            failed = partial(self._jobs.set_status, scope, job_id, "failed", epoch=epoch, error=why)
+            failed = partial(self.jobs.set_status, scope, job_id, "failed", epoch=epoch, error=why)
             return _result(run, await asyncio.to_thread(failed))
 
     async def _work(self, run: RunContext, job: BatchJob, epoch: int) -> dict[str, Any]:
         scope, deadline = job.scope, job.settings.get("deadline")
-        done = await asyncio.to_thread(self._jobs.done_lines, scope, job.id)
+        done = await asyncio.to_thread(self.jobs.done_lines, scope, job.id)
         faults = RowFaults(job.id)
         runner = RowRunner(
             run,
-            self._jobs,
-            self._context,
+            self.jobs,
+            self.context,
             job,
             epoch,
             len(done),
             faults,
             deadline=inf if deadline is None else datetime.fromisoformat(deadline).timestamp(),
-            concurrency=self._concurrency,
+            concurrency=self.concurrency,
             max_failed=job.settings.get("max_failed_rows"),
         )
         with closing(self._chunks(job, faults, done)) as chunks:
@@ -134,16 +125,17 @@ class TableJobs:
                 where=job.input,
                 next_step="Order a new job; do not change a job's input while it runs.",
             )
-        await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
+        await asyncio.to_thread(partial(self.jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
         if job.output:
-            await asyncio.to_thread(self._write_output, job, epoch)
-        ended = await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch))
+            rows = (row.payload for row in self.jobs.rows(scope, job.id))
+            await asyncio.to_thread(OutputFiles(self.jobs, self.sources).write, job, epoch, rows)
+        ended = await asyncio.to_thread(partial(self.jobs.set_status, scope, job.id, "completed", epoch=epoch))
         return _result(run, ended, await asyncio.to_thread(self._denied, ended))
 
     def _chunks(self, job: BatchJob, faults: RowFaults, done: set[int]) -> Generator[list[TableRow], None, None]:
         """Yields the rows without an output, each with its request or the error that keeps it from being asked."""
         principal = msgspec.convert(job.settings["principal"], Principal)
-        release = self._releases.get(job.scope, job.release or "")
+        release = self.releases.get(job.scope, job.release or "")
         application = release.bundle.application
         with closing(self._input(job)) as rows:
             waiting = ((line, row) for line, row in enumerate(rows) if line not in done)
@@ -152,7 +144,7 @@ class TableJobs:
                 requests = self._permitted(principal, release, faults, requests)
                 yield grouped_by_entity(
                     [
-                        TableRow(line, row, request, self._answer)
+                        TableRow(line, row, request, self.answer)
                         for (line, row), request in zip(chunk, requests, strict=True)
                     ]
                 )
@@ -161,11 +153,11 @@ class TableJobs:
         self, principal: Principal, release: Release, faults: RowFaults, requests: list[AnswerRequest | AntiphonError]
     ) -> list[AnswerRequest | AntiphonError]:
         sound = [request for request in requests if isinstance(request, AnswerRequest)]
-        if self._decide is None or not sound:
+        if self.decide is None or not sound:
             return requests
         try:
             rows = [(one.entity, one.as_of) for one in sound]
-            decisions = iter(self._decide(release.scope, principal, release, rows))
+            decisions = iter(self.decide(release.scope, principal, release, rows))
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:
@@ -176,7 +168,7 @@ class TableJobs:
 
     def _input(self, job: BatchJob) -> Generator[tables.Row, None, None]:
         if job.input.startswith("blob:"):
-            content = self._blobs.get(job.scope, job.input.removeprefix("blob:"))
+            content = self.blobs.get(job.scope, job.input.removeprefix("blob:"))
             yield from msgspec.json.decode(content, type=list[tables.Row])
         else:
             yield from tables.read(Path(job.input))
@@ -188,15 +180,11 @@ class TableJobs:
         code = f"{ForbiddenError.code}: "
         denied = [
             {"line": row.line, "reason": str(row.payload["answer_error"]).removeprefix(code)}
-            for row in self._jobs.rows(job.scope, job.id)
+            for row in self.jobs.rows(job.scope, job.id)
             if row.failed and str(row.payload.get("answer_error")).startswith(code)
         ]
         return {"denied": len(denied), "denied_rows": denied[:_DENIED_LISTED]} if denied else {}
 
-    def _write_output(self, job: BatchJob, epoch: int) -> None:
-        self._outputs.write(job, epoch, (row.payload for row in self._jobs.rows(job.scope, job.id)))
-
 
 def _result(run: RunContext, job: BatchJob, denied: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    result = {"job": job.id, "status": job.status, "rows": job.rows_done, "failed": job.rows_failed, **(denied or {})}
-    return run_result(run, job, job.error, result)
+    return run_result(run, job, job.error, {"job": job.id, "status": job.status}, denied or {})

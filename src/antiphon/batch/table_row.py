@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -45,33 +44,14 @@ class TableRow:
         self.columns = columns
         self.request = request
         self._answer = answer
-
-    @property
-    def label(self) -> str:
-        """Name of the row in the log."""
-        return f"row {self.line}"
-
-    @property
-    def refusal(self) -> AntiphonError | None:
-        """The error of a row that is not asked."""
-        return self.request if isinstance(self.request, AntiphonError) else None
-
-    @property
-    def prefix(self) -> int:
-        """Digest of its entity, which its prompt begins with; 0 without one."""
-        request = self.request
-        return 0 if isinstance(request, AntiphonError) or not request.entity else self.beginning.prefixes[0].digest
-
-    @property
-    def sketch(self) -> RowSketch | None:
-        """``None``: the prompt is not known before it is rendered."""
-        return None
-
-    @cached_property
-    def beginning(self) -> RowSketch:
-        """Sketch of its entity and question, which rows that belong together share."""
-        assert isinstance(self.request, AnswerRequest)
-        return row_sketch(self.line, 0, [*self.request.entity.values(), self.request.question or ""], None)
+        self.label = f"row {line}"
+        self.sketch: RowSketch | None = None  # the prompt is not known before it is rendered
+        self.refusal = request if isinstance(request, AntiphonError) else None
+        self.prefix = 0
+        if isinstance(request, AnswerRequest):
+            # Of its entity and question, which rows that belong together share; its prompt begins with the entity.
+            self.beginning = row_sketch(line, 0, [*request.entity.values(), request.question or ""], None)
+            self.prefix = self.beginning.prefixes[0].digest if request.entity else 0
 
     async def answer(self, tier: Tier) -> RowAnswer:
         """Answers the row."""

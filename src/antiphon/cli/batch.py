@@ -191,7 +191,9 @@ async def _look(project: Path, job: str) -> dict[str, Any]:
         estimates = await asyncio.to_thread(ports.work.tables.estimates, store.scope, [job])
         found: Any = batch_lines([kept], estimates, ports.settings.prices)[0]
         if kept.kind == KIND:
-            found = batch_object(await asyncio.to_thread(ports.work.batches.get, store.scope, job), estimates.get(job))
+            found = batch_object(
+                await asyncio.to_thread(ports.work.batches.records.get, store.scope, job), estimates.get(job)
+            )
     shown: dict[str, Any] = msgspec.to_builtins(found)
     return shown
 

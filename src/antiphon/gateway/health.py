@@ -77,6 +77,6 @@ async def metrics(request: Request) -> Response:
     with suppress(AntiphonError):  # What was known stays known while the catalog is away.
         found = await asyncio.to_thread(services.features.skew.latest_by_view, scope)
         measurements.watch_skew(found.values())
-        counts = await asyncio.to_thread(services.work.batches.counts, scope)
-        measurements.watch_batches(counts, await asyncio.to_thread(services.work.files.used, scope))
+        counts = await asyncio.to_thread(services.work.batches.records.counts, scope)
+        measurements.watch_batches(counts, await asyncio.to_thread(services.work.files.records.used, scope))
     return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

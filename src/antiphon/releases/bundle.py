@@ -9,7 +9,6 @@ import msgspec
 
 from antiphon.catalog.releases import Bundle, ModelPin
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 
 
@@ -37,11 +36,6 @@ def build(application: ApplicationSpec, model: ModelPin, policy_digest: str) -> 
             next_step="Pin the model that the application names.",
         )
     return Bundle(application=application, model=model, policy_digest=policy_digest)
-
-
-def identity(bundle: Bundle) -> str:
-    """The content hash (SHA-256 hex): equal bundles are one release."""
-    return content_hash(bundle)
 
 
 def diff(before: Bundle, after: Bundle) -> tuple[FieldChange, ...]:

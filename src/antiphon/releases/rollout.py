@@ -13,6 +13,7 @@ Transitions decide nothing: who calls them (a person, or the judge through ``orc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.candidate import FeatureExists, check_candidate, check_features, first_state, next_step, unread
 
-Expected = tuple[RolloutState, int]
+Position = tuple[RolloutState, int]
 
 PromotionPolicy = Callable[[Release, bool, Principal, str, bool], None]
 """Policy about making a release reach users: release, gates passed, principal, reason, forced.
@@ -42,43 +43,33 @@ class RollbackResult(msgspec.Struct, frozen=True):
     Attributes:
         release: the release that answers everybody now.
         left: the release that answers nobody any more.
-        rollout: the rollout that was undone; ``None`` when the pointer moved.
-        activation: the pointer's move; ``None`` when a rollout was undone, which moves no pointer.
+        rollout: the rollout that was undone, which moves no pointer; ``None`` when the pointer moved.
     """
 
     application: str
     release: str
     left: str
     rollout: RolloutRecord | None = None
-    activation: Activation | None = None
 
 
+@dataclass(frozen=True)
 class RolloutTransitions:
     """Begins, advances and ends rollouts, and goes back.
 
-    Args:
+    Attributes:
         database: the catalog, whose transactions hold each transition together.
         audit: records each transition in its transaction.
         feature_exists: asked about every view that a release pins, before it sees traffic in place of another.
         promotion: policy about making a release reach users; ``None`` permits.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        releases: Releases,
-        rollouts: Rollouts,
-        *,
-        audit: AuditLog,
-        feature_exists: FeatureExists,
-        promotion: PromotionPolicy | None = None,
-    ) -> None:
-        self._database = database
-        self._releases = releases
-        self._rollouts = rollouts
-        self._audit = audit
-        self._feature_exists = feature_exists
-        self._promotion = promotion
+    database: Database
+    releases: Releases
+    rollouts: Rollouts
+    _: KW_ONLY
+    audit: AuditLog
+    feature_exists: FeatureExists
+    promotion: PromotionPolicy | None = None
 
     def begin(
         self,
@@ -89,7 +80,6 @@ class RolloutTransitions:
         reason: str,
         force: bool = False,
         by: Principal | None = None,
-        within: Connection | None = None,
     ) -> RolloutRecord:
         """Begins the rollout of a validated release beside the live one, by the plan that it pins.
 
@@ -107,23 +97,23 @@ class RolloutTransitions:
             raise InvalidInputError(
                 "Going past the gates needs a reason.", where=release, next_step="Give one with --reason."
             )
-        with self._database.writing(within) as connection:
-            candidate = self._releases.get(scope, release, within=connection)
+        with self.database.transaction() as connection:
+            candidate = self.releases.get(scope, release, within=connection)
             application = candidate.bundle.application.name
-            live = self._releases.live(scope, application, within=connection)
-            check_candidate(self._feature_exists, scope, candidate, live, force)
+            live = self.releases.live(scope, application, within=connection)
+            check_candidate(self.feature_exists, scope, candidate, live, force)
             self._ask(connection, scope, candidate, by, reason, force)
             self._no_other(scope, application, connection)
             assert live is not None
             plan = candidate.bundle.application.rollout
             state = first_state(plan)
             why = f"gates passed over: {reason}" if force and candidate.stage != "validated" else reason
-            rollout = self._rollouts.start(
+            rollout = self.rollouts.start(
                 scope, application, release, live.id, plan, principal, why, state=state, within=connection
             )
-            self._enter(connection, rollout, principal, why)
+            self._enter(connection, rollout)
             forced = {"forced": True, "stage": candidate.stage} if why != reason else {}
-            self._record(connection, rollout, "begin", principal, forced)
+            self._record(connection, rollout, "begin", **forced)
         return rollout
 
     def advance(
@@ -133,7 +123,7 @@ class RolloutTransitions:
         *,
         principal: str,
         reason: str,
-        expected: Expected | None = None,
+        expected: Position | None = None,
         within: Connection | None = None,
     ) -> RolloutRecord:
         """Enter the next step; after the last one the candidate becomes the live release and the control retires.
@@ -145,7 +135,7 @@ class RolloutTransitions:
             NotFoundError: there is no such rollout here.
             ConflictError: it has ended, is held, was moved by another, or its control is no longer live.
         """
-        with self._database.writing(within) as connection:
+        with self.database.writing(within) as connection:
             before = self._under_way(connection, scope, rollout, expected)
             if before.held:
                 raise ConflictError(
@@ -153,18 +143,16 @@ class RolloutTransitions:
                     where=rollout,
                     next_step=f"`antiphon releases resume {before.application} --reason …` lets it go on.",
                 )
-            live = self._releases.live(scope, before.application, within=connection)
+            live = self.releases.live(scope, before.application, within=connection)
             if live is None or live.id != before.control:
                 raise ConflictError(
                     f"The rollout's control {before.control} is no longer live, so that nothing is compared with it.",
                     where=rollout,
                     next_step=f"`antiphon releases abort {before.application} --reason …` and begin again.",
                 )
-            state, step = next_step(before)
-            moved = self._move(connection, before, state, step, False, principal, reason)
-            self._enter(connection, moved, principal, reason)
-            self._record(connection, moved, "promote" if state == "promoted" else "advance", principal)
-        return moved
+            to = next_step(before)
+            act = "promote" if to[0] == "promoted" else "advance"
+            return self._move(connection, before, to, act, principal, reason)
 
     def undo(
         self,
@@ -173,7 +161,7 @@ class RolloutTransitions:
         *,
         principal: str,
         reason: str,
-        expected: Expected | None = None,
+        expected: Position | None = None,
         within: Connection | None = None,
     ) -> RolloutRecord:
         """Roll back a rollout that is under way: everybody is on the control again, which never left the pointer.
@@ -182,37 +170,35 @@ class RolloutTransitions:
             NotFoundError: there is no such rollout here.
             ConflictError: it has ended, or was moved since it was ``expected``.
         """
-        return self._end(scope, rollout, "rolled_back", principal, reason, expected, within)
+        with self.database.writing(within) as connection:
+            before = self._under_way(connection, scope, rollout, expected)
+            return self._move(connection, before, ("rolled_back", before.step), "undo", principal, reason)
 
-    def abort(
-        self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> RolloutRecord:
+    def abort(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> RolloutRecord:
         """End a rollout without a verdict: the candidate is what it was before, and may be sent again.
 
         Raises:
             As :meth:`undo`.
         """
-        return self._end(scope, rollout, "aborted", principal, reason, None, within)
+        with self.database.transaction() as connection:
+            before = self._under_way(connection, scope, rollout)
+            return self._move(connection, before, ("aborted", before.step), "abort", principal, reason)
 
-    def hold(
-        self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> RolloutRecord:
+    def hold(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> RolloutRecord:
         """Let nothing move until :meth:`resume`; users stay in their arms.
 
         Raises:
             As :meth:`undo`.
         """
-        return self._set_held(scope, rollout, True, principal, reason, within)
+        return self._set_held(scope, rollout, True, principal, reason)
 
-    def resume(
-        self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> RolloutRecord:
+    def resume(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> RolloutRecord:
         """Let a held rollout go on.
 
         Raises:
             As :meth:`undo`.
         """
-        return self._set_held(scope, rollout, False, principal, reason, within)
+        return self._set_held(scope, rollout, False, principal, reason)
 
     def activate(
         self,
@@ -236,14 +222,14 @@ class RolloutTransitions:
             ConflictError: a rollout is under way, whose control would be taken away.
             InvalidInputError: it would take the place of one that answers, and a view that it pins is not published.
         """
-        with self._database.writing(within) as connection:
+        with self.database.writing(within) as connection:
             self.require_permission(scope, application, release, reason=reason, by=by, within=connection)
-            live = self._releases.live(scope, application, within=connection)
-            if live is not None and not unread(self._feature_exists, scope, live):
-                check_features(self._feature_exists, scope, self._releases.get(scope, release, within=connection))
-            moved = self._releases.activate(scope, application, release, principal, reason, within=connection)
+            live = self.releases.live(scope, application, within=connection)
+            if live is not None and not unread(self.feature_exists, scope, live):
+                check_features(self.feature_exists, scope, self.releases.get(scope, release, within=connection))
+            moved = self.releases.activate(scope, application, release, principal, reason, within=connection)
             detail = {"application": application, "reason": reason}
-            self._audit.append(scope, principal, "release.activate", release, detail, within=connection)
+            self.audit.append(scope, principal, "release.activate", release, detail, within=connection)
         return moved
 
     def require_permission(
@@ -263,32 +249,29 @@ class RolloutTransitions:
             NotFoundError: the application has no such release.
             ConflictError: a rollout is under way, whose control would be taken away.
         """
-        with self._database.writing(within) as connection:
+        with self.database.writing(within) as connection:
             if by is not None:
-                self._ask(connection, scope, self._releases.get(scope, release, within=connection), by, reason, None)
+                self._ask(connection, scope, self.releases.get(scope, release, within=connection), by, reason, None)
             self._no_other(scope, application, connection)
 
-    def rollback(
-        self, scope: Scope, application: str, *, principal: str, reason: str, within: Connection | None = None
-    ) -> RollbackResult:
+    def rollback(self, scope: Scope, application: str, *, principal: str, reason: str) -> RollbackResult:
         """Undo the rollout under way; with none under way, make live again what was live before.
 
         Raises:
             ConflictError: no rollout is under way and nothing was live before.
         """
-        with self._database.writing(within) as connection:
-            active = self._rollouts.active(scope, application, within=connection)
+        with self.database.transaction() as connection:
+            active = self.rollouts.active(scope, application, within=connection)
+            before = self.releases.live(scope, application, within=connection)
             if active is not None:
+                assert before is not None  # undoing a rollout moves no pointer
                 undone = self.undo(scope, active.id, principal=principal, reason=reason, within=connection)
-                live = self._releases.live(scope, application, within=connection)
-                assert live is not None
-                return RollbackResult(application, live.id, undone.candidate, undone)
-            before = self._releases.live(scope, application, within=connection)
-            moved = self._releases.rollback(scope, application, principal, reason, within=connection)
+                return RollbackResult(application, before.id, undone.candidate, undone)
+            moved = self.releases.rollback(scope, application, principal, reason, within=connection)
             assert before is not None
             detail = {"application": application, "reason": reason, "left": before.id}
-            self._audit.append(scope, principal, "release.rollback", moved.release, detail, within=connection)
-            return RollbackResult(application, moved.release, before.id, None, moved)
+            self.audit.append(scope, principal, "release.rollback", moved.release, detail, within=connection)
+            return RollbackResult(application, moved.release, before.id)
 
     def _ask(
         self,
@@ -300,16 +283,16 @@ class RolloutTransitions:
         force: bool | None,
     ) -> None:
         """Ask policy; ``force`` is ``None`` when it is forced just if it did not pass."""
-        if self._promotion is None or by is None:
+        if self.promotion is None or by is None:
             return
         # One that was live before is as good as validated: to make it live again is going back. One that merely entered
         # a rollout may have been forced into it.
-        stages = self._releases.stages(scope, release.id, within=connection)
+        stages = self.releases.stages(scope, release.id, within=connection)
         passed = any(move.stage in ("validated", "live") for move in stages)
-        self._promotion(release, passed, by, reason, not passed if force is None else force)
+        self.promotion(release, passed, by, reason, not passed if force is None else force)
 
     def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
-        active = self._rollouts.active(scope, application, within=connection)
+        active = self.rollouts.active(scope, application, within=connection)
         if active is not None:
             raise ConflictError(
                 f"A rollout of {application!r} is under way: {active.candidate} is {described(active)}.",
@@ -319,9 +302,9 @@ class RolloutTransitions:
             )
 
     def _under_way(
-        self, connection: Connection, scope: Scope, rollout: str, expected: Expected | None
+        self, connection: Connection, scope: Scope, rollout: str, expected: Position | None = None
     ) -> RolloutRecord:
-        found = self._rollouts.get(scope, rollout, within=connection)
+        found = self.rollouts.get(scope, rollout, within=connection)
         if found.ended_at is not None or (expected is not None and (found.state, found.step) != expected):
             raise ConflictError(
                 f"The rollout is {described(found)} ({found.principal}: {found.reason}).",
@@ -332,78 +315,56 @@ class RolloutTransitions:
             )
         return found
 
-    def _end(
-        self,
-        scope: Scope,
-        rollout: str,
-        state: RolloutState,
-        principal: str,
-        reason: str,
-        expected: Expected | None,
-        within: Connection | None,
-    ) -> RolloutRecord:
-        with self._database.writing(within) as connection:
-            before = self._under_way(connection, scope, rollout, expected)
-            moved = self._move(connection, before, state, before.step, False, principal, reason)
-            self._enter(connection, moved, principal, reason)
-            self._record(connection, moved, "undo" if state == "rolled_back" else "abort", principal)
-        return moved
-
-    def _set_held(
-        self, scope: Scope, rollout: str, held: bool, principal: str, reason: str, within: Connection | None
-    ) -> RolloutRecord:
-        with self._database.writing(within) as connection:
-            before = self._under_way(connection, scope, rollout, None)
+    def _set_held(self, scope: Scope, rollout: str, held: bool, principal: str, reason: str) -> RolloutRecord:
+        with self.database.transaction() as connection:
+            before = self._under_way(connection, scope, rollout)
             if before.held == held:
                 return before
-            moved = self._move(connection, before, before.state, before.step, held, principal, reason)
-            self._record(connection, moved, "hold" if held else "resume", principal)
-        return moved
+            place, act = (before.state, before.step), "hold" if held else "resume"
+            return self._move(connection, before, place, act, principal, reason, held)
 
     def _move(
         self,
         connection: Connection,
         before: RolloutRecord,
-        state: RolloutState,
-        step: int,
-        held: bool,
+        to: Position,
+        act: str,
         principal: str,
         reason: str,
+        held: bool = False,
     ) -> RolloutRecord:
-        return self._rollouts.move(
+        """Move a rollout, make pointer and stages agree with the state that it enters, and record the act."""
+        moved = self.rollouts.move(
             before.scope,
             before.id,
-            state=state,
-            step=step,
+            state=to[0],
+            step=to[1],
             held=held,
             reason=reason,
             principal=principal,
             expected=(before.state, before.step),
             within=connection,
         )
+        if to != (before.state, before.step):
+            self._enter(connection, moved)
+        self._record(connection, moved, act)
+        return moved
 
-    def _enter(self, connection: Connection, rollout: RolloutRecord, principal: str, reason: str) -> None:
+    def _enter(self, connection: Connection, rollout: RolloutRecord) -> None:
         """Make pointer and stages agree with the state that the rollout has just entered."""
-        scope, candidate = rollout.scope, rollout.candidate
+        scope, candidate, principal, reason = rollout.scope, rollout.candidate, rollout.principal, rollout.reason
         if rollout.state == "promoted":
-            self._releases.activate(scope, rollout.application, candidate, principal, reason, within=connection)
+            self.releases.activate(scope, rollout.application, candidate, principal, reason, within=connection)
             return
         stage: Stage
         if rollout.state == "aborted":
-            past = [move.stage for move in self._releases.stages(scope, candidate, within=connection)]
+            past = [move.stage for move in self.releases.stages(scope, candidate, within=connection)]
             stage = next((stage for stage in reversed(past) if stage not in UNDER_WAY), "draft")
         else:
             stage = rollout.state
-        self._releases.set_stage(scope, candidate, stage, principal=principal, reason=reason, within=connection)
+        self.releases.set_stage(scope, candidate, stage, principal=principal, reason=reason, within=connection)
 
-    def _record(
-        self,
-        connection: Connection,
-        rollout: RolloutRecord,
-        act: str,
-        principal: str,
-        more: dict[str, Any] | None = None,
-    ) -> None:
+    def _record(self, connection: Connection, rollout: RolloutRecord, act: str, **more: Any) -> None:
         detail = {
             "application": rollout.application,
             "candidate": rollout.candidate,
@@ -411,6 +372,6 @@ class RolloutTransitions:
             "state": rollout.state,
             "step": rollout.step,
             "reason": rollout.reason,
-            **(more or {}),
+            **more,
         }
-        self._audit.append(rollout.scope, principal, f"rollout.{act}", rollout.id, detail, within=connection)
+        self.audit.append(rollout.scope, rollout.principal, f"rollout.{act}", rollout.id, detail, within=connection)

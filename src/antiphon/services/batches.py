@@ -10,7 +10,7 @@ from antiphon.batch.row_runner import BatchContext
 from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.files import Files
-from antiphon.core.clock import parse_duration
+from antiphon.core.clock import ClockAgreement, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.content import Lake
@@ -45,6 +45,7 @@ def file_store(store: Store, contents: Lake) -> FileStore:
         store.audit,
         store.database.clock,
         FileLimits(limits.max_file_bytes, limits.quota_bytes, parse_duration(limits.files_kept)),
+        ClockAgreement(store.database.clock),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from antiphon.batch.batch_job import BatchJobs, BatchParts
+from antiphon.batch.batch_job import BatchJobs
 from antiphon.batch.estimates import Estimates
 from antiphon.batch.fair_queue import FairQueue
 from antiphon.batch.files import FileLimits, FileStore
@@ -20,6 +20,7 @@ from antiphon.catalog.batches import Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import Files
 from antiphon.catalog.jobs import Jobs
+from antiphon.core.clock import ClockAgreement
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.features.lake.local import LocalLake
@@ -36,7 +37,14 @@ def file_store(database: Database, secret: bytes, **limits: Any) -> FileStore:
     contents = LocalLake(database.path.parent / "files", database.codec)
     audit = AuditLog(database, secret)
     return FileStore(
-        Files(database), Batches(database), contents, database, audit, database.clock, FileLimits(**bounds)
+        Files(database),
+        Batches(database),
+        contents,
+        database,
+        audit,
+        database.clock,
+        FileLimits(**bounds),
+        ClockAgreement(database.clock),
     )
 
 
@@ -74,17 +82,15 @@ def batch_jobs(
         return models
 
     return BatchJobs(
-        BatchParts(
-            batches=Batches(database),
-            jobs=Jobs(database),
-            files=files,
-            database=database,
-            endpoints=BatchLines(database.clock),
-            answer=answer,
-            models=askable,
-            context=batch_context(database, concurrency),
-            audit=AuditLog(database, secret),
-            limits=limits or RequestFileLimits(1_000, 10_000),
-            waiting=waiting,
-        )
+        batches=Batches(database),
+        jobs=Jobs(database),
+        files=files,
+        database=database,
+        endpoints=BatchLines(database.clock),
+        answer=answer,
+        models=askable,
+        context=batch_context(database, concurrency),
+        audit=AuditLog(database, secret),
+        limits=limits or RequestFileLimits(1_000, 10_000),
+        waiting=waiting,
     )

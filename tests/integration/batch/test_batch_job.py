@@ -89,7 +89,7 @@ class Bench:
     def read(self, file: str | None) -> list[dict[str, Any]]:
         if file is None:
             return []
-        with self.files.open(self.files.get(SCOPE, file)) as stream:
+        with self.files.open(self.files.records.get(SCOPE, file)) as stream:
             return [json.loads(one) for one in stream.read().splitlines()]
 
 
@@ -372,7 +372,7 @@ async def test_a_crash_before_each_commit_leaves_a_batch_that_another_ends(
 ) -> None:
     for owner, crash in ((Batches, "begin"), (Batches, "settle"), (FileStore, "add_made"), (Batches, "finish")):
         await crashed(bench, owner, crash, monkeypatch)
-    assert len(bench.files.list(SCOPE, after=None, limit=99, order="asc", purpose="batch_output")) == 8
+    assert len(bench.files.records.list(SCOPE, after=None, limit=99, order="asc", purpose="batch_output")) == 8
 
 
 async def crashed(bench: Bench, owner: type, crash: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ async def test_a_file_that_a_batch_reads_stays_until_it_ends(bench: Bench) -> No
     bench.desk.clock.advance(timedelta(days=31))
     assert bench.files.expire() == 0
     with pytest.raises(NotFoundError):
-        bench.files.get(SCOPE, batch.input_file)
+        bench.files.records.get(SCOPE, batch.input_file)
     assert (await bench.work(batch)).status == "expired", "its window is over, its file is not gone"
     assert bench.files.expire() == 1
 
@@ -442,7 +442,7 @@ async def test_deleting_an_output_takes_the_content_of_its_rows_too(bench: Bench
 async def test_output_files_stay_as_long_as_was_asked(bench: Bench) -> None:
     ended = await bench.work(bench.order([line("a")], output_seconds=3_600))
     assert ended.output_file is not None
-    file = bench.files.get(SCOPE, ended.output_file)
+    file = bench.files.records.get(SCOPE, ended.output_file)
     assert file.expires_at == file.created_at + timedelta(hours=1)
     assert (file.purpose, file.filename) == ("batch_output", f"{ended.id}_output.jsonl")
     bench.desk.clock.advance(timedelta(hours=1))
@@ -463,7 +463,7 @@ def test_an_order_that_cannot_be_is_refused_by_name(bench: Bench) -> None:
         with pytest.raises(InvalidInputError) as refused:
             bench.order([line("a")], **fields)
         assert refused.value.where == where
-    assert bench.orders.list(SCOPE, after=None, limit=9) == []
+    assert bench.orders.records.list(SCOPE, after=None, limit=9) == []
     assert bench.desk.runs.list(SCOPE, workflow=WORKFLOW) == []
 
 

@@ -47,7 +47,7 @@ async def looked(files: FileStore, agreement: ClockAgreement | None, times: int 
 
 
 def there(files: FileStore, file: StoredFile) -> bool:
-    return files.list(SCOPE, after=None, limit=10, order="asc", purpose=None) == [file]
+    return files.records.list(SCOPE, after=None, limit=10, order="asc", purpose=None) == [file]
 
 
 async def test_a_clock_that_leaps_and_comes_back_removes_nothing(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ async def test_a_file_that_came_while_the_clock_was_back_stays_as_long_as_others
     clock.set(NOON + timedelta(hours=1))
     clock.advance(timedelta(hours=2))
     await looked(files, agreement)
-    assert files.get(SCOPE, late.id) == late
+    assert files.records.get(SCOPE, late.id) == late
     assert late.expires_at is not None
     assert late.expires_at >= NOON + timedelta(days=30)
     database.close()

@@ -37,7 +37,7 @@ def test_cancelling_the_run_of_a_batch_lets_its_worker_end_it(root: Path) -> Non
         (run,) = store.runs.list(store.scope, workflow=WORKFLOW)
         runs = ProjectRuns(store, None)  # type: ignore[arg-type]
         assert runs.cancel(store.scope, run.id, ADA).status == "queued"
-        assert batches.get(store.scope, made.id).status == "cancelling"
+        assert batches.records.get(store.scope, made.id).status == "cancelling"
         assert not store.runs.get(store.scope, run.id).cancel_requested, "somebody has to make its files"
         epoch = Batches(store.database).take_over(store.scope, made.id)
         Batches(store.database).settle(store.scope, made.id, epoch, "cancelled")

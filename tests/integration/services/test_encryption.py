@@ -104,7 +104,7 @@ def order_batch(store: Store) -> None:
 def batch_as_it_reads(store: Store) -> tuple[object, ...]:
     with closing(file_contents(store)) as contents:
         files = file_store(store, contents)
-        (file,) = files.list(store.scope, after=None, limit=9, order="asc", purpose=None)
+        (file,) = files.records.list(store.scope, after=None, limit=9, order="asc", purpose=None)
         with files.open(file) as stream:
             content = stream.read()
     (batch,) = Batches(store.database).list(store.scope)

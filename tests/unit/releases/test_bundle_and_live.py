@@ -10,23 +10,24 @@ from antiphon.catalog.releases import ModelPin, Release
 from antiphon.catalog.rollouts import RolloutRecord, RolloutState, RoutingState
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
+from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Figure
 from antiphon.definitions.learning import Rollout
-from antiphon.releases.bundle import FieldChange, build, diff, identity, summary
+from antiphon.releases.bundle import FieldChange, build, diff, summary
 from antiphon.releases.live import BOUND_SECONDS, LEASE_SECONDS, LiveReleases
 
 
 def test_everything_an_answer_is_made_from_is_in_the_hash() -> None:
     built = build(application(), ModelPin("smollm2-135m", "aa"), "p1")
-    assert identity(built) == identity(build(application(), ModelPin("smollm2-135m", "aa"), "p1"))
+    assert content_hash(built) == content_hash(build(application(), ModelPin("smollm2-135m", "aa"), "p1"))
     others = [
         build(application(), ModelPin("smollm2-135m", "bb"), "p1"),
         build(application(), ModelPin("smollm2-135m", "aa"), "p2"),
         build(application(decoding=Decoding(seed=1)), ModelPin("smollm2-135m", "aa"), "p1"),
         build(application(features={"congestion": "other"}), ModelPin("smollm2-135m", "aa"), "p1"),
     ]
-    assert len({identity(b) for b in (built, *others)}) == 5
+    assert len({content_hash(b) for b in (built, *others)}) == 5
 
 
 def test_a_bundle_pins_the_model_that_the_application_names() -> None:

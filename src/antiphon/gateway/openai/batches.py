@@ -51,7 +51,7 @@ async def list_batches(request: Request) -> Response:
     query = incoming.typed(incoming.query(request), BatchQuery, from_text=True)
 
     def page() -> BatchPage:
-        found = services.work.batches.list(services.scope(principal), after=query.after, limit=query.limit + 1)
+        found = services.work.batches.records.list(services.scope(principal), after=query.after, limit=query.limit + 1)
         shown = _shown(services, services.scope(principal), found[: query.limit])
         return BatchPage(data=shown, **ends_of([one.id for one in shown]), has_more=len(found) > query.limit)
 
@@ -63,14 +63,16 @@ async def retrieve(request: Request) -> Response:
     batch = request.path_params["batch"]
     services, principal = await permitted(request, "read", f"job/{batch}")
     scope = services.scope(principal)
-    return _json(await run_in_threadpool(lambda: _shown(services, scope, [services.work.batches.get(scope, batch)])[0]))
+    return _json(
+        await run_in_threadpool(lambda: _shown(services, scope, [services.work.batches.records.get(scope, batch)])[0])
+    )
 
 
 async def cancel(request: Request) -> Response:
     """``POST /v1/batches/ID/cancel``."""
     batch = request.path_params["batch"]
     services, principal = await permitted(request, "batch", f"job/{batch}")
-    found = await run_in_threadpool(services.work.batches.get, services.scope(principal), batch)
+    found = await run_in_threadpool(services.work.batches.records.get, services.scope(principal), batch)
     owned = Resource("job", batch, principal.tenant, author=found.job.principal)
     await run_in_threadpool(services.access.authorize, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
@@ -84,7 +86,7 @@ def _require_input(services: GatewayServices, principal: Principal, file: str) -
     """A batch shows its input in what comes of it: whoever orders one may read the file."""
     scope = services.scope(principal)
     with suppress(NotFoundError):  # which is said of the field that names it
-        services.access.records.require_file(scope, principal, services.work.files.get(scope, file))
+        services.access.records.require_file(scope, principal, services.work.files.records.get(scope, file))
 
 
 def _shown(services: GatewayServices, scope: Scope, found: Sequence[Batch]) -> tuple[BatchObject, ...]:

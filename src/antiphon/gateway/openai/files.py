@@ -54,7 +54,7 @@ async def list_files(request: Request) -> Response:
         return _json(FileList(data=(), first_id=None, last_id=None, has_more=False))
 
     def page() -> FileList:
-        found = services.work.files.list(
+        found = services.work.files.records.list(
             services.scope(principal),
             after=query.after,
             limit=query.limit + 1,
@@ -71,14 +71,14 @@ async def retrieve(request: Request) -> Response:
     """``GET /v1/files/ID``."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "read", f"file/{file}")
-    return _json(file_object(await run_in_threadpool(services.work.files.get, services.scope(principal), file)))
+    return _json(file_object(await run_in_threadpool(services.work.files.records.get, services.scope(principal), file)))
 
 
 async def delete(request: Request) -> Response:
     """``DELETE /v1/files/ID``."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "batch", f"file/{file}")
-    found = await run_in_threadpool(services.work.files.get, services.scope(principal), file)
+    found = await run_in_threadpool(services.work.files.records.get, services.scope(principal), file)
     owned = Resource("file", file, principal.tenant, author=found.principal)
     await run_in_threadpool(services.access.authorize, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
@@ -90,7 +90,7 @@ async def content(request: Request) -> Response:
     """``GET /v1/files/ID/content``, or one range of its bytes."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "read", f"file/{file}")
-    found = await run_in_threadpool(services.work.files.get, services.scope(principal), file)
+    found = await run_in_threadpool(services.work.files.records.get, services.scope(principal), file)
     await run_in_threadpool(services.access.records.require_file, services.scope(principal), principal, found)
     span = _range(request.headers.get("range"), found.size)
     first, end = span or (0, found.size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,36 +96,25 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
 class Validation:
     """Moves releases from ``draft`` to ``validated``.
 
-    Args:
+    Attributes:
         transaction: of the catalog.
         models_folder: where the files of model versions lie.
         feature_exists: tells whether a definition version of a view is known here: scope, view, version.
         weights_of: path of a base model's weights; ``None`` for an engine whose weights are not on this machine.
     """
 
-    def __init__(
-        self,
-        *,
-        transaction: Callable[[], AbstractContextManager[Any]],
-        releases: Releases,
-        evaluations: Evaluations,
-        datasets: Datasets,
-        models: ModelVersions,
-        feature_exists: Callable[[Scope, str, str], bool],
-        models_folder: Path,
-        weights_of: Callable[[ModelPin], Path | None],
-    ) -> None:
-        self._transaction = transaction
-        self._releases = releases
-        self._evaluations = evaluations
-        self._datasets = datasets
-        self._models = models
-        self._feature_exists = feature_exists
-        self._models_folder = models_folder
-        self._weights_of = weights_of
+    transaction: Callable[[], AbstractContextManager[Any]]
+    releases: Releases
+    evaluations: Evaluations
+    datasets: Datasets
+    models: ModelVersions
+    feature_exists: Callable[[Scope, str, str], bool]
+    models_folder: Path
+    weights_of: Callable[[ModelPin], Path | None]
 
     def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult:
         """Moves a draft to ``validated`` if its evaluation passed every gate; else it stays a draft, with the reasons.
@@ -138,14 +128,14 @@ class Validation:
         """
         scope = release.scope
         self.require_whole(release)
-        dataset = self._datasets.get(scope, evaluation.dataset)
+        dataset = self.datasets.get(scope, evaluation.dataset)
         _require_evaluation_of(release, evaluation, dataset)
         gates = check(evaluation, release.bundle.application.gates)
         reasons = [gate.reason for gate in gates if gate.passed is False]
         reasons += self._overlap(release, dataset)
-        with self._transaction() as connection:
-            present = self._releases.get(scope, release.id, within=connection)
-            live = self._releases.live(scope, release.bundle.application.name, within=connection)
+        with self.transaction() as connection:
+            present = self.releases.get(scope, release.id, within=connection)
+            live = self.releases.live(scope, release.bundle.application.name, within=connection)
             if present.stage not in ("draft", "validated"):
                 raise ConflictError(
                     f"The release is {present.stage}; only a draft can be validated.",
@@ -155,13 +145,13 @@ class Validation:
             compared = release.bundle.application.gates.brier_above_live is not None
             if compared and live is not None and live.id not in (release.id, evaluation.against):
                 reasons.append(f"it was not compared with the release that is live, {live.id}")
-            evaluation = self._evaluations.add(evaluation, within=connection)
+            evaluation = self.evaluations.add(evaluation, within=connection)
             if not reasons and present.stage == "draft":
                 why = f"evaluation {evaluation.id} on {evaluation.dataset}: every gate passed"
-                self._releases.set_stage(
+                self.releases.set_stage(
                     scope, release.id, "validated", principal=principal, reason=why, within=connection
                 )
-            present = self._releases.get(scope, release.id, within=connection)
+            present = self.releases.get(scope, release.id, within=connection)
         return ValidationResult(present, evaluation, tuple(reasons))
 
     def require_whole(self, release: Release) -> None:
@@ -173,7 +163,7 @@ class Validation:
         """
         scope, application = release.scope, release.bundle.application
         for view, version in application.features.items():
-            if not self._feature_exists(scope, view, version):
+            if not self.feature_exists(scope, view, version):
                 raise InvalidInputError(
                     f"The view {view!r} no longer exists in definition version {version}.",
                     where=f"release {release.id}",
@@ -200,27 +190,27 @@ class Validation:
 
     def _weights(self, scope: Scope, pin: ModelPin) -> Path | None:
         if pin.version is None:
-            return self._weights_of(pin)
+            return self.weights_of(pin)
         try:
-            version = self._models.get(scope, pin.version)
+            version = self.models.get(scope, pin.version)
         except NotFoundError as error:
             raise InvalidInputError(
                 f"The release pins the model version {pin.version!r}, which is not registered.",
                 where=str(scope),
                 next_step="See `antiphon models list`.",
             ) from error
-        return self._models_folder / version.weights.path
+        return self.models_folder / version.weights.path
 
     def _overlap(self, release: Release, dataset: Dataset) -> list[str]:
         """Names the datasets whose moments overlap those of the evaluation set."""
         version = release.bundle.model.version
         if version is None:
             return []
-        trained = self._models.get(release.scope, version)
+        trained = self.models.get(release.scope, version)
         seen = []
         for name in (trained.dataset, *trained.replay_datasets):
             try:
-                spec = self._datasets.get(release.scope, name).spec
+                spec = self.datasets.get(release.scope, name).spec
             except NotFoundError:
                 seen.append(f"the dataset {name} it was trained on is unknown, so nothing shows that it was not seen")
                 continue

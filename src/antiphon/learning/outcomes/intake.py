@@ -8,6 +8,7 @@ time cannot both be first, because what is known is read in the transaction that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
@@ -48,34 +49,24 @@ class _Undone(Exception):
     """Ends the transaction of a dry run."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class OutcomeJoiner:
     """Joins outcomes to predictions.
 
-    Args:
+    Attributes:
         subject_key: the key by which serving hashes entity keys.
         texts: where receipts keep entity keys.
         applications: returns an application as it is applied; raises ``NotFoundError``.
         tolerance: how far a prediction's moment may be from the moment that a sender names.
     """
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        outcomes: Outcomes,
-        receipts: Receipts,
-        texts: Blobs,
-        applications: Callable[[Scope, str], ApplicationSpec],
-        subject_key: bytes,
-        tolerance: timedelta = TOLERANCE,
-    ) -> None:
-        self._database = database
-        self._outcomes = outcomes
-        self._receipts = receipts
-        self._texts = texts
-        self._applications = applications
-        self._subject_key = subject_key
-        self._tolerance = tolerance
+    database: Database
+    outcomes: Outcomes
+    receipts: Receipts
+    texts: Blobs
+    applications: Callable[[Scope, str], ApplicationSpec]
+    subject_key: bytes
+    tolerance: timedelta = TOLERANCE
 
     def take(self, scope: Scope, principal: str, arriving: OutcomeSubmission) -> OutcomeResult:
         """Takes one outcome.
@@ -126,11 +117,9 @@ class OutcomeJoiner:
         joined = seen = 0
         last: OutcomeRecord | None = None
         matcher = self._matcher(scope)
-        earliest = since if since is not None else self._database.clock.now() - _STILL_EXPECTED
+        earliest = since if since is not None else self.database.clock.now() - _STILL_EXPECTED
         while seen < most:
-            page = self._outcomes.unknown(
-                scope, application, since=earliest, after=last, limit=min(_CHUNK, most - seen)
-            )
+            page = self.outcomes.unknown(scope, application, since=earliest, after=last, limit=min(_CHUNK, most - seen))
             if not page:
                 break
             seen, last = seen + len(page), page[-1]
@@ -146,33 +135,33 @@ class OutcomeJoiner:
     def _matcher(self, scope: Scope) -> OutcomeMatcher:
         return OutcomeMatcher(
             scope,
-            receipts=self._receipts,
-            texts=self._texts,
-            applications=self._applications,
-            subject_key=self._subject_key,
-            clock=self._database.clock,
-            tolerance=self._tolerance,
+            receipts=self.receipts,
+            texts=self.texts,
+            applications=self.applications,
+            subject_key=self.subject_key,
+            clock=self.database.clock,
+            tolerance=self.tolerance,
         )
 
     def _join(self, scope: Scope, unknown: OutcomeRecord, sent: MatchedOutcome) -> bool:
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
             by = [
                 self._outcome(scope, unknown.principal, sent, receipt, entity, known)
                 for receipt, entity in zip(sent.receipts, sent.entities, strict=True)
             ]
-            recorded = self._outcomes.find(scope, [one.id for one in by if one.id != unknown.id], within=connection)
-            return self._outcomes.replace(unknown, [one for one in by if one.id not in recorded], within=connection)
+            recorded = self.outcomes.find(scope, [one.id for one in by if one.id != unknown.id], within=connection)
+            return self.outcomes.replace(unknown, [one for one in by if one.id not in recorded], within=connection)
 
     def _take_chunk(
         self, scope: Scope, principal: str, chunk: Sequence[MatchedOutcome | AntiphonError], dry_run: bool
     ) -> list[OutcomeResult]:
         taken: list[OutcomeResult] = []
         try:
-            with self._database.transaction() as connection:
+            with self.database.transaction() as connection:
                 sound = [sent for sent in chunk if isinstance(sent, MatchedOutcome)]
                 known = self._labels(scope, sound, connection)
-                recorded = self._outcomes.find(
+                recorded = self.outcomes.find(
                     scope, [one for sent in sound for one in sent.identities()], within=connection
                 )
                 for sent in chunk:
@@ -204,7 +193,7 @@ class OutcomeJoiner:
         if not sent.receipts:
             if unknown is None:
                 unknown = self._unknown(scope, principal, sent)
-                self._outcomes.add(unknown, within=connection)
+                self.outcomes.add(unknown, within=connection)
                 recorded[unknown.id] = unknown
             _same(sent, unknown)
             return (unknown,)
@@ -221,11 +210,11 @@ class OutcomeJoiner:
             became.append(outcome)
         if unknown is not None and unknown.status == "unknown":
             _same(sent, unknown)
-            self._outcomes.replace(unknown, fresh, within=connection)
+            self.outcomes.replace(unknown, fresh, within=connection)
             recorded.pop(unknown.id, None)
         else:
             for outcome in fresh:
-                self._outcomes.add(outcome, within=connection)
+                self.outcomes.add(outcome, within=connection)
         for outcome in fresh:
             recorded[outcome.id] = outcome
         return tuple(became)
@@ -236,7 +225,7 @@ class OutcomeJoiner:
         """Returns the outcomes joined so far, by prediction and kind: the first of each."""
         predictions = [receipt.prediction for each in sent for receipt in each.receipts]
         known: dict[tuple[str, OutcomeKind], OutcomeRecord] = {}
-        for outcome in self._outcomes.joined(scope, predictions, within=connection):
+        for outcome in self.outcomes.joined(scope, predictions, within=connection):
             known.setdefault((outcome.prediction or "", outcome.kind), outcome)
         return known
 
@@ -250,7 +239,7 @@ class OutcomeJoiner:
         known: dict[tuple[str, OutcomeKind], OutcomeRecord],
     ) -> OutcomeRecord:
         arriving, declared = sent.arriving, sent.application.outcome
-        now = self._database.clock.now()
+        now = self.database.clock.now()
         available_at = arriving.available_at or max(now, receipt.as_of)
         place = (receipt.prediction, arriving.kind)
         first = known.get(place)
@@ -294,7 +283,7 @@ class OutcomeJoiner:
 
     def _unknown(self, scope: Scope, principal: str, sent: MatchedOutcome) -> OutcomeRecord:
         arriving, declared = sent.arriving, sent.application.outcome
-        now = self._database.clock.now()
+        now = self.database.clock.now()
         return OutcomeRecord(
             id=sent.identity(arriving.prediction),
             scope=scope,

@@ -6,6 +6,7 @@ Invariant: what is refused or found depends on the outcome, the declared applica
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
@@ -44,36 +45,27 @@ class MatchedOutcome(msgspec.Struct, frozen=True):
         return [self.identity(named), *(self.identity(receipt.prediction) for receipt in self.receipts)]
 
 
+@dataclass(frozen=True)
 class OutcomeMatcher:
     """Matches the outcomes of one call; what it read of a subject it does not read again.
 
-    Args:
+    Attributes:
         subject_key: the key by which serving hashes entity keys.
         texts: where receipts keep entity keys.
         applications: returns an application as it is applied; raises ``NotFoundError``.
         tolerance: how far a prediction's moment may be from the moment that a sender names.
     """
 
-    def __init__(
-        self,
-        scope: Scope,
-        *,
-        receipts: Receipts,
-        texts: Blobs,
-        applications: Callable[[Scope, str], ApplicationSpec],
-        subject_key: bytes,
-        clock: Clock,
-        tolerance: timedelta,
-    ) -> None:
-        self._scope = scope
-        self._receipts = receipts
-        self._texts = texts
-        self._applications = applications
-        self._subject_key = subject_key
-        self._clock = clock
-        self._tolerance = tolerance
-        self._declared: dict[str, ApplicationSpec] = {}
-        self._subjects: dict[tuple[str, str], list[Receipt]] = {}
+    scope: Scope
+    _: KW_ONLY
+    receipts: Receipts
+    texts: Blobs
+    applications: Callable[[Scope, str], ApplicationSpec]
+    subject_key: bytes
+    clock: Clock
+    tolerance: timedelta
+    _declared: dict[str, ApplicationSpec] = field(init=False, default_factory=dict)
+    _subjects: dict[tuple[str, str], list[Receipt]] = field(init=False, default_factory=dict)
 
     def match(self, arriving: OutcomeSubmission) -> MatchedOutcome:
         """The outcome with its predictions; none when they do not exist (yet).
@@ -85,7 +77,7 @@ class OutcomeMatcher:
         sent = in_utc(arriving)
         application = self._declared.get(sent.application)
         if application is None:
-            application = self._applications(self._scope, sent.application)
+            application = self.applications(self.scope, sent.application)
             self._declared[sent.application] = application
         check_value(sent, application)
         check_whose(sent, application)
@@ -104,7 +96,7 @@ class OutcomeMatcher:
 
     def _named(self, prediction: str, application: ApplicationSpec) -> tuple[Receipt, ...]:
         try:
-            receipt = self._receipts.get(self._scope, prediction)
+            receipt = self.receipts.get(self.scope, prediction)
         except NotFoundError:
             return ()
         if receipt.application != application.name:
@@ -125,15 +117,15 @@ class OutcomeMatcher:
         self, entity: Mapping[str, str], at: datetime | None, application: ApplicationSpec
     ) -> tuple[Receipt, ...]:
         assert at is not None  # check_whose
-        subject = subject_of(self._subject_key, self._scope, entity)
+        subject = subject_of(self.subject_key, self.scope, entity)
         place = (application.name, subject)
         if place not in self._subjects:
-            made = self._receipts.list(self._scope, application.name, subject=subject, limit=_MOST_OF_A_SUBJECT)
+            made = self.receipts.list(self.scope, application.name, subject=subject, limit=_MOST_OF_A_SUBJECT)
             self._subjects[place] = [*reversed(made)]
         return tuple(
             receipt
             for receipt in self._subjects[place]
-            if receipt.role in SEEN_ROLES and abs(receipt.as_of - at) <= self._tolerance
+            if receipt.role in SEEN_ROLES and abs(receipt.as_of - at) <= self.tolerance
         )
 
     def _check_times(self, sent: OutcomeSubmission, as_of: datetime) -> None:
@@ -151,7 +143,7 @@ class OutcomeMatcher:
 
     def _check_ahead(self, known: datetime, as_of: datetime | None) -> None:
         # A replay may run ahead of the wall clock as a whole; then only its own moments tell what is the future.
-        latest = self._clock.now() + AHEAD
+        latest = self.clock.now() + AHEAD
         if known > latest and (as_of is None or as_of <= latest):
             raise InvalidInputError(
                 f"An outcome from the future: it says that it is known at {known.isoformat()}.",
@@ -162,7 +154,7 @@ class OutcomeMatcher:
     def _entity(self, receipt: Receipt) -> dict[str, str]:
         try:
             keys: dict[str, str] = msgspec.json.decode(
-                self._texts.get(self._scope, receipt.entity_blob), type=dict[str, str]
+                self.texts.get(self.scope, receipt.entity_blob), type=dict[str, str]
             )
         except NotFoundError:
             return {}  # erased: the outcome is then in no slice

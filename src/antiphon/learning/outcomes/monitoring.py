@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
@@ -67,25 +68,16 @@ class DriftReport(msgspec.Struct, frozen=True):
     forecast: Drift
 
 
+@dataclass(frozen=True, kw_only=True)
 class Monitor:
     """Reads how applications do. Nothing is written."""
 
-    def __init__(
-        self,
-        *,
-        outcomes: Outcomes,
-        receipts: Receipts,
-        datasets: Datasets,
-        applications: Callable[[Scope, str], ApplicationSpec],
-        lake: Lake,
-        clock: Clock,
-    ) -> None:
-        self._outcomes = outcomes
-        self._receipts = receipts
-        self._datasets = datasets
-        self._applications = applications
-        self._lake = lake
-        self._clock = clock
+    outcomes: Outcomes
+    receipts: Receipts
+    datasets: Datasets
+    applications: Callable[[Scope, str], ApplicationSpec]
+    lake: Lake
+    clock: Clock
 
     def performance(
         self,
@@ -104,10 +96,10 @@ class Monitor:
         Raises:
             NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
         """
-        declared = self._applications(scope, application)
+        declared = self.applications(scope, application)
         labels_of(declared)
         assert declared.outcome is not None  # labels_of
-        scored = self._outcomes.scored(scope, application, since=since, until=until)
+        scored = self.outcomes.scored(scope, application, since=since, until=until)
         found, without = forecasts_of(scored)
         return Performance(
             application=application,
@@ -115,9 +107,9 @@ class Monitor:
             positive=declared.outcome.positive,
             since=since,
             until=until,
-            at=self._clock.now(),
-            counts=self._outcomes.counts(scope, application),
-            coverage=tuple(self._outcomes.coverage(scope, application)),
+            at=self.clock.now(),
+            counts=self.outcomes.counts(scope, application),
+            coverage=tuple(self.outcomes.coverage(scope, application)),
             without_probability=without,
             whole=score(found),
             releases=by_release(found),
@@ -131,11 +123,11 @@ class Monitor:
         Raises:
             NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
         """
-        declared = self._applications(scope, application)
+        declared = self.applications(scope, application)
         labels_of(declared)
         outcome = declared.outcome
         assert outcome is not None  # labels_of
-        made = self._receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
+        made = self.receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
         seen = sorted(made, key=lambda receipt: receipt.as_of)
         first = [receipt for receipt in seen if receipt.as_of < seen[0].as_of + WEEK]
         latest = [receipt for receipt in seen if receipt.as_of > seen[-1].as_of - recent]
@@ -162,11 +154,11 @@ class Monitor:
         """The printed features of the newest training set, when there is one whose file is there."""
         import pyarrow.parquet
 
-        known = self._datasets.list(scope, declared.name, kind="training", limit=1)
+        known = self.datasets.list(scope, declared.name, kind="training", limit=1)
         if not known or known[0].spec.views != dict(declared.features):
             return None
         try:
-            file = self._lake.open(known[0].path)
+            file = self.lake.open(known[0].path)
         except AntiphonError:
             return None
         names = [figure.feature for figure in declared.figures if figure.feature in known[0].columns]

@@ -160,9 +160,9 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
 def unattended(store: Store, transitions: RolloutTransitions) -> Callable[..., RolloutRecord]:
     """``begin`` for a training that nobody watches: what it made is its orderer's, who promotes it in ``dev`` only."""
 
-    def begin(scope: Scope, release: str, *, principal: str, reason: str, within: Any = None) -> RolloutRecord:
+    def begin(scope: Scope, release: str, *, principal: str, reason: str) -> RolloutRecord:
         by = Principal(principal, scope.tenant, "admin", "person", "restricted")
-        return transitions.begin(scope, release, principal=principal, reason=reason, by=by, within=within)
+        return transitions.begin(scope, release, principal=principal, reason=reason, by=by)
 
     return begin
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from antiphon.catalog.models import ModelVersions
@@ -55,40 +56,29 @@ def needed(
     return tuple(sorted(version for version in versions if version is not None))
 
 
+@dataclass
 class ServedModels:
     """Keeps the engine's set of models what the catalog needs.
 
-    Args:
+    Attributes:
         folder: where the files of model versions lie.
         every: seconds between looks at the catalog.
     """
 
-    def __init__(
-        self,
-        scope: Scope,
-        releases: Releases,
-        models: ModelVersions,
-        rollouts: Rollouts,
-        engine: Engine,
-        folder: Path,
-        clock: Clock,
-        *,
-        every: float = 2.0,
-        linger: float = LINGER_SECONDS,
-    ) -> None:
-        self._scope = scope
-        self._releases = releases
-        self._models = models
-        self._rollouts = rollouts
-        self._engine = engine
-        self._folder = folder
-        self._clock = clock
-        self._every = every
-        self._linger = linger
-        self._needed_at: dict[ServedModel, float] = {}
-        self._declared: tuple[ServedModel, ...] | None = None
-        self._again_at = 0.0
-        self._one_at_a_time = asyncio.Lock()
+    scope: Scope
+    releases: Releases
+    models: ModelVersions
+    rollouts: Rollouts
+    engine: Engine
+    folder: Path
+    clock: Clock
+    _: KW_ONLY
+    every: float = 2.0
+    linger: float = LINGER_SECONDS
+    _needed_at: dict[ServedModel, float] = field(init=False, default_factory=dict)
+    _declared: tuple[ServedModel, ...] | None = field(init=False, default=None)
+    _again_at: float = field(init=False, default=0.0)
+    _one_at_a_time: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     @classmethod
     def of(cls, store: Store, engine: Engine) -> ServedModels:
@@ -113,17 +103,17 @@ class ServedModels:
         """
         async with self._one_at_a_time:
             models = await asyncio.to_thread(self._needed)
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             self._needed_at |= dict.fromkeys(models, now)
-            self._needed_at = {model: at for model, at in self._needed_at.items() if at > now - self._linger}
+            self._needed_at = {model: at for model, at in self._needed_at.items() if at > now - self.linger}
             declared = tuple(sorted(self._needed_at, key=lambda model: model.name))
             if declared == self._declared:
-                served = {model.name for model in (await self._engine.describe()).models}
+                served = {model.name for model in (await self.engine.describe()).models}
                 if now < self._again_at or all(model.name in served for model in declared):
                     return
             self._declared, self._again_at = declared, now + RETRY_SECONDS
             try:
-                await self._engine.serve(declared)
+                await self.engine.serve(declared)
             except UnavailableError:
                 self._declared = None
                 raise
@@ -142,7 +132,7 @@ class ServedModels:
             await self.reconcile()
         except AntiphonError as error:
             failure = error
-        if version in {model.name for model in (await self._engine.describe()).models}:
+        if version in {model.name for model in (await self.engine.describe()).models}:
             return
         raise failure or UnavailableError(
             "The engine does not serve this model.",
@@ -161,18 +151,18 @@ class ServedModels:
                 if str(error) != said:
                     said = str(error)
                     _log.warning("Not every model that is needed is served: %s", said)
-            await wait(stop, self._every)
+            await wait(stop, self.every)
 
     def _needed(self) -> list[ServedModel]:
-        releases = self._releases.list(self._scope)
+        releases = self.releases.list(self.scope)
         applications = {release.bundle.application.name for release in releases}
-        moves = {name: self._releases.history(self._scope, name) for name in applications}
+        moves = {name: self.releases.history(self.scope, name) for name in applications}
         models = []
-        for name in needed(releases, moves, self._rollouts.list_active(self._scope)):
+        for name in needed(releases, moves, self.rollouts.list_active(self.scope)):
             try:
-                weights = self._models.get(self._scope, name).weights
+                weights = self.models.get(self.scope, name).weights
             except NotFoundError:
                 _log.error("A release pins the model %s, which is not registered.", name)
                 continue
-            models.append(ServedModel(name, str(self._folder.resolve() / weights.path), weights.sha256))
+            models.append(ServedModel(name, str(self.folder.resolve() / weights.path), weights.sha256))
         return models
