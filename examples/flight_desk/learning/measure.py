@@ -22,7 +22,7 @@ from antiphon.catalog.evaluations import Evaluation, IntervalEstimate
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics
-from antiphon.services.learning.outcomes import DeclaredApplications
+from antiphon.services.learning.outcomes import declared_applications
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
 from examples.flight_desk import baselines, data, demand
@@ -199,7 +199,7 @@ def _dataset(
     table = sources / ("measured-dawn.parquet" if dawn else "measured.parquet")
     only = [flight.event_id for flight in flights]
     data.write_outcomes(events, settings, until, table, first=first, last=last, dawn=dawn, only=only)
-    declared = DeclaredApplications(store).get(store.scope, APPLICATION)
+    declared = declared_applications(store)(store.scope, APPLICATION)
     assert declared.outcome is not None
     assert declared.outcome.history is not None
     history = msgspec.structs.replace(declared.outcome.history, path=str(table))

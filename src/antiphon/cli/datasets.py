@@ -41,13 +41,13 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a dataset: every example as of its own moment, nothing from after the cutoff."""
-    from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+    from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 
     selected = _kind(kind)
     with stores(project) as store:
         builder = dataset_builder(store)
         spec = builder.plan(
-            DeclaredApplications(store).get(store.scope, application),
+            declared_applications(store)(store.scope, application),
             kind=selected,
             cutoff=entities.moment(cutoff),
             origins=origin,

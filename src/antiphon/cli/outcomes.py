@@ -83,10 +83,10 @@ def import_table(
     `thumbs`, `correction`, `text`), `at`, `available_at` and `id`.
     """
     from antiphon.batch import tables
-    from antiphon.services.learning.outcomes import DeclaredApplications, outcome_joiner
+    from antiphon.services.learning.outcomes import declared_applications, outcome_joiner
 
     with stores(project) as store:
-        declared = DeclaredApplications(store).get(store.scope, application)
+        declared = declared_applications(store)(store.scope, application)
         joiner, principal = outcome_joiner(store), at_terminal(store).id
         progress = Progress(f"{file.name} rows")
         counted = _ImportCounts()

@@ -45,10 +45,10 @@ def require_application(store: Store, name: str | None) -> None:
     Raises:
         NotFoundError: with the name that may have been meant.
     """
-    from antiphon.services.learning.outcomes import DeclaredApplications
+    from antiphon.services.learning.outcomes import declared_applications
 
     if name:
-        DeclaredApplications(store).get(store.scope, name)
+        declared_applications(store)(store.scope, name)
 
 
 def at_terminal(store: Store) -> Principal:

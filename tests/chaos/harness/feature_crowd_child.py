@@ -45,7 +45,7 @@ from antiphon.services.answering import answerer
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.refreshing import finish_apply
 from antiphon.services.features.rollback import FeatureRollback
-from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.rollouts import rollout_transitions
 from antiphon.serving.request import AnswerRequest
@@ -193,7 +193,7 @@ class Role(Life):
         if self._turn % 4 == 0:
             self._activate(self._chance.choice(self._releases()))
         if self._turn % 2 == 0:
-            application = DeclaredApplications(self.store).get(self.store.scope, APPLICATION)
+            application = declared_applications(self.store)(self.store.scope, APPLICATION)
             builder = dataset_builder(self.store)
             spec = builder.plan(
                 application, _WINDOW, cutoff=self._base, origins=("history",), examples=50,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Outcome, TrainingWindow
 from antiphon.definitions.source import SourceSpec
 from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.learning.outcomes.intake import OutcomeJoiner
-from antiphon.learning.outcomes.matching import subject_of
+from antiphon.learning.outcomes.matching import OutcomeMatcher, subject_of
 from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 WINDOW = TrainingWindow(history="20d", maturity="6h", embargo="2d")
@@ -80,25 +82,24 @@ class Flown:
         self.releases = Releases(self.world.database)
         self.application = self.declare()
         self.release = self.released(self.application)
-        self.joiner = OutcomeJoiner(
-            database=self.world.database,
-            outcomes=self.outcomes,
+        matcher = partial(
+            OutcomeMatcher,
             receipts=self.receipts,
             texts=Blobs(self.world.database),
             applications=Declared(self.application).get,
             subject_key=KEY,
+            clock=self.world.database.clock,
         )
-        self.builder = DatasetBuilder(
+        self.joiner = OutcomeJoiner(self.world.database, self.outcomes, matcher)
+        rows = DatasetRowBuilder(
             self.world.scope,
-            datasets=self.datasets,
             outcomes=self.outcomes,
             receipts=self.receipts,
             releases=self.releases,
             definitions=self.world.definitions,
-            lake=self.world.lake,
-            clock=self.world.clock,
             log=self.world.log,
         )
+        self.builder = DatasetBuilder(rows, self.datasets, self.world.lake, self.world.clock)
 
     def declare(self, **fields: Any) -> ApplicationSpec:
         flown = SourceSpec("flown", "table", "asked", "known", event_id="event_id", path=str(self.flown))

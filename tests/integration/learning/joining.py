@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
 from antiphon.learning.outcomes.intake import OutcomeJoiner
-from antiphon.learning.outcomes.matching import subject_of
+from antiphon.learning.outcomes.matching import OutcomeMatcher, subject_of
 from antiphon.learning.outcomes.monitoring import Monitor
 
 KEY = b"k" * 32
@@ -69,14 +70,15 @@ class Desk:
         self.joiner = self.new_joiner()
 
     def new_joiner(self) -> OutcomeJoiner:
-        return OutcomeJoiner(
-            database=self.database,
-            outcomes=self.outcomes,
+        matcher = partial(
+            OutcomeMatcher,
             receipts=self.receipts,
             texts=Blobs(self.database),
             applications=self.declared.get,
             subject_key=KEY,
+            clock=self.database.clock,
         )
+        return OutcomeJoiner(self.database, self.outcomes, matcher)
 
     @property
     def monitor(self) -> Monitor:

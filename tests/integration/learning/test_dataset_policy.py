@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,11 +44,8 @@ def builder(flown: Flown, policies: str) -> DatasetBuilder:
         asked = [PolicyRow(dict(zip(keys, entity, strict=True)), moment) for entity, moment in rows]
         return decider.digest, [None if said.allowed else said.reason for said in policy.decide(asked)]
 
-    return DatasetBuilder(
-        flown.world.scope, datasets=flown.datasets, outcomes=flown.outcomes, receipts=flown.receipts,
-        releases=flown.releases, definitions=flown.world.definitions, lake=flown.world.lake, clock=flown.world.clock,
-        log=flown.world.log, withheld=withheld,
-    )  # fmt: skip
+    rows = dataclasses.replace(flown.builder.rows, withheld=withheld)
+    return dataclasses.replace(flown.builder, rows=rows)
 
 
 def test_withheld_examples_are_counted_and_named(flown: Flown) -> None:

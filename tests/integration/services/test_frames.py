@@ -18,7 +18,7 @@ import antiphon
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.definitions.application import Freshness
 from antiphon.services.export.frames import Project
-from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_dataset_is_a_frame(tmp_path: Path) -> None:
         project.apply()
         store = project._store
         builder = dataset_builder(store)
-        learns = DeclaredApplications(store).get(store.scope, "late-desk")
+        learns = declared_applications(store)(store.scope, "late-desk")
         built = builder.build(builder.plan(learns, kind="training", cutoff=START + timedelta(days=10)))
         with pytest.raises(ForbiddenError, match="feature-purpose"):
             project.dataset(built.id)

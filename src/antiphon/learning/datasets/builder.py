@@ -8,70 +8,31 @@ are recorded, so that a rebuild that differs can say which of them changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.outcomes import Outcomes
-from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Releases
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.ids import content_hash
-from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.features.lake.content import Lake
-from antiphon.features.offline.compute import ComputeLimits
-from antiphon.features.ports import LogReader
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey, RowPolicyDecision
+from antiphon.learning.datasets.rows import DatasetContent, DatasetRowBuilder, DatasetSurvey
 from antiphon.learning.datasets.table import DatasetTable, write
 
 
+@dataclass(frozen=True)
 class DatasetBuilder:
-    """Plans and builds the datasets of one scope.
+    """Plans and builds the datasets of one scope, from the rows that are built for it."""
 
-    Args:
-        log: the event log; ``None`` when no view reads a stream.
-        limits: what the point-in-time join may use.
-        withheld: policy about what may be learned from; ``None`` leaves nothing out.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        *,
-        datasets: Datasets,
-        outcomes: Outcomes,
-        receipts: Receipts,
-        releases: Releases,
-        definitions: DefinitionVersions,
-        lake: Lake,
-        clock: Clock,
-        log: LogReader | None = None,
-        limits: ComputeLimits | None = None,
-        withheld: RowPolicyDecision | None = None,
-    ) -> None:
-        self._scope = scope
-        self._datasets = datasets
-        self._outcomes = outcomes
-        self._definitions = definitions
-        self._lake = lake
-        self._clock = clock
-        self._log = log
-        self._maker = DatasetRowBuilder(
-            scope,
-            outcomes=outcomes,
-            receipts=receipts,
-            releases=releases,
-            definitions=definitions,
-            log=log,
-            limits=limits,
-            withheld=withheld,
-        )
+    rows: DatasetRowBuilder
+    datasets: Datasets
+    lake: Lake
+    clock: Clock
 
     def plan(
         self,
@@ -102,26 +63,14 @@ class DatasetBuilder:
             InvalidInputError: the application declares no outcome, or the window is none.
         """
         spec = dataset_plan.plan(
-            application,
-            window,
-            now=self._clock.now(),
-            kind=kind,
-            cutoff=cutoff,
-            origins=origins,
-            examples=examples,
-            seed=seed,
-            first=first,
-            last=last,
+            application, window, self.clock.now(), kind, cutoff, origins, examples, seed, first, last
         )
-        return msgspec.structs.replace(
-            spec,
-            offsets=self._offsets(spec),
-            outcomes_until=self._outcomes.instant() if "receipts" in spec.origins else None,
-        )
+        until = self.rows.outcomes.instant() if "receipts" in spec.origins else None
+        return msgspec.structs.replace(spec, offsets=self._offsets(spec), outcomes_until=until)
 
     def survey(self, spec: DatasetSpec) -> DatasetSurvey:
         """Counts the rows and labels of the dataset without joining features or storing anything."""
-        return self._maker.gather(spec).survey
+        return self.rows.gather(spec).survey
 
     def build(self, spec: DatasetSpec) -> Dataset:
         """Build the dataset and record it; building the same again returns the one that is there.
@@ -132,14 +81,14 @@ class DatasetBuilder:
             NotFoundError: a view's definition was never applied here.
             ConflictError: a source file changed while it was read.
         """
-        made = self._maker.make(spec)
+        made = self.rows.make(spec)
         _require_both_classes(made)
         logical = made.rows.logical_hash()
         path, sha256 = self._keep(made.rows)
         labels = made.rows.column("label").values
         dataset = Dataset(
-            id=f"data_{content_hash([str(self._scope), spec, logical])[:26]}",
-            scope=self._scope,
+            id=f"data_{content_hash([str(self.rows.scope), spec, logical])[:26]}",
+            scope=self.rows.scope,
             spec=spec,
             sources=made.sources,
             rows=len(labels),
@@ -149,12 +98,9 @@ class DatasetBuilder:
             path=path,
             sha256=sha256,
             logical_hash=logical,
-            created_at=self._clock.now(),
+            created_at=self.clock.now(),
         )
-        kept = self._datasets.add(dataset)
-        if (kept.path, kept.sha256) != (path, sha256):
-            return self._datasets.move(self._scope, kept.id, path, sha256)
-        return kept
+        return self._at(self.datasets.add(dataset), path, sha256)
 
     def rebuild(self, dataset: str) -> Dataset:
         """Build a dataset again from its own specification; a file that was lost is back afterwards.
@@ -163,9 +109,9 @@ class DatasetBuilder:
             NotFoundError: there is no such dataset.
             ConflictError: it comes out otherwise; names the sources that changed.
         """
-        known = self._datasets.get(self._scope, dataset)
+        known = self.datasets.get(self.rows.scope, dataset)
         try:
-            made = self._maker.make(known.spec)
+            made = self.rows.make(known.spec)
         except AntiphonError as error:
             raise ConflictError(
                 f"The dataset {known.id} cannot be built again: {error}",
@@ -178,21 +124,25 @@ class DatasetBuilder:
                 where=known.id,
                 next_step="Restore what changed, or build a new dataset.",
             )
-        path, sha256 = self._keep(made.rows)
-        if (path, sha256) != (known.path, known.sha256):
-            return self._datasets.move(self._scope, known.id, path, sha256)
-        return known
+        return self._at(known, *self._keep(made.rows))
+
+    def _at(self, dataset: Dataset, path: str, sha256: str) -> Dataset:
+        """The dataset, told where its file is now."""
+        if (dataset.path, dataset.sha256) == (path, sha256):
+            return dataset
+        return self.datasets.move(self.rows.scope, dataset.id, path, sha256)
 
     def _offsets(self, spec: DatasetSpec) -> dict[str, int]:
-        if self._log is None or "history" not in spec.origins:
+        log, scope = self.rows.log, self.rows.scope
+        if log is None or "history" not in spec.origins:
             return {}
-        sources = [self._definitions.get(self._scope, *view).source for view in spec.views.items()]
+        sources = [self.rows.definitions.get(scope, *view).source for view in spec.views.items()]
         sources += [spec.history] if spec.history is not None else []
         streams = sorted({source.name for source in sources if source.kind == "stream"})
-        return {stream: self._log.end(self._scope, stream) for stream in streams}
+        return {stream: log.end(scope, stream) for stream in streams}
 
     def _keep(self, rows: DatasetTable) -> tuple[str, str]:
-        with self._lake.writing(self._scope, ".parquet") as draft:
+        with self.lake.writing(self.rows.scope, ".parquet") as draft:
             write(rows, draft)
         return draft.path, draft.sha256
 

@@ -40,13 +40,6 @@ class Candidate(msgspec.Struct, frozen=True):
     inputs: tuple[InputValue, ...] = ()
 
 
-class CandidateSelection(msgspec.Struct, frozen=True):
-    """Selected candidates in the order of ``example``, and the reasons why others were dropped, counted."""
-
-    candidates: tuple[Candidate, ...]
-    dropped: dict[str, int]
-
-
 def inputs_of(spec: DatasetSpec) -> dict[str, InputType]:
     """Columns of the outcome table that on-demand features read, with their types; entity keys aside."""
     types: dict[str, InputType] = {}
@@ -55,8 +48,10 @@ def inputs_of(spec: DatasetSpec) -> dict[str, InputType]:
     return {name: declared for name, declared in sorted(types.items()) if name not in spec.entity_keys}
 
 
-def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> CandidateSelection:
+def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Candidate], dict[str, int]]:
     """Let candidates in by the spec's window, and draw at most ``spec.examples`` of them.
+
+    Returns them in the order of ``example``, and the reasons why others were dropped, counted.
 
     A prediction's own row stands for the history's row of the same entity and moment: its features are those that
     were served. The draw takes the smallest SHA-256 of seed and example, so it does not depend on anything else.
@@ -85,8 +80,8 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> CandidateSelec
     dropped["duplicate"] = len(entered) - len(single)
     drawn = sorted(single, key=lambda candidate: _draw(spec.seed, candidate.example))[: spec.examples]
     dropped["sampled-out"] = len(single) - len(drawn)
-    kept = tuple(sorted(drawn, key=lambda candidate: candidate.example))
-    return CandidateSelection(kept, {reason: count for reason, count in sorted(dropped.items()) if count})
+    kept = sorted(drawn, key=lambda candidate: candidate.example)
+    return kept, {reason: count for reason, count in dropped.items() if count}
 
 
 def _without_duplicates(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
-
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInputError
@@ -31,17 +29,10 @@ from antiphon.learning.outcomes.submission import label_text
 _FETCH = 10_000
 
 
-class HistoryRows(msgspec.Struct, frozen=True):
-    """Candidates of the table; ``unreadable`` rows lacked a key or an instant."""
-
-    candidates: tuple[Candidate, ...]
-    unreadable: int
-
-
 def read_history(
     spec: DatasetSpec, *, scope: Scope, log: LogReader | None = None, limits: ComputeLimits | None = None
-) -> HistoryRows:
-    """Every row of ``spec.history`` as a candidate.
+) -> tuple[list[Candidate], int]:
+    """Every row of ``spec.history`` as a candidate, and the number of rows that lacked a key or an instant.
 
     Raises:
         SetupError: the file is missing.
@@ -68,7 +59,7 @@ def read_history(
         found: list[Candidate] = []
         while fetched := cursor.fetchmany(_FETCH):
             found += _candidates(fetched, len(keys), spec.labels, tuple(inputs.values()))
-    return HistoryRows(tuple(found), loaded.rows_rejected)
+    return found, loaded.rows_rejected
 
 
 def _check_kinds(inputs: Mapping[str, InputType], found: Mapping[str, Kind], source: str) -> None:

@@ -23,7 +23,6 @@ _EVALUATED = 300
 def plan(
     application: ApplicationSpec,
     window: TrainingWindow | None,
-    *,
     now: datetime,
     kind: DatasetKind = "training",
     cutoff: datetime | None = None,

@@ -6,7 +6,9 @@ of predictions are those of their receipts, as they were served.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,15 +24,14 @@ from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.on_demand import InputType
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import version_of
-from antiphon.learning.datasets.candidates import Candidate, CandidateSelection, choose, inputs_of
+from antiphon.learning.datasets.candidates import Candidate, choose, inputs_of
 from antiphon.learning.datasets.history import read_history
-from antiphon.learning.datasets.table import DatasetTable, TableColumn, Value, feature_column
+from antiphon.learning.datasets.table import ColumnType, DatasetTable, TableColumn, Value, arrow_types, feature_column
 
 RowPolicyDecision = Callable[
     [Scope, str, Sequence[str], Sequence[tuple[Sequence[str], int]]], tuple[str, Sequence[str | None]]
@@ -55,7 +56,7 @@ class DatasetSurvey(msgspec.Struct, frozen=True):
 class CandidateSample(msgspec.Struct, frozen=True):
     """Candidates that were drawn, and what they were read from."""
 
-    chosen: CandidateSelection
+    candidates: list[Candidate]
     sources: tuple[DatasetSource, ...]
     survey: DatasetSurvey
 
@@ -69,35 +70,25 @@ class DatasetContent(msgspec.Struct, frozen=True):
     dropped: dict[str, int]
 
 
+@dataclass(frozen=True)
 class DatasetRowBuilder:
     """Builds the rows of one scope's datasets.
 
-    Args:
+    Attributes:
         log: the event log; ``None`` when no view reads a stream.
         limits: what the point-in-time join may use.
         withheld: policy about what may be learned from; ``None`` leaves nothing out.
     """
 
-    def __init__(
-        self,
-        scope: Scope,
-        *,
-        outcomes: Outcomes,
-        receipts: Receipts,
-        releases: Releases,
-        definitions: DefinitionVersions,
-        log: LogReader | None = None,
-        limits: ComputeLimits | None = None,
-        withheld: RowPolicyDecision | None = None,
-    ) -> None:
-        self._scope = scope
-        self._outcomes = outcomes
-        self._receipts = receipts
-        self._releases = releases
-        self._definitions = definitions
-        self._log = log
-        self._limits = limits or ComputeLimits()
-        self._withheld = withheld
+    scope: Scope
+    _: KW_ONLY
+    outcomes: Outcomes
+    receipts: Receipts
+    releases: Releases
+    definitions: DefinitionVersions
+    log: LogReader | None = None
+    limits: ComputeLimits = field(default_factory=ComputeLimits)
+    withheld: RowPolicyDecision | None = None
 
     def gather(self, spec: DatasetSpec) -> CandidateSample:
         """The examples that the specification takes, without their features.
@@ -106,35 +97,31 @@ class DatasetRowBuilder:
             SetupError: a source's file is missing.
             InvalidInputError: the history does not fit the specification.
         """
-        log = None if self._log is None else _PinnedLog(self._log, spec.offsets)
+        log = None if self.log is None else _PinnedLog(self.log, spec.offsets)
         candidates: list[Candidate] = []
         sources: list[DatasetSource] = []
         more: dict[str, int] = {}
         if "history" in spec.origins and spec.history is not None:
             sources += _sources([spec.history], spec.offsets)
-            read = read_history(spec, scope=self._scope, log=log, limits=self._limits)
-            candidates += read.candidates
-            more["unreadable"] = read.unreadable
+            candidates, more["unreadable"] = read_history(spec, scope=self.scope, log=log, limits=self.limits)
         if "receipts" in spec.origins:
-            outcomes = self._outcomes.scored(
-                self._scope, spec.application, roles=spec.roles, recorded_until=spec.outcomes_until
+            outcomes = self.outcomes.scored(
+                self.scope, spec.application, roles=spec.roles, recorded_until=spec.outcomes_until
             )
             served, more["other-definition"], more["receipt-gone"] = self._served(spec, outcomes)
             candidates += served
             version = content_hash(sorted(outcome.id for outcome in outcomes))
             sources.append(DatasetSource("receipts", "receipts", version, len(outcomes)))
         candidates = self._permitted(spec, candidates, sources, more)
-        chosen = choose(candidates, spec)
-        dropped = dict(sorted((chosen.dropped | {reason: count for reason, count in more.items() if count}).items()))
-        labels: dict[str, int] = {}
-        for candidate in chosen.candidates:
-            labels[str(candidate.label)] = labels.get(str(candidate.label), 0) + 1
+        chosen, dropped = choose(candidates, spec)
+        dropped |= {reason: count for reason, count in more.items() if count}
+        labels = Counter(str(candidate.label) for candidate in chosen)
         moments = [candidate.moment for candidate in candidates]
         survey = DatasetSurvey(
             spec=spec,
-            rows=len(chosen.candidates),
+            rows=len(chosen),
             labels=dict(sorted(labels.items())),
-            dropped=dropped,
+            dropped=dict(sorted(dropped.items())),
             earliest=from_microseconds(min(moments)) if moments else None,
             latest=from_microseconds(max(moments)) if moments else None,
         )
@@ -144,10 +131,10 @@ class DatasetRowBuilder:
         self, spec: DatasetSpec, candidates: list[Candidate], sources: list[DatasetSource], more: dict[str, int]
     ) -> list[Candidate]:
         """Without the candidates that policy withholds; they are counted by reason, and the policies are named."""
-        if self._withheld is None or not candidates:
+        if self.withheld is None or not candidates:
             return candidates
         rows = [(one.entity, one.moment // 1_000_000) for one in candidates]
-        digest, reasons = self._withheld(self._scope, spec.application, spec.entity_keys, rows)
+        digest, reasons = self.withheld(self.scope, spec.application, spec.entity_keys, rows)
         kept = [one for one, reason in zip(candidates, reasons, strict=True) if reason is None]
         for reason in reasons:
             if reason is not None:
@@ -188,7 +175,7 @@ class DatasetRowBuilder:
 
     def _fits(self, spec: DatasetSpec, release: str) -> bool:
         try:
-            served = self._releases.get(self._scope, release).bundle.application.versions
+            served = self.releases.get(self.scope, release).bundle.application.versions
         except NotFoundError:
             return False
         return all(served.get(view) == version for view, version in spec.versions().items())
@@ -201,9 +188,9 @@ class DatasetRowBuilder:
             WriteConflictError: a source file changed while it was read.
             As :meth:`gather`.
         """
-        views = [self._definitions.get(self._scope, view, version) for view, version in sorted(spec.views.items())]
+        views = [self.definitions.get(self.scope, view, version) for view, version in sorted(spec.views.items())]
         gathered = self.gather(spec)
-        candidates = gathered.chosen.candidates
+        candidates = gathered.candidates
         past = [one for one in candidates if one.origin == "history"]
         read = [view.source for view in views] if past else []
         sources = [*gathered.sources, *_sources(read, spec.offsets)]
@@ -236,17 +223,17 @@ class DatasetRowBuilder:
         }
         for place, (name, declared) in enumerate(inputs_of(spec).items()):
             # Without a value there is no telling an Arrow type.
-            frame[name] = pyarrow.array([one.inputs[place] for one in past], _arrow_type(declared))
+            frame[name] = pyarrow.array([one.inputs[place] for one in past], arrow_types()[declared])
         frame["moment"] = pyarrow.array([one.moment for one in past], pyarrow.timestamp("us", tz="UTC"))
         table = point_in_time(
             pyarrow.table(frame),
             views,
-            scope=self._scope,
-            log=None if self._log is None else _PinnedLog(self._log, spec.offsets),
+            scope=self.scope,
+            log=None if self.log is None else _PinnedLog(self.log, spec.offsets),
             as_of="moment",
             on_demand=spec.on_demand,
             event_times=True,
-            limits=self._limits,
+            limits=self.limits,
         )
         found: dict[str, dict[str, tuple[Value, int | None]]] = {one.example: {} for one in past}
         for name in _features(views, spec):
@@ -258,7 +245,7 @@ class DatasetRowBuilder:
 
     def _receipt(self, candidate: Candidate) -> Receipt | None:
         try:
-            return self._receipts.get(self._scope, candidate.prediction or "")
+            return self.receipts.get(self.scope, candidate.prediction or "")
         except NotFoundError:
             return None
 
@@ -279,30 +266,22 @@ class _PinnedLog:
 
 def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[DatasetSource]:
     """Versions and log offsets of these sources, each named once."""
-    found: dict[str, list[DatasetSource]] = {}
+    found: list[DatasetSource] = []
+    single: dict[str, SourceSpec] = {}
     for source in sources:
-        if source.name in found:
-            continue
-        found[source.name] = []
+        single.setdefault(source.name, source)
+    for name, source in single.items():
         if (version := version_of(source)) is not None:
-            found[source.name].append(DatasetSource(source.name, *version))
-        if source.kind == "stream" and source.name in offsets:
-            found[source.name].append(DatasetSource(source.name, "log", str(offsets[source.name])))
-    return [one for name in found for one in found[name]]
+            found.append(DatasetSource(name, *version))
+        if source.kind == "stream" and name in offsets:
+            found.append(DatasetSource(name, "log", str(offsets[name])))
+    return found
 
 
 def _features(views: Sequence[FeatureViewSpec], spec: DatasetSpec) -> list[str]:
     # A prompt has no use for a vector, so no example holds one.
     stored = [f"{view.name}.{name}" for view in views for name in sorted(view.features) if name not in view.models]
     return stored + [f"{view.name}.{feature}" for view in spec.on_demand for feature in sorted(view.features)]
-
-
-def _arrow_type(declared: InputType) -> Any:
-    import pyarrow
-
-    if declared == "instant":
-        return pyarrow.timestamp("us", tz="UTC")
-    return {"number": pyarrow.float64(), "boolean": pyarrow.bool_(), "text": pyarrow.string()}[declared]
 
 
 def _as_served(receipt: Receipt) -> dict[str, tuple[Value, int | None]]:
@@ -318,23 +297,16 @@ def _rows(
     candidates: Sequence[Candidate],
     values: Mapping[str, Mapping[str, tuple[Value, int | None]]],
 ) -> DatasetTable:
-    def column(name: str, type: Any, read: Iterator[Value]) -> TableColumn:
-        return TableColumn(name, type, tuple(read))
+    def column(name: str, type: ColumnType) -> TableColumn:
+        return TableColumn(name, type, tuple(getattr(one, name) for one in candidates))
 
-    columns = [
-        column("example", "text", (one.example for one in candidates)),
-        column("moment", "instant", (one.moment for one in candidates)),
-    ]
+    columns = [column("example", "text"), column("moment", "instant")]
     for place, key in enumerate(spec.entity_keys):
         columns.append(TableColumn(key, "text", tuple(one.entity[place] for one in candidates)))
     for name in _features(views, spec):
         read = [values.get(one.example, {}).get(name, (None, None)) for one in candidates]
         columns.append(feature_column(name, [value for value, _ in read]))
         columns.append(TableColumn(f"{name}.event_time", "instant", tuple(time for _, time in read)))
-    columns += [
-        column("label", "text", (one.label for one in candidates)),
-        column("label_at", "instant", (one.label_at for one in candidates)),
-        column("drawn_from", "text", (one.origin for one in candidates)),
-        column("prediction", "text", (one.prediction for one in candidates)),
-    ]
+    origins = TableColumn("drawn_from", "text", tuple(one.origin for one in candidates))
+    columns += [column("label", "text"), column("label_at", "instant"), origins, column("prediction", "text")]
     return DatasetTable(tuple(columns))

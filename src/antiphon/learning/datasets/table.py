@@ -65,17 +65,23 @@ def feature_column(name: str, values: Sequence[Value]) -> TableColumn:
     return TableColumn(name, "text", tuple(None if value is None else str(value) for value in values))
 
 
-def write(rows: DatasetTable, file: Any) -> None:
-    """Write Parquet to a path or a binary file; the same rows and library give the same bytes."""
+def arrow_types() -> dict[ColumnType, Any]:
+    """Arrow's type of each type of a column."""
     import pyarrow
-    import pyarrow.parquet
 
-    types: dict[ColumnType, Any] = {
+    return {
         "text": pyarrow.string(),
         "instant": pyarrow.timestamp("us", tz="UTC"),
         "integer": pyarrow.int64(),
         "number": pyarrow.float64(),
         "boolean": pyarrow.bool_(),
     }
+
+
+def write(rows: DatasetTable, file: Any) -> None:
+    """Write Parquet to a path or a binary file; the same rows and library give the same bytes."""
+    import pyarrow.parquet
+
+    types = arrow_types()
     table = pyarrow.table({column.name: pyarrow.array(column.values, types[column.type]) for column in rows.columns})
     pyarrow.parquet.write_table(table, file, compression="zstd")

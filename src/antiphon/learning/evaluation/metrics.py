@@ -47,9 +47,9 @@ def brier(forecast: Floats, truth: Floats) -> float:
     return float(np.mean((forecast - truth) ** 2))
 
 
-def log_loss(forecast: Floats, truth: Floats) -> float:
-    """Mean negative log-likelihood in nats, forecasts clipped to :data:`CLIP` from 0 and 1."""
-    clipped = np.clip(forecast, CLIP, 1 - CLIP)
+def log_loss(forecast: Floats, truth: Floats, clip: float = CLIP) -> float:
+    """Mean negative log-likelihood in nats, forecasts clipped to ``clip`` from 0 and 1."""
+    clipped = np.clip(forecast, clip, 1 - clip)
     return float(-np.mean(truth * np.log(clipped) + (1 - truth) * np.log1p(-clipped)))
 
 

@@ -8,25 +8,22 @@ time cannot both be first, because what is known is read in the transaction that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy.engine import Connection
 
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.outcomes import OutcomeKind, OutcomeRecord, Outcomes, OutcomeStatus
-from antiphon.catalog.receipts import Receipt, Receipts
+from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.outcomes.matching import MatchedOutcome, OutcomeMatcher
 from antiphon.learning.outcomes.submission import OutcomeSubmission, sent_again
-
-TOLERANCE = timedelta(seconds=1)
-"""Allowed distance of a prediction's time from the time that a sender names."""
 
 _STILL_EXPECTED = timedelta(days=1)
 _CHUNK = 100
@@ -49,24 +46,13 @@ class _Undone(Exception):
     """Ends the transaction of a dry run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OutcomeJoiner:
-    """Joins outcomes to predictions.
-
-    Attributes:
-        subject_key: the key by which serving hashes entity keys.
-        texts: where receipts keep entity keys.
-        applications: returns an application as it is applied; raises ``NotFoundError``.
-        tolerance: how far a prediction's moment may be from the moment that a sender names.
-    """
+    """Joins outcomes to predictions; ``matcher`` makes what matches the outcomes of one call."""
 
     database: Database
     outcomes: Outcomes
-    receipts: Receipts
-    texts: Blobs
-    applications: Callable[[Scope, str], ApplicationSpec]
-    subject_key: bytes
-    tolerance: timedelta = TOLERANCE
+    matcher: Callable[[Scope], OutcomeMatcher]
 
     def take(self, scope: Scope, principal: str, arriving: OutcomeSubmission) -> OutcomeResult:
         """Takes one outcome.
@@ -91,7 +77,7 @@ class OutcomeJoiner:
             dry_run: return the results and keep nothing.
         """
         taken: list[OutcomeResult] = []
-        matcher = self._matcher(scope)
+        matcher = self.matcher(scope)
         for start in range(0, len(arriving), _CHUNK):
             chunk: list[MatchedOutcome | AntiphonError] = []
             for sent in arriving[start : start + _CHUNK]:
@@ -116,7 +102,7 @@ class OutcomeJoiner:
         """
         joined = seen = 0
         last: OutcomeRecord | None = None
-        matcher = self._matcher(scope)
+        matcher = self.matcher(scope)
         earliest = since if since is not None else self.database.clock.now() - _STILL_EXPECTED
         while seen < most:
             page = self.outcomes.unknown(scope, application, since=earliest, after=last, limit=min(_CHUNK, most - seen))
@@ -132,17 +118,6 @@ class OutcomeJoiner:
                     joined += self._join(scope, unknown, sent)
         return joined
 
-    def _matcher(self, scope: Scope) -> OutcomeMatcher:
-        return OutcomeMatcher(
-            scope,
-            receipts=self.receipts,
-            texts=self.texts,
-            applications=self.applications,
-            subject_key=self.subject_key,
-            clock=self.database.clock,
-            tolerance=self.tolerance,
-        )
-
     def _join(self, scope: Scope, unknown: OutcomeRecord, sent: MatchedOutcome) -> bool:
         with self.database.transaction() as connection:
             known = self._labels(scope, [sent], connection)
@@ -157,27 +132,23 @@ class OutcomeJoiner:
         self, scope: Scope, principal: str, chunk: Sequence[MatchedOutcome | AntiphonError], dry_run: bool
     ) -> list[OutcomeResult]:
         taken: list[OutcomeResult] = []
-        try:
-            with self.database.transaction() as connection:
-                sound = [sent for sent in chunk if isinstance(sent, MatchedOutcome)]
-                known = self._labels(scope, sound, connection)
-                recorded = self.outcomes.find(
-                    scope, [one for sent in sound for one in sent.identities()], within=connection
-                )
-                for sent in chunk:
-                    if isinstance(sent, AntiphonError):
-                        taken.append(OutcomeResult(error=sent))
-                        continue
-                    try:
-                        taken.append(
-                            OutcomeResult(self._take_sound(scope, principal, sent, known, recorded, connection))
-                        )
-                    except ConflictError as error:
-                        taken.append(OutcomeResult(error=error))
-                if dry_run:
-                    raise _Undone
-        except _Undone:
-            pass
+        with suppress(_Undone), self.database.transaction() as connection:
+            sound = [sent for sent in chunk if isinstance(sent, MatchedOutcome)]
+            known = self._labels(scope, sound, connection)
+            recorded = self.outcomes.find(
+                scope, [one for sent in sound for one in sent.identities()], within=connection
+            )
+            for sent in chunk:
+                if isinstance(sent, AntiphonError):
+                    taken.append(OutcomeResult(error=sent))
+                    continue
+                try:
+                    records = self._take_sound(scope, principal, sent, known, recorded, connection)
+                    taken.append(OutcomeResult(records))
+                except ConflictError as error:
+                    taken.append(OutcomeResult(error=error))
+            if dry_run:
+                raise _Undone
         return taken
 
     def _take_sound(
@@ -251,55 +222,48 @@ class OutcomeJoiner:
             status = "duplicate"
         elif first is not None and arriving.kind in ("label", "thumbs"):
             status = "contradictory"
-        positive = probability = None
-        if declared is not None:
-            probability = receipt.classes.get(declared.property, {}).get(declared.positive)
-            if arriving.kind == "label":
-                positive = arriving.value == declared.positive
         outcome = OutcomeRecord(
             id=sent.identity(receipt.prediction),
-            scope=scope,
-            application=sent.application.name,
-            kind=arriving.kind,
             status=status,
-            value=arriving.value,
             available_at=available_at,
-            created_at=now,
             prediction=receipt.prediction,
             release=receipt.release,
             role=receipt.role,
             as_of=receipt.as_of,
-            probability=probability,
-            positive=positive,
+            probability=None if declared is None else receipt.classes.get(declared.property, {}).get(declared.positive),
             entity=dict(entity),
-            principal=principal,
-            reference=sent.reference,
-            named=arriving.prediction,
-            at=arriving.at,
+            **_common(scope, principal, sent, now),
         )
         if status == "joined":
             known.setdefault(place, outcome)
         return outcome
 
     def _unknown(self, scope: Scope, principal: str, sent: MatchedOutcome) -> OutcomeRecord:
-        arriving, declared = sent.arriving, sent.application.outcome
-        now = self.database.clock.now()
+        arriving, now = sent.arriving, self.database.clock.now()
         return OutcomeRecord(
             id=sent.identity(arriving.prediction),
-            scope=scope,
-            application=sent.application.name,
-            kind=arriving.kind,
             status="unknown",
-            value=arriving.value,
             available_at=arriving.available_at or max(now, arriving.at or now),
-            created_at=now,
-            positive=None if declared is None or arriving.kind != "label" else arriving.value == declared.positive,
             entity=dict(arriving.entity or {}),
-            principal=principal,
-            reference=sent.reference,
-            named=arriving.prediction,
-            at=arriving.at,
+            **_common(scope, principal, sent, now),
         )
+
+
+def _common(scope: Scope, principal: str, sent: MatchedOutcome, now: datetime) -> dict[str, Any]:
+    """Fields of a record that do not depend on a prediction."""
+    arriving, declared = sent.arriving, sent.application.outcome
+    return {
+        "scope": scope,
+        "application": sent.application.name,
+        "kind": arriving.kind,
+        "value": arriving.value,
+        "created_at": now,
+        "positive": arriving.value == declared.positive if declared is not None and arriving.kind == "label" else None,
+        "principal": principal,
+        "reference": sent.reference,
+        "named": arriving.prediction,
+        "at": arriving.at,
+    }
 
 
 def _same(sent: MatchedOutcome, recorded: OutcomeRecord) -> None:

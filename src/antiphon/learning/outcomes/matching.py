@@ -23,6 +23,9 @@ from antiphon.learning.outcomes.submission import OutcomeSubmission, check_value
 AHEAD = timedelta(seconds=60)
 """Allowed difference of clocks before an outcome counts as one from the future."""
 
+TOLERANCE = timedelta(seconds=1)
+"""Allowed distance of a prediction's time from the time that a sender names."""
+
 _MOST_OF_A_SUBJECT = 10_000
 
 
@@ -63,7 +66,7 @@ class OutcomeMatcher:
     applications: Callable[[Scope, str], ApplicationSpec]
     subject_key: bytes
     clock: Clock
-    tolerance: timedelta
+    tolerance: timedelta = TOLERANCE
     _declared: dict[str, ApplicationSpec] = field(init=False, default_factory=dict)
     _subjects: dict[tuple[str, str], list[Receipt]] = field(init=False, default_factory=dict)
 
@@ -129,9 +132,9 @@ class OutcomeMatcher:
         )
 
     def _check_times(self, sent: OutcomeSubmission, as_of: datetime) -> None:
-        if sent.available_at is None:
-            return
         known = sent.available_at
+        if known is None:
+            return
         if known < as_of:
             raise InvalidInputError(
                 f"An outcome before its prediction: it was known at {known.isoformat()}, and the question is as of "
@@ -153,12 +156,9 @@ class OutcomeMatcher:
 
     def _entity(self, receipt: Receipt) -> dict[str, str]:
         try:
-            keys: dict[str, str] = msgspec.json.decode(
-                self.texts.get(self.scope, receipt.entity_blob), type=dict[str, str]
-            )
+            return msgspec.json.decode(self.texts.get(self.scope, receipt.entity_blob), type=dict[str, str])
         except NotFoundError:
             return {}  # erased: the outcome is then in no slice
-        return keys
 
 
 def subject_of(key: bytes, scope: Scope, entity: Mapping[str, str]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.core.errors import NotFoundError
@@ -10,47 +13,43 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.learning.outcomes.intake import OutcomeJoiner
+from antiphon.learning.outcomes.matching import OutcomeMatcher
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.services.governance.policies import withheld
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 
 
-class DeclaredApplications:
-    """Applications of the applied project."""
+def declared_applications(store: Store) -> Callable[[Scope, str], ApplicationSpec]:
+    """Returns an application as it is applied; raises ``NotFoundError`` when none of the name is."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def get(self, scope: Scope, name: str) -> ApplicationSpec:
-        """One application as it is applied.
-
-        Raises:
-            NotFoundError: none of this name is.
-        """
-        current = self._store.applied.current(scope)
-        found = current.project.applications.get(name) if current is not None else None
-        if found is None:
-            known = current.project.applications if current is not None else ()
+    def declared(scope: Scope, name: str) -> ApplicationSpec:
+        current = store.applied.current(scope)
+        known = current.project.applications if current is not None else {}
+        if name not in known:
             raise NotFoundError(
                 f"There is no application {name!r}.",
                 where="application",
                 next_step=nearest(name, known, "`antiphon apply` applies those of definitions.py."),
             )
-        return found
+        return known[name]
+
+    return declared
 
 
 def outcome_joiner(store: Store) -> OutcomeJoiner:
     """Joins outcomes to this project's predictions."""
-    return OutcomeJoiner(
-        database=store.database,
-        outcomes=Outcomes(store.database),
+    matcher = partial(
+        OutcomeMatcher,
         receipts=store.receipts,
         texts=store.blobs,
-        applications=DeclaredApplications(store).get,
+        applications=declared_applications(store),
         subject_key=subject_key(store),
+        clock=store.database.clock,
     )
+    return OutcomeJoiner(store.database, Outcomes(store.database), matcher)
 
 
 def subject_key(store: Store) -> bytes:
@@ -61,19 +60,17 @@ def subject_key(store: Store) -> bytes:
 def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> DatasetBuilder:
     """Builds datasets of this project's scope."""
     stores = FeatureStores(store)
-    return DatasetBuilder(
+    rows = DatasetRowBuilder(
         store.scope,
-        datasets=Datasets(store.database),
         outcomes=Outcomes(store.database),
         receipts=store.receipts,
         releases=store.releases,
         definitions=store.definitions,
-        lake=stores.lake,
-        clock=store.database.clock,
         log=store.events,
         limits=limits or stores.limits,
         withheld=withheld(store),
     )
+    return DatasetBuilder(rows, Datasets(store.database), stores.lake, store.database.clock)
 
 
 def monitor(store: Store) -> Monitor:
@@ -82,7 +79,7 @@ def monitor(store: Store) -> Monitor:
         outcomes=Outcomes(store.database),
         receipts=store.receipts,
         datasets=Datasets(store.database),
-        applications=DeclaredApplications(store).get,
+        applications=declared_applications(store),
         lake=FeatureStores(store).lake,
         clock=store.database.clock,
     )

@@ -39,7 +39,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.answering import answerer
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import may_train, unattended
-from antiphon.services.learning.outcomes import DeclaredApplications, dataset_builder
+from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
@@ -149,7 +149,7 @@ class LearningPlatform:
             threads=self._threads,
             arithmetic=self._arithmetic,
             policy_digest=store.decider.digest,
-            application=DeclaredApplications(store).get,
+            application=declared_applications(store),
             builder=self.builder,
             datasets=self.datasets,
             lake=self._features.lake,

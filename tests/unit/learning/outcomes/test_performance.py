@@ -11,18 +11,26 @@ from tests.unit.catalog.examples import NOON
 
 from antiphon.learning.outcomes.performance import (
     ScoredForecast,
-    area_under_curve,
+    Scores,
     by_day,
     by_release,
     by_slice,
     forecasts_of,
-    reliability,
     score,
 )
 
 
 def forecast(probability: float, positive: bool, release: str = "r1", **entity: str) -> ScoredForecast:
     return ScoredForecast(probability, positive, release, "live", "2013-04-10", entity)
+
+
+def scores(probabilities: list[float], positives: list[bool]) -> Scores | None:
+    return score([forecast(*row) for row in zip(probabilities, positives, strict=True)])
+
+
+def area_under_curve(probabilities: list[float], positives: list[bool]) -> float | None:
+    found = scores(probabilities, positives)
+    return None if found is None else found.auc
 
 
 def test_the_area_under_the_curve_counts_pairs_and_ties_half() -> None:
@@ -64,8 +72,12 @@ def test_a_certain_mistake_costs_much_and_not_everything() -> None:
 
 
 def test_reliability_bins_reach_from_zero_to_one() -> None:
-    bins = reliability([0.0, 0.05, 0.95, 1.0], [False, True, True, True])
-    assert [(each.forecast, each.observed, each.rows) for each in bins] == [(0.025, 0.5, 2), (0.975, 1.0, 2)]
+    found = scores([0.0, 0.05, 0.95, 1.0], [False, True, True, True])
+    assert found is not None
+    assert [(each.forecast, each.observed, each.rows) for each in found.reliability] == [
+        (0.025, 0.5, 2),
+        (0.975, 1.0, 2),
+    ]
 
 
 def test_parts_add_up_to_the_whole() -> None:
