@@ -98,14 +98,6 @@ class Outlook(msgspec.Struct, frozen=True):
     output_limit: int = 0
 
 
-class _CheckedOrder(msgspec.Struct, frozen=True):
-    release: Release
-    source: Path | None
-    output: Path | None
-    sizes: Sizes
-    outlook: Outlook
-
-
 @dataclass(frozen=True)
 class TableOrders:
     """Takes orders of table jobs.
@@ -139,9 +131,13 @@ class TableOrders:
         Raises:
             NotFoundError, InvalidInputError, ForbiddenError: as :meth:`place`.
         """
-        return self._checked(scope, principal, order).outlook
+        *_, outlook = self._checked(scope, principal, order)
+        return outlook
 
-    def _checked(self, scope: Scope, principal: Principal, order: TableOrder) -> _CheckedOrder:
+    def _checked(
+        self, scope: Scope, principal: Principal, order: TableOrder
+    ) -> tuple[Release, Path | None, Path | None, Outlook]:
+        """The order's release, input and output, once everything that can be refused was not."""
         deadline = None if order.within is None else self.clock.now() + _window(order.within)
         release = (
             self.releases.get(scope, order.release)
@@ -174,23 +170,21 @@ class TableOrders:
         total = 0
         sampled: list[float] = []
         for line, row in enumerate(rows):
-            missing = [key for key in release.bundle.application.entity_keys if row.get(key) in (None, "")]
+            missing = [key for key in application.entity_keys if row.get(key) in (None, "")]
             missing += [name for name in inputs if name not in row]
             if missing:
                 raise InvalidInputError(
                     f"Row {line} lacks {', '.join(missing)}.", where=str(source or "rows"),
-                    next_step=f"Every row needs {', '.join((*release.bundle.application.entity_keys, *inputs))}.",
+                    next_step=f"Every row needs {', '.join((*application.entity_keys, *inputs))}.",
                 )  # fmt: skip
             total += 1
             if len(sampled) < SAMPLED_ROWS:
-                sampled.append(prompt_tokens(release.bundle.application, row))
+                sampled.append(prompt_tokens(application, row))
         if total == 0:
             raise InvalidInputError("There is no row to answer.", where=str(source or "rows"))
-        sizes = Sizes(total)
-        estimate = self.estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
-        limit = total * release.bundle.application.decoding.max_tokens
-        outlook = Outlook(total, deadline, estimate, scaled(sampled, total), limit)
-        return _CheckedOrder(release, source, output, sizes, outlook)
+        estimate = self.estimates.of_new(scope.tenant, _alike(order), Sizes(total), deadline)
+        limit = total * application.decoding.max_tokens
+        return release, source, output, Outlook(total, deadline, estimate, scaled(sampled, total), limit)
 
     def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.
@@ -202,25 +196,25 @@ class TableOrders:
             ConflictError: the key was used for another order.
             ForbiddenError: policy keeps what the input file holds from this principal.
         """
-        checked = self._checked(scope, principal, order)
-        release, source, output, total = checked.release, checked.source, checked.output, checked.sizes.rows
-        deadline = checked.outlook.deadline
+        release, source, output, outlook = self._checked(scope, principal, order)
+        deadline = outlook.deadline
         as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
         job_id = f"job_{content_hash([str(scope), order.key])[:26]}" if order.key else None
         known = job_id is not None and self.jobs.known(scope, job_id)
         if not known:
-            require_in_time(checked.outlook.estimate, "within", order.accept_late)
+            require_in_time(outlook.estimate, "within", order.accept_late)
         with self.database.transaction() as connection:
             inline = self.blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
+            place = f"blob:{inline}" if inline else str(source)
             job = self.jobs.create(
                 scope,
                 application=order.application,
                 release=release.id,
-                input=f"blob:{inline}" if inline else str(source),
+                input=place,
                 output=str(output or ""),
                 principal=principal.id,
                 kind="precompute" if order.precompute else "table",
-                total=total,
+                total=outlook.rows,
                 settings={
                     "as_of": as_of,
                     "deadline": None if deadline is None else deadline.isoformat(),
@@ -232,7 +226,7 @@ class TableOrders:
                 job=job_id,
                 within=connection,
             )
-            ordered = (order.application, f"blob:{inline}" if inline else str(source), str(output or ""))
+            ordered = (order.application, place, str(output or ""))
             if (job.application, job.input, job.output) != ordered or job.settings.get("as_of") != as_of:
                 raise ConflictError(
                     f"The key {order.key!r} was used for another order ({job.id}).",
@@ -241,7 +235,7 @@ class TableOrders:
                 )
             if not known:
                 self.estimates.measurements.declare(
-                    scope, job.id, _alike(order), checked.sizes, deadline, within=connection
+                    scope, job.id, _alike(order), Sizes(outlook.rows), deadline, within=connection
                 )
             self.runs.submit(
                 scope,
@@ -254,17 +248,12 @@ class TableOrders:
         return job
 
     def _absolute(self, scope: Scope, path: str) -> Path:
-        if "\0" in path:
+        wrong = "a NUL character" if "\0" in path else ""
+        if path.encode(errors="replace").decode() != path:
+            wrong = "half a character"
+        if wrong:
             raise InvalidInputError(
-                "The path of the input or output holds a NUL character.",
-                where="input or output",
-                next_step="Name a file.",
-            )
-        if not path.isascii() and path.encode(errors="replace").decode() != path:
-            raise InvalidInputError(
-                "The path of the input or output holds half a character.",
-                where="input or output",
-                next_step="Name a file.",
+                f"The path of the input or output holds {wrong}.", where="input or output", next_step="Name a file."
             )
         require_nameable(self.root / path, "input or output")
         if not self.confined:

@@ -159,14 +159,10 @@ def _write(path: Path, rows: Iterable[Row], put: Callable[[Path], object]) -> in
 
 
 def _write_lines(path: Path, rows: Iterable[Row]) -> int:
-    return _streamed(path, rows, lambda row: msgspec.json.encode(row) + b"\n")
-
-
-def _streamed(path: Path, rows: Iterable[Row], encode: Callable[[Row], bytes]) -> int:
     count = 0
     with path.open("wb") as out:
         for row in rows:
-            out.write(encode(row))
+            out.write(msgspec.json.encode(row) + b"\n")
             count += 1
     return count
 

@@ -74,7 +74,7 @@ async def _evaluate(
             chosen,
             mode="classes" if mode == "classes" else "whole",
             limit=rows,
-            whole=texts if mode == "classes" else None,
+            whole=texts if mode == "classes" else 0,
             against=against,
             with_attacks=attacks,
             progress=tell,

@@ -122,25 +122,18 @@ def _write(
 def _verify(base: Base, path: Path, written: dict[str, tuple[str, str]]) -> None:
     """Read the file back: the same keys, and every tensor as it was meant."""
     read = Base(path)
-    keys = {name for name in base.reader.fields if not name.startswith("GGUF.")}
+    keys, found_keys = ({name for name in one.reader.fields if name[:5] != "GGUF."} for one in (base, read))
+    shapes, found_shapes = ([tuple(tensor.shape) for tensor in one.reader.tensors] for one in (base, read))
     found = {tensor.name: (tensor.tensor_type.name, _digest(tensor.data)) for tensor in read.reader.tensors}
-    same_shapes = [tuple(t.shape) for t in read.reader.tensors] == [tuple(t.shape) for t in base.reader.tensors]
-    if keys != {name for name in read.reader.fields if not name.startswith("GGUF.")} or found != written:
-        raise _unread(path)
-    for name in keys - {"general.file_type"}:
-        if read.value(name) != base.value(name):
-            raise _unread(path)
-    if not same_shapes:
-        raise _unread(path)
+    if (keys, shapes, written) != (found_keys, found_shapes, found) or any(
+        read.value(name) != base.value(name) for name in keys - {"general.file_type"}
+    ):
+        raise CorruptionError(
+            "The written model does not read back as what was meant.",
+            where=str(path),
+            next_step="Convert it again; if it stays so, check the disk.",
+        )
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(content).tobytes()).hexdigest()
-
-
-def _unread(path: Path) -> CorruptionError:
-    return CorruptionError(
-        "The written model does not read back as what was meant.",
-        where=str(path),
-        next_step="Convert it again; if it stays so, check the disk.",
-    )

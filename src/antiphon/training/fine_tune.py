@@ -83,13 +83,15 @@ def fine_tune(
     examples.check(learned)
     from antiphon.training.base import Base
     from antiphon.training.model import read_adapter
+    from antiphon.training.vocabulary import Vocabulary
 
     if order.parent is not None:
         read_adapter(Path(order.parent.path), order.parent.sha256)  # Found corrupt before the base model is loaded.
 
     folder = Path(order.folder)
     base = Base(Path(order.base_path), order.base_sha256)
-    encoded = _encoded(learned, base)
+    vocabulary = Vocabulary(base)
+    encoded = [batches.encode(example, vocabulary, base.context_tokens) for example in learned]
     new = [index for index, example in enumerate(learned) if not example.old]
     old = [index for index, example in enumerate(learned) if example.old]
 
@@ -298,13 +300,6 @@ def _finish(
     )
     replace_file(folder / RESULT, msgspec.json.encode(trained))
     return trained
-
-
-def _encoded(learned: tuple[examples.Example, ...], base: Any) -> list[batches.TokenizedExample]:
-    from antiphon.training.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary(base)
-    return [batches.encode(example, vocabulary, base.context_tokens) for example in learned]
 
 
 def _torch(recipe: Recipe) -> Any:

@@ -8,6 +8,7 @@ bit would be lost. In float32 nothing is rounded, and the same steps are taken.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,7 @@ class LoraModel:
         )
         adapted.train()
         self.llama: Any = adapted.base_model.model
-        self._base_sha256 = base.sha256
-        self._recipe = recipe
+        self._made_of = {"alpha": recipe.alpha, "base_sha256": base.sha256, "rank": recipe.rank}
         named = sorted((name, parameter) for name, parameter in adapted.named_parameters() if parameter.requires_grad)
         self._names = [name.replace(".default.", ".") for name, _ in named]
         self._matrices: list[Any] = [parameter for _, parameter in named]
@@ -68,40 +68,34 @@ class LoraModel:
         surprise = cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
         loss = (surprise * weights[:, 1:][learned]).sum() * share
         loss.backward()
-        position = 0
-        for matrix in self._matrices:
-            size = matrix.numel()
-            self.masters.grad[position : position + size].add_(matrix.grad.reshape(-1))
+        for part, matrix in self._parts(self.masters.grad):
+            part.add_(matrix.grad.reshape(-1))
             matrix.grad = None
-            position += size
         return float(loss.detach())
+
+    def _parts(self, flat: Any) -> Iterator[tuple[Any, Any]]:
+        """Each matrix beside its part of a flat vector, a view."""
+        return zip(flat.split([matrix.numel() for matrix in self._matrices]), self._matrices, strict=True)
 
     def round(self) -> None:
         """Set the model's matrices to the masters' values."""
         import torch
 
         with torch.no_grad():
-            position = 0
-            for matrix in self._matrices:
-                size = matrix.numel()
-                matrix.copy_(self.masters[position : position + size].view_as(matrix))
-                position += size
+            for part, matrix in self._parts(self.masters):
+                matrix.copy_(part.view_as(matrix))
 
     def save(self, path: Path) -> str:
         """Write the masters under peft's names as safetensors; returns the file's SHA-256 hex."""
         import torch
         from safetensors.torch import save
 
-        tensors: dict[str, Any] = {}
-        position = 0
         with torch.no_grad():
-            masters = self.masters.cpu()
-            for name, matrix in zip(self._names, self._matrices, strict=True):
-                size = matrix.numel()
-                tensors[name] = masters[position : position + size].view(matrix.shape).clone()
-                position += size
-        made_of = {"alpha": self._recipe.alpha, "base_sha256": self._base_sha256, "rank": self._recipe.rank}
-        replace_file(path, save(tensors, {"adapter": json.dumps(made_of)}))
+            parts = self._parts(self.masters.cpu())
+            tensors = {
+                name: part.view(matrix.shape).clone() for name, (part, matrix) in zip(self._names, parts, strict=True)
+            }
+        replace_file(path, save(tensors, {"adapter": json.dumps(self._made_of)}))
         return file_sha256(path)
 
     def continue_from(self, parent: ParentAdapter) -> None:
@@ -114,10 +108,9 @@ class LoraModel:
         import torch
 
         tensors, made_of = read_adapter(Path(parent.path), parent.sha256)
-        recipe = {"alpha": self._recipe.alpha, "base_sha256": self._base_sha256, "rank": self._recipe.rank}
-        if made_of != recipe or sorted(tensors) != self._names:
+        if made_of != self._made_of or sorted(tensors) != self._names:
             raise InvalidInputError(
-                f"The earlier adapter is of {made_of}, the recipe of {recipe}.",
+                f"The earlier adapter is of {made_of}, the recipe of {self._made_of}.",
                 where=parent.path,
                 next_step="Train from the base model, or keep base, rank and alpha.",
             )

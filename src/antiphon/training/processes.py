@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -94,7 +95,7 @@ class TrainingProcesses:
         self._scope = scope or Scope()
         self._command = tuple(command)
         self._stop_seconds = stop_seconds
-        self._share_options = _ShareOptions(floor, window, processor_seconds, set_priority)
+        self._share = partial(_Share, floor, window, processor_seconds, set_priority)
         self._children: dict[str, _Child] = {}
         self._folders: set[str] = set()
         self._paused = False
@@ -228,7 +229,7 @@ class TrainingProcesses:
             process.stdin.write(key_of_folder.hex().encode() + b"\n")
             process.stdin.close()
         one = self._children[key] = _Child(order, process)
-        share = _Share(self._share_options, process.pid, self._clock.monotonic())
+        share = self._share(process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
         stop_requested_at: float | None = None
         try:
@@ -286,43 +287,42 @@ class _Child:
                 os.killpg(self.process.pid, number)
 
 
-class _ShareOptions(msgspec.Struct, frozen=True):
-    """The part of the processor that trainings are to get beside other work, and functions that read and change it."""
-
-    floor: float
-    window: float
-    processor_seconds: Callable[[int], float | None]
-    set_priority: Callable[[int, int], bool]
-
-
 class _Share:
     """Follows one process's part of the processor: tells when it is too little, and raises priority towards a floor."""
 
-    def __init__(self, options: _ShareOptions, pid: int, now: float) -> None:
-        self._share_options = options
-        self._pid = pid
+    def __init__(
+        self,
+        floor: float,
+        window: float,
+        processor_seconds: Callable[[int], float | None],
+        set_priority: Callable[[int, int], bool],
+        pid: int,
+        now: float,
+    ) -> None:
+        self._floor = floor
+        self._processor_seconds = partial(processor_seconds, pid)
+        self._set_priority = partial(set_priority, pid)
         self._looked_at = now
-        self._watch = StarvationWatch(options.floor, now, options.processor_seconds(pid) or 0.0, options.window)
+        self._watch = StarvationWatch(floor, now, processor_seconds(pid) or 0.0, window)
         # First what gives the floor beside one busy neighbor a core, then the priority of everything else.
-        self._left = sorted({nice_for(options.floor), 0}) if options.floor else []
+        self._left = sorted({nice_for(floor), 0}) if floor else []
 
     def notice(self, now: float, paused: bool) -> str | None:
         """Take a reading when one is due, and act on it; returns a sentence when there is something to tell."""
         if now - self._looked_at < _STARVATION_SECONDS:
             return None
-        self._looked_at, floor = now, self._share_options.floor
-        used = self._share_options.processor_seconds(self._pid)
-        starved = None if used is None else self._watch.look(now, used, paused)
-        if starved is None or used is None:
+        self._looked_at, floor = now, self._floor
+        used = self._processor_seconds()
+        if used is None or (starved := self._watch.look(now, used, paused)) is None:
             return None
         if not floor:
             return f"{starved}; [worker] training_min_share in antiphon.toml gives it a part of a core"
         if not self._left:
             # Once more: a process that is slow to start lowers itself after it was raised.
-            self._share_options.set_priority(self._pid, 0)
+            self._set_priority(0)
             return f"{starved}; its priority cannot be raised further towards the floor of {floor:.0%}"
         nice = self._left.pop()
-        if not self._share_options.set_priority(self._pid, nice):
+        if not self._set_priority(nice):
             return f"{starved}; raising its priority is not permitted (that takes CAP_SYS_NICE or a limit on `nice`)"
         self._watch.begin_again(used)
         return f"{starved}; its priority is raised to nice {nice}, towards the floor of {floor:.0%}"

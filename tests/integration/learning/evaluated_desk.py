@@ -24,7 +24,7 @@ from antiphon.definitions.learning import Gates, Outcome
 from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
-from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
+from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
@@ -84,16 +84,14 @@ class EvaluatedDesk(SmallDesk):
         self.before: Callable[[Any], None] = lambda request: None
         self.requests: list[Any] = []
         self.evaluator = ReleaseEvaluator(
-            EvaluationServices(
-                answering=self._answering,
-                releases=self.releases,
-                files=self.lake,
-                evaluations=self.evaluations,
-                texts=self.blobs,
-                clock=self.clock,
-                folder=directory / "evaluations",
-                **{"patience": 0.0, **changes},
-            )
+            answering=self._answering,
+            releases=self.releases,
+            files=self.lake,
+            evaluations=self.evaluations,
+            texts=self.blobs,
+            clock=self.clock,
+            folder=directory / "evaluations",
+            **{"patience": 0.0, **changes},
         )
         self.validation = Validation(
             transaction=self.database.transaction,

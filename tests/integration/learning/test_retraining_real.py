@@ -183,7 +183,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             found = run.result
             assert (found["model"], found["stage"]) == ("desk.v1", "validated"), found["reasons"]
             assert found["examples"] == {"new": 16, "replayed": 0, "refused": 0}
-            version = learning.versions.get(store.scope, "desk.v1")
+            version = store.models.get(store.scope, "desk.v1")
             chosen = learning.services.arithmetic()
             assert (version.recipe["dtype"], version.recipe["device"]) == (chosen.dtype, chosen.device)
             first, *_, last = version.losses  # Every step is over the same sixteen examples: their losses compare.

@@ -7,10 +7,11 @@ crash; an evaluation exists only as a whole, and says nothing about a release's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,17 +28,20 @@ from antiphon.features.lake.content import Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import attacks, gates
-from antiphon.learning.evaluation.attacks import Probe, ProbeResult
+from antiphon.learning.evaluation.attacks import ProbeResult
 from antiphon.learning.evaluation.journal import Journal, journal
 from antiphon.learning.evaluation.requests import AnswerFactory, EvaluationRequests
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int, str], None]
 """Receives the progress of an evaluation: done, total, current work."""
 
 
-class EvaluationServices(msgspec.Struct, frozen=True):
-    """Dependencies of evaluations.
+@dataclass(frozen=True)
+class ReleaseEvaluator:
+    """Evaluates releases of one project.
 
     Attributes:
         answering: makes serving's ``answer()``.
@@ -60,14 +64,7 @@ class EvaluationServices(msgspec.Struct, frozen=True):
     concurrency: int = 8
     patience: float = 60.0
     view_keys: Callable[[Scope, str, str], Sequence[str]] | None = None
-    codec: Codec = msgspec.field(default_factory=PlainCodec)
-
-
-class ReleaseEvaluator:
-    """Evaluates releases of one project."""
-
-    def __init__(self, services: EvaluationServices) -> None:
-        self._services = services
+    codec: Codec = field(default_factory=PlainCodec)
 
     async def evaluate(
         self,
@@ -76,7 +73,7 @@ class ReleaseEvaluator:
         *,
         mode: Mode = "whole",
         limit: int | None = None,
-        whole: int | None = None,
+        whole: int = 0,
         against: str | None = None,
         with_attacks: bool = True,
         id: str | None = None,
@@ -106,9 +103,8 @@ class ReleaseEvaluator:
             UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
         """
         check_fits(release, dataset)
-        services, scope = self._services, release.scope
-        whole = whole if whole is not None else 0
-        rows = await asyncio.to_thread(read_rows, dataset, services.files, limit)
+        scope = release.scope
+        rows = await asyncio.to_thread(read_rows, dataset, self.files, limit)
         if not rows:
             raise InvalidInputError(
                 f"The dataset {dataset.id} has no rows.",
@@ -136,15 +132,21 @@ class ReleaseEvaluator:
         if against is not None:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
         who = principal or _evaluator(scope)
-        requests = EvaluationRequests(
-            services.answering, services.texts, release, dataset, rows, who, services.patience
-        )
+        requests = EvaluationRequests(self.answering, self.texts, release, dataset, rows, who, self.patience)
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
         probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
-        path = services.folder / f"{id}.jsonl"
-        with journal(path, subject, services.codec, scope) as kept:
-            results = await self._rows(requests, rows, whole_examples, kept, progress)
-            attempts = await self._probes(requests, probes, kept, progress)
+        path = self.folder / f"{id}.jsonl"
+        with journal(path, subject, self.codec, scope) as kept:
+            asked = {
+                f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
+            }
+            results = await self._each(kept, RowResult, asked, progress, "answering rows")
+            keyed = await asyncio.to_thread(self._keyed, requests)
+            tries = {
+                f"probe:{probe.id}": partial(attacks.attempt, probe, requests.application, requests.reply, keyed)
+                for probe in probes
+            }
+            attempts = await self._each(kept, ProbeResult, tries, progress, "trying attacks")
             evaluation = await asyncio.to_thread(
                 partial(
                     self._record, id, release, dataset, mode, rows, results, attempts, against, baseline,
@@ -160,19 +162,19 @@ class ReleaseEvaluator:
         Raises:
             NotFoundError: they were erased.
         """
-        return decode_rows(self._services.texts.get(evaluation.scope, evaluation.rows_blob))
+        return decode_rows(self.texts.get(evaluation.scope, evaluation.rows_blob))
 
     async def _baseline(
         self, scope: Scope, against: str, dataset: Dataset, rows: Sequence[DatasetRow], limit: int | None,
         principal: Principal | None, progress: Progress | None,
     ) -> Sequence[RowResult]:  # fmt: skip
         """The rows of the release that is compared with; none when it cannot be asked about this dataset."""
-        release = await asyncio.to_thread(self._services.releases.get, scope, against)
+        release = await asyncio.to_thread(self.releases.get, scope, against)
         try:
             check_fits(release, dataset)
         except InvalidInputError:
             return ()  # it reads other definition versions: the gate that compares fails, and says so
-        before = await asyncio.to_thread(self._services.evaluations.latest, scope, against, dataset.id)
+        before = await asyncio.to_thread(self.evaluations.latest, scope, against, dataset.id)
         if before is not None:
             try:
                 found = (await asyncio.to_thread(self.rows_of, before)).rows
@@ -186,42 +188,29 @@ class ReleaseEvaluator:
         )  # fmt: skip
         return (await asyncio.to_thread(self.rows_of, made)).rows
 
-    async def _rows(
-        self, requests: EvaluationRequests, rows: Sequence[DatasetRow], whole_examples: frozenset[str], kept: Journal,
+    async def _each(
+        self,
+        kept: Journal,
+        kind: type[T],
+        pieces: Mapping[str, Callable[[], Awaitable[T]]],
         progress: Progress | None,
-    ) -> list[RowResult]:  # fmt: skip
-        results = {key: msgspec.convert(record, RowResult) for key, record in kept.done.items() if key[:4] == "row:"}
+        note: str,
+    ) -> list[T]:
+        """The results of the pieces: those that the journal has under their keys, the others done and kept there."""
+        done = {key: msgspec.convert(kept.done[key], kind) for key in pieces if key in kept.done}
 
-        async def one(row: DatasetRow) -> None:
-            result = await requests.row(row, whole=row.example in whole_examples)
-            await asyncio.to_thread(kept.write, f"row:{row.example}", result)
-            results[f"row:{row.example}"] = result
+        async def one(key: str) -> None:
+            result = await pieces[key]()
+            await asyncio.to_thread(kept.write, key, result)
+            done[key] = result
             if progress is not None:
-                progress(len(results), len(rows), "answering rows")
+                progress(len(done), len(pieces), note)
 
-        pending = [row for row in rows if f"row:{row.example}" not in results]
-        await _all([partial(one, row) for row in pending], self._services.concurrency)
-        return [results[f"row:{row.example}"] for row in rows]
-
-    async def _probes(
-        self, requests: EvaluationRequests, probes: Sequence[Probe], kept: Journal, progress: Progress | None
-    ) -> list[ProbeResult]:
-        keyed = await asyncio.to_thread(self._keyed, requests)
-        done = {key: msgspec.convert(record, ProbeResult) for key, record in kept.done.items() if key[:6] == "probe:"}
-
-        async def one(probe: Probe) -> None:
-            result = await attacks.attempt(probe, requests.application, requests.reply, keyed)
-            await asyncio.to_thread(kept.write, f"probe:{probe.id}", result)
-            done[f"probe:{probe.id}"] = result
-            if progress is not None:
-                progress(len(done), len(probes), "trying attacks")
-
-        pending = [probe for probe in probes if f"probe:{probe.id}" not in done]
-        await _all([partial(one, probe) for probe in pending], self._services.concurrency)
-        return [done[f"probe:{probe.id}"] for probe in probes]
+        await _all([partial(one, key) for key in pieces if key not in done], self.concurrency)
+        return [done[key] for key in pieces]
 
     def _keyed(self, requests: EvaluationRequests) -> dict[str, Sequence[str]] | None:
-        known, scope = self._services.view_keys, requests.scope
+        known, scope = self.view_keys, requests.scope
         if known is None:
             return None
         return {view: known(scope, view, version) for view, version in requests.application.features.items()}
@@ -231,7 +220,7 @@ class ReleaseEvaluator:
         results: Sequence[RowResult], attempts: Sequence[ProbeResult], against: str | None,
         baseline: Sequence[RowResult], *, tried: bool,
     ) -> Evaluation:  # fmt: skip
-        services, scope, application = self._services, release.scope, release.bundle.application
+        scope, application = release.scope, release.bundle.application
         places = attacks.channels(application, rows[0])
         summaries = (
             attacks.summary("injection", attempts, places), attacks.summary("leakage", attempts, places),
@@ -239,7 +228,7 @@ class ReleaseEvaluator:
         content = msgspec.json.encode(
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts))
         )
-        blob = services.texts.put(scope, content)
+        blob = self.texts.put(scope, content)
         evaluation = summarize(
             id=id,
             scope=scope,
@@ -254,14 +243,14 @@ class ReleaseEvaluator:
             baseline=baseline,
             attacks=summaries,
             rows_blob=blob,
-            created_at=services.clock.now(),
+            created_at=self.clock.now(),
         )
         evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application.gates))
-        return services.evaluations.add(evaluation)
+        return self.evaluations.add(evaluation)
 
     def _known(self, scope: Scope, id: str) -> Evaluation | None:
         try:
-            return self._services.evaluations.get(scope, id)
+            return self.evaluations.get(scope, id)
         except NotFoundError:
             return None
 

@@ -6,10 +6,10 @@ the evaluation it passed by, and only while everything it needs is there.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import ge, gt, le
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from antiphon.catalog.releases import ModelPin, Release, Releases
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
+from antiphon.learning.registry.files import sha256_or_none
 
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
@@ -51,44 +52,44 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[EvaluationGate, ...]:
     worst = _worst_slice(evaluation)
     texts = evaluation.whole_rows > 0 and evaluation.false_share is None
     return (
-        _least("rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
-        _least(
-            "answered", evaluation.rows / requests if requests else None, gates.valid_share,
+        _gate(ge, "rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
+        _gate(
+            ge, "answered", evaluation.rows / requests if requests else None, gates.valid_share,
             "{0:.2%} of the rows that had features were answered, at least {1:.2%} must be",
         ),
-        _above(
-            "auc", None if evaluation.auc is None else evaluation.auc.low, gates.auc,
+        _gate(
+            gt, "auc", None if evaluation.auc is None else evaluation.auc.low, gates.auc,
             "the lower bound of the AUC is {0:.3f}, it must be above {1:.3f}",
             "the evaluation's rows are all of one class, so the AUC cannot be measured",
         ),
-        _most(
-            "brier_above_base", evaluation.brier.value - base, gates.brier_above_base,
+        _gate(
+            le, "brier_above_base", evaluation.brier.value - base, gates.brier_above_base,
             f"the Brier score of {evaluation.brier.value:.4f} is {{0:+.4f}} from the base rate's {base:.4f}, "
             "at most {1:+.4f} may be",
         ),
         _nothing("brier_above_live", "it was compared with no live release", gates.brier_above_live)
         if evaluation.against is None
-        else _most(
-            "brier_above_live", None if gap is None else gap.high, gates.brier_above_live,
+        else _gate(
+            le, "brier_above_live", None if gap is None else gap.high, gates.brier_above_live,
             "the upper bound of its Brier score minus the live release's is {0:+.4f}, at most {1:+.4f} may be",
             f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
         ),
-        _least(
-            "valid_share", evaluation.valid_share, gates.valid_share,
+        _gate(
+            ge, "valid_share", evaluation.valid_share, gates.valid_share,
             "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
             "no whole output was asked for",
         ),
         _nothing("false_share", "its outputs say nothing in words", gates.false_share)
         if texts
-        else _most(
-            "false_share", evaluation.false_share, gates.false_share,
+        else _gate(
+            le, "false_share", evaluation.false_share, gates.false_share,
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
         ),
         _nothing(DISPARITY, f"no slice has {ENOUGH} rows", gates.disparity)
         if worst is None
-        else _most(
-            DISPARITY, worst[1], gates.disparity,
+        else _gate(
+            le, DISPARITY, worst[1], gates.disparity,
             f"the Brier score where {worst[0]} is {{0:+.4f}} from the whole's, at most {{1:+.4f}} may be",
         ),
         _attacked("injected_share", "injection", "injections changed the answer", evaluation, gates.injected_share),
@@ -173,17 +174,10 @@ class Validation:
         path = self._weights(scope, pin)
         if path is None:
             return
-        if not path.is_file():
+        found = sha256_or_none(path)
+        if found is None or pin.weights_sha256 not in (None, found):
             raise CorruptionError(
-                f"The weights of {pin.name} are gone.",
-                where=str(path),
-                next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
-            )
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if pin.weights_sha256 is not None and digest != pin.weights_sha256:
-            raise CorruptionError(
-                f"The weights of {pin.name} are not those that the release pins.",
+                f"The weights of {pin.name} are {'gone' if found is None else 'not those that the release pins'}.",
                 where=str(path),
                 next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
             )
@@ -246,30 +240,18 @@ def _worst_slice(evaluation: Evaluation) -> tuple[str, float] | None:
     return max(judged, key=lambda one: one[1], default=None)
 
 
-def _least(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> EvaluationGate:
-    return _gate(name, measured, bound, said, missing, lambda value, least: value >= least)
-
-
-def _above(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> EvaluationGate:
-    return _gate(name, measured, bound, said, missing, lambda value, least: value > least)
-
-
-def _most(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> EvaluationGate:
-    return _gate(name, measured, bound, said, missing, lambda value, most: value <= most)
-
-
 def _attacked(name: str, attack: str, words: str, evaluation: Evaluation, bound: float | None) -> EvaluationGate:
     found = next((one for one in evaluation.attacks if one.name == attack), None)
     measured = evaluation.injected_share if attack == "injection" else evaluation.leaked_share
     said = f"{{0:.2%}} of {words}, at most {{1:.2%}} may"
     if found is not None and found.probes == 0:
         said = (found.note or "None was tried.").rstrip(".")
-    return _most(name, measured, bound, said, "the attack sets were not tried")
+    return _gate(le, name, measured, bound, said, "the attack sets were not tried")
 
 
 def _gate(
-    name: str, measured: float | None, bound: float | None, said: str, missing: str,
-    holds: Callable[[float, float], bool],
+    holds: Callable[[float, float], bool], name: str, measured: float | None, bound: float | None, said: str,
+    missing: str = "",
 ) -> EvaluationGate:  # fmt: skip
     if bound is None:
         return EvaluationGate(name, None, measured, None, "Switched off.")

@@ -115,17 +115,12 @@ def telling(evaluations: Sequence[Evaluation]) -> Evaluation | None:
 
 def as_html(card: ModelCard) -> str:
     """The page."""
-    plain: dict[str, Any] = {field: getattr(card, field) for field in card.__struct_fields__}
-    text: str = (
-        _templates()
-        .get_template("model_card.html")
-        .render(
-            **plain,
-            card=card,
-            plot=reliability_plot(card.evaluation.reliability) if card.evaluation is not None else None,
-            curve=loss_curve(card.version.losses) if card.version is not None else None,
-            style=_style(),
-        )
+    text: str = _template().render(
+        **msgspec.structs.asdict(card),
+        card=card,
+        plot=reliability_plot(card.evaluation.reliability) if card.evaluation is not None else None,
+        curve=loss_curve(card.version.losses) if card.version is not None else None,
+        style=_style(),
     )
     return text
 
@@ -221,7 +216,7 @@ def _limits(version: ModelVersion | None, evaluation: Evaluation | None, dataset
 
 
 @cache
-def _templates() -> Any:
+def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
@@ -232,16 +227,13 @@ def _templates() -> Any:
         lstrip_blocks=True,
     )
     environment.filters.update(share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC")
-    return environment
+    return environment.get_template("model_card.html")
 
 
 @cache
 def _style() -> str:
-    return (
-        resources.files("antiphon.learning.registry")
-        .joinpath("templates", "model_card.css")
-        .read_text(encoding="utf-8")
-    )
+    templates = resources.files("antiphon.learning.registry").joinpath("templates")
+    return templates.joinpath("model_card.css").read_text(encoding="utf-8")
 
 
 def _percent(value: float | None) -> str:

@@ -10,7 +10,7 @@ Of the completion only what the model decides is learned: the label and the text
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -35,9 +35,30 @@ class RenderedExamples(msgspec.Struct, frozen=True):
     refused: int
 
 
+def fine_tune_of(application: ApplicationSpec) -> FineTune:
+    """Returns the application's declaration of fine-tuning.
+
+    Raises:
+        InvalidInputError: that is not declared, or there is no outcome to learn from.
+    """
+    if application.fine_tune is None:
+        raise InvalidInputError(
+            f"The application {application.name} does not declare how its model is fine-tuned.",
+            where=f"application {application.name}",
+            next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
+        )
+    if application.outcome is None:
+        raise InvalidInputError(
+            f"The application {application.name} has no outcome to learn from.",
+            where=f"application {application.name}",
+            next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
+        )
+    return application.fine_tune
+
+
 def served_application(application: ApplicationSpec, version: str) -> ApplicationSpec:
     """The application as a release of its fine-tuned model has it: that model, told what it was trained on."""
-    tune = _fine_tune(application)
+    tune = fine_tune_of(application)
     return msgspec.structs.replace(application, model=version, prompt=tune.prompt or application.prompt)
 
 
@@ -71,7 +92,7 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
         InvalidInputError: a template fails, a target is no value of its property, or the label is none of the
             outcome's.
     """
-    tune = _fine_tune(application)
+    tune = fine_tune_of(application)
     served = served_application(application, application.model)
     where = f"application {application.name}, model.prompt"
     read = apply_contracts(row.features if served.versions else None, served, row.moment)
@@ -136,11 +157,6 @@ def completion(
     return (*parts, Part(forced + "}", 0.0))
 
 
-def text_of(parts: Sequence[Part]) -> str:
-    """The completion as one text."""
-    return "".join(part.text for part in parts)
-
-
 def _target(
     application: ApplicationSpec, tune: FineTune, name: str, shape: Mapping[str, Any], names: Mapping[str, Any]
 ) -> str:
@@ -168,13 +184,3 @@ def _target(
 
 def _inner(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _fine_tune(application: ApplicationSpec) -> FineTune:
-    if application.fine_tune is None:
-        raise InvalidInputError(
-            f"The application {application.name} does not declare how its model is fine-tuned.",
-            where=f"application {application.name}",
-            next_step='Declare model=FineTune(base="smollm2-135m", ...) and `antiphon apply`.',
-        )
-    return application.fine_tune

@@ -12,10 +12,11 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.rows import DatasetSurvey
-from antiphon.learning.retraining.plan import TrainArguments, recipe
+from antiphon.learning.retraining.examples import fine_tune_of
+from antiphon.learning.retraining.plan import TrainArguments, plain, recipe
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import RebuildArguments
-from antiphon.learning.retraining.steps import RetrainingServices, fine_tune_of
+from antiphon.learning.retraining.steps import RetrainingServices
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.training.recipe import Arithmetic, require_libraries
@@ -93,8 +94,8 @@ class TrainingOrders:
         if self._permission is not None:
             self._permission(scope, principal, pinned.application, by)
         self._retraining.specifications(scope, request, pinned)
-        plain = {name: value for name, value in msgspec.to_builtins(request).items() if value is not None}
-        return self._runs.submit(scope, TRAIN, plain, order.key, max_attempts=ATTEMPTS)
+        arguments = {name: value for name, value in plain(request).items() if value is not None}
+        return self._runs.submit(scope, TRAIN, arguments, order.key, max_attempts=ATTEMPTS)
 
     def foresee(self, scope: Scope, principal: str, order: TrainOrder) -> TrainingPreview:
         """Previews an order; nothing is written.
@@ -108,15 +109,12 @@ class TrainingOrders:
             self._services.builder.survey(spec) for spec in self._retraining.specifications(scope, request, pinned)
         )
         replayed = sum(dataset.rows for dataset in self._retraining.replays(scope, pinned.parent))
-        tune = fine_tune_of(pinned.application)
-        settings = recipe(
-            tune, new=training.rows, old=replayed, threads=self._services.threads, arithmetic=Arithmetic()
-        )
+        tune, threads = fine_tune_of(pinned.application), self._services.threads
+        settings = recipe(tune, new=training.rows, old=replayed, threads=threads, arithmetic=Arithmetic())
         problems = [
-            f"The {spec.kind} set would have {_counts(survey)}: both labels are needed."
+            f"The {survey.spec.kind} set would have {_counts(survey)}: both labels are needed."
             for survey in (training, evaluation)
             if len([count for count in survey.labels.values() if count]) < 2
-            for spec in (survey.spec,)
         ]
         return TrainingPreview(
             application=request.application,
@@ -139,22 +137,14 @@ class TrainingOrders:
         """
         require_libraries()
         self._services.versions.get(scope, model)
-        arguments = msgspec.to_builtins(RebuildArguments(model=model, principal=principal))
+        arguments = plain(RebuildArguments(model=model, principal=principal))
         return self._runs.submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
 
 
 def _arguments(order: TrainOrder, principal: str) -> TrainArguments:
-    return TrainArguments(
-        application=order.application,
-        delta=order.delta,
-        cutoff=order.cutoff,
-        examples=order.examples,
-        rows=order.rows,
-        texts=order.texts,
-        rollout=order.rollout,
-        principal=principal,
-        reason=order.reason,
-    )
+    asked = msgspec.structs.asdict(order)
+    del asked["key"]
+    return TrainArguments(**asked, principal=principal)
 
 
 def _counts(survey: DatasetSurvey) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
-from antiphon.catalog.models import ModelFile, ModelVersion
+from antiphon.catalog.models import ModelFile
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
@@ -79,24 +79,11 @@ class TrainingOutput(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     notices: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, version: ModelVersion) -> TrainingOutput:
-        """The training that made a registered version."""
-        return cls(
-            identity=version.identity,
-            code=version.code,
-            recipe=version.recipe,
-            adapter=version.adapter,
-            weights=version.weights,
-            losses=version.losses,
-            seconds=version.seconds,
-            environment=version.environment,
-        )
 
-    def plain(self) -> dict[str, Any]:
-        """Returns it as JSON values, for a step record."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """Returns a value as JSON values, for the record of a step or the result of a run."""
+    record: dict[str, Any] = msgspec.to_builtins(value)
+    return record
 
 
 def converted(value: Any, kind: type[T], where: str) -> T:

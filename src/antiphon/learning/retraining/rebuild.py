@@ -14,14 +14,13 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.learning.registry import files as model_files
-from antiphon.learning.retraining.plan import ExamplesSummary, converted
+from antiphon.learning.retraining.plan import ExamplesSummary, converted, plain
 from antiphon.learning.retraining.steps import (
     RetrainingServices,
     describe_base,
@@ -91,10 +90,10 @@ class ModelRebuild:
             differences = list(await run.step("compare", self._differences, version))
             run.progress(0, None, "building the datasets again")
             differences += await run.step("rebuild datasets", self._rebuild_datasets, version)
-            if differences and any(difference.startswith("dataset") for difference in differences):
-                return _plain(_rebuilt(version, None, differences))
-            made = await self._train(run, version, release)
-            return _plain(_rebuilt(version, made, differences))
+            made = None
+            if not any(difference.startswith("dataset") for difference in differences):
+                made = await self._train(run, version, release)
+            return plain(_rebuilt(version, made, differences))
 
     def _release(self, scope: Scope, version: ModelVersion) -> Release:
         """The first release of the version: it pins the prompt and the targets that its examples were made with."""
@@ -113,17 +112,14 @@ class ModelRebuild:
 
     def _differences(self, version: ModelVersion) -> list[str]:
         """Inputs beside the datasets that are not what they were."""
-        now = {
-            "the base model's weights": self._services.base_weights(version.base)[1],
-            "the training code": code_identity(),
-        }
-        then = {"the base model's weights": version.base_sha256, "the training code": version.code}
         installed = libraries()
-        for name in sorted(installed.keys() & version.environment.keys()):
-            now[f"the library {name}"], then[f"the library {name}"] = installed[name], version.environment[name]
-        return [
-            f"{name}: {_short(then[name])} then, {_short(now[name])} now" for name in now if now[name] != then[name]
+        inputs = [
+            ("the base model's weights", version.base_sha256, self._services.base_weights(version.base)[1]),
+            ("the training code", version.code, code_identity()),
         ]
+        for name in sorted(installed.keys() & version.environment.keys()):
+            inputs.append((f"the library {name}", version.environment[name], installed[name]))
+        return [f"{name}: {_short(then)} then, {_short(now)} now" for name, then, now in inputs if then != now]
 
     def _rebuild_datasets(self, version: ModelVersion) -> list[str]:
         differences = []
@@ -137,7 +133,7 @@ class ModelRebuild:
     async def _train(self, run: RunContext, version: ModelVersion, release: Release) -> dict[str, Any]:
         services = self._services
         folder = services.folder / run.id
-        sets = await asyncio.to_thread(self._datasets, run.scope, version)
+        sets = await asyncio.to_thread(services.learned, run.scope, version)
         model = await describe_base(services.describe, version.base)
         write = partial(ensure_examples, services, folder, release.bundle.application, model, sets[0], sets[1:])
         written = converted(await run.step("write examples", write), ExamplesSummary, "write examples")
@@ -145,9 +141,6 @@ class ModelRebuild:
         made: dict[str, Any] = await run.step("fine-tune", self._fine_tune, run, version, written, folder)
         await asyncio.to_thread(shutil.rmtree, folder, True)
         return made
-
-    def _datasets(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
-        return tuple(self._services.datasets.get(scope, one) for one in (version.dataset, *version.replay_datasets))
 
     async def _fine_tune(
         self, run: RunContext, version: ModelVersion, written: ExamplesSummary, folder: Path
@@ -201,11 +194,6 @@ def _rebuilt(version: ModelVersion, made: dict[str, Any] | None, differences: li
         restored=() if made is None else tuple(made["restored"]),
         seconds=0.0 if made is None else made["seconds"],
     )
-
-
-def _plain(rebuilt: RebuildResult) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(rebuilt)
-    return plain
 
 
 def _short(text: str) -> str:

@@ -15,25 +15,19 @@ from antiphon.catalog.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.disk import FULL
-from antiphon.core.errors import (
-    AntiphonError,
-    CorruptionError,
-    InvalidInputError,
-    UnavailableError,
-)
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.learning import FineTune
 from antiphon.durable.context import RunContext
 from antiphon.engine.api.messages import EngineDescription, ModelDescription
 from antiphon.features.lake.content import Lake
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets.builder import DatasetBuilder
-from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.learning.registry import files as model_files
-from antiphon.learning.retraining.examples import render_all
+from antiphon.learning.retraining.examples import fine_tune_of, render_all
 from antiphon.learning.retraining.plan import ExamplesSummary, minutes, replayed, together
 from antiphon.training import examples as example_files
 from antiphon.training.folder_seal import folder_seal
@@ -100,30 +94,9 @@ class RetrainingServices:
     audit: AuditLog
     codec: Codec = field(default_factory=PlainCodec)
 
-    def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
-        """Returns a dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
-        return read_rows(dataset, self.lake)
-
-
-def fine_tune_of(application: ApplicationSpec) -> FineTune:
-    """Returns the application's declaration of fine-tuning.
-
-    Raises:
-        InvalidInputError: that is not declared, or there is no outcome to learn from.
-    """
-    if application.fine_tune is None:
-        raise InvalidInputError(
-            f"The application {application.name} does not declare how its model is fine-tuned.",
-            where=f"application {application.name}",
-            next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
-        )
-    if application.outcome is None:
-        raise InvalidInputError(
-            f"The application {application.name} has no outcome to learn from.",
-            where=f"application {application.name}",
-            next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
-        )
-    return application.fine_tune
+    def learned(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
+        """Returns the datasets that a version was trained on: its own, then those of earlier examples."""
+        return tuple(self.datasets.get(scope, one) for one in (version.dataset, *version.replay_datasets))
 
 
 async def describe_base(describe: Callable[[], Awaitable[EngineDescription]], base: str) -> ModelDescription:
@@ -133,21 +106,20 @@ async def describe_base(describe: Callable[[], Awaitable[EngineDescription]], ba
         UnavailableError: the engine cannot be reached, or does not serve it.
         InvalidInputError: the engine has a chat template of its own, so the prompts to train on are not known.
     """
-    described = await describe()
-    for model in described.models:
-        if model.name == base and not model.chat_template:
-            raise InvalidInputError(
-                f"The engine does not say how it writes a chat for {base!r}, so that cannot be trained for.",
-                where="engine",
-                next_step='Train where [engine] kind = "llamacpp".',
-            )
-        if model.name == base:
-            return model
-    raise UnavailableError(
-        f"The engine does not serve the base model {base!r}, whose chat template the examples need.",
-        where="engine",
-        next_step="Add it to [engine] models in antiphon.toml and start `antiphon up` again.",
-    )
+    model = next((model for model in (await describe()).models if model.name == base), None)
+    if model is None:
+        raise UnavailableError(
+            f"The engine does not serve the base model {base!r}, whose chat template the examples need.",
+            where="engine",
+            next_step="Add it to [engine] models in antiphon.toml and start `antiphon up` again.",
+        )
+    if not model.chat_template:
+        raise InvalidInputError(
+            f"The engine does not say how it writes a chat for {base!r}, so that cannot be trained for.",
+            where="engine",
+            next_step='Train where [engine] kind = "llamacpp".',
+        )
+    return model
 
 
 def ensure_examples(
@@ -173,8 +145,8 @@ def ensure_examples(
     if known is not None and example_files.content_sha256(path, seal) == known.sha256:
         return known
     tune = fine_tune_of(application)
-    new = render_all(services.rows(training), application, model)
-    earlier = [row for dataset in replays for row in services.rows(dataset)] if tune.replay > 0 else []
+    new = render_all(read_rows(training, services.lake), application, model)
+    earlier = [row for dataset in replays for row in read_rows(dataset, services.lake)] if tune.replay > 0 else []
     old = render_all(replayed(earlier, tune.seed, tune.examples), application, model, old=True)
     examples = together(new.examples, old.examples)
     example_files.check(examples)

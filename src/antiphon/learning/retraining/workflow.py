@@ -30,7 +30,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.context import RunContext
 from antiphon.learning.registry import files as model_files
-from antiphon.learning.retraining.examples import served_application
+from antiphon.learning.retraining.examples import fine_tune_of, served_application
 from antiphon.learning.retraining.plan import (
     ExamplesSummary,
     TrainArguments,
@@ -38,13 +38,13 @@ from antiphon.learning.retraining.plan import (
     TrainingOutput,
     converted,
     only_newer,
+    plain,
     recipe,
 )
 from antiphon.learning.retraining.steps import (
     RetrainingServices,
     describe_base,
     ensure_examples,
-    fine_tune_of,
     order_for,
     refusals,
     train,
@@ -151,31 +151,26 @@ class Retraining:
         Raises:
             InvalidInputError: nothing is held out to evaluate on, or nothing is new since the version to go on from.
         """
-        services, application = self._services, pinned.application
-        most = request.examples if request.examples is not None else fine_tune_of(application).examples
+        services, application, cutoff = self._services, pinned.application, pinned.cutoff
         tune = fine_tune_of(application)
         window = tune.window if pinned.parent is None else tune.delta_window or tune.window
-        training = services.builder.plan(application, window, kind="training", cutoff=pinned.cutoff, examples=most)
+        training = services.builder.plan(application, window, cutoff=cutoff, examples=request.examples)
         if pinned.parent is not None:
             parent = services.versions.get(scope, pinned.parent)
             training = only_newer(training, services.datasets.get(scope, parent.dataset).spec)
-        evaluation = services.builder.plan(
-            application, window, kind="evaluation", cutoff=pinned.cutoff, examples=request.rows
-        )
-        return training, evaluation
+        held_out = services.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=request.rows)
+        return training, held_out
 
     def replays(self, scope: Scope, parent: str | None) -> tuple[Dataset, ...]:
         """Datasets of earlier examples: those that the version to go on from was trained on."""
         if parent is None:
             return ()
-        version = self._services.versions.get(scope, parent)
-        return tuple(self._services.datasets.get(scope, one) for one in (version.dataset, *version.replay_datasets))
+        return self._services.learned(scope, self._services.versions.get(scope, parent))
 
     def _pin(self, run: RunContext, request: TrainArguments) -> dict[str, Any]:
         """Fix it in the run's first step, so that a resumed run continues the same training."""
         self._sweep(run.scope, run.id)
-        plain: dict[str, Any] = msgspec.to_builtins(self.inputs(run.scope, request))
-        return plain
+        return plain(self.inputs(run.scope, request))
 
     def _parent(self, scope: Scope, application: ApplicationSpec) -> ModelVersion:
         """The version to go on from: the one that answers now, or the newest."""
@@ -231,7 +226,7 @@ class Retraining:
 
     def _plan(self, scope: Scope, request: TrainArguments, pinned: TrainingInputs) -> dict[str, Any]:
         training, evaluation = self.specifications(scope, request, pinned)
-        return {"training": msgspec.to_builtins(training), "evaluation": msgspec.to_builtins(evaluation)}
+        return {"training": plain(training), "evaluation": plain(evaluation)}
 
     async def _write(self, run: RunContext, pinned: TrainingInputs, training: Dataset) -> ExamplesSummary:
         run.progress(0, None, f"rendering {training.rows} examples")
@@ -247,7 +242,7 @@ class Retraining:
     async def _choose_arithmetic(self, run: RunContext) -> Arithmetic:
         """Choose number format and device in a step of its own, so that a resumed run keeps what it began with."""
         run.progress(0, None, "measuring how quickly this machine trains")
-        chosen = await run.step("choose arithmetic", lambda: msgspec.to_builtins(self._services.arithmetic()))
+        chosen = await run.step("choose arithmetic", lambda: plain(self._services.arithmetic()))
         return converted(chosen, Arithmetic, "choose arithmetic")
 
     async def _fine_tune(
@@ -259,21 +254,12 @@ class Retraining:
         known = await asyncio.to_thread(self._known, run.scope, name, order.identity)
         if known is not None:
             run.progress(1, 1, f"{known.id} was trained from exactly this")
-            return TrainingOutput.of(known).plain()
+            return plain(msgspec.convert(known, TrainingOutput, from_attributes=True))
         trained = await train(services.run_training, order, run)
         place = f"{name}/{trained.identity[:20]}"
         kept = await asyncio.to_thread(model_files.keep, services.models_folder, place, trained)
-        return TrainingOutput(
-            identity=trained.identity,
-            code=trained.code,
-            recipe=msgspec.to_builtins(order.recipe),
-            adapter=kept.adapter,
-            weights=kept.weights,
-            losses=trained.losses,
-            seconds=trained.seconds,
-            environment=trained.environment,
-            notices=trained.notices,
-        ).plain()
+        stored = {"recipe": plain(order.recipe), **msgspec.structs.asdict(kept)}
+        return plain(TrainingOutput(**msgspec.structs.asdict(trained) | stored))
 
     def _order(
         self, run: RunContext, pinned: TrainingInputs, written: ExamplesSummary, arithmetic: Arithmetic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,7 @@ from typing import Any
 from antiphon.catalog.datasets import Dataset, Datasets
 from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import ModelPin, Release
-from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
@@ -25,7 +24,7 @@ from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
-from antiphon.learning.evaluation.evaluator import EvaluationServices, ReleaseEvaluator
+from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.requests import AnswerFunction, EvaluatedReleases
 from antiphon.learning.retraining.orders import TrainingOrders
@@ -34,8 +33,6 @@ from antiphon.learning.retraining.rebuild import ModelRebuild
 from antiphon.learning.retraining.steps import RetrainingServices, RunTraining
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
-from antiphon.releases.changelog import Changelog
-from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.answering import answerer
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import may_train, unattended
@@ -52,87 +49,65 @@ MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
 
 
+async def _refuse_training(order: Any, on_progress: Any, stopping: Any) -> Any:
+    raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
+
+
+@dataclass(frozen=True)
 class LearningPlatform:
     """Learning of one project. Everything is made on first use, so that a command pays for what it needs.
 
-    Args:
+    Attributes:
         engine, commit, features: of the process.
         run_training: runs a training in a process of its own; without it trainings are refused.
         served: has the engine load what is evaluated; without one a model must be served already.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        engine: Engine,
-        commit: GroupCommit,
-        features: FeaturePlatform,
-        *,
-        run_training: RunTraining | None = None,
-        served: ServedModels | None = None,
-    ) -> None:
-        self._store = store
-        self._engine = engine
-        self._commit = commit
-        self._features = features
-        self._run_training = run_training or _refuse_training
-        self._served = served
-
-    @cached_property
-    def versions(self) -> ModelVersions:
-        return ModelVersions(self._store.database)
+    store: Store
+    engine: Engine
+    commit: GroupCommit
+    features: FeaturePlatform
+    _: KW_ONLY
+    run_training: RunTraining = _refuse_training
+    served: ServedModels | None = None
 
     @cached_property
     def datasets(self) -> Datasets:
-        return Datasets(self._store.database)
+        return Datasets(self.store.database)
 
     @cached_property
     def evaluations(self) -> Evaluations:
-        return Evaluations(self._store.database)
-
-    @cached_property
-    def rollouts(self) -> Rollouts:
-        return Rollouts(self._store.database)
+        return Evaluations(self.store.database)
 
     @cached_property
     def builder(self) -> DatasetBuilder:
-        return dataset_builder(self._store)
-
-    @cached_property
-    def transitions(self) -> RolloutTransitions:
-        return rollout_transitions(self._store)
-
-    @cached_property
-    def changelog(self) -> Changelog:
-        return Changelog(self._store.releases, self.rollouts)
+        return dataset_builder(self.store)
 
     @cached_property
     def evaluator(self) -> ReleaseEvaluator:
-        store = self._store
+        store = self.store
         return ReleaseEvaluator(
-            EvaluationServices(
-                answering=self._answering,
-                releases=store.releases,
-                files=self._features.lake,
-                evaluations=self.evaluations,
-                texts=store.blobs,
-                clock=store.database.clock,
-                view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
-                folder=store.paths.directory / "evaluations",
-                codec=store.database.codec,
-                concurrency=store.settings.gateway.batch_concurrency,
-            )
+            answering=self._answering,
+            releases=store.releases,
+            files=self.features.lake,
+            evaluations=self.evaluations,
+            texts=store.blobs,
+            clock=store.database.clock,
+            view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
+            folder=store.paths.directory / "evaluations",
+            codec=store.database.codec,
+            concurrency=store.settings.gateway.batch_concurrency,
         )
 
     @cached_property
     def validation(self) -> Validation:
-        store = self._store
+        store = self.store
         return Validation(
             transaction=store.database.transaction,
             releases=store.releases,
             evaluations=self.evaluations,
             datasets=self.datasets,
-            models=self.versions,
+            models=store.models,
             feature_exists=feature_exists(store),
             models_folder=models_folder(store),
             weights_of=self._weights_of,
@@ -141,7 +116,7 @@ class LearningPlatform:
     @cached_property
     def services(self) -> RetrainingServices:
         """Dependencies of the training workflows."""
-        store = self._store
+        store = self.store
         return RetrainingServices(
             clock=store.database.clock,
             folder=store.paths.directory / "training",
@@ -152,18 +127,18 @@ class LearningPlatform:
             application=declared_applications(store),
             builder=self.builder,
             datasets=self.datasets,
-            lake=self._features.lake,
+            lake=self.features.lake,
             base_weights=self._base,
-            describe=self._engine.describe,
-            run_training=self._run_training,
-            versions=self.versions,
+            describe=self.engine.describe,
+            run_training=self.run_training,
+            versions=store.models,
             releases=store.releases,
             serve=self.serve,
             evaluations=self.evaluations,
             evaluator=self.evaluator,
             validation=self.validation,
-            rollouts=self.rollouts,
-            begin_rollout=unattended(store, self.transitions),
+            rollouts=store.rollouts,
+            begin_rollout=unattended(store, rollout_transitions(store)),
             run_ended=self._ended,
             audit=store.audit,
             codec=store.database.codec,
@@ -171,7 +146,7 @@ class LearningPlatform:
 
     @cached_property
     def orders(self) -> TrainingOrders:
-        return TrainingOrders(self.services, self._store.runs, may_train(self._store))
+        return TrainingOrders(self.services, self.store.runs, may_train(self.store))
 
     def register(self, registry: WorkflowRegistry) -> None:
         """Let a worker run trainings."""
@@ -184,14 +159,14 @@ class LearningPlatform:
         Raises:
             CorruptionError: its file is gone or changed.
         """
-        return read_rows(dataset, self._features.lake)
+        return read_rows(dataset, self.features.lake)
 
     async def serve(self, release: Release) -> None:
         """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
         name = release.bundle.model.name
-        if self._served is not None and release.bundle.model.version is not None:
-            await self._served.require(name)
-        elif name not in {model.name for model in (await self._engine.describe()).models}:
+        if self.served is not None and release.bundle.model.version is not None:
+            await self.served.require(name)
+        elif name not in {model.name for model in (await self.engine.describe()).models}:
             raise UnavailableError(
                 f"The engine does not serve {name}.",
                 where="engine",
@@ -208,11 +183,11 @@ class LearningPlatform:
             NotFoundError, InvalidInputError, CorruptionError: see ``Validation.validate``.
             UnavailableError: the engine does not serve its model.
         """
-        candidate = self._store.releases.get(scope, release)
+        candidate = self.store.releases.get(scope, release)
         self.validation.require_whole(candidate)
         await self.serve(candidate)
         dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
-        live = self._store.releases.live(scope, candidate.bundle.application.name)
+        live = self.store.releases.live(scope, candidate.bundle.application.name)
         evaluation = await self.evaluator.evaluate(
             candidate, dataset, mode="classes", whole=texts, with_attacks=texts > 0, progress=progress,
             against=live.id if live is not None and live.id != release else None,
@@ -224,7 +199,7 @@ class LearningPlatform:
         application, version = release.bundle.application, release.bundle.model.version
         window = None
         if version is not None:
-            trained = self.versions.get(scope, version)
+            trained = self.store.models.get(scope, version)
             cutoff = cutoff or self.datasets.get(scope, trained.dataset).spec.cutoff
             tune = application.fine_tune
             window = tune.delta_window if tune is not None and trained.parent is not None else None
@@ -233,24 +208,24 @@ class LearningPlatform:
 
     def _answering(self, features: EntityReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:
         wired = answerer(
-            self._store,
-            DeduplicatingEngine(self._engine) if once else self._engine,
-            self._commit,
+            self.store,
+            DeduplicatingEngine(self.engine) if once else self.engine,
+            self.commit,
             releases,
-            self._features,
+            self.features,
             reader=lambda scope: features,
         )
         return wired.answer
 
     @property
     def _threads(self) -> int:
-        return self._store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS)
+        return self.store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS)
 
     def _arithmetic(self) -> Arithmetic:
-        return of_this_machine(self._store.settings.worker.training_dtype, self._threads, cache_directory())
+        return of_this_machine(self.store.settings.worker.training_dtype, self._threads, cache_directory())
 
     def _base(self, name: str) -> tuple[Path, str]:
-        if self._store.settings.engine.kind == "remote":
+        if self.store.settings.engine.kind == "remote":
             raise InvalidInputError(
                 "A remote engine cannot be given a model that was trained here.",
                 where="antiphon.toml, [engine] kind",
@@ -264,13 +239,9 @@ class LearningPlatform:
 
     def _ended(self, scope: Scope, run: str) -> bool:
         try:
-            return self._store.runs.get(scope, run).status in ENDED
+            return self.store.runs.get(scope, run).status in ENDED
         except NotFoundError:
             return True
-
-
-async def _refuse_training(order: Any, on_progress: Any, stopping: Any) -> Any:
-    raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
 
 
 def models_folder(store: Store) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
 from antiphon.features.values import FeatureValue, FeatureVector
 from antiphon.learning.datasets.reader import DatasetRow
-from antiphon.learning.retraining.examples import is_whole, render, render_all, served_application, text_of
+from antiphon.learning.retraining.examples import is_whole, render, render_all, served_application
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 from antiphon.testing.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
+from antiphon.training.examples import Part
 
 TUNE = FineTune(
     base="scripted",
@@ -74,6 +76,10 @@ async def test_the_training_prompt_is_the_served_prompt_byte_for_byte(
     asked = row(values["congestion__delay"], values["weather__wind"])
     assert render(asked, application, MODEL).prompt.encode() == prompt
     assert prompt.count(b"<|im_start|>") == 5, "a special token of the user's text would speak as the system"
+
+
+def text_of(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)
 
 
 def test_a_served_application_is_told_what_it_was_trained_on() -> None:
