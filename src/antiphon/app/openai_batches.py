@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from antiphon.batch.batch_job import BatchJobs
+from antiphon.batch.batch_job import BatchJobs, LineAnswer
 from antiphon.batch.files import FileStore
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
-from antiphon.batch.request_row import LineAnswer
 from antiphon.batch.row_runner import BatchContext
 from antiphon.catalog.batches import Batches
 from antiphon.core.clock import parse_duration

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from math import inf
 from typing import Any, Protocol
 
@@ -78,7 +79,7 @@ class RowAnswer(msgspec.Struct, frozen=True):
 
 
 class RowTask(Protocol):
-    """One row to be answered; implemented by ``table_row.TableRow`` and ``request_row.RequestRow``.
+    """One row to be answered; implemented by ``table_job.TableRow`` and ``batch_job.RequestRow``.
 
     Attributes:
         label: names the row in the log.
@@ -114,56 +115,41 @@ class RowFaults:
         return unexpected(error, _log, f"{row} of {self._job}", "worker.log", traced=self._seen <= TRACEBACKS)
 
 
-async def _never() -> Ending | None:
-    return None
-
-
+@dataclass
 class RowRunner:
     """Answers the rows of one job.
 
-    Args:
+    Attributes:
         finished: rows that are written already.
         faults: log of internal faults.
         deadline: seconds since 1970.
-        concurrency: rows under way at once, as far as they get slots; ``None``: as many as they get.
+        concurrency: rows under way at once, as far as they get slots.
         max_failed: the job fails once more rows have failed.
         ending: tells whether the job is to end early; called every :data:`CHECK_SECONDS`.
     """
 
-    def __init__(
-        self,
-        run: RunContext,
-        jobs: Jobs,
-        context: BatchContext,
-        job: BatchJob,
-        epoch: int,
-        finished: int,
-        faults: RowFaults,
-        *,
-        deadline: float = inf,
-        concurrency: int | None = None,
-        max_failed: int | None = None,
-        ending: Callable[[], Awaitable[Ending | None]] = _never,
-    ) -> None:
-        self._run = run
-        self._jobs = jobs
-        self._context = context
-        self._job = job
-        self._epoch = epoch
-        self.finished = finished
-        self._faults = faults
-        self._deadline = deadline
-        self._concurrency = inf if concurrency is None else concurrency
-        self._max_failed = max_failed
-        self._check_ending = ending
+    run_context: RunContext
+    jobs: Jobs
+    context: BatchContext
+    job: BatchJob
+    epoch: int
+    finished: int
+    faults: RowFaults
+    _: KW_ONLY
+    deadline: float = inf
+    concurrency: float = inf
+    max_failed: int | None = None
+    ending: Callable[[], Awaitable[Ending | None]] | None = None
+
+    def __post_init__(self) -> None:
         self._ending: Ending | None = None
-        self._failed = job.rows_failed
+        self._failed = self.job.rows_failed
         self._under_way: set[asyncio.Task[JobRow]] = set()
         self._pending: list[JobRow] = []
-        self._releases: set[str] = set(job.releases)
+        self._releases: set[str] = set(self.job.releases)
         self._new_releases: set[str] = set()
         self._flushed = self._checked = self._measured = self._stopped = self._now()
-        self._meter = JobMeter(context.gauge, context.estimates, job.scope, job.id)
+        self._meter = JobMeter(self.context.gauge, self.context.estimates, self.job.scope, self.job.id)
 
     async def run(self, chunk: Callable[[], Awaitable[Sequence[RowTask]]]) -> Ending:
         """Answers every row that ``chunk`` returns, until it returns none or the job ends early.
@@ -174,7 +160,7 @@ class RowRunner:
             InvalidInputError: more than ``max_failed`` rows failed.
             CancelledError: the worker stops; rows answered until then are written, as with the transient errors.
         """
-        self._run.progress(self.finished, self._job.total, "answering")
+        self.run_context.progress(self.finished, self.job.total, "answering")
         try:
             await self._check()
             await self._measure()
@@ -201,9 +187,9 @@ class RowRunner:
             self._pending.append(row.failed(row.refusal))
             await self._pulse()
             return
-        while len(self._under_way) >= self._concurrency and self._ending is None:
+        while len(self._under_way) >= self.concurrency and self._ending is None:
             await self._wait_for_rows()
-        queue, slot = self._context.queue, self._slot_request(row)
+        queue, slot = self.context.queue, self._slot_request(row)
         acquiring = asyncio.ensure_future(queue.acquire(slot))
         handed = False
         try:
@@ -224,10 +210,10 @@ class RowRunner:
 
     def _slot_request(self, row: RowTask) -> SlotRequest:
         return SlotRequest(
-            self._job.scope.tenant,
-            self._job.id,
-            since=self._context.clock.now().timestamp(),
-            deadline=self._deadline,
+            self.job.scope.tenant,
+            self.job.id,
+            since=self.context.clock.now().timestamp(),
+            deadline=self.deadline,
             seconds_left=self._meter.seconds_left,
             prefix=row.prefix,
         )
@@ -247,7 +233,7 @@ class RowRunner:
             await self._write()
         if failures:
             raise failures[0]
-        if self._run.stopping:
+        if self.run_context.stopping:
             raise asyncio.CancelledError  # the run goes back to the queue with the rows it has
         self._require_few_failed()
         if self._ending is None and self._now() - self._checked > CHECK_SECONDS:
@@ -257,7 +243,7 @@ class RowRunner:
 
     async def _check(self) -> None:
         self._checked = self._now()
-        self._ending = await self._check_ending()
+        self._ending = None if self.ending is None else await self.ending()
         self._stopped = self._now()
 
     def _out_of_time(self) -> bool:
@@ -268,22 +254,22 @@ class RowRunner:
         rows, self._pending = self._pending, []
         self._flushed = self._now()
         if rows:
-            job = self._job
+            job = self.job
             if new := self._new_releases - self._releases:
                 # Before the rows: a principal that may not read a release's answers must never find them unmarked.
-                await asyncio.to_thread(self._jobs.note_releases, job.scope, job.id, self._epoch, new)
+                await asyncio.to_thread(self.jobs.note_releases, job.scope, job.id, self.epoch, new)
                 self._releases |= new
-            await asyncio.to_thread(self._jobs.write_rows, job.scope, job.id, self._epoch, rows)
+            await asyncio.to_thread(self.jobs.write_rows, job.scope, job.id, self.epoch, rows)
             self.finished += len(rows)
             self._failed += sum(row.failed for row in rows)
-            self._run.progress(self.finished, job.total, "answering")
+            self.run_context.progress(self.finished, job.total, "answering")
 
     def _require_few_failed(self) -> None:
-        if self._max_failed is not None and self._failed > self._max_failed:
+        if self.max_failed is not None and self._failed > self.max_failed:
             raise InvalidInputError(
-                f"{self._failed} of the first {self.finished} rows failed, and at most {self._max_failed} may.",
+                f"{self._failed} of the first {self.finished} rows failed, and at most {self.max_failed} may.",
                 where="max_failed_rows",
-                next_step=f"GET /admin/batch/{self._job.id}/rows says why; mend the cause and order it again.",
+                next_step=f"GET /admin/batch/{self.job.id}/rows says why; mend the cause and order it again.",
             )
 
     async def _measure(self) -> None:
@@ -296,8 +282,8 @@ class RowRunner:
         waited, pause = 0.0, 0.25
         while True:
             try:
-                with self._context.gauge.row():
-                    answer = await row.answer(slot.tier(self._context.clock.now().timestamp()))
+                with self.context.gauge.row():
+                    answer = await row.answer(slot.tier(self.context.clock.now().timestamp()))
                 self._meter.took(row.sketch, *answer.usages)
                 self._new_releases |= answer.releases
                 return answer.row
@@ -309,7 +295,7 @@ class RowRunner:
             except AntiphonError as error:
                 return row.failed(error)
             except Exception as error:
-                return row.failed(self._faults.report(error, row.label))
+                return row.failed(self.faults.report(error, row.label))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -28,7 +28,6 @@ from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.records import Records
 
-_PIECE = 1 << 20
 _NEXT = "Write the answers to a file that does not exist yet, or remove this one first."
 
 
@@ -150,11 +149,8 @@ class OutputFiles:
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as content:
-        while piece := content.read(_PIECE):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def patterns(root: Path, path: str) -> Iterator[str]:

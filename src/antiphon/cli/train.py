@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
-    from antiphon.learning.retraining.orders import TrainingPreview, TrainOrder
+    from antiphon.learning.retraining.orders import TrainingPreview, TrainingRequest
 
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
@@ -49,9 +49,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train, release as a draft, evaluate, hold against the gates. It survives a crash; Ctrl-C leaves it running."""
-    from antiphon.learning.retraining.orders import TrainOrder
+    from antiphon.learning.retraining.orders import TrainingRequest
 
-    order = TrainOrder(
+    order = TrainingRequest(
         application=application,
         delta=delta,
         cutoff=entities.moment(cutoff, "--cutoff"),
@@ -81,7 +81,7 @@ def rebuild(
 
 
 def _follow(
-    project: Path, order: TrainOrder | str, wait: bool, as_json: bool, text: Any, key: str | None = None
+    project: Path, order: TrainingRequest | str, wait: bool, as_json: bool, text: Any, key: str | None = None
 ) -> None:
     placed: list[str] = []
     try:
@@ -100,7 +100,7 @@ def _follow(
     show(found, as_json, lambda: text(found) if wait else f"{run.id} {run.status}")
 
 
-async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: list[str], key: str | None) -> Run:
+async def _place(project: Path, order: TrainingRequest | str, wait: bool, placed: list[str], key: str | None) -> Run:
     from antiphon.app.wiring import open_learning
     from antiphon.operations.processes import statuses
 
@@ -119,7 +119,7 @@ async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: lis
         return await followed(store, placed[0], wait)
 
 
-async def _foresee(project: Path, order: TrainOrder) -> TrainingPreview:
+async def _foresee(project: Path, order: TrainingRequest) -> TrainingPreview:
     from antiphon.app.wiring import open_learning
 
     async with open_learning(project) as (learning, store):

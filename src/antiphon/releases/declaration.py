@@ -30,7 +30,6 @@ class SampleNeed(msgspec.Struct, frozen=True):
     """Number of canary users (with as many in the control) that decisions about one metric need; ``None``: over 20,000.
 
     Attributes:
-        base_rate: of bad events in the control; ``ratio``: the canary's rate over it.
         roll_back: users until harm at this ratio is rolled back, in half of the runs; ``roll_back_most``: in 9 of 10.
         promote: users until a candidate *as good as the control* has passed the test, in half of the runs;
             ``promote_most``: in 9 of 10.
@@ -38,8 +37,6 @@ class SampleNeed(msgspec.Struct, frozen=True):
             half of the runs; ``None`` when the plan compares no quality.
     """
 
-    base_rate: float
-    ratio: float
     roll_back: int | None
     roll_back_most: int | None
     promote: int | None
@@ -47,11 +44,9 @@ class SampleNeed(msgspec.Struct, frozen=True):
     pairs: int | None
 
 
-def requests_needed(plan: Rollout, base_rate: float, ratio: float, *, metric: str = "error") -> SampleNeed:
-    """Returns the canary users that it takes to roll back harm of ``ratio``, and to promote a candidate without any.
-
-    Args:
-        metric: whose weight applies; one of ``evidence.WEIGHTS`` but quality.
+def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed:
+    """Returns the canary users that it takes to roll back errors at ``ratio`` times the control's rate, ``base_rate``,
+    and to promote a candidate without any.
 
     Raises:
         ValueError: the base rate is not in (0, 1), or the ratio is not positive.
@@ -65,13 +60,11 @@ def requests_needed(plan: Rollout, base_rate: float, ratio: float, *, metric: st
     # Drawn before what depends on the ratio: what promotion takes does not.
     alike = draw.binomial(steps, base_rate, shape).cumsum(axis=1)
     worse = draw.binomial(steps, min(1.0, base_rate * ratio), shape).cumsum(axis=1)
-    weight = weights(plan).get(metric, 1.0)
+    weight = weights(plan).get("error", 1.0)
     # The other metric on the same clock is taken to say nothing: its e-value is not below 0.
     harmed = eprocess.harm_ratio(worse, control) >= math.log(1 / (plan.alpha * weight))
     safe = eprocess.safe_both(alike, control, _LOOKS, ratio=plan.harm, floor=plan.floor) >= math.log(1 / plan.beta)
     return SampleNeed(
-        base_rate=base_rate,
-        ratio=ratio,
         roll_back=_reached(harmed, 0.5),
         roll_back_most=_reached(harmed, 0.9),
         promote=_reached(safe, 0.5),
@@ -128,10 +121,10 @@ _LOOKS: NDArray[np.int64] = np.unique(
 )
 
 
-def _reached(crossed: NDArray[np.bool_], share: float) -> int | None:
+def _reached(crossed: NDArray[np.bool_], share: float, looks: NDArray[np.int64] = _LOOKS) -> int | None:
     """The first look by which ``share`` of the runs has crossed its bound at some look."""
     ever = np.logical_or.accumulate(crossed, axis=1).mean(axis=0) >= share
-    return int(_LOOKS[ever.argmax()]) if ever.any() else None
+    return int(looks[ever.argmax()]) if ever.any() else None
 
 
 def _pairs_needed(plan: Rollout) -> int | None:
@@ -139,5 +132,4 @@ def _pairs_needed(plan: Rollout) -> int | None:
     draw = np.random.default_rng(7)
     differences = draw.choice([-BRIER_SPREAD, BRIER_SPREAD], (60, PAIRS_HORIZON))
     passed = eprocess.safe_mean(differences, margin=plan.quality_margin) >= math.log(1 / plan.beta)
-    ever = np.logical_or.accumulate(passed, axis=1).mean(axis=0) >= 0.5
-    return int(ever.argmax()) + 1 if ever.any() else None
+    return _reached(passed, 0.5, np.arange(1, PAIRS_HORIZON + 1))

@@ -148,20 +148,16 @@ def exposed(rollout: RolloutRecord, exposures: Sequence[Exposure], slo: SLO, sha
             generated.setdefault(exposure.unit, exposure)
     latency, first_byte = (parse_duration(text).total_seconds() for text in (slo.latency_p99, slo.ttft_p99))
     users, answers = list(first.values()), list(generated.values())
+    # What is not a number is slow: a comparison that fails must not make an answer look fast.
+    slow, late = (
+        [not one.seconds <= latency for one in answers],
+        [not one.first_byte <= first_byte for one in answers],
+    )
     metrics = (
         _by_user(rollout.plan, "error", users, [one.error is not None for one in users], shares["error"]),
         _by_user(rollout.plan, "invalid", users, [one.invalid for one in users], shares["invalid"]),
-        # What is not a number is slow: a comparison that fails must not make an answer look fast.
-        _by_couple(
-            rollout.plan, "latency", answers, [not one.seconds <= latency for one in answers], shares["latency"]
-        ),
-        _by_couple(
-            rollout.plan,
-            "first_byte",
-            answers,
-            [not one.first_byte <= first_byte for one in answers],
-            shares["first_byte"],
-        ),
+        _by_couple(rollout.plan, "latency", answers, slow, shares["latency"]),
+        _by_couple(rollout.plan, "first_byte", answers, late, shares["first_byte"]),
     )
     step_units = len({one.unit for one in ours if one.arm == "canary" and one.step == rollout.step})
     comparable = len({one.arm for one in users}) == 2
@@ -237,7 +233,7 @@ def _doubts(everything: Sequence[Exposure], ours: Sequence[Exposure], users: Seq
         by_arm[one.arm].add(one.unit)
         recorded.setdefault(one.step, set()).add(one.probability)
     if both := len(by_arm["canary"] & by_arm["control"]):
-        doubts.append(f"{_counting(both, 'user')} came into both arms")
+        doubts.append(f"{both} user{'s' if both > 1 else ''} came into both arms")
     if any(len(found) > 1 or not all(0 < one <= 0.5 for one in found) for found in recorded.values()):
         doubts.append("the recorded chances of coming into the arms contradict each other")
     if any(not (_is_duration(one.seconds) and _is_duration(one.first_byte)) for one in ours):
@@ -304,7 +300,3 @@ def _is_duration(seconds: float) -> bool:
 def _value(log_value: float) -> float:
     """The e-value, within what a float holds."""
     return math.exp(min(log_value, 700.0))
-
-
-def _counting(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

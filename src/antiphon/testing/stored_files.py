@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from antiphon.batch.batch_job import BatchJobs
+from antiphon.batch.batch_job import BatchJobs, LineAnswer
 from antiphon.batch.estimates import Estimates
 from antiphon.batch.fair_queue import FairQueue
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.gauge import Gauge
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import RequestBatches
-from antiphon.batch.request_row import LineAnswer
 from antiphon.batch.row_runner import BatchContext
 from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches

@@ -62,23 +62,14 @@ def choose(speeds: tuple[Speed, ...], dtype: DtypeSetting = "auto") -> Arithmeti
     return best.arithmetic
 
 
-def of_this_machine(dtype: DtypeSetting, threads: int, cache: Path) -> Arithmetic:
-    """The arithmetic to train with here; measured in a process of its own unless the cache knows the machine.
+def speeds_of_this_machine(
+    threads: int, cache: Path, measured: Callable[[int], tuple[Speed, ...]] | None = None
+) -> tuple[Speed, ...]:
+    """The measurement of this machine, from the cache or made now in a process of its own.
 
     Args:
         threads: that compute a training.
         cache: folder where the measurement is kept.
-
-    Raises:
-        SetupError: torch cannot be loaded or used.
-    """
-    return choose(speeds_of_this_machine(threads, cache), dtype)
-
-
-def speeds_of_this_machine(
-    threads: int, cache: Path, measured: Callable[[int], tuple[Speed, ...]] | None = None
-) -> tuple[Speed, ...]:
-    """The measurement of this machine, from the cache or made now.
 
     Raises:
         SetupError: torch cannot be loaded or used.

@@ -21,7 +21,7 @@ from antiphon.core.errors import AntiphonError, ConflictError, SetupError
 from antiphon.core.logs import described
 from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
-from antiphon.training.order import ERROR, failure
+from antiphon.training.order import ERROR, Failure
 
 LOCK = "process.json"
 FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
@@ -78,12 +78,8 @@ def confine(parent: int | None, memory_bytes: int | None) -> None:
 
 def processor_seconds(pid: int) -> float | None:
     """Seconds of processor that all threads of a process have used, ``None`` when it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    fields = _stat(pid)
+    return None if fields is None else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def set_priority(pid: int, nice: int) -> bool:
@@ -127,12 +123,16 @@ def alone(folder: Path) -> Iterator[None]:
 
 def started_ticks(pid: int) -> int | None:
     """The kernel's start time of a running process (``proc(5)``, field 22), ``None`` when it is gone or a zombie."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of ``/proc/PID/stat`` from the third on (``proc(5)``), ``None`` when the process is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def left_over(folder: Path) -> int | None:
@@ -163,8 +163,9 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
             where=str(folder),
             next_step="Its log is beside it; ordered again, it goes on from the last checkpoint.",
         )
+    report = Failure(reported.code, reported.what, reported.where, reported.next_step)
     with suppress(OSError):
-        replace_file(folder / ERROR, seal.seal(ERROR, msgspec.json.encode(failure(reported))))
+        replace_file(folder / ERROR, seal.seal(ERROR, msgspec.json.encode(report)))
     return code
 
 

@@ -152,11 +152,6 @@ def read_result(order: TrainingOrder) -> tuple[TrainingResult | None, str | None
     return trained, None
 
 
-def failure(error: AntiphonError) -> Failure:
-    """An error as it is written."""
-    return Failure(error.code, error.what, error.where, error.next_step)
-
-
 def raised(failure: Failure) -> AntiphonError:
     """The error a failure stands for, of its own class where this process knows the code."""
     kinds = [AntiphonError]

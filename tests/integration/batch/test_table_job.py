@@ -15,8 +15,7 @@ import pytest
 from antiphon.batch import row_runner
 from antiphon.batch.orders import WORKFLOW, TableOrder, TableOrders
 from antiphon.batch.row_runner import TRACEBACKS, RowFaults
-from antiphon.batch.table_job import TableJobs
-from antiphon.batch.table_row import request_of
+from antiphon.batch.table_job import TableJobs, request_of
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.errors import (
     ConflictError,

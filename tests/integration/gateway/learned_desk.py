@@ -27,7 +27,7 @@ from antiphon.durable.runs import Runs
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.outcomes.submission import OutcomeSubmission
-from antiphon.learning.retraining.orders import TrainOrder
+from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
@@ -46,7 +46,7 @@ class LearnedDesk(Desk):
         self.releases, self.rollouts = Releases(database), Rollouts(database)
         self.audit = AuditLog(database, fakes.SECRET)
         self.runs = Runs(database)
-        self.orders: list[TrainOrder] = []
+        self.orders: list[TrainingRequest] = []
         self.transitions = RolloutTransitions(
             database,
             self.releases,
@@ -59,7 +59,7 @@ class LearnedDesk(Desk):
             DEV, database, self.releases, self.rollouts, Judgements(database), self.transitions, reader, judge
         )
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Any = None) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainingRequest, by: Any = None) -> str:
         """Implements the port ``Training`` with a run that nobody claims."""
         self.declared.get(scope, order.application)
         self.orders.append(order)

@@ -33,7 +33,7 @@ from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
-from antiphon.learning.retraining.orders import TrainingOrders, TrainOrder
+from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
 from antiphon.learning.retraining.steps import RetrainingServices
@@ -60,7 +60,7 @@ TRAINS: ApplicationSpec = msgspec.structs.replace(
     # Whole texts and attack sets are evaluation's own tests; here they would only take time.
     gates=Gates(rows=10, disparity=None, valid_share=None, false_share=None, injected_share=None, leaked_share=None),
 )
-ORDER = TrainOrder("desk", rows=20, texts=0)
+ORDER = TrainingRequest("desk", rows=20, texts=0)
 
 
 class PastFlights:
@@ -211,7 +211,7 @@ class LearningDesk(EvaluatedDesk):
         )
         self.orders = TrainingOrders(self.services, self.runs)
 
-    async def train(self, order: TrainOrder = ORDER, **changes: Any) -> Run:
+    async def train(self, order: TrainingRequest = ORDER, **changes: Any) -> Run:
         """Order a training and work until it has ended."""
         return await self.work(self.orders.place(SCOPE, "me", msgspec.structs.replace(order, **changes)))
 

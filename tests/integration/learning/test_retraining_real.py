@@ -26,7 +26,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.engine import weights
-from antiphon.learning.retraining.orders import TrainOrder
+from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.services.apply.apply import apply
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform
@@ -177,7 +177,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             store, wired.engine, wired.commit, wired.features, run_training=trainer.run, served=served
         )
         async with engine_of(store, wired):
-            order = TrainOrder("desk", rows=16, texts=1)
+            order = TrainingRequest("desk", rows=16, texts=1)
             run = await work(store, learning, learning.orders.place(store.scope, "me", order))
             assert run.status == "succeeded", run.error
             found = run.result

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import msgspec
 
 from antiphon.core.clock import utc
 from antiphon.gateway.admin import release_shapes, shapes
 from antiphon.gateway.admin.evaluations import card_shown, lines_shown
-from antiphon.gateway.bounds import Count
 from antiphon.gateway.operation import HtmlPage, Operation, OperationCall
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.comparison import ModelComparison
-from antiphon.learning.retraining.orders import TrainOrder
+from antiphon.learning.retraining.orders import TrainingRequest
 
 
 class ModelVersionQuery(msgspec.Struct, frozen=True):
@@ -27,25 +24,6 @@ class ModelComparisonQuery(msgspec.Struct, frozen=True):
 
     a: str
     b: str
-
-
-class TrainingRequest(msgspec.Struct, frozen=True):
-    """Orders a training.
-
-    ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
-    at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole; ``rollout`` begins its rollout when it
-    passes its gates. Orders with the same ``key`` are one run.
-    """
-
-    application: str
-    delta: bool = False
-    cutoff: datetime | None = None
-    examples: Count | None = None
-    rows: Count = 400
-    texts: Count = 100
-    rollout: bool = False
-    reason: str = ""
-    key: str | None = None
 
 
 def _list(call: OperationCall) -> release_shapes.VersionList:
@@ -72,17 +50,7 @@ def _train(call: OperationCall) -> shapes.RunLine:
     body: TrainingRequest = call.body
     # Policy may name one application; the operation as a whole was asked about before.
     call.services.access.authorize(call.principal, "release", f"application/{body.application}")
-    order = TrainOrder(
-        application=body.application,
-        delta=body.delta,
-        cutoff=None if body.cutoff is None else utc(body.cutoff),
-        examples=body.examples,
-        rows=body.rows,
-        texts=body.texts,
-        rollout=body.rollout,
-        reason=body.reason,
-        key=body.key,
-    )
+    order = msgspec.structs.replace(body, cutoff=None if body.cutoff is None else utc(body.cutoff))
     run = call.services.learning.training.place(call.scope, call.principal.id, order, call.principal)
     return shapes.read(call.services.work.runs.get(call.scope, run), shapes.RunLine)
 

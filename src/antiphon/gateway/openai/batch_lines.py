@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.batch.request_row import LineRequests
+from antiphon.batch.batch_job import LineRequests
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
@@ -31,7 +31,7 @@ ENDPOINTS = tuple(_ENDPOINTS)
 
 
 class BatchLines:
-    """Implements ``batch.request_row.RequestEndpoints``."""
+    """Implements ``batch.batch_job.RequestEndpoints``."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -137,10 +137,10 @@ class ReleaseEvaluator:
         probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
         path = self.folder / f"{id}.jsonl"
         with journal(path, subject, self.codec, scope) as kept:
-            asked = {
+            questions = {
                 f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
             }
-            results = await self._each(kept, RowResult, asked, progress, "answering rows")
+            results = await self._each(kept, RowResult, questions, progress, "answering rows")
             keyed = await asyncio.to_thread(self._keyed, requests)
             tries = {
                 f"probe:{probe.id}": partial(attacks.attempt, probe, requests.application, requests.reply, keyed)

@@ -1,9 +1,9 @@
 """Metrics of forecasts with their intervals: pure functions of forecasts in [0, 1] and truths.
 
 Every array is one value a row, in the same order. Intervals are percentile bootstrap intervals (Efron and
-Tibshirani, *An Introduction to the Bootstrap*, 1993, sections 13.3 and 8): rows, or whole groups of rows that are not
-independent of each other, are drawn again with replacement by a seeded generator, so the same input gives the same
-interval. Two releases are compared on the same drawn rows (paired): what makes a row hard is the same for both.
+Tibshirani, *An Introduction to the Bootstrap*, 1993, section 13.3): rows are drawn again with replacement by a seeded
+generator, so the same input gives the same interval. Two releases are compared on the same drawn rows (paired): what
+makes a row hard is the same for both.
 """
 
 from __future__ import annotations
@@ -74,20 +74,16 @@ def interval(
     forecast: Sequence[float] | Floats,
     truth: Sequence[float] | Floats,
     *,
-    groups: Sequence[str] | None = None,
     seed: int = SEED,
     resamples: int = RESAMPLES,
 ) -> IntervalEstimate:
     """A metric with its 95 % interval.
 
-    Args:
-        groups: rows of one group are drawn together; ``None`` draws each row by itself.
-
     Raises:
         InvalidInputError: no rows, or columns of different lengths, or a forecast outside [0, 1].
     """
     forecasts, truths = columns(forecast, truth)
-    drawn = [metric(forecasts[rows], truths[rows]) for rows in _draws(len(truths), groups, seed, resamples)]
+    drawn = [metric(forecasts[rows], truths[rows]) for rows in _draws(len(truths), seed, resamples)]
     return _measure(metric(forecasts, truths), drawn)
 
 
@@ -97,7 +93,6 @@ def difference(
     other: Sequence[float] | Floats,
     truth: Sequence[float] | Floats,
     *,
-    groups: Sequence[str] | None = None,
     seed: int = SEED,
     resamples: int = RESAMPLES,
 ) -> IntervalEstimate:
@@ -110,7 +105,7 @@ def difference(
     others, _ = columns(other, truth)
     drawn = [
         metric(forecasts[rows], truths[rows]) - metric(others[rows], truths[rows])
-        for rows in _draws(len(truths), groups, seed, resamples)
+        for rows in _draws(len(truths), seed, resamples)
     ]
     return _measure(metric(forecasts, truths) - metric(others, truths), drawn)
 
@@ -135,18 +130,10 @@ def columns(forecast: Sequence[float] | Floats, truth: Sequence[float] | Floats)
     return forecasts, truths
 
 
-def _draws(rows: int, groups: Sequence[str] | None, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+def _draws(rows: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
     generator = np.random.default_rng(seed)
-    if groups is None:
-        for _ in range(resamples):
-            yield generator.integers(0, rows, rows)
-        return
-    if len(groups) != rows:
-        raise InvalidInputError(f"{rows} rows cannot be in {len(groups)} groups.", where="groups")
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    members = [np.flatnonzero(place == one) for one in range(int(place.max()) + 1)]
     for _ in range(resamples):
-        yield np.concatenate([members[one] for one in generator.integers(0, len(members), len(members))])
+        yield generator.integers(0, rows, rows)
 
 
 def _measure(value: float, drawn: Sequence[float]) -> IntervalEstimate:

@@ -51,12 +51,6 @@ class FigureStatement(msgspec.Struct, frozen=True):
     words: str
 
 
-class _Word(msgspec.Struct, frozen=True):
-    text: str
-    start: int
-    end: int
-
-
 class _Number(msgspec.Struct, frozen=True):
     value: Decimal
     at: int
@@ -105,27 +99,29 @@ def false_statements(
 
 def statements(text: str, figures: Sequence[Figure], known: Iterable[str] = ()) -> tuple[FigureStatement, ...]:
     """Every number that the text states, in order."""
-    words = [_Word(match.group(), match.start(), match.end()) for match in _TOKEN.finditer(text)]
-    lower = [word.text.lower() for word in words]
+    words = list(_TOKEN.finditer(text))
+    lower = [word.group().lower() for word in words]
     units = _units(figures)
     covered = _covered(text, known)
     found = []
     for number in _numbers(words, lower, units):
         unit, after = _unit(number, lower, units)
-        if unit is None and (number.spelt or covered[words[number.at].start]):
+        if unit is None and (number.spelt or covered[words[number.at].start()]):
             continue  # "one of the" is no figure, and a flight's number is none either
         before = lower[max(0, number.at - 3) : number.at]
         if unit in _TIMES and _WINDOW & set(before):
             continue
-        shown = text[words[number.at].start : words[min(after, len(words)) - 1].end]
+        shown = text[words[number.at].start() : words[min(after, len(words)) - 1].end()]
         found.append(FigureStatement(number.value, unit, _roles(number, unit, lower, figures), shown))
     return tuple(found)
 
 
-def _numbers(words: Sequence[_Word], lower: Sequence[str], units: Mapping[tuple[str, ...], str]) -> Iterable[_Number]:
+def _numbers(
+    words: Sequence[re.Match[str]], lower: Sequence[str], units: Mapping[tuple[str, ...], str]
+) -> Iterable[_Number]:
     at = 0
     while at < len(words):
-        token = words[at].text
+        token = words[at].group()
         if token[0].isdecimal():
             match = _DIGITS.fullmatch(token)
             assert match is not None
@@ -144,14 +140,14 @@ def _numbers(words: Sequence[_Word], lower: Sequence[str], units: Mapping[tuple[
             at += 1
 
 
-def _signed(digits: str, words: Sequence[_Word], at: int) -> Decimal:
+def _signed(digits: str, words: Sequence[re.Match[str]], at: int) -> Decimal:
     text = digits.replace(",", "")
     try:
         value = Decimal(text)
     except InvalidOperation:
         return Decimal("NaN")  # 1.2.3 is a number of nothing
-    if at and words[at - 1].text in ("-", "−") and words[at - 1].end == words[at].start:
-        joined = at > 1 and words[at - 2].end == words[at - 1].start
+    if at and words[at - 1].group() in ("-", "−") and words[at - 1].end() == words[at].start():
+        joined = at > 1 and words[at - 2].end() == words[at - 1].start()
         return value if joined else -value
     return value
 

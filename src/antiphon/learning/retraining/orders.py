@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -32,18 +33,23 @@ Raises ``ForbiddenError``. Without an orderer only rules about everyone are chec
 """
 
 
-class TrainOrder(msgspec.Struct, frozen=True):
-    """An order of a training; see :class:`~antiphon.learning.retraining.plan.TrainArguments`.
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
-    ``key`` makes ordering idempotent: the same key is the same run.
+
+class TrainingRequest(msgspec.Struct, frozen=True):
+    """Orders a training.
+
+    ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
+    at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole; ``rollout`` begins its rollout when it
+    passes its gates. Orders with the same ``key`` are one run.
     """
 
     application: str
     delta: bool = False
     cutoff: datetime | None = None
-    examples: int | None = None
-    rows: int = 400
-    texts: int = 100
+    examples: Count | None = None
+    rows: Count = 400
+    texts: Count = 100
     rollout: bool = False
     reason: str = ""
     key: str | None = None
@@ -75,7 +81,7 @@ class TrainingOrders:
         self._permission = permission
         self._retraining = Retraining(services)
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainingRequest, by: Principal | None = None) -> str:
         """Submit the run that trains; its id.
 
         Args:
@@ -97,7 +103,7 @@ class TrainingOrders:
         arguments = {name: value for name, value in plain(request).items() if value is not None}
         return self._runs.submit(scope, TRAIN, arguments, order.key, max_attempts=ATTEMPTS)
 
-    def foresee(self, scope: Scope, principal: str, order: TrainOrder) -> TrainingPreview:
+    def foresee(self, scope: Scope, principal: str, order: TrainingRequest) -> TrainingPreview:
         """Previews an order; nothing is written.
 
         Raises:
@@ -141,10 +147,10 @@ class TrainingOrders:
         return self._runs.submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
 
 
-def _arguments(order: TrainOrder, principal: str) -> TrainArguments:
-    asked = msgspec.structs.asdict(order)
-    del asked["key"]
-    return TrainArguments(**asked, principal=principal)
+def _arguments(order: TrainingRequest, principal: str) -> TrainArguments:
+    arguments = msgspec.structs.asdict(order)
+    del arguments["key"]
+    return TrainArguments(**arguments, principal=principal)
 
 
 def _counts(survey: DatasetSurvey) -> str:

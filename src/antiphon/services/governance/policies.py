@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from antiphon.batch.table_row import RowDecisions
+from antiphon.batch.table_job import RowDecisions
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import RolloutRecord
 from antiphon.core.errors import ForbiddenError

@@ -19,7 +19,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.learning.outcomes.intake import OutcomeJoiner
 from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.learning.registry.models import ModelRegistry
-from antiphon.learning.retraining.orders import TrainOrder
+from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.learning.outcomes import monitor, outcome_joiner
@@ -82,7 +82,7 @@ class ProjectTrainingOrders:
     def __init__(self, store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> None:
         self._resources = (store, engine, commit, features)
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainingRequest, by: Principal | None = None) -> str:
         from antiphon.services.learning.training import LearningPlatform
 
         store = self._resources[0]

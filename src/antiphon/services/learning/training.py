@@ -42,7 +42,7 @@ from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.serving.ports import EntityReader
-from antiphon.training.arithmetic import of_this_machine
+from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.recipe import Arithmetic
 
 MOST_THREADS = 8
@@ -222,7 +222,8 @@ class LearningPlatform:
         return self.store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS)
 
     def _arithmetic(self) -> Arithmetic:
-        return of_this_machine(self.store.settings.worker.training_dtype, self._threads, cache_directory())
+        speeds = speeds_of_this_machine(self._threads, cache_directory())
+        return choose(speeds, self.store.settings.worker.training_dtype)
 
     def _base(self, name: str) -> tuple[Path, str]:
         if self.store.settings.engine.kind == "remote":

@@ -83,18 +83,6 @@ def test_pairs_are_narrower_than_two_samples_apart() -> None:
     assert metrics.difference(metrics.auc, forecast, forecast, truth) == metrics.IntervalEstimate(0.0, 0.0, 0.0)
 
 
-def test_rows_that_depend_on_each_other_are_drawn_together() -> None:
-    """Each row five times over: by rows the interval would be too narrow by a factor of √5."""
-    forecast, truth = sample(5, rows=200)
-    groups = [str(index) for index in range(200)] * 5
-    alone = metrics.interval(metrics.brier, forecast, truth)
-    rows = metrics.interval(metrics.brier, np.tile(forecast, 5), np.tile(truth, 5))
-    grouped = metrics.interval(metrics.brier, np.tile(forecast, 5), np.tile(truth, 5), groups=groups)
-    width = {name: one.high - one.low for name, one in (("alone", alone), ("rows", rows), ("grouped", grouped))}
-    assert width["grouped"] == pytest.approx(width["alone"], rel=0.15)
-    assert width["rows"] < 0.6 * width["alone"]
-
-
 @pytest.mark.parametrize(
     ("forecast", "truth", "words"),
     [
@@ -108,8 +96,3 @@ def test_rows_that_depend_on_each_other_are_drawn_together() -> None:
 def test_what_cannot_be_scored_is_refused(forecast: list[float], truth: list[float], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         metrics.interval(metrics.brier, forecast, truth)
-
-
-def test_groups_must_be_as_many_as_rows() -> None:
-    with pytest.raises(InvalidInputError, match="groups"):
-        metrics.interval(metrics.brier, *sample(1), groups=["a"])
