@@ -158,11 +158,7 @@ def _alike(measured: ForecastInputs, job: OpenJob) -> RowUsage:
 
 
 def require_in_time(estimate: Estimate | None, where: str, accept_late: bool) -> None:
-    """Refuse an order that cannot be kept.
-
-    Raises:
-        InvalidInputError: even the earliest end is past the deadline, and that was not accepted.
-    """
+    """Raises ``InvalidInputError`` when even the earliest end is past the deadline, and that was not accepted."""
     if estimate is not None and not accept_late and estimate.late == "certain":
         raise InvalidInputError(too_late(estimate), where=where, next_step=ACCEPT_LATE)
 

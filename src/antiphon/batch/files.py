@@ -16,7 +16,7 @@ import msgspec
 
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import FilePurpose, Files, StoredFile, new_file_id
+from antiphon.catalog.files import Files, StoredFile, new_file_id
 from antiphon.core.clock import Clock, ClockAgreement
 from antiphon.core.errors import (
     AntiphonError,
@@ -65,11 +65,8 @@ class FileStore:
     agreement: ClockAgreement
 
     def begin(self, scope: Scope, principal: str, originator: str | None = None) -> Upload:
-        """Begin to take a file in. Whoever begins one keeps or abandons it.
-
-        Raises:
-            TooLargeError: the tenant's quota is used up.
-        """
+        """Begin to take a file in; whoever begins one keeps or abandons it. Raises ``TooLargeError`` once the quota is
+        used up."""
         left = self.limits.quota_bytes - self.records.used(scope)
         if left <= 0:
             raise TooLargeError(
@@ -165,39 +162,6 @@ class FileStore:
             len(self.contents.collect(scope, self.records.paths(scope), older_than)) for scope in self.contents.scopes()
         )
 
-    def keep(self, upload: Upload, purpose: FilePurpose, filename: str, expires_at: datetime) -> StoredFile:
-        """Name the content of an upload, which is in place; the upload calls this."""
-        draft, scope = upload.draft, upload.scope
-        try:
-            with self.database.transaction() as connection:
-                kept = self.records.add(
-                    scope,
-                    file=upload.file,
-                    purpose=purpose,
-                    filename=filename,
-                    size=draft.tell(),
-                    sha256=draft.sha256,
-                    path=draft.path,
-                    principal=upload.principal,
-                    expires_at=expires_at,
-                    quota=self.limits.quota_bytes,
-                    within=connection,
-                )
-                detail = {"bytes": kept.size, "purpose": purpose}
-                self.audit.append(
-                    scope,
-                    upload.principal,
-                    "file.create",
-                    kept.id,
-                    detail,
-                    originator=upload.originator,
-                    within=connection,
-                )
-        except AntiphonError:
-            self.contents.remove(draft.path)
-            raise
-        return kept
-
     def now(self) -> datetime:
         """The moment from which a file's time counts: of a clock that went back, the newest instant that is known, so
         that nothing has expired once the clock is right again.
@@ -272,7 +236,31 @@ class Upload:
                 "The file is empty.", where="file", next_step="Send a file with a request in each line."
             )
         self._stack.close()
-        return self._store.keep(self, "batch", name, self._store.now() + kept)
+        draft, store = self.draft, self._store
+        expires_at = store.now() + kept
+        try:
+            with store.database.transaction() as connection:
+                file = store.records.add(
+                    self.scope,
+                    file=self.file,
+                    purpose="batch",
+                    filename=name,
+                    size=draft.tell(),
+                    sha256=draft.sha256,
+                    path=draft.path,
+                    principal=self.principal,
+                    expires_at=expires_at,
+                    quota=store.limits.quota_bytes,
+                    within=connection,
+                )
+                detail, who = {"bytes": file.size, "purpose": purpose}, self.originator
+                store.audit.append(
+                    self.scope, self.principal, "file.create", file.id, detail, originator=who, within=connection
+                )
+        except AntiphonError:
+            store.contents.remove(draft.path)
+            raise
+        return file
 
     def abandon(self) -> None:
         """Leave nothing of it; does nothing once it was kept."""

@@ -126,11 +126,7 @@ class TableOrders:
     inputs: InputFiles | None = None
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
-        """Previews an order; nothing is recorded.
-
-        Raises:
-            NotFoundError, InvalidInputError, ForbiddenError: as :meth:`place`.
-        """
+        """Previews an order; nothing is recorded. Raises as :meth:`place`."""
         *_, outlook = self._checked(scope, principal, order)
         return outlook
 

@@ -49,11 +49,8 @@ class InputFiles:
         return [reader for reader, patterns in self.sources().items() if matches(patterns, path)]
 
     def require_readable(self, scope: Scope, principal: Principal, path: Path) -> None:
-        """Let policy decide about a file that holds source rows, labels, or answers of other principals.
-
-        Raises:
-            ForbiddenError: it denies.
-        """
+        """Raises ``ForbiddenError`` when policy denies a file that holds source rows, labels, or answers of other
+        principals."""
         for reader in self.readers(path):
             self.records.require_source(scope, principal, reader)
         for job in self.jobs.with_output(scope, str(path)):

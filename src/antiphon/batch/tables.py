@@ -29,11 +29,7 @@ LARGEST_ROW_GROUP = 1 << 30
 
 
 def check_format(path: Path) -> None:
-    """Refuse a file whose ending names no known format.
-
-    Raises:
-        InvalidInputError: the ending is not one of ``FORMATS``.
-    """
+    """Raises ``InvalidInputError`` for a file whose ending is not one of ``FORMATS``."""
     if path.suffix not in FORMATS:
         raise InvalidInputError(
             f"{path.suffix or 'No ending'} is not a table format.", where=str(path),

@@ -24,11 +24,8 @@ class FieldChange(msgspec.Struct, frozen=True):
 
 
 def build(application: ApplicationSpec, model: ModelPin, policy_digest: str) -> Bundle:
-    """Pin an application to a model's weights and to the policy it was checked against.
-
-    Raises:
-        InvalidInputError: the pin is of another model than the application names.
-    """
+    """Pin an application to a model's weights and to the policy it was checked against; raises ``InvalidInputError``
+    when the pin is of another model than the application names."""
     if model.name != application.model:
         raise InvalidInputError(
             f"The application names the model {application.model!r}, the pin is of {model.name!r}.",

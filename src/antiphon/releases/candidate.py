@@ -47,11 +47,8 @@ def check_candidate(
 
 
 def check_features(feature_exists: FeatureExists, scope: Scope, release: Release) -> None:
-    """Refuse a release that reads what cannot be read now, so that it would answer nobody.
-
-    Raises:
-        InvalidInputError: names the views.
-    """
+    """Raises ``InvalidInputError``, with the views, for a release that reads what cannot be read now and would answer
+    nobody."""
     if gone := unread(feature_exists, scope, release):
         raise InvalidInputError(
             f"The release {release.id} reads features that are not published: {', '.join(gone)}.",

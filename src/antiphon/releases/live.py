@@ -2,7 +2,7 @@
 
 Invariant: after a release was activated or rolled back, or a rollout moved, every process that reaches the catalog
 routes by it within :data:`LEASE_SECONDS`. One that does not reach it keeps routing by what it knows, which is
-immutable, for at most ``bound`` seconds. The pointer and the rollout are always of one state of the catalog.
+immutable, for at most :data:`BOUND_SECONDS`. The pointer and the rollout are always of one state of the catalog.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from antiphon.releases.router import assign
 
 LEASE_SECONDS = 0.25
 BOUND_SECONDS = 30.0
+"""For so long a known pointer is believed while the catalog is away."""
 _MOST_REMEMBERED = 1_000
 
 
@@ -39,7 +40,6 @@ class LiveReleases:
         releases: where the truth about releases is.
         clock: only its monotonic reading is used.
         rollouts: where the truth about rollouts is; ``None`` where there are none.
-        bound: for how many seconds a known pointer is believed while the catalog is away.
         renewer: reads the pointer again before a lease ends.
     """
 
@@ -49,13 +49,12 @@ class LiveReleases:
         clock: Clock,
         *,
         rollouts: Rollouts | None = None,
-        bound: float = BOUND_SECONDS,
         renewer: Renewer | None = None,
     ) -> None:
         self._releases = releases
         self._rollouts = rollouts
         self._leases: Leases[tuple[Scope, str], LeasedState] = Leases(
-            clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
+            clock, seconds=LEASE_SECONDS, bound=BOUND_SECONDS, most=_MOST_REMEMBERED, renewer=renewer
         )
         self._pinned: dict[tuple[Scope, str], Release] = {}
 
@@ -92,11 +91,8 @@ class LiveReleases:
         return self.get(scope, live[-2]) if len(live) > 1 else None
 
     def get(self, scope: Scope, release: str) -> Release:
-        """One release by id. Its bundle never changes, so that it is read once; its ``stage`` is as old.
-
-        Raises:
-            NotFoundError: there is none of this id here.
-        """
+        """One release by id; raises ``NotFoundError`` when there is none here. Its bundle never changes, so that it is
+        read once; its ``stage`` is as old."""
         key = (scope, release)
         pinned = self._pinned.get(key)
         if pinned is None:

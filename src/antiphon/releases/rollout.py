@@ -255,11 +255,8 @@ class RolloutTransitions:
             self._no_other(scope, application, connection)
 
     def rollback(self, scope: Scope, application: str, *, principal: str, reason: str) -> RollbackResult:
-        """Undo the rollout under way; with none under way, make live again what was live before.
-
-        Raises:
-            ConflictError: no rollout is under way and nothing was live before.
-        """
+        """Undo the rollout under way; with none under way, make live again what was live before, or raise
+        ``ConflictError``."""
         with self.database.transaction() as connection:
             active = self.rollouts.active(scope, application, within=connection)
             before = self.releases.live(scope, application, within=connection)

@@ -51,24 +51,20 @@ class Base:
     """
 
     def __init__(self, path: Path, sha256: str | None = None) -> None:
-        next_step = "Fetch it again with `antiphon models pull`."
+        again = {"where": str(path), "next_step": "Fetch it again with `antiphon models pull`."}
         if not path.is_file():
-            raise CorruptionError("The base model's file is gone.", where=str(path), next_step=next_step)
+            raise CorruptionError("The base model's file is gone.", **again)
         self.sha256 = file_sha256(path)
         if sha256 is not None and self.sha256 != sha256:
             raise CorruptionError(
-                f"The base model's file was changed: sha256 {self.sha256} instead of {sha256}.",
-                where=str(path),
-                next_step=next_step,
+                f"The base model's file was changed: sha256 {self.sha256} instead of {sha256}.", **again
             )
         from gguf import GGUFReader
 
         try:
             self.reader: Any = GGUFReader(path)
         except (ValueError, IndexError, KeyError, OSError) as error:
-            raise CorruptionError(
-                f"The file is no GGUF file ({error}).", where=str(path), next_step=next_step
-            ) from error
+            raise CorruptionError(f"The file is no GGUF file ({error}).", **again) from error
         self.path = path
         if self.value("general.architecture") != "llama":
             raise InvalidInputError(

@@ -30,11 +30,8 @@ class TokenizedExample(msgspec.Struct, frozen=True):
 
 
 def encode(example: Example, tokenizer: Vocabulary, context_tokens: int) -> TokenizedExample:
-    """Tokenizes an example, part by part, up to the last token that is learned.
-
-    Raises:
-        InvalidInputError: it does not fit the model's context, or a part that should be learned has no token.
-    """
+    """Tokenizes an example, part by part, up to the last token that is learned; raises ``InvalidInputError`` when it
+    does not fit the model's context, or a part that should be learned has no token."""
     tokens = tokenizer.prompt(example.prompt)
     weights = [0.0] * len(tokens)
     label = example.label_position

@@ -57,11 +57,8 @@ class Checkpoints:
         self._notice = notice
 
     def save(self, state: CheckpointState, tensors: dict[str, Any]) -> Path:
-        """Write a checkpoint and remove all but the two latest.
-
-        Raises:
-            OSError: no space; the earlier ones are untouched.
-        """
+        """Write a checkpoint and remove all but the two latest; an ``OSError`` (no space) leaves the earlier ones
+        untouched."""
         from safetensors.torch import save
 
         self._folder.mkdir(parents=True, exist_ok=True)

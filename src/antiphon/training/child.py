@@ -27,6 +27,11 @@ LOCK = "process.json"
 FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
 """Exit codes: an error that ``error.json`` tells, and two that may have kept it from being written."""
 
+_SHORTAGES = {
+    DISK_FULL: ("The disk is full, or a file grew past its limit.", "Free some space and order it again"),
+    OUT_OF_MEMORY: ("The training ran out of memory.", "Lower `batch`, or free some memory, and order it again"),
+}
+
 
 class ProcessMark(msgspec.Struct, frozen=True):
     """The content of ``process.json``. A pid may be reused; with its start time (in ticks) it is this process."""
@@ -100,11 +105,8 @@ def set_priority(pid: int, nice: int) -> bool:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the kernel lets go of it however the process ends.
-
-    Raises:
-        ConflictError: another process holds it.
-    """
+    """Hold the folder for this process; the kernel lets go of it however the process ends. Raises ``ConflictError``
+    when another one holds it."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -152,9 +154,9 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
     code = FAILED
     reported: AntiphonError
     if isinstance(error, OSError) and error.errno in FULL:
-        code, reported = DISK_FULL, disk_full(folder)
+        code, reported = DISK_FULL, shortage(DISK_FULL, folder)
     elif is_out_of_memory(error):
-        code, reported = OUT_OF_MEMORY, out_of_memory(folder)
+        code, reported = OUT_OF_MEMORY, shortage(OUT_OF_MEMORY, folder)
     elif isinstance(error, AntiphonError):
         reported = error
     else:
@@ -188,22 +190,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory(folder: Path) -> SetupError:
-    """The error of a training that ran out of memory."""
-    return SetupError(
-        "The training ran out of memory.",
-        where=str(folder),
-        next_step="Lower `batch`, or free some memory, and order it again: it goes on from the last checkpoint.",
-    )
-
-
-def disk_full(folder: Path) -> SetupError:
-    """The error of a training that could not write."""
-    return SetupError(
-        "The disk is full, or a file grew past its limit.",
-        where=str(folder),
-        next_step="Free some space and order it again: it goes on from the last checkpoint.",
-    )
+def shortage(code: int, folder: Path) -> SetupError:
+    """The error of a training that ran out of memory, or could not write."""
+    what, remedy = _SHORTAGES[code]
+    return SetupError(what, where=str(folder), next_step=f"{remedy}: it goes on from the last checkpoint.")
 
 
 def processor() -> str:

@@ -73,33 +73,25 @@ def content_sha256(path: Path, seal: FolderSeal = PLAIN) -> str | None:
 
 
 def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ...]:
-    """The examples of a file, which must be the one of this hash.
-
-    Raises:
-        CorruptionError: the file is missing, was changed, or a line is no example.
-    """
+    """The examples of the file of this hash; raises ``CorruptionError`` when it is missing, was changed, or a line is
+    none."""
+    again = "Build the dataset again."
     try:
         content = seal.open(path.name, path.read_bytes())
     except FileNotFoundError as error:
-        raise CorruptionError(
-            "The examples are gone.", where=str(path), next_step="Build the dataset again."
-        ) from error
+        raise CorruptionError("The examples are gone.", where=str(path), next_step=again) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise CorruptionError(
-            f"The examples were changed: sha256 {found} instead of {sha256}.",
-            where=str(path),
-            next_step="Build the dataset again.",
-        )
+        what = f"The examples were changed: sha256 {found} instead of {sha256}."
+        raise CorruptionError(what, where=str(path), next_step=again)
     decode = msgspec.json.Decoder(Example).decode
     examples = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
             examples.append(decode(line))
         except msgspec.DecodeError as error:
-            raise CorruptionError(
-                f"The line is no example ({error}).", where=f"{path}:{number}", next_step="Build the dataset again."
-            ) from error
+            what = f"The line is no example ({error})."
+            raise CorruptionError(what, where=f"{path}:{number}", next_step=again) from error
     return tuple(examples)
 
 

@@ -179,11 +179,7 @@ class Training:
         return loss
 
     def update(self, loss: float, step: int) -> None:
-        """Move the masters against the gradient.
-
-        Raises:
-            InvalidInputError: loss or gradient is not finite.
-        """
+        """Move the masters against the gradient; raises ``InvalidInputError`` when it or the loss is not finite."""
         norm = float(self._torch.nn.utils.clip_grad_norm_([self.model.masters], _GRADIENT_NORM))
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise InvalidInputError(

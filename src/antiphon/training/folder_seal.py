@@ -42,11 +42,8 @@ class FolderSeal:
         return _MAGIC + nonce + AESGCM(self._key).encrypt(nonce, content, name.encode())
 
     def open(self, name: str, stored: bytes) -> bytes:
-        """A file's content.
-
-        Raises:
-            CorruptionError: it was changed, is of another folder or name, or is not sealed though it should be.
-        """
+        """A file's content; raises ``CorruptionError`` when it was changed, is of another folder or name, or is not
+        sealed though it should be."""
         if self._key is None:
             return stored
         from cryptography.exceptions import InvalidTag
@@ -71,11 +68,8 @@ PLAIN = FolderSeal()
 
 
 def folder_seal(folder: Path, codec: Codec, scope: Scope) -> FolderSeal:
-    """The seal of a folder, with the key that lies there; made on first use.
-
-    Raises:
-        CorruptionError: the key does not open: it was changed, or is of another folder.
-    """
+    """The seal of a folder, with the key that lies there; made on first use. Raises ``CorruptionError`` when the key
+    does not open: it was changed, or is of another folder."""
     if not codec.sealing:
         return PLAIN
     context = PayloadContext(_SCHEMA, scope, folder.name)

@@ -120,26 +120,24 @@ class LoraModel:
 
 
 def read_adapter(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An adapter's float32 matrices by peft's names, and what it was made of (alpha, base_sha256, rank).
-
-    Raises:
-        CorruptionError: the file is gone, changed or no adapter.
-    """
+    """An adapter's float32 matrices by peft's names, and what it was made of (alpha, base_sha256, rank); raises
+    ``CorruptionError`` when the file is gone, changed or no adapter."""
     from safetensors import SafetensorError, safe_open
 
-    next_step = "Rebuild the version with `antiphon models rebuild`, or train without it."
+    again = {
+        "where": str(path),
+        "next_step": "Rebuild the version with `antiphon models rebuild`, or train without it.",
+    }
     if not path.is_file():
-        raise CorruptionError("The adapter is gone.", where=str(path), next_step=next_step)
+        raise CorruptionError("The adapter is gone.", **again)
     if sha256 is not None and (found := file_sha256(path)) != sha256:
-        raise CorruptionError(
-            f"The adapter is corrupt: sha256 {found} instead of {sha256}.", where=str(path), next_step=next_step
-        )
+        raise CorruptionError(f"The adapter is corrupt: sha256 {found} instead of {sha256}.", **again)
     try:
         with safe_open(path, "pt") as file:
             made_of = dict(json.loads(file.metadata()["adapter"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CorruptionError(f"The file is no adapter ({error}).", where=str(path), next_step=next_step) from error
+        raise CorruptionError(f"The file is no adapter ({error}).", **again) from error
     return tensors, made_of
 
 

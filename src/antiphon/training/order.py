@@ -119,11 +119,7 @@ def write_order(order: TrainingOrder) -> None:
 
 
 def read_order(folder: Path) -> TrainingOrder:
-    """The order of a folder.
-
-    Raises:
-        CorruptionError: there is none, or it cannot be read.
-    """
+    """The order of a folder; raises ``CorruptionError`` when there is none, or it cannot be read."""
     try:
         return msgspec.json.decode((folder / ORDER).read_bytes(), type=TrainingOrder)
     except (OSError, msgspec.DecodeError) as error:

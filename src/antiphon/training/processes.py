@@ -358,10 +358,8 @@ def _failure(folder: Path, code: int, seal: FolderSeal) -> AntiphonError:
     try:
         return raised(msgspec.json.decode(seal.open(ERROR, (folder / ERROR).read_bytes()), type=Failure))
     except (OSError, msgspec.DecodeError, CorruptionError):
-        if code == child.DISK_FULL:
-            return child.disk_full(folder)
-        if code == child.OUT_OF_MEMORY:
-            return child.out_of_memory(folder)
+        if code != child.FAILED:
+            return child.shortage(code, folder)
         return AntiphonError(
             "The training failed without saying why.",
             where=str(folder / LOG),

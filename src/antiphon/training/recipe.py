@@ -60,11 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = "cpu"
 
     def check(self) -> None:
-        """Refuse settings that cannot be trained with.
-
-        Raises:
-            InvalidInputError: the first setting outside its range.
-        """
+        """Raises ``InvalidInputError`` for the first setting outside its range."""
         whole = {"rank": self.rank, "alpha": self.alpha, "batch": self.batch, "steps": self.steps}
         whole |= {"threads": self.threads, "checkpoint_every": self.checkpoint_every}
         for name, value in whole.items():
@@ -110,11 +106,7 @@ def torch_dtype(torch: Any, name: str) -> Any:
 
 
 def require_libraries() -> None:
-    """Refuse to train without the extra ``train``.
-
-    Raises:
-        SetupError: names what is missing.
-    """
+    """Raises ``SetupError``, with what is missing, unless the extra ``train`` is installed."""
     absent = [name for name, version in libraries().items() if version == "absent"]
     if absent:
         raise SetupError(

@@ -15,6 +15,7 @@ from antiphon.catalog.rollouts import JudgedMetric, RolloutMove
 from antiphon.gateway.admin.release_shapes import JudgementLine
 from antiphon.gateway.dashboard import plots
 from antiphon.learning.outcomes.performance import Group, Scores
+from antiphon.learning.registry.card import reliability_plot
 
 
 def judgement(number: int, harm: float = 1.0, safe: float = 1.0, **fields: Any) -> JudgementLine:
@@ -95,7 +96,7 @@ def test_days_are_drawn_from_two_on_and_a_missing_score_is_left_out() -> None:
 
 
 def test_a_perfect_forecast_lies_on_the_line() -> None:
-    dots = plots.reliability([Bin(0.25, 0.25, 100), Bin(0.75, 0.5, 25)])
+    dots = reliability_plot([Bin(0.25, 0.25, 100), Bin(0.75, 0.5, 25)])
     assert (dots[0].x, dots[0].y) == (75.0, 225.0)
     assert dots[1].y == 150.0
     assert dots[1].size - 3 == pytest.approx((dots[0].size - 3) / 2)

@@ -11,7 +11,6 @@ from antiphon.training.arithmetic import (
     Speed,
     choose,
     machine,
-    of_this_machine,
     speeds_of_this_machine,
 )
 from antiphon.training.recipe import Arithmetic, require_libraries
@@ -67,12 +66,12 @@ def test_this_machine_is_measured_in_a_process_of_its_own_and_the_quicker_one_is
         if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
             raise
         pytest.skip(str(error))
-    chosen = of_this_machine("auto", 1, tmp_path)
+    chosen = choose(speeds_of_this_machine(1, tmp_path))
     speeds = {speed.arithmetic: speed.milliseconds for speed in speeds_of_this_machine(1, tmp_path)}
     assert {BF16, FP32} <= set(speeds)
     assert speeds[chosen] <= 1.1 * min(speeds.values())
     assert all(0 < taken < 10_000 for taken in speeds.values())
-    assert of_this_machine("bf16", 1, tmp_path).dtype == "bf16"
+    assert choose(speeds_of_this_machine(1, tmp_path), "bf16").dtype == "bf16"
 
 
 def test_a_torch_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,4 +80,4 @@ def test_a_torch_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest
     (broken / "__init__.py").write_text("raise ImportError('libgomp is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(SetupError, match="libgomp is missing"):
-        of_this_machine("auto", 1, tmp_path / "cache")
+        speeds_of_this_machine(1, tmp_path / "cache")

@@ -11,13 +11,17 @@ import pytest
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
 from antiphon.training import child, fine_tune
 from antiphon.training.base import hugging_face_name, permute, unpermute
-from antiphon.training.order import ERROR, Failure, TrainingOrder, failure, raised, read_order, write_order
+from antiphon.training.order import ERROR, Failure, TrainingOrder, raised, read_order, write_order
 
 
 @pytest.mark.parametrize("kind", [InvalidInputError, CorruptionError, SetupError, ConflictError, AntiphonError])
 def test_an_error_crosses_the_process_as_what_it_is(kind: type[AntiphonError]) -> None:
     error = kind("It broke.", where="there", next_step="Mend it.")
-    again = raised(msgspec.json.decode(msgspec.json.encode(failure(error)), type=Failure))
+    again = raised(
+        msgspec.json.decode(
+            msgspec.json.encode(Failure(error.code, error.what, error.where, error.next_step)), type=Failure
+        )
+    )
     assert type(again) is kind
     assert str(again) == str(error)
 

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.dashboard.pages import Pages
-from antiphon.gateway.dashboard.plots import reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.operation import HtmlPage, page_response
 from antiphon.gateway.services import GatewayServices
@@ -36,7 +35,7 @@ async def model(pages: Pages, request: Request, who: Principal, scope: Scope) ->
         card=card,
         version=card.version,
         evaluation=evaluation,
-        dots=() if evaluation is None else reliability(evaluation.reliability),
+        dots=() if evaluation is None else cards.reliability_plot(evaluation.reliability, "came true"),
         curve=None if card.version is None else cards.loss_curve(card.version.losses),
     )
 

@@ -10,10 +10,11 @@ from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundErro
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.dashboard.pages import Pages
-from antiphon.gateway.dashboard.plots import by_day, reliability
+from antiphon.gateway.dashboard.plots import by_day
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
+from antiphon.learning.registry.card import reliability_plot
 
 STATUSES = ("joined", "late", "duplicate", "contradictory", "unknown")
 RUNS = 50
@@ -60,6 +61,6 @@ def _read(services: GatewayServices, scope: Scope, who: Principal, selected: str
         "performance": performance,
         "drift": drift,
         "releases": releases,
-        "dots": () if performance.whole is None else reliability(performance.whole.reliability),
+        "dots": () if performance.whole is None else reliability_plot(performance.whole.reliability, "came true"),
         "days": by_day(performance.days),
     }

@@ -11,7 +11,6 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.evaluations import Bin
 from antiphon.catalog.rollouts import RolloutMove
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.gateway.admin.release_shapes import JudgementLine
@@ -185,29 +184,6 @@ def shares(lines: Sequence[ViewSkew], what: str) -> Plot | None:
         lines=(line,),
         across=axis.ticks(),
         up=tuple(Mark(round(_linear(part / 2), 1), f"{most * part / 2:.2%}") for part in range(3)),
-    )
-
-
-class Dot(msgspec.Struct, frozen=True):
-    """One bin of a reliability diagram, in units of 0 to 300; its area is its share of rows."""
-
-    x: float
-    y: float
-    size: float
-    words: str
-
-
-def reliability(bins: Sequence[Bin]) -> tuple[Dot, ...]:
-    """Forecast against share of positives."""
-    most = max((one.rows for one in bins), default=1)
-    return tuple(
-        Dot(
-            x=round(300 * one.forecast, 1),
-            y=round(300 * (1 - one.observed), 1),
-            size=round(3 + 11 * (one.rows / most) ** 0.5, 1),
-            words=f"forecast {one.forecast:.2f}, came true {one.observed:.2f}, {one.rows} rows",
-        )
-        for one in bins
     )
 
 

@@ -85,11 +85,8 @@ class DatasetFeatureReader:
 
 
 def read_table(dataset: Dataset, files: Lake) -> pyarrow.Table:
-    """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells.
-
-    Raises:
-        CorruptionError: the file is gone or is another one.
-    """
+    """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells; raises
+    ``CorruptionError`` when its file is gone or is another one."""
     import pyarrow.parquet
 
     files.verify(dataset.path, dataset.sha256)
@@ -121,12 +118,9 @@ def read_rows(dataset: Dataset, files: Lake, limit: int | None = None) -> tuple[
         examples = table.column("example").to_pylist()
         chosen = sorted(range(len(examples)), key=lambda at: content_hash(examples[at].encode()))[:limit]
         table = table.take(sorted(chosen))
-    columns = _feature_columns(table.column_names, spec.versions())
+    views = spec.versions()
+    columns = [name for name in table.column_names if name.count(".") == 1 and name.partition(".")[0] in views]
     return tuple(_row(row, dataset, columns) for row in table.to_pylist())
-
-
-def _feature_columns(names: Sequence[str], views: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name.count(".") == 1 and name.partition(".")[0] in views)
 
 
 def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> DatasetRow:

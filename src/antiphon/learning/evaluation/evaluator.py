@@ -157,11 +157,7 @@ class ReleaseEvaluator:
         return evaluation
 
     def rows_of(self, evaluation: Evaluation) -> EvaluationRows:
-        """An evaluation's rows.
-
-        Raises:
-            NotFoundError: they were erased.
-        """
+        """An evaluation's rows; raises ``NotFoundError`` once they were erased."""
         return decode_rows(self.texts.get(evaluation.scope, evaluation.rows_blob))
 
     async def _baseline(
@@ -264,12 +260,8 @@ class ReleaseEvaluator:
 
 
 def check_fits(release: Release, dataset: Dataset) -> None:
-    """Checks that the dataset was built for this application, outcome, entity and definition versions.
-
-    Raises:
-        InvalidInputError: the application has no outcome, or the dataset is of another application, outcome, entity or
-            definition version.
-    """
+    """Raises ``InvalidInputError`` unless the application has an outcome and the dataset was built for it, its entity
+    and its definition versions."""
     application, spec = release.bundle.application, dataset.spec
     outcome = application.outcome
     if outcome is None:

@@ -8,7 +8,8 @@ makes a row hard is the same for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,14 +78,9 @@ def interval(
     seed: int = SEED,
     resamples: int = RESAMPLES,
 ) -> IntervalEstimate:
-    """A metric with its 95 % interval.
-
-    Raises:
-        InvalidInputError: no rows, or columns of different lengths, or a forecast outside [0, 1].
-    """
+    """A metric with its 95 % interval; raises as :func:`columns`."""
     forecasts, truths = columns(forecast, truth)
-    drawn = [metric(forecasts[rows], truths[rows]) for rows in _draws(len(truths), seed, resamples)]
-    return _measure(metric(forecasts, truths), drawn)
+    return _bootstrap(lambda rows: metric(forecasts[rows], truths[rows]), len(truths), seed, resamples)
 
 
 def difference(
@@ -96,18 +92,16 @@ def difference(
     seed: int = SEED,
     resamples: int = RESAMPLES,
 ) -> IntervalEstimate:
-    """``metric(forecast) − metric(other)`` on identical rows, with the 95 % interval of the paired bootstrap.
-
-    Raises:
-        InvalidInputError: no rows, or columns of different lengths, or a forecast outside [0, 1].
-    """
+    """``metric(forecast) − metric(other)`` on identical rows, with the 95 % interval of the paired bootstrap; raises as
+    :func:`columns`."""
     forecasts, truths = columns(forecast, truth)
     others, _ = columns(other, truth)
-    drawn = [
-        metric(forecasts[rows], truths[rows]) - metric(others[rows], truths[rows])
-        for rows in _draws(len(truths), seed, resamples)
-    ]
-    return _measure(metric(forecasts, truths) - metric(others, truths), drawn)
+    return _bootstrap(
+        lambda rows: metric(forecasts[rows], truths[rows]) - metric(others[rows], truths[rows]),
+        len(truths),
+        seed,
+        resamples,
+    )
 
 
 def columns(forecast: Sequence[float] | Floats, truth: Sequence[float] | Floats) -> tuple[Floats, Floats]:
@@ -130,16 +124,12 @@ def columns(forecast: Sequence[float] | Floats, truth: Sequence[float] | Floats)
     return forecasts, truths
 
 
-def _draws(rows: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+def _bootstrap(statistic: Callable[[Any], float], rows: int, seed: int, resamples: int) -> IntervalEstimate:
+    """A function of chosen rows, of all of them and with its interval over rows that are drawn again."""
     generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield generator.integers(0, rows, rows)
-
-
-def _measure(value: float, drawn: Sequence[float]) -> IntervalEstimate:
+    value = statistic(slice(None))
+    drawn = [statistic(generator.integers(0, rows, rows)) for _ in range(resamples)]
     # A draw without one of the classes has no area under the curve; it says nothing, so it is left out.
-    known = np.asarray([one for one in drawn if not np.isnan(one)])
-    if len(known) == 0:
-        return IntervalEstimate(value, value, value)
-    low, high = np.percentile(known, [2.5, 97.5])
+    known = [one for one in drawn if not np.isnan(one)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known else (value, value)
     return IntervalEstimate(value, float(low), float(high))

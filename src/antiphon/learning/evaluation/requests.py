@@ -17,7 +17,6 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetFeatureReader, DatasetRow
 from antiphon.learning.evaluation import attacks
@@ -42,7 +41,7 @@ class EvaluatedReleases:
             raise NotFoundError(f"The release {release!r} is not being evaluated.", where=str(scope))
         return self._releases[release]
 
-    def live(self, scope: Scope, application: str) -> Release | None:
+    def live(self, scope: Scope, application: str) -> None:
         return None
 
     def applications(self, scope: Scope) -> Sequence[str]:
@@ -75,6 +74,8 @@ class EvaluationRequests:
         principal: Principal, patience: float,
     ) -> None:  # fmt: skip
         self._release = release
+        self.scope = release.scope
+        self.application = release.bundle.application
         self._planted = attacks.planted(release)
         self._principal = principal
         self._patience = patience
@@ -86,16 +87,6 @@ class EvaluationRequests:
         self._answer_attack = answering(self._reader, releases, True)
         self._honest: dict[tuple[str, bool], AttackResponse] = {}
         self._locks: dict[tuple[str, bool], asyncio.Lock] = {}
-
-    @property
-    def application(self) -> ApplicationSpec:
-        """The application that is evaluated."""
-        return self._release.bundle.application
-
-    @property
-    def scope(self) -> Scope:
-        """Tenant and environment of the release."""
-        return self._release.scope
 
     async def row(self, row: DatasetRow, *, whole: bool) -> RowResult:
         """Asks about one row. An error that is not transient is the row's result, by its code."""
@@ -138,7 +129,7 @@ class EvaluationRequests:
 
     def _request(self, row: DatasetRow, question: str | None, release: str, only: tuple[str, ...]) -> AnswerRequest:
         return AnswerRequest(
-            scope=self._release.scope,
+            scope=self.scope,
             principal=self._principal,
             application=self.application.name,
             entity=row.entity,
@@ -166,5 +157,5 @@ class EvaluationRequests:
         attempts = answer.receipt.attempts
         if not attempts:
             return answer.text
-        content = await asyncio.to_thread(self._texts.get, self._release.scope, attempts[0].text_blob)
+        content = await asyncio.to_thread(self._texts.get, self.scope, attempts[0].text_blob)
         return content.decode()

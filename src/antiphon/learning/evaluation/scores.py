@@ -58,12 +58,9 @@ class EvaluationRows(msgspec.Struct, frozen=True):
     probes: tuple[dict[str, Any], ...] = ()
 
 
-_rows = msgspec.json.Decoder(EvaluationRows)
-
-
 def decode_rows(content: bytes) -> EvaluationRows:
     """The inverse of encoding :class:`EvaluationRows`."""
-    return _rows.decode(content)
+    return msgspec.json.decode(content, type=EvaluationRows)
 
 
 def answered(
@@ -151,7 +148,7 @@ def summarize(
             where=release,
             next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",
         )
-    forecast, truth = metrics.columns(_forecasts(scored), _truths(scored))
+    forecast, truth = _columns(scored)
     single = truth.min() == truth.max()
     whole = [row for row in results if row.whole and (row.valid is not None)]
     written = [row for row in whole if row.texts]
@@ -203,7 +200,7 @@ def slices(
         for row in scored:
             parts.setdefault(entities[row.example][key], []).append(row)
         for value, rows in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
-            forecast, truth = metrics.columns(_forecasts(rows), _truths(rows))
+            forecast, truth = _columns(rows)
             area = metrics.auc(forecast, truth)
             found.append(
                 Slice(
@@ -228,8 +225,8 @@ def differences(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> dict[
     ]
     if not pairs:
         return {}
-    forecast, truth = metrics.columns(_forecasts([row for row, _ in pairs]), _truths([row for row, _ in pairs]))
-    other, _ = metrics.columns(_forecasts([row for _, row in pairs]), truth)
+    forecast, truth = _columns([row for row, _ in pairs])
+    other, _ = _columns([row for _, row in pairs])
     found = {
         "brier": metrics.difference(metrics.brier, forecast, other, truth),
         "log_loss": metrics.difference(metrics.log_loss, forecast, other, truth),
@@ -239,12 +236,10 @@ def differences(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> dict[
     return found
 
 
-def _forecasts(rows: Sequence[RowResult]) -> list[float]:
-    return [row.probability for row in rows if row.probability is not None]
-
-
-def _truths(rows: Sequence[RowResult]) -> list[float]:
-    return [float(row.truth) for row in rows]
+def _columns(rows: Sequence[RowResult]) -> tuple[metrics.Floats, metrics.Floats]:
+    """Forecasts and truths of rows that have a probability."""
+    forecasts = [row.probability for row in rows if row.probability is not None]
+    return metrics.columns(forecasts, [float(row.truth) for row in rows])
 
 
 def _share(flags: Any) -> float | None:

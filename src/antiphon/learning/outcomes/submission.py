@@ -41,11 +41,8 @@ class OutcomeSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 def in_utc(sent: OutcomeSubmission) -> OutcomeSubmission:
-    """The same with its instants in UTC, so that one instant is written in one way.
-
-    Raises:
-        InvalidInputError: an instant without a zone.
-    """
+    """The same with its instants in UTC, so that one instant is written in one way; raises ``InvalidInputError`` for
+    one without a zone."""
     return msgspec.structs.replace(
         sent,
         at=None if sent.at is None else utc(sent.at),
@@ -54,11 +51,7 @@ def in_utc(sent: OutcomeSubmission) -> OutcomeSubmission:
 
 
 def check_value(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
-    """Refuse a value that the application cannot mean.
-
-    Raises:
-        InvalidInputError: names the value and what may be sent.
-    """
+    """Raises ``InvalidInputError``, with what may be sent, for a value that the application cannot mean."""
     if not sent.value or len(sent.value) > _LONGEST:
         raise InvalidInputError(
             f"The value has {len(sent.value)} characters.", where="value", next_step=f"Send 1 to {_LONGEST}."
@@ -81,11 +74,7 @@ def check_value(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
 
 
 def labels_of(application: ApplicationSpec) -> tuple[str, ...]:
-    """The labels of the declared outcome, in their order.
-
-    Raises:
-        InvalidInputError: the application declares no outcome.
-    """
+    """The labels of the declared outcome, in their order; raises ``InvalidInputError`` when none is declared."""
     outcome = application.outcome
     if outcome is None:
         raise InvalidInputError(
@@ -120,11 +109,8 @@ def _number(label: str) -> float | None:
 
 
 def check_whose(sent: OutcomeSubmission, application: ApplicationSpec) -> None:
-    """Refuse an outcome that does not say whose it is: one prediction's, or a subject's at a moment.
-
-    Raises:
-        InvalidInputError: says what to send.
-    """
+    """Raises ``InvalidInputError`` for an outcome that does not say whose it is: one prediction's, or a subject's at a
+    moment."""
     if sent.prediction is not None:
         if sent.entity is not None or sent.at is not None:
             raise InvalidInputError(

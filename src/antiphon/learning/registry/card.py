@@ -140,15 +140,15 @@ class ReliabilityPoint(msgspec.Struct, frozen=True):
     words: str
 
 
-def reliability_plot(bins: Sequence[Bin]) -> tuple[ReliabilityPoint, ...]:
-    """Forecast against share of positives; a dot's area is its share of rows."""
+def reliability_plot(bins: Sequence[Bin], truth: str = "observed") -> tuple[ReliabilityPoint, ...]:
+    """Forecast against share of positives, which ``truth`` names in words; a dot's area is its share of rows."""
     most = max((one.rows for one in bins), default=1)
     return tuple(
         ReliabilityPoint(
             x=round(300 * one.forecast, 1),
             y=round(300 * (1 - one.observed), 1),
             size=round(3 + 11 * (one.rows / most) ** 0.5, 1),
-            words=f"forecast {one.forecast:.2f}, observed {one.observed:.2f}, {one.rows} rows",
+            words=f"forecast {one.forecast:.2f}, {truth} {one.observed:.2f}, {one.rows} rows",
         )
         for one in bins
     )

@@ -56,11 +56,8 @@ class ModelRegistry:
         return tuple(found)
 
     def card(self, scope: Scope, name: str) -> ModelCard:
-        """The card of ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release.
-
-        Raises:
-            NotFoundError: nothing here has this name.
-        """
+        """The card of ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release; raises ``NotFoundError`` when nothing has
+        this name."""
         version, releases, title = self._subject(scope, name)
         evaluations = self._evaluated(scope, releases)
         datasets: dict[str, str] = {}
@@ -80,11 +77,8 @@ class ModelRegistry:
         )
 
     def compare(self, scope: Scope, first: str, second: str) -> ModelComparison:
-        """Two of what :meth:`card` takes, side by side; measures by pairs on the dataset both were evaluated on.
-
-        Raises:
-            NotFoundError: nothing here has one of the names.
-        """
+        """Two of what :meth:`card` takes, side by side; measures by pairs on the dataset both were evaluated on; raises
+        as it."""
         cards = self.card(scope, first), self.card(scope, second)
         found = common(*cards)
         rows = None if found is None else (self._rows(scope, found[0]), self._rows(scope, found[1]))
@@ -101,11 +95,7 @@ class ModelRegistry:
         return self._models.alias(scope, version.application, alias, version.id, principal, reason)
 
     def version(self, scope: Scope, name: str) -> ModelVersion:
-        """The version of an id or ``APPLICATION:ALIAS``.
-
-        Raises:
-            NotFoundError: there is none.
-        """
+        """The version of an id or ``APPLICATION:ALIAS``; raises ``NotFoundError`` when there is none."""
         application, colon, alias = name.partition(":")
         if not colon:
             return self._models.get(scope, name)

@@ -87,11 +87,7 @@ def plain(value: msgspec.Struct) -> dict[str, Any]:
 
 
 def converted(value: Any, kind: type[T], where: str) -> T:
-    """Plain values as what they stand for.
-
-    Raises:
-        InvalidInputError: they do not fit.
-    """
+    """Plain values as what they stand for; raises ``InvalidInputError`` when they do not fit."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

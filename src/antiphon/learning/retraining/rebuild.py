@@ -21,14 +21,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.plan import ExamplesSummary, converted, plain
-from antiphon.learning.retraining.steps import (
-    RetrainingServices,
-    describe_base,
-    ensure_examples,
-    order_for,
-    refusals,
-    train,
-)
+from antiphon.learning.retraining.steps import RetrainingServices, order_for, refusals, train, write_examples
 from antiphon.training.recipe import Recipe, code_identity, libraries, require_libraries
 
 WORKFLOW = "rebuild-model"
@@ -133,11 +126,9 @@ class ModelRebuild:
     async def _train(self, run: RunContext, version: ModelVersion, release: Release) -> dict[str, Any]:
         services = self._services
         folder = services.folder / run.id
-        sets = await asyncio.to_thread(services.learned, run.scope, version)
-        model = await describe_base(services.describe, version.base)
-        write = partial(ensure_examples, services, folder, release.bundle.application, model, sets[0], sets[1:])
-        written = converted(await run.step("write examples", write), ExamplesSummary, "write examples")
-        await asyncio.to_thread(write, written)
+        training, *replays = await asyncio.to_thread(services.learned, run.scope, version)
+        application = release.bundle.application
+        written = await write_examples(services, run, application, version.base, training, replays)
         made: dict[str, Any] = await run.step("fine-tune", self._fine_tune, run, version, written, folder)
         await asyncio.to_thread(shutil.rmtree, folder, True)
         return made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from antiphon.catalog.datasets import Dataset, Datasets
@@ -28,7 +30,7 @@ from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import fine_tune_of, render_all
-from antiphon.learning.retraining.plan import ExamplesSummary, minutes, replayed, together
+from antiphon.learning.retraining.plan import ExamplesSummary, converted, minutes, replayed, together
 from antiphon.training import examples as example_files
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
@@ -163,6 +165,23 @@ def ensure_examples(
     return written
 
 
+async def write_examples(
+    services: RetrainingServices,
+    run: RunContext,
+    application: ApplicationSpec,
+    base: str,
+    training: Dataset,
+    replays: Sequence[Dataset],
+) -> ExamplesSummary:
+    """Writes the file of examples into a run's folder, as a step; raises as :func:`describe_base` and
+    :func:`ensure_examples`."""
+    model = await describe_base(services.describe, base)
+    write = partial(ensure_examples, services, services.folder / run.id, application, model, training, replays)
+    written = converted(await run.step("write examples", write), ExamplesSummary, "write examples")
+    # The folder may have been cleared between two attempts: what was recorded is looked at again, not trusted.
+    return await asyncio.to_thread(write, written)
+
+
 def order_for(
     services: RetrainingServices,
     folder: Path,
@@ -173,11 +192,8 @@ def order_for(
     settings: Recipe,
     parent: ModelVersion | None,
 ) -> TrainingOrder:
-    """Builds the order of a training process.
-
-    Raises:
-        CorruptionError: the adapter that it goes on from is gone or is another one.
-    """
+    """Builds the order of a training process; raises ``CorruptionError`` when the adapter that it goes on from is gone
+    or is another one."""
     going_on = None
     if parent is not None:
         path = model_files.verify(services.models_folder, parent.adapter, parent.id)

@@ -41,14 +41,7 @@ from antiphon.learning.retraining.plan import (
     plain,
     recipe,
 )
-from antiphon.learning.retraining.steps import (
-    RetrainingServices,
-    describe_base,
-    ensure_examples,
-    order_for,
-    refusals,
-    train,
-)
+from antiphon.learning.retraining.steps import RetrainingServices, order_for, refusals, train, write_examples
 from antiphon.learning.retraining.validation import CandidateValidation
 from antiphon.releases import bundle as bundles
 from antiphon.training.order import TrainingOrder
@@ -230,14 +223,9 @@ class Retraining:
 
     async def _write(self, run: RunContext, pinned: TrainingInputs, training: Dataset) -> ExamplesSummary:
         run.progress(0, None, f"rendering {training.rows} examples")
-        services = self._services
         replays = await asyncio.to_thread(self.replays, run.scope, pinned.parent)
-        model = await describe_base(services.describe, fine_tune_of(pinned.application).base)
-        write = partial(ensure_examples, services, self._working(run), pinned.application, model, training, replays)
-        written = converted(await run.step("write examples", write), ExamplesSummary, "write examples")
-        # The folder may have been cleared between two attempts: what was recorded is looked at again, not trusted.
-        await asyncio.to_thread(write, written)
-        return written
+        base = fine_tune_of(pinned.application).base
+        return await write_examples(self._services, run, pinned.application, base, training, replays)
 
     async def _choose_arithmetic(self, run: RunContext) -> Arithmetic:
         """Choose number format and device in a step of its own, so that a resumed run keeps what it began with."""
