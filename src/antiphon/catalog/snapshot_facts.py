@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.definitions.expression import Kind
+from antiphon.definitions.nodes import Kind
 
 WITHHELD = "withheld "
 """The prefix of pseudonyms in statistics."""

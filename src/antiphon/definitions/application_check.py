@@ -55,31 +55,18 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
     if problems:
         raise InvalidDefinitionsError(problems)
     views = [view.spec(root) for view in application.features if isinstance(view, FeatureView)]
-    return ApplicationSpec(
-        name=application.name,
-        features={view.name: view.definition_version for view in views},
-        entity_keys=_entity_keys(application),
-        prompt=application.prompt,
-        model=application.model,
-        decoding=application.decoding,
-        output_schema=None if application.output is None else msgspec.json.encode(application.output).decode(),
-        classes=_classes(application.output),
-        figures=application.figures,
-        guards=application.guards,
-        freshness={_view_name(view): contract for view, contract in application.freshness.items()},
-        reuse=application.reuse,
-        slo=application.slo,
-        rollout=application.rollout,
-        purpose=application.purpose,
-        owner=application.owner,
-        outcome=outcome_of(application, root),
-        fine_tune=application.fine_tune,
-        gates=application.gates,
-        fallback=tuple(application.fallback),
-        when_unavailable=application.when_unavailable,
-        on_demand=tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
-        tags={f"{view.name}.{feature}": tags for view in views for feature, tags in view.tags.items()},
-    )
+    as_declared = {name: said for name, said in vars(application).items() if name in ApplicationSpec.__struct_fields__}
+    made = {
+        "features": {view.name: view.definition_version for view in views},
+        "entity_keys": _entity_keys(application),
+        "output_schema": None if application.output is None else msgspec.json.encode(application.output).decode(),
+        "classes": _classes(application.output),
+        "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
+        "outcome": outcome_of(application, root),
+        "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
+        "tags": {f"{view.name}.{feature}": tags for view in views for feature, tags in view.tags.items()},
+    }
+    return ApplicationSpec(**as_declared | made)
 
 
 def application_mistakes(application: Application) -> Iterator[str]:

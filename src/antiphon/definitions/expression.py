@@ -30,25 +30,9 @@ from antiphon.definitions.nodes import (
     RequestInputNode,
     RoundNode,
     children,
-    columns,
     kind_of_value,
     outside,
 )
-
-__all__ = [
-    "FeatureName",
-    "Kind",
-    "Term",
-    "TermNamespace",
-    "col",
-    "columns",
-    "kind",
-    "kind_of_value",
-    "mistakes",
-    "node_of",
-    "normal_step",
-    "outside_mistakes",
-]
 
 
 class Term:

@@ -20,9 +20,9 @@ from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.entity import NAME, Entity, EntitySpec, snake_case
-from antiphon.definitions.expression import FeatureName, Term, columns, node_of
+from antiphon.definitions.expression import FeatureName, Term, node_of
 from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
-from antiphon.definitions.nodes import ColumnNode
+from antiphon.definitions.nodes import ColumnNode, columns
 from antiphon.definitions.place import CodeLocation, caller, declared
 from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes, versioned
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of

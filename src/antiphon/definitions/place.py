@@ -27,9 +27,9 @@ class CodeLocation(NamedTuple):
 _collecting: ContextVar[list[object] | None] = ContextVar("antiphon_declarations", default=None)
 
 
-def caller(depth: int = 2) -> CodeLocation:
-    """The place of the call ``depth`` frames up (2: the caller of the function that asks)."""
-    frame = sys._getframe(depth)
+def caller() -> CodeLocation:
+    """The place from which the function that asks was called."""
+    frame = sys._getframe(2)
     return CodeLocation(frame.f_code.co_filename, frame.f_lineno)
 
 

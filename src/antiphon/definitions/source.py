@@ -291,31 +291,30 @@ class Source:
 
     def mistakes(self) -> Iterator[str]:
         """Yields the mistakes of the declaration, a sentence each."""
-        label = f"source {self.name!r}"
+        yield from (f"source {self.name!r}: {text}" for text in self._mistakes())
+
+    def _mistakes(self) -> Iterator[str]:
         if not isinstance(self.name, str) or not NAME.match(self.name):
-            yield f"{label}: a name is lower-case letters, digits and underscores."
+            yield "a name is lower-case letters, digits and underscores."
         for option in ("event_time", "available_at", "event_id", "path", "feast", *_DATABASE, *_OBJECTS):
             value = self.options.get(option)
             if value is not None and (not isinstance(value, str) or not value):
-                yield f"{label}: {option} must be a text, not {value!r}."
-        for text in self._place_mistakes():
-            yield f"{label}: {text}"
-        for text in tag_mistakes(self.options, None):
-            yield f"{label}: {text}"
+                yield f"{option} must be a text, not {value!r}."
+        yield from self._place_mistakes()
+        yield from tag_mistakes(self.options, None)
         if "sql" in self.options:
-            yield from (f"{label}: {text}" for text in self._query_mistakes())
+            yield from self._query_mistakes()
         where = self.options["where"]
         if where is None:
             return
         try:
             node = node_of(where)
         except TypeError as error:
-            yield f"{label}: where: {error}"
+            yield f"where: {error}"
             return
         if kind(node) in ("number", "text", "null"):
-            yield f"{label}: where must be a condition."
-        for mistake in (*mistakes(node), *outside_mistakes(node)):
-            yield f"{label}: where: {mistake}"
+            yield "where must be a condition."
+        yield from (f"where: {mistake}" for mistake in (*mistakes(node), *outside_mistakes(node)))
 
     def _place_mistakes(self) -> Iterator[str]:
         """Yields the mistakes of the location of its rows."""

@@ -10,8 +10,8 @@ import msgspec
 from antiphon.catalog.events import StoredEvent
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.scope import Scope
-from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Kind
 from antiphon.features.lake.content import Lake
 from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, OverlayState, StreamProgress
 from antiphon.features.online.snapshots.encoding import SnapshotMeta

@@ -14,8 +14,8 @@ from antiphon.catalog.publications import Publications
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Kind
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.snapshots.encoding import SnapshotMeta

@@ -92,9 +92,11 @@ class ExportedRows:
     def _schema(self, stored: pyarrow.Schema) -> pyarrow.Schema:
         import pyarrow
 
-        fields = []
+        fields, prefix = [], f"{self._spec.name}."
         for field in stored:
-            name = self._name(field.name)
+            name = field.name
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix).replace(".", "__")
             # A column without any value has no type of its own; a number's is as good as another.
             kind = pyarrow.float64() if pyarrow.types.is_null(field.type) else field.type
             fields.append(pyarrow.field(name, kind))
@@ -107,10 +109,6 @@ class ExportedRows:
                 next_step="Rename the feature or the key.",
             )
         return pyarrow.schema(fields)
-
-    def _name(self, stored: str) -> str:
-        prefix = f"{self._spec.name}."
-        return stored.removeprefix(prefix).replace(".", "__") if stored.startswith(prefix) else stored
 
     def _batches(self, file: Any, schema: pyarrow.Schema, stream: Any) -> Iterator[pyarrow.RecordBatch]:
         import pyarrow

@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
-from antiphon.definitions.expression import columns
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import columns
 from antiphon.features.feast.server import FeastServer, OnlineValue
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.values import FeatureValue, FeatureVector

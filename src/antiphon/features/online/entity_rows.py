@@ -17,7 +17,7 @@ import msgspec
 
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
-from antiphon.definitions.expression import Kind, kind_of_value
+from antiphon.definitions.nodes import Kind, kind_of_value
 from antiphon.features.online.overlay_records import OverlayState, view_prefix
 from antiphon.features.ports import OpenedSnapshot, StateQuery
 from antiphon.features.values import EVER, EntityRow, MeasureValue, StreamedEvent

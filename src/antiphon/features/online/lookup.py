@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -223,18 +223,6 @@ class FeatureReader:
         found = self.publication()
         return found if found is not None and found.number > number else None
 
-    def warm(self) -> int:
-        """Open every snapshot of the current publication ahead of the first request; how many could be opened."""
-        publication = self.publication()
-        opened = 0
-        for key, snapshot in publication.snapshots.items() if publication is not None else ():
-            try:
-                self._open(key.partition("@")[0], snapshot)
-                opened += 1
-            except CorruptionError:
-                continue  # A read of it falls back to the publication before.
-        return opened
-
     def _let_go(self, before: Publication | None, after: Publication) -> None:
         """Keep open what is current and, for requests still under way and a broken file, what was just before."""
         kept = [*after.snapshots.items(), *(before.snapshots.items() if before is not None else ())]
@@ -243,9 +231,6 @@ class FeatureReader:
         self._prepared = {key: found for key, found in self._prepared.items() if key[0] in numbers}
         self._snapshots = {key: found for key, found in self._snapshots.items() if key in names}
         self._checked = {key: moment for key, moment in self._checked.items() if key in names}
-        self._forget(names)
-
-    def _forget(self, names: Iterable[tuple[str, str]]) -> None:
         self._online.forget(self._scope, names)
 
     def earlier(self, view: str, version: str, publication: int) -> Iterator[EarlierRows]:

@@ -21,8 +21,8 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
-from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Kind, kind_of_value
 from antiphon.features.expressions.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.monitoring.quality.row_rules import admitted_relation

@@ -16,7 +16,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import content_hash
-from antiphon.definitions.expression import Kind
+from antiphon.definitions.nodes import Kind
 from antiphon.definitions.quality import PythonRule, QualitySpec, ReferenceRule, SqlRule, UniquenessRule
 from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.lake.content import Lake

@@ -34,7 +34,11 @@ def finished(
         case "frequency":
             return finish_columns.frequencies(found.count, numpy.full(len(found.count), every.count if every else 0))
         case "target":
-            return _targets(feature, scale, found, every or Tile())
+            every = every or Tile()
+            wide = not -(2**63) <= every.total < 2**63
+            totals = numpy.full(len(found.count), every.total, object if wide else numpy.int64)
+            counts = numpy.full(len(found.count), every.count)
+            return finish_columns.targets(found.count, found.total, counts, totals, feature.smoothing, scale)
         case "count":
             return pyarrow.array(found.count)
         case "sum":
@@ -92,13 +96,3 @@ def _twice_middles(steps: Array) -> Array:
     middle = 2 * ((magnitude >> shift) << shift) + (1 << shift) - 1
     result: Array = numpy.where(steps >= 0, middle, -middle)
     return result
-
-
-def _targets(feature: PlannedFeature, scale: tuple[int, int], found: Aggregates, every: Tile) -> pyarrow.Array:
-    import numpy
-
-    size = len(found.count)
-    wide = not -(2**63) <= every.total < 2**63
-    totals = numpy.full(size, every.total, object if wide else numpy.int64)
-    counts = numpy.full(size, every.count)
-    return finish_columns.targets(found.count, found.total, counts, totals, feature.smoothing, scale)

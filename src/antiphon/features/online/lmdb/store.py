@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.codec import Codec, PlainCodec, unpack
+from antiphon.core.codec import Codec, unpack
 from antiphon.core.disk import delete_older
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
@@ -21,34 +20,17 @@ from antiphon.features.lake.content import Lake
 from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.snapshot import LmdbSnapshot
 from antiphon.features.online.lmdb.writer import LmdbWriter, is_sealed, is_whole, one_at_a_time, read_seal, seal_path
-from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
+from antiphon.features.online.snapshots.building import copy_records, fill
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
+from antiphon.features.online.snapshots.store import SnapshotStore
 
 
-class LmdbStore:
-    """Sealed snapshots below one root.
-
-    Args:
-        root: the folder; files are ``TENANT/ENVIRONMENT/VIEW/SNAPSHOT.mdb``.
-        key: the store's secret; entities are only known by their hash under it.
-        codec: seals each file's own key, under which its values are sealed.
-    """
+class LmdbStore(SnapshotStore[LmdbSnapshot]):
+    """Sealed snapshots below one root, the files ``TENANT/ENVIRONMENT/VIEW/SNAPSHOT.mdb``."""
 
     def __init__(self, root: Path, key: bytes, codec: Codec | None = None) -> None:
+        super().__init__(key, codec)
         self._root = root
-        self._key = key
-        self._codec: Codec = codec or PlainCodec()
-        self._lock = threading.Lock()
-        self._opened: dict[tuple[Scope, str, str], LmdbSnapshot] = {}
-
-    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
-        """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
-        null) it is all entities together."""
-        return entity_hash(self._key, entity, keys)
-
-    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
-        """:meth:`entity_hash` of many."""
-        return entity_hashes(self._key, entity, keys)
 
     def file(self, scope: Scope, view: str, snapshot: str) -> Path:
         """Path of a snapshot's sealed file."""
@@ -61,26 +43,20 @@ class LmdbStore:
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot's sealed file from its lake files, unless it is there; whether it was built now."""
         target = self.file(manifest.scope, manifest.view, manifest.id)
-        if is_sealed(target, manifest.id) and self._kept_longer(target):
-            return False
+        if is_sealed(target, manifest.id):
+            with suppress(FileNotFoundError):
+                # It may be old enough to be collected, and is about to be published. The seal's time alone: by its own,
+                # readers tell that a file was changed.
+                os.utime(seal_path(target))
+                if target.exists():
+                    return False
 
         def begin(meta: SnapshotMeta) -> LmdbWriter:
             return LmdbWriter(target, meta, manifest.rows_out, self._codec, manifest.scope)
 
         with environments.room_needed(f"The online file of {manifest.id}"):
-            fill(manifest, spec, lake, begin=begin, key=self._key).seal()
+            fill(manifest, spec, lake, begin=begin, entity_hashes=self.entity_hashes).seal()
         return True
-
-    @staticmethod
-    def _kept_longer(target: Path) -> bool:
-        """Spare a file that may be old enough to be collected, and is about to be published; whether it is still
-        there."""
-        try:
-            # The seal's time alone: by its own, readers tell that a file was changed.
-            os.utime(seal_path(target))
-        except FileNotFoundError:
-            return False
-        return target.exists()
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
         """Write a file anew under a new key of its own, in the place of the old one; whoever reads the old one goes on.
@@ -169,14 +145,6 @@ class LmdbStore:
                 if self._opened.get((scope, view, snapshot)) is opened:
                     self._opened.pop((scope, view, snapshot), None)
         return damaged
-
-    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
-        """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``; each closes when
-        the last request that reads it is done."""
-        kept = set(keep)
-        with self._lock:
-            for key in [key for key in self._opened if key[0] == scope and key[1:] not in kept]:
-                del self._opened[key]
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         """Delete sealed files not among (view, snapshot) of ``keep`` and unfinished ones, both only when written

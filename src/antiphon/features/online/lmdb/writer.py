@@ -27,7 +27,7 @@ class FileSeal(msgspec.Struct, frozen=True):
     """The record beside a finished file, which says what it holds.
 
     Attributes:
-        format: of the file; 0 of one older than seals that say it.
+        format: of the file.
         key: packed envelope of the file's key, in base64; ``None`` for a file in plaintext.
         otherwise: while a file is being replaced by one of the same content: the seal of the other one. Whichever of
             the two is there is whole.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.codec import Codec, PlainCodec, unpack
+from antiphon.core.codec import Codec, unpack
 from antiphon.core.errors import CorruptionError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -18,36 +17,21 @@ from antiphon.features.online.redis.layout import DROP, TOUCH, BuildSeal, Snapsh
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.snapshot import RedisSnapshot
 from antiphon.features.online.redis.writer import RedisWriter
-from antiphon.features.online.snapshots.building import copy_records, entity_hash, entity_hashes, fill
+from antiphon.features.online.snapshots.building import copy_records, fill
 from antiphon.features.online.snapshots.encoding import FORMAT, SnapshotMeta
+from antiphon.features.online.snapshots.store import SnapshotStore
 
 _SCAN = 1_000
 _ANY_TIME = 1e18
 """Seconds since 1970 that every seal is older than."""
 
 
-class RedisStore:
-    """Sealed snapshots on one server, of any number of scopes. Layout and invariants: module ``layout``.
-
-    Args:
-        key: the store's secret; entities are only known by their hash under it.
-        codec: seals each snapshot's own key, under which its values are sealed.
-    """
+class RedisStore(SnapshotStore[RedisSnapshot]):
+    """Sealed snapshots on one server. Layout and invariants: module ``layout``."""
 
     def __init__(self, server: RedisServer, key: bytes, codec: Codec | None = None) -> None:
+        super().__init__(key, codec)
         self._server = server
-        self._key = key
-        self._codec: Codec = codec or PlainCodec()
-        self._lock = threading.Lock()
-        self._opened: dict[SnapshotKeys, RedisSnapshot] = {}
-
-    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
-        """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
-        return entity_hash(self._key, entity, keys)
-
-    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
-        """:meth:`entity_hash` of many."""
-        return entity_hashes(self._key, entity, keys)
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Tell whether the snapshot can be read online."""
@@ -68,7 +52,7 @@ class RedisStore:
         def begin(meta: SnapshotMeta) -> RedisWriter:
             return RedisWriter(self._server, place, meta, self._codec)
 
-        return fill(manifest, spec, lake, begin=begin, key=self._key).seal(instead_of=other)
+        return fill(manifest, spec, lake, begin=begin, entity_hashes=self.entity_hashes).seal(instead_of=other)
 
     def _known(self, place: SnapshotKeys) -> tuple[bytes, BuildSeal] | None:
         """The seal that is there, as stored and as read."""
@@ -93,13 +77,12 @@ class RedisStore:
 
     def open(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
         """The snapshot, opened once per process."""
-        place = SnapshotKeys(scope, view, snapshot)
-        found = self._opened.get(place)
+        found = self._opened.get((scope, view, snapshot))
         if found is None:
             self._server.require_keeping()
-            opened = RedisSnapshot(self._server, place, self._codec)
+            opened = self._opened_anew(scope, view, snapshot)
             with self._lock:
-                found = self._opened.setdefault(place, opened)
+                found = self._opened.setdefault((scope, view, snapshot), opened)
         return found
 
     def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
@@ -116,7 +99,7 @@ class RedisStore:
             with self._server.answering():
                 self._server.client.delete(place.seal)
         with self._lock:
-            self._opened.pop(place, None)
+            self._opened.pop((scope, view, snapshot), None)
         return True
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
@@ -127,14 +110,6 @@ class RedisStore:
         except (CorruptionError, msgspec.DecodeError):
             return False
         return True
-
-    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
-        """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``."""
-        kept = set(keep)
-        with self._lock:
-            for place in [place for place in self._opened if place.scope == scope]:
-                if (place.view, place.snapshot) not in kept:
-                    del self._opened[place]
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         """Delete snapshots not among (view, snapshot) of ``keep`` that were sealed before ``older_than`` (seconds since

@@ -155,39 +155,34 @@ class RedisWriter:
             finished = list(compress(keys, is_row)), list(compress(values, is_row))
             is_record = [bool(value) and not row for value, row in zip(values, is_row, strict=True)]
             records = list(compress(keys, is_record)), list(compress(values, is_record))
-        self._stored(*records, self._send)
-        self._stored(*finished, self._send_rows)
+        self._stored(WRITE, [], self._place.build(self._build), lambda key: key.hex().encode(), *records)
+        self._stored(ROWS, [self._place.rows(self._build)], "", lambda key: key[:HASH], *finished)
 
     def _stored(
-        self, keys: list[bytes], values: list[bytes], send: Callable[[Sequence[bytes], Sequence[bytes]], None]
+        self,
+        script: str,
+        script_keys: list[str],
+        prefix: str,
+        name_of: Callable[[bytes], bytes],
+        keys: list[bytes],
+        values: list[bytes],
     ) -> None:
-        if not keys:
-            return
+        """Store values by a script, some at a time, each on its way while others still are."""
         if self._key is not None:
             values = list(map(self._cipher.seal, keys, values))
         self._digest.add(keys, values)
+        names = list(map(name_of, keys))
+        named = [key.encode() for key in (self._place.building(self._build), *script_keys)]
         first = waiting = 0
         for end, size in enumerate(map(len, values), 1):
             waiting += size
-            if waiting >= _BATCH_BYTES or end - first >= _BATCH_VALUES:
-                send(keys[first:end], values[first:end])
+            if waiting >= _BATCH_BYTES or end - first >= _BATCH_VALUES or end == len(values):
+                records = names[first:end], values[first:end]
+                request = packed_script(script, named, b"%d" % BUILDING_MILLISECONDS, prefix.encode(), *records)
+                with self._server.answering():
+                    if not self._scripts.send(request):
+                        raise self._lost()
                 first, waiting = end, 0
-        if first < len(keys):
-            send(keys[first:], values[first:])
-
-    def _send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self._run(WRITE, [], self._place.build(self._build), [key.hex().encode() for key in keys], values)
-
-    def _send_rows(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self._run(ROWS, [self._place.rows(self._build)], "", [key[:HASH] for key in keys], values)
-
-    def _run(self, script: str, keys: list[str], prefix: str, names: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """One script with all of them, on its way while others still are."""
-        named = [key.encode() for key in (self._place.building(self._build), *keys)]
-        request = packed_script(script, named, b"%d" % BUILDING_MILLISECONDS, prefix.encode(), names, values)
-        with self._server.answering():
-            if not self._scripts.send(request):
-                raise self._lost()
 
     def seal(self, instead_of: bytes = b"") -> bool:
         """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody

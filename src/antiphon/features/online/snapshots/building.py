@@ -6,16 +6,12 @@ Nothing is held but a batch of entities; that records come in the order of their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
-from antiphon.core.ids import keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake
 from antiphon.features.offline.batch_values import holds_until
@@ -32,13 +28,12 @@ from antiphon.features.values import EVER
 if TYPE_CHECKING:
     import pyarrow
 
-    from antiphon.definitions.expression import Kind
+    from antiphon.definitions.nodes import Kind
 
 
 _COPIED = 1_000
 _FILES = 3
 """Events with values, tiles, and finished values."""
-_encode = msgspec.json.Encoder().encode
 
 
 class SnapshotWriter(Protocol):
@@ -73,12 +68,12 @@ def fill(
     lake: Lake,
     *,
     begin: Callable[[SnapshotMeta], Writer],
-    key: bytes,
+    entity_hashes: Callable[[str, Iterable[Sequence[str | None]]], list[bytes]],
 ) -> Writer:
     """Write every entity of a snapshot's lake files into the writer that ``begin`` makes; it is left to be sealed.
 
     Args:
-        key: the store's secret, under which entities are hashed.
+        entity_hashes: of the store, by the entity's name and keys.
 
     Raises:
         CorruptionError: a lake file is gone, or is not what it is to be.
@@ -87,6 +82,11 @@ def fill(
     import pyarrow.compute as pc
 
     plan = plan_of(spec)
+
+    def hashes_of(keys: Sequence[pyarrow.Array]) -> list[bytes]:
+        texts = [column.to_numpy(zero_copy_only=False).tolist() for column in keys]
+        return entity_hashes(spec.entity.name, zip(*texts, strict=True))
+
     if len(manifest.files) < _FILES:
         raise CorruptionError(
             f"The snapshot {manifest.id} has {len(manifest.files)} lake files; this version reads {_FILES}.",
@@ -107,7 +107,6 @@ def fill(
         writer = begin(meta)
         try:
             batches = (RowBatch(rows, plan) for rows in whole_entities(of_events, len(plan.keys)))
-            hashes_of = partial(_hashes, key, spec)
             if codes is None:
                 for batch in batches:
                     writer.write(*event_records(batch, plan, hashes_of(batch.keys)))
@@ -124,8 +123,8 @@ def fill(
                 together = rows.filter(pc.is_valid(rows.column("tile")))
                 if together.num_rows:
                     nothing = None if codes is None else [RowLayout(codes, meta.as_of).nothing]
-                    every = entity_hash(key, spec.entity.name, [None] * len(plan.keys))
-                    writer.write([every], [_together_record(together, plan)], nothing)
+                    every = entity_hashes(spec.entity.name, [[None] * len(plan.keys)])
+                    writer.write(every, [_together_record(together, plan)], nothing)
         except BaseException:
             writer.discard()
             raise
@@ -195,24 +194,6 @@ def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter)
     except BaseException:
         writer.discard()
         raise
-
-
-def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
-    """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
-    null) it is all entities together."""
-    return entity_hashes(key, entity, [list(keys)])[0]
-
-
-def entity_hashes(key: bytes, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
-    """:func:`entity_hash` of many entities."""
-    encode = _encode
-    # JSON of a name and keys is that of the name, which all have in common, and that of the keys.
-    return keyed_hashes(key, [encode(values)[1:] for values in keys], encode([entity])[:-1] + b",")
-
-
-def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) -> list[bytes]:
-    texts = [column.to_numpy(zero_copy_only=False).tolist() for column in keys]
-    return entity_hashes(key, spec.entity.name, zip(*texts, strict=True))
 
 
 def _together_record(rows: pyarrow.RecordBatch, plan: ViewPlan) -> bytes:

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.snapshot_facts import SnapshotFacts
-from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.plan import ViewPlan
 from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
