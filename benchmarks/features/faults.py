@@ -106,9 +106,9 @@ class Project:
         self.snapshots, self.publications = Snapshots(self.database), Publications(self.database)
         self.verdicts, definitions = Verdicts(self.database), DefinitionVersions(self.database)
         self.lake, self.online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
-        publisher = Publisher(FeatureCatalog.of(self.database, SCOPE, self.lake), online=self.online)
+        publisher = Publisher(FeatureCatalog(self.database, SCOPE, self.lake), online=self.online)
         self.refresher = Refresher(
-            FeatureCatalog.of(self.database, SCOPE, self.lake),
+            FeatureCatalog(self.database, SCOPE, self.lake),
             publisher=publisher,
             log=EventLog(self.database),
             keyed_hash=self.online.entity_hash,

@@ -122,7 +122,7 @@ class Flipper:
         for spec in specs:
             definitions.put(SCOPE, spec)
         online, self._close_online = online_store(folder, redis)
-        self._publisher = Publisher(FeatureCatalog.of(self._database, SCOPE, lake), online=online)
+        self._publisher = Publisher(FeatureCatalog(self._database, SCOPE, lake), online=online)
         self._made: list[list[tuple[SnapshotManifest, FeatureViewSpec]]] = []
         for generation in range(size.generations):
             as_of = FIRST + timedelta(hours=generation)

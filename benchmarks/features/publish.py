@@ -145,7 +145,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
         server.describe()  # the client is loaded, and a connection open
     definitions = DefinitionVersions(database)
     definitions.put(scope, spec)
-    publisher = Publisher(FeatureCatalog.of(database, scope, lake), online=online)
+    publisher = Publisher(FeatureCatalog(database, scope, lake), online=online)
     peak = _Peak()
     peak.start()
     started, cpu = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.embedding import named_model
 from antiphon.engine.api.port import Engine
-from antiphon.services.apply.fallbacks import require_named
+from antiphon.services.apply.apply import require_named_engines
 from antiphon.services.project.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
@@ -44,7 +44,7 @@ def standbys(store: Store) -> dict[str, Engine]:
     Raises:
         InvalidInputError: a name or a URL that cannot be used, or a key variable that is not set.
     """
-    require_named(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
+    require_named_engines(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
     found: dict[str, Engine] = {}
     for name, engine in store.settings.engines.items():
         if name == MAIN or not _NAME.match(name):

@@ -58,6 +58,11 @@ class DefinitionVersions:
             )
         return found[0]
 
+    def of(self, scope: Scope, key: str) -> FeatureViewSpec:
+        """The definition of ``view@definition_version``; raises as :meth:`get`."""
+        view, _, version = key.partition("@")
+        return self.get(scope, view, version)
+
     def list(self, scope: Scope, view: str | None = None) -> list[FeatureViewSpec]:
         """Definitions by view, then latest first."""
         return self._select(scope, None, view=view)
@@ -120,6 +125,13 @@ class AppliedProjects:
         """The project last applied, ``None`` before the first."""
         found = self.list(scope, limit=1, within=within)
         return found[0] if found else None
+
+    def project(self, scope: Scope, *, within: Connection | None = None) -> ProjectSpec:
+        """The declarations last applied; none before the first."""
+        from antiphon.definitions.project import ProjectSpec
+
+        current = self.current(scope, within=within)
+        return ProjectSpec("", {}, {}, {}) if current is None else current.project
 
     def list(self, scope: Scope, limit: int = 20, *, within: Connection | None = None) -> list[AppliedProject]:
         """Applied projects, latest first."""

@@ -55,6 +55,11 @@ class Publications:
         found = self.list(scope, 1, within=within)
         return found[0] if found else None
 
+    def snapshots(self, scope: Scope, *, within: Connection | None = None) -> dict[str, str]:
+        """The snapshots of the latest publication; none before the first."""
+        current = self.current(scope, within=within)
+        return {} if current is None else current.snapshots
+
     def get(self, scope: Scope, number: int, *, within: Connection | None = None) -> Publication:
         """One publication by number.
 

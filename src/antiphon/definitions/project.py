@@ -18,7 +18,7 @@ from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.objects import ObjectStore
-from antiphon.definitions.on_demand import OnDemandView
+from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
 from antiphon.definitions.place import CodeLocation, collecting
 from antiphon.definitions.quality import Quality
 from antiphon.definitions.source import Source, SourceSpec
@@ -31,6 +31,11 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     views: dict[str, FeatureViewSpec]
     applications: dict[str, ApplicationSpec]
     sources: dict[str, SourceSpec]
+
+    @property
+    def on_demand(self) -> dict[str, OnDemandSpec]:
+        """The on-demand views of its applications, by name."""
+        return {view.name: view for application in self.applications.values() for view in application.on_demand}
 
 
 def load(

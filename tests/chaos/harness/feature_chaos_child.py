@@ -185,7 +185,7 @@ class Life:
         current = self.store.publications.current(self.store.scope)
         if current is not None and current.number > KEPT + 1:
             with suppress(NotFoundError):
-                self.platform.rollback(self.store.scope, current.number - KEPT - 1, reason="chaos", principal="chaos")
+                self.platform.publisher.rollback(current.number - KEPT - 1, reason="chaos", principal="chaos")
 
     async def _run_open(self) -> dict[str, str]:
         """Work until no run is open; how each ended that did not succeed."""

@@ -144,7 +144,7 @@ class Role(Life):
                 case 1:
                     rollback.view(scope, view, None, reason=reason, principal="chaos", hold=True)
                 case 2 if number > KEPT + 1:
-                    self.platform.rollback(scope, number - KEPT - 1, reason=reason, principal="chaos")
+                    self.platform.publisher.rollback(number - KEPT - 1, reason=reason, principal="chaos")
                 case 3:
                     self.platform.refresher.release_staged()
                 case _:

@@ -61,9 +61,8 @@ def _list(call: OperationCall) -> shapes.PublicationList:
 
 def _rollback(call: OperationCall) -> shapes.PublicationLine:
     body: PublicationRollbackRequest = call.body
-    made = call.services.features.publications.rollback(
-        call.scope, body.to, reason=body.reason, principal=call.principal.id
-    )
+    rollback = call.services.features.rollback
+    made = rollback.publication(call.scope, body.to, reason=body.reason, principal=call.principal.id)
     return shapes.read(made, shapes.PublicationLine)
 
 

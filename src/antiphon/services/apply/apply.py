@@ -7,11 +7,10 @@ then what was in force stays so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
-from sqlalchemy.engine import Connection
 
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import ForbiddenError, InvalidInputError
@@ -19,11 +18,10 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import Level, compare
-from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.degradation import MAIN
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases import bundle as bundles
 from antiphon.services.apply.compatibility import consequences, require_unbroken
-from antiphon.services.apply.fallbacks import require_named
 from antiphon.services.apply.materialization import PlannedMaterialization, foreseen, unpublished
 from antiphon.services.apply.workflow import (
     ApplyArguments,
@@ -97,21 +95,21 @@ def plan(store: Store) -> ApplyPlan:
     Raises:
         InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
     """
-    project = _load(store)
-    planned = _compare(store, project)
-    before, current = _in_force(store), store.publications.current(store.scope)
+    project, scope = _load(store), store.scope
+    before, published = store.applied.project(scope).views, store.publications.snapshots(scope)
     replaced = [
         (live, application.features)
         for application in project.applications.values()
-        if not _declares_rollout(application)
-        and (live := store.releases.live(store.scope, application.name)) is not None
+        if not _declares_rollout(application) and (live := store.releases.live(scope, application.name)) is not None
     ]
-    keys = unpublished(project.views, before, replaced, current)
-    waiting = open_applies(store)
-    return msgspec.structs.replace(
-        planned,
-        materializes=foreseen(store, keys, before, current),
-        under_way=waiting[0].id if waiting else None,
+    keys = unpublished(project.views, before, replaced, published)
+    return ApplyPlan(
+        project.name,
+        _changes(store, project),
+        tuple(consequences(store, project.views)),
+        foreseen(store, keys, before, published),
+        under_way=next((run.id for run in open_applies(store)), None),
+        missing=_missing_files(project),
     )
 
 
@@ -137,7 +135,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             to where it does not yield what a release in use needs; nothing was applied.
     """
     project = _load(store)
-    planned = msgspec.structs.replace(_compare(store, project), consequences=())  # said when it is done, as notes
+    changes = _changes(store, project)
     require_unbroken(store, project.views)
     scope, why = store.scope, rationale or "applied"
     pins = {application.model: _pin(store, application) for application in project.applications.values()}
@@ -150,7 +148,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     waiting: list[str] = []
     notes: list[str] = []
     with store.database.transaction() as connection:
-        before = _in_force(store, connection)
+        before = store.applied.project(scope, within=connection).views
         for application in project.applications.values():
             live = store.releases.live(scope, application.name, within=connection)
             spec, pin, said = _with_live_model(application, pins[application.model], live)
@@ -179,8 +177,8 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             elif activate is None:
                 waiting.append(application.name)
                 notes.append(_next(release))
-        current = store.publications.current(scope, within=connection)
-        first = unpublished(project.views, before, replaced, current)
+        published = store.publications.snapshots(scope, within=connection)
+        first = unpublished(project.views, before, replaced, published)
         run: str | None = None
         done = ApplyResult(())
         if first:
@@ -189,9 +187,10 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
         else:
             cancel_open(store, connection)
             done = put_in_force(store, project, tuple(activations), principal, why, connection)
-    # Of those that are in use now; a run says it when it has ended.
+    # Consequences are for the releases that are in use now; a run says them when it has ended.
     all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
-    planned = msgspec.structs.replace(planned, materializes=foreseen(store, first, before, current))
+    materializes = foreseen(store, first, before, published)
+    planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_missing_files(project))
     return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run)
 
 
@@ -268,63 +267,42 @@ def _load(store: Store) -> definitions.ProjectSpec:
     return project
 
 
-def _in_force(store: Store, within: Connection | None = None) -> Mapping[str, FeatureViewSpec]:
-    """The applied views, by name."""
-    applied = store.applied.current(store.scope, within=within)
-    return {} if applied is None else applied.project.views
-
-
-def _compare(store: Store, project: definitions.ProjectSpec) -> ApplyPlan:
-    current = store.applied.current(store.scope)
-    before = current.project if current is not None else definitions.ProjectSpec(project.name, {}, {}, {})
+def _changes(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedChange, ...]:
+    before = store.applied.project(store.scope)
     changes: list[PlannedChange] = []
     for name, view in project.views.items():
         old = before.views.get(name)
-        fields = () if old is None or old.definition_version == view.definition_version else ("definition",)
         if old is None:
             changes.append(PlannedChange("view", name, "new"))
             continue
-        change = compare(old, view)
-        changes.append(
-            PlannedChange("view", name, "changed" if fields else "unchanged", fields, change.level, change.sentences)
-        )
+        found = compare(old, view)
+        fields: tuple[str, ...] = () if old.definition_version == view.definition_version else ("definition",)
+        change: Change = "changed" if fields else "unchanged"
+        changes.append(PlannedChange("view", name, change, fields, found.level, found.sentences))
     changes += [PlannedChange("view", name, "removed") for name in before.views if name not in project.views]
     for name, application in project.applications.items():
         known = before.applications.get(name)
-        differing = (
-            ()
-            if known is None
-            else tuple(
-                field
-                for field in ApplicationSpec.__struct_fields__
-                if getattr(known, field) != getattr(application, field)
-            )
-        )
-        changes.append(
-            PlannedChange(
-                "application", name, "new" if known is None else "changed" if differing else "unchanged", differing
-            )
-        )
-    changes += [
-        PlannedChange("application", name, "removed")
-        for name in before.applications
-        if name not in project.applications
-    ]
-    return ApplyPlan(
-        project.name,
-        tuple(changes),
-        tuple(consequences(store, project.views)),
-        missing=tuple(
-            f"{view.name}: there is no file {path}. Nothing of this view is published until there is one."
-            for view in project.views.values()
-            for path in view.source.missing_paths
-        ),
+        if known is None:
+            changes.append(PlannedChange("application", name, "new"))
+            continue
+        names = ApplicationSpec.__struct_fields__
+        fields = tuple(field for field in names if getattr(known, field) != getattr(application, field))
+        changes.append(PlannedChange("application", name, "changed" if fields else "unchanged", fields))
+    gone = [name for name in before.applications if name not in project.applications]
+    return (*changes, *(PlannedChange("application", name, "removed") for name in gone))
+
+
+def _missing_files(project: definitions.ProjectSpec) -> tuple[str, ...]:
+    return tuple(
+        f"{view.name}: there is no file {path}. Nothing of this view is published until there is one."
+        for view in project.views.values()
+        for path in view.source.missing_paths
     )
 
 
 def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
     engine = store.settings.engine
-    require_named(store, application.fallback, f"application {application.name}, fallback")
+    require_named_engines(store, application.fallback, f"application {application.name}, fallback")
     if engine.kind == "remote":
         return ModelPin(application.model, None)
     if application.model not in engine.models:
@@ -338,3 +316,19 @@ def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
     from antiphon.engine import weights
 
     return ModelPin(application.model, weights.resolve(application.model).sha256)
+
+
+def require_named_engines(store: Store, fallback: Iterable[str], where: str) -> None:
+    """Refuse a fallback to an engine that the settings do not declare.
+
+    Raises:
+        InvalidInputError: names it.
+    """
+    for named in fallback:
+        engine = named.partition("/")[0]
+        if engine != MAIN and engine not in store.settings.engines:
+            raise InvalidInputError(
+                f"The fallback names the engine {engine!r}, which is not declared.",
+                where=where,
+                next_step=f"Add [engines.{engine}] with a url to antiphon.toml, or take it out of the fallback.",
+            )

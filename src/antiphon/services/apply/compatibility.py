@@ -49,8 +49,7 @@ def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None
         ConflictError: names the view, what is wrong with its source, and the releases.
     """
     pinned = pins(store)
-    current = store.applied.current(store.scope)
-    before = current.project.views if current is not None else {}
+    before = store.applied.project(store.scope).views
     for view in views.values():
         old = before.get(view.name)
         if old is None or view.key not in pinned or old.key != view.key or old.source == view.source:

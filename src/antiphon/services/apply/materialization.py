@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -29,7 +28,7 @@ def unpublished(
     views: Mapping[str, FeatureViewSpec],
     before: Mapping[str, FeatureViewSpec],
     replaced: Iterable[tuple[Release, Mapping[str, str]]],
-    current: Publication | None,
+    published: Mapping[str, str],
 ) -> tuple[str, ...]:
     """Keys of views that must be published before they take effect: otherwise something that is answered from now
     would not be answered until then.
@@ -37,32 +36,23 @@ def unpublished(
     Args:
         views, before: what is declared, and what is in force, by name.
         replaced: each live release that is to be replaced, with the views and versions that its successor pins.
-        current: what is published.
+        published: the snapshots that are.
     """
-    published = {} if current is None else current.snapshots
     kept = {view.key for view in views.values() if view.source.kind != "feast" and view.key not in published}
-    required = {
-        view.key for view in views.values() if view.name in before and before[view.name].key in published
-    }  # looked up by name
+    # By name, as lookups read them.
+    required = {view.key for view in views.values() if view.name in before and before[view.name].key in published}
+    by_feast = {name for name, view in before.items() if view.source.kind == "feast"}
     for live, features in replaced:
-        if all(
-            answered(view, version, published, before) for view, version in live.bundle.application.features.items()
-        ):
+        pinned = live.bundle.application.features.items()
+        if all(f"{view}@{version}" in published or view in by_feast for view, version in pinned):
             required |= {f"{view}@{version}" for view, version in features.items()}
     return tuple(sorted(required & kept))
 
 
-def answered(view: str, version: str, published: Mapping[str, str], declared: Mapping[str, FeatureViewSpec]) -> bool:
-    """Tell whether a release that pins this definition version is answered: it is published, or kept by Feast."""
-    spec = declared.get(view)
-    return f"{view}@{version}" in published or (spec is not None and spec.source.kind == "feast")
-
-
 def foreseen(
-    store: Store, keys: Iterable[str], before: Mapping[str, FeatureViewSpec], current: Publication | None
+    store: Store, keys: Iterable[str], before: Mapping[str, FeatureViewSpec], published: Mapping[str, str]
 ) -> tuple[PlannedMaterialization, ...]:
     """The materialization of some definition versions, by what that of the version in force took."""
-    published = {} if current is None else current.snapshots
     found = []
     for key in keys:
         view, _, version = key.partition("@")

@@ -126,8 +126,7 @@ class ApplyWorkflow:
         return msgspec.json.decode(document, type=ProjectSpec)
 
     def _missing(self, views: tuple[str, ...], within: Connection | None = None) -> list[str]:
-        current = self._store.publications.current(self._store.scope, within=within)
-        published = {} if current is None else current.snapshots
+        published = self._store.publications.snapshots(self._store.scope, within=within)
         return [key for key in views if key not in published]
 
     def _put_in_force(self, run: str, order: ApplyArguments, connection: Connection) -> dict[str, Any]:
@@ -211,8 +210,7 @@ def order(store: Store, project: ProjectSpec, arguments: ApplyArguments, connect
             store.runs.cancel(scope, run.id, within=connection)
     if same is not None:
         return same
-    known = store.publications.current(scope, within=connection)
-    published = {} if known is None else known.snapshots
+    published = store.publications.snapshots(scope, within=connection)
     for view in project.views.values():
         if view.key in arguments.views and view.key not in published:
             store.definitions.put(scope, view, within=connection)

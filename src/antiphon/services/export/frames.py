@@ -68,8 +68,7 @@ class Project:
     @property
     def views(self) -> dict[str, FeatureViewSpec]:
         """The applied views, by name."""
-        applied = self._store.applied.current(self._store.scope)
-        return dict(applied.project.views) if applied is not None else {}
+        return self._store.applied.project(self._store.scope).views
 
     def refresh(self, *views: str, as_of: datetime | None = None, reason: str = "asked for in Python") -> int | None:
         """Compute views anew, all by default, gate and publish them, and wait for it; the publication's number.
@@ -246,10 +245,8 @@ class Project:
     def _select(self, features: Sequence[str], *, vectors: bool = True) -> ResolvedFeatures:
         if isinstance(features, str) or not features:
             raise InvalidInputError("Name features as a list of texts.", where="features")
-        applied = self._store.applied.current(self._store.scope)
-        applications = applied.project.applications.values() if applied is not None else ()
-        on_demand = {spec.name: spec for application in applications for spec in application.on_demand}
-        return select_features(list(map(str, features)), self.views, on_demand, vectors=vectors)
+        applied = self._store.applied.project(self._store.scope)
+        return select_features(list(map(str, features)), applied.views, applied.on_demand, vectors=vectors)
 
     def _allow(
         self, chosen: ResolvedFeatures, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str

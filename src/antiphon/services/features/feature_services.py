@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from antiphon.catalog.publications import Publications
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewHistory
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.publications import ProjectPublications
 from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import ProjectStreams
@@ -29,7 +29,7 @@ class FeatureServices:
         skew: comparisons of batch and online values.
     """
 
-    publications: ProjectPublications
+    publications: Publications
     streams: ProjectStreams
     view_status: Callable[[Scope], Sequence[ViewStatus]]
     freshness: Callable[[Scope], Sequence[ViewStatus]]
@@ -45,7 +45,7 @@ def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) 
     """Builds the services over the stores of this process."""
     statuses = ViewStatuses(store, platform)
     return FeatureServices(
-        publications=ProjectPublications(store, platform),
+        publications=store.publications,
         streams=ProjectStreams(store, platform),
         view_status=statuses,
         freshness=statuses.published,

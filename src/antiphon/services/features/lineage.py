@@ -65,8 +65,8 @@ class FeatureLineage:
             FeatureUnavailableError: the view is not published.
         """
         platform = self._platform
-        applied = None if platform is None or not platform.serves(scope) else self._store.applied.current(scope)
-        selected = select_features([feature], {} if applied is None else applied.project.views, {})
+        serves = platform is not None and platform.serves(scope)
+        selected = select_features([feature], self._store.applied.project(scope).views if serves else {}, {})
         if selected.names != (feature,) or platform is None:
             raise NotFoundError(f"{feature!r} is no feature.", where="feature", next_step="Write VIEW.FEATURE.")
         (spec,) = selected.views.values()

@@ -118,9 +118,8 @@ class Lookups:
             applied = self._current(scope)
             key = ("" if applied is None else applied.content_hash, names, purpose, False)
             known = self._plans.get(key)
-            views = applied.project.views.values() if applied is not None else ()
-            applications = applied.project.applications.values() if applied is not None else ()
-            on_demand = [view for one in applications for view in one.on_demand]
+            views = () if applied is None else applied.project.views.values()
+            on_demand = () if applied is None else applied.project.on_demand.values()
             return known or self._keep(key, lookup_plan(views, on_demand, names, purpose))
         release = self._live.live(scope, application)
         if release is None:

@@ -30,10 +30,10 @@ class ProjectNeighbors:
             InvalidInputError, EmbeddingModelMismatchError, FeatureUnavailableError, SetupError: as
                 :meth:`NeighborLookup.find`.
         """
-        applied = self._store.applied.current(scope) if scope == self._store.scope else None
-        spec = applied.project.views.get(view) if applied is not None else None
+        views = self._store.applied.project(scope).views if scope == self._store.scope else {}
+        spec = views.get(view)
         if spec is None:
-            raise unknown_views([view], applied.project.views if applied is not None else (), "view")
+            raise unknown_views([view], views, "view")
         self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
         return self._lookup.find(spec, question, see_keys=see_keys)
 

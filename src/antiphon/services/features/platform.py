@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 from antiphon.batch.table_files import patterns
 from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.holds import FeatureHolds
-from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -24,19 +22,16 @@ from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
-from antiphon.features.lake.content import Lake
-from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
-from antiphon.features.online.lmdb.store import LmdbStore
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.features.online.redis.store import RedisStore
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.orchestration.refreshing import RefreshSlot
+from antiphon.services.apply.compatibility import pins
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.embedders import LocalEmbedders
@@ -49,53 +44,29 @@ _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000
 
 
-class FeaturePlatform:
+class FeaturePlatform(FeatureStores):
     """Lake, online store and overlay of a project, with what reads and writes them. Close it when done."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._stores = FeatureStores(store)
+        super().__init__(store)
         self._lock = threading.Lock()
         self._readers: dict[Scope, FeastReader] = {}
         self._published: dict[Scope, FeatureReader] = {}
         self._looked = float("-inf")
 
-    @property
-    def lake(self) -> Lake:
-        return self._stores.lake
-
     @cached_property
     def catalog(self) -> FeatureCatalog:
         """Repositories and lake of the project's own scope."""
-        store = self._store
-        return FeatureCatalog(
-            scope=store.scope,
-            clock=store.database.clock,
-            lake=self.lake,
-            definitions=store.definitions,
-            snapshots=store.snapshots,
-            publications=store.publications,
-            verdicts=store.verdicts,
-            staged=store.staged,
-            holds=FeatureHolds(store.database),
-        )
-
-    @property
-    def online(self) -> LmdbStore | RedisStore:
-        return self._stores.online
-
-    @property
-    def limits(self) -> ComputeLimits:
-        return self._stores.limits
+        return FeatureCatalog(self._store.database, self._store.scope, self.lake)
 
     @property
     def far(self) -> bool:
         """True if a lookup waits for another machine, so that it must not run on the event loop."""
-        return self._stores.far or self._store.settings.feast.url is not None
+        return super().far or self._store.settings.feast.url is not None
 
     @cached_property
     def overlay(self) -> StreamedOverlay:
-        return self._stores.overlay(self._store.scope)
+        return self.open_overlay(self._store.scope)
 
     @cached_property
     def consumer(self) -> StreamConsumer:
@@ -123,7 +94,7 @@ class FeaturePlatform:
         return Pruner(
             self.catalog,
             publisher=self.publisher,
-            releases=self._read_by,
+            releases=lambda: {key: [pin.release for pin in found] for key, found in pins(store).items()},
             receipts=lambda since, until: store.receipts.count(scope, since=since, until=until),
             datasets=partial(Datasets(store.database).files, scope),
             kept=parse_duration(section.snapshots_kept) + longest,
@@ -251,31 +222,14 @@ class FeaturePlatform:
         """Tells whether the views, streams and publications of this platform belong to the scope."""
         return scope == self._store.scope
 
-    def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:
-        """Publish the snapshots of publication ``to`` again.
-
-        Raises:
-            NotFoundError: this scope has no such publication here.
-        """
-        if not self.serves(scope):
-            raise NotFoundError(
-                f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features list`."
-            )
-        return self.publisher.rollback(to, reason=reason, principal=principal)
-
     def views(self) -> Mapping[str, FeatureViewSpec]:
         """Views of the applied project, and older definition versions that a release in use still pins, by key.
 
         In use is what is live and what takes part in a rollout.
         """
-        store, scope = self._store, self._store.scope
-        applied = store.applied.current(scope)
-        views = {view.key: view for view in (applied.project.views.values() if applied is not None else ())}
-        for key in self._read_by():
-            if key not in views:
-                name, _, version = key.partition("@")
-                views[key] = store.definitions.get(scope, name, version)
-        return views
+        store = self._store
+        views = {view.key: view for view in store.applied.project(store.scope).views.values()}
+        return views | {key: store.definitions.of(store.scope, key) for key in pins(store) if key not in views}
 
     def scheduled(self) -> Mapping[str, FeatureViewSpec]:
         """Views that are refreshed here; what Feast keeps, Feast refreshes."""
@@ -283,29 +237,14 @@ class FeaturePlatform:
 
     def _coming(self) -> list[FeatureViewSpec]:
         """Definition versions that an apply under way publishes: their events are taken in before they are served."""
-        store = self._store
-        keys = {key for run in open_applies(store) for key in run.arguments["views"]}
-        found = [key.partition("@") for key in sorted(keys)]
-        return [store.definitions.get(store.scope, view, version) for view, _, version in found]
-
-    def _read_by(self) -> dict[str, list[str]]:
-        """Returns the releases in use that read each ``view@definition_version``."""
-        store, scope = self._store, self._store.scope
-        live = [store.releases.live(scope, application) for application in store.releases.applications(scope)]
-        candidates = [store.releases.get(scope, each.candidate) for each in store.rollouts.list_active(scope)]
-        found: dict[str, list[str]] = {}
-        for release in (*live, *candidates):
-            for name, version in (release.bundle.application.features if release is not None else {}).items():
-                assert release is not None
-                found.setdefault(f"{name}@{version}", []).append(release.id)
-        return found
+        keys = {key for run in open_applies(self._store) for key in run.arguments["views"]}
+        return [self._store.definitions.of(self._store.scope, key) for key in sorted(keys)]
 
     def source_files(self) -> Mapping[str, Sequence[str]]:
         """Patterns of files that an applied view or outcome reads, by ``view/NAME`` or ``application/NAME``; a path may
         be a Delta table's folder."""
-        applied = self._store.applied.current(self._store.scope)
         read = [(f"view/{view.name}", view.source) for view in self.views().values()]
-        for application in () if applied is None else applied.project.applications.values():
+        for application in self._store.applied.project(self._store.scope).applications.values():
             if application.outcome is not None and application.outcome.history is not None:
                 read.append((f"application/{application.name}", application.outcome.history))
         found: dict[str, list[str]] = {}
@@ -380,25 +319,18 @@ class FeaturePlatform:
             if found.workflow == WORKFLOW and "as_of" not in found.arguments:
                 views -= set(found.arguments["views"])
             key = f"{slot.key}:{found.id}"
-        made = self._made_since(slot.begins) if views and key != slot.key else set()
-        if section := sorted(views - made):
-            runs.submit(scope, WORKFLOW, {"views": section, "reason": "schedule", "principal": "worker"}, key=key)
-
-    def _made_since(self, moment: datetime) -> set[str]:
-        """Views whose published snapshot is of this moment or a later one."""
-        scope = self._store.scope
-        current = self._store.publications.current(scope)
-        published = {} if current is None else current.snapshots
-        return {key for key, one in published.items() if self._store.snapshots.get(scope, one).as_of >= moment}
+        if views and key != slot.key:
+            published = self._store.publications.snapshots(scope)
+            views -= {
+                key for key, one in published.items() if self._store.snapshots.get(scope, one).as_of >= slot.begins
+            }
+        if views:
+            arguments = {"views": sorted(views), "reason": "schedule", "principal": "worker"}
+            runs.submit(scope, WORKFLOW, arguments, key=key)
 
     def close(self) -> None:
         """Close what was opened."""
-        if self.__dict__.get("feast") is not None:
-            self.__dict__["feast"].close()
-        if "overlay" in self.__dict__:
-            self.overlay.close()
-        if "spaces" in self.__dict__:
-            self.spaces.close()
-        if "embedders" in self.__dict__:
-            self.embedders.close()
-        self._stores.close()
+        for part in ("feast", "overlay", "spaces", "embedders"):
+            if (opened := self.__dict__.get(part)) is not None:
+                opened.close()
+        super().close()

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -36,9 +37,7 @@ def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, 
     Raises:
         InvalidInputError: the run failed or was cancelled; says why.
     """
-    with_worker = _Worker(store, platform, run)
-    with_worker.start()
-    with_worker.join()
+    _begin(store, platform, run, threading.Event()).result()
     ended = store.runs.get(store.scope, run)
     if ended.status != "succeeded":
         raise InvalidInputError(
@@ -64,9 +63,9 @@ def finish_apply(
     Raises:
         InvalidInputError: the run failed or was cancelled; says why. What was in force still is.
     """
-    here: _Worker | None = None
+    here: Future[None] | None = None
     own: FeaturePlatform | None = None
-    pause = threading.Event()
+    stop = threading.Event()
     began = time.monotonic()
     try:
         while True:
@@ -74,20 +73,19 @@ def finish_apply(
             tell(found)
             if found.status in ENDED:
                 break
-            if here is not None and not here.running:
+            if here is not None and here.done():
                 ended, here = here, None
-                ended.join()  # Raises what ended it; one that has only stopped is started again.
+                ended.result()  # Raises what ended it; one that has only stopped is started again.
             queued = found.status == "queued" and time.monotonic() - began > _LEFT_TO_WORKER_SECONDS
             if here is None and (queued or not _worker_runs(store)):
                 if platform is None:
                     platform = own = FeaturePlatform(store)
-                here = _Worker(store, platform, run)
-                here.start()
-            pause.wait(_LOOK_SECONDS)
+                here = _begin(store, platform, run, stop)
+            time.sleep(_LOOK_SECONDS)
     finally:
         if here is not None:
-            here.stop()
-            here.join()
+            stop.set()
+            here.result()
         if own is not None:
             own.close()
     if found.status == "succeeded":
@@ -107,55 +105,27 @@ def _worker_runs(store: Store) -> bool:
     return any(one.name == "worker" and one.alive for one in statuses(store.paths.run))
 
 
-class _Worker:
-    """An executor until a run ends, in a thread of its own because a notebook has an event loop already."""
+def _begin(store: Store, platform: FeaturePlatform, run: str, left: threading.Event) -> Future[None]:
+    """Begin to work in a thread of its own, because a notebook has an event loop already: until the run has ended, or
+    ``left`` is set and what has not ended is given back."""
+    thread = ThreadPoolExecutor(1, "in-process worker")
+    working = thread.submit(lambda: asyncio.run(_work_until_ended(store, platform, run, left)))
+    thread.shutdown(wait=False)
+    return working
 
-    def __init__(self, store: Store, platform: FeaturePlatform, run: str) -> None:
-        self._store = store
-        self._platform = platform
-        self._run = run
-        self._left = threading.Event()
-        self._failed: list[BaseException] = []
-        self._thread = threading.Thread(target=self._work, name="in-process worker")
 
-    def start(self) -> None:
-        """Claim the run, and others that wait."""
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        """Tell whether its thread has not ended."""
-        return self._thread.is_alive()
-
-    def stop(self) -> None:
-        """Give back what has not ended."""
-        self._left.set()
-
-    def join(self) -> None:
-        """Wait for its end; raises what ended it."""
-        self._thread.join()
-        if self._failed:
-            raise self._failed[0]
-
-    def _work(self) -> None:
-        try:
-            asyncio.run(self._until_ended())
-        except BaseException as error:
-            self._failed.append(error)
-
-    async def _until_ended(self) -> None:
-        store, refresher = self._store, self._platform.refresher
-        registry = WorkflowRegistry()
-        registry.add(WORKFLOW, refresher.refresh)
-        registry.add(APPLY, ApplyWorkflow(store, refresher).run)
-        executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}")
-        stop = asyncio.Event()
-        working = asyncio.create_task(executor.run_until(stop))
-        try:
-            while not self._left.is_set() and not working.done():
-                if (await asyncio.to_thread(store.runs.get, store.scope, self._run)).status in ENDED:
-                    break
-                await asyncio.sleep(_LOOK_SECONDS)
-        finally:
-            stop.set()
-            await working
+async def _work_until_ended(store: Store, platform: FeaturePlatform, run: str, left: threading.Event) -> None:
+    registry = WorkflowRegistry()
+    registry.add(WORKFLOW, platform.refresher.refresh)
+    registry.add(APPLY, ApplyWorkflow(store, platform.refresher).run)
+    executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}")
+    stop = asyncio.Event()
+    working = asyncio.create_task(executor.run_until(stop))
+    try:
+        while not left.is_set() and not working.done():
+            if (await asyncio.to_thread(store.runs.get, store.scope, run)).status in ENDED:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+    finally:
+        stop.set()
+        await working

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from antiphon.catalog.holds import FeatureHolds, Hold
+from antiphon.catalog.publications import Publication
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.publication.rollback import SnapshotRollback, ViewRollback
 from antiphon.features.selection import unknown_views
@@ -41,6 +43,21 @@ class FeatureRollback:
             assert isinstance(to, int)
             return rollback.everything(to, reason=reason, principal=principal, hold=hold, dry_run=dry_run)
         return rollback.view(view, to, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
+
+    def publication(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:
+        """Publish the snapshots of publication ``to`` again, with the files and streamed events that they need.
+
+        Raises:
+            NotFoundError: this scope has no such publication here.
+        """
+        if not self._platform.serves(scope):
+            raise NotFoundError(
+                f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features list`."
+            )
+        published = self._platform.publisher.rollback(to, reason=reason, principal=principal)
+        detail = {"to": to, "reason": reason}
+        self._store.audit.append(scope, principal, "publication.rollback", str(published.number), detail)
+        return published
 
     def hold(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
         """Let nothing replace what is published of a view."""

@@ -103,10 +103,12 @@ class ProjectSkew:
             NotFoundError: a view is not applied here. ConflictError: a comparison is under way.
         """
         known = list(self._platform.views().values()) if self._platform.serves(scope) else []
-        on_demand = self._on_demand(scope) if known else set()
-        unknown = sorted(set(views) - {spec.name for spec in known} - on_demand)
+        there = {spec.name for spec in known} | (
+            self._store.applied.project(scope).on_demand.keys() if known else set()
+        )
+        unknown = sorted(set(views) - there)
         if unknown or not known:
-            raise unknown_views(unknown, {spec.name for spec in known} | on_demand, str(scope))
+            raise unknown_views(unknown, there, str(scope))
         report = report or new_id("skew")
         found = self._skew.measure(
             [spec for spec in known if not views or spec.name in views],
@@ -196,12 +198,8 @@ class ProjectSkew:
     def _there(self, scope: Scope) -> set[str]:
         if not self._platform.serves(scope):
             return set()
-        return {spec.name for spec in self._platform.views().values()} | self._on_demand(scope)
-
-    def _on_demand(self, scope: Scope) -> set[str]:
-        applied = self._store.applied.current(scope)
-        applications = applied.project.applications.values() if applied is not None else ()
-        return {view.name for application in applications for view in application.on_demand}
+        on_demand = self._store.applied.project(scope).on_demand
+        return {spec.name for spec in self._platform.views().values()} | on_demand.keys()
 
     def _served(self, scope: Scope, since: datetime | None, sample: int) -> Iterator[PredictionFeatures]:
         receipts = self._store.receipts.list(scope, since=since, limit=sample, roles=SEEN_ROLES) if sample else ()

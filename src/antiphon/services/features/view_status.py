@@ -89,8 +89,7 @@ class ViewStatuses:
         if not self._platform.serves(scope):
             return ()
         now, specs, contracts = store.database.clock.now(), self._platform.views(), self._contracts(scope)
-        publication = store.publications.current(scope)
-        published = {} if publication is None else publication.snapshots
+        published = store.publications.snapshots(scope)
         held, skew = FeatureHolds(store.database).of(scope), store.skew_reports.latest_by_view(scope)
         staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
         positions = self._positions(specs) if streams else {}

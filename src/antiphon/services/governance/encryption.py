@@ -215,7 +215,7 @@ class Encryption:
                 except (AntiphonError, OSError, msgspec.DecodeError) as error:
                     problems.append(UnreadablePayload("online", str(scope), f"{view}/{snapshot}", str(error)))
             if stores.has_overlay(scope):
-                with closing(stores.overlay(scope)) as overlay:
+                with closing(stores.open_overlay(scope)) as overlay:
                     try:
                         events = overlay.check()
                         by_key.update(events.by_key)
@@ -271,7 +271,7 @@ def unprotected(root: Path) -> Store:
 
 
 def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
-    with closing(stores.overlay(scope)) as overlay:
+    with closing(stores.open_overlay(scope)) as overlay:
         return overlay.reseal()
 
 

@@ -84,7 +84,7 @@ class FeatureStores:
         """True if a lookup waits for another machine."""
         return self.redis is not None
 
-    def overlay(self, scope: Scope) -> StreamedOverlay:
+    def open_overlay(self, scope: Scope) -> StreamedOverlay:
         """The overlay of a scope; its owner closes it."""
         # Before anything lies in the online store: a secret that is not there beside it counts as lost.
         self._store.secret("online")
@@ -126,12 +126,9 @@ class FeatureStores:
 
     def close(self) -> None:
         """Close what was opened."""
-        if "lake" in self.__dict__:
-            self.lake.close()
-        if "online" in self.__dict__:
-            self.online.close()
-        if self.__dict__.get("redis") is not None:
-            self.__dict__["redis"].close()
+        for part in ("lake", "online", "redis"):
+            if (opened := self.__dict__.get(part)) is not None:
+                opened.close()
 
 
 def object_store(features: FeaturesSettings) -> ObjectStore:
