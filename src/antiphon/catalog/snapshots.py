@@ -183,6 +183,13 @@ class Snapshots:
         """
         return self._documents.require(scope, snapshot, "snapshot", "See `antiphon features list`.")
 
+    def find(self, scope: Scope, snapshot: str | None) -> SnapshotManifest | None:
+        """The manifest of one snapshot; ``None`` when there is none of this id here, or no id."""
+        if not snapshot:
+            return None
+        with self._database.read() as connection:
+            return self._find(connection, scope, snapshot)
+
     def list(
         self,
         scope: Scope,

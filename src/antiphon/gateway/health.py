@@ -71,9 +71,9 @@ async def metrics(request: Request) -> Response:
         principal = await incoming.principal(request, services)
         await run_in_threadpool(services.access.authorize, principal, "read", "platform/*")
     measurements.watch_gate(services.generation.gate())
-    measurements.watch(await asyncio.to_thread(services.features.streams.watched))
-    measurements.watch_breakers(services.generation.breakers())
     scope = services.settings.scope
+    measurements.watch(await asyncio.to_thread(services.features.streams.status, scope))
+    measurements.watch_breakers(services.generation.breakers())
     with suppress(AntiphonError):  # What was known stays known while the catalog is away.
         found = await asyncio.to_thread(services.features.skew.latest_by_view, scope)
         measurements.watch_skew(found.values())

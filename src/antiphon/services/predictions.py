@@ -196,12 +196,9 @@ class ProjectPredictions:
         }
 
     def _snapshot(self, scope: Scope, feature: FeatureReceipt) -> dict[str, Any] | None:
-        if not feature.snapshot:
-            return None
-        try:
-            manifest = self._store.snapshots.get(scope, feature.snapshot)
-        except NotFoundError:
-            return {"id": feature.snapshot}  # Feast's, or one that is gone
+        manifest = self._store.snapshots.find(scope, feature.snapshot)
+        if manifest is None:  # Feast's, or one that is gone
+            return {"id": feature.snapshot} if feature.snapshot else None
         return {
             "id": manifest.id,
             "as_of": manifest.as_of.isoformat(),

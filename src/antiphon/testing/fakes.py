@@ -452,9 +452,6 @@ class _Streams:
     def status(self, scope: Scope) -> Sequence[StreamStatus]:
         return [StreamStatus(end.stream, end.end, end.end, 0) for end in self._log.streams(scope)]
 
-    def watched(self) -> Sequence[StreamStatus]:
-        return ()
-
 
 def _features(now: Any) -> tuple[FeatureReceipt, ...]:
     return (

@@ -136,7 +136,7 @@ def test_lag_event_time_and_rejected_events_are_told_everywhere(opened: Opened, 
     text = CliRunner().invoke(assemble(), ["features", "streams", "--project", str(root)]).stdout
     assert "event time" in text
     measured = GatewayMetrics()
-    measured.watch(opened.streams.watched())
+    measured.watch(opened.streams.status(opened.store.scope))
     lines = measured.exposition().decode().splitlines()
     assert 'antiphon_stream_lag_events{stream="orders"} 1.0' in lines
     assert 'antiphon_stream_rejected_events{stream="orders",view="summed"} 1.0' in lines
@@ -164,7 +164,7 @@ def test_a_project_moves_its_log_to_a_server_and_goes_on(
         moved = Opened(root, monkeypatch)
         assert moved.send(4, 5) == 6
         moved.platform.consume(100)
-        assert [view.consumed for status in moved.streams.watched() for view in status.views] == [6, 6]
+        assert [view.consumed for status in moved.streams.status(moved.store.scope) for view in status.views] == [6, 6]
         moved.close()
         # What is on the server is never written anew, so the mode stays what it is; nothing was begun.
         settings = root / "antiphon.toml"

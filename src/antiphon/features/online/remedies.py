@@ -38,18 +38,14 @@ class ContractViolation(msgspec.Struct, frozen=True):
     """A view's contract that is not met, in numbers.
 
     Attributes:
-        view: its name; ``definition_version`` that of its definition.
         as_of: the moment (microseconds).
         rule: the contract.
-        publication: the number that was read.
         seconds: how long a recomputation may take.
     """
 
     view: str
-    definition_version: str
     as_of: int
     rule: FreshnessRule
-    publication: int
     seconds: float
 
 
@@ -141,15 +137,14 @@ class Recomputer:
         limits: what one recomputation may use.
     """
 
-    def __init__(self, scope: Scope, log: LogReader, clock: Clock, limits: ComputeLimits | None = None) -> None:
-        self._scope = scope
+    def __init__(self, log: LogReader, clock: Clock, limits: ComputeLimits) -> None:
         self._log = log
         self._clock = clock
-        self._limits = limits or ComputeLimits()
+        self._limits = limits
         self._places = threading.BoundedSemaphore(AT_ONCE)
 
     def recompute(
-        self, spec: FeatureViewSpec, violation: ContractViolation, keys: Sequence[Keys]
+        self, scope: Scope, spec: FeatureViewSpec, violation: ContractViolation, keys: Sequence[Keys]
     ) -> list[dict[str, SubstituteValue]]:
         """Of each entity the features whose new value meets the contract; none when the time is over or the source
         cannot be read."""
@@ -159,7 +154,7 @@ class Recomputer:
             # The present quality of the source is not measured, so a contract that asks for it is not met by it.
             return nothing
         try:
-            found = list(self._computed(spec, violation, keys, deadline))
+            found = list(self._computed(scope, spec, violation, keys, deadline))
             return nothing if deadline.over else found
         except AntiphonError:
             return nothing
@@ -167,7 +162,12 @@ class Recomputer:
             self._places.release()
 
     def _computed(
-        self, spec: FeatureViewSpec, violation: ContractViolation, keys: Sequence[Keys], deadline: Deadline
+        self,
+        scope: Scope,
+        spec: FeatureViewSpec,
+        violation: ContractViolation,
+        keys: Sequence[Keys],
+        deadline: Deadline,
     ) -> Iterator[dict[str, SubstituteValue]]:
         plan = plan_of(spec)
         entities = [tuple(str(each[key]) for key in plan.keys) for each in keys]
@@ -175,7 +175,7 @@ class Recomputer:
             load_rows(
                 connection,
                 plan,
-                scope=self._scope,
+                scope=scope,
                 log=self._log,
                 # An encoding is set against all entities together.
                 entities=None if plan.fitted_windows else list(dict.fromkeys(entities)),

@@ -57,6 +57,15 @@ class StreamPosition(msgspec.Struct, frozen=True):
     lateness: float = 0.0
     waiting_since: datetime | None = None
 
+    @property
+    def lag(self) -> int:
+        """Number of pending events."""
+        return max(0, self.end - self.offset)
+
+    def lag_seconds(self, now: datetime) -> float:
+        """Time that the first pending event has waited."""
+        return 0.0 if self.waiting_since is None else max(0.0, (now - self.waiting_since).total_seconds())
+
 
 class _FollowedView:
     """One view that follows a stream."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.services.project.store import Store
 
@@ -56,11 +55,7 @@ def foreseen(
     found = []
     for key in keys:
         view, _, version = key.partition("@")
-        snapshot = published.get(before[view].key) if view in before else None
-        try:
-            made = None if snapshot is None else store.snapshots.get(store.scope, snapshot)
-        except NotFoundError:
-            made = None
+        made = store.snapshots.find(store.scope, published.get(before[view].key) if view in before else None)
         rows, seconds = (None, None) if made is None else (made.rows_out, made.duration_seconds)
         found.append(PlannedMaterialization(view, version, rows, seconds))
     return tuple(found)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.receipts import FeatureReceipt, Receipt
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.on_demand import InputValue, OnDemandSpec
-from antiphon.features.monitoring.skew.predictions import on_demand_values
+from antiphon.features.monitoring.skew.predictions import PredictionFeatures, on_demand_values
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.lineage import Lineage, judged, trace
 from antiphon.features.selection import select_features
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.skew import inputs_of, on_demand_of
+from antiphon.services.features.skew import on_demand_of, served
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 
@@ -49,10 +47,8 @@ class FeatureLineage:
                 where=prediction,
                 next_step=f"It used {', '.join(one.name for one in receipt.features) or 'none'}.",
             )
-        keys = self._keys(receipt)
-        on_demand = on_demand_of(self._store, receipt)
-        inputs = inputs_of(self._store, receipt, on_demand)
-        return tuple(self._of_receipt(receipt, one, keys, inputs, on_demand, limit) for one in selected)
+        answered = served(self._store, receipt, on_demand_of(self._store, receipt))
+        return tuple(self._of_served(scope, answered, one, limit) for one in selected)
 
     def of_entity(
         self, scope: Scope, feature: str, keys: Mapping[str, str], as_of: datetime | None = None, limit: int = ROWS
@@ -75,58 +71,39 @@ class FeatureLineage:
         value = vector.values.get(feature)
         if value is None:
             raise InvalidInputError(f"{feature} is not read as a feature of a row.", where=feature)
-        served = FeatureReceipt(
+        read = FeatureReceipt(
             feature, value.value, None, value.definition_version, value.snapshot, value.event_time, None, "fresh",
             value.stream_offset,
         )  # fmt: skip
         entity = {key: str(keys[key]) for key in spec.entity.keys}
-        return self._traced(scope, spec, served, entity, moment, None, limit)
+        return self._traced(scope, spec, read, entity, moment, None, limit)
 
-    def _of_receipt(
-        self,
-        receipt: Receipt,
-        feature: FeatureReceipt,
-        keys: dict[str, str] | None,
-        inputs: dict[str, InputValue] | None,
-        on_demand: Sequence[OnDemandSpec],
-        limit: int,
-    ) -> Lineage:
+    def _of_served(self, scope: Scope, answered: PredictionFeatures, feature: FeatureReceipt, limit: int) -> Lineage:
         view, _, name = feature.name.partition(".")
-        made = next((one for one in on_demand if one.name == view and name in one.features), None)
-        if made is not None:
-            return self._of_request(receipt, feature, made, keys, inputs, on_demand, limit)
-        spec = self._store.definitions.get(receipt.scope, view, feature.definition_version)
-        return self._traced(receipt.scope, spec, feature, keys, receipt.as_of, receipt.prediction, limit)
-
-    def _of_request(
-        self,
-        receipt: Receipt,
-        feature: FeatureReceipt,
-        spec: OnDemandSpec,
-        keys: dict[str, str] | None,
-        inputs: dict[str, InputValue] | None,
-        on_demand: Sequence[OnDemandSpec],
-        limit: int,
-    ) -> Lineage:
-        read = [one for one in receipt.features if one.name in spec.reads()]
+        made = next((one for one in answered.on_demand if one.name == view and name in one.features), None)
+        keys, inputs, as_of = answered.keys, answered.inputs, answered.as_of
+        if made is None:
+            spec = self._store.definitions.get(scope, view, feature.definition_version)
+            return self._traced(scope, spec, feature, keys, as_of, answered.prediction, limit)
+        read = [one for one in answered.features if one.name in made.reads()]
         found = Lineage(
             feature.name,
             feature.definition_version,
             keys,
-            receipt.as_of,
+            as_of,
             feature.value,
-            prediction=receipt.prediction,
-            inputs=None if inputs is None else {name: inputs[name] for name in spec.inputs if name in inputs},
-            reads=tuple(self._of_receipt(receipt, one, keys, inputs, on_demand, limit) for one in read),
+            prediction=answered.prediction,
+            inputs=None if inputs is None else {name: inputs[name] for name in made.inputs if name in inputs},
+            reads=tuple(self._of_served(scope, answered, one, limit) for one in read),
         )
         if inputs is None or keys is None:
             return msgspec.structs.replace(found, why="what the request said was erased")
         try:
             values = {one.name: one.value for one in read}
-            computed = on_demand_values(spec, inputs, keys, values, receipt.as_of, ComputeLimits())
+            computed = on_demand_values(made, inputs, keys, values, as_of, ComputeLimits())
         except AntiphonError as error:
             return msgspec.structs.replace(found, why=error.what)
-        return judged(found, feature, computed[feature.name.partition(".")[2]], feature.event_time)
+        return judged(found, feature, computed[name], feature.event_time)
 
     def _traced(
         self,
@@ -151,13 +128,11 @@ class FeatureLineage:
             return msgspec.structs.replace(found, why="it was read from Feast, which keeps no history")
         if keys is None:
             return msgspec.structs.replace(found, why="its entity was erased")
-        manifest: SnapshotManifest | None = None
+        manifest = self._store.snapshots.find(scope, feature.snapshot)
+        if manifest is None and feature.snapshot:
+            return msgspec.structs.replace(found, why="its snapshot is gone")
         known_by, through = None, feature.stream_offset
-        if feature.snapshot:
-            try:
-                manifest = self._store.snapshots.get(scope, feature.snapshot)
-            except NotFoundError:
-                return msgspec.structs.replace(found, why="its snapshot is gone")
+        if manifest is not None:
             # What the read could know: the file as of its snapshot, the log as far as snapshot and value went.
             known_by = manifest.as_of
             if spec.source.kind == "stream":
@@ -173,11 +148,3 @@ class FeatureLineage:
         changed = None if manifest is None else manifest.source_hash != traced.source_hash
         found = msgspec.structs.replace(found, trace=traced, source_changed=changed)
         return judged(found, feature, traced.value, traced.event_time)
-
-    def _keys(self, receipt: Receipt) -> dict[str, str] | None:
-        try:
-            text = self._store.blobs.get(receipt.scope, receipt.entity_blob)
-        except NotFoundError:
-            return None
-        keys: dict[str, str] = msgspec.json.decode(text) if text else {}
-        return keys

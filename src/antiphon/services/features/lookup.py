@@ -22,7 +22,7 @@ from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import deciding
 from antiphon.services.features.lookup_plan import lookup_plan
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.remedies import ProjectRemedies
+from antiphon.services.features.remedies import remedies
 from antiphon.services.project.store import Store
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
@@ -51,7 +51,7 @@ class Lookups:
             deciding(store),
             self._clock,
             reads_entities=self._reads_entities,
-            remedies=ProjectRemedies(store, platform).remedied,
+            remedies=remedies(store, platform),
             far=platform.far,
             vectors=platform.vectors,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -14,19 +13,14 @@ from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.online.remedies import ContractViolation, Recomputer, SubstituteValue, previous
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
+from antiphon.serving.ports import RemedyFinder
 
 
-class ProjectRemedies:
-    """``remedied`` is serving's ``RemedyFinder``."""
-
-    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
-        self._store = store
-        self._platform = platform
-        self._lock = threading.Lock()
-        self._recomputing: dict[Scope, Recomputer] = {}
+def remedies(store: Store, platform: FeaturePlatform) -> RemedyFinder:
+    """Finds what stands in the place of stale values."""
+    recomputer = Recomputer(store.events, store.database.clock, ComputeLimits(threads=1, memory=512))
 
     def remedied(
-        self,
         scope: Scope,
         view: tuple[str, str],
         keys: Sequence[Mapping[str, str]],
@@ -34,26 +28,10 @@ class ProjectRemedies:
         contract: Freshness,
         publication: int,
     ) -> list[dict[str, SubstituteValue]]:
-        """Of each entity what stands in the place of stale values of a view (name, definition version)."""
-        violation = ContractViolation(
-            view=view[0],
-            definition_version=view[1],
-            as_of=microseconds(as_of),
-            rule=rule_of(contract),
-            publication=publication,
-            seconds=parse_duration(contract.within).total_seconds(),
-        )
+        seconds = parse_duration(contract.within).total_seconds()
+        violation = ContractViolation(view[0], microseconds(as_of), rule_of(contract), seconds)
         if contract.when_stale == "previous":
-            return previous(self._platform.published(scope).earlier(*view, publication), violation, keys)
-        spec = self._store.definitions.get(scope, *view)
-        return self._of(scope).recompute(spec, violation, keys)
+            return previous(platform.published(scope).earlier(*view, publication), violation, keys)
+        return recomputer.recompute(scope, store.definitions.get(scope, *view), violation, keys)
 
-    def _of(self, scope: Scope) -> Recomputer:
-        with self._lock:
-            found = self._recomputing.get(scope)
-            if found is None:
-                store = self._store
-                found = self._recomputing[scope] = Recomputer(
-                    scope, store.events, store.database.clock, ComputeLimits(threads=1, memory=512)
-                )
-            return found
+    return remedied

@@ -18,7 +18,7 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.features.streaming.consumer import StreamConsumer, StreamPosition
+from antiphon.features.streaming.consumer import StreamPosition
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.operations.processes import is_running, read_records
 from antiphon.services.features.platform import FeaturePlatform
@@ -157,17 +157,13 @@ class ProjectStreams:
         consumer = self._platform.consumer
         consumer.follow(self._platform.views().values())
         now = self._store.database.clock.now()
-        return [self._status(consumer, name, now) for name in self._declared(scope)]
-
-    def _status(self, consumer: StreamConsumer, stream: str, now: datetime) -> StreamStatus:
-        try:
-            return _status(stream, consumer.status((stream,)), now)
-        except AntiphonError as error:
-            return StreamStatus(stream, 0, 0, 0, problem=str(error))
-
-    def watched(self) -> Sequence[StreamStatus]:
-        """:meth:`status` of the project's own scope, for the metrics."""
-        return self.status(self._store.scope)
+        found: list[StreamStatus] = []
+        for stream in self._declared(scope):
+            try:
+                found.append(_status(stream, consumer.status((stream,)), now))
+            except AntiphonError as error:
+                found.append(StreamStatus(stream, 0, 0, 0, problem=str(error)))
+        return found
 
 
 def _status(stream: str, views: Sequence[StreamPosition], now: datetime) -> StreamStatus:
@@ -178,8 +174,8 @@ def _status(stream: str, views: Sequence[StreamPosition], now: datetime) -> Stre
             view=view.view,
             definition_version=view.definition_version,
             consumed=view.offset,
-            lag=max(0, end - view.offset),
-            lag_seconds=0.0 if view.waiting_since is None else max(0.0, (now - view.waiting_since).total_seconds()),
+            lag=view.lag,
+            lag_seconds=view.lag_seconds(now),
             watermark=view.watermark,
             late=view.late,
             lateness_seconds=view.lateness,

@@ -10,9 +10,8 @@ import msgspec
 
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.skew_reports import ViewSkew
-from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import from_microseconds, microseconds, parse_duration
-from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.streaming.consumer import StreamPosition
@@ -96,13 +95,13 @@ class ViewStatuses:
         found: list[ViewStatus] = []
         for key, spec in sorted(specs.items()):
             snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
-            manifest = None if snapshot is None else self._manifest(scope, snapshot)
+            manifest = store.snapshots.find(scope, snapshot)
             verdict = store.verdicts.latest(scope, spec.name, spec.definition_version)
             blocking = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
             blocking = tuple(finding for finding in blocking if finding.action == "block")
             age = None if manifest is None else (now - manifest.created_at).total_seconds()
             position, allowed = positions.get(key), contracts.get(spec.name, {})
-            lag_seconds = None if position is None else _waiting_seconds(position, now)
+            lag_seconds = None if position is None else position.lag_seconds(now)
             judged_age = lag_seconds if spec.source.kind == "stream" else age
             stale = tuple(
                 name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most
@@ -137,17 +136,12 @@ class ViewStatuses:
                     quarantined=manifest.quarantined.rows if manifest is not None and manifest.quarantined else 0,
                     staged_until=publish_at,
                     held=None if hold is None else hold.reason,
-                    lag=None if position is None else max(0, position.end - position.offset),
+                    lag=None if position is None else position.lag,
                     lag_seconds=lag_seconds,
                     skew=compared,
                 )
             )  # fmt: skip
         return found
-
-    def _manifest(self, scope: Scope, snapshot: str) -> SnapshotManifest | None:
-        with suppress(NotFoundError):
-            return self._store.snapshots.get(scope, snapshot)
-        return None
 
     def _contracts(self, scope: Scope) -> dict[str, dict[str, float]]:
         """Seconds that the live release of each application allows a view to be old, by view and application."""
@@ -167,11 +161,6 @@ class ViewStatuses:
             with suppress(AntiphonError):
                 found |= {f"{one.view}@{one.definition_version}": one for one in consumer.status((stream,))}
         return found
-
-
-def _waiting_seconds(position: StreamPosition, now: datetime) -> float:
-    since = position.waiting_since
-    return 0.0 if since is None else max(0.0, (now - since).total_seconds())
 
 
 def _next_refresh(spec: FeatureViewSpec, now: datetime) -> datetime | None:
