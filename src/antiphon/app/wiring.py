@@ -62,7 +62,7 @@ class ProcessServices:
         self.features = FeaturePlatform(store)
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)
-        self.health = snapshot_health(store, self.features)
+        self.health = snapshot_health(self.features)
         self._missing_models: Mapping[str, str] = {}
         self.lookups = Lookups(store, self.features, self.live)
         self.gated = gated(store, self.engine)

@@ -103,6 +103,16 @@ class ViewPlan(msgspec.Struct, frozen=True):
         """The entity's key columns."""
         return self.spec.entity.keys
 
+    @property
+    def key_columns(self) -> list[str]:
+        """Columns of the keys in measured rows: k0, k1 …"""
+        return [f"k{index}" for index in range(len(self.keys))]
+
+    @property
+    def measure_columns(self) -> list[str]:
+        """Columns of the measures in measured rows: m0, m1 …"""
+        return [f"m{index}" for index in range(len(self.measures))]
+
     def retained_from(self, as_of: int) -> int:
         """First instant (of the tile grid) whose raw events a snapshot as of ``as_of`` keeps.
 

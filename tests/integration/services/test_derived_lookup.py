@@ -144,20 +144,22 @@ async def test_an_application_brings_its_on_demand_features_and_its_contracts(pr
         entity, inputs = {"shop": "tea", "order": "o1"}, {"minutes": 2, "note": "now", "rush": True}
         at = datetime.now(UTC)
         scope = project.store.scope
-        found = wired.lookups.get(scope, who, (), [entity], application="careful", as_of=at, inputs=inputs)
+        plan = wired.lookups.plan(scope, (), "careful", computed=True)
+        found = await wired.lookups.look_up(LookupRequest(scope, who, plan, [entity], at, inputs=inputs))
         line = dict(zip(found.features, found.entities[0].values, strict=True))
         assert line["patience.ratio"] == 1.0
         assert (line["patience.shout"], line["patience.rushed"]) == ("now", 1.0)
         assert line["patience.spent"] == line["today.takings"] * 2  # type: ignore[operator]
-        without = wired.lookups.get(scope, who, (), [entity], application="careful", as_of=at)
+        plan = wired.lookups.plan(scope, (), "careful")
+        without = await wired.lookups.look_up(LookupRequest(scope, who, plan, [entity], at))
         assert not [name for name in without.features if name.startswith("patience")], "nothing was said"
         # Under the contract the words are stale at last, and so is what is made of them.
         names = ["said.review", "patience.ratio", "patience.shout"]
         late = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(days=10_000)
-        asked = wired.lookups.get(scope, who, names, [entity], application="careful", as_of=late, inputs=inputs)
+        plan = wired.lookups.plan(scope, names, "careful", computed=True)
+        asked = await wired.lookups.look_up(LookupRequest(scope, who, plan, [entity], late, inputs=inputs))
         assert asked.entities[0].values == (None, None, "now")
         assert asked.entities[0].contracts == ("defaulted", "absent", "fresh")
-        plan = wired.lookups.plan(scope, names, "careful", computed=True)
         with pytest.raises(InvalidInputError, match="'note' is missing"):
             await wired.lookups.look_up(LookupRequest(scope, who, plan, [entity], late, inputs={"minutes": 1}))
     finally:

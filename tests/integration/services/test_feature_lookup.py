@@ -125,20 +125,20 @@ async def test_an_application_brings_its_contracts_and_its_rules(shop: Shop) -> 
         )
         assert line["today.orders"] == (None, "rejected")
         assert line["till.secret"] == (39.5, "flagged")
-        # The same core without an event loop, and within the contract.
-        fresh = wired.lookups.get(
-            shop.store.scope, who, ["today.orders"], [TEA, CAKE], application="till-desk",
-            as_of=datetime.fromisoformat(AT),
-        )  # fmt: skip
+        # And within the contract.
+        plan = wired.lookups.plan(shop.store.scope, ["today.orders"], "till-desk")
+        request = LookupRequest(shop.store.scope, who, plan, [TEA, CAKE], datetime.fromisoformat(AT))
+        fresh = await wired.lookups.look_up(request)
         assert [(one.values, one.contracts) for one in fresh.entities] == [((20,), ("fresh",))] * 2
+        low = Principal(id="low", tenant="default", role="service")
+        plan = wired.lookups.plan(shop.store.scope, ["till.secret"])
         with pytest.raises(ForbiddenError, match="clearance"):
-            wired.lookups.get(
-                shop.store.scope, Principal(id="low", tenant="default", role="service"), ["till.secret"], [TEA]
-            )
+            await wired.lookups.look_up(LookupRequest(shop.store.scope, low, plan, [TEA]))
         with pytest.raises(NotFoundError, match="nope"):
             wired.lookups.plan(shop.store.scope, application="nope")
+        plan = wired.lookups.plan(shop.store.scope, ["today"])
         with pytest.raises(TooLargeError):
-            wired.lookups.get(shop.store.scope, who, ["today"], [TEA] * (MOST_ENTITIES + 1))
+            await wired.lookups.look_up(LookupRequest(shop.store.scope, who, plan, [TEA] * (MOST_ENTITIES + 1)))
     finally:
         await wired.close()
 

@@ -52,12 +52,9 @@ def rows_sql(
 
     compiler = ExpressionSql(types, where)
     picked = [f"CAST({require(key)} AS VARCHAR) AS k{index}" for index, key in enumerate(plan.keys)]
-    event_time = _instant(require(source.event_time), types[source.event_time])
-    picked.append(f"{event_time} AS event_time")
-    if source.available_at is None:
-        picked.append(f"{event_time} AS available_at")
-    else:
-        picked.append(f"{_instant(require(source.available_at), types[source.available_at])} AS available_at")
+    picked.append(f"{_instant(require(source.event_time), types[source.event_time])} AS event_time")
+    available = source.available_at or source.event_time
+    picked.append(f"{_instant(require(available), types[available])} AS available_at")
     identity = (
         f"CAST({require(source.event_id)} AS VARCHAR)" if source.event_id is not None else "CAST(this_row AS VARCHAR)"
     )
@@ -70,8 +67,7 @@ def rows_sql(
         kinds.append("number" if measure.mode in ("fixed", "hashed") else found)
         outer.append(f"{_finished(measure, f'r{index}', found)} AS m{index}")
     filtered = f" WHERE {compiler.condition(source.where)}" if source.where is not None else ""
-    keys = [f"k{index}" for index in range(len(plan.keys))]
-    columns = ", ".join([*keys, "event_time", "available_at", "seq", *outer])
+    columns = ", ".join([*plan.key_columns, "event_time", "available_at", "seq", *outer])
     return f"SELECT {columns} FROM (SELECT {', '.join(picked)} FROM {relation} AS this_row{filtered})", tuple(kinds)
 
 

@@ -15,28 +15,9 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from antiphon.definitions.nodes import (
-    ArithmeticNode,
-    BooleanNode,
-    CalendarNode,
-    CallNode,
-    CaseNode,
-    CoalesceNode,
-    ColumnNode,
-    ComparisonNode,
-    Expression,
-    FeatureValueNode,
-    HashBucketNode,
-    IsNullNode,
-    LiteralNode,
-    MembershipNode,
-    NotNode,
-    NowNode,
-    RequestInputNode,
-    RoundNode,
-    Value,
-)
-from antiphon.features.expressions.numerics import HOUR, WHOLE, calendar_day, log1p, offsets_of
+from antiphon.definitions import nodes
+from antiphon.definitions.nodes import Expression, Value
+from antiphon.features.expressions.numerics import DAY, HOUR, WHOLE, log1p, offsets_of
 from antiphon.features.tiles.sketches import hashed
 
 Payload = Mapping[str, Any]
@@ -70,17 +51,17 @@ _COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
 def compile_expression(node: Expression) -> Evaluate:
     """A closure that evaluates the expression on one payload."""
     match node:
-        case ColumnNode(name=name):
+        case nodes.ColumnNode(name=name):
             return lambda payload: normalize(payload.get(name))
-        case LiteralNode(value=value):
+        case nodes.LiteralNode(value=value):
             return lambda _payload: value
-        case ArithmeticNode(operator=symbol, left=left, right=right):
+        case nodes.ArithmeticNode(operator=symbol, left=left, right=right):
             return _arithmetic(symbol, compile_expression(left), compile_expression(right))
-        case ComparisonNode(operator=symbol, left=left, right=right):
+        case nodes.ComparisonNode(operator=symbol, left=left, right=right):
             return _comparison(symbol, _finite(left), _finite(right))
-        case BooleanNode(operator=symbol, left=left, right=right):
+        case nodes.BooleanNode(operator=symbol, left=left, right=right):
             return _boolean(symbol, compile_expression(left), compile_expression(right))
-        case NotNode(operand=operand):
+        case nodes.NotNode(operand=operand):
             inner = compile_expression(operand)
 
             def negated(payload: Payload) -> Value:
@@ -88,30 +69,30 @@ def compile_expression(node: Expression) -> Evaluate:
                 return not value if isinstance(value, bool) else None
 
             return negated
-        case IsNullNode(operand=operand):
+        case nodes.IsNullNode(operand=operand):
             inner = _finite(operand)
             return lambda payload: inner(payload) is None
-        case CoalesceNode(operands=operands):
+        case nodes.CoalesceNode(operands=operands):
             return _coalesce(tuple(_finite(operand) for operand in operands))
-        case RequestInputNode(name=name):
+        case nodes.RequestInputNode(name=name):
             place = request_place(name)
             return lambda payload: normalize(payload.get(place))
-        case FeatureValueNode(name=name):
+        case nodes.FeatureValueNode(name=name):
             return lambda payload: normalize(payload.get(name))
-        case NowNode():
+        case nodes.NowNode():
             return lambda payload: normalize(payload.get(NOW))
-        case CallNode(function=function, operands=operands):
+        case nodes.CallNode(function=function, operands=operands):
             return _call(function, tuple(_finite(operand) for operand in operands))
-        case RoundNode(operand=operand, step=step):
+        case nodes.RoundNode(operand=operand, step=step):
             return _rounded(_finite(operand), Fraction(step))
-        case CaseNode(branches=branches, otherwise=otherwise):
+        case nodes.CaseNode(branches=branches, otherwise=otherwise):
             chosen = [(compile_expression(condition), _finite(value)) for condition, value in branches]
             return _case(chosen, _finite(otherwise))
-        case MembershipNode(operand=operand, values=values):
+        case nodes.MembershipNode(operand=operand, values=values):
             return _member(_finite(operand), values)
-        case CalendarNode(part=part, operand=operand, zone=zone):
+        case nodes.CalendarNode(part=part, operand=operand, zone=zone):
             return _calendar(part, compile_expression(operand), zone)
-        case HashBucketNode(operand=operand, buckets=buckets):
+        case nodes.HashBucketNode(operand=operand, buckets=buckets):
             return _bucket(_finite(operand), buckets)
 
 
@@ -160,7 +141,7 @@ def _microseconds(moment: datetime) -> float:
 
 def _finite(node: Expression) -> Evaluate:
     inner = compile_expression(node)
-    if not isinstance(node, ArithmeticNode):
+    if not isinstance(node, nodes.ArithmeticNode):
         return inner
 
     def finite(payload: Payload) -> Value:
@@ -305,7 +286,7 @@ def _calendar(part: str, operand: Evaluate, zone: str) -> Evaluate:
         local = instant + offsets[bisect_right(transitions, instant)]
         if part == "hour":
             return float(int(local // HOUR) % 24)
-        return float((calendar_day(local) + 3) % 7 + 1)
+        return float((int(local // DAY) + 3) % 7 + 1)
 
     return read
 

@@ -10,28 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.nodes import (
-    ArithmeticNode,
-    BooleanNode,
-    CalendarNode,
-    CallNode,
-    CaseNode,
-    CoalesceNode,
-    ColumnNode,
-    ComparisonNode,
-    Expression,
-    FeatureValueNode,
-    HashBucketNode,
-    IsNullNode,
-    Kind,
-    LiteralNode,
-    MembershipNode,
-    NotNode,
-    NowNode,
-    RequestInputNode,
-    RoundNode,
-    kind_of_value,
-)
+from antiphon.definitions import nodes
+from antiphon.definitions.nodes import Expression, Kind, kind_of_value
 from antiphon.features.expressions.expression_python import INSTANT, NOW, request_place
 from antiphon.features.expressions.numerics import DAY, HOUR, LN2, NEAR, SERIES, WHOLE, offsets_of
 from antiphon.features.tiles.sketches import hashed_sql
@@ -103,56 +83,56 @@ class ExpressionSql:
             InvalidInputError: a column is missing, or something is of a kind it cannot be of.
         """
         match node:
-            case ColumnNode(name=name):
+            case nodes.ColumnNode(name=name):
                 return self._column(name)
-            case LiteralNode(value=value):
+            case nodes.LiteralNode(value=value):
                 return _literal(value), kind_of_value(value)
-            case ArithmeticNode(operator=symbol, left=left, right=right):
+            case nodes.ArithmeticNode(operator=symbol, left=left, right=right):
                 a, b = self._of_kind(left, "number", symbol), self._of_kind(right, "number", symbol)
                 if symbol == "/":
                     return f"({a} / nullif({b}, 0.0::DOUBLE))", "number"
                 return f"({a} {symbol} {b})", "number"
-            case ComparisonNode(operator=symbol, left=left, right=right):
+            case nodes.ComparisonNode(operator=symbol, left=left, right=right):
                 (a, a_kind), (b, b_kind) = self._finite(left), self._finite(right)
                 if "instant" in (a_kind, b_kind):
                     raise self._wrong(f"{symbol!r} compares instants; compare their seconds_since instead.")
                 if a_kind != b_kind and "null" not in (a_kind, b_kind):
                     raise self._wrong(f"{symbol!r} compares a {a_kind} with a {b_kind}.")
                 return f"({a} {symbol} {b})", "boolean"
-            case BooleanNode(operator=symbol, left=left, right=right):
+            case nodes.BooleanNode(operator=symbol, left=left, right=right):
                 a, b = self._of_kind(left, "boolean", symbol), self._of_kind(right, "boolean", symbol)
                 return f"({a} {symbol} {b})", "boolean"
-            case NotNode(operand=operand):
+            case nodes.NotNode(operand=operand):
                 return f"(NOT {self._of_kind(operand, 'boolean', 'not')})", "boolean"
-            case IsNullNode(operand=operand):
+            case nodes.IsNullNode(operand=operand):
                 return f"({self._finite(operand)[0]} IS NULL)", "boolean"
-            case CoalesceNode(operands=operands):
+            case nodes.CoalesceNode(operands=operands):
                 compiled, found = self._alike("coalesce", operands)
                 return f"coalesce({', '.join(compiled)})", found
-            case RequestInputNode(name=name):
+            case nodes.RequestInputNode(name=name):
                 return self._column(request_place(name))
-            case FeatureValueNode(name=name):
+            case nodes.FeatureValueNode(name=name):
                 return self._column(name)
-            case NowNode():
+            case nodes.NowNode():
                 return self._column(NOW)
-            case CallNode(function=function, operands=operands):
+            case nodes.CallNode(function=function, operands=operands):
                 return self._call(function, operands)
-            case RoundNode(operand=operand, step=step):
+            case nodes.RoundNode(operand=operand, step=step):
                 return self._rounded(operand, Fraction(step)), "number"
-            case CaseNode(branches=branches, otherwise=otherwise):
+            case nodes.CaseNode(branches=branches, otherwise=otherwise):
                 conditions = [self.condition(condition) for condition, _value in branches]
                 values, found = self._alike("when", (*(value for _condition, value in branches), otherwise))
                 chosen = " ".join(f"WHEN {c} THEN {v}" for c, v in zip(conditions, values[:-1], strict=True))
                 return f"(CASE {chosen} ELSE {values[-1]} END)", found
-            case MembershipNode(operand=operand, values=constants):
+            case nodes.MembershipNode(operand=operand, values=constants):
                 sql, found = self._finite(operand)
                 kinds = {found, *map(kind_of_value, constants)} - {"null"}
                 if len(kinds) > 1:
                     raise self._wrong(f"is_in mixes {' and '.join(sorted(kinds))}.")
                 return f"({sql} IN ({', '.join(map(_literal, constants))}))", "boolean"
-            case CalendarNode(part=part, operand=operand, zone=zone):
+            case nodes.CalendarNode(part=part, operand=operand, zone=zone):
                 return self._calendar(part, operand, zone), "number"
-            case HashBucketNode(operand=operand, buckets=buckets):
+            case nodes.HashBucketNode(operand=operand, buckets=buckets):
                 sql, found = self._finite(operand)
                 if found == "instant":
                     raise self._wrong("hash_bucket needs a text, a number or a boolean, not an instant.")
@@ -186,7 +166,7 @@ class ExpressionSql:
 
     def _finite(self, node: Expression) -> tuple[str, Kind]:
         sql, kind = self.expression(node)
-        return (f"CASE WHEN isfinite({sql}) THEN {sql} END" if isinstance(node, ArithmeticNode) else sql), kind
+        return (f"CASE WHEN isfinite({sql}) THEN {sql} END" if isinstance(node, nodes.ArithmeticNode) else sql), kind
 
     def _alike(self, label: str, operands: Sequence[Expression]) -> tuple[list[str], Kind]:
         compiled = [self._finite(operand) for operand in operands]

@@ -51,11 +51,6 @@ def _atanh(s: float) -> float:
     return total * square * s + s
 
 
-def calendar_day(local: float) -> int:
-    """Days since 1970 of local microseconds."""
-    return int(local // DAY)
-
-
 @lru_cache(maxsize=64)
 def offsets_of(zone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Instants between 1970 and 2100 at which a zone's offset changes, and the offsets: the first holds before the

@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, FeatureValueNode, Value, outside
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
 from antiphon.features.expressions.expression_python import NOW, Evaluate, compile_expression, plain, request_place
-from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted, text
+from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, column_kind, quoted, text
 from antiphon.features.offline.compute import ComputeLimits, compute, types_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 _MOST_COMPILED = 1_000
-_SQL_TYPES = {"number": "DOUBLE", "instant": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR"}
 _compiled: dict[tuple[str, str], tuple[tuple[str, tuple[str, ...], Evaluate], ...]] = {}
 
 
@@ -93,9 +92,7 @@ def with_on_demand(
         return table
     import pyarrow
 
-    types: dict[str, InputType] = {}
-    for spec in specs:
-        types.update(spec.inputs)
+    types: dict[str, InputType] = {name: declared for spec in specs for name, declared in spec.inputs.items()}
     names = sorted({name for spec in specs for name in spec.reads()})
     defaults = defaults_of(specs)
     missing = [name for name in (*types, *names) if name not in table.column_names and name not in defaults]
@@ -152,18 +149,18 @@ def _default_sql(name: str, declared: InputType, default: Value) -> str:
     value = checked_input(name, declared, default)
     place = quoted(request_place(name))
     if value is None:
-        return f"CAST(NULL AS {_SQL_TYPES[declared]}) AS {place}"
+        return f"CAST(NULL AS {SQL_TYPES[declared]}) AS {place}"
     if isinstance(value, datetime):
         value = float(microseconds(value))
     literal = text(value) if isinstance(value, str) else repr(value)
-    return f"CAST({literal} AS {_SQL_TYPES[declared]}) AS {place}"
+    return f"CAST({literal} AS {SQL_TYPES[declared]}) AS {place}"
 
 
 def _input_sql(name: str, declared: InputType, given: Mapping[str, str]) -> str:
     column, found = quoted(name), column_kind(given[name])
     place = quoted(request_place(name))
     if found == "null":
-        return f"CAST(NULL AS {_SQL_TYPES[declared]}) AS {place}"
+        return f"CAST(NULL AS {SQL_TYPES[declared]}) AS {place}"
     if found != declared:
         raise InvalidInputError(
             f"The column {name!r} is {given[name]}, but the input is declared a {declared}.",
@@ -176,4 +173,4 @@ def _input_sql(name: str, declared: InputType, given: Mapping[str, str]) -> str:
     if declared == "number":
         number = f"CAST({column} AS DOUBLE)"
         return f"CASE WHEN isfinite({number}) THEN {number} END AS {place}"
-    return f"CAST({column} AS {'BOOLEAN' if declared == 'boolean' else 'VARCHAR'}) AS {place}"
+    return f"CAST({column} AS {SQL_TYPES[declared]}) AS {place}"

@@ -195,7 +195,7 @@ def files_of(path: str) -> list[Path]:
         InvalidInputError, UnavailableError: a Delta table cannot be read.
     """
     if is_delta(Path(path)):
-        return list(delta_files(Path(path)).files)
+        return delta_files(Path(path))[1]
     found = local_paths(path)
     if not found or not all(file.is_file() for file in found):
         # The message is stored with a view's verdicts; only the next step, for the terminal, has the full path.
@@ -244,24 +244,21 @@ def together(digests: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-def digests_of(files: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file's contents.
+def digest_of(file: str) -> str:
+    """SHA-256 of a file's contents.
 
     Raises:
-        UnavailableError: one is gone since it was found, or cannot be read.
+        UnavailableError: it is gone since it was found, or cannot be read.
     """
-    found = []
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                found.append(hashlib.file_digest(stream, "sha256").hexdigest())
-        except OSError as error:
-            raise UnavailableError(
-                f"A file of the source cannot be read: {error.strerror}.",
-                where=str(file),
-                next_step="Nothing was published; put it back, and refresh again.",
-            ) from error
-    return found
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UnavailableError(
+            f"A file of the source cannot be read: {error.strerror}.",
+            where=file,
+            next_step="Nothing was published; put it back, and refresh again.",
+        ) from error
 
 
 def first_line(error: Exception) -> str:

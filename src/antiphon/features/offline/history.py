@@ -5,6 +5,7 @@ All of it is read from the catalog, except quarantined rows, which are in the la
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Literal
 
@@ -124,21 +125,15 @@ class ViewHistory:
         """
         known = self._known(scope, view)
         spec = known[0] if version is None else self._catalog.definitions.get(scope, view, version)
-        publication = self._catalog.publications.current(scope)
-        snapshot = publication.snapshots.get(spec.key) if publication is not None else None
         rules = (spec.quality or QualitySpec()).rules
-        waiting = [
-            one.publish_at
-            for one in self._catalog.staged.list(scope)
-            if (one.view, one.definition_version) == (view, spec.definition_version)
-        ]
-        current = None if snapshot is None else self._catalog.snapshots.get(scope, snapshot)
+        waiting = {(one.view, one.definition_version): one.publish_at for one in self._catalog.staged.list(scope)}
+        current = self._catalog.snapshots.find(scope, self._catalog.publications.snapshots(scope).get(spec.key))
         return ViewDescription(
             definition=spec,
             rules=tuple(RuleLine(rule.name, _kind(rule), rule.action) for rule in rules),
             current=current,
             latest=self._catalog.verdicts.latest(scope, view, spec.definition_version),
-            staged_until=waiting[-1] if waiting else None,
+            staged_until=waiting.get((view, spec.definition_version)),
             versions=tuple(one.definition_version for one in known),
             rows_expired_at=self._rows_expired_at(scope, current),
         )
@@ -150,7 +145,7 @@ class ViewHistory:
             NotFoundError: it was never applied here.
         """
         self._known(scope, view)
-        published = self._published(scope)
+        published = self._catalog.publications.snapshots(scope).values()
         return tuple(_line(verdict, published) for verdict in self._catalog.verdicts.list(scope, view, limit=limit))
 
     def difference(self, scope: Scope, before: str, after: str) -> ViewDifference:
@@ -168,7 +163,7 @@ class ViewHistory:
         one, other = _made(first), _made(second)
         old = self._catalog.definitions.get(scope, first.view, first.definition_version)
         new = self._catalog.definitions.get(scope, second.view, second.definition_version)
-        published = self._published(scope)
+        published = self._catalog.publications.snapshots(scope).values()
         return ViewDifference(
             view=first.view,
             before=_line(first, published),
@@ -186,18 +181,16 @@ class ViewHistory:
         """
         self._known(scope, view)
         if version is not None:
-            verdicts = [self._version(scope, version)]
+            found: Verdict | None = self._version(scope, version)
         else:
-            verdicts = [
-                one for one in self._catalog.verdicts.list(scope, view, limit=1_000) if one.kept_aside is not None
-            ][:1]
-        for one in verdicts:
-            if one.view == view and one.manifest is not None and one.manifest.quarantined is not None:
-                kept = one.manifest.quarantined
-                expired = self._catalog.verdicts.expired_at(scope, one.id)
-                rows = () if expired is not None else tuple(quarantined_rows(one.manifest, self._catalog.lake, limit))
-                return Quarantine(view, one.id, one.created_at, kept.rows, kept.reasons, rows, expired)
-        return None
+            verdicts = self._catalog.verdicts.list(scope, view, limit=1_000)
+            found = next((one for one in verdicts if one.kept_aside is not None), None)
+        if found is None or found.view != view or found.manifest is None or found.manifest.quarantined is None:
+            return None
+        kept = found.manifest.quarantined
+        expired = self._catalog.verdicts.expired_at(scope, found.id)
+        rows = () if expired is not None else tuple(quarantined_rows(found.manifest, self._catalog.lake, limit))
+        return Quarantine(view, found.id, found.created_at, kept.rows, kept.reasons, rows, expired)
 
     def _rows_expired_at(self, scope: Scope, manifest: SnapshotManifest | None) -> datetime | None:
         if manifest is None or manifest.quarantined is None:
@@ -206,10 +199,6 @@ class ViewHistory:
             return self._catalog.verdicts.expired_at(scope, self._version(scope, manifest.id).id)
         except NotFoundError:
             return None
-
-    def _published(self, scope: Scope) -> frozenset[str]:
-        publication = self._catalog.publications.current(scope)
-        return frozenset(publication.snapshots.values()) if publication is not None else frozenset()
 
     def _known(self, scope: Scope, view: str) -> list[FeatureViewSpec]:
         known = self._catalog.definitions.list(scope, view)
@@ -236,7 +225,7 @@ def _made(verdict: Verdict) -> SnapshotManifest:
     return verdict.manifest
 
 
-def _line(verdict: Verdict, published: frozenset[str]) -> ViewVersion:
+def _line(verdict: Verdict, published: Collection[str | None]) -> ViewVersion:
     made = verdict.manifest
     quality = made.source_quality if made is not None else None
     return ViewVersion(
@@ -271,10 +260,8 @@ def _differences(before: dict[str, Statistics], after: dict[str, Statistics]) ->
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)
         gap = distance(name, one, other) if one is not None and other is not None else None
-        if gap is None:
-            found.append(StatisticsDifference(name, one, other))
-        else:
-            found.append(StatisticsDifference(name, one, other, gap.psi, gap.test, gap.effect, gap.p_value))
+        distances = () if gap is None else (gap.psi, gap.test, gap.effect, gap.p_value)
+        found.append(StatisticsDifference(name, one, other, *distances))
     return tuple(sorted(found, key=lambda one: -(one.effect or 0.0)))
 
 

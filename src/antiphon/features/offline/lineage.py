@@ -15,9 +15,10 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
+from antiphon.features.expressions.compile_sql import hashed_seq
 from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.monitoring.skew.report import same
+from antiphon.features.offline.batch_values import window_condition
 from antiphon.features.offline.compute import ComputeLimits, compute, types_of
 from antiphon.features.plan import PlannedFeature, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
@@ -229,10 +230,9 @@ def _contributing(
 ) -> list[_Found]:
     m = f"m{feature.measure}"
     of = "" if entity is None else "".join(f" AND k{index} = {text(key)}" for index, key in enumerate(entity))
-    since = "" if feature.window is None else f" AND event_time > {as_of - feature.window}"
     return connection.execute(
         f"SELECT event_time, available_at, seq, log_offset, {m} FROM {ROWS} WHERE {m} IS NOT NULL "
-        f"AND event_time <= {as_of} AND available_at <= {as_of}{since}{of} ORDER BY event_time, seq"
+        f"AND {window_condition(feature.window, as_of)}{of} ORDER BY event_time, seq"
     ).fetchall()
 
 
@@ -293,7 +293,7 @@ def _file_columns(
     columns = list(types_of(connection, rows.relation))
     whole = "{" + ", ".join(f"{text(name)}: this_row.{quoted(name)}" for name in columns) + "}"
     identified = f"this_row.{quoted(source.event_id)}" if source.event_id is not None else whole
-    seq = f"left(sha256(CAST({identified} AS VARCHAR)), {SEQUENCE_DIGITS})"
+    seq = hashed_seq(f"CAST({identified} AS VARCHAR)")
     named = rows.files and source.sql is None
     relation = rows.named(FILE) if named else rows.relation
     of = " AND ".join(

@@ -33,7 +33,7 @@ from antiphon.features.offline.batch_values import BatchValues, window_condition
 from antiphon.features.offline.compute import ComputeLimits, ParquetFile, compute, one_row
 from antiphon.features.plan import DAY, SLACK, ViewPlan, midnight_before, plan_of
 from antiphon.features.ports import LogReader
-from antiphon.features.sources.opened import OpenedSource, hashed_files, source_errors
+from antiphon.features.sources.opened import hashed_files, source_errors
 from antiphon.features.sources.source_rows import ROWS, load_rows
 from antiphon.features.sources.taking_over import TakenOver, taken_over
 from antiphon.features.tiles.row_batches import row_batches
@@ -63,7 +63,6 @@ class Materialization(msgspec.Struct, frozen=True):
     spec: FeatureViewSpec
     as_of: datetime
     through: int | None = None
-    kind: str = "batch"
     run: str | None = None
     previous: SnapshotManifest | None = None
     principal: str = ""
@@ -106,7 +105,11 @@ def materialize(
     try:
         with source_errors(request.spec.source.name), compute(bounds) as connection:
             rows = hashed_files(connection, request.spec.source)
-            before = _before(connection, request, plan, rows, lake, as_of)
+            before: TakenOver | str = "it was requested"
+            if not request.whole:
+                before = taken_over(
+                    connection, plan, rows, request.previous, lake, as_of=as_of, through=request.through
+                )
             taken = before if isinstance(before, TakenOver) else None
             names = TextNames(request.spec, keyed_hash)
             inspection = Inspection(
@@ -150,7 +153,6 @@ def materialize(
         source=loaded.source,
         source_hash=loaded.source_hash,
         created_at=clock.now(),
-        kind=request.kind,
         statistics=written.statistics,
         online_file=f"{request.scope.tenant}/{request.scope.environment}/{request.spec.name}/{snapshot}.mdb",
         duration_seconds=clock.monotonic() - started,
@@ -180,19 +182,6 @@ def materialize(
             withheld=loaded.withheld,
         ),
     )
-
-
-def _before(
-    connection: duckdb.DuckDBPyConnection,
-    request: Materialization,
-    plan: ViewPlan,
-    rows: OpenedSource | None,
-    lake: Lake,
-    as_of: int,
-) -> TakenOver | str:
-    if request.whole:
-        return "it was requested"
-    return taken_over(connection, plan, rows, request.previous, lake, as_of=as_of, through=request.through)
 
 
 class _SnapshotFiles(msgspec.Struct, frozen=True):
@@ -239,6 +228,12 @@ def _write_files(
         ParquetFile(of_tiles) as tiles,
         ParquetFile(of_values) as finished,
     ):
+
+        def write_values(rows: pyarrow.RecordBatch) -> None:
+            finished.write(rows)
+            with inspection.timed():
+                statistics.add(rows, prefix=f"{plan.spec.name}.")
+
         for batch in batches:
             digest.add(batch.rows)
             retained = batch.rows
@@ -253,16 +248,12 @@ def _write_files(
             found = values.of(batch)
             if request.spec.models:
                 with_texts.append(found)
-                continue
-            finished.write(found)
-            with inspection.timed():
-                statistics.add(found, prefix=f"{plan.spec.name}.")
+            else:
+                write_values(found)
         if with_texts:
             # Each different text is embedded once, so all rows are embedded together.
             for found in vectors.replaced(pyarrow.Table.from_batches(with_texts)).to_batches():
-                finished.write(found)
-                with inspection.timed():
-                    statistics.add(found, prefix=f"{plan.spec.name}.")
+                write_values(found)
         if together.num_rows:
             tiles.write(together)
         events.ensure(_event_schema(plan, types))
@@ -282,8 +273,7 @@ def _write_files(
 def _event_schema(plan: ViewPlan, types: list[pyarrow.DataType]) -> pyarrow.Schema:
     import pyarrow
 
-    names = [f"k{index}" for index in range(len(plan.keys))] + ["event_time", "available_at", "seq"]
-    names += [f"m{index}" for index in range(len(plan.measures))]
+    names = [*plan.key_columns, "event_time", "available_at", "seq", *plan.measure_columns]
     measured = types[len(types) - len(plan.measures) :]
     kinds = [pyarrow.string()] * len(plan.keys) + [pyarrow.int64(), pyarrow.int64(), pyarrow.string(), *measured]
     return pyarrow.schema(list(zip(names, kinds, strict=True)))

@@ -26,7 +26,6 @@ from antiphon.features.embedding.vectors import Embedders
 from antiphon.features.monitoring.quality.custom_rules import Functions
 from antiphon.features.monitoring.quality.gate import EARLIER, Outcome, gate
 from antiphon.features.monitoring.quality.statistics import KeyedHash
-from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.ports import LogReader
 from antiphon.features.publication.publish import Publisher
@@ -53,7 +52,6 @@ class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as_of: datetime | None = None
     reason: str = "refresh"
     principal: str = "worker"
-    kind: str = "batch"
     whole: bool = False
 
 
@@ -86,7 +84,6 @@ class Refresher:
         *,
         publisher: Publisher,
         log: LogReader,
-        limits: ComputeLimits | None = None,
         functions: Functions | None = None,
         embedders: Embedders | None = None,
         keyed_hash: KeyedHash | None = None,
@@ -95,7 +92,6 @@ class Refresher:
         self._scope = catalog.scope
         self._publisher = publisher
         self._log = log
-        self._limits = limits
         self._functions = functions
         self._embedders = embedders
         self._keyed_hash = keyed_hash
@@ -163,7 +159,6 @@ class Refresher:
                     spec=spec,
                     as_of=datetime.fromisoformat(start["as_of"]),
                     through=start["through"].get(spec.source.name),
-                    kind=request.kind,
                     run=run,
                     previous=self._catalog.published(key),
                     whole=request.whole,
@@ -173,7 +168,6 @@ class Refresher:
                 lake=self._catalog.lake,
                 log=self._log,
                 clock=self._catalog.clock,
-                limits=self._limits,
                 functions=self._functions,
                 embedders=self._embedders,
                 keyed_hash=self._keyed_hash,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-
-import msgspec
 
 from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 
@@ -17,20 +15,13 @@ _UNDERSTOOD = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 """Reader features under which the files can be read as they are. Others (deletion vectors, column mapping) are not."""
 
 
-class DeltaFiles(msgspec.Struct, frozen=True):
-    """A version of a table and its files, in order."""
-
-    version: int
-    files: tuple[Path, ...]
-
-
 def is_delta(folder: Path) -> bool:
     """Tell whether a folder holds a Delta table."""
     return (folder / "_delta_log").is_dir()
 
 
-def delta_files(folder: Path) -> DeltaFiles:
-    """The files of the table's latest version.
+def delta_files(folder: Path) -> tuple[int, list[Path]]:
+    """The table's latest version and its files, in order.
 
     Raises:
         SetupError: the library is not installed.
@@ -50,14 +41,14 @@ def delta_files(folder: Path) -> DeltaFiles:
         table = deltalake.DeltaTable(str(folder))
         protocol = table.protocol()
         strange = sorted(set(protocol.reader_features or ()) - _UNDERSTOOD)
-        if strange or (protocol.min_reader_version == 2 and _mapped(table)):
+        mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
+        if strange or (protocol.min_reader_version == 2 and mapped):
             raise InvalidInputError(
                 f"The Delta table uses {', '.join(strange) or 'columnMapping'}, which is not read here.",
                 where=str(folder),
                 next_step="Write it without, or export what is needed as Parquet.",
             )
-        found = sorted(_path(folder, uri) for uri in table.file_uris())
-        return DeltaFiles(table.version(), tuple(found))
+        return table.version(), sorted(_path(folder, uri) for uri in table.file_uris())
     except DeltaError as error:
         raise UnavailableError(
             f"The Delta table cannot be read: {str(error).splitlines()[0][:300]}",
@@ -71,10 +62,6 @@ def delta_rows(folder: Path) -> pyarrow.Table:
     import deltalake
 
     return deltalake.DeltaTable(str(folder)).to_pyarrow_table()
-
-
-def _mapped(table: Any) -> bool:
-    return bool(table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none")
 
 
 def _path(folder: Path, uri: str) -> Path:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
 
 import msgspec
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _FORM = re.compile(r"\.(parquet|pq|csv|tsv|jsonl|ndjson|json)(\.gz|\.zst)?\Z", re.IGNORECASE)
 _NAME = "antiphon_object"
-_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class ObjectSource(msgspec.Struct, frozen=True):
@@ -44,6 +43,7 @@ class ObjectSource(msgspec.Struct, frozen=True):
     source: SourceSpec
     objects: tuple[StoredObject, ...]
     left: tuple[StoredObject, ...]
+    far: ClassVar[bool] = True
 
     @property
     def described(self) -> str:
@@ -54,11 +54,6 @@ class ObjectSource(msgspec.Struct, frozen=True):
     def files(self) -> tuple[str, ...]:
         """Their URLs."""
         return tuple(one.url for one in self.objects)
-
-    @property
-    def far(self) -> bool:
-        """Reading one that is not needed costs fetching it."""
-        return True
 
     @property
     def relation(self) -> str:
@@ -158,7 +153,8 @@ def _in_memory(
     table = f"objects_{content_hash([[one.url, one.version] for one in objects])[:16]}"
     known = f"SELECT 1 FROM duckdb_tables() WHERE table_name = {text(table)}"
     if not connection.execute(known).fetchall():
-        needed, limit = sum(one.size for one in objects), _memory_limit(connection)
+        needed = sum(one.size for one in objects)
+        (limit,) = one_row(connection, "SELECT parse_formatted_bytes(current_setting('memory_limit'))")
         if needed > limit:
             allowed = f"{limit / 2**20:.0f} MiB of memory may be used and nothing may reach a disk"
             raise _no_room(source, needed, allowed, "Raise the memory that computation may use.")
@@ -204,9 +200,3 @@ def _urls(files: Sequence[Path], objects: Sequence[StoredObject]) -> str:
     """A map of the files' names to the objects' URLs, in SQL."""
     pairs = (f"{text(str(file))}: {text(one.url)}" for file, one in zip(files, objects, strict=True))
     return "map {" + ", ".join(pairs) + "}"
-
-
-def _memory_limit(connection: duckdb.DuckDBPyConnection) -> float:
-    (said,) = one_row(connection, "SELECT current_setting('memory_limit')")
-    number, _, unit = str(said).partition(" ")
-    return float(number) * _UNITS[unit]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
@@ -14,7 +14,7 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.expressions.expression_sql import quoted, text
-from antiphon.features.offline.compute import digests_of, files_of, one_row, relation_of, together
+from antiphon.features.offline.compute import digest_of, files_of, one_row, relation_of, together
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta
 from antiphon.features.sources.object_source import ObjectSource, object_source
@@ -36,7 +36,6 @@ class FileSource(msgspec.Struct, frozen=True):
         described: the source in words, with its version if it has one.
         files: the files read, in order: paths, or URLs of objects; for a query those of its tables, for a database
             none.
-        far: True when files are fetched before they are read.
         extracted: SHA-256 of the rows of a database, as they were taken.
         known: SHA-256 of files' contents where they are known, and the versions of objects.
     """
@@ -46,7 +45,8 @@ class FileSource(msgspec.Struct, frozen=True):
     files: tuple[str, ...] = ()
     extracted: str | None = None
     known: dict[str, str] = {}
-    far: bool = False
+    far: ClassVar[bool] = False
+    """Whether reading a file that is not needed costs fetching it."""
 
     def sha256(self) -> str:
         """Hash of the files' contents, or of a database's rows.
@@ -62,7 +62,7 @@ class FileSource(msgspec.Struct, frozen=True):
         Raises:
             UnavailableError: a file is gone since it was found, or cannot be read.
         """
-        return tuple(self.known.get(file) or digests_of([Path(file)])[0] for file in self.files)
+        return tuple(self.known.get(file) or digest_of(file) for file in self.files)
 
     def hashed(self) -> FileSource:
         """A copy that has its files' hashes, so that they are computed once."""
@@ -112,16 +112,15 @@ def opened(
     if source.sql is not None:
         marks = marks_of(source, connection)
         words = f"a query over {len(marks)} file(s) {', '.join(source.paths)}"
-        relation = query_rows(connection, source, known_by)
-        return FileSource(relation, words, tuple(one.name for one in marks), known=_versions(marks))
+        return _marked(marks, query_rows(connection, source, known_by), words)
     if source.path is None:
         return None
     if is_objects(source.path):
         return object_source(connection, source)
     folder = Path(source.path)
     if is_delta(folder):
-        table = delta_files(folder)
-        files, words = list(table.files), f"Delta table {folder} version {table.version}"
+        version, files = delta_files(folder)
+        words = f"Delta table {folder} version {version}"
         if not files:
             name = f"empty_{content_hash(source.path)[:16]}"
             connection.register(name, delta_rows(folder))
@@ -168,8 +167,9 @@ def _mark(file: Path) -> FileMark:
     return FileMark(str(file), stat.st_size, (stat.st_ino, stat.st_mtime_ns))
 
 
-def _versions(marks: Sequence[FileMark]) -> dict[str, str]:
-    return {one.name: one.mark for one in marks if isinstance(one.mark, str)}
+def _marked(marks: Sequence[FileMark], relation: str = "", described: str = "") -> FileSource:
+    versions = {one.name: one.mark for one in marks if isinstance(one.mark, str)}
+    return FileSource(relation, described, tuple(one.name for one in marks), known=versions)
 
 
 def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | None:
@@ -179,8 +179,7 @@ def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | 
         return "database", postgres.snapshot_of(source)
     if not source.paths:
         return None
-    marks = marks_of(source)
-    return "file", FileSource("", "", tuple(one.name for one in marks), known=_versions(marks)).sha256()
+    return "file", _marked(marks_of(source)).sha256()
 
 
 def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:
@@ -189,7 +188,7 @@ def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) ->
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS extracts (name VARCHAR, described VARCHAR, sha256 VARCHAR)")
     known = connection.execute(f"SELECT described, sha256 FROM extracts WHERE name = {text(table)}").fetchall()
     if not known:
-        taken = postgres.extract(connection, source, table)
+        rows, snapshot = postgres.extract(connection, source, table)
         # Rows are hashed one by one, the sorted hashes by leading digits: their order does not matter.
         (sha256,) = one_row(
             connection,
@@ -198,7 +197,7 @@ def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) ->
             f"(SELECT sha256(CAST(r AS VARCHAR)) AS h FROM {relation} AS r) GROUP BY left(h, 2))",
         )
         what = source.table if source.table is not None else "a query"
-        said = f"{what} of {postgres.shown(source)}, {taken.rows} row(s), snapshot {taken.snapshot}"
+        said = f"{what} of {postgres.shown(source)}, {rows} row(s), snapshot {snapshot}"
         connection.execute(f"INSERT INTO extracts VALUES ({text(table)}, {text(said)}, {text(sha256)})")
         known = [(said, sha256)]
     said, sha256 = known[0]

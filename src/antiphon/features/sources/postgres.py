@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import msgspec
-
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.expressions.expression_sql import quoted
@@ -30,15 +28,11 @@ _AS_IT_IS = {
 }  # fmt: skip
 
 
-class Extract(msgspec.Struct, frozen=True):
-    """Number of rows read, and their database snapshot (``xmin:xmax:running``)."""
-
-    rows: int
-    snapshot: str
-
-
-def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: str) -> Extract:
+def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: str) -> tuple[int, str]:
     """Read the source's table or query into a temporary DuckDB table.
+
+    Returns:
+        The number of rows, and their database snapshot (``xmin:xmax:running``).
 
     Raises:
         SetupError: the driver is missing, or the database refuses access.
@@ -48,10 +42,8 @@ def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: st
     with _answering(source), _connected(source) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute("SET LOCAL TIME ZONE 'UTC'")
-        cursor.execute("SELECT pg_current_snapshot()::text")
-        ((snapshot,),) = cursor.fetchall()
-        query = _readable(cursor, _query(source))
-        cursor.execute(query)
+        snapshot = _current_snapshot(cursor)
+        cursor.execute(_readable(cursor, _query(source)))
         reader = cursor.fetch_record_batch()
         connection.register("postgres_batch", reader.schema.empty_table())
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(table)} AS SELECT * FROM postgres_batch")
@@ -61,14 +53,18 @@ def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: st
             connection.execute(f"INSERT INTO {quoted(table)} SELECT * FROM postgres_batch")
             rows += batch.num_rows
         connection.unregister("postgres_batch")
-    return Extract(rows, snapshot)
+    return rows, snapshot
 
 
 def snapshot_of(source: SourceSpec) -> str:
     """The database's present snapshot, and a check that it answers."""
     with _answering(source), _connected(source) as cursor:
-        cursor.execute("SELECT pg_current_snapshot()::text")
-        ((snapshot,),) = cursor.fetchall()
+        return _current_snapshot(cursor)
+
+
+def _current_snapshot(cursor: Any) -> str:
+    cursor.execute("SELECT pg_current_snapshot()::text")
+    ((snapshot,),) = cursor.fetchall()
     return str(snapshot)
 
 
@@ -159,7 +155,9 @@ def _answering(source: SourceSpec) -> Iterator[None]:
 
 def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
     where = f"source {source.name}"
-    state = state if state and not state.startswith("\0") else _state_in(said)
+    if not state or state.startswith("\0"):
+        found = re.search(r"SQLSTATE: ?([0-9A-Z]{5})", said)
+        state = found.group(1) if found else ""
     words = _words(said)
     if state.startswith("28") or state == "42501" or "password" in said:
         variable = source.password_variable or "PGPASSWORD"
@@ -185,11 +183,6 @@ def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
 
 _LOST = re.compile(r"connection|terminat|shut ?down|starting up|recovery|cancel|time ?out|memory|space|disk", re.I)
 """Messages of a server that cannot go on, in errors that come without a code."""
-
-
-def _state_in(said: str) -> str:
-    found = re.search(r"SQLSTATE: ?([0-9A-Z]{5})", said)
-    return found.group(1) if found else ""
 
 
 def _words(said: str) -> str:

@@ -12,7 +12,7 @@ Rules, the same wherever rows are read:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -101,33 +101,25 @@ def load_rows(
             where=source.name,
             next_step="Read in batch from the table behind it: `antiphon features import-feast` translates that.",
         )
-    keys = [f"k{index}" for index in range(len(plan.keys))]
-    measures = [f"m{index}" for index in range(len(plan.measures))]
-    columns = [*keys, "event_time", "available_at", "seq", "log_offset", *measures]
+    keys = plan.key_columns
     kinds: list[Kind] = ["number" if measure.mode != "plain" else "null" for measure in plan.measures]
     described: list[str] = []
     hashed = columns_hash = ""
     rows_in = rejected = withheld = 0
     missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
     late = not identified and sequences_late(plan)
-    in_doubt = ""
     if rows is None and not (before is not None and before.alone):
         rows = opened(connection, source, known_by)
     if rows is not None:
         relation = rows.relation if before is None else rows.without(before.files).relation
-        of_entities = ""
-        if entities is not None:
-            of_entities = f" WHERE {_among(connection, keys, entities)}"
+        among = "true" if entities is None else _among(connection, keys, entities)
         types = types_of(connection, relation)
         columns_hash = content_hash(list(types.items()))
         selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
-        from_source = f"FROM (SELECT *, NULL::BIGINT AS log_offset FROM ({selected})){of_entities}"
-        in_doubt = f"SELECT * {from_source}{' AND' if of_entities else ' WHERE'} NOT ({missing})"
-        if known_by is not None:
-            in_doubt += f" AND available_at <= {known_by}"
-        first = ", ".join("NULL::VARCHAR AS seq" if late and name == "seq" else name for name in columns)
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT {first} {from_source}")
+        from_source = f"FROM (SELECT *, NULL::BIGINT AS log_offset FROM ({selected})) WHERE {among}"
+        columns = ["NULL::VARCHAR AS seq" if late and name == "seq" else name for name in _columns(plan, kinds)]
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT {', '.join(columns)} {from_source}")
         rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
         connection.execute(f"DELETE FROM loaded WHERE {missing}")
         if known_by is not None:
@@ -135,30 +127,31 @@ def load_rows(
         described.append(rows.described)
         rows = rows.hashed()
         hashed = rows.sha256()
-    offset: int | None = None
+    elif before is not None or (source.kind == "stream" and log is not None):
+        kinds = kinds if before is None else list(before.kinds)
+        schema = ", ".join(f"{name} {sql_type}" for name, sql_type in _columns(plan, kinds).items())
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({schema})")
+    else:
+        raise InvalidInputError(
+            f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name
+        )
     if before is not None:
         kinds = list(before.kinds)
-        if rows is None:
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
         connection.execute(
             f"INSERT INTO loaded BY NAME SELECT * REPLACE (nullif(seq, {NO_SEQUENCE!r}) AS seq) FROM {EVENTS}"
         )
         described.append(f"events of {before.snapshot.id}")
     if late and rows is not None:
-        _tell_apart(connection, keys, in_doubt, source.name)
+        known = "" if known_by is None else f" AND available_at <= {known_by}"
+        _tell_apart(connection, keys, f"SELECT * {from_source} AND NOT ({missing}){known}", source.name)
+    offset: int | None = None
     if source.kind == "stream" and log is not None:
-        if rows is None and before is None:
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
         offset = log.end(scope, source.name) if through is None else through
-        for taken in _log_rows(plan, scope, log, 0 if before is None else before.offset, offset, entities):
-            rows_in += taken.read
-            rejected += taken.rejected
-            _insert(connection, plan, columns, kinds, taken.rows)
+        after = 0 if before is None else before.offset
+        for taken, events, unusable in _log_rows(plan, scope, log, after, offset, entities):
+            rows_in, rejected = rows_in + events, rejected + unusable
+            _insert(connection, plan, kinds, taken)
         described.append(f"stream {source.name} through {offset}")
-    elif rows is None and before is None:
-        raise InvalidInputError(
-            f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name
-        )
     if merged and source.event_id is not None:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {one_of_each(plan, 'loaded')}")
         connection.execute("DROP TABLE loaded")
@@ -214,8 +207,7 @@ def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: st
 
 def one_of_each(plan: ViewPlan, rows: str) -> str:
     """A SELECT that leaves one of the rows that repeat an event; ``rows`` is what stands after FROM."""
-    keys = [f"k{index}" for index in range(len(plan.keys))]
-    measures = [f"m{index}" for index in range(len(plan.measures))]
+    keys, measures = plan.key_columns, plan.measure_columns
     picked = f"SELECT {', '.join([*keys, 'event_time', 'available_at', 'seq', 'log_offset', *measures])} FROM {rows}"
     if plan.spec.source.event_id is None:
         return picked
@@ -238,17 +230,10 @@ def _among(connection: duckdb.DuckDBPyConnection, keys: list[str], entities: Col
     return f"EXISTS (SELECT 1 FROM requested_entities WHERE {same})"
 
 
-class _LogBatch(msgspec.Struct):
-    """One batch of the log: measured rows, and how many events were read and rejected."""
-
-    rows: list[tuple[Any, ...]]
-    read: int = 0
-    rejected: int = 0
-
-
 def _log_rows(
     plan: ViewPlan, scope: Scope, log: LogReader, after: int, end: int, entities: Collection[tuple[str, ...]] | None
-) -> Iterator[_LogBatch]:
+) -> Iterator[tuple[list[tuple[Any, ...]], int, int]]:
+    """The measured rows of the log, a batch at a time, with the number of events read and rejected for them."""
     measured = compile_measures(plan)
     requested = None if entities is None else frozenset(entities)
     while after < end:
@@ -256,71 +241,58 @@ def _log_rows(
         if not stored:
             return
         after = stored[-1].offset
-        taken = _LogBatch([], read=len(stored))
+        rows: list[tuple[Any, ...]] = []
+        rejected = 0
         for item in stored:
             event = item.event
             keys = key_texts(plan.keys, event.payload)
             if keys is None:
-                taken.rejected += 1
+                rejected += 1
                 continue
             values = measured(event.payload) if requested is None or keys in requested else None
             if values is None:
                 continue
             times = (microseconds(event.event_time), microseconds(event.available_at))
-            taken.rows.append((*keys, *times, sequence(event.event_id), item.offset, *values))
-        yield taken
+            rows.append((*keys, *times, sequence(event.event_id), item.offset, *values))
+        yield rows, len(stored), rejected
 
 
-def _schema(plan: ViewPlan, columns: list[str], kinds: list[Kind]) -> str:
-    parts = []
-    for name in columns:
-        if name[0] == "m" and name[1:].isdigit():
-            parts.append(f"{name} {_measure_type(plan, kinds, int(name[1:]))}")
-        else:
-            parts.append(f"{name} {'VARCHAR' if name == 'seq' or name[0] == 'k' else 'BIGINT'}")
-    return ", ".join(parts)
-
-
-def _measure_type(plan: ViewPlan, kinds: list[Kind], index: int) -> str:
-    return "BIGINT" if plan.measures[index].mode != "plain" else _SQL_TYPES[kinds[index]]
-
-
-def _learn_kinds(
-    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, kinds: list[Kind], first: int, rows: list[tuple[Any, ...]]
-) -> None:
-    """A plain measure that was null so far gets the kind of its first value; its column holds only nulls."""
-    for index, kind in enumerate(kinds):
-        if kind != "null":
-            continue
-        value = next((row[first + index] for row in rows if row[first + index] is not None), None)
-        if value is not None:
-            kinds[index] = kind_of_value(value)
-            connection.execute(f"ALTER TABLE loaded ALTER m{index} TYPE {_measure_type(plan, kinds, index)} USING NULL")
+def _columns(plan: ViewPlan, kinds: Sequence[Kind]) -> dict[str, str]:
+    """Names and DuckDB types of the columns of measured rows."""
+    instants = {"event_time": "BIGINT", "available_at": "BIGINT", "seq": "VARCHAR", "log_offset": "BIGINT"}
+    measured = zip(plan.measure_columns, plan.measures, kinds, strict=True)
+    return {
+        **dict.fromkeys(plan.key_columns, "VARCHAR"),
+        **instants,
+        **{name: _SQL_TYPES[kind] if measure.mode == "plain" else "BIGINT" for name, measure, kind in measured},
+    }
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection,
-    plan: ViewPlan,
-    columns: list[str],
-    kinds: list[Kind],
-    rows: list[tuple[Any, ...]],
+    connection: duckdb.DuckDBPyConnection, plan: ViewPlan, kinds: list[Kind], rows: list[tuple[Any, ...]]
 ) -> None:
+    """Append rows of the log. A plain measure that was null so far, so that its column holds only nulls, gets the kind
+    of its first value; a value of another kind than the column's is null, here as in the online read."""
     if not rows:
         return
     import pyarrow
 
-    first = len(columns) - len(plan.measures)
-    _learn_kinds(connection, plan, kinds, first, rows)
-    arrow_types = {"BIGINT": pyarrow.int64(), "DOUBLE": pyarrow.float64(), "BOOLEAN": pyarrow.bool_()}
-    declared = dict(part.split(" ") for part in _schema(plan, columns, kinds).split(", "))
-    table: dict[str, Any] = {}
-    for index, name in enumerate(columns):
-        column = [row[index] for row in rows]
-        if index >= first and plan.measures[index - first].mode == "plain":
-            # A value of another kind than the column's is null, here as in the online read.
-            kind = kinds[index - first]
-            column = [value if value is None or kind_of_value(value) == kind else None for value in column]
-        table[name] = pyarrow.array(column, arrow_types.get(declared[name], pyarrow.string()))
+    columns = dict(zip(_columns(plan, kinds), zip(*rows, strict=True), strict=True))
+    for index, name in enumerate(plan.measure_columns):
+        if kinds[index] == "null":
+            kinds[index] = next((kind_of_value(value) for value in columns[name] if value is not None), "null")
+            if kinds[index] != "null":
+                sql_type = _columns(plan, kinds)[name]
+                connection.execute(f"ALTER TABLE loaded ALTER {name} TYPE {sql_type} USING NULL")
+        if plan.measures[index].mode == "plain":
+            columns[name] = tuple(
+                value if value is None or kind_of_value(value) == kinds[index] else None for value in columns[name]
+            )
+    arrow_types = {
+        "VARCHAR": pyarrow.string(), "BIGINT": pyarrow.int64(), "DOUBLE": pyarrow.float64(), "BOOLEAN": pyarrow.bool_()
+    }  # fmt: skip
+    types = _columns(plan, kinds)
+    table = {name: pyarrow.array(column, arrow_types[types[name]]) for name, column in columns.items()}
     connection.register("log_rows", pyarrow.table(table))
     connection.execute("INSERT INTO loaded BY NAME SELECT * FROM log_rows")
     connection.unregister("log_rows")

@@ -152,7 +152,7 @@ def _in_doubt(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, new: Opened
     if plan.spec.source.event_id is not None:
         return False
     selected, _ = rows_sql(plan, new.relation, types_of(connection, new.relation), hashed=False)
-    same = ", ".join([*(f"k{index}" for index in range(len(plan.keys))), "event_time"])
+    same = ", ".join([*plan.key_columns, "event_time"])
     (found,) = one_row(
         connection,
         f"SELECT count(*) FROM ({selected}) AS new SEMI JOIN "

@@ -98,17 +98,13 @@ def translated(error: Exception, name: str, access: Access) -> AntiphonError | N
 
 def acknowledged(answer: Any) -> int:
     """The sequence that a message was given; 0 when its subject has one already."""
-    from nats.js.errors import APIError, NoStreamResponseError
-
-    if not answer.data:
-        raise NoStreamResponseError
-    said = msgspec.json.decode(answer.data)
+    said = _decoded(answer)
     error = said.get("error")
     if error is None:
         return int(said["seq"])
     if _SAME_SUBJECT in error.get("description", ""):
         return 0
-    raise APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
+    raise _refusal(error)
 
 
 def kept(answer: Any, name: str) -> int:
@@ -117,11 +113,7 @@ def kept(answer: Any, name: str) -> int:
     Raises:
         UnavailableError: it is not stored, or not yet.
     """
-    from nats.js.errors import APIError, NoStreamResponseError
-
-    if not answer.data:
-        raise NoStreamResponseError
-    said = msgspec.json.decode(answer.data)
+    said = _decoded(answer)
     error = said.get("error")
     if error is None:
         return int(said["message"]["seq"])
@@ -131,7 +123,21 @@ def kept(answer: Any, name: str) -> int:
             where="event log",
             next_step="Send the same events again: those that are stored by then are not stored twice.",
         )
-    raise APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
+    raise _refusal(error)
+
+
+def _decoded(answer: Any) -> dict[str, Any]:
+    from nats.js.errors import NoStreamResponseError
+
+    if not answer.data:
+        raise NoStreamResponseError
+    return msgspec.json.decode(answer.data, type=dict[str, Any])
+
+
+def _refusal(error: dict[str, Any]) -> Exception:
+    from nats.js.errors import APIError
+
+    return APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -164,25 +170,22 @@ def _client(secure: str | None) -> Any:
 
 
 def _who(key: Key | None, access: Access) -> dict[str, Any]:
-    if key is not None:
-        try:
-            import nkeys
-        except ImportError as error:
-            raise SetupError(
-                "What signs for a NATS user is not installed.",
-                where="event log",
-                next_step="pip install antiphon[nats]",
-            ) from error
-    if key is not None and key.jwt is not None:
-        jwt, seed = key.jwt.encode(), key.seed
-
-        def sign(nonce: str) -> bytes:
-            pair = nkeys.from_seed(bytearray(seed.encode()))
-            return base64.b64encode(pair.sign(nonce.encode()))
-
-        return {"signature_cb": sign, "user_jwt_cb": lambda: jwt}
-    if key is not None:
+    if key is None:
+        if access.user is not None:
+            return {"user": access.user, "password": access.password or ""}
+        return {} if access.password is None else {"token": access.password}
+    try:
+        import nkeys
+    except ImportError as error:
+        raise SetupError(
+            "What signs for a NATS user is not installed.", where="event log", next_step="pip install antiphon[nats]"
+        ) from error
+    if key.jwt is None:
         return {"nkeys_seed_str": key.seed}
-    if access.user is not None:
-        return {"user": access.user, "password": access.password or ""}
-    return {} if access.password is None else {"token": access.password}
+    jwt, seed = key.jwt.encode(), key.seed
+
+    def sign(nonce: str) -> bytes:
+        pair = nkeys.from_seed(bytearray(seed.encode()))
+        return base64.b64encode(pair.sign(nonce.encode()))
+
+    return {"signature_cb": sign, "user_jwt_cb": lambda: jwt}

@@ -96,11 +96,9 @@ class NatsEventLog:
         messages = self._messages(scope, stream, events)
         state = self._state(scope, stream, make=True)
         assert state is not None
-        end = (
-            max(state.end, self._server.publish(_name(scope, stream), list(messages.items())))
-            if messages
-            else state.end
-        )
+        end = state.end
+        if messages:
+            end = max(end, self._server.publish(_name(scope, stream), list(messages.items())))
         self._remember(scope, stream, state, end)
         return end
 
@@ -212,7 +210,13 @@ class NatsEventLog:
                 next_step="Set it back with `nats stream edit`.",
             )
         if state.missing or state.first > 1:
-            raise _gone(stream, state)
+            raise CorruptionError(
+                f"{state.missing + state.first - 1} of the first {state.end} events are gone from the log, the "
+                f"earliest kept is {state.first}.",
+                where=f"stream {stream}",
+                next_step="Restore the stream from its backup; or give the source another name, which begins a new "
+                "one.",
+            )
         if seen > state.end:
             raise set_back(stream, seen, state.end, "Restore the stream from its backup")
         self._known[scope, stream] = log
@@ -251,18 +255,15 @@ class NatsEventLog:
         return pack(self._codec.seal(_encode(logged), PayloadContext(_SCHEMA, scope, f"{stream}:{place}")))
 
     def _check(self, scope: Scope, stream: str, message: StoredMessage) -> SealCheck:
+        key = "plaintext"
         try:
-            key = unpack(message.content).key_id
-        except CorruptionError as error:
-            return SealCheck(message.sequence, "plaintext", error.what)
-        try:
+            key = unpack(message.content).key_id or key
             self._opened(scope, stream, message)
         except AntiphonError as error:
             # The cause names the missing key or the changed bytes.
             cause = error.__cause__
-            what = cause.what if isinstance(cause, AntiphonError) else error.what
-            return SealCheck(message.sequence, key or "plaintext", what)
-        return SealCheck(message.sequence, key or "plaintext", None)
+            return SealCheck(message.sequence, key, cause.what if isinstance(cause, AntiphonError) else error.what)
+        return SealCheck(message.sequence, key, None)
 
     def _opened(self, scope: Scope, stream: str, message: StoredMessage) -> Event:
         place = message.subject.rpartition(".")[2]
@@ -305,15 +306,6 @@ def _require_source(stream: str) -> str:
             next_step="Use letters, digits, underscores and hyphens, at most 100.",
         )
     return stream
-
-
-def _gone(stream: str, state: StreamState) -> CorruptionError:
-    missing = state.missing + state.first - 1
-    return CorruptionError(
-        f"{missing} of the first {state.end} events are gone from the log, the earliest kept is {state.first}.",
-        where=f"stream {stream}",
-        next_step="Restore the stream from its backup; or give the source another name, which begins a new one.",
-    )
 
 
 def _unreadable(where: str) -> CorruptionError:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -166,29 +167,32 @@ class NatsServer:
                     where="event log",
                     next_step="Send less of it, or raise the server's max_payload.",
                 )
-        # The library's own publish_async never hears of a refusal (2.16), so acknowledgements are read here.
-        inbox = client.new_inbox()
+        given = await self._exchange(client, messages, acknowledged)
+        refused = [messages[number][0] for number, sequence in given.items() if sequence == 0]
+        searches = [
+            (f"$JS.API.STREAM.MSG.GET.{stream}", msgspec.json.encode({"last_by_subj": subject})) for subject in refused
+        ]
+        found = await self._exchange(client, searches, partial(kept, name=self.name)) if searches else {}
+        return max([*given.values(), *found.values()], default=0)
+
+    async def _exchange(
+        self, client: Any, requests: Sequence[tuple[str, bytes]], read: Callable[[Any], int]
+    ) -> dict[int, int]:
+        """Send requests, so many at once, and read what is answered to each, by its number.
+
+        The library's own publish_async never hears of a refusal (2.16).
+        """
+        inbox, found = client.new_inbox(), dict[int, int]()
         answers = await client.subscribe(f"{inbox}.*")
         try:
-            last, refused = 0, list[str]()
-            for start in range(0, len(messages), _PART):
-                part = messages[start : start + _PART]
-                for number, (subject, content) in enumerate(part):
+            for start in range(0, len(requests), _PART):
+                part = requests[start : start + _PART]
+                for number, (subject, content) in enumerate(part, start):
                     await client.publish(subject, content, reply=f"{inbox}.{number}")
                 for _ in part:
                     answer = await answers.next_msg(timeout=self._timeout)
-                    given = acknowledged(answer)
-                    last = max(last, given)
-                    if given == 0:
-                        refused.append(part[int(answer.subject.rpartition(".")[2])][0])
-            for start in range(0, len(refused), _PART):
-                part_of = refused[start : start + _PART]
-                for number, subject in enumerate(part_of):
-                    request = msgspec.json.encode({"last_by_subj": subject})
-                    await client.publish(f"$JS.API.STREAM.MSG.GET.{stream}", request, reply=f"{inbox}.{number}")
-                for _ in part_of:
-                    last = max(last, kept(await answers.next_msg(timeout=self._timeout), self.name))
-            return last
+                    found[int(answer.subject.rpartition(".")[2])] = read(answer)
+            return found
         finally:
             await _let_go(answers)
 

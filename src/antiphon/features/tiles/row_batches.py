@@ -130,7 +130,7 @@ def row_batches(
     connection: duckdb.DuckDBPyConnection, plan: ViewPlan, relation: str, batch: int = BATCH
 ) -> Iterator[RowBatch]:
     """Every row of a relation with the columns of measured rows; DuckDB sorts, and spills where it may."""
-    keys = ", ".join(f"k{index}" for index in range(len(plan.keys)))
+    keys = ", ".join(plan.key_columns)
     measures = "".join(f", m{index}" for index in range(len(plan.measures)))
     sql = (
         f"SELECT {keys}, event_time, available_at, coalesce(seq, {NO_SEQUENCE!r}) AS seq{measures} FROM {relation} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,7 @@ def export_view(
         ForbiddenError: policy denies the action ``export`` on ``view/VIEW``, or a feature of it.
         ConflictError: the project is encrypted and ``clear`` was not asked for, or the target holds something else.
     """
-    platform = FeaturePlatform(store)
-    try:
+    with closing(FeaturePlatform(store)) as platform:
         if platform.lake.sealed and not clear:
             raise ConflictError(
                 "The project is encrypted, and what is exported is clear text.",
@@ -61,20 +60,16 @@ def export_view(
                 next_step="Ask for it with --clear; policy decides and the audit log tells.",
             )
         what, rows = published(store, platform, view, principal, snapshot=snapshot, purpose=purpose)
-        properties = {
+        detail = {
             **what.properties,
             "format": format,
             "path": str(target),
             "clear": str(platform.lake.sealed).lower(),
+            "policy": store.decider.digest,
         }
         # Told before the first byte leaves: an export that fails was still allowed.
-        store.audit.append(
-            store.scope, principal.id, "features.export", f"view/{view}", {**properties, "policy": store.decider.digest}
-        )
-        written = (write_delta if format == "delta" else write_parquet)(target, rows, what)
-        return FeatureExport(what, written)
-    finally:
-        platform.close()
+        store.audit.append(store.scope, principal.id, "features.export", f"view/{view}", detail)
+        return FeatureExport(what, (write_delta if format == "delta" else write_parquet)(target, rows, what))
 
 
 def published(
@@ -163,8 +158,7 @@ def _spec(platform: FeaturePlatform, view: str) -> FeatureViewSpec:
 
 def _manifest(store: Store, spec: FeatureViewSpec, snapshot: str | None) -> SnapshotManifest:
     if snapshot is None:
-        publication = store.publications.current(store.scope)
-        snapshot = publication.snapshots.get(spec.key) if publication is not None else None
+        snapshot = store.publications.snapshots(store.scope).get(spec.key)
         if snapshot is None:
             raise NotFoundError(
                 f"Nothing of {spec.name} is published.",

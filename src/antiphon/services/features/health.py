@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from antiphon.core.errors import CorruptionError
@@ -9,12 +10,12 @@ from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publication.healing import Damage, Healer, SnapshotHealth
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.project.store import Store
+from antiphon.services.project.store import Store, open_store
 
 _REPLAYING = "The overlay of streamed events was damaged or lost, and is being read again from the log."
 
 
-def snapshot_health(store: Store, platform: FeaturePlatform) -> SnapshotHealth:
+def snapshot_health(platform: FeaturePlatform) -> SnapshotHealth:
     """Of the project's own scope."""
     return SnapshotHealth(platform.catalog, online=platform.online)
 
@@ -30,7 +31,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
 
     return Healer(
         platform.catalog,
-        snapshot_health(store, platform),
+        snapshot_health(platform),
         online=platform.online,
         lock=store.paths.run / "healing.lock",
         rebuild=rebuild,
@@ -60,15 +61,14 @@ def require_whole(root: Path) -> str:
     Raises:
         CorruptionError: some are gone or damaged.
     """
-    store = Store.open(root)
-    platform = FeaturePlatform(store)
-    try:
+    with open_store(root) as store, closing(FeaturePlatform(store)) as platform:
         current = store.publications.current(store.scope)
         if current is None:
             return "nothing published yet"
-        if damaged := snapshot_health(store, platform).unreadable():
+        if damaged := snapshot_health(platform).unreadable():
+            said = (f"{one.view} ({one.snapshot}, seen {one.since:%Y-%m-%d %H:%M:%SZ})" for one in damaged)
             raise CorruptionError(
-                f"{len(damaged)} online snapshot(s) cannot be read: {_said(damaged)}.",
+                f"{len(damaged)} online snapshot(s) cannot be read: {', '.join(said)}.",
                 where=str(store.paths.online) if not platform.far else store.settings.features.online,
                 next_step="`antiphon up` builds them again from the lake within seconds; while it runs, see its "
                 "worker.log. If the lake is damaged too, it refreshes the view.",
@@ -76,10 +76,3 @@ def require_whole(root: Path) -> str:
         if platform.overlay.read(()).replaying:
             raise CorruptionError(_REPLAYING, where="overlay", next_step="`antiphon up` does it; see its worker.log.")
         return f"{len(current.snapshots)} online snapshots are whole"
-    finally:
-        platform.close()
-        store.close()
-
-
-def _said(damaged: list[Damage]) -> str:
-    return ", ".join(f"{one.view} ({one.snapshot}, seen {one.since:%Y-%m-%d %H:%M:%SZ})" for one in damaged)

@@ -5,9 +5,7 @@ What is looked up is prepared once: by the live release of an application, or by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,7 +14,6 @@ from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import application_resource
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import deciding
@@ -56,39 +53,8 @@ class Lookups:
             vectors=platform.vectors,
         )
 
-    def get(
-        self,
-        scope: Scope,
-        principal: Principal,
-        features: Sequence[str],
-        entities: Sequence[Mapping[str, str]],
-        *,
-        application: str | None = None,
-        as_of: datetime | None = None,
-        minimum_publication: int | None = None,
-        purpose: str = "",
-        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> Lookup:
-        """Look features up and wait for it.
-
-        Args:
-            features: ``view`` or ``view.feature``, of the applied definitions or of the application.
-            application: hold the values against this application's contracts; all its features without a name.
-            purpose: what the values are for, which policies may ask; an application has its own.
-            inputs: what on-demand features are told, of all entities or of each; with an application and no names,
-                its on-demand features are looked up too.
-
-        Raises:
-            NotFoundError: a view, a feature or the application is not there; names all that are not.
-            As ``FeatureLookup.look_up_now``.
-        """
-        plan = self.plan(scope, features, application, purpose, computed=inputs is not None)
-        return self._lookup.look_up_now(
-            LookupRequest(scope, principal, plan, entities, as_of, minimum_publication, inputs=inputs or {})
-        )
-
     async def look_up(self, request: LookupRequest) -> Lookup:
-        """As :meth:`get`, of a plan of :meth:`plan`, for an event loop.
+        """Looks up what a plan of :meth:`plan` names.
 
         Raises:
             As ``FeatureLookup.look_up_now``.
@@ -107,10 +73,13 @@ class Lookups:
         """Plans the lookup of these names.
 
         Args:
+            features: ``view`` or ``view.feature``, of the applied definitions or of the application.
+            application: hold the values against this application's contracts; all its features without a name.
+            purpose: what the values are for, which policies may ask; an application has its own.
             computed: all features of an application are its on-demand ones too.
 
         Raises:
-            NotFoundError: a view, a feature or the application is not there.
+            NotFoundError: a view, a feature or the application is not there; names all that are not.
             InvalidInputError: a view is kept by Feast.
         """
         names = tuple(features)

@@ -23,7 +23,7 @@ from antiphon.definitions.quality import ReferenceRule
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.skew.lake_state import Entity, KeptTiles, kept_events, kept_tiles, with_base
 from antiphon.features.offline.batch_values import BatchValue, values_at
-from antiphon.features.offline.compute import digests_of, files_of, relation_of
+from antiphon.features.offline.compute import digest_of, files_of, relation_of
 from antiphon.features.plan import ViewPlan, midnight_before
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import FileSource, OpenedSource, opened
@@ -84,7 +84,7 @@ class BatchSide:
         words why there is none."""
         import pyarrow
 
-        keys = [f"k{index}" for index in range(len(self._plan.keys))]
+        keys = self._plan.key_columns
         selected = dict.fromkeys(entities)
         self._connection.register(
             "asked_entities",
@@ -186,7 +186,7 @@ def _from_files(
     if is_objects(source.path):
         return _from_objects(connection, query, log)
     for path, sha256 in were:
-        if not Path(path).is_file() or digests_of([Path(path)]) != [sha256]:
+        if not Path(path).is_file() or digest_of(path) != sha256:
             return None
     if _loaded(connection, query, log, FileSource(relation_of(paths), "", tuple(map(str, paths)))).files != were:
         return None

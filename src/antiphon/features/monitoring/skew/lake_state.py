@@ -154,7 +154,7 @@ def with_base(
 def _after(
     connection: duckdb.DuckDBPyConnection, plan: ViewPlan, measures: list[int], moment: int, rows: str
 ) -> dict[Entity, list[Tile]]:
-    keys = [f"k{index}" for index in range(len(plan.keys))]
+    keys = plan.key_columns
     same = " AND ".join(f"asked.{key} = later.{key}" for key in keys)
     condition = window_condition(None, moment)
     columns = [column for index in measures for column in tile_columns(plan, index, f"b{index}", condition)]

@@ -118,7 +118,8 @@ def _directly(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, moments: Mo
     names = _names(plan)
     columns = ["event_time", "available_at", *(["seq"] if identified else []), *names]
     table = connection.sql(
-        f"SELECT entity, {', '.join(columns)} FROM ({selected}) AS measured JOIN entities USING ({_keys(plan)}) "
+        f"SELECT entity, {', '.join(columns)} FROM ({selected}) AS measured "
+        f"JOIN entities USING ({', '.join(plan.key_columns)}) "
         f"WHERE {_reachable(plan, moments)}"
     ).to_arrow_table()
 
@@ -147,7 +148,7 @@ def _from_rows(
     columns = ", ".join(["event_time", "available_at", "seq", *_names(plan)])
     table = connection.sql(
         f"SELECT coalesce(entity, {moments.entities}) AS entity, {columns} FROM {ROWS} "
-        f"LEFT JOIN entities USING ({_keys(plan)})"
+        f"LEFT JOIN entities USING ({', '.join(plan.key_columns)})"
         + ("" if plan.fitted_windows else f" WHERE entity IS NOT NULL AND {_reachable(plan, moments)}")
     ).to_arrow_table()
     seqs = table.column("seq")
@@ -168,10 +169,6 @@ def _timeline(table: pyarrow.Table, moments: Moments, settle: Any) -> Timeline:
 
 def _integers(table: pyarrow.Table, name: str) -> Ints:
     return integers(table.column(name))
-
-
-def _keys(plan: ViewPlan) -> str:
-    return ", ".join(f"k{index}" for index in range(len(plan.keys)))
 
 
 def _names(plan: ViewPlan) -> list[str]:

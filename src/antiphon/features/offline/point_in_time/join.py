@@ -164,7 +164,7 @@ def _points(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str) -
     from antiphon.features.offline.point_in_time.event_columns import Moments
     from antiphon.features.tiles.arrow_arrays import integers
 
-    keys = [f"k{index}" for index in range(len(plan.keys))]
+    keys = plan.key_columns
     casts = ", ".join(f"CAST({quoted(key)} AS VARCHAR) AS {name}" for key, name in zip(plan.keys, keys, strict=True))
     joined = ", ".join(keys)
     connection.execute(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from antiphon.features.offline.point_in_time.event_columns import EventColumns
-from antiphon.features.offline.point_in_time.timeline import Ints, Points, Timeline, earlier, sorted_points
+from antiphon.features.offline.point_in_time.timeline import Flags, Ints, Points, Timeline, earlier, sorted_points
 from antiphon.features.plan import DAY, PlannedFeature, ViewPlan
 from antiphon.features.tiles import finish_columns
 from antiphon.features.tiles.arrow_arrays import array
@@ -105,10 +105,7 @@ class ViewColumns:
     def _count(self, feature: PlannedFeature, whose: str) -> Ints:
         key = (whose, feature.measure, feature.window, "count")
         if key not in self._aggregates:
-            present = self._events.present(feature.measure)
-            if whose == "every" and present is not None:
-                present = present[self._every_order]
-            self._aggregates[key] = self._readings[whose].counts(feature.window, present)
+            self._aggregates[key] = self._readings[whose].counts(feature.window, self._present(feature, whose))
         return self._aggregates[key]
 
     def _total(self, feature: PlannedFeature, whose: str, power: int = 1) -> Integers:
@@ -124,8 +121,9 @@ class ViewColumns:
     def _last(self, feature: PlannedFeature, whose: str) -> Ints:
         key = (whose, feature.measure, feature.window, "last")
         if key not in self._aggregates:
-            present = self._events.present(feature.measure)
-            if whose == "every" and present is not None:
-                present = present[self._every_order]
-            self._aggregates[key] = self._readings[whose].last(feature.window, present)
+            self._aggregates[key] = self._readings[whose].last(feature.window, self._present(feature, whose))
         return self._aggregates[key]
+
+    def _present(self, feature: PlannedFeature, whose: str) -> Flags | None:
+        present = self._events.present(feature.measure)
+        return present[self._every_order] if whose == "every" and present is not None else present

@@ -33,7 +33,7 @@ def tiled_columns(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: i
     features = [feature for feature in plan.features if feature.aggregation in TILED]
     if not features:
         return {}
-    keys = [f"k{index}" for index in range(len(plan.keys))]
+    keys = plan.key_columns
     _prepare_tiles(connection, plan, keys)
     windows: dict[int | None, list[PlannedFeature]] = {}
     for feature in features:

@@ -211,9 +211,9 @@ def _unlike() -> CorruptionError:
 
 
 def _measured(schema: pyarrow.Schema, plan: ViewPlan) -> list[pyarrow.DataType]:
-    measures = [f"m{index}" for index in range(len(plan.measures))]
+    measures = plan.measure_columns
     if schema.names != [
-        *(f"k{index}" for index in range(len(plan.keys))),
+        *plan.key_columns,
         "event_time",
         "available_at",
         "seq",
