@@ -29,11 +29,9 @@ class LogReader(Protocol):
         Raises:
             CorruptionError: events were lost. UnavailableError: the log does not answer.
         """
-        ...
 
     def end(self, scope: Scope, stream: str) -> int:
         """The last offset, 0 for an empty stream."""
-        ...
 
 
 class StateQuery(msgspec.Struct, frozen=True):
@@ -56,17 +54,14 @@ class OpenedSnapshot(Protocol):
     @property
     def meta(self) -> SnapshotMeta:
         """Its description: view, definition version, moment and files."""
-        ...
 
     @property
     def evaluator(self) -> ViewEvaluator:
         """Its plan, ready to read."""
-        ...
 
     @property
     def plain(self) -> tuple[tuple[int, Kind], ...]:
         """Unquantized measures whose column had a kind, with that kind."""
-        ...
 
     def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
         """The finished row of each entity, by hash, at the cost of at most one round trip; ``None`` where it has none.
@@ -75,7 +70,6 @@ class OpenedSnapshot(Protocol):
         Raises:
             As :meth:`states`.
         """
-        ...
 
     def states(self, queries: Sequence[StateQuery]) -> list[EntityState]:
         """The state of each entity, in the order of the queries, at the cost of at most one round trip, and one more
@@ -85,7 +79,6 @@ class OpenedSnapshot(Protocol):
             CorruptionError: the snapshot is gone or damaged; the publication before is to be read.
             UnavailableError: the store does not answer.
         """
-        ...
 
 
 class OnlineSnapshots(Protocol):
@@ -93,52 +86,41 @@ class OnlineSnapshots(Protocol):
 
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """The keyed hash of an entity, 16 bytes."""
-        ...
 
     def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
         """:meth:`entity_hash` of many."""
-        ...
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot from its lake files, unless it exists; tell whether it was built. An existing one counts as
         written at this moment. Raises ``CorruptionError`` when a lake file is gone, ``UnavailableError`` when the store
         is full or does not answer."""
-        ...
 
     def open(self, scope: Scope, view: str, snapshot: str) -> OpenedSnapshot:
         """Open a snapshot, once per process; raises ``CorruptionError`` when it is missing, damaged or does not open,
         and ``UnavailableError`` when the store does not answer, like every method below."""
-        ...
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Tell whether the snapshot can be read, as far as that is known without reading it."""
-        ...
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Tell whether the snapshot exists and is undamaged; every byte is read."""
-        ...
 
     def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Take a damaged snapshot out of use, so that it is built again; tell whether it was damaged. Every byte is
         read."""
-        ...
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Close opened snapshots that are not among (view, snapshot) of ``keep``."""
-        ...
 
     def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Every sealed snapshot of a scope, as (view, snapshot)."""
-        ...
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         """Delete snapshots outside of ``keep`` that were written before ``older_than`` (seconds since 1970), and the
         remains of unfinished builds."""
-        ...
 
     def close(self) -> None:
         """Close everything opened."""
-        ...
 
 
 class StreamedOverlay(Protocol):
@@ -147,42 +129,33 @@ class StreamedOverlay(Protocol):
     def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
         """One consistent state, in one round trip: the offsets of ``views``, and for each query (view, entity, offset)
         the events after that offset."""
-        ...
 
     def apply(
         self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
         where one moves. Raises ``UnavailableError`` when the store or its disk is full or does not answer."""
-        ...
 
     def prune(self, view: bytes, through: int) -> int:
         """Drop a view's events with ``offset ≤ through``, which every snapshot still in use includes; return their
         number."""
-        ...
 
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
         """Put the events with ``through < offset ≤ pruned`` back, so that only those up to ``through`` are missing.
         Return ``False`` and change nothing when more was pruned meanwhile."""
-        ...
 
     def replay_through(self, targets: Mapping[bytes, int]) -> None:
         """Record, while a damaged overlay is replayed, the log offsets at which views have their former events; the
         first one recorded for a view stays."""
-        ...
 
     def caught_up(self) -> None:
         """End the replay of a damaged overlay: readings are ``replaying`` until then."""
-        ...
 
     def reseal(self) -> int:
         """Write every event again under a new key, unless all are under the present one; return how many."""
-        ...
 
     def check(self) -> OverlayCheck:
         """Open every event and count those that do not open. Raises ``UnavailableError``."""
-        ...
 
     def close(self) -> None:
         """Close it."""
-        ...

@@ -62,13 +62,7 @@ def compile_expression(node: Expression) -> Evaluate:
         case nodes.BooleanNode(operator=symbol, left=left, right=right):
             return _boolean(symbol, compile_expression(left), compile_expression(right))
         case nodes.NotNode(operand=operand):
-            inner = compile_expression(operand)
-
-            def negated(payload: Payload) -> Value:
-                value = inner(payload)
-                return not value if isinstance(value, bool) else None
-
-            return negated
+            return _applied(compile_expression(operand), bool, operator.not_)
         case nodes.IsNullNode(operand=operand):
             inner = _finite(operand)
             return lambda payload: inner(payload) is None
@@ -221,19 +215,16 @@ def _call(function: str, operands: tuple[Evaluate, ...]) -> Evaluate:
     if function == "epoch":
         return lambda payload: instant_of(operand(payload))
     if function == "lower":
+        return _applied(operand, str, lower)
+    return _applied(operand, float, abs if function == "abs" else log1p)
 
-        def lowered(payload: Payload) -> Value:
-            value = operand(payload)
-            return lower(value) if isinstance(value, str) else None
 
-        return lowered
-    apply = abs if function == "abs" else log1p
-
-    def number(payload: Payload) -> Value:
+def _applied(operand: Evaluate, kind: type, apply: Callable[[Any], Value]) -> Evaluate:
+    def applied(payload: Payload) -> Value:
         value = operand(payload)
-        return apply(value) if isinstance(value, float) else None
+        return apply(value) if isinstance(value, kind) else None
 
-    return number
+    return applied
 
 
 def lower(text: str) -> str:

@@ -274,35 +274,21 @@ class StreamConsumer:
         """
         follower = self._followers.get(spec.key) or _FollowedView(spec)
         for _ in range(_ATTEMPTS):
-            read = self._restore(follower, after)
-            if read is not None:
+            pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
+            read, at, events = 0, after, list[OverlayEvent]()
+            while at < pruned and (page := self._log.read(self._scope, spec.source.name, at, 1_000)):
+                at = page[-1].offset
+                needed = [item for item in page if item.offset <= pruned]
+                read += len(needed)
+                measured = [self._measured(follower, item) for item in needed]
+                events += [event for event in measured if event is not None and event is not _FILTERED]
+            if after >= pruned or self._overlay.restore(follower.prefix, after, events, pruned):
                 return read
         raise WriteConflictError(
             f"The streamed events of {spec.name!r} were pruned while they were put back.",
             where="overlay",
             next_step="Try again in a moment.",
         )
-
-    def _restore(self, follower: _FollowedView, after: int) -> int | None:
-        pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
-        read = 0
-        events: list[OverlayEvent] = []
-        at = after
-        while at < pruned:
-            stored = self._log.read(self._scope, follower.spec.source.name, at, 1_000)
-            if not stored:
-                break
-            for item in stored:
-                at = item.offset
-                if item.offset > pruned:
-                    break
-                read += 1
-                event = self._measured(follower, item)
-                if event is not None and event is not _FILTERED:
-                    events.append(event)
-        if after < pruned and not self._overlay.restore(follower.prefix, after, events, pruned):
-            return None
-        return read
 
     def _measured(self, follower: _FollowedView, item: StoredEvent) -> OverlayEvent | None:
         event = item.event
