@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.nodes import Expression, Kind
+from antiphon.definitions.nodes import Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
-from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, quoted
+from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql
 from antiphon.features.plan import LIMIT, ViewMeasure, ViewPlan
 from antiphon.features.tiles.sketches import hashed_sql
 
@@ -39,30 +39,21 @@ def rows_sql(
         InvalidInputError: a declared column is missing, or used as a kind it does not have.
     """
     source = plan.spec.source
-    where = f"source {source.name}"
-
-    def require(name: str) -> str:
-        if name not in types:
-            raise InvalidInputError(
-                f"There is no column {name!r}; there are {', '.join(types)}.",
-                where=where,
-                next_step="Correct the definition or the file.",
-            )
-        return f"this_row.{quoted(name)}"
-
-    compiler = ExpressionSql(types, where)
-    picked = [f"CAST({require(key)} AS VARCHAR) AS k{index}" for index, key in enumerate(plan.keys)]
-    picked.append(f"{_instant(require(source.event_time), types[source.event_time])} AS event_time")
+    compiler = ExpressionSql(types, f"source {source.name}")
+    picked = [f"CAST({compiler.column(key)} AS VARCHAR) AS k{index}" for index, key in enumerate(plan.keys)]
+    picked.append(f"{_instant(compiler.column(source.event_time), types[source.event_time])} AS event_time")
     available = source.available_at or source.event_time
-    picked.append(f"{_instant(require(available), types[available])} AS available_at")
+    picked.append(f"{_instant(compiler.column(available), types[available])} AS available_at")
     identity = (
-        f"CAST({require(source.event_id)} AS VARCHAR)" if source.event_id is not None else "CAST(this_row AS VARCHAR)"
+        f"CAST({compiler.column(source.event_id)} AS VARCHAR)"
+        if source.event_id is not None
+        else "CAST(this_row AS VARCHAR)"
     )
     picked.append(f"{hashed_seq(identity) if hashed else identity} AS seq")
     kinds: list[Kind] = []
     outer: list[str] = []
     for index, measure in enumerate(plan.measures):
-        sql, found = _measured(compiler, measure, where)
+        sql, found = _measured(compiler, measure)
         picked.append(f"{sql} AS r{index}")
         kinds.append("number" if measure.mode in ("fixed", "hashed") else found)
         outer.append(f"{_finished(measure, f'r{index}', found)} AS m{index}")
@@ -74,11 +65,6 @@ def rows_sql(
 def hashed_seq(identity: str) -> str:
     """The sequence of an event from the text that tells it from others."""
     return f"left(sha256({identity}), {SEQUENCE_DIGITS})"
-
-
-def condition_sql(node: Expression, types: Mapping[str, str], where: str) -> str:
-    """A condition over ``this_row``, a relation with columns of these types; raises as :func:`rows_sql`."""
-    return ExpressionSql(types, where).condition(node)
 
 
 def instant_sql(column: str) -> str:
@@ -107,25 +93,21 @@ def _finished(measure: ViewMeasure, raw: str, kind: Kind) -> str:
     return f"CASE WHEN abs({raw}) <= {LIMIT}::DOUBLE THEN CAST({raw} AS BIGINT) END"
 
 
-def _measured(compiler: ExpressionSql, measure: ViewMeasure, where: str) -> tuple[str, Kind]:
+def _measured(compiler: ExpressionSql, measure: ViewMeasure) -> tuple[str, Kind]:
     kind: Kind
     if measure.expression is None:
         sql, kind = "1::BIGINT", "number"
     else:
         sql, kind = compiler.expression(measure.expression)
         if kind == "instant":
-            raise _wrong("An instant cannot be aggregated; take its hour or weekday.", where)
+            raise compiler.wrong("An instant cannot be aggregated; take its hour or weekday.")
         if measure.mode in ("plain", "hashed"):
             sql = f"CAST({sql} AS {SQL_TYPES[kind]})"
         else:
             if kind == "text":
-                raise _wrong("A text cannot be added up.", where)
+                raise compiler.wrong("A text cannot be added up.")
             numerator, denominator = measure.scale
             sql = f"CAST({sql} AS DOUBLE) * {float(denominator)!r}::DOUBLE / {float(numerator)!r}::DOUBLE"
     if measure.where is not None:
         sql = f"CASE WHEN {compiler.condition(measure.where)} THEN {sql} END"
     return sql, kind
-
-
-def _wrong(what: str, where: str) -> InvalidInputError:
-    return InvalidInputError(what, where=where, next_step="Correct the definition or the file.")

@@ -73,7 +73,7 @@ class ExpressionSql:
         """
         sql, kind = self.expression(node)
         if kind not in ("boolean", "null"):
-            raise self._wrong(f"A condition is a {kind}.")
+            raise self.wrong(f"A condition is a {kind}.")
         return sql
 
     def expression(self, node: Expression) -> tuple[str, Kind]:
@@ -95,9 +95,9 @@ class ExpressionSql:
             case nodes.ComparisonNode(operator=symbol, left=left, right=right):
                 (a, a_kind), (b, b_kind) = self._finite(left), self._finite(right)
                 if "instant" in (a_kind, b_kind):
-                    raise self._wrong(f"{symbol!r} compares instants; compare their seconds_since instead.")
+                    raise self.wrong(f"{symbol!r} compares instants; compare their seconds_since instead.")
                 if a_kind != b_kind and "null" not in (a_kind, b_kind):
-                    raise self._wrong(f"{symbol!r} compares a {a_kind} with a {b_kind}.")
+                    raise self.wrong(f"{symbol!r} compares a {a_kind} with a {b_kind}.")
                 return f"({a} {symbol} {b})", "boolean"
             case nodes.BooleanNode(operator=symbol, left=left, right=right):
                 a, b = self._of_kind(left, "boolean", symbol), self._of_kind(right, "boolean", symbol)
@@ -128,40 +128,45 @@ class ExpressionSql:
                 sql, found = self._finite(operand)
                 kinds = {found, *map(kind_of_value, constants)} - {"null"}
                 if len(kinds) > 1:
-                    raise self._wrong(f"is_in mixes {' and '.join(sorted(kinds))}.")
+                    raise self.wrong(f"is_in mixes {' and '.join(sorted(kinds))}.")
                 return f"({sql} IN ({', '.join(map(_literal, constants))}))", "boolean"
             case nodes.CalendarNode(part=part, operand=operand, zone=zone):
                 return self._calendar(part, operand, zone), "number"
             case nodes.HashBucketNode(operand=operand, buckets=buckets):
                 sql, found = self._finite(operand)
                 if found == "instant":
-                    raise self._wrong("hash_bucket needs a text, a number or a boolean, not an instant.")
+                    raise self.wrong("hash_bucket needs a text, a number or a boolean, not an instant.")
                 return f"CAST({hashed_sql(_typed(sql, found), found)} % {buckets} AS DOUBLE)", "number"
 
-    def _column(self, name: str) -> tuple[str, Kind]:
+    def column(self, name: str) -> str:
+        """A column as it is; raises ``InvalidInputError`` when there is none of this name."""
         if name not in self._types:
-            raise self._wrong(f"There is no column {name!r}; there are {', '.join(self._types)}.")
+            raise self.wrong(f"There is no column {name!r}; there are {', '.join(self._types)}.")
+        return f"this_row.{quoted(name)}"
+
+    def _column(self, name: str) -> tuple[str, Kind]:
+        column = self.column(name)
         kind = column_kind(self._types[name])
         if name in self._instants and kind == "number":
-            return f"CAST(this_row.{quoted(name)} AS DOUBLE)", "instant"
+            return f"CAST({column} AS DOUBLE)", "instant"
         if kind == "instant":
-            instant = f"CAST(this_row.{quoted(name)} AS TIMESTAMPTZ)"
+            instant = f"CAST({column} AS TIMESTAMPTZ)"
             return f"CASE WHEN isfinite({instant}) THEN CAST(epoch_us({instant}) AS DOUBLE) END", kind
         if kind == "unknown":
-            raise self._wrong(f"The column {name!r} is {self._types[name]}, which no expression can use.")
+            raise self.wrong(f"The column {name!r} is {self._types[name]}, which no expression can use.")
         if kind == "number":
-            number = f"CAST(this_row.{quoted(name)} AS DOUBLE)"
+            number = f"CAST({column} AS DOUBLE)"
             if not self._types[name].startswith(("FLOAT", "DOUBLE")):
                 return number, kind
             return f"CASE WHEN isfinite({number}) THEN {number} END", kind
-        return f"CAST(this_row.{quoted(name)} AS {SQL_TYPES[kind]})", kind
+        return f"CAST({column} AS {SQL_TYPES[kind]})", kind
 
     def _of_kind(self, node: Expression, expected: Kind, symbol: str, *, finite: bool = False) -> str:
         sql, kind = self._finite(node) if finite else self.expression(node)
         if kind == "null":
             return f"CAST(NULL AS {SQL_TYPES[expected]})"
         if kind != expected:
-            raise self._wrong(f"{symbol!r} needs a {expected}, not a {kind}.")
+            raise self.wrong(f"{symbol!r} needs a {expected}, not a {kind}.")
         return sql
 
     def _finite(self, node: Expression) -> tuple[str, Kind]:
@@ -172,14 +177,14 @@ class ExpressionSql:
         compiled = [self._finite(operand) for operand in operands]
         kinds = {kind for _sql, kind in compiled} - {"null"}
         if len(kinds) > 1:
-            raise self._wrong(f"{label} mixes {' and '.join(sorted(kinds))}.")
+            raise self.wrong(f"{label} mixes {' and '.join(sorted(kinds))}.")
         return [sql for sql, _kind in compiled], kinds.pop() if kinds else "null"
 
     def _call(self, function: str, operands: tuple[Expression, ...]) -> tuple[str, Kind]:
         if function in ("least", "greatest"):
             compiled, found = self._alike(function, operands)
             if found == "instant":
-                raise self._wrong(f"{function} compares instants; compare their seconds_since instead.")
+                raise self.wrong(f"{function} compares instants; compare their seconds_since instead.")
             return f"{function}({', '.join(compiled)})", found
         if function == "lower":
             return f"lower({self._of_kind(operands[0], 'text', function)})", "text"
@@ -268,7 +273,7 @@ class ExpressionSql:
         if found in ("instant", "null"):
             return f"CAST({sql} AS DOUBLE)"
         if found != "text":
-            raise self._wrong(f"{label} needs an instant, not a {found}.")
+            raise self.wrong(f"{label} needs an instant, not a {found}.")
         return self._bind(
             sql,
             lambda v: (
@@ -283,7 +288,8 @@ class ExpressionSql:
         name = f"bound_{self._bound}"
         return f"(list_transform([{sql}], lambda {name}: {body(name)})[1])"
 
-    def _wrong(self, what: str) -> InvalidInputError:
+    def wrong(self, what: str) -> InvalidInputError:
+        """The error for a definition that does not fit the relation."""
         return InvalidInputError(what, where=self._where, next_step="Correct the definition or the file.")
 
 

@@ -63,19 +63,12 @@ def _table(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_by: 
     assert source.path is not None
     objects = is_objects(source.path)
     relation = object_source(connection, source).relation if objects else relation_of(files_of(source.path))
-    types = types_of(connection, relation)
-    conditions = []
-    if source.where is not None:
-        conditions.append(ExpressionSql(types, f"source {source.name}").condition(source.where))
-    known = source.available_at or source.event_time
-    if known not in types:
-        raise InvalidInputError(
-            f"There is no column {known!r}; there are {', '.join(types)}.", where=f"source {source.name}"
-        )
+    compiler = ExpressionSql(types_of(connection, relation), f"source {source.name}")
+    known = compiler.column(source.available_at or source.event_time)
+    conditions = ["true"] if source.where is None else [compiler.condition(source.where)]
     if known_by is not None:
-        conditions.append(f"{instant_sql(f'this_row.{quoted(known)}')} <= {known_by}")
-    filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT * FROM {relation} AS this_row{filtered}"
+        conditions.append(f"{instant_sql(known)} <= {known_by}")
+    return f"SELECT * FROM {relation} AS this_row WHERE {' AND '.join(conditions)}"
 
 
 def _require_same(

@@ -23,8 +23,7 @@ from antiphon.definitions.quality import (
     admitted,
     conditions,
 )
-from antiphon.features.expressions.compile_sql import condition_sql
-from antiphon.features.expressions.expression_sql import column_kind, quoted, text
+from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted, text
 from antiphon.features.offline.compute import files_of, relation_of
 
 _SINGLE = (NotNullRule, RangeRule, AllowedValuesRule)
@@ -50,7 +49,7 @@ def quarantine_stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]
     left = rows
     singles = [rule for rule in rules if isinstance(rule, _SINGLE)]
     for single in singles:
-        holds = " AND ".join(condition_sql(condition, types, where) for condition in conditions(single))
+        holds = " AND ".join(ExpressionSql(types, where).condition(condition) for condition in conditions(single))
         offenders = f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({holds})"
         left = f"SELECT * FROM ({left}) AS this_row WHERE {holds}"
         yield QuarantineStage(single, offenders, left)
@@ -71,7 +70,7 @@ def admitted_relation(spec: FeatureViewSpec, relation: str, types: Mapping[str, 
     source = admitted(spec.source, spec.quality)
     left = f"SELECT * FROM {relation} AS this_row"
     if source.where is not None:
-        left += f" WHERE {condition_sql(source.where, types, f'source {source.name}')}"
+        left += f" WHERE {ExpressionSql(types, f'source {source.name}').condition(source.where)}"
     for rule in (rule for rule in rules if not isinstance(rule, _SINGLE)):
         left = _without(rule, left, types, relational(rule, left, types))
     return f"({left})"

@@ -31,8 +31,8 @@ from antiphon.definitions.quality import (
     StabilityRule,
     UniquenessRule,
 )
-from antiphon.features.expressions.compile_sql import INSTANT_TYPES, condition_sql, instant_sql
-from antiphon.features.expressions.expression_sql import column_kind, quoted, text
+from antiphon.features.expressions.compile_sql import INSTANT_TYPES, instant_sql
+from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted, text
 from antiphon.features.monitoring.quality.row_rules import offends, quarantine_stages, relational, require
 from antiphon.features.monitoring.quality.statistics import StatisticsBuilder, TextNames
 from antiphon.features.offline.compute import types_of
@@ -97,7 +97,7 @@ def open_source(
     types = types_of(connection, f"({together})")
     filtered = ""
     if source.where is not None:
-        filtered = f" WHERE {condition_sql(source.where, types, f'source {source.name}')}"
+        filtered = f" WHERE {ExpressionSql(types, f'source {source.name}').condition(source.where)}"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {SOURCE} AS SELECT * FROM ({together}) AS this_row{filtered}")
     return Raw(types, marks)
 

@@ -21,10 +21,11 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.embedding.snapshot_embedding import vector_column
 from antiphon.features.embedding.vectors import Embedders
+from antiphon.features.expressions.compile_sql import INSTANT_TYPES
 from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.expressions.on_demand import with_on_demand
 from antiphon.features.offline.batch_values import BatchValue
-from antiphon.features.offline.compute import ComputeLimits, compute, one_row, relation_of
+from antiphon.features.offline.compute import ComputeLimits, compute, one_row, relation_of, types_of
 from antiphon.features.plan import ViewPlan, plan_of
 from antiphon.features.ports import LogReader
 
@@ -102,8 +103,7 @@ def _frame(connection: duckdb.DuckDBPyConnection, frame: Path | pyarrow.Table, a
         where = str(frame)
         frame = connection.sql(f"SELECT * FROM {relation_of([frame])}").to_arrow_table()
     connection.register("frame", frame)
-    described = {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE frame").fetchall()}
-    if not described.get(as_of, "").startswith(("TIMESTAMP", "DATE", "VARCHAR")):
+    if not types_of(connection, "frame").get(as_of, "").startswith(INSTANT_TYPES):
         raise InvalidInputError(f"The frame has no column {as_of!r} with instants.", where="frame")
     (absent,) = one_row(
         connection, f"SELECT count(*) FROM frame WHERE TRY_CAST({quoted(as_of)} AS TIMESTAMPTZ) IS NULL"
