@@ -39,6 +39,11 @@ class Moments(NamedTuple):
     first: int
     last: int
 
+    @classmethod
+    def of(cls, entity: Ints, moment: Ints) -> Moments:
+        """The range of numbers of entities (−1 for none) and moments."""
+        return cls(int(entity.max()) + 1, int(moment.min()), int(moment.max())) if len(moment) else cls(0, 0, 0)
+
 
 class EventColumns:
     """Events that count, in the order of their :class:`Timeline`; entities that are not asked about share the number

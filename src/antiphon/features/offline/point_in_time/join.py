@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow
 
-    from antiphon.features.offline.point_in_time.event_columns import Moments
     from antiphon.features.offline.point_in_time.timeline import Ints
 
 
@@ -124,14 +123,14 @@ def _view_columns(
     connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str, scope: Scope, log: LogReader | None
 ) -> dict[str, _FeatureColumn]:
     # Here, so that what never joins never loads numpy.
-    from antiphon.features.offline.point_in_time.event_columns import event_columns
+    from antiphon.features.offline.point_in_time.event_columns import Moments, event_columns
     from antiphon.features.offline.point_in_time.view_columns import ViewColumns
     from antiphon.features.offline.point_in_time.window_tiles import TILED, tiled_columns
 
-    points = _points(connection, plan, as_of)
-    events = event_columns(connection, plan, points.moments, scope=scope, log=log)
-    read = ViewColumns(plan, events, points.entity, points.moment)
-    tiled = tiled_columns(connection, plan, len(points.entity))
+    entity, moment = _points(connection, plan, as_of)
+    events = event_columns(connection, plan, Moments.of(entity, moment), scope=scope, log=log)
+    read = ViewColumns(plan, events, entity, moment)
+    tiled = tiled_columns(connection, plan, len(entity))
     return {
         feature.name: _of_tiles(tiled[feature.name])
         if feature.aggregation in TILED
@@ -149,19 +148,11 @@ def _of_tiles(computed: Sequence[BatchValue]) -> _FeatureColumn:
     return _FeatureColumn(pyarrow.array([item.value for item in computed]), event_times)
 
 
-class _Points(NamedTuple):
-    """The rows of the frame: number of the entity (−1 where a key is null) and moment, in their order."""
-
-    entity: Ints
-    moment: Ints
-    moments: Moments
-
-
-def _points(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str) -> _Points:
-    """Also makes the tables ``points`` (p, k0 …, t) and ``entities`` (k0 …, entity)."""
+def _points(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str) -> tuple[Ints, Ints]:
+    """The number of the entity (−1 where a key is null) and the moment of each row of the frame, in their order. Also
+    makes the tables ``points`` (p, k0 …, t) and ``entities`` (k0 …, entity)."""
     import numpy as np
 
-    from antiphon.features.offline.point_in_time.event_columns import Moments
     from antiphon.features.tiles.arrow_arrays import integers
 
     keys = plan.key_columns
@@ -180,7 +171,4 @@ def _points(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str) -
         f"SELECT p, coalesce(entity, -1) AS entity, t FROM points LEFT JOIN entities USING ({joined})"
     ).to_arrow_table()
     order = np.argsort(integers(found.column("p")))
-    entity, moment = (integers(found.column(name))[order] for name in ("entity", "t"))
-    if not len(moment):
-        return _Points(entity, moment, Moments(0, 0, 0))
-    return _Points(entity, moment, Moments(int(entity.max()) + 1, int(moment.min()), int(moment.max())))
+    return integers(found.column("entity"))[order], integers(found.column("t"))[order]
