@@ -33,12 +33,12 @@ def list_views(project: Project = HERE, as_json: Json = False) -> None:
     """Status of every view: version, snapshot, age against contracts, next refresh, blocks and holds."""
     from antiphon.cli.features_status import status_table
     from antiphon.services.features.platform import FeaturePlatform
-    from antiphon.services.features.view_status import ViewStatuses
+    from antiphon.services.features.view_status import read_view_statuses
 
     with stores(project) as store:
         platform = FeaturePlatform(store)
         try:
-            views = ViewStatuses(store, platform)(store.scope)
+            views = read_view_statuses(store, platform, store.scope)
         finally:
             platform.close()
     show(views, as_json, lambda: status_table(views))

@@ -161,7 +161,7 @@ def plan_of(spec: FeatureViewSpec) -> ViewPlan:
             kept.append(measure)
             parts.append(set())
         parts[index].update(_PARTS[feature.aggregation])
-        share, smoothing = (_fraction(text) for text in (feature.q, feature.smoothing))
+        share, smoothing = (Fraction(text or "0").as_integer_ratio() for text in (feature.q, feature.smoothing))
         features.append(PlannedFeature(name, feature.aggregation, index, feature.window, share, smoothing))
     windows = [feature.window for feature in features if feature.window is not None]
     longest = max(windows, default=0)
@@ -183,10 +183,4 @@ def _measure(feature: FeatureSpec) -> ViewMeasure:
         return ViewMeasure("hashed", feature.expression, feature.where, (1, 1))
     if feature.scale is None and feature.aggregation not in SUMMED:
         return ViewMeasure("plain", feature.expression, feature.where, (1, 1))
-    step = Fraction(feature.scale or "1")
-    return ViewMeasure("fixed", feature.expression, feature.where, (step.numerator, step.denominator))
-
-
-def _fraction(text: str | None) -> tuple[int, int]:
-    found = Fraction(text or "0")
-    return found.numerator, found.denominator
+    return ViewMeasure("fixed", feature.expression, feature.where, Fraction(feature.scale or "1").as_integer_ratio())

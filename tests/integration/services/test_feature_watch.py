@@ -17,7 +17,7 @@ from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.query import AuditFilter
-from antiphon.services.features.view_status import ViewStatuses
+from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.predictions import ProjectPredictions
 
 
@@ -323,8 +323,8 @@ def test_a_view_is_stale_for_the_contracts_that_its_age_is_over(tmp_path: Path) 
     project = Project(tmp_path)
     asyncio.run(project.refresh())
     project.store.database.clock = ManualClock(project.store.database.clock.now() + timedelta(minutes=90))
-    found = {one.view: one for one in ViewStatuses(project.store, project.platform)(project.store.scope)}
+    found = {one.view: one for one in read_view_statuses(project.store, project.platform, project.store.scope)}
     assert (found["today"].state, found["today"].stale_for) == ("stale", ("desk",))
     assert (found["crowd"].state, found["crowd"].lag, found["crowd"].contracts) == ("late", 1, {"desk": 600.0})
-    assert ViewStatuses(project.store, project.platform)(Scope("another", "dev")) == ()
+    assert read_view_statuses(project.store, project.platform, Scope("another", "dev")) == ()
     project.close()

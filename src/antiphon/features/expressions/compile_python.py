@@ -64,16 +64,12 @@ def compile_measure(measure: ViewMeasure) -> Callable[[Payload], MeasureValue]:
     return evaluate
 
 
-def _counted(_value: Value) -> int:
-    return 1
-
-
 def _hashed(value: Value) -> int | None:
     value = plain(value)
     return None if value is None else hashed(value)
 
 
-_FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": _counted, "plain": plain, "hashed": _hashed}
+_FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": lambda _value: 1, "plain": plain, "hashed": _hashed}
 
 
 def _quantizer(scale: tuple[int, int]) -> Callable[[Value], int | None]:

@@ -124,7 +124,9 @@ def with_on_demand(
                 table = table.append_column(
                     f"{spec.name}.{name}.event_time",
                     pyarrow.array(
-                        [_latest(times) for times in zip(*read, strict=True)] if read else [None] * table.num_rows,
+                        [max(filter(None, times), default=None) for times in zip(*read, strict=True)]
+                        if read
+                        else [None] * table.num_rows,
                         pyarrow.timestamp("us", tz="UTC"),
                     ),
                 )
@@ -138,10 +140,6 @@ def _finished(compiler: ExpressionSql, node: Expression) -> str:
     if kind != "number":
         return f"CAST({sql} AS VARCHAR)" if kind == "text" else f"({sql})"
     return f"(list_transform([{sql}], lambda found: CASE WHEN isfinite(found) THEN found + 0.0::DOUBLE END)[1])"
-
-
-def _latest(times: Sequence[datetime | None]) -> datetime | None:
-    return max((time for time in times if time is not None), default=None)
 
 
 def _default_sql(name: str, declared: InputType, default: Value) -> str:

@@ -151,7 +151,9 @@ class ParquetFile:
 
         if self._writer is not None:
             return
-        split = [field.name for field in schema if _splits(field.type)]
+        types = pyarrow.types
+        numbers = (types.is_int64, types.is_float64, types.is_timestamp)
+        split = [field.name for field in schema if any(is_one(field.type) for is_one in numbers)]
         self._writer = pyarrow.parquet.ParquetWriter(
             self._sink,
             schema,
@@ -161,12 +163,6 @@ class ParquetFile:
             use_byte_stream_split=split,
             use_dictionary=[] if batch is None else [name for name in schema.names if _repeats(batch.column(name))],
         )
-
-
-def _splits(kind: pyarrow.DataType) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_int64(kind) or types.is_float64(kind) or types.is_timestamp(kind))
 
 
 def _repeats(column: pyarrow.Array) -> bool:

@@ -174,7 +174,8 @@ class Refresher:
             )
         except (InvalidInputError, SetupError, CorruptionError) as error:
             # Transient problems (no memory, a file that changed meanwhile) fail the run instead, which is retried.
-            return {"unreadable": _error_fields(error)}
+            what, next_step = error.what, error.next_step or ""
+            return {"unreadable": {"what": what, "where": error.where or "source", "next_step": next_step}}
         made: dict[str, Any] = msgspec.to_builtins(manifest)
         return made
 
@@ -273,7 +274,3 @@ def made_by(step: str, result: Any) -> tuple[str, ...]:
     if not step.startswith(_MATERIALIZE) or not isinstance(result, dict) or "unreadable" in result:
         return ()
     return msgspec.convert(result, SnapshotManifest).paths
-
-
-def _error_fields(error: AntiphonError) -> dict[str, str]:
-    return {"what": error.what, "where": error.where or "source", "next_step": error.next_step or ""}

@@ -19,10 +19,10 @@ from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import Level, compare
 from antiphon.definitions.degradation import MAIN
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases import bundle as bundles
 from antiphon.services.apply.compatibility import consequences, require_unbroken
-from antiphon.services.apply.materialization import PlannedMaterialization, foreseen, unpublished
 from antiphon.services.apply.workflow import (
     ApplyArguments,
     ApplyResult,
@@ -50,6 +50,18 @@ class PlannedChange(msgspec.Struct, frozen=True):
     fields: tuple[str, ...] = ()
     level: Level | None = None
     sentences: tuple[str, ...] = ()
+
+
+class PlannedMaterialization(msgspec.Struct, frozen=True):
+    """A definition version that is materialized before it is served.
+
+    ``rows`` (entities) and ``seconds`` are those of the snapshot that it takes over from; ``None``: there is none.
+    """
+
+    view: str
+    definition_version: str
+    rows: int | None = None
+    seconds: float | None = None
 
 
 class ApplyPlan(msgspec.Struct, frozen=True):
@@ -102,12 +114,12 @@ def plan(store: Store) -> ApplyPlan:
         for application in project.applications.values()
         if not _declares_rollout(application) and (live := store.releases.live(scope, application.name)) is not None
     ]
-    keys = unpublished(project.views, before, replaced, published)
+    keys = _unpublished(project.views, before, replaced, published)
     return ApplyPlan(
         project.name,
         _changes(store, project),
         tuple(consequences(store, project.views)),
-        foreseen(store, keys, before, published),
+        _foreseen(store, keys, before, published),
         under_way=next((run.id for run in open_applies(store)), None),
         missing=_missing_files(project),
     )
@@ -178,7 +190,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
                 waiting.append(application.name)
                 notes.append(_next(release))
         published = store.publications.snapshots(scope, within=connection)
-        first = unpublished(project.views, before, replaced, published)
+        first = _unpublished(project.views, before, replaced, published)
         run: str | None = None
         done = ApplyResult(())
         if first:
@@ -189,7 +201,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             done = put_in_force(store, project, tuple(activations), principal, why, connection)
     # Consequences are for the releases that are in use now; a run says them when it has ended.
     all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
-    materializes = foreseen(store, first, before, published)
+    materializes = _foreseen(store, first, before, published)
     planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_missing_files(project))
     return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run)
 
@@ -298,6 +310,44 @@ def _missing_files(project: definitions.ProjectSpec) -> tuple[str, ...]:
         for view in project.views.values()
         for path in view.source.missing_paths
     )
+
+
+def _unpublished(
+    views: Mapping[str, FeatureViewSpec],
+    before: Mapping[str, FeatureViewSpec],
+    replaced: Iterable[tuple[Release, Mapping[str, str]]],
+    published: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Keys of views that must be published before they take effect: otherwise something that is answered from now
+    would not be answered until then.
+
+    Args:
+        views, before: what is declared, and what is in force, by name.
+        replaced: each live release that is to be replaced, with the views and versions that its successor pins.
+        published: the snapshots that are.
+    """
+    kept = {view.key for view in views.values() if view.source.kind != "feast" and view.key not in published}
+    # By name, as lookups read them.
+    required = {view.key for view in views.values() if view.name in before and before[view.name].key in published}
+    by_feast = {name for name, view in before.items() if view.source.kind == "feast"}
+    for live, features in replaced:
+        pinned = live.bundle.application.features.items()
+        if all(f"{view}@{version}" in published or view in by_feast for view, version in pinned):
+            required |= {f"{view}@{version}" for view, version in features.items()}
+    return tuple(sorted(required & kept))
+
+
+def _foreseen(
+    store: Store, keys: Iterable[str], before: Mapping[str, FeatureViewSpec], published: Mapping[str, str]
+) -> tuple[PlannedMaterialization, ...]:
+    """The materialization of some definition versions, by what that of the version in force took."""
+    found = []
+    for key in keys:
+        view, _, version = key.partition("@")
+        made = store.snapshots.find(store.scope, published.get(before[view].key) if view in before else None)
+        rows, seconds = (None, None) if made is None else (made.rows_out, made.duration_seconds)
+        found.append(PlannedMaterialization(view, version, rows, seconds))
+    return tuple(found)
 
 
 def _pin(store: Store, application: ApplicationSpec) -> ModelPin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from antiphon.catalog.publications import Publications
 from antiphon.core.scope import Scope
@@ -15,7 +16,7 @@ from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import ProjectStreams
-from antiphon.services.features.view_status import ViewStatus, ViewStatuses
+from antiphon.services.features.view_status import ViewStatus, read_view_statuses
 from antiphon.services.project.store import Store
 
 
@@ -43,12 +44,11 @@ class FeatureServices:
 
 def feature_services(store: Store, platform: FeaturePlatform, lookups: Lookups) -> FeatureServices:
     """Builds the services over the stores of this process."""
-    statuses = ViewStatuses(store, platform)
     return FeatureServices(
         publications=store.publications,
         streams=ProjectStreams(store, platform),
-        view_status=statuses,
-        freshness=statuses.published,
+        view_status=partial(read_view_statuses, store, platform),
+        freshness=partial(read_view_statuses, store, platform, streams=False),
         history=platform.history,
         lookups=lookups,
         skew=ProjectSkew(store, platform),

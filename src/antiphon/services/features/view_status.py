@@ -68,99 +68,95 @@ class ViewStatus(msgspec.Struct, frozen=True):
     skew: ViewSkew | None = None
 
 
-class ViewStatuses:
-    """Reads the status of views from catalog, overlay and event log; computes nothing."""
+def read_view_statuses(
+    store: Store, platform: FeaturePlatform, scope: Scope, *, streams: bool = True
+) -> Sequence[ViewStatus]:
+    """Reads the status of every view that the project declares or a release in use pins; of another scope, none.
 
-    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
-        self._store = store
-        self._platform = platform
-
-    def __call__(self, scope: Scope) -> Sequence[ViewStatus]:
-        """Every view that the project declares or a release in use pins; of another scope, none."""
-        return self._read(scope, streams=True)
-
-    def published(self, scope: Scope) -> Sequence[ViewStatus]:
-        """The same from the catalog alone, without lag: an event log or overlay that is away delays nothing."""
-        return self._read(scope, streams=False)
-
-    def _read(self, scope: Scope, *, streams: bool) -> Sequence[ViewStatus]:
-        store = self._store
-        if not self._platform.serves(scope):
-            return ()
-        now, specs, contracts = store.database.clock.now(), self._platform.views(), self._contracts(scope)
-        published = store.publications.snapshots(scope)
-        held, skew = FeatureHolds(store.database).of(scope), store.skew_reports.latest_by_view(scope)
-        staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
-        positions = self._positions(specs) if streams else {}
-        found: list[ViewStatus] = []
-        for key, spec in sorted(specs.items()):
-            snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
-            manifest = store.snapshots.find(scope, snapshot)
-            verdict = store.verdicts.latest(scope, spec.name, spec.definition_version)
-            blocking = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
-            blocking = tuple(finding for finding in blocking if finding.action == "block")
-            age = None if manifest is None else (now - manifest.created_at).total_seconds()
-            position, allowed = positions.get(key), contracts.get(spec.name, {})
-            lag_seconds = None if position is None else position.lag_seconds(now)
-            judged_age = lag_seconds if spec.source.kind == "stream" else age
-            stale = tuple(
-                name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most
+    Args:
+        streams: with their lag; without it the catalog alone is read, and an event log or overlay that is away delays
+            nothing.
+    """
+    if not platform.serves(scope):
+        return ()
+    now, specs, contracts = store.database.clock.now(), platform.views(), _contracts(store, scope)
+    published = store.publications.snapshots(scope)
+    held, skew = FeatureHolds(store.database).of(scope), store.skew_reports.latest_by_view(scope)
+    staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
+    positions = _positions(platform, specs) if streams else {}
+    found: list[ViewStatus] = []
+    for key, spec in sorted(specs.items()):
+        snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
+        manifest = store.snapshots.find(scope, snapshot)
+        verdict = store.verdicts.latest(scope, spec.name, spec.definition_version)
+        blocking = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
+        blocking = tuple(finding for finding in blocking if finding.action == "block")
+        age = None if manifest is None else (now - manifest.created_at).total_seconds()
+        position, allowed = positions.get(key), contracts.get(spec.name, {})
+        lag_seconds = None if position is None else position.lag_seconds(now)
+        judged_age = lag_seconds if spec.source.kind == "stream" else age
+        stale = tuple(name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most)
+        hold, compared = held.get(spec.name), skew.get(spec.name)
+        publish_at = staged.get((spec.name, spec.definition_version))
+        states = {
+            "differs": compared is not None and compared.different > 0,
+            "blocked": bool(blocking),
+            "held": hold is not None,
+            "late" if spec.source.kind == "stream" else "stale": bool(stale),
+            "waiting": publish_at is not None,
+            "never": snapshot is None,
+        }
+        found.append(
+            ViewStatus(
+                view=spec.name,
+                definition_version=spec.definition_version,
+                snapshot=snapshot,
+                as_of=None if manifest is None else manifest.as_of,
+                refreshed_at=None if manifest is None else manifest.created_at,
+                age_seconds=age,
+                rows=None if manifest is None else manifest.rows_out,
+                max_age_seconds=min(allowed.values(), default=None),
+                source_quality=None if manifest is None else manifest.facts().source_quality,
+                verdict=None if verdict is None else verdict.outcome,
+                blocked=tuple(finding.reason for finding in blocking),
+                blocked_by=tuple(finding.rule for finding in blocking),
+                state=next((name for name, holds in states.items() if holds), "fresh"),
+                keys=spec.entity.keys,
+                source=spec.source.name,
+                features=tuple(spec.features),
+                contracts=allowed,
+                stale_for=stale,
+                next_refresh=_next_refresh(spec, now),
+                quarantined=manifest.quarantined.rows if manifest is not None and manifest.quarantined else 0,
+                staged_until=publish_at,
+                held=None if hold is None else hold.reason,
+                lag=None if position is None else position.lag,
+                lag_seconds=lag_seconds,
+                skew=compared,
             )
-            hold, compared = held.get(spec.name), skew.get(spec.name)
-            publish_at = staged.get((spec.name, spec.definition_version))
-            found.append(
-                ViewStatus(
-                    view=spec.name,
-                    definition_version=spec.definition_version,
-                    snapshot=snapshot,
-                    as_of=None if manifest is None else manifest.as_of,
-                    refreshed_at=None if manifest is None else manifest.created_at,
-                    age_seconds=age,
-                    rows=None if manifest is None else manifest.rows_out,
-                    max_age_seconds=min(allowed.values(), default=None),
-                    source_quality=None if manifest is None else manifest.facts().source_quality,
-                    verdict=None if verdict is None else verdict.outcome,
-                    blocked=tuple(finding.reason for finding in blocking),
-                    blocked_by=tuple(finding.rule for finding in blocking),
-                    state=_state(
-                        spec, differs=compared is not None and bool(compared.different), blocked=bool(blocking),
-                        held=hold is not None, stale=bool(stale), staged=publish_at is not None,
-                        published=snapshot is not None,
-                    ),
-                    keys=spec.entity.keys,
-                    source=spec.source.name,
-                    features=tuple(spec.features),
-                    contracts=allowed,
-                    stale_for=stale,
-                    next_refresh=_next_refresh(spec, now),
-                    quarantined=manifest.quarantined.rows if manifest is not None and manifest.quarantined else 0,
-                    staged_until=publish_at,
-                    held=None if hold is None else hold.reason,
-                    lag=None if position is None else position.lag,
-                    lag_seconds=lag_seconds,
-                    skew=compared,
-                )
-            )  # fmt: skip
-        return found
+        )
+    return found
 
-    def _contracts(self, scope: Scope) -> dict[str, dict[str, float]]:
-        """Seconds that the live release of each application allows a view to be old, by view and application."""
-        found: dict[str, dict[str, float]] = {}
-        for application in self._store.releases.applications(scope):
-            live = self._store.releases.live(scope, application)
-            for view, contract in (live.bundle.application.freshness if live is not None else {}).items():
-                found.setdefault(view, {})[application] = parse_duration(contract.max_age).total_seconds()
-        return found
 
-    def _positions(self, specs: Mapping[str, FeatureViewSpec]) -> dict[str, StreamPosition]:
-        """Positions in streams by ``view@definition_version``, without those of streams that cannot be read."""
-        consumer = self._platform.consumer
-        consumer.follow(specs.values())
-        found: dict[str, StreamPosition] = {}
-        for stream in sorted({spec.source.name for spec in specs.values() if spec.source.kind == "stream"}):
-            with suppress(AntiphonError):
-                found |= {f"{one.view}@{one.definition_version}": one for one in consumer.status((stream,))}
-        return found
+def _contracts(store: Store, scope: Scope) -> dict[str, dict[str, float]]:
+    """Seconds that the live release of each application allows a view to be old, by view and application."""
+    found: dict[str, dict[str, float]] = {}
+    for application in store.releases.applications(scope):
+        live = store.releases.live(scope, application)
+        for view, contract in (live.bundle.application.freshness if live is not None else {}).items():
+            found.setdefault(view, {})[application] = parse_duration(contract.max_age).total_seconds()
+    return found
+
+
+def _positions(platform: FeaturePlatform, specs: Mapping[str, FeatureViewSpec]) -> dict[str, StreamPosition]:
+    """Positions in streams by ``view@definition_version``, without those of streams that cannot be read."""
+    consumer = platform.consumer
+    consumer.follow(specs.values())
+    found: dict[str, StreamPosition] = {}
+    for stream in sorted({spec.source.name for spec in specs.values() if spec.source.kind == "stream"}):
+        with suppress(AntiphonError):
+            found |= {f"{one.view}@{one.definition_version}": one for one in consumer.status((stream,))}
+    return found
 
 
 def _next_refresh(spec: FeatureViewSpec, now: datetime) -> datetime | None:
@@ -168,13 +164,3 @@ def _next_refresh(spec: FeatureViewSpec, now: datetime) -> datetime | None:
     if spec.refresh is None:
         return None
     return from_microseconds((microseconds(now) // spec.refresh + 1) * spec.refresh)
-
-
-def _state(
-    spec: FeatureViewSpec, *, differs: bool, blocked: bool, held: bool, stale: bool, staged: bool, published: bool
-) -> str:
-    states = {
-        "differs": differs, "blocked": blocked, "held": held,
-        "late" if spec.source.kind == "stream" else "stale": stale, "waiting": staged, "never": not published,
-    }  # fmt: skip
-    return next((name for name, holds in states.items() if holds), "fresh")

@@ -25,7 +25,7 @@ from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply import apply as applying
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.view_status import ViewStatuses
+from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
 from antiphon.serving.request import Answer, AnswerRequest
@@ -244,7 +244,7 @@ def test_views_of_feast_are_neither_refreshed_nor_read_in_batch(tmp_path: Path) 
                 Materialization(desk.store.scope, view, datetime.now(UTC)),
                 lake=desk.features.lake, log=None, clock=SystemClock(),
             )  # fmt: skip
-        views = ViewStatuses(desk.store, desk.features).published(desk.store.scope)
+        views = read_view_statuses(desk.store, desk.features, desk.store.scope, streams=False)
         listed = {line.view: line.snapshot for line in views}
         assert listed["stats"] == "feast:rides/driver_stats"
         (tmp_path / "definitions.py").write_text(DEFINITIONS + ASKING_FOR_QUALITY)
