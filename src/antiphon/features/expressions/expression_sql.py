@@ -66,11 +66,7 @@ class ExpressionSql:
         self._bound = 0
 
     def condition(self, node: Expression) -> str:
-        """A boolean.
-
-        Raises:
-            InvalidInputError: it is none, or see :meth:`expression`.
-        """
+        """A boolean; raises ``InvalidInputError`` when it is none, and as :meth:`expression`."""
         sql, kind = self.expression(node)
         if kind not in ("boolean", "null"):
             raise self.wrong(f"A condition is a {kind}.")

@@ -57,11 +57,7 @@ def _reads(node: Expression) -> tuple[str, ...]:
 
 
 def computed_of(table: pyarrow.Table, specs: Sequence[OnDemandSpec], as_of: str) -> pyarrow.Table:
-    """:func:`with_on_demand`, event times included, for a table that was read otherwise.
-
-    Raises:
-        InvalidInputError: a column is missing or of another type than declared.
-    """
+    """:func:`with_on_demand`, event times included, for a table that was read otherwise; raises as that."""
     if not specs:
         return table
     with compute(ComputeLimits()) as connection:

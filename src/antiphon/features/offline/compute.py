@@ -91,11 +91,7 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def parquet_reader(stream: BinaryIO) -> pyarrow.RecordBatchReader:
-    """A Parquet file's rows as a relation that is read once, a batch at a time.
-
-    Raises:
-        CorruptionError: it is no Parquet file.
-    """
+    """A Parquet file's rows as a relation that is read once, in batches; any other file is a ``CorruptionError``."""
     import pyarrow
     import pyarrow.parquet
 
@@ -241,11 +237,7 @@ def together(digests: Sequence[str]) -> str:
 
 
 def digest_of(file: str) -> str:
-    """SHA-256 of a file's contents.
-
-    Raises:
-        UnavailableError: it is gone since it was found, or cannot be read.
-    """
+    """SHA-256 of a file's contents; raises ``UnavailableError`` when it is gone since it was found or not readable."""
     try:
         with open(file, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -118,11 +118,8 @@ class ViewHistory:
         self._catalog = catalog
 
     def describe(self, scope: Scope, view: str, version: str | None = None) -> ViewDescription:
-        """Describe a view in its latest definition version, or in the named one.
-
-        Raises:
-            NotFoundError: it was never applied here.
-        """
+        """Describe a view in its latest definition version, or in the named one; raises ``NotFoundError`` when it was
+        never applied here."""
         known = self._known(scope, view)
         spec = known[0] if version is None else self._catalog.definitions.get(scope, view, version)
         rules = (spec.quality or QualitySpec()).rules
@@ -139,11 +136,7 @@ class ViewHistory:
         )
 
     def history(self, scope: Scope, view: str, limit: int = 20) -> tuple[ViewVersion, ...]:
-        """List the versions of a view, published or not, latest first.
-
-        Raises:
-            NotFoundError: it was never applied here.
-        """
+        """List the versions of a view, published or not, latest first; raises as :meth:`describe`."""
         self._known(scope, view)
         published = self._catalog.publications.snapshots(scope).values()
         return tuple(_line(verdict, published) for verdict in self._catalog.verdicts.list(scope, view, limit=limit))

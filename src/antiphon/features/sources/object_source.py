@@ -106,11 +106,7 @@ class ObjectSource(msgspec.Struct, frozen=True):
 
 
 def object_source(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> ObjectSource:
-    """A source's objects as they were when this connection first asked.
-
-    Raises:
-        SetupError, UnavailableError: as :func:`listed`.
-    """
+    """A source's objects as they were when this connection first asked; raises as :func:`listed`."""
     # Not temporary: a query over tables reads them in a session of its own.
     table = "memory.main.object_listings"
     connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (source VARCHAR, listed VARCHAR)")

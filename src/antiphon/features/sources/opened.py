@@ -49,11 +49,7 @@ class FileSource(msgspec.Struct, frozen=True):
     """Whether reading a file that is not needed costs fetching it."""
 
     def sha256(self) -> str:
-        """Hash of the files' contents, or of a database's rows.
-
-        Raises:
-            UnavailableError: as :meth:`contents`.
-        """
+        """Hash of the files' contents, or of a database's rows; raises as :meth:`contents`."""
         return together(self.contents()) if self.extracted is None else self.extracted
 
     def contents(self) -> tuple[str, ...]:
@@ -132,11 +128,7 @@ def opened(
 
 
 def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
-    """A source of files, with the hash of each one's contents; ``None`` for any other.
-
-    Raises:
-        SetupError, UnavailableError, InvalidInputError: as :func:`opened`.
-    """
+    """A source of files, with the hash of each one's contents; ``None`` for any other. Raises as :func:`opened`."""
     if source.url is not None or source.sql is not None or source.path is None:
         return None
     rows = opened(connection, source)

@@ -218,11 +218,7 @@ class StreamConsumer:
         self._overlay.apply({follower.prefix: stored[-1].offset for follower in followers}, events, seen)
 
     def furthest(self, stream: str) -> int:
-        """The offset of the view that is furthest in a stream; 0 when none follows it.
-
-        Raises:
-            UnavailableError: the overlay is away.
-        """
+        """The offset of the view that is furthest in a stream, 0 when none follows it; raises ``UnavailableError``."""
         prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
         return max(self._overlay.read(prefixes).offsets.values(), default=0)
 

@@ -68,11 +68,7 @@ async def connected(url: str, access: Access, timeout: float) -> Any:
 
 
 def translated(error: Exception, name: str, access: Access) -> AntiphonError | None:
-    """Translate an error of the library; ``None`` when the server does not answer.
-
-    Raises:
-        Exception: it is none of the library's.
-    """
+    """Translate an error of the library; ``None`` when the server does not answer. Any other is raised again."""
     from nats.js.errors import APIError, NoStreamResponseError
 
     if _is_refusal(error):
@@ -108,11 +104,7 @@ def acknowledged(answer: Any) -> int:
 
 
 def kept(answer: Any, name: str) -> int:
-    """The sequence of a message that was looked for.
-
-    Raises:
-        UnavailableError: it is not stored, or not yet.
-    """
+    """The sequence of a message that was looked for; raises ``UnavailableError`` when it is not stored, or not yet."""
     said = _decoded(answer)
     error = said.get("error")
     if error is None:

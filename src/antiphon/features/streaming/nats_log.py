@@ -113,11 +113,7 @@ class NatsEventLog:
         return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
 
     def check(self, scope: Scope, stream: str, after: int, limit: int) -> list[SealCheck]:
-        """Open the events that :meth:`read` would return, and report each that does not open.
-
-        Raises:
-            As :meth:`read`, but for events that do not open.
-        """
+        """Open the events that :meth:`read` would return and report each that does not open; otherwise raises alike."""
         return [self._check(scope, stream, each) for each in self._stored(scope, stream, after, limit)]
 
     def end(self, scope: Scope, stream: str) -> int:

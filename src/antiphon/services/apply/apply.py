@@ -369,11 +369,7 @@ def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
 
 
 def require_named_engines(store: Store, fallback: Iterable[str], where: str) -> None:
-    """Refuse a fallback to an engine that the settings do not declare.
-
-    Raises:
-        InvalidInputError: names it.
-    """
+    """Refuse a fallback to an engine that the settings do not declare: an ``InvalidInputError`` that names it."""
     for named in fallback:
         engine = named.partition("/")[0]
         if engine != MAIN and engine not in store.settings.engines:

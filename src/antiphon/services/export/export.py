@@ -81,11 +81,7 @@ def published(
     snapshot: str | None = None,
     purpose: str = "",
 ) -> tuple[ExportMetadata, ExportedRows]:
-    """A view's published snapshot, or another one of it, for somebody who may have it.
-
-    Raises:
-        NotFoundError, ForbiddenError: as :func:`export_view`.
-    """
+    """A view's published snapshot, or another one of it, for who may have it; raises as :func:`export_view`."""
     spec = _spec(platform, view)
     manifest = _manifest(store, spec, snapshot)
     # A snapshot may be of an older definition than the applied one.

@@ -41,11 +41,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
 
 
 def notices(health: SnapshotHealth, overlay: StreamedOverlay) -> dict[str, str]:
-    """For ``/readyz``: what serves only in part, and since when.
-
-    Raises:
-        UnavailableError: catalog or online store do not answer.
-    """
+    """For ``/readyz``: what serves only in part, and since when; raises ``UnavailableError``."""
     found: dict[str, str] = {}
     if damaged := health.damaged():
         # Read without a key: names of views and snapshots are for doctor and the logs.
@@ -56,11 +52,7 @@ def notices(health: SnapshotHealth, overlay: StreamedOverlay) -> dict[str, str]:
 
 
 def require_whole(root: Path) -> str:
-    """For ``antiphon doctor``: how many online snapshots are whole; every byte is read.
-
-    Raises:
-        CorruptionError: some are gone or damaged.
-    """
+    """For ``antiphon doctor``: how many online snapshots are whole; every byte is read. Raises ``CorruptionError``."""
     with open_store(root) as store, closing(FeaturePlatform(store)) as platform:
         current = store.publications.current(store.scope)
         if current is None:

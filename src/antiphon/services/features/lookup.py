@@ -54,11 +54,7 @@ class Lookups:
         )
 
     async def look_up(self, request: LookupRequest) -> Lookup:
-        """Looks up what a plan of :meth:`plan` names.
-
-        Raises:
-            As ``FeatureLookup.look_up_now``.
-        """
+        """Looks up what a plan of :meth:`plan` names; raises as ``FeatureLookup.look_up_now``."""
         return await self._lookup.look_up(request)
 
     def plan(

@@ -198,11 +198,7 @@ class FeaturePlatform(FeatureStores):
             return reader
 
     def vectors(self, scope: Scope) -> VectorReader:
-        """The reader of embedded features, which are this project's own scope's.
-
-        Raises:
-            NotFoundError: another scope has none here.
-        """
+        """The reader of embedded features, which are this project's own scope's; others raise ``NotFoundError``."""
         if not self.serves(scope):
             raise NotFoundError("There are no vectors.", where=str(scope), next_step="Ask the project's own gateway.")
         return self._vectors

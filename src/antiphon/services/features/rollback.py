@@ -33,11 +33,7 @@ class FeatureRollback:
         dry_run: bool = False,
         seen: int | None = None,
     ) -> ViewRollback:
-        """Take one view back, or with ``None`` every view to publication ``to``.
-
-        Raises:
-            As :meth:`antiphon.features.publication.rollback.SnapshotRollback.view`.
-        """
+        """Take one view back, or without one every view to publication ``to``; raises as ``SnapshotRollback.view``."""
         rollback = self._of(scope, view)
         if view is None:
             assert isinstance(to, int)
