@@ -33,6 +33,5 @@ class FeatureCatalog:
 
     def published(self, key: str) -> SnapshotManifest | None:
         """The current snapshot of ``view@definition_version``, ``None`` without one."""
-        current = self.publications.current(self.scope)
-        snapshot = current.snapshots.get(key) if current is not None else None
+        snapshot = self.publications.snapshots(self.scope).get(key)
         return None if snapshot is None else self.snapshots.get(self.scope, snapshot)

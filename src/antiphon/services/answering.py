@@ -17,7 +17,7 @@ from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import REVOKED, Principal
 from antiphon.governance.policy.engine import Decision, Resource
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.remedies import remedies
+from antiphon.services.features.remedies import find_remedies
 from antiphon.services.governance.audit_trail import AuditedReceipts, batch_denial
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
@@ -106,7 +106,7 @@ def serving_services(
         engine=engine,
         features=reader or features.reader,
         features_far=reader is None and features.far,
-        remedies=remedies(store, features) if reader is None else None,
+        remedies=find_remedies(store, features) if reader is None else None,
         releases=releases,
         decide=deciding(store),
         stored=store.answers,

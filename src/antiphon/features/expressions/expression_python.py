@@ -62,7 +62,7 @@ def compile_expression(node: Expression) -> Evaluate:
         case nodes.BooleanNode(operator=symbol, left=left, right=right):
             return _boolean(symbol, compile_expression(left), compile_expression(right))
         case nodes.NotNode(operand=operand):
-            return _applied(compile_expression(operand), bool, operator.not_)
+            return _apply_to(compile_expression(operand), bool, operator.not_)
         case nodes.IsNullNode(operand=operand):
             inner = _finite(operand)
             return lambda payload: inner(payload) is None
@@ -215,11 +215,11 @@ def _call(function: str, operands: tuple[Evaluate, ...]) -> Evaluate:
     if function == "epoch":
         return lambda payload: instant_of(operand(payload))
     if function == "lower":
-        return _applied(operand, str, lower)
-    return _applied(operand, float, abs if function == "abs" else log1p)
+        return _apply_to(operand, str, lower)
+    return _apply_to(operand, float, abs if function == "abs" else log1p)
 
 
-def _applied(operand: Evaluate, kind: type, apply: Callable[[Any], Value]) -> Evaluate:
+def _apply_to(operand: Evaluate, kind: type, apply: Callable[[Any], Value]) -> Evaluate:
     def applied(payload: Payload) -> Value:
         value = operand(payload)
         return apply(value) if isinstance(value, kind) else None

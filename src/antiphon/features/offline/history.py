@@ -124,7 +124,8 @@ class ViewHistory:
         spec = known[0] if version is None else self._catalog.definitions.get(scope, view, version)
         rules = (spec.quality or QualitySpec()).rules
         waiting = {(one.view, one.definition_version): one.publish_at for one in self._catalog.staged.list(scope)}
-        current = self._catalog.snapshots.find(scope, self._catalog.publications.snapshots(scope).get(spec.key))
+        snapshot = self._catalog.publications.snapshots(scope).get(spec.key)
+        current = None if snapshot is None else self._catalog.snapshots.get(scope, snapshot)
         return ViewDescription(
             definition=spec,
             rules=tuple(RuleLine(rule.name, _kind(rule), rule.action) for rule in rules),

@@ -108,7 +108,7 @@ def opened(
     if source.sql is not None:
         marks = marks_of(source, connection)
         words = f"a query over {len(marks)} file(s) {', '.join(source.paths)}"
-        return _marked(marks, query_rows(connection, source, known_by), words)
+        return _describe_marks(marks, query_rows(connection, source, known_by), words)
     if source.path is None:
         return None
     if is_objects(source.path):
@@ -159,7 +159,7 @@ def _mark(file: Path) -> FileMark:
     return FileMark(str(file), stat.st_size, (stat.st_ino, stat.st_mtime_ns))
 
 
-def _marked(marks: Sequence[FileMark], relation: str = "", described: str = "") -> FileSource:
+def _describe_marks(marks: Sequence[FileMark], relation: str = "", described: str = "") -> FileSource:
     versions = {one.name: one.mark for one in marks if isinstance(one.mark, str)}
     return FileSource(relation, described, tuple(one.name for one in marks), known=versions)
 
@@ -171,7 +171,7 @@ def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | 
         return "database", postgres.snapshot_of(source)
     if not source.paths:
         return None
-    return "file", _marked(marks_of(source)).sha256()
+    return "file", _describe_marks(marks_of(source)).sha256()
 
 
 def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:

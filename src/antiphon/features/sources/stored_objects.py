@@ -109,11 +109,12 @@ def _fetch(
     stored: StoredObject,
     into: Callable[[StoredObject], AbstractContextManager[BinaryIO]],
 ) -> None:
-    changed = UnavailableError(
-        "An object of the source changed while it was read.",
-        where=f"source {source.name}",
-        next_step=f"Nothing was published; the refresh is tried again. It is {stored.url}.",
-    )
+
+    def broken(what: str) -> UnavailableError:
+        next_step = f"Nothing was published; the refresh is tried again. It is {stored.url}."
+        return UnavailableError(what, where=f"source {source.name}", next_step=next_step)
+
+    changed = broken("An object of the source changed while it was read.")
     read = 0
     with bucket.answering(missing=changed, changed=changed):
         answer = bucket.client.get_object(Bucket=stored.bucket, Key=stored.key, IfMatch=stored.tag)
@@ -126,11 +127,7 @@ def _fetch(
                     stream.write(piece)
                     read += len(piece)
     if read != stored.size:
-        raise UnavailableError(
-            f"An object of the source ended after {read} of {stored.size} bytes.",
-            where=f"source {source.name}",
-            next_step=f"Nothing was published; the refresh is tried again. It is {stored.url}.",
-        )
+        raise broken(f"An object of the source ended after {read} of {stored.size} bytes.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Credentials and TLS settings for a NATS server, and the format of credentials files.
+"""URL, credentials and TLS settings of a NATS server, and the format of credentials files.
 
 Invariant: a password, token, seed or JWT is in no representation of a value here, and in no error.
 """
@@ -10,6 +10,7 @@ import binascii
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -20,6 +21,7 @@ _JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s+([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[
 _SEED = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END USER NKEY SEED-+")
 _BARE = re.compile(r"SU[A-Z2-7]{56}\Z")
 _LONGEST = 65_536
+_SCHEMES = ("nats", "tls")
 FILE, VARIABLE = "log_credentials", "log_credentials_variable"
 
 
@@ -152,3 +154,47 @@ def read_key(text: str, where: str) -> Key:
             next_step="Copy the credentials once more.",
         )
     return Key(found, None if jwt is None else jwt.group(1))
+
+
+def require_url(url: str) -> int:
+    """Refuse a URL that is none of a NATS server, or that holds a password; how many replicas it asks for.
+
+    Raises:
+        InvalidInputError: it is.
+    """
+    parts = urlsplit(url)
+    where = "[features] log"
+    if parts.scheme not in _SCHEMES or not all(_is_place(each) for each in addresses_of(url)):
+        raise InvalidInputError(
+            f"{url!r} is no URL of an event log.",
+            where=where,
+            next_step="Use nats://HOST:PORT or tls://HOST:PORT, with every HOST:PORT of a cluster, separated by "
+            "commas; without the setting it is the catalog.",
+        )
+    if parts.password is not None:
+        raise InvalidInputError(
+            "The URL holds a password.",
+            where=where,
+            next_step="Put it into an environment variable and name that in log_password_variable.",
+        )
+    options = parse_qs(parts.query)
+    replicas = options.pop("replicas", ["1"])[-1]
+    if options or replicas not in ("1", "3", "5"):
+        raise InvalidInputError(
+            f"{parts.query!r} is not understood.", where=where, next_step="Use ?replicas=1, 3 or 5."
+        )
+    return int(replicas)
+
+
+def addresses_of(url: str) -> tuple[str, ...]:
+    """``SCHEME://HOST:PORT`` of each node that a URL names, without user and options."""
+    parts = urlsplit(url)
+    return tuple(f"{parts.scheme}://{place}" for place in parts.netloc.rpartition("@")[2].split(","))
+
+
+def _is_place(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False

@@ -94,18 +94,18 @@ def translated(error: Exception, name: str, access: Access) -> AntiphonError | N
 
 def acknowledged(answer: Any) -> int:
     """The sequence that a message was given; 0 when its subject has one already."""
-    said = _decoded(answer)
+    said = _decode(answer)
     error = said.get("error")
     if error is None:
         return int(said["seq"])
     if _SAME_SUBJECT in error.get("description", ""):
         return 0
-    raise _refusal(error)
+    raise _make_api_error(error)
 
 
 def kept(answer: Any, name: str) -> int:
     """The sequence of a message that was looked for; raises ``UnavailableError`` when it is not stored, or not yet."""
-    said = _decoded(answer)
+    said = _decode(answer)
     error = said.get("error")
     if error is None:
         return int(said["message"]["seq"])
@@ -115,10 +115,10 @@ def kept(answer: Any, name: str) -> int:
             where="event log",
             next_step="Send the same events again: those that are stored by then are not stored twice.",
         )
-    raise _refusal(error)
+    raise _make_api_error(error)
 
 
-def _decoded(answer: Any) -> dict[str, Any]:
+def _decode(answer: Any) -> dict[str, Any]:
     from nats.js.errors import NoStreamResponseError
 
     if not answer.data:
@@ -126,7 +126,7 @@ def _decoded(answer: Any) -> dict[str, Any]:
     return msgspec.json.decode(answer.data, type=dict[str, Any])
 
 
-def _refusal(error: dict[str, Any]) -> Exception:
+def _make_api_error(error: dict[str, Any]) -> Exception:
     from nats.js.errors import APIError
 
     return APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))

@@ -34,8 +34,7 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.features.streaming.nats_server import NatsServer
-from antiphon.features.streaming.nats_stream import StoredMessage, StreamState
+from antiphon.features.streaming.nats_server import NatsServer, StoredMessage, StreamState
 
 if TYPE_CHECKING:
     from antiphon.features.ports import LogReader

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -19,9 +20,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from antiphon.core.errors import AntiphonError, TooLargeError, UnavailableError
-from antiphon.features.streaming.nats_access import Access
+from antiphon.features.streaming.nats_access import Access, addresses_of, require_url
 from antiphon.features.streaming.nats_connection import acknowledged, connected, kept, translated
-from antiphon.features.streaming.nats_stream import StoredMessage, StreamState, addresses_of, require_url
 
 TIMEOUT_SECONDS = 2.0
 """Time limit of a connection or of one answer."""
@@ -37,6 +37,32 @@ _INACTIVE_SECONDS = 60.0
 _READERS = 32
 
 Answer = TypeVar("Answer")
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """State of a stream on its server.
+
+    Attributes:
+        log: the id it was made with; ``None`` when another program made it.
+        first, end: the first and last sequence.
+        missing: how many in between were taken out.
+        faults: what its configuration lacks to be a log that keeps everything and each event once.
+    """
+
+    log: str | None
+    first: int
+    end: int
+    missing: int
+    faults: tuple[str, ...]
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message at its sequence."""
+
+    sequence: int
+    subject: str
+    content: bytes
+    stored_at: datetime
 
 
 class NatsServer:

@@ -117,11 +117,11 @@ def plan(store: Store) -> ApplyPlan:
     keys = _unpublished(project.views, before, replaced, published)
     return ApplyPlan(
         project.name,
-        _changes(store, project),
+        _compare(store, project),
         tuple(consequences(store, project.views)),
         _foreseen(store, keys, before, published),
         under_way=next((run.id for run in open_applies(store)), None),
-        missing=_missing_files(project),
+        missing=_find_missing_files(project),
     )
 
 
@@ -147,7 +147,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             to where it does not yield what a release in use needs; nothing was applied.
     """
     project = _load(store)
-    changes = _changes(store, project)
+    changes = _compare(store, project)
     require_unbroken(store, project.views)
     scope, why = store.scope, rationale or "applied"
     pins = {application.model: _pin(store, application) for application in project.applications.values()}
@@ -202,7 +202,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     # Consequences are for the releases that are in use now; a run says them when it has ended.
     all_notes = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     materializes = _foreseen(store, first, before, published)
-    planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_missing_files(project))
+    planned = ApplyPlan(project.name, changes, materializes=materializes, missing=_find_missing_files(project))
     return ApplyReport(planned, tuple(releases), done.activated, tuple(waiting), all_notes, run)
 
 
@@ -279,7 +279,7 @@ def _load(store: Store) -> definitions.ProjectSpec:
     return project
 
 
-def _changes(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedChange, ...]:
+def _compare(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedChange, ...]:
     before = store.applied.project(store.scope)
     changes: list[PlannedChange] = []
     for name, view in project.views.items():
@@ -304,7 +304,7 @@ def _changes(store: Store, project: definitions.ProjectSpec) -> tuple[PlannedCha
     return (*changes, *(PlannedChange("application", name, "removed") for name in gone))
 
 
-def _missing_files(project: definitions.ProjectSpec) -> tuple[str, ...]:
+def _find_missing_files(project: definitions.ProjectSpec) -> tuple[str, ...]:
     return tuple(
         f"{view.name}: there is no file {path}. Nothing of this view is published until there is one."
         for view in project.views.values()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.core.tls import ClientTls
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.project import ProjectSpec
 from antiphon.features.feast.reader import SNAPSHOT, FeastReader
 from antiphon.features.feast.server import FeastServer
 from antiphon.features.online.lookup import FeatureReader
+from antiphon.services.project.credentials import locate_tls_files
 from antiphon.services.project.store import Store
 
 
@@ -35,17 +34,13 @@ def server(store: Store) -> FeastServer | None:
                 where="antiphon.toml, [feast] token_variable",
                 next_step="Set it where the gateway and the worker start.",
             )
-
-    def at(file: str | None) -> Path | None:
-        return None if file is None else store.paths.root / file
-
     return FeastServer(
         feast.url,
         token=token,
         timeout=parse_duration(feast.timeout).total_seconds(),
         failures=feast.failures,
         retry=parse_duration(feast.retry).total_seconds(),
-        tls=ClientTls(at(feast.authority), at(feast.client_certificate), at(feast.client_key)),
+        tls=locate_tls_files(store.paths.root, feast.authority, feast.client_certificate, feast.client_key),
     )
 
 

@@ -5,29 +5,34 @@ What is looked up is prepared once: by the live release of an application, or by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from antiphon.catalog.definitions import AppliedProject
-from antiphon.core.errors import AntiphonError, NotFoundError
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.governance.policy.request import application_resource
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.on_demand import OnDemandSpec
+from antiphon.features.selection import select_features
+from antiphon.governance.policy.request import PolicyColumn, Resource, application_resource
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import deciding
-from antiphon.services.features.lookup_plan import lookup_plan
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.remedies import remedies
+from antiphon.services.features.remedies import find_remedies
 from antiphon.services.project.store import Store
 from antiphon.serving.features.lookup import FeatureLookup
-from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
+from antiphon.serving.features.lookup_values import DerivedFeatures, Lookup, LookupPlan, LookupRequest
 
 LEASE_SECONDS = 0.25
 """Lease on the applied definitions."""
 
 _MOST_PLANS = 1_000
+
+_Names = tuple[str, ...] | None
+"""Features of a view; ``None``: all of them that are columns."""
 
 
 class Lookups:
@@ -48,7 +53,7 @@ class Lookups:
             deciding(store),
             self._clock,
             reads_entities=self._reads_entities,
-            remedies=remedies(store, platform),
+            remedies=find_remedies(store, platform),
             far=platform.far,
             vectors=platform.vectors,
         )
@@ -131,3 +136,89 @@ class Lookups:
     def _reads_entities(self, tenant: str) -> bool:
         parts = self._store.decider.decider(tenant).parts
         return parts.any_key or bool(parts.keys)
+
+
+def lookup_plan(
+    known: Iterable[FeatureViewSpec],
+    on_demand: Iterable[OnDemandSpec],
+    requested: Sequence[str],
+    purpose: str,
+    keys: Collection[str] | None = None,
+) -> LookupPlan:
+    """The plan of some names.
+
+    Args:
+        requested: ``view`` or ``view.feature``; a whole view is its columns, without vectors.
+        keys: columns that name entities; those of the views that are read by default.
+
+    Raises:
+        NotFoundError: a name is not there; names all that are not.
+        InvalidInputError: a view is kept by Feast, or has nothing but vectors.
+    """
+    views = {view.name: view for view in known}
+    selection = select_features(requested, views, {view.name: view for view in on_demand}, vectors=False)
+    read: dict[str, _Names] = {}
+    vectors: dict[str, tuple[str, ...]] = {}
+    for name in selection.names:
+        view, _, feature = name.partition(".")
+        if view not in views:
+            continue
+        if feature in views[view].models:
+            vectors[view] = (*vectors.get(view, ()), name)
+        elif view in selection.whole:
+            read[view] = None
+        else:
+            _add(read, view, feature)
+    for name in sorted({name for view in selection.on_demand for name in view.reads()}):
+        _add(read, *name.split(".", 1))
+    _require_kept_here([*read, *vectors], views)
+    columns: list[PolicyColumn] = []
+    for view in dict.fromkeys((*read, *vectors)):
+        chosen = read.get(view, ())
+        used = set(views[view].features) - set(views[view].models) if chosen is None else {*chosen}
+        columns += _policy_columns(views[view], used | {one.partition(".")[2] for one in vectors.get(view, ())})
+    entity_keys = keys if keys is not None else [key for view in (*read, *vectors) for key in views[view].entity.keys]
+    derived = DerivedFeatures(
+        selection.names,
+        {view: (views[view], names) for view, names in vectors.items()},
+        selection.on_demand,
+        frozenset(entity_keys),
+    )
+    return LookupPlan(
+        resource=Resource(
+            "features",
+            ",".join(sorted({*read, *vectors, *(view.name for view in selection.on_demand)})),
+            columns=tuple(columns),
+        ),
+        views={view: views[view].definition_version for view in read},
+        features=read,
+        purpose=purpose,
+        derived=derived if vectors or selection.on_demand else None,
+    )
+
+
+def _add(read: dict[str, _Names], view: str, feature: str) -> None:
+    chosen = read.get(view, ())
+    if chosen is not None:
+        read[view] = tuple(dict.fromkeys((*chosen, feature)))
+
+
+def _policy_columns(view: FeatureViewSpec, used: Collection[str]) -> list[PolicyColumn]:
+    """Columns for the policy decision: those returned, and the inputs of those returned."""
+    if not view.tags:
+        return [PolicyColumn(f"{view.name}.*")]
+    return [
+        PolicyColumn(f"{view.name}.{one}", tag.sensitivity, tag.purposes)
+        for one, tag in sorted(view.tags.items())
+        if one in used
+    ]
+
+
+def _require_kept_here(names: Iterable[str], views: Mapping[str, FeatureViewSpec]) -> None:
+    elsewhere = [name for name in dict.fromkeys(names) if name in views and views[name].source.kind == "feast"]
+    if elsewhere:
+        raise InvalidInputError(
+            f"{', '.join(elsewhere)} is kept by Feast.",
+            where="features",
+            next_step="Ask Feast for it; an application that reads it is answered from it.",
+        )

@@ -16,7 +16,7 @@ from antiphon.services.project.store import Store
 from antiphon.serving.ports import RemedyFinder
 
 
-def remedies(store: Store, platform: FeaturePlatform) -> RemedyFinder:
+def find_remedies(store: Store, platform: FeaturePlatform) -> RemedyFinder:
     """Finds what stands in the place of stale values."""
     recomputer = Recomputer(store.events, store.database.clock, ComputeLimits(threads=1, memory=512))
 

@@ -41,7 +41,7 @@ from antiphon.features.offline.point_in_time.join import point_in_time
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision
-from antiphon.services.features.lookup_plan import lookup_plan
+from antiphon.services.features.lookup import lookup_plan
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words

@@ -15,9 +15,9 @@ from antiphon.catalog.events import StreamHomes
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
+from antiphon.features.streaming.nats_access import require_url
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
-from antiphon.features.streaming.nats_stream import require_url
 
 DEV = Scope()
 

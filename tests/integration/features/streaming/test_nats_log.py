@@ -24,10 +24,9 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.features.streaming.nats_access import Access
+from antiphon.features.streaming.nats_access import Access, require_url
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
-from antiphon.features.streaming.nats_stream import require_url
 from antiphon.governance.encryption.sealing import AesGcmCodec
 
 DEV, OTHER = Scope(), Scope("other", "dev")
