@@ -261,7 +261,7 @@ def until_caught_up(opened: Opened, consumer: Any, within: float) -> float | Non
     """Seconds until the consumer is at the log's end; ``None`` when it does not get there in time."""
     end, started = opened.log.end(opened.scope, "readings"), time.perf_counter()
     while time.perf_counter() - started < within:
-        if all(view.offset >= end for view in consumer.status()):
+        if all(stream.consumed >= end for stream in consumer.status(datetime.now(UTC))):
             return time.perf_counter() - started
         time.sleep(0.01)
     return None
@@ -300,11 +300,11 @@ def sustained(opened: Opened, places: list[str], backlog: int) -> dict[str, Any]
     watching = opened.consumer()
     with child("consume", places):
         deadline = time.perf_counter() + 170
-        while (first := min(view.offset for view in watching.status())) == 0:
+        while (first := min(stream.consumed for stream in watching.status(datetime.now(UTC)))) == 0:
             assert time.perf_counter() < deadline, "the consumer does not move"
             time.sleep(0.002)
         began = time.perf_counter()
-        while (now := min(view.offset for view in watching.status())) < backlog:
+        while (now := min(stream.consumed for stream in watching.status(datetime.now(UTC)))) < backlog:
             assert time.perf_counter() < deadline, "the backlog is too long for this machine"
             time.sleep(0.005)
         took = time.perf_counter() - began

@@ -50,7 +50,7 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
     import asyncio
 
     from antiphon.cli.status import streams_table
-    from antiphon.services.features.streams import StreamStatus
+    from antiphon.features.streaming.consumer import StreamStatus
 
     async def found() -> list[StreamStatus]:
         async with services(project) as (ports, store):

@@ -16,7 +16,7 @@ from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.logs import without_credentials
-from antiphon.services.features.streams import StreamStatus
+from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

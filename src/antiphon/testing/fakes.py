@@ -46,6 +46,7 @@ from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reu
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.engine.api.messages import Alternative, EngineDescription, EngineLoad, ModelDescription, TokenOut
+from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.services import (
     AccessServices,
     GatewayServices,
@@ -69,7 +70,6 @@ from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.features.skew import ProjectSkew
-from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records

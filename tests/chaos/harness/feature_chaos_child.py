@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,11 @@ class Life:
         self._collect()
         found["cutoff"] = cutoff
         found["settled"] = self._served(KEPT)
-        found["consumed"] = {view.view: [view.offset, view.end] for view in self.platform.consumer.status()}
+        found["consumed"] = {
+            view.view: [view.consumed, stream.end]
+            for stream in self.platform.consumer.status(datetime.now(UTC))
+            for view in stream.views
+        }
         return found
 
     def _wait_for_abandoned_builds(self) -> None:

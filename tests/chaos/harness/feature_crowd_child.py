@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -264,7 +264,11 @@ class Role(Life):
             self._collect()
         found["pins"] = self._try_pins()
         found["settled"] = self._served(KEPT)
-        found["consumed"] = {view.view: [view.offset, view.end] for view in self.platform.consumer.status()}
+        found["consumed"] = {
+            view.view: [view.consumed, stream.end]
+            for stream in self.platform.consumer.status(datetime.now(UTC))
+            for view in stream.views
+        }
         return found
 
     def _try_pins(self) -> list[str]:

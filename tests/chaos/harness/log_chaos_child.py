@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,11 @@ class LogLife:
             self._until_answered(partial(self._append, number))
         while self._until_answered(lambda: self.platform.consume(1_000)):
             pass
-        behind = {view.view: [view.offset, view.end] for view in self.platform.consumer.status()}
+        behind = {
+            view.view: [view.consumed, stream.end]
+            for stream in self.platform.consumer.status(datetime.now(UTC))
+            for view in stream.views
+        }
         self.say("settled " + json.dumps({"readings": self._served(), "consumed": behind, "runs": runs}))
 
     def _append(self, number: int) -> int:

@@ -35,36 +35,39 @@ _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 """Backoff after a failed read of a stream, at first and at most (seconds)."""
 
 
-class StreamPosition(msgspec.Struct, frozen=True):
-    """Position of a view's consumer in its stream; it is caught up when ``offset == end``.
+class StreamedView(msgspec.Struct, frozen=True):
+    """Progress of one view in its stream.
 
     Attributes:
-        rejected: events without usable entity keys.
+        lag, lag_seconds: events it has not applied, and how long the first of them has been in the log.
         watermark: the greatest event time it has seen.
-        late: events that came after one of a later event time; they count all the same.
-        lateness: greatest delay of a late event (seconds of event time).
-        waiting_since: append time of the first pending event; ``None`` when caught up.
+        late, lateness_seconds: events that came after one of a later event time, and by how much the latest did; they
+            count where they belong.
+        rejected: events without usable entity keys.
     """
 
     view: str
     definition_version: str
-    stream: str
-    offset: int
-    end: int
+    consumed: int
+    lag: int
+    lag_seconds: float
+    watermark: datetime | None
+    late: int
+    lateness_seconds: float
     rejected: int
-    watermark: datetime | None = None
-    late: int = 0
-    lateness: float = 0.0
-    waiting_since: datetime | None = None
 
-    @property
-    def lag(self) -> int:
-        """Number of pending events."""
-        return max(0, self.end - self.offset)
 
-    def lag_seconds(self, now: datetime) -> float:
-        """Time that the first pending event has waited."""
-        return 0.0 if self.waiting_since is None else max(0.0, (now - self.waiting_since).total_seconds())
+class StreamStatus(msgspec.Struct, frozen=True):
+    """Progress of a stream's consumer: ``lag`` events lie between ``consumed`` and ``end``, the first of them for
+    ``lag_seconds``. ``problem`` says why that cannot be told."""
+
+    stream: str
+    consumed: int
+    end: int
+    lag: int
+    lag_seconds: float = 0.0
+    views: tuple[StreamedView, ...] = ()
+    problem: str | None = None
 
 
 class _FollowedView:
@@ -222,42 +225,44 @@ class StreamConsumer:
         prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
         return max(self._overlay.read(prefixes).offsets.values(), default=0)
 
-    def status(self, streams: Collection[str] | None = None) -> list[StreamPosition]:
-        """The positions of all followed views, or of those of these streams.
-
-        Raises:
-            UnavailableError, SetupError, CorruptionError: as :meth:`poll`, for any of the streams.
-        """
+    def status(self, now: datetime, streams: Collection[str] | None = None) -> list[StreamStatus]:
+        """Progress in all streams that views follow, or in these; raises as :meth:`poll`, for any of them."""
         followers = [one for one in self._followers.values() if streams is None or one.spec.source.name in streams]
         reading = self._overlay.read([follower.prefix for follower in followers])
-        ends: dict[str, int] = {}
-        waiting: dict[tuple[str, int], datetime | None] = {}
-        found = []
+        by_stream: dict[str, list[_FollowedView]] = {}
         for follower in followers:
-            stream, offset = follower.spec.source.name, reading.offsets[follower.prefix]
-            if stream not in ends:
-                ends[stream] = self._log.end(self._scope, stream)
-            if offset > ends[stream]:
-                raise set_back(stream, offset, ends[stream], "Restore a newer backup of the log")
-            if offset < ends[stream] and (stream, offset) not in waiting:
-                first = self._log.read(self._scope, stream, offset, 1)
-                waiting[stream, offset] = first[0].appended_at if first else None
-            progress = reading.progress[follower.prefix]
-            found.append(
-                StreamPosition(
+            by_stream.setdefault(follower.spec.source.name, []).append(follower)
+        return [self._status(stream, followers, reading, now) for stream, followers in by_stream.items()]
+
+    def _status(
+        self, stream: str, followers: Sequence[_FollowedView], reading: OverlayState, now: datetime
+    ) -> StreamStatus:
+        end = self._log.end(self._scope, stream)
+        waited: dict[int, float] = {}
+        views: list[StreamedView] = []
+        for follower in followers:
+            offset, progress = reading.offsets[follower.prefix], reading.progress[follower.prefix]
+            if offset > end:
+                raise set_back(stream, offset, end, "Restore a newer backup of the log")
+            if offset < end and offset not in waited:
+                since = next((one.appended_at for one in self._log.read(self._scope, stream, offset, 1)), None)
+                waited[offset] = 0.0 if since is None else max(0.0, (now - since).total_seconds())
+            views.append(
+                StreamedView(
                     view=follower.spec.name,
                     definition_version=follower.spec.definition_version,
-                    stream=stream,
-                    offset=offset,
-                    end=ends[stream],
-                    rejected=progress.rejected,
+                    consumed=offset,
+                    lag=end - offset,
+                    lag_seconds=waited.get(offset, 0.0),
                     watermark=None if progress.watermark is None else from_microseconds(progress.watermark),
                     late=progress.late,
-                    lateness=progress.lateness / 1e6,
-                    waiting_since=waiting.get((stream, offset)),
+                    lateness_seconds=progress.lateness / 1e6,
+                    rejected=progress.rejected,
                 )
             )
-        return found
+        consumed = min(view.consumed for view in views)
+        most = max(view.lag_seconds for view in views)
+        return StreamStatus(stream, consumed, end, end - consumed, most, tuple(views))
 
     def restore(self, spec: FeatureViewSpec, after: int) -> int:
         """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back.

@@ -13,10 +13,10 @@ from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, ReuseCount, Usage
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
+from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.measurements import Percentiles
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
-from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 

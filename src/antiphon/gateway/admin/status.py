@@ -12,6 +12,7 @@ from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
+from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.measurements import GatewayMetrics, percentiles
@@ -19,7 +20,6 @@ from antiphon.gateway.operation import Operation, OperationCall
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessStatus
-from antiphon.services.features.streams import StreamStatus
 from antiphon.services.features.view_status import ViewStatus
 
 WINDOW = 300.0

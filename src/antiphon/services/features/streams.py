@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from datetime import datetime
 
 import msgspec
 
@@ -18,7 +17,7 @@ from antiphon.core.errors import (
     UnavailableError,
 )
 from antiphon.core.scope import Scope
-from antiphon.features.streaming.consumer import StreamPosition
+from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.operations.processes import is_running, read_records
 from antiphon.services.features.platform import FeaturePlatform
@@ -29,41 +28,6 @@ LOOK_SECONDS = 0.25
 
 _UNKNOWN_RETRY = 5.0
 _LONGEST_RETRY = 60.0
-
-
-class StreamedView(msgspec.Struct, frozen=True):
-    """Progress of one view in its stream.
-
-    Attributes:
-        lag, lag_seconds: events it has not applied, and how long the first of them has been in the log.
-        watermark: the greatest event time it has seen.
-        late, lateness_seconds: events that came after one of a later event time, and by how much the latest did; they
-            count where they belong.
-        rejected: events without usable entity keys.
-    """
-
-    view: str
-    definition_version: str
-    consumed: int
-    lag: int
-    lag_seconds: float
-    watermark: datetime | None
-    late: int
-    lateness_seconds: float
-    rejected: int
-
-
-class StreamStatus(msgspec.Struct, frozen=True):
-    """Progress of a stream's consumer: ``lag`` events lie between ``consumed`` and ``end``, the first of them for
-    ``lag_seconds``. ``problem`` says why that cannot be told."""
-
-    stream: str
-    consumed: int
-    end: int
-    lag: int
-    lag_seconds: float = 0.0
-    views: tuple[StreamedView, ...] = ()
-    problem: str | None = None
 
 
 class _StreamLag(msgspec.Struct):
@@ -160,30 +124,10 @@ class ProjectStreams:
         found: list[StreamStatus] = []
         for stream in self._declared(scope):
             try:
-                found.append(_status(stream, consumer.status((stream,)), now))
+                found += consumer.status(now, (stream,))
             except AntiphonError as error:
                 found.append(StreamStatus(stream, 0, 0, 0, problem=str(error)))
         return found
-
-
-def _status(stream: str, views: Sequence[StreamPosition], now: datetime) -> StreamStatus:
-    end = max(view.end for view in views)
-    consumed = min(view.offset for view in views)
-    shown = tuple(
-        StreamedView(
-            view=view.view,
-            definition_version=view.definition_version,
-            consumed=view.offset,
-            lag=view.lag,
-            lag_seconds=view.lag_seconds(now),
-            watermark=view.watermark,
-            late=view.late,
-            lateness_seconds=view.lateness,
-            rejected=view.rejected,
-        )
-        for view in views
-    )
-    return StreamStatus(stream, consumed, end, max(0, end - consumed), max(view.lag_seconds for view in shown), shown)
 
 
 def move_to_server(store: Store, stream: str) -> int:

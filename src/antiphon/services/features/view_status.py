@@ -14,7 +14,7 @@ from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.streaming.consumer import StreamPosition
+from antiphon.features.streaming.consumer import StreamedView
 from antiphon.services.features import feast
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
@@ -83,7 +83,7 @@ def read_view_statuses(
     published = store.publications.snapshots(scope)
     held, skew = FeatureHolds(store.database).of(scope), store.skew_reports.latest_by_view(scope)
     staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
-    positions = _positions(platform, specs) if streams else {}
+    positions = _positions(platform, specs, now) if streams else {}
     found: list[ViewStatus] = []
     for key, spec in sorted(specs.items()):
         snapshot = feast.snapshot_name(store, spec) if spec.source.kind == "feast" else published.get(key)
@@ -93,7 +93,7 @@ def read_view_statuses(
         blocking = tuple(finding for finding in blocking if finding.action == "block")
         age = None if manifest is None else (now - manifest.created_at).total_seconds()
         position, allowed = positions.get(key), contracts.get(spec.name, {})
-        lag_seconds = None if position is None else position.lag_seconds(now)
+        lag_seconds = None if position is None else position.lag_seconds
         judged_age = lag_seconds if spec.source.kind == "stream" else age
         stale = tuple(name for name, most in sorted(allowed.items()) if judged_age is not None and judged_age > most)
         hold, compared = held.get(spec.name), skew.get(spec.name)
@@ -148,14 +148,17 @@ def _contracts(store: Store, scope: Scope) -> dict[str, dict[str, float]]:
     return found
 
 
-def _positions(platform: FeaturePlatform, specs: Mapping[str, FeatureViewSpec]) -> dict[str, StreamPosition]:
+def _positions(
+    platform: FeaturePlatform, specs: Mapping[str, FeatureViewSpec], now: datetime
+) -> dict[str, StreamedView]:
     """Positions in streams by ``view@definition_version``, without those of streams that cannot be read."""
     consumer = platform.consumer
     consumer.follow(specs.values())
-    found: dict[str, StreamPosition] = {}
+    found: dict[str, StreamedView] = {}
     for stream in sorted({spec.source.name for spec in specs.values() if spec.source.kind == "stream"}):
         with suppress(AntiphonError):
-            found |= {f"{one.view}@{one.definition_version}": one for one in consumer.status((stream,))}
+            (status,) = consumer.status(now, (stream,))
+            found |= {f"{one.view}@{one.definition_version}": one for one in status.views}
     return found
 
 

@@ -81,7 +81,7 @@ def test_redelivery_and_a_second_consumer_change_nothing(world: World) -> None:
         world.consumer.restore(spec, 0)
     world.consume()
     assert world.read(NOON + minutes(10), **EWR) == before
-    assert [status.offset for status in world.consumer.status()] == [1, 1]
+    assert [view.consumed for status in world.consumer.status(NOON) for view in status.views] == [1, 1]
 
 
 def test_an_event_told_by_history_and_log_counts_once(world: World) -> None:
@@ -96,7 +96,8 @@ def test_events_without_keys_are_counted_and_left_out(world: World) -> None:
     world.publish(NOON)
     world.append("departures", event("broken", NOON, dep_delay=3), departure(9001, 5, 0.0))
     world.consume()
-    assert {status.view: status.rejected for status in world.consumer.status()} == {"congestion": 1, "route_history": 1}
+    (status,) = world.consumer.status(NOON)
+    assert {view.view: view.rejected for view in status.views} == {"congestion": 1, "route_history": 1}
     assert world.read(NOON + minutes(10), **EWR).values["congestion.departures_2h"].value == 2
     assert world.materialize("congestion", NOON).rows_rejected == 1
 

@@ -16,7 +16,7 @@ from antiphon.catalog.events import Event
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
-from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.features.streaming.consumer import StreamConsumer, StreamedView
 
 departures = Source.stream("departures", event_time="scheduled", available_at="departed", event_id="id")
 weather = Source.stream("weather", event_time="at", event_id="id")
@@ -56,7 +56,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def offsets(world: World) -> Mapping[str, int]:
-    return {each.view: each.offset for each in world.consumer.status()}
+    return {each.view: each.consumed for each in progress(world)}
+
+
+def progress(world: World) -> list[StreamedView]:
+    return [view for stream in world.consumer.status(world.clock.now()) for view in stream.views]
 
 
 def test_a_poll_takes_no_more_than_it_may_and_every_stream_gets_its_share(world: World) -> None:
@@ -96,32 +100,33 @@ def test_what_is_late_counts_where_it_belongs_and_is_told(world: World) -> None:
     world.append("departures", flew(1, 10), flew(2, 30), flew(3, 5, 60.0), flew(4, 30), flew(5, 29.5))
     world.append("departures", Event("none", NOON + minutes(50), NOON, {"origin": None}))
     world.consume(2)
-    told = {each.view: each for each in world.consumer.status()}["traffic"]
-    assert (told.watermark, told.late, told.lateness, told.rejected) == (NOON + minutes(30), 2, 25 * 60.0, 1)
-    assert told.waiting_since is None
+    told = {each.view: each for each in progress(world)}["traffic"]
+    assert (told.watermark, told.late, told.lateness_seconds, told.rejected) == (NOON + minutes(30), 2, 25 * 60.0, 1)
+    assert (told.lag, told.lag_seconds) == (0, 0.0)
     # As of 12:31 the flight of 12:05 has not left, as of 13:05 it has.
     assert world.read(NOON + minutes(31), "traffic", origin="EWR").values["traffic.flights"].value == 4
     assert world.read(NOON + minutes(65), "traffic", origin="EWR").values["traffic.flights"].value == 5
     assert world.read(NOON + minutes(65), "traffic", origin="EWR").values["traffic.delay"].value == 60.0
     # Another consumer that takes it all again, in other slices, changes nothing of it.
-    before = world.consumer.status()
+    before = progress(world)
     behind = Behind(world.overlay)
     again = StreamConsumer(world.scope, log=world.log, overlay=behind, online=world.online, views=world.specs.values())
     again.poll(4)
-    assert world.consumer.status() == before
+    assert progress(world) == before
 
 
 def test_what_waits_is_told_since_when(world: World) -> None:
     world.append("departures", flew(1, 1))
     world.clock.advance(minutes(3))
     world.append("departures", flew(2, 2))
-    told = {each.view: each for each in world.consumer.status()}["traffic"]
-    assert (told.offset, told.end, told.waiting_since, told.watermark) == (0, 2, NOON, None)
+    told = {each.view: each for each in progress(world)}["traffic"]
+    assert (told.consumed, told.lag, told.lag_seconds, told.watermark) == (0, 2, 3 * 60.0, None)
     world.consumer.poll(1)
     while offsets(world)["traffic"] < 1:
         world.consumer.poll(1)
-    told = {each.view: each for each in world.consumer.status()}["traffic"]
-    assert told.waiting_since == NOON + minutes(3)
+    world.clock.advance(minutes(1))
+    told = {each.view: each for each in progress(world)}["traffic"]
+    assert (told.lag, told.lag_seconds) == (1, 60.0)
 
 
 def test_a_log_that_was_set_back_stops_its_views_with_a_reason_and_no_others(
@@ -138,14 +143,14 @@ def test_a_log_that_was_set_back_stops_its_views_with_a_reason_and_no_others(
         world.consumer.poll(4)
         seconds[0] += 0.5
         told.append(len(caplog.records))
-    assert [each.offset for each in world.consumer.status(["weather"])] == [30]
+    assert [each.consumed for each in world.consumer.status(NOON, ["weather"])] == [30]
     # Asked at 0, after 1 s and after 2 more, and in between its share is the others'.
     assert told == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]
     assert "departures is not consumed; the others are" in caplog.text
     with pytest.raises(CorruptionError, match=reason):
-        world.consumer.status(["departures"])
+        world.consumer.status(NOON, ["departures"])
     with pytest.raises(CorruptionError, match=reason):
-        world.consumer.status()
+        world.consumer.status(NOON)
     world.append("departures", *(flew(n, n) for n in range(3, 9)))
     seconds[0] += 30
     world.consume(100)
