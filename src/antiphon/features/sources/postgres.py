@@ -39,7 +39,7 @@ def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: st
         UnavailableError: the database is away, or went away before the last row.
         InvalidInputError: there is no such table or column, or the query is wrong.
     """
-    with _answering(source), _connected(source) as cursor:
+    with _connected(source) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute("SET LOCAL TIME ZONE 'UTC'")
         snapshot = _current_snapshot(cursor)
@@ -58,7 +58,7 @@ def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: st
 
 def snapshot_of(source: SourceSpec) -> str:
     """The database's present snapshot, and a check that it answers."""
-    with _answering(source), _connected(source) as cursor:
+    with _connected(source) as cursor:
         return _current_snapshot(cursor)
 
 
@@ -102,7 +102,9 @@ def _plain(kind: Any) -> bool:
 
 @contextmanager
 def _connected(source: SourceSpec) -> Iterator[Any]:
+    """A cursor; the driver's errors come out as ours."""
     try:
+        from adbc_driver_manager import Error
         from adbc_driver_postgresql import dbapi
     except ImportError as error:
         raise SetupError(
@@ -110,8 +112,18 @@ def _connected(source: SourceSpec) -> Iterator[Any]:
             where=f"source {source.name}",
             next_step="pip install antiphon[postgres]",
         ) from error
-    with dbapi.connect(_uri(source)) as opened, opened.cursor() as cursor:
-        yield cursor
+    import pyarrow
+
+    try:
+        with dbapi.connect(_uri(source)) as opened, opened.cursor() as cursor:
+            yield cursor
+    except AntiphonError:
+        raise
+    except Error as error:
+        raise _translated(source, str(error), error.sqlstate or "") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        # Errors while batches are read come from Arrow, which knows no SQLSTATE.
+        raise _translated(source, str(error), "") from error
 
 
 def _uri(source: SourceSpec) -> str:
@@ -131,26 +143,6 @@ def _uri(source: SourceSpec) -> str:
         place = f"{user}:{quote(password, safe='')}@{host}"
     query = "&".join(filter(None, (parts.query, _CONNECTION)))
     return urlunsplit((parts.scheme, place, parts.path, query, ""))
-
-
-@contextmanager
-def _answering(source: SourceSpec) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        from adbc_driver_manager import Error
-    except ImportError:
-        yield
-        return
-    try:
-        yield
-    except AntiphonError:
-        raise
-    except Error as error:
-        raise _translated(source, str(error), error.sqlstate or "") from error
-    except (pyarrow.ArrowException, OSError) as error:
-        # Errors while batches are read come from Arrow, which knows no SQLSTATE.
-        raise _translated(source, str(error), "") from error
 
 
 def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
