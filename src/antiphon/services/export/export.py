@@ -14,7 +14,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import ExportResult, Format, write_delta, write_parquet
-from antiphon.features.exports.exported import ExportedRows, ExportMetadata, Permit, metadata_of
+from antiphon.features.exports.exported import ExportedRows, ExportMetadata, metadata_of
 from antiphon.features.selection import unknown_views
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow, Resource
@@ -86,17 +86,17 @@ def published(
     manifest = _manifest(store, spec, snapshot)
     # A snapshot may be of an older definition than the applied one.
     spec = store.definitions.get(store.scope, view, manifest.definition_version)
-    context = require_export(store, principal, spec, purpose)
-    permit = _permit(store, principal, spec, manifest, context)
+    policy = _row_policy(store, principal, spec, _require_export(store, principal, spec, purpose))
+    moment = int(manifest.as_of.timestamp())
+
+    def permit(entities: Sequence[dict[str, str]]) -> list[bool]:
+        return [said.allowed for said in policy.decide([PolicyRow(entity, moment) for entity in entities])]
+
     return metadata_of(manifest), ExportedRows(spec, manifest, platform.lake, permit)
 
 
-def require_export(store: Store, principal: Principal, spec: FeatureViewSpec, purpose: str) -> dict[str, Any]:
-    """Let policy decide about the action ``export`` on a view; the context it was asked in.
-
-    Raises:
-        ForbiddenError: it denies, or denies a feature that is asked for.
-    """
+def _require_export(store: Store, principal: Principal, spec: FeatureViewSpec, purpose: str) -> dict[str, Any]:
+    """Let policy decide about the action ``export`` on a view; the context it was asked in."""
     resource, context = _policy_question(store, spec, purpose)
     with _refusals_on_record(store, principal, spec):
         store.decider.require(principal, "export", resource, context)
@@ -109,16 +109,14 @@ def require_rows(
     spec: FeatureViewSpec,
     entities: Sequence[dict[str, str]],
     moments: Sequence[datetime],
-    context: dict[str, Any],
+    purpose: str,
 ) -> None:
-    """Let policy decide about every entity that is asked about, as of its moment.
-
-    Args:
-        context: what :func:`require_export` gave.
+    """Let policy decide about the action ``export`` on a view, and about every entity as of its moment.
 
     Raises:
-        ForbiddenError: it denies one; says how many and why.
+        ForbiddenError: it denies the view, a feature that is asked for, or an entity; says how many and why.
     """
+    context = _require_export(store, principal, spec, purpose)
     rows = [PolicyRow(entity, int(moment.timestamp())) for entity, moment in zip(entities, moments, strict=True)]
     denied = [said for said in _row_policy(store, principal, spec, context).decide(rows) if not said.allowed]
     if denied:
@@ -178,18 +176,6 @@ def _policy_question(store: Store, spec: FeatureViewSpec, purpose: str) -> tuple
         "purpose": purpose, "environment": store.scope.environment, "tenant": store.scope.tenant, "path": "batch",
     }  # fmt: skip
     return resource, context
-
-
-def _permit(
-    store: Store, principal: Principal, spec: FeatureViewSpec, manifest: SnapshotManifest, context: dict[str, Any]
-) -> Permit:
-    policy = _row_policy(store, principal, spec, context)
-    moment = int(manifest.as_of.timestamp())
-
-    def permit(entities: Sequence[dict[str, str]]) -> list[bool]:
-        return [said.allowed for said in policy.decide([PolicyRow(entity, moment) for entity in entities])]
-
-    return permit
 
 
 def _row_policy(store: Store, principal: Principal, spec: FeatureViewSpec, context: dict[str, Any]) -> RowPolicy:

@@ -27,7 +27,7 @@ from antiphon.features.selection import ResolvedFeatures, select_features
 from antiphon.features.values import FeatureValue
 from antiphon.learning.datasets.reader import read_table
 from antiphon.services.apply import apply as applying
-from antiphon.services.export.export import published, require_export, require_rows
+from antiphon.services.export.export import published, require_rows
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.refreshing import finish_apply, refresh_now
 from antiphon.services.governance.identity import at_terminal
@@ -230,8 +230,7 @@ class Project:
         moments = instants(table, "moment").to_pylist()
         for view, version in found.spec.views.items():
             spec = self._store.definitions.get(self._store.scope, view, version)
-            context = require_export(self._store, self._principal, spec, purpose)
-            require_rows(self._store, self._principal, spec, _entities(table, spec.entity.keys), moments, context)
+            require_rows(self._store, self._principal, spec, _entities(table, spec.entity.keys), moments, purpose)
         self._tell(list(found.spec.views), "dataset", {"dataset": found.id, "purpose": purpose})
         about = {"antiphon.dataset": found.id, "antiphon.logical_hash": found.logical_hash}
         return from_arrow(table.replace_schema_metadata(about), to)
@@ -252,8 +251,7 @@ class Project:
         self, chosen: ResolvedFeatures, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str
     ) -> None:
         for spec in chosen.views.values():
-            context = require_export(self._store, self._principal, spec, purpose)
-            require_rows(self._store, self._principal, spec, _entities(table, spec.entity.keys), moments, context)
+            require_rows(self._store, self._principal, spec, _entities(table, spec.entity.keys), moments, purpose)
         self._tell(list(chosen.views), what, {"purpose": purpose})
 
     def _tell(self, views: Sequence[str], what: str, more: Mapping[str, Any]) -> None:
