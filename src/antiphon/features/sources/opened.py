@@ -53,11 +53,7 @@ class FileSource(msgspec.Struct, frozen=True):
         return together(self.contents()) if self.extracted is None else self.extracted
 
     def contents(self) -> tuple[str, ...]:
-        """SHA-256 of each file's contents, or of the version that a store reports.
-
-        Raises:
-            UnavailableError: a file is gone since it was found, or cannot be read.
-        """
+        """SHA-256 of each file's contents, or of the version that a store reports; raises as :func:`digest_of`."""
         return tuple(self.known.get(file) or digest_of(file) for file in self.files)
 
     def hashed(self) -> FileSource:
@@ -136,11 +132,8 @@ def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> O
 
 
 def marks_of(source: SourceSpec, connection: duckdb.DuckDBPyConnection | None = None) -> tuple[FileMark, ...]:
-    """Every file that a source reads as it is now, and every object as it is on a connection, or now.
-
-    Raises:
-        SetupError, UnavailableError, InvalidInputError: one is missing, or its store does not answer.
-    """
+    """Every file that a source reads as it is now, and every object as it is on a connection, or now; raises as
+    :func:`opened`."""
     found: list[FileMark] = []
     for each in source.over or (source,):
         if is_objects(each.path):

@@ -265,14 +265,8 @@ class StreamConsumer:
         return StreamStatus(stream, consumed, end, end - consumed, most, tuple(views))
 
     def restore(self, spec: FeatureViewSpec, after: int) -> int:
-        """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back.
-
-        Returns:
-            How many log events were read again.
-
-        Raises:
-            WriteConflictError: others pruned each time meanwhile.
-        """
+        """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back; how
+        many log events were read again. Raises ``WriteConflictError`` when others pruned each time meanwhile."""
         follower = self._followers.get(spec.key) or _FollowedView(spec)
         for _ in range(_ATTEMPTS):
             pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]

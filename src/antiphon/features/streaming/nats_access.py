@@ -89,11 +89,8 @@ class Access(msgspec.Struct, frozen=True):
             )
 
     def key(self) -> Key | None:
-        """The key to sign with; ``None`` when there is a password, a token, or nothing.
-
-        Raises:
-            SetupError: the file cannot be read, or is none.
-        """
+        """The key to sign with; ``None`` when there is a password, a token, or nothing. A file that cannot be read,
+        or is none, is a ``SetupError``."""
         if self.text is not None:
             return read_key(self.text, f"[features] {VARIABLE}")
         if self.file is None:
@@ -157,11 +154,8 @@ def read_key(text: str, where: str) -> Key:
 
 
 def require_url(url: str) -> int:
-    """Refuse a URL that is none of a NATS server, or that holds a password; how many replicas it asks for.
-
-    Raises:
-        InvalidInputError: it is.
-    """
+    """Refuse a URL that is none of a NATS server, or that holds a password, as ``InvalidInputError``; how many
+    replicas it asks for."""
     parts = urlsplit(url)
     where = "[features] log"
     if parts.scheme not in _SCHEMES or not all(_is_place(each) for each in addresses_of(url)):

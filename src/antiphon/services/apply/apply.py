@@ -102,11 +102,8 @@ class ApplyReport(msgspec.Struct, frozen=True):
 
 
 def plan(store: Store) -> ApplyPlan:
-    """Compare the project's definitions with what is applied; nothing is changed.
-
-    Raises:
-        InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
-    """
+    """Compare the project's definitions with what is applied; nothing is changed. Raises ``InvalidDefinitionsError``
+    with every mistake of ``definitions.py`` at once."""
     project, scope = _load(store), store.scope
     before, published = store.applied.project(scope).views, store.publications.snapshots(scope)
     replaced = [

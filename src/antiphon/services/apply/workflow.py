@@ -192,11 +192,8 @@ def cancel_open(store: Store, connection: Connection) -> None:
 
 
 def order(store: Store, project: ProjectSpec, arguments: ApplyArguments, connection: Connection) -> str:
-    """Queue an apply in place of every other that has not ended; the one under way for the same goes on.
-
-    Returns:
-        The run's id.
-    """
+    """Queue an apply in place of every other that has not ended, and return its run; the one under way for the same
+    goes on."""
     scope = store.scope
     document = store.blobs.put(scope, canonical(project), within=connection)
     assert document == arguments.project

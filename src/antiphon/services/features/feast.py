@@ -60,11 +60,8 @@ def snapshot_name(store: Store, view: FeatureViewSpec) -> str:
 
 
 def require_servable(store: Store, project: ProjectSpec) -> None:
-    """Refuse views of Feast that no server is named for, and contracts that what Feast keeps cannot be held against.
-
-    Raises:
-        InvalidInputError: says which view.
-    """
+    """Refuse views of Feast that no server is named for, and contracts that what Feast keeps cannot be held against: an
+    ``InvalidInputError`` that says which view."""
     named = {view.name for view in project.views.values() if view.source.kind == "feast"}
     if named and store.settings.feast.url is None:
         raise InvalidInputError(

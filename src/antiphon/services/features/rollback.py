@@ -41,11 +41,8 @@ class FeatureRollback:
         return rollback.view(view, to, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
 
     def publication(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:
-        """Publish the snapshots of publication ``to`` again, with the files and streamed events that they need.
-
-        Raises:
-            NotFoundError: this scope has no such publication here.
-        """
+        """Publish the snapshots of publication ``to`` again, with the files and streamed events that they need; raises
+        ``NotFoundError`` when this scope has no such publication here."""
         if not self._platform.serves(scope):
             raise NotFoundError(
                 f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features list`."

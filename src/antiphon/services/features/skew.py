@@ -103,9 +103,7 @@ class ProjectSkew:
             NotFoundError: a view is not applied here. ConflictError: a comparison is under way.
         """
         known = list(self._platform.views().values()) if self._platform.serves(scope) else []
-        there = {spec.name for spec in known} | (
-            self._store.applied.project(scope).on_demand.keys() if known else set()
-        )
+        there = self._there(scope) if known else set()
         unknown = sorted(set(views) - there)
         if unknown or not known:
             raise unknown_views(unknown, there, str(scope))
