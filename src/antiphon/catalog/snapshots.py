@@ -185,10 +185,7 @@ class Snapshots:
 
     def find(self, scope: Scope, snapshot: str | None) -> SnapshotManifest | None:
         """The manifest of one snapshot; ``None`` when there is none of this id here, or no id."""
-        if not snapshot:
-            return None
-        with self._database.read() as connection:
-            return self._find(connection, scope, snapshot)
+        return self._documents.get(scope, snapshot) if snapshot else None
 
     def list(
         self,
