@@ -46,7 +46,7 @@ class FileSource(msgspec.Struct, frozen=True):
     extracted: str | None = None
     known: dict[str, str] = {}
     far: ClassVar[bool] = False
-    """Whether reading a file that is not needed costs fetching it."""
+    """True where reading a file that is not needed costs fetching it."""
 
     def sha256(self) -> str:
         """Hash of the files' contents, or of a database's rows; raises as :meth:`contents`."""
