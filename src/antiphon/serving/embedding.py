@@ -108,21 +108,12 @@ class Embeddings:
                         where="model",
                         next_step="`embedding_models` under [engine] in antiphon.toml names those that are served.",
                     )
-                decision = self._decided(request)
+                resource, now = Resource("application", request.model), self._services.clock.now()
+                context = policy_context(request.scope, _PURPOSE, request.path, request.originating_user, {}, now)
+                decision: Decision = self._services.decide(request.principal, "answer", resource, context)
+                require_allowed(decision, request.principal, request.model)
                 embedded = await self._embedded(request, arrival)
                 return await self._committed(request, arrival, decision, embedded)
-
-    def _decided(self, request: EmbeddingRequest) -> Decision:
-        decision = self._services.decide(
-            request.principal,
-            "answer",
-            Resource("application", request.model),
-            policy_context(
-                request.scope, _PURPOSE, request.path, request.originating_user, {}, self._services.clock.now()
-            ),
-        )
-        require_allowed(decision, request.principal, request.model)
-        return decision
 
     async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> TextEmbeddings:
         limit = self._services.online_seconds

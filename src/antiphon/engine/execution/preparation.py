@@ -37,14 +37,8 @@ def check(request: GenerationRequest) -> None:
     require(request.max_tokens >= (0 if scored else 1), "max_tokens", "at least 1")
     require(math.isfinite(request.temperature) and 0 <= request.temperature <= 10, "temperature", "between 0 and 10")
     require(0 < request.top_p <= 1, "top_p", "above 0 and at most 1")
-    require(
-        request.logprobs is None or 0 <= request.logprobs <= MOST_LOGPROBS, "logprobs", f"between 0 and {MOST_LOGPROBS}"
-    )
-    require(
-        request.prompt_logprobs is None or 0 <= request.prompt_logprobs <= MOST_LOGPROBS,
-        "prompt_logprobs",
-        f"between 0 and {MOST_LOGPROBS}",
-    )
+    for name, count in (("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)):
+        require(count is None or 0 <= count <= MOST_LOGPROBS, name, f"between 0 and {MOST_LOGPROBS}")
     parameters.refuse(*parameters.fields(request.parameters))
     constrained = request.json_schema is not None or request.grammar is not None
     require(not (scored and constrained), "prompt_logprobs", "left out with a schema")

@@ -34,28 +34,24 @@ class WorkClock:
 
     def work(self, time: float) -> float:
         """Seconds of work done by a moment."""
-        times, works = self._times, self._works
-        right = bisect_right(times, time)
-        if right == len(times):
-            return works[-1] + time - times[-1]
-        if right == 0:
-            return works[0] - (times[0] - time)
-        left = right - 1
-        return works[left] + (time - times[left]) / (times[right] - times[left]) * (works[right] - works[left])
+        return _mapped(self._times, self._works, time, bisect_right(self._times, time))
 
     def time(self, work: float) -> float:
         """The first moment at which so much work is done."""
-        times, works = self._times, self._works
-        right = bisect_left(works, work)
-        if right == len(works):
-            return times[-1] + work - works[-1]
-        if right == 0:
-            return times[0] - (works[0] - work)
-        left = right - 1
-        return times[left] + (work - works[left]) / (works[right] - works[left]) * (times[right] - times[left])
+        return _mapped(self._works, self._times, work, bisect_left(self._works, work))
 
     def _add(self, time: float, work: float) -> None:
         if len(self._times) >= _MOST_POINTS:
             del self._times[: _MOST_POINTS // 2], self._works[: _MOST_POINTS // 2]
         self._times.append(time)
         self._works.append(work)
+
+
+def _mapped(points: list[float], images: list[float], at: float, right: int) -> float:
+    """The image of a value before ``points[right]``; outside of all points a second is a second."""
+    if right == len(points):
+        return images[-1] + at - points[-1]
+    if right == 0:
+        return images[0] - (points[0] - at)
+    left = right - 1
+    return images[left] + (at - points[left]) / (points[right] - points[left]) * (images[right] - images[left])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -24,29 +25,19 @@ from antiphon.engine.api.messages import (
 from antiphon.engine.api.port import GenerationEngine
 
 
-class _Flight(msgspec.Struct):
-    lock: asyncio.Lock
-    waiting: int = 0
-
-
 class SingleFlight:
     """Lets one request of each key run at a time; the others wait."""
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight] = {}
+        self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        """A lock lives as long as somebody holds it or waits for it."""
 
     @asynccontextmanager
     async def alone(self, key: Hashable) -> AsyncIterator[None]:
         """Hold the key while the block runs."""
-        flight = self._flights.setdefault(key, _Flight(asyncio.Lock()))
-        flight.waiting += 1
-        try:
-            async with flight.lock:
-                yield
-        finally:
-            flight.waiting -= 1
-            if flight.waiting == 0:
-                del self._flights[key]
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield
 
 
 class DeduplicatingEngine:

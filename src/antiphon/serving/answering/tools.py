@@ -157,7 +157,7 @@ def _arguments(call: ToolCall) -> Any:
 def _call(number: int, tool: Tool) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": {"$ref": f"#/$defs/{_place(number)}"}},
+        "properties": {"name": {"const": tool.name}, "arguments": {"$ref": f"#/$defs/tool{number}"}},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
@@ -168,11 +168,7 @@ def _offered(tools: Tools) -> list[Tool]:
 
 
 def _places(offered: Sequence[Tool]) -> dict[str, Any]:
-    return {_place(number): _moved(tool.parameters, number) for number, tool in enumerate(offered)}
-
-
-def _place(number: int) -> str:
-    return f"tool{number}"
+    return {f"tool{number}": _moved(tool.parameters, number) for number, tool in enumerate(offered)}
 
 
 def _moved(schema: Any, number: int) -> Any:
@@ -184,5 +180,5 @@ def _moved(schema: Any, number: int) -> Any:
     moved = {name: _moved(value, number) for name, value in schema.items()}
     place = schema.get("$ref")
     if isinstance(place, str) and (place == "#" or place.startswith("#/")):
-        moved["$ref"] = f"#/$defs/{_place(number)}{place[1:]}"
+        moved["$ref"] = f"#/$defs/tool{number}{place[1:]}"
     return moved

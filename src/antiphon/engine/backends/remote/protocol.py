@@ -60,18 +60,16 @@ def generation_body(
     }
     body |= more
     penalties = request.penalties
-    if penalties.frequency:
-        body["frequency_penalty"] = penalties.frequency
-    if penalties.presence:
-        body["presence_penalty"] = penalties.presence
-    if penalties.bias:
-        body["logit_bias"] = {str(token): bias for token, bias in penalties.bias}
+    given = {
+        "frequency_penalty": penalties.frequency,
+        "presence_penalty": penalties.presence,
+        "logit_bias": {str(token): bias for token, bias in penalties.bias},
+        "cache_salt": request.cache_salt if vllm else "",
+        "stop": list(request.stop),
+    }
+    body |= {name: value for name, value in given.items() if value}
     if vllm:
         body |= arguments.body(request.priority, request.level)
-        if request.cache_salt:
-            body["cache_salt"] = request.cache_salt
-    if request.stop:
-        body["stop"] = list(request.stop)
     if request.messages:
         body["messages"] = [tool_text.message(turn, lambda call: call.arguments) for turn in request.messages]
         if request.tools is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -147,14 +147,10 @@ class CompletionStream:
     def _tokens(self, logprobs: dict[str, Any]) -> tuple[TokenOut, ...]:
         if self._request.messages:
             return tuple(
-                TokenOut(
-                    -1,
+                _token(
                     entry["token"],
                     entry["logprob"],
-                    False,
-                    tuple(
-                        Alternative(other["token"], -1, other["logprob"]) for other in entry.get("top_logprobs") or ()
-                    ),
+                    [(other["token"], other["logprob"]) for other in entry.get("top_logprobs") or ()],
                 )
                 for entry in logprobs.get("content") or ()
             )
@@ -162,12 +158,10 @@ class CompletionStream:
         chosen = logprobs.get("token_logprobs") or [None] * len(texts)
         tops = logprobs.get("top_logprobs") or [None] * len(texts)
         return tuple(
-            TokenOut(
-                -1,
-                text,
-                logprob,
-                False,
-                tuple(Alternative(other, -1, value) for other, value in (top or {}).items()),
-            )
-            for text, logprob, top in zip(texts, chosen, tops, strict=True)
+            _token(text, logprob, (top or {}).items()) for text, logprob, top in zip(texts, chosen, tops, strict=True)
         )
+
+
+def _token(text: str, logprob: float | None, alternatives: Iterable[tuple[str, float]]) -> TokenOut:
+    others = tuple(Alternative(other, -1, value) for other, value in alternatives)
+    return TokenOut(-1, text, logprob, False, others)

@@ -92,7 +92,9 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         self._allowed = dict(decided.tokens)
         seconds = time.monotonic() - now
         for id in decided.preempt:
-            self._preempt(self.requests[id], now)
+            # Its slot goes to an online request; its KV stays in the prefix cache until the memory is needed.
+            self.running.remove(self.requests[id])
+            self._preempt_request(self.requests[id], now)
         made = super().schedule(*args, **kwargs)
         if made.total_num_scheduled_tokens:
             forward = self._forward(made.num_scheduled_tokens)
@@ -156,11 +158,6 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         for each in self._under_way:
             end = max(end, each.scheduled) + each.predicted
         return end
-
-    def _preempt(self, request: Any, now: float) -> None:
-        """Give a batch request's slot to an online one. Its KV stays in the prefix cache until the memory is needed."""
-        self.running.remove(request)
-        self._preempt_request(request, now)
 
     def _forward(self, scheduled: dict[str, int]) -> ForwardPass:
         sequences = context = prompt_tokens = prompt_context = 0
