@@ -45,7 +45,6 @@ from antiphon.serving.answering.generation import Generation, GenerationSpec, Gu
 from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
 from antiphon.serving.answering.policy import ReleaseResources, policy_context, require_allowed
-from antiphon.serving.answering.receipts import AnswerDraft
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.builtin import implicit_release
 from antiphon.serving.fallback import substitutes
@@ -129,7 +128,7 @@ class Answerer:
                         try:
                             engine, model = await self._engines.described(target)
                             spec = generation.specify(context, model)
-                            key = None if passed_over else self._prompt_key(context, spec)
+                            key = None if passed_over else reuse.prompt_key_of(context, spec)
                             if not context.streams_tokens:
                                 answer = await self._guarded(context, spec, key, engine, passed_over)
                                 break
@@ -151,7 +150,7 @@ class Answerer:
                                         yield TextDelta(event.text, event.tokens, event.prompt)
                             assert whole is not None
                             text = GuardedText(whole.finished.text, whole.finished.reason, (whole,), ())
-                            draft = self._draft(context, spec, text, key, engine, passed_over, first_byte)
+                            draft = receipts.generated(context, spec, text, key, engine.name, passed_over, first_byte)
                             answer, streamed = await self._recorder.record(context, draft), True
                             break
                         except EnginePassedOver as error:
@@ -307,12 +306,6 @@ class Answerer:
         key = stored.prompt_key if request.refresh else None
         return await self._recorder.record(context, receipts.served_again(stored, text, "stored", prompt_key=key))
 
-    def _prompt_key(self, context: AnswerContext, spec: GenerationSpec) -> str | None:
-        """The key under which the answer is stored; ``None`` for plain models and where nothing is stored."""
-        if context.plain or context.cache_namespace is None:
-            return None
-        return reuse.prompt_key(spec, context.application, context.reading.fingerprint, context.prompt_namespace)
-
     async def _identical(self, context: AnswerContext, key: str | None) -> Answer | None:
         """The answer that an identical prompt was given before."""
         if key is None or not context.application.reuse.identical_prompts or context.reports_tokens:
@@ -342,25 +335,8 @@ class Answerer:
                 return answer
             with span("generate", {GENAI["model"]: spec.model}):
                 text = await generation.generate_guarded(engine.generate, spec, context, self._deadline(context))
-            return await self._recorder.record(context, self._draft(context, spec, text, key, engine, passed_over))
-
-    def _draft(
-        self,
-        context: AnswerContext,
-        spec: GenerationSpec,
-        text: GuardedText,
-        key: str | None,
-        engine: EngineRoute,
-        passed_over: tuple[SkippedEngine, ...],
-        first_byte: float | None = None,
-    ) -> AnswerDraft:
-        fingerprints = {attempt.finished.fingerprint for attempt in text.attempts}
-        if key is not None and fingerprints != {spec.fingerprint}:
-            # The engine was replaced since it was described: another fingerprint may give another text.
-            key = self._prompt_key(context, msgspec.structs.replace(spec, fingerprint="+".join(sorted(fingerprints))))
-        return receipts.generated(
-            context, text, engine=engine.name, passed_over=passed_over, prompt_key=key, first_byte=first_byte
-        )
+            draft = receipts.generated(context, spec, text, key, engine.name, passed_over)
+            return await self._recorder.record(context, draft)
 
     async def _degraded(self, context: AnswerContext, passed_over: tuple[SkippedEngine, ...]) -> Answer | None:
         """The stored answer that the application lets be served when no engine answers."""

@@ -52,11 +52,7 @@ class EngineModels:
     Args:
         step_loop: runs the models' executors.
         executors: of the models that the engine was started with.
-        digests: SHA-256 of the weights of those, where known.
-        missing: configured models that could not be loaded, and why.
-        make_executor: makes the executor of a runtime.
-        load: loads a declared model; without it none can be declared.
-        save_declaration: saves the whole declaration before it is carried out.
+        make_executor: makes the executor of a runtime. The others are those of ``LocalEngine``.
     """
 
     def __init__(

@@ -24,9 +24,10 @@ from antiphon.catalog.receipts import (
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
 from antiphon.engine.api.messages import GenerationRequest
+from antiphon.serving.answering import reuse
 from antiphon.serving.answering.context import AnswerContext
 from antiphon.serving.answering.evidence import uses_template
-from antiphon.serving.answering.generation import Generation, GuardedText
+from antiphon.serving.answering.generation import Generation, GenerationSpec, GuardedText
 from antiphon.serving.answering.probabilities import class_probabilities
 
 
@@ -78,14 +79,19 @@ class AnswerDraft(msgspec.Struct, frozen=True):
 
 def generated(
     context: AnswerContext,
+    spec: GenerationSpec,
     result: GuardedText,
-    *,
+    key: str | None,
     engine: str,
     passed_over: tuple[SkippedEngine, ...],
-    prompt_key: str | None,
     first_byte: float | None = None,
 ) -> AnswerDraft:
-    """The draft of a text that was generated for this request."""
+    """The draft of a text that was generated for this request, to be stored under ``key``."""
+    fingerprints = {attempt.finished.fingerprint for attempt in result.attempts}
+    if key is not None and fingerprints != {spec.fingerprint}:
+        # The engine was replaced since it was described: another fingerprint may give another text.
+        spec = msgspec.structs.replace(spec, fingerprint="+".join(sorted(fingerprints)))
+        key = reuse.prompt_key_of(context, spec)
     # Of the first attempt: a retry is sampled, so its branch says less about the model.
     first, application = result.attempts[0].finished, context.application
     return AnswerDraft(
@@ -97,7 +103,7 @@ def generated(
         guards=result.actions,
         engine=engine,
         passed_over=passed_over,
-        prompt_key=prompt_key,
+        prompt_key=key,
         first_byte=first_byte,
     )
 

@@ -10,6 +10,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.on_demand import InputValue
+from antiphon.serving.answering.context import AnswerContext
 from antiphon.serving.answering.generation import GenerationSpec
 
 
@@ -28,6 +29,13 @@ def prompt_key(spec: GenerationSpec, application: ApplicationSpec, fingerprint: 
     """
     decides = [spec, application.guards, application.figures, application.output_schema, fingerprint]
     return content_hash([*decides, namespace] if namespace else decides)[:32]
+
+
+def prompt_key_of(context: AnswerContext, spec: GenerationSpec) -> str | None:
+    """The key under which the answer is stored; ``None`` for plain models and where nothing is stored."""
+    if context.plain or context.cache_namespace is None:
+        return None
+    return prompt_key(spec, context.application, context.reading.fingerprint, context.prompt_namespace)
 
 
 def may_serve(stored: StoredAnswer, rule: Reuse, prints_fingerprint: str, as_of: datetime) -> bool:
