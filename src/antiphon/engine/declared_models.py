@@ -8,14 +8,13 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from antiphon.core.disk import sync_folder
+from antiphon.core.disk import put_private
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.engine import weights
 from antiphon.engine.api.messages import ServedModel
@@ -46,11 +45,8 @@ class DeclaredModels:
             return ()
 
     def write(self, models: Sequence[ServedModel]) -> None:
-        """Replace the declaration.
-
-        Raises:
-            SetupError: it cannot be written; the file holds the one before.
-        """
+        """Replace the declaration; raises ``SetupError`` when it cannot be written, and the file holds the one
+        before."""
         _replace(self._path, msgspec.json.encode(tuple(models)))
 
     @contextmanager
@@ -85,17 +81,10 @@ class DeclaredModels:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        if path.exists() and path.read_bytes() == content:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            put_private(path, content)
     except OSError as error:
         raise SetupError(
             f"The declared models cannot be kept: {error.strerror}.",
@@ -105,11 +94,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def validated(models: Sequence[ServedModel]) -> tuple[ServedModel, ...]:
-    """The declaration without repetitions.
-
-    Raises:
-        InvalidInputError: a model without a name, or a name twice with different files.
-    """
+    """The declaration without repetitions; raises ``InvalidInputError`` for no name, or one name of two different
+    files."""
     by_name: dict[str, ServedModel] = {}
     for model in models:
         if not model.name:

@@ -37,11 +37,7 @@ _KEPT_DECIDERS = 64
 
 
 class Records:
-    """Decides about readers of records.
-
-    Args:
-        decider: the policies in force in a tenant.
-    """
+    """Decides about readers of records. ``decider``: the policies in force in a tenant."""
 
     def __init__(
         self,
@@ -92,20 +88,12 @@ class Records:
         return self._source_rows_of(scope, who, receipt).allowed
 
     def require_source_rows(self, scope: Scope, who: Principal, receipt: Receipt) -> None:
-        """Let policy decide about the source rows behind a prediction.
-
-        Raises:
-            ForbiddenError: it denies.
-        """
+        """Let policy decide about the source rows behind a prediction; ``ForbiddenError`` if it denies."""
         self._require(who, f"prediction/{receipt.prediction}", self._source_rows_of(scope, who, receipt), SOURCE_ROWS)
 
     def require_source(self, scope: Scope, who: Principal, reader: str, keys: Mapping[str, str] | None = None) -> None:
         """Let policy decide about source rows of ``view/NAME``, or of the outcomes of ``application/NAME``: of one
-        entity, or without ``keys`` of any.
-
-        Raises:
-            ForbiddenError: it denies.
-        """
+        entity, or without ``keys`` of any; ``ForbiddenError`` if it denies."""
         kind, _, name = reader.partition("/")
         if kind == "view":
             resource = view_resource(self._applied, scope, name)
@@ -123,11 +111,8 @@ class Records:
         return said.allowed and self._of_source(scope, who, resource, None).allowed
 
     def require_application(self, scope: Scope, who: Principal, application: str) -> None:
-        """Let policy decide about values of all entities of an application together.
-
-        Raises:
-            ForbiddenError: it denies.
-        """
+        """Let policy decide about values of all entities of an application together; ``ForbiddenError`` if it
+        denies."""
         about = self._disclosures.of_application(scope, application, None)
         context = self._context(scope, purpose=about.purpose)
         said = self._readable(who, about.resource, about.resource, context)
@@ -142,11 +127,7 @@ class Records:
         return True
 
     def require_rows(self, scope: Scope, who: Principal, job: BatchJob) -> None:
-        """Let policy decide about all rows of a batch together.
-
-        Raises:
-            ForbiddenError: it denies.
-        """
+        """Let policy decide about all rows of a batch together; ``ForbiddenError`` if it denies."""
         self._require_together(scope, who, job, "job", job.id, job.principal)
 
     def readable_rows(self, scope: Scope, who: Principal, job: BatchJob, rows: Sequence[JobRow]) -> list[JobRow]:
@@ -204,11 +185,8 @@ class Records:
         return found
 
     def require_file(self, scope: Scope, who: Principal, file: StoredFile) -> None:
-        """Let policy decide about the content of a file, which may speak of many entities.
-
-        Raises:
-            ForbiddenError: it denies.
-        """
+        """Let policy decide about a file's content, which may speak of many entities; ``ForbiddenError`` if it
+        denies."""
         made = self._batches.maker(scope, file.id)
         self._require_together(scope, who, None if made is None else made.job, "file", file.id, file.principal)
 

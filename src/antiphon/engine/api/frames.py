@@ -33,11 +33,8 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 async def read(stream: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Message]) -> Message | None:
-    """The next frame, or ``None`` at the end of the stream (also in the middle of a frame: the peer vanished).
-
-    Raises:
-        CorruptionError: the bytes are no frame of the expected kind.
-    """
+    """The next frame, or ``None`` at the end of the stream (also in the middle of a frame: the peer vanished); raises
+    ``CorruptionError`` for bytes that are no frame of the expected kind."""
     try:
         size = int.from_bytes(await stream.readexactly(4), "big")
         if size > LARGEST_FRAME:

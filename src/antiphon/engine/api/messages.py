@@ -350,11 +350,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
 
 class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
-    """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`.
-
-    Attributes:
-        missing: configured models that could not be loaded, and why.
-    """
+    """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`. ``missing``: configured models that could
+    not be loaded, and why."""
 
     id: str
     models: tuple[ModelDescription, ...]

@@ -15,11 +15,8 @@ def fields(parameters: str) -> dict[str, Any]:
 
 
 def refuse(*names: str) -> None:
-    """Refuse fields on behalf of an engine that does not know them.
-
-    Raises:
-        UnsupportedParameterError: names the first one.
-    """
+    """Refuse the first of some fields, by name, for an engine that does not know them
+    (``UnsupportedParameterError``)."""
     for name in names:
         raise UnsupportedParameterError(
             f"The engine that serves this model does not know `{name}`.",

@@ -22,11 +22,7 @@ class GenerationEngine(Protocol):
     """Turns prompts into text and texts into vectors: any engine, or a wrapper of one."""
 
     async def describe(self) -> EngineDescription:
-        """The served models and the present load.
-
-        Raises:
-            UnavailableError: the engine cannot be reached.
-        """
+        """The served models and the present load; raises ``UnavailableError`` when the engine cannot be reached."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:

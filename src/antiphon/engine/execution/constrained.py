@@ -34,11 +34,8 @@ class Constraint:
         return bool(self._matcher.is_stopped())
 
     def permitted(self) -> Permitted:
-        """The tokens that may come next.
-
-        Raises:
-            UnsatisfiableSchemaError: the grammar grew past its limits, or nothing may come next.
-        """
+        """The tokens that may come next; raises ``UnsatisfiableSchemaError`` for none, or a grammar that outgrew its
+        limits."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
         permitted = np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)

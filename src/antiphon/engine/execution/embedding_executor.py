@@ -96,11 +96,8 @@ class EmbeddingExecutor:
         return any(work.request.priority == "online" for work in self._works.values())
 
     def prepare(self, ticket: int, request: TextEmbeddingRequest) -> EmbeddingWork:
-        """Check and tokenize a request; from any thread.
-
-        Raises:
-            InvalidInputError, PromptTooLongError: as :meth:`~antiphon.engine.api.port.Engine.embed`.
-        """
+        """Check and tokenize a request; from any thread. Raises what :meth:`~antiphon.engine.api.port.Engine.embed`
+        does."""
         arrived, description = self._monotonic(), self.encoder.description
         if not 1 <= len(request.texts) <= MOST_TEXTS:
             raise InvalidInputError(

@@ -87,11 +87,7 @@ class EngineModels:
         return tuple(entry.executor for entry in self._entries.values())
 
     def find(self, model: str) -> ModelEntry:
-        """The entry of a model.
-
-        Raises:
-            NotFoundError: no such model is served. UnavailableError: it is configured and could not be loaded.
-        """
+        """The entry of a model; raises ``NotFoundError``, or ``UnavailableError`` for one that could not be loaded."""
         entry = self._entries.get(model)
         if entry is None:
             self.require_loaded(model)
@@ -103,11 +99,7 @@ class EngineModels:
         return entry
 
     def require_loaded(self, model: str) -> None:
-        """Refuse a model that is configured and could not be loaded.
-
-        Raises:
-            UnavailableError: says why.
-        """
+        """Refuse a model that is configured and could not be loaded: ``UnavailableError`` says why."""
         if (why := self.missing.get(model)) is not None:
             raise UnavailableError(
                 f"The model {model!r} is configured and could not be loaded: {why}",

@@ -22,11 +22,7 @@ MOST_LOGPROBS = 20
 
 
 def check(request: GenerationRequest) -> None:
-    """Refuse a request that no model could serve.
-
-    Raises:
-        InvalidInputError: names the parameter.
-    """
+    """Refuse a request that no model could serve: ``InvalidInputError`` names the parameter."""
 
     def require(good: bool, parameter: str, rule: str) -> None:
         if not good:

@@ -52,7 +52,10 @@ class CallInterruptedError(Exception):
 
 
 class Runtime(Protocol):
-    """One model with ``layout.slots`` sequence slots; implemented on llama.cpp and by a simulated model."""
+    """One model with ``layout.slots`` sequence slots; implemented on llama.cpp and by a simulated model.
+
+    Calls that compute raise :class:`CallInterruptedError` after :meth:`interrupt`.
+    """
 
     @property
     def description(self) -> ModelDescription: ...
@@ -73,27 +76,15 @@ class Runtime(Protocol):
         ...
 
     def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
-        """Append ``tokens`` of one sequence, alone in their own call; the logits after the last one if wanted.
-
-        Raises:
-            CallInterruptedError: see :meth:`interrupt`.
-        """
+        """Append ``tokens`` of one sequence, alone in their own call; the logits after the last one if wanted."""
         ...
 
     def score(self, slot: int, position: int, tokens: Sequence[int]) -> list[Logits]:
-        """As :meth:`feed`, with the logits after each token; those after the last one are bit for bit ``feed``'s.
-
-        Raises:
-            CallInterruptedError: see :meth:`interrupt`.
-        """
+        """As :meth:`feed`, with the logits after each token; those after the last one are bit for bit ``feed``'s."""
         ...
 
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
-        """Append one token to each of several sequences, all in one call. ``slots`` ascend.
-
-        Raises:
-            CallInterruptedError: see :meth:`interrupt`.
-        """
+        """Append one token to each of several sequences, all in one call. ``slots`` ascend."""
         ...
 
     def interrupt(self) -> None:

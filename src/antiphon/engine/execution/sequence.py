@@ -125,11 +125,8 @@ class Sequence:
             self._scored.append(TokenOut(token, "", float(logits[token]) - normalizer, False, alternatives))
 
     def accept(self, logits: Logits) -> None:
-        """Choose the next token from the logits after everything fed so far, and advance the grammar.
-
-        Raises:
-            UnsatisfiableSchemaError: the grammar cannot go on.
-        """
+        """Choose the next token from the logits after everything fed so far, and advance the grammar; raises
+        ``UnsatisfiableSchemaError`` when that cannot go on."""
         request = self.request
         if request.max_tokens == 0:
             self._finish("length")

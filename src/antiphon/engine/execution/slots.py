@@ -22,11 +22,8 @@ class Slots:
         self._residents: list[Sequence | None] = [None] * runtime.layout.slots
 
     def assign(self, sequence: Sequence) -> None:
-        """Give a sequence a free slot, and its state back if it was swapped out.
-
-        Raises:
-            EngineError: the state cannot be read from disk.
-        """
+        """Give a sequence a free slot, and its state back if it was swapped out; ``EngineError`` if disk has lost
+        it."""
         slot = self._residents.index(None)
         if sequence.swapped_out:
             state = self.swap_space.take(sequence.ticket)

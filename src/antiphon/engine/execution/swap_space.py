@@ -52,11 +52,7 @@ class SwapSpace:
         self._settle()
 
     def take(self, ticket: int) -> SequenceState:
-        """Remove a state and return it.
-
-        Raises:
-            EngineError: it was on disk and cannot be read again.
-        """
+        """Remove a state and return it; raises ``EngineError`` for one that cannot be read from disk again."""
         self._settle()
         state = self._in_memory.pop(ticket, None)
         file = self._on_disk.pop(ticket, None)

@@ -29,11 +29,7 @@ _NICENESS = 5
 
 
 def require_size(request: TokenizationRequest) -> None:
-    """Refuse a request that would take too long.
-
-    Raises:
-        TooLargeError: the text, or the list of tokens, is too long.
-    """
+    """Refuse a text or a list of tokens that would take too long (``TooLargeError``)."""
     # A character has at most four bytes: most texts need no second look.
     text = request.text or ""
     if len(text) > MOST_TEXT_BYTES or (4 * len(text) > MOST_TEXT_BYTES and len(text.encode()) > MOST_TEXT_BYTES):
@@ -63,11 +59,8 @@ class TokenizationQueue:
         self._busy = False
 
     def begin(self, runtime: Runtime, request: TokenizationRequest) -> asyncio.Future[Tokenization]:
-        """Add a request; the future has its result.
-
-        Raises:
-            TooLargeError: see :func:`require_size`. OverloadedError: too many of this tenant wait.
-        """
+        """Add a request; the future has its result. Raises ``TooLargeError``, or ``OverloadedError`` when too many of
+        this tenant wait."""
         require_size(request)
         waiting = self._waiting.setdefault(request.tenant, deque())
         if len(waiting) >= MOST_WAITING:
@@ -115,11 +108,8 @@ def lower_thread_priority() -> None:
 
 
 def tokenize(runtime: Runtime, request: TokenizationRequest) -> Tokenization:
-    """The tokens of a text, or the text of tokens. No token is added before a text; control tokens have no text.
-
-    Raises:
-        InvalidInputError: the model has no such token.
-    """
+    """The tokens of a text, or the text of tokens; ``InvalidInputError`` for a token that the model lacks. No token is
+    added before a text; control tokens have no text."""
     if request.text is not None:
         # A runtime may add its first token before a text that lacks it: with one there, it adds none.
         begin = runtime.description.bos

@@ -128,11 +128,8 @@ def take_first(queues: dict[str, list[SequenceView]], tenant: str) -> None:
 
 
 def least_served(prompts: Iterable[SequenceView], service: Mapping[str, float]) -> SequenceView:
-    """The prompt of the tenant that has had least; those that go ahead of others come before.
-
-    Args:
-        prompts: each tenant's oldest.
-    """
+    """Of each tenant's oldest prompt, that of the tenant that has had least; those that go ahead of others come
+    before."""
     return min(prompts, key=lambda each: (each.order >= 0, service.get(each.tenant, 0.0), each.order))
 
 

@@ -246,11 +246,8 @@ class EngineGate:
 
 
 class GatedEngine:
-    """An engine behind a gate; implements ``GenerationEngine``.
-
-    Args:
-        tells_queue: whether the engine's usage says how long a request waited in it.
-    """
+    """An engine behind a gate; implements ``GenerationEngine``. ``tells_queue``: its usage says how long a request
+    waited in it."""
 
     def __init__(
         self, engine: GenerationEngine, gate: EngineGate, monotonic: Callable[[], float], *, tells_queue: bool
@@ -269,11 +266,7 @@ class GatedEngine:
         return await self._engine.embed(request)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        """As the engine does, once there is a place.
-
-        Raises:
-            OverloadedError: see :meth:`EngineGate.enter`.
-        """
+        """As the engine does, once there is a place; raises ``OverloadedError`` as :meth:`EngineGate.enter`."""
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
                 async for event in events:

@@ -65,11 +65,8 @@ class AdmissionController:
 
 
 def grant_tier(requested: str | None, principal: Principal) -> Tier:
-    """The tier of a request for ``auto``, ``default``, ``flex``, ``priority`` or for none.
-
-    Raises:
-        ForbiddenError: ``priority``, and the key is not allowed it.
-    """
+    """The tier of a request for ``auto``, ``default``, ``flex``, ``priority`` or for none; raises ``ForbiddenError``
+    where the key does not allow ``priority``."""
     if requested == "flex":
         return "flex"
     if requested != "priority":

@@ -53,11 +53,8 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 def arrive(request: AnswerRequest, key: bytes, arrived: float) -> Arrival:
-    """The request with its keyed hashes.
-
-    Raises:
-        InvalidInputError: its role is not one that can be asked for, or lacks what it needs.
-    """
+    """The request with its keyed hashes; raises ``InvalidInputError`` for a role that cannot be asked for, or that
+    lacks what it needs."""
     _check_role(request)
     subject = keyed_hash(key, f"{request.scope}|{canonical(request.entity).decode()}").hex()
     exposure_unit = request.exposure_unit or request.originating_user or subject
@@ -155,11 +152,7 @@ class AnswerContext(msgspec.Struct, frozen=True):
 
 
 def entity_of(request: AnswerRequest, expected: tuple[str, ...]) -> dict[str, str]:
-    """The entity's keys in a fixed order.
-
-    Raises:
-        InvalidInputError: a key is missing or unknown.
-    """
+    """The entity's keys in a fixed order; raises ``InvalidInputError`` for a missing or unknown one."""
     missing = [key for key in expected if key not in request.entity]
     unknown = [key for key in request.entity if key not in expected]
     if missing or unknown:

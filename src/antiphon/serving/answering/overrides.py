@@ -10,11 +10,8 @@ from antiphon.serving.request import AnswerRequest
 
 
 def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> None:
-    """Refuse parameters that the application's release pins to another value.
-
-    Raises:
-        UnsupportedParameterError: names the parameter.
-    """
+    """Refuse a parameter, by name, that the application's release pins to another value
+    (``UnsupportedParameterError``)."""
     overrides, decoding = request.overrides, application.decoding
     penalties = overrides.penalties or Penalties()
     pinned = {

@@ -51,11 +51,7 @@ def policy_context(
 
 
 def require_allowed(decision: Decision, principal: Principal, application: str) -> None:
-    """Refuse a question that policy denies.
-
-    Raises:
-        ForbiddenError: it does.
-    """
+    """Refuse a question that policy denies (``ForbiddenError``)."""
     if not decision.allowed:
         raise ForbiddenError(
             f"Policy does not let {principal.id} ask {application}: {decision.reason}.",

@@ -45,11 +45,7 @@ class FailoverPolicy(msgspec.Struct, frozen=True):
 
 
 class EnginePassedOver(Exception):
-    """This engine does not answer; the next one may.
-
-    Attributes:
-        error: what its caller is told when nobody else answers.
-    """
+    """This engine does not answer; the next one may. ``error`` is what the caller is told when no other does."""
 
     def __init__(self, passed: SkippedEngine, error: AntiphonError) -> None:
         super().__init__(str(error))
@@ -199,11 +195,8 @@ class Engines:
         }
 
     async def described(self, target: Target) -> tuple[EngineRoute, ModelDescription]:
-        """An engine and its model.
-
-        Raises:
-            EnginePassedOver: there is no such engine, it is away, or it does not serve the model.
-        """
+        """An engine and its model; raises ``EnginePassedOver`` for none, one that is away, or that does not serve the
+        model."""
         member = self._members.get(target.engine)
         if member is None:
             raise EnginePassedOver(
@@ -227,11 +220,8 @@ class Engines:
         return member, model
 
     async def plain(self, name: str, fallback: Sequence[str]) -> ModelDescription | None:
-        """A plain model as its engine, or one of its fallback, describes it; ``None``: the engine has none such.
-
-        Raises:
-            UnavailableError: none of them can be asked.
-        """
+        """A plain model as its engine, or one of its fallback, describes it; ``None``: the engine has none such. Raises
+        ``UnavailableError`` when none of them can be asked."""
         try:
             return await self.main.model(name)
         except EnginePassedOver as error:
@@ -253,11 +243,8 @@ class Engines:
 
 
 def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
-    """The refusal of a request that no engine answered: the first engine's error, with the time to try again.
-
-    Args:
-        wait: seconds until one of the engines is asked again.
-    """
+    """The refusal of a request that no engine answered: the first engine's error, with the time to try again. One of
+    the engines is asked again in ``wait`` seconds."""
     first = failures[0]
     first.retry_after = wait or first.retry_after or 1.0
     return first

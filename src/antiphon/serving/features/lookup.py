@@ -78,11 +78,7 @@ class FeatureLookup:
 
     async def look_up(self, request: LookupRequest) -> Lookup:
         """:meth:`look_up_now` for an event loop: a store on another machine, a remedy or a vector, which may have to be
-        made, is waited for in a thread.
-
-        Raises:
-            As :meth:`look_up_now`.
-        """
+        made, is waited for in a thread. Raises the same errors."""
         derived = request.plan.derived
         if (
             self._far

@@ -49,11 +49,7 @@ def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
 
 
 def require_no_inputs(request: LookupRequest) -> None:
-    """Refuse inputs where nothing is computed of them.
-
-    Raises:
-        InvalidInputError: there are some.
-    """
+    """Refuse inputs where nothing is computed of them (``InvalidInputError``)."""
     given = [request.inputs] if isinstance(request.inputs, Mapping) else request.inputs
     for one in given:
         checked_against({}, one, _LOOKUP)

@@ -21,11 +21,8 @@ def input_types(views: Iterable[OnDemandSpec], keys: Collection[str]) -> dict[st
 
 
 def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> dict[str, InputValue]:
-    """The inputs as their types have them.
-
-    Raises:
-        InvalidInputError: one is missing, unknown or of another type; ``where`` names it.
-    """
+    """The inputs as their types have them; ``InvalidInputError`` names one that is missing, unknown or of another
+    type."""
     types = input_types(application.on_demand, application.entity_keys)
     defaults = defaults_of(application.on_demand)
     return checked_against(types, given, f"The application {application.name!r}", defaults=defaults)

@@ -59,11 +59,8 @@ class LlamaCppEmbedding:
             self._check(weights)
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[numpy.float32], tuple[bool, ...]]:
-        """Vectors of texts as the model gives them, one row a text, and for each whether only its beginning was read.
-
-        Raises:
-            EngineError: llama.cpp failed.
-        """
+        """Vectors of texts as the model gives them, one row a text, and for each whether only its beginning was read;
+        raises ``EngineError``."""
         import numpy
 
         vectors = numpy.empty((len(texts), self.dimensions), dtype=numpy.float32)
@@ -76,11 +73,7 @@ class LlamaCppEmbedding:
         return vectors, tuple(truncated)
 
     def vector(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
-        """The vector of one tokenized text, as the model gives it.
-
-        Raises:
-            EngineError: llama.cpp failed.
-        """
+        """The vector of one tokenized text, as the model gives it; raises ``EngineError``."""
         with self._lock:
             self._require_open()
             return self._vector(tokens)

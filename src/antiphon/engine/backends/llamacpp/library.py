@@ -71,11 +71,8 @@ class Library:
         return parameters
 
     def tokenize(self, vocabulary: Any, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of a text; with ``parse_special`` names of special tokens become those tokens.
-
-        Raises:
-            EngineError: llama.cpp failed.
-        """
+        """Token ids of a text; with ``parse_special`` names of special tokens become those tokens. Raises
+        ``EngineError``."""
         content = text.encode()
         capacity = len(content) + 8
         tokens = self.ffi.new("llama_token[]", capacity)
@@ -140,11 +137,8 @@ class Library:
 
 
 def find_library() -> Path:
-    """The path of llama.cpp's shared library: ``LLAMA_CPP_LIB`` goes before the ``llama`` extra.
-
-    Raises:
-        SetupError: neither is there.
-    """
+    """The path of llama.cpp's shared library: ``LLAMA_CPP_LIB`` goes before the ``llama`` extra; ``SetupError`` without
+    both."""
     if named := os.environ.get(VARIABLE):
         path = Path(named)
         if not path.is_file():

@@ -38,11 +38,8 @@ class CompletionStream:
         """Characters of the prompt that came back."""
 
     def read(self, payloads: Sequence[bytes], now: float) -> Delta | None:
-        """Read events of the stream that came together.
-
-        Raises:
-            EngineError: one says that the server failed, or cannot be read.
-        """
+        """Read events of the stream that came together; raises ``EngineError`` if one tells of a failure or is
+        unreadable."""
         deltas = [delta for payload in payloads if (delta := self._event(payload, now)) is not None]
         if len(deltas) < 2:
             return deltas[0] if deltas else None
@@ -84,11 +81,7 @@ class CompletionStream:
         return Delta(self._request.id, text, (), prompt) if text or prompt else None
 
     def result(self, now: float) -> GenerationResult:
-        """The end of the generation.
-
-        Raises:
-            EngineError: the stream ended before it.
-        """
+        """The end of the generation; raises ``EngineError`` when the stream ended before it."""
         if self._reason is None:
             raise EngineError("The remote engine's stream ended early.", next_step="Ask again.")
         first = self._first if self._first is not None else now
