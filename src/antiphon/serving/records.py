@@ -72,8 +72,7 @@ class Records:
         """The receipt of a prediction, for somebody who may read it and ask for it, as it was first made, again.
 
         Raises:
-            NotFoundError: there is none of this id here.
-            ForbiddenError: policy keeps it from this principal.
+            The errors of :meth:`require_prediction`.
         """
         receipt = self.require_prediction(scope, who, prediction)
         for one in self._generations(scope, receipt):

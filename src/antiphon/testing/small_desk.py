@@ -249,6 +249,6 @@ class SmallDesk:
         )
 
     def close(self) -> None:
-        """GroupCommit what waits and close the catalog."""
+        """Commit what waits and close the catalog."""
         self.commit.close()
         self.database.close()

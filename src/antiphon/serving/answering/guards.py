@@ -58,9 +58,7 @@ def violations(
     """Reasons that keep a text from being served; empty when every figure is one of the request's, in its role.
 
     Args:
-        text: what the model wrote.
-        figures: the application's declared figures.
-        prints: how each prints for this request (``None``: no value, so no number may be given).
+        prints: how each figure prints for this request (``None``: no value, so no number may be given).
         allowed: texts that may hold digits and are no figures (the entity's keys: a flight's number).
     """
     found: list[str] = []

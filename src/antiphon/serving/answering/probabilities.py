@@ -21,10 +21,8 @@ def class_probabilities(
     """Property to label to probability (they add to 1). A property whose branch was not seen is left out.
 
     Args:
-        text: the JSON the model wrote.
-        schema: its JSON schema; ``properties.NAME.enum`` lists the labels.
+        schema: of the text; ``properties.NAME.enum`` lists the labels.
         classes: the properties to measure.
-        branches: constrained positions with their permitted tokens.
     """
     measured: dict[str, dict[str, float]] = {}
     for name in classes:

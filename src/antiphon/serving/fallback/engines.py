@@ -58,6 +58,7 @@ class EngineRoute:
 
     def __init__(self, name: str, engine: GenerationEngine, policy: FailoverPolicy, clock: Clock) -> None:
         self.name = name
+        self.where = "engine" if name == MAIN else f"engine {name}"
         # Jitter is no secret.
         self.breaker = CircuitBreaker(name, policy.breaker, clock.monotonic, random.Random().random)
         self._engine = engine
@@ -75,7 +76,7 @@ class EngineRoute:
         except TimeoutError:
             raise UnavailableError(
                 "The engine does not say what it serves.",
-                where=self._where,
+                where=self.where,
                 next_step="See whether its process runs: `antiphon status`.",
             ) from None
 
@@ -142,7 +143,7 @@ class EngineRoute:
                     if isinstance(event, GenerationResult):
                         return
                     event = await anext(events, None)
-            raise EngineError("The engine gave the text up before its end.", where=self._where, next_step="Try again.")
+            raise EngineError("The engine gave the text up before its end.", where=self.where, next_step="Try again.")
         except AntiphonError as error:
             # One that is full is there, but has not shown that it works.
             failed = None if isinstance(error, OverloadedError) else isinstance(error, FAILURES)
@@ -160,14 +161,14 @@ class EngineRoute:
         except TimeoutError:
             raise _Late(
                 f"The engine gave no first token within {self._policy.first_token:g} s.",
-                where=self._where,
+                where=self.where,
                 next_step="Try again when it is less busy, or raise `first_token` under [engine].",
             ) from None
 
     def _left_alone(self) -> AntiphonError:
         error = _LeftAlone(
             "The engine failed and is left alone for a moment.",
-            where=self._where,
+            where=self.where,
             next_step="Ask again after the time that Retry-After says.",
         )
         error.retry_after = self.breaker.wait
@@ -175,12 +176,8 @@ class EngineRoute:
 
     def _passed(self, model: str, error: AntiphonError, reason: str) -> EnginePassedOver:
         if isinstance(error, FAILURES):
-            error.where = self._where  # Where its socket lies, or its server, is nothing for callers.
+            error.where = self.where  # Where its socket lies, or its server, is nothing for callers.
         return EnginePassedOver(SkippedEngine(self.name, model, reason), error)
-
-    @property
-    def _where(self) -> str:
-        return "engine" if self.name == MAIN else f"engine {self.name}"
 
 
 class Engines:
@@ -199,23 +196,19 @@ class Engines:
         model."""
         member = self._members.get(target.engine)
         if member is None:
-            raise EnginePassedOver(
-                SkippedEngine(target.engine, target.model, "not_found"),
-                UnavailableError(
-                    f"There is no engine named {target.engine!r}.",
-                    where="fallback",
-                    next_step=f"Declare [engines.{target.engine}] in antiphon.toml.",
-                ),
+            raise _not_found(
+                target,
+                f"There is no engine named {target.engine!r}.",
+                where="fallback",
+                next_step=f"Declare [engines.{target.engine}] in antiphon.toml.",
             )
         model = await member.model(target.model)
         if model is None:
-            raise EnginePassedOver(
-                SkippedEngine(target.engine, target.model, "not_found"),
-                UnavailableError(
-                    f"The engine does not serve the model {target.model!r}.",
-                    where="engine" if target.engine == MAIN else f"engine {target.engine}",
-                    next_step="Add it to [engine] models in antiphon.toml, or activate a release that pins another.",
-                ),
+            raise _not_found(
+                target,
+                f"The engine does not serve the model {target.model!r}.",
+                where=member.where,
+                next_step="Add it to [engine] models in antiphon.toml, or activate a release that pins another.",
             )
         return member, model
 
@@ -240,6 +233,11 @@ class Engines:
     def breakers(self) -> tuple[BreakerStatus, ...]:
         """Every engine's breaker, the main one's first."""
         return tuple(member.breaker.status for member in self._members.values())
+
+
+def _not_found(target: Target, what: str, *, where: str, next_step: str) -> EnginePassedOver:
+    passed = SkippedEngine(target.engine, target.model, "not_found")
+    return EnginePassedOver(passed, UnavailableError(what, where=where, next_step=next_step))
 
 
 def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:

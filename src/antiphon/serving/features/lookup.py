@@ -132,7 +132,7 @@ class FeatureLookup:
     def _read_vectors(self, request: LookupRequest, as_of: datetime, minimum: int | None) -> VectorRows:
         derived = request.plan.derived
         if self._vectors is None or derived is None:
-            raise UnavailableError("Vectors are not lines up here.", where="features", next_step="Leave them out.")
+            raise UnavailableError("Vectors are not looked up here.", where="features", next_step="Leave them out.")
         return self._vectors(request.scope).rows(
             {view: spec for view, (spec, _) in derived.vectors.items()},
             request.entities,

@@ -46,7 +46,6 @@ class LookupPlan(msgspec.Struct, frozen=True, eq=False):
         views: view name to definition version.
         features: the features that are returned, by view in the order asked; ``None``: all of the view's.
         contracts: freshness contract by view.
-        purpose: what the values are for.
         derived: vectors and on-demand features, which are no columns of rows.
     """
 
