@@ -163,9 +163,7 @@ def look(database: Database, decision: Any) -> list[RolloutRecord]:
         )
 
     releases, rollouts = Releases(database), Rollouts(database)
-    evidence = EvidenceReader(
-        Exposures(database), ShadowPairs(database), lambda scope, asked: {}, lambda pair, positive: pair
-    )
+    evidence = EvidenceReader(Exposures(database), ShadowPairs(database), lambda scope, asked: {})
     keeper = RolloutKeeper(
         SCOPE, database, releases, rollouts, Judgements(database), transitions(database), evidence, judge
     )

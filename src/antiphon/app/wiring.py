@@ -16,7 +16,6 @@ from antiphon.core import disk
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import EngineDescription
 from antiphon.gateway.services import (
     AccessServices,
     GatewayServices,
@@ -156,9 +155,6 @@ class ProcessServices:
         )
 
     async def _ready(self) -> Mapping[str, str | None]:
-        async def engine() -> EngineDescription:
-            return await self.engine.describe()
-
         found: dict[str, str | None] = {}
         try:
             await asyncio.to_thread(self.store.database.revision)
@@ -168,7 +164,7 @@ class ProcessServices:
         found["disk"] = await asyncio.to_thread(disk.shortage, self.store.paths.directory)
         try:
             async with asyncio.timeout(3.0):
-                self._missing_models = (await engine()).missing
+                self._missing_models = (await self.engine.describe()).missing
             found["engine"] = None
         except TimeoutError:
             found["engine"] = "it does not answer within 3 s"

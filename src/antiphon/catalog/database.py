@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -188,23 +188,13 @@ class Database:
         for sink, items in gathered.items():
             sink(items, connection)
 
-    @contextmanager
-    def writing(self, within: Connection | None) -> Iterator[Connection]:
+    def writing(self, within: Connection | None) -> AbstractContextManager[Connection]:
         """``within`` itself when given, else an own write transaction."""
-        if within is not None:
-            yield within
-            return
-        with self.transaction() as connection:
-            yield connection
+        return self.transaction() if within is None else nullcontext(within)
 
-    @contextmanager
-    def reading(self, within: Connection | None) -> Iterator[Connection]:
+    def reading(self, within: Connection | None) -> AbstractContextManager[Connection]:
         """``within`` itself when given, else an own read transaction."""
-        if within is not None:
-            yield within
-            return
-        with self.read() as connection:
-            yield connection
+        return self.read() if within is None else nullcontext(within)
 
     def rows(self, statement: sa.Executable, within: Connection | None = None) -> Sequence[Any]:
         """All rows of a query: tuples with names."""

@@ -63,12 +63,13 @@ class Documents(Generic[T]):
         self._columns = [self._table.c[name] for name in (*self._sealed.subject, self._sealed.column)]
         self._decoder = msgspec.json.Decoder(kind)
 
-    def row(self, value: Any, **others: Any) -> dict[str, Any]:
-        """The row of a value with a scope; ``others`` are columns that it has under no such name."""
-        row = row_of(self._table, value, **others)
+    def row(self, value: Any, scope: Scope | None = None, **others: Any) -> dict[str, Any]:
+        """The row of a value, as :func:`row_of` makes it, with the value sealed."""
+        scope = scope or value.scope
+        row = row_of(self._table, value, scope, **others)
         subject = ":".join(str(row[name]) for name in self._sealed.subject)
-        content = msgspec.json.encode(value)
-        return {**row, self._sealed.column: self._database.seal(value.scope, self._sealed.schema, subject, content)}
+        sealed = self._database.seal(scope, self._sealed.schema, subject, msgspec.json.encode(value))
+        return {**row, self._sealed.column: sealed}
 
     def find(
         self,

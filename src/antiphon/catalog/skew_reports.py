@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import row_of, value_of
+from antiphon.catalog.rows import Documents, value_of
 from antiphon.core.scope import Scope
 
 Value = float | int | str | bool | None
@@ -156,8 +156,6 @@ class ViewSkew(msgspec.Struct, frozen=True):
 SCHEDULE = "schedule"
 """The trigger of scheduled comparisons."""
 
-_SCHEMA = "skew/1"
-_decoder = msgspec.json.Decoder(SkewReport)
 _table = schema.skew_reports
 
 
@@ -166,6 +164,7 @@ class SkewReports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._documents = Documents(database, "skew_reports.document", SkewReport)
 
     def add(
         self,
@@ -187,11 +186,9 @@ class SkewReports:
         with self._database.transaction() as connection:
             for view in found.views:
                 of_view = found.of_views([view])
-                document = self._database.seal(scope, _SCHEMA, f"{report}:{view}", msgspec.json.encode(of_view))
-                row = row_of(
-                    _table, of_view, scope, id=report, view=view, trigger=trigger, document=document,
-                    measured_at=measured_at,
-                )  # fmt: skip
+                row = self._documents.row(
+                    of_view, scope, id=report, view=view, trigger=trigger, measured_at=measured_at
+                )
                 new |= bool(connection.execute(upsert(_table).values(row).on_conflict_do_nothing()).rowcount)
             if new:
                 also(connection)
@@ -206,11 +203,8 @@ class SkewReports:
 
     def get(self, scope: Scope, report: str, view: str | None = None) -> SkewReport | None:
         """A whole report, or of one view; ``None`` when it is not there (any more)."""
-        conditions = (schema.owned(_table, scope, id=report), *schema.given(_table, view=view))
-        parts = [
-            _decoder.decode(self._database.unseal(scope, _SCHEMA, f"{report}:{row.view}", row.document))
-            for row in self._database.rows(select(_table).where(*conditions).order_by(_table.c.view))
-        ]
+        of_view = schema.given(_table, view=view)
+        parts = self._documents.find(scope, _table.c.id == report, *of_view, order=(_table.c.view,))
         if not parts:
             return None
         features = [feature for part in parts for feature in part.features]

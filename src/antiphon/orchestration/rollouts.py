@@ -26,7 +26,7 @@ from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
 from antiphon.orchestration.worker import wait
-from antiphon.releases.evidence import PairedOutcome
+from antiphon.releases.evidence import PairedOutcome, paired
 from antiphon.releases.rollout import RolloutTransitions
 
 _log = logging.getLogger("antiphon.worker")
@@ -58,23 +58,12 @@ class RolloutEvidence(msgspec.Struct, frozen=True):
 
 
 class EvidenceReader:
-    """Reads the evidence of rollouts; what was read once is kept, as evidence only grows.
+    """Reads the evidence of rollouts; what was read once is kept, as evidence only grows."""
 
-    Args:
-        pair: joins a shadow pair with its outcome, if there is one yet (``releases.evidence.paired``).
-    """
-
-    def __init__(
-        self,
-        exposures: Exposures,
-        pairs: ShadowPairs,
-        outcomes: PairOutcomes,
-        pair: Callable[[ShadowPair, bool | None], PairedOutcome],
-    ) -> None:
+    def __init__(self, exposures: Exposures, pairs: ShadowPairs, outcomes: PairOutcomes) -> None:
         self._exposures = exposures
         self._pairs = pairs
         self._outcomes = outcomes
-        self._pair = pair
         self._seen: dict[str, _EvidenceCache] = {}
 
     def read(self, rollout: RolloutRecord) -> RolloutEvidence:
@@ -92,7 +81,7 @@ class EvidenceReader:
             seen.outcomes.update(self._outcomes(rollout.scope, waiting[first : first + _MOST_AT_ONCE]))
         return RolloutEvidence(
             tuple(seen.exposures[name] for name in sorted(seen.exposures)),
-            tuple(self._pair(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),
+            tuple(paired(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),
         )
 
     def keep_only(self, rollouts: Sequence[RolloutRecord]) -> None:

@@ -9,7 +9,6 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.candidate import FeatureExists
-from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.services.governance.policies import promotion_policy
@@ -53,6 +52,6 @@ def rollout_keeper(store: Store) -> RolloutKeeper:
         store.rollouts,
         Judgements(database),
         rollout_transitions(store),
-        EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels, paired),
+        EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels),
         judge,
     )

@@ -29,7 +29,6 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.outcomes.submission import OutcomeSubmission
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
-from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.testing import fakes
@@ -54,7 +53,7 @@ class LearnedDesk(Desk):
             audit=self.audit,
             feature_exists=lambda scope, view, version: True,
         )
-        reader = EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels, paired)
+        reader = EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels)
         self.keeper = RolloutKeeper(
             DEV, database, self.releases, self.rollouts, Judgements(database), self.transitions, reader, judge
         )

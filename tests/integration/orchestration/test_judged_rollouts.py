@@ -18,7 +18,6 @@ from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.audit.log import AuditLog
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
-from antiphon.releases.evidence import paired
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
 
@@ -47,7 +46,6 @@ class World:
             self.exposures,
             self.pairs,
             lambda scope, asked: {name: self.labels[name] for name in asked if name in self.labels},
-            paired,
         )
         self.keeper = RolloutKeeper(
             DEV, self.database, self.releases, self.rollouts, self.judgements, transitions, reader, judge

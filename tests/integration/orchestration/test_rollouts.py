@@ -83,10 +83,7 @@ class World:
             self.asked += predictions
             return {name: self.labels[name] for name in predictions if name in self.labels}
 
-        def pair(one: ShadowPair, positive: bool | None) -> tuple[str, bool | None]:
-            return one.prediction, positive
-
-        reader = EvidenceReader(self.exposures, self.pairs, outcomes, pair)
+        reader = EvidenceReader(self.exposures, self.pairs, outcomes)
         return RolloutKeeper(
             DEV, self.database, self.releases, self.rollouts, self.judgements, self.transitions, reader,
             judge or self.judge,             every=0.01,
@@ -236,7 +233,7 @@ def test_evidence_grows_also_by_what_is_committed_late(world: World) -> None:
     world.keeper.look()
     exposures, pairs = world.judge.seen[-1]
     assert [one.id for one in exposures] == ["e1", "e2"]
-    assert list(pairs) == [("p1", True), ("p3", None)]
+    assert [(one.prediction, one.positive) for one in pairs] == [("p1", True), ("p3", None)]
     world.asked.clear()
     world.keeper.look()
     assert world.asked == ["p3"], "a label that is known was asked for again"
