@@ -208,7 +208,6 @@ class Jobs:
         status: JobStatus,
         *,
         epoch: int | None = None,
-        total: int | None = None,
         error: str | None = None,
         within: Connection | None = None,
     ) -> BatchJob:
@@ -229,8 +228,7 @@ class Jobs:
             if epoch is not None:
                 self._require_epoch(connection, scope, job, epoch)
             sealed = None if error is None else self._database.seal_text(scope, _ERROR, job, error)
-            now, total = self._database.clock.now(), found.total if total is None else total
-            self._write(connection, scope, job, status=status, error=sealed, updated_at=now, total=total)
+            self._write(connection, scope, job, status=status, error=sealed, updated_at=self._database.clock.now())
             return self.get(scope, job, within=connection)
 
     def take_over(self, scope: Scope, job: str) -> int:

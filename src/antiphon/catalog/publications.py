@@ -98,47 +98,29 @@ class Publications:
             NotFoundError: a snapshot is not recorded in this scope, or was pruned.
         """
         with self._database.writing(within) as connection:
-            current = self._expect(connection, scope, expected)
-            changed = {**(current.snapshots if current is not None else {}), **changes}
+            current = self.current(scope, within=connection)
+            number, snapshots = (0, {}) if current is None else (current.number, current.snapshots)
+            if number != expected:
+                raise _lost(scope, expected, number)
+            changed = {**snapshots, **changes}
             merged = {view: snapshot for view, snapshot in changed.items() if snapshot is not None}
             self._require_snapshots(connection, scope, {s for s in changes.values() if s is not None})
             return self._write(connection, scope, expected + 1, expected, merged, reason, principal)
 
-    def rollback(
-        self,
-        scope: Scope,
-        to: int,
-        reason: str,
-        principal: str,
-        *,
-        expected: int | None = None,
-        within: Connection | None = None,
-    ) -> Publication:
+    def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Publication:
         """Publish the snapshots of publication ``to`` again, as N + 1.
 
         A definition version that was published later stays: a release that pins it goes on being answered from it.
 
         Raises:
             NotFoundError: there is no publication ``to``, or one of its snapshots was pruned.
-            WriteConflictError: ``expected`` was given and is not current any more.
         """
-        with self._database.writing(within) as connection:
+        with self._database.transaction() as connection:
             back = self.get(scope, to, within=connection)
             self._require_snapshots(connection, scope, set(back.snapshots.values()))
-            if expected is None:
-                current = self.current(scope, within=connection)
-            else:
-                current = self._expect(connection, scope, expected)
-            number, later = (0, {}) if current is None else (current.number, current.snapshots)
-            snapshots = {**later, **back.snapshots}
-            return self._write(connection, scope, number + 1, to, snapshots, reason, principal)
-
-    def _expect(self, connection: Connection, scope: Scope, expected: int) -> Publication | None:
-        current = self.current(scope, within=connection)
-        number = current.number if current is not None else 0
-        if number != expected:
-            raise _lost(scope, expected, number)
-        return current
+            current = self.current(scope, within=connection) or back
+            snapshots = {**current.snapshots, **back.snapshots}
+            return self._write(connection, scope, current.number + 1, to, snapshots, reason, principal)
 
     def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots
