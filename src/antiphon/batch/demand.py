@@ -15,11 +15,8 @@ _MOST_HALVINGS = 500.0
 
 
 class EntityDemand(msgspec.Struct, frozen=True):
-    """An entity in demand, and the newest prediction about it, which holds its request.
-
-    Attributes:
-        weight: how many requests it counts as at the moment it was asked for.
-    """
+    """An entity in demand: its weight in requests at the moment it was asked for, and the newest prediction about it,
+    which holds its request."""
 
     subject: str
     prediction: str

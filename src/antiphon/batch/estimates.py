@@ -59,11 +59,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 @dataclass
 class Estimates:
-    """Estimates from what the catalog's workers measured.
-
-    Attributes:
-        scope: where workers say what batch work got, the project's own.
-    """
+    """Estimates from what the catalog's workers measured, which lies in the project's own ``scope``."""
 
     measurements: BatchWork
     scope: Scope

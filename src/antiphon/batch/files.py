@@ -177,11 +177,8 @@ class FileStore:
 
 
 class Upload:
-    """A file that is being taken in: written piece by piece, then kept or abandoned. Not safe to share.
-
-    Args:
-        left: bytes that the tenant's quota still has.
-    """
+    """A file that is being taken in: written piece by piece, then kept or abandoned. ``left`` are the bytes that the
+    tenant's quota still has. Not safe to share."""
 
     def __init__(self, store: FileStore, scope: Scope, principal: str, originator: str | None, left: int) -> None:
         self.file = new_file_id()

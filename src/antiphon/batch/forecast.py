@@ -165,11 +165,8 @@ class JobWork(msgspec.Struct, frozen=True):
 
 def delivered_at_ends(left: Sequence[JobWork], rate: float, now: float) -> dict[str, float]:
     """Engine seconds that all jobs together have got when each of them ends, in the order that jobs take turns in: the
-    most pressed one first, the others by equal parts of tenants and of their jobs.
-
-    Args:
-        rate: engine seconds a second, by which it is judged when a deadline begins to press.
-    """
+    most pressed one first, the others by equal parts of tenants and of their jobs. ``rate`` (engine seconds a
+    second) tells when a deadline begins to press."""
     open_ = {one.job: one for one in left}
     seconds = {one.job: max(one.seconds, 1e-9) for one in left}
     step = sum(seconds.values()) / _SHARE_STEPS
@@ -202,11 +199,8 @@ def _parts(left: Sequence[JobWork], seconds: Mapping[str, float], rate: float, n
 
 
 class SupplyForecast:
-    """The supply of the hours to come, as futures that may be asked when so much has been delivered.
-
-    Args:
-        measured: of the week before, in any order; at least one.
-    """
+    """The supply of the hours to come, as futures that may be asked when so much has been delivered; made from
+    measurements of the week before, at least one."""
 
     def __init__(self, measured: Sequence[EngineSupply], now: float) -> None:
         steps = int(HORIZON_HOURS * _HOUR / BUCKET_SECONDS)

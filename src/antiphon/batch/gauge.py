@@ -26,12 +26,8 @@ TRANSIENT_ERRORS = (UnavailableError, EngineError, OverloadedError)
 
 
 class Gauge:
-    """Measures the supply of batch work.
-
-    Args:
-        scope: where it is kept, the project's own: all tenants share the engine.
-        worker: unique among workers.
-    """
+    """Measures the supply of batch work, one gauge a worker; it is kept in the project's own ``scope``, for all tenants
+    share the engine."""
 
     def __init__(self, measurements: BatchWork, scope: Scope, worker: str, clock: Clock) -> None:
         self.measurements = measurements
@@ -47,26 +43,24 @@ class Gauge:
     @contextmanager
     def row(self) -> Iterator[None]:
         """A row is under way."""
-        with self._lock:
-            self._count()
-            self._under_way += 1
+        self._note(begun=1)
         try:
             yield
         except TRANSIENT_ERRORS:
-            with self._lock:
-                self._count()
-                self._away = True
+            self._note(away=True)
             raise
         finally:
-            with self._lock:
-                self._count()
-                self._under_way -= 1
+            self._note(begun=-1)
 
     def got(self, engine_seconds: float) -> None:
         """A row has ended that took so much of the engine."""
+        self._note(away=False, engine_seconds=engine_seconds)
+
+    def _note(self, *, begun: int = 0, away: bool | None = None, engine_seconds: float = 0.0) -> None:
         with self._lock:
             self._count()
-            self._away = False
+            self._under_way += begun
+            self._away = self._away if away is None else away
             self._engine_seconds += engine_seconds
 
     def flush(self) -> None:
@@ -91,11 +85,8 @@ class Gauge:
 
 @dataclass
 class JobMeter:
-    """Measures the usage of one job's rows and estimates the time of the rest.
-
-    Attributes:
-        seconds_left: with all that batch work gets, as of the last :meth:`keep`; 0 while that is unknown.
-    """
+    """Measures the usage of one job's rows, and estimates the seconds that the rest takes with all that batch work
+    gets, as of the last :meth:`keep`; 0 while that is unknown."""
 
     gauge: Gauge
     estimates: Estimates

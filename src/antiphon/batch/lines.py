@@ -60,13 +60,8 @@ _decode = msgspec.json.Decoder(_Shape).decode
 def check(
     stream: BinaryIO, endpoint: str, models: Collection[str], limits: RequestFileLimits, sha256: str
 ) -> FileCheck:
-    """Check every line of a file.
-
-    Args:
-        endpoint: that every request must be for.
-        models: that may be asked.
-        sha256: of the content, as it was put away.
-    """
+    """Check every line of a file for an endpoint and the models that may be asked; ``sha256`` is of the content, as it
+    was put away."""
     found = _LineErrors(endpoint, frozenset(models))
     digest = hashlib.sha256()
     for line, _, content in _lines(stream, limits.line_bytes, digest):

@@ -40,11 +40,7 @@ class BatchOrder(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class RequestBatches:
-    """Orders batches; workers take them from there.
-
-    Attributes:
-        endpoints: that requests may be for.
-    """
+    """Orders batches for these ``endpoints``; workers take them from there."""
 
     records: Batches
     files: FileStore

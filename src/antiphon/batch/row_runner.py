@@ -304,13 +304,8 @@ class RowRunner:
 def run_result(
     run: RunContext, job: BatchJob, error: str | None, head: Mapping[str, Any], more: Mapping[str, Any] = {}
 ) -> dict[str, Any]:
-    """Returns the result of a job's run: it ends as the job did, never as plain ``succeeded`` when rows failed.
-
-    The counts of rows stand between ``head`` and ``more``, and the number of failed ones becomes the run's note.
-
-    Args:
-        error: of a job that failed.
-    """
+    """Returns the result of a job's run: it ends as the job did, never as plain ``succeeded`` when rows failed. The
+    counts of rows stand between ``head`` and ``more``, and the number of failed ones becomes the run's note."""
     result = {**head, "rows": job.rows_done, "failed": job.rows_failed, **more}
     if job.rows_failed:
         run.progress(job.rows_done, job.total, f"{job.rows_failed} of {job.rows_done} rows failed")

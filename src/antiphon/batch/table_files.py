@@ -60,11 +60,7 @@ class InputFiles:
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """Checks and writes output files.
-
-    Attributes:
-        sources: patterns of the files that something reads (sources of views, tables of outcomes), by what does.
-    """
+    """Checks and writes output files, by what reads which patterns of files: sources of views, tables of outcomes."""
 
     jobs: Jobs
     sources: Callable[[], Mapping[str, Iterable[str]]] = dict

@@ -70,7 +70,7 @@ def judge(
     seen = exposed(rollout, exposures, slo, shares) if rollout.state == "canary" and plan.canary else None
     metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     harm, worst = _harm(metrics)
-    lacking = _lacking(rollout, seen, compared, pairs, now, safe_bound)
+    lacking = _lacking(rollout, seen, compared, metrics, pairs, now)
     decision: Decision = "roll_back" if harm >= harm_bound else "hold" if lacking else "promote"
     if rollout.ended_at is not None:
         decision, lacking = "hold", ["it has ended"]
@@ -81,7 +81,7 @@ def judge(
         state=rollout.state,
         step=rollout.step,
         decision=decision,
-        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm, harm_bound, safe_bound),
+        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm),
         metrics=metrics,
         harm=harm,
         harm_bound=harm_bound,
@@ -105,9 +105,9 @@ def _lacking(
     rollout: RolloutRecord,
     seen: ArmExposures | None,
     compared: QualityEvidence | None,
+    metrics: Sequence[JudgedMetric],
     pairs: Sequence[PairedOutcome],
     now: datetime,
-    safe_bound: float,
 ) -> list[str]:
     """Reasons that promotion still lacks, the most telling first; empty when there are none."""
     plan, lacking = rollout.plan, []
@@ -126,15 +126,10 @@ def _lacking(
         remaining = parse_duration(plan.step_time) - (now - rollout.entered_at)
         if remaining.total_seconds() > 0:
             lacking.append(f"the step lasts {remaining.total_seconds():,.0f} s more of {plan.step_time}")
-    metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
     # Without users in an arm that is said once, not again for each metric.
-    text = (
-        {metric.name for metric in metrics if metric.note} if seen is not None and not seen.comparable else set[str]()
-    )
-    lacking += [
-        f"{_TITLES[metric.name]}: {metric.note}" for metric in metrics if metric.note and metric.name not in text
-    ]
-    open_questions: dict[str, list[str]] = {}
+    if seen is None or seen.comparable:
+        lacking += [f"{_TITLES[metric.name]}: {metric.note}" for metric in metrics if metric.note]
+    safe_bound, open_questions = 1 / plan.beta, dict[str, list[str]]()
     for metric in metrics:
         if not metric.note and metric.safe < safe_bound:
             question = open_questions.setdefault(_allowed(rollout, metric), [])
@@ -161,19 +156,16 @@ def _sentence(
     worst: JudgedMetric | None,
     lacking: Sequence[str],
     harm: float,
-    harm_bound: float,
-    safe_bound: float,
 ) -> str:
+    harm_bound, safe_bound = 1 / rollout.plan.alpha, 1 / rollout.plan.beta
     place = f"{rollout.plan.canary[rollout.step]} %" if rollout.weight else "shadow"
     at = f"at {place}" if rollout.weight else "in shadow"
     figures = _figures(worst) if worst is not None and worst.canary_units + worst.control_units else ""
     if decision == "roll_back":
         return f"Rolled back {at}: {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that roll it back."
     if decision == "hold":
-        evidence = f"; {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that would roll it back" * bool(
-            figures
-        )
-        return f"Held {at}: {'; '.join(lacking)}{evidence}."
+        evidence = f"; {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that would roll it back"
+        return f"Held {at}: {'; '.join(lacking)}{evidence if figures else ''}."
     least = min(metrics, key=lambda metric: metric.safe)
     text = "; ".join(_figures(metric) for metric in metrics)
     quality_said = "" if compares_quality(rollout.plan) else " Quality was not compared: the plan asks for no pairs."

@@ -42,13 +42,7 @@ class CheckpointState(msgspec.Struct, frozen=True):
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder.
-
-    Args:
-        identity: checkpoints of another one are not used.
-        notice: told what was found wrong.
-        seal: of the folder.
-    """
+    """The checkpoints of one training in a folder, those of its ``identity``; ``notice`` is told what is wrong."""
 
     def __init__(self, folder: Path, identity: str, notice: Callable[[str], None], seal: FolderSeal = PLAIN) -> None:
         self._seal = seal

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ LOCK = "process.json"
 FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
 """Exit codes: an error that ``error.json`` tells, and two that may have kept it from being written."""
 
+_OUT_OF_MEMORY = re.compile(
+    "can't allocate memory|[Cc]annot allocate memory|bad_alloc|failed to map segment|unable to mmap"
+)
 _SHORTAGES = {
     DISK_FULL: ("The disk is full, or a file grew past its limit.", "Free some space and order it again"),
     OUT_OF_MEMORY: ("The training ran out of memory.", "Lower `batch`, or free some memory, and order it again"),
@@ -61,11 +65,8 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def confine(parent: int | None, memory_bytes: int | None) -> None:
-    """Lowest priority, an end with the parent, and a bound on memory. Before torch loads: threads inherit it.
-
-    Args:
-        parent: pid of the process that started this one; ``None`` when it was started by hand.
-    """
+    """Lowest priority, an end with the parent (``None`` when this process was started by hand), and a bound on memory.
+    Before torch loads: threads inherit it."""
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:
@@ -173,20 +174,8 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
 
 def is_out_of_memory(error: BaseException) -> bool:
     """``True`` for an error by which Python, numpy or torch report that memory ran out."""
-    said = str(error)
     return isinstance(error, MemoryError) or (
-        isinstance(error, (RuntimeError, OSError, ImportError))
-        and any(
-            words in said
-            for words in (
-                "can't allocate memory",
-                "Cannot allocate memory",
-                "cannot allocate memory",
-                "bad_alloc",
-                "failed to map segment",
-                "unable to mmap",
-            )
-        )
+        isinstance(error, (RuntimeError, OSError, ImportError)) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
 
 

@@ -115,13 +115,8 @@ def require_libraries() -> None:
 
 
 def identity(recipe: Recipe, base_sha256: str, dataset_hash: str, parent: str | None) -> str:
-    """SHA-256 hex of everything that decides the trained weights.
-
-    Args:
-        base_sha256: of the base model's file.
-        dataset_hash: of the examples.
-        parent: SHA-256 of the adapter that training goes on from.
-    """
+    """SHA-256 hex of everything that decides the trained weights; ``parent`` is that of the adapter that training goes
+    on from."""
     return content_hash(
         {
             "recipe": recipe,

@@ -216,7 +216,7 @@ class ReleaseEvaluator:
         results: Sequence[RowResult], attempts: Sequence[ProbeResult], against: str | None,
         baseline: Sequence[RowResult], *, tried: bool,
     ) -> Evaluation:  # fmt: skip
-        scope, application = release.scope, release.bundle.application
+        application = release.bundle.application
         places = attacks.channels(application, rows[0])
         summaries = (
             attacks.summary("injection", attempts, places), attacks.summary("leakage", attempts, places),
@@ -224,17 +224,14 @@ class ReleaseEvaluator:
         content = msgspec.json.encode(
             EvaluationRows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts))
         )
-        blob = self.texts.put(scope, content)
+        blob = self.texts.put(release.scope, content)
         evaluation = summarize(
             id=id,
-            scope=scope,
-            application=application,
-            release=release.id,
-            model=release.bundle.model.name,
+            release=release,
             dataset=dataset.id,
             mode=mode,
+            rows=rows,
             results=results,
-            entities={row.example: row.entity for row in rows},
             against=against,
             baseline=baseline,
             attacks=summaries,

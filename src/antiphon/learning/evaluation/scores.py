@@ -12,9 +12,9 @@ import numpy as np
 
 from antiphon.catalog.evaluations import AttackSummary, Evaluation, IntervalEstimate, Slice
 from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.releases import Release
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
-from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import metrics
@@ -67,11 +67,7 @@ def answered(
     row: DatasetRow, truth: int, receipt: Receipt, text: str, first_attempt: str, application: ApplicationSpec,
     *, whole: bool,
 ) -> RowResult:  # fmt: skip
-    """The result of a row that got an answer.
-
-    Args:
-        text: as it was served. ``first_attempt``: as the model wrote it first.
-    """
+    """The result of a row that got an answer: its text as it was served, and as the model wrote it first."""
     outcome = application.outcome
     assert outcome is not None
     probability = receipt.classes.get(outcome.property, {}).get(outcome.positive)
@@ -116,14 +112,11 @@ def meets(schema: Mapping[str, Any] | None, text: str) -> bool:
 def summarize(
     *,
     id: str,
-    scope: Scope,
-    application: ApplicationSpec,
-    release: str,
-    model: str,
+    release: Release,
     dataset: str,
     mode: Mode,
+    rows: Sequence[DatasetRow],
     results: Sequence[RowResult],
-    entities: Mapping[str, Mapping[str, str]],
     against: str | None,
     baseline: Sequence[RowResult],
     attacks: tuple[AttackSummary, ...],
@@ -133,19 +126,21 @@ def summarize(
     """Every measure of an evaluation but its gates.
 
     Args:
-        entities: example to its entity's keys, for slices.
+        rows: those that were asked about; slices are by their entities' keys.
         baseline: the rows of ``against``, compared where both were answered.
 
     Raises:
         InvalidInputError: no row was answered, so there is nothing to measure.
     """
+    application = release.bundle.application
     scored = [row for row in results if row.probability is not None]
     failed = Counter(row.error for row in results if row.error is not None)
     if not scored:
         why = next((row.reason for row in results if row.reason), "")
+        said = ", ".join(f"{code} {count} times" for code, count in sorted(failed.items()))
         raise InvalidInputError(
-            f"None of {len(results)} rows was answered: {_counted(failed)}. {why}".rstrip(),
-            where=release,
+            f"None of {len(results)} rows was answered: {said}. {why}".rstrip(),
+            where=release.id,
             next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",
         )
     forecast, truth = _columns(scored)
@@ -155,10 +150,10 @@ def summarize(
     seconds = np.asarray([row.seconds for row in scored])
     return Evaluation(
         id=id,
-        scope=scope,
+        scope=release.scope,
         application=application.name,
-        release=release,
-        model=model,
+        release=release.id,
+        model=release.bundle.model.name,
         dataset=dataset,
         mode=mode,
         rows=len(scored),
@@ -169,7 +164,7 @@ def summarize(
         log_loss=metrics.interval(metrics.log_loss, forecast, truth),
         base_rate_brier=metrics.base_rate_brier(truth),
         reliability=metrics.reliability(forecast, truth),
-        slices=slices(scored, entities, application.gates.slices),
+        slices=slices(scored, {row.example: row.entity for row in rows}, application.gates.slices),
         whole_rows=len(whole),
         valid_share=_share(row.valid is True for row in whole),
         false_share=_share(bool(row.false) for row in written),
@@ -252,7 +247,3 @@ def _succeeded(attacks: Sequence[AttackSummary], name: str) -> float | None:
         if attack.name == name:
             return attack.successes / attack.probes if attack.probes else 0.0
     return None
-
-
-def _counted(failed: Mapping[Any, int]) -> str:
-    return ", ".join(f"{code} {count} times" for code, count in sorted(failed.items()))

@@ -71,11 +71,8 @@ class OutcomeJoiner:
     def take_many(
         self, scope: Scope, principal: str, arriving: Sequence[OutcomeSubmission], *, dry_run: bool = False
     ) -> list[OutcomeResult]:
-        """Takes outcomes in order; one that is refused carries its error, and the others are taken all the same.
-
-        Args:
-            dry_run: return the results and keep nothing.
-        """
+        """Takes outcomes in order; one that is refused carries its error, and the others are taken all the same. A dry
+        run returns the results and keeps nothing."""
         taken: list[OutcomeResult] = []
         matcher = self.matcher(scope)
         for start in range(0, len(arriving), _CHUNK):

@@ -81,11 +81,8 @@ def model_card(
     evaluations: Sequence[Evaluation],
     made_at: datetime,
 ) -> ModelCard:
-    """The card of a model version, or of a release of a base model.
-
-    Args:
-        releases: those that serve it, newest first. ``evaluations`` of them, newest first.
-    """
+    """The card of a model version, or of a release of a base model; releases that serve it and evaluations newest
+    first."""
     newest = releases[0].bundle.application if releases else None
     outcome = newest.outcome if newest is not None else None
     evaluation = telling(evaluations)

@@ -43,6 +43,7 @@ class ModelComparison(msgspec.Struct, frozen=True):
     note: str
 
 
+_LINEAGE = ("base", "base_sha256", "parent", "dataset", "dataset_hash", "code", "seconds")
 _MEASURES = (
     "rows", "positives", "auc", "brier", "log_loss", "base_rate_brier", "whole_rows", "valid_share", "false_share",
     "guard_share", "injected_share", "leaked_share", "seconds_p50", "seconds_p99", "tokens", "engine_seconds",
@@ -105,28 +106,14 @@ def _lineage(card: ModelCard) -> dict[str, Any]:
     said: dict[str, Any] = {"model": card.releases[0].model if card.releases else card.name}
     if card.version is not None:
         version = card.version
-        said |= {
-            "base": version.base,
-            "base_sha256": version.base_sha256,
-            "parent": version.parent,
-            "dataset": version.dataset,
-            "dataset_hash": version.dataset_hash,
-            "replay_datasets": list(version.replay_datasets),
-            "code": version.code,
-            "weights_sha256": version.weights.sha256,
-            "seconds": version.seconds,
-        }
+        said |= {name: getattr(version, name) for name in _LINEAGE}
+        said |= {"replay_datasets": list(version.replay_datasets), "weights_sha256": version.weights.sha256}
         said |= {f"environment.{name}": value for name, value in version.environment.items()}
         trained = next((line.dataset for line in card.datasets if line.id == version.dataset and line.dataset), None)
         if trained is not None:
-            said |= {
-                "dataset.rows": trained.rows,
-                "dataset.positives": trained.positives,
-                "dataset.first": trained.spec.first,
-                "dataset.last": trained.spec.last,
-                "dataset.cutoff": trained.spec.cutoff,
-                "dataset.origins": list(trained.spec.origins),
-            }
+            said |= {"dataset.rows": trained.rows, "dataset.positives": trained.positives}
+            said |= {f"dataset.{name}": getattr(trained.spec, name) for name in ("first", "last", "cutoff")}
+            said["dataset.origins"] = list(trained.spec.origins)
             said |= {f"dataset.source.{source.name}": source.version for source in trained.sources}
     return said
 

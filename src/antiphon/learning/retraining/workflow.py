@@ -322,6 +322,8 @@ class Retraining:
         services, name = self._services, pinned.application.name
         number = services.versions.next_number(run.scope, name, within=connection)
         parent = services.versions.get(run.scope, pinned.parent, within=connection) if pinned.parent else None
+        trained = msgspec.structs.asdict(made)
+        del trained["notices"]  # those are the run's
         return ModelVersion(
             id=f"{name}.v{number}",
             scope=run.scope,
@@ -333,16 +335,9 @@ class Retraining:
             dataset_hash=training.logical_hash,
             replay_datasets=() if parent is None else (parent.dataset, *parent.replay_datasets),
             parent=pinned.parent,
-            recipe=made.recipe,
-            identity=made.identity,
-            code=made.code,
-            adapter=made.adapter,
-            weights=made.weights,
-            losses=made.losses,
-            seconds=made.seconds,
-            environment=made.environment,
             run=run.id,
             created_at=services.clock.now(),
+            **trained,
         )
 
     def _working(self, run: RunContext) -> Path:
