@@ -71,10 +71,9 @@ def list_datasets(
     as_json: Json = False,
 ) -> None:
     """Datasets, latest first."""
-    from antiphon.catalog.datasets import Datasets
 
     with stores(project) as store:
-        found = Datasets(store.database).list(store.scope, application or None, limit=limit)
+        found = store.datasets.list(store.scope, application or None, limit=limit)
         if not found:
             require_application(store, application)
     rows = [
@@ -96,10 +95,9 @@ def list_datasets(
 @app.command("show")
 def show_dataset(dataset: Identity, project: Project = HERE, as_json: Json = False) -> None:
     """Show a dataset: its specification, sources and hashes."""
-    from antiphon.catalog.datasets import Datasets
 
     with stores(project) as store:
-        found = Datasets(store.database).get(store.scope, dataset)
+        found = store.datasets.get(store.scope, dataset)
     show(found, as_json, lambda: _shown(found))
 
 

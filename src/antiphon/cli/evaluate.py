@@ -89,5 +89,5 @@ def _dataset(
 ) -> Dataset:
     """The named set, or what the release's model was not trained on: its own held out moments."""
     if dataset is not None:
-        return learning.datasets.get(store.scope, dataset)
+        return store.datasets.get(store.scope, dataset)
     return learning.held_out(store.scope, release, rows, entities.moment(cutoff))

@@ -134,7 +134,7 @@ def list_outcomes(
     """Outcomes, latest first."""
     from typing import get_args
 
-    from antiphon.catalog.outcomes import Outcomes, OutcomeStatus
+    from antiphon.catalog.outcomes import OutcomeStatus
 
     statuses: tuple[OutcomeStatus, ...] = get_args(OutcomeStatus)
     selected = next((known for known in statuses if known == status), None)
@@ -143,7 +143,7 @@ def list_outcomes(
             f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(statuses)}."
         )
     with stores(project) as store:
-        found = Outcomes(store.database).list(
+        found = store.outcomes.list(
             store.scope,
             application,
             status=selected,

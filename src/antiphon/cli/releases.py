@@ -47,12 +47,11 @@ def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = Fa
     """One release: what it pins, the stages it entered, its newest evaluation."""
     import msgspec
 
-    from antiphon.catalog.evaluations import Evaluations
 
     with stores(project) as store:
         found = store.releases.get(store.scope, release)
         stages = store.releases.stages(store.scope, release)
-        evaluation = Evaluations(store.database).latest(store.scope, release)
+        evaluation = store.evaluations.latest(store.scope, release)
     gates: list[dict[str, Any]] = [] if evaluation is None else msgspec.to_builtins(evaluation.gates)
     value = {
         "release": found.id,

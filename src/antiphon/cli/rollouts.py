@@ -102,9 +102,8 @@ def _act(project: Path, application: str, act: str, reason: str, as_json: bool) 
 
 
 def _line(store: Store, rollout: RolloutRecord) -> dict[str, Any]:
-    from antiphon.catalog.evidence import Judgements
 
-    judged = Judgements(store.database).latest(store.scope, rollout.id)
+    judged = store.judgements.latest(store.scope, rollout.id)
     return {
         "rollout": rollout.id,
         "application": rollout.application,

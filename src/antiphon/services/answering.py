@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
@@ -112,8 +111,8 @@ def serving_services(
         stored=store.answers,
         texts=store.blobs,
         receipts=AuditedReceipts(store.receipts, store.audit),
-        exposures=Exposures(store.database),
-        pairs=ShadowPairs(store.database),
+        exposures=store.exposures,
+        pairs=store.pairs,
         commit=commit,
         clock=SystemClock(),
         admission=AdmissionController(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
@@ -50,8 +48,8 @@ def rollout_keeper(store: Store) -> RolloutKeeper:
         database,
         store.releases,
         store.rollouts,
-        Judgements(database),
+        store.judgements,
         rollout_transitions(store),
-        EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels),
+        EvidenceReader(store.exposures, store.pairs, store.outcomes.labels),
         judge,
     )

@@ -189,7 +189,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             first, *_, last = version.losses  # Every step is over the same sixteen examples: their losses compare.
             assert (first[0], last[0]) == (1, 3)
             assert last[1] < first[1]
-            evaluation = learning.evaluations.get(store.scope, found["evaluation"])
+            evaluation = store.evaluations.get(store.scope, found["evaluation"])
             assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (16, 1, {})
             assert evaluation.against == applied.releases[0].id
             for text in texts_of(store, found["release"]):

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antiphon.catalog.datasets import Datasets
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -225,7 +224,7 @@ class Project:
             NotFoundError: there is none. ForbiddenError: policy says no to one of its views, or to one of its entities.
             CorruptionError: its file is gone or is another one.
         """
-        found = Datasets(self._store.database).get(self._store.scope, dataset)
+        found = self._store.datasets.get(self._store.scope, dataset)
         table = read_table(found, self._platform.lake)
         moments = instants(table, "moment").to_pylist()
         for view, version in found.spec.views.items():

@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 from antiphon.batch.table_files import patterns
-from antiphon.catalog.datasets import Datasets
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -96,7 +95,7 @@ class FeaturePlatform(FeatureStores):
             publisher=self.publisher,
             releases=lambda: {key: [pin.release for pin in found] for key, found in pins(store).items()},
             receipts=lambda since, until: store.receipts.count(scope, since=since, until=until),
-            datasets=partial(Datasets(store.database).files, scope),
+            datasets=partial(store.datasets.files, scope),
             kept=parse_duration(section.snapshots_kept) + longest,
             quarantine_kept=parse_duration(section.quarantine_kept),
         )
@@ -160,7 +159,7 @@ class FeaturePlatform(FeatureStores):
             for step in runs.steps(scope, run.id)
         )
         made = [path for step in steps for path in made_by(step.name, step.result)]
-        return [*Datasets(self._store.database).files(scope), *self._store.verdicts.files(scope), *made]
+        return [*self._store.datasets.files(scope), *self._store.verdicts.files(scope), *made]
 
     def _functions(self, view: str) -> Mapping[str, Any]:
         """Returns the functions of a view's Python rules, as the project's file declares them now."""

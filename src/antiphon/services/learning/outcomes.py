@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.outcomes import Outcomes
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
@@ -49,7 +47,7 @@ def outcome_joiner(store: Store) -> OutcomeJoiner:
         subject_key=subject_key(store),
         clock=store.database.clock,
     )
-    return OutcomeJoiner(store.database, Outcomes(store.database), matcher)
+    return OutcomeJoiner(store.database, store.outcomes, matcher)
 
 
 def subject_key(store: Store) -> bytes:
@@ -62,7 +60,7 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
     stores = FeatureStores(store)
     rows = DatasetRowBuilder(
         store.scope,
-        outcomes=Outcomes(store.database),
+        outcomes=store.outcomes,
         receipts=store.receipts,
         releases=store.releases,
         definitions=store.definitions,
@@ -70,15 +68,15 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
         limits=limits or stores.limits,
         withheld=withheld(store),
     )
-    return DatasetBuilder(rows, Datasets(store.database), stores.lake, store.database.clock)
+    return DatasetBuilder(rows, store.datasets, stores.lake, store.database.clock)
 
 
 def monitor(store: Store) -> Monitor:
     """Reads how this project's applications do."""
     return Monitor(
-        outcomes=Outcomes(store.database),
+        outcomes=store.outcomes,
         receipts=store.receipts,
-        datasets=Datasets(store.database),
+        datasets=store.datasets,
         applications=declared_applications(store),
         lake=FeatureStores(store).lake,
         clock=store.database.clock,

@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from antiphon.catalog.datasets import Dataset, Datasets
-from antiphon.catalog.evaluations import Evaluations
+from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
@@ -72,14 +71,6 @@ class LearningPlatform:
     served: ServedModels | None = None
 
     @cached_property
-    def datasets(self) -> Datasets:
-        return Datasets(self.store.database)
-
-    @cached_property
-    def evaluations(self) -> Evaluations:
-        return Evaluations(self.store.database)
-
-    @cached_property
     def builder(self) -> DatasetBuilder:
         return dataset_builder(self.store)
 
@@ -90,7 +81,7 @@ class LearningPlatform:
             answering=self._answering,
             releases=store.releases,
             files=self.features.lake,
-            evaluations=self.evaluations,
+            evaluations=store.evaluations,
             texts=store.blobs,
             clock=store.database.clock,
             view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
@@ -105,8 +96,8 @@ class LearningPlatform:
         return Validation(
             transaction=store.database.transaction,
             releases=store.releases,
-            evaluations=self.evaluations,
-            datasets=self.datasets,
+            evaluations=store.evaluations,
+            datasets=store.datasets,
             models=store.models,
             feature_exists=feature_exists(store),
             models_folder=models_folder(store),
@@ -126,7 +117,7 @@ class LearningPlatform:
             policy_digest=store.decider.digest,
             application=declared_applications(store),
             builder=self.builder,
-            datasets=self.datasets,
+            datasets=store.datasets,
             lake=self.features.lake,
             base_weights=self._base,
             describe=self.engine.describe,
@@ -134,7 +125,7 @@ class LearningPlatform:
             versions=store.models,
             releases=store.releases,
             serve=self.serve,
-            evaluations=self.evaluations,
+            evaluations=store.evaluations,
             evaluator=self.evaluator,
             validation=self.validation,
             rollouts=store.rollouts,
@@ -200,7 +191,7 @@ class LearningPlatform:
         window = None
         if version is not None:
             trained = self.store.models.get(scope, version)
-            cutoff = cutoff or self.datasets.get(scope, trained.dataset).spec.cutoff
+            cutoff = cutoff or self.store.datasets.get(scope, trained.dataset).spec.cutoff
             tune = application.fine_tune
             window = tune.delta_window if tune is not None and trained.parent is not None else None
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)

@@ -11,10 +11,14 @@ from typing import TypeVar
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database, database_file
+from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
+from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.events import EventLog, StreamHomes
+from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Releases
@@ -65,6 +69,12 @@ class Store:
     releases = _repository(Releases)
     rollouts = _repository(Rollouts)
     models = _repository(ModelVersions)
+    judgements = _repository(Judgements)
+    exposures = _repository(Exposures)
+    pairs = _repository(ShadowPairs)
+    evaluations = _repository(Evaluations)
+    datasets = _repository(Datasets)
+    outcomes = _repository(Outcomes)
     receipts = _repository(Receipts)
     answers = _repository(Answers)
     jobs = _repository(Jobs)
