@@ -47,7 +47,6 @@ def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = Fa
     """One release: what it pins, the stages it entered, its newest evaluation."""
     import msgspec
 
-
     with stores(project) as store:
         found = store.releases.get(store.scope, release)
         stages = store.releases.stages(store.scope, release)

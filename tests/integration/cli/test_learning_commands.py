@@ -16,7 +16,6 @@ from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.learning.outcomes.matching import subject_of
-from antiphon.services.learning.outcomes import subject_key
 from antiphon.services.project.store import Store
 
 DAY0 = datetime(2013, 4, 1, tzinfo=UTC)
@@ -102,7 +101,7 @@ def predicted(desk: Path) -> None:
         at = DAY0 + timedelta(hours=n)
         made = receipt(
             f"p{n}", store.scope, release=store.releases.list(store.scope)[0].id, as_of=at, created_at=at,
-            subject=subject_of(subject_key(store), store.scope, {"stop": "a"}), entity_blob=content_hash(entity),
+            subject=subject_of(store.secret("subject"), store.scope, {"stop": "a"}), entity_blob=content_hash(entity),
             classes={"late": {"yes": 0.75 if n % 3 == 0 else 0.25}},
         )  # fmt: skip
         store.receipts.add(made, [entity])

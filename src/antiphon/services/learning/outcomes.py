@@ -44,15 +44,10 @@ def outcome_joiner(store: Store) -> OutcomeJoiner:
         receipts=store.receipts,
         texts=store.blobs,
         applications=declared_applications(store),
-        subject_key=subject_key(store),
+        subject_key=store.secret("subject"),  # serving hashes entity keys by it, see ``services.answering``
         clock=store.database.clock,
     )
     return OutcomeJoiner(store.database, store.outcomes, matcher)
-
-
-def subject_key(store: Store) -> bytes:
-    """The key by which serving hashes entity keys (see ``services.answering``)."""
-    return store.secret("subject")
 
 
 def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> DatasetBuilder:
