@@ -68,12 +68,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Embeddings:
-    """Embeds with the services that answers are made with.
-
-    Args:
-        engine: makes vectors.
-        models: embedding models that may be sent for in a scope.
-    """
+    """Embeds with the services that answers are made with; ``models`` are those that may be sent for in a scope."""
 
     def __init__(
         self, services: Services, engine: GenerationEngine, models: Callable[[Scope], Collection[str]]

@@ -131,10 +131,7 @@ class Records:
 
     def readable_rows(self, scope: Scope, who: Principal, job: BatchJob, rows: Sequence[JobRow]) -> list[JobRow]:
         """The rows of a batch whose entities somebody may read answers about, without columns of source rows for those
-        who may not read these.
-
-        Raises:
-            ForbiddenError: policy keeps the batch from this principal, whichever entities its rows are about.
+        who may not read these. ``ForbiddenError`` if policy keeps all of it from them, whichever entities it is about.
         """
         about = self._answered(scope, job)[0]
         shown = None if self._may_read_sources(scope, who, job) else {*about.keys, *ANSWER_COLUMNS}

@@ -6,6 +6,7 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from tests.property.engine.test_scheduler import budgets, states
 
 from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
@@ -24,7 +25,7 @@ MODEL = LatencyModel(CallModel((0.01, 0.001, 0.0)), CallModel((0.01, 0.004, 0.0)
 
 @given(states(), budgets)
 def test_one_tenant_is_served_as_if_it_had_no_name(state: SchedulerState, budget: StepBudget) -> None:
-    named = replace(state, sequences=tuple(replace(sequence, tenant="a") for sequence in state.sequences))
+    named = replace(state, sequences=tuple(structs.replace(sequence, tenant="a") for sequence in state.sequences))
     assert plan(named, budget) == plan(state, budget)
 
 
@@ -90,9 +91,9 @@ class Simulated:
         decided = plan(state, StepBudget())
         assert decided.prefill or decided.decode, "there is work, and none was done"
         for ticket in decided.swap_out:
-            self.views[ticket] = replace(self.views[ticket], residency="swapped")
+            self.views[ticket] = structs.replace(self.views[ticket], residency="swapped")
         for ticket in decided.admit:
-            self.views[ticket] = replace(self.views[ticket], residency="resident")
+            self.views[ticket] = structs.replace(self.views[ticket], residency="resident")
         took, served = 0.0, list[int]()
         for ticket, tokens in decided.prefill:
             each, seconds = self.views[ticket], 0.0
@@ -101,7 +102,7 @@ class Simulated:
             took += self.charge(ticket, seconds)
             served.append(ticket)
             done = tokens == each.pending
-            self.views[ticket] = replace(
+            self.views[ticket] = structs.replace(
                 each, position=each.position + tokens, pending=1 if done else each.pending - tokens, generating=done
             )
         seconds = MODEL.decode(len(decided.decode), 0)

@@ -45,12 +45,7 @@ _Answer = Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFail
 
 
 class EngineClient:
-    """Implements :class:`~antiphon.engine.api.port.Engine`.
-
-    Args:
-        path: the engine's socket.
-        peer: name of this side in the engine's log.
-    """
+    """Implements :class:`~antiphon.engine.api.port.Engine` over a socket; the engine logs this side as ``peer``."""
 
     def __init__(self, path: Path, *, peer: str = "client") -> None:
         self._path = path

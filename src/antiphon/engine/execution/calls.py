@@ -19,17 +19,13 @@ from antiphon.engine.scheduling.tenant_shares import TenantShares
 
 
 class RuntimeCalls:
-    """Makes a runtime's calls and learns from each how long they take.
+    """Makes a runtime's calls and learns from each how long they take; pacer, shares and counters are told.
 
     Args:
-        pacer: learns the time of each call.
-        shares: charged with the time of each call.
-        counters: counts the time of each call.
         online_waiting: says if an online request waits to be added, so that batch work is not to be begun now.
 
     Attributes:
         began: beginning of the latest call.
-        latency_model: predicts the next calls.
     """
 
     def __init__(

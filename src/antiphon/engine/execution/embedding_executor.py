@@ -65,12 +65,7 @@ class EmbeddingWork:
 
 
 class EmbeddingExecutor:
-    """Implements :class:`~antiphon.engine.execution.step_executor.StepExecutor` for one embedding model.
-
-    Args:
-        monotonic: measures calls.
-        online_waiting: says if an online request waits to be added, so that batch work is not to be begun now.
-    """
+    """Implements :class:`~antiphon.engine.execution.step_executor.StepExecutor` for one embedding model."""
 
     slots = 0
     swapped_to_disk = 0
@@ -166,15 +161,7 @@ class EmbeddingExecutor:
         return budget.arrival_seconds - (self._monotonic() - min(waits)) if waits else inf
 
     def step(self, budget: StepBudget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
-        """Embed one text, if it is its turn.
-
-        Args:
-            slack_elsewhere: seconds by which the other executors can be delayed.
-            leaves_gaps: batch work can wait for a time without online work.
-
-        Raises:
-            EngineError: the model failed; the requests cannot go on.
-        """
+        """Embed one text, if it is its turn."""
         begin = self._monotonic()
         self.latest_step = (begin, begin)
         work = self._next()
@@ -234,10 +221,7 @@ def _failed(work: EmbeddingWork, error: AntiphonError) -> Emission:
 
 def unit_bytes(vector: NDArray[np.floating]) -> bytes:
     """The vector with length 1, as float32, little-endian: the bytes that feature views store of the same text. The
-    length is a sum in float64 in a fixed order.
-
-    Raises:
-        EngineError: it has a NaN or an infinity in it, or is zero.
+    length is a sum in float64 in a fixed order. Raises ``EngineError`` for a zero, a NaN or an infinity.
     """
     exact = vector.astype(np.float64)
     length = np.sqrt(float((exact * exact).sum()))

@@ -212,14 +212,8 @@ class LocalEngine:
         return event
 
     async def submit_texts(self, request: TextEmbeddingRequest, sink: Sink) -> int:
-        """Submit texts; ``sink`` gets a TextEmbeddings or RequestFailure on the asyncio loop.
-
-        Returns:
-            A ticket for :meth:`cancel`.
-
-        Raises:
-            The errors of :meth:`~antiphon.engine.api.port.Engine.embed` before anything is embedded.
-        """
+        """Submit texts; ``sink`` gets a TextEmbeddings or RequestFailure on the asyncio loop. Returns a ticket for
+        :meth:`cancel`; raises what :meth:`~antiphon.engine.api.port.Engine.embed` does before anything is embedded."""
         self._require_open()
         executor = self._embedding.get(request.model)
         if executor is None:
@@ -243,14 +237,8 @@ class LocalEngine:
 
     async def submit(self, request: GenerationRequest, sink: Sink) -> int:
         """Submit a request; its events go to ``sink`` on the asyncio loop, the last one a GenerationResult or
-        RequestFailure.
-
-        Returns:
-            A ticket for :meth:`cancel`.
-
-        Raises:
-            The errors of :meth:`~antiphon.engine.api.port.Engine.generate` before anything is generated.
-        """
+        RequestFailure. Returns a ticket for :meth:`cancel`; raises what
+        :meth:`~antiphon.engine.api.port.Engine.generate` does before anything is generated."""
         entry = self._find(request.model)
         self._require_room(request.priority, entry.executor.slots)
         preparation.check(request)

@@ -34,14 +34,9 @@ class ModelExecutor:
     """Implements :class:`~antiphon.engine.execution.step_executor.StepExecutor` for a model that generates.
 
     Args:
-        monotonic: measures calls, and tells when tokens are due.
         share_prefixes: ``False`` computes every prompt in full.
         swap_space: holds sequences whose slot an online request has taken; executors may share one.
-        planner: decides each step.
         online_waiting: says if an online request waits to be added, so that batch work is not to be begun now.
-
-    Attributes:
-        latest_step: beginning and end of the latest step.
     """
 
     def __init__(
@@ -128,15 +123,7 @@ class ModelExecutor:
         return self._take_emissions()
 
     def step(self, budget: StepBudget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
-        """Plan one step, execute it and return the events for callers.
-
-        Args:
-            slack_elsewhere: seconds by which the other executors can be delayed.
-            leaves_gaps: batch work can wait for a time without online work.
-
-        Raises:
-            EngineError: the runtime failed; the executor's sequences cannot go on.
-        """
+        """Plan one step, execute it and return the events for callers."""
         for sequence in [sequence for sequence in self._sequences.values() if sequence.reason is not None]:
             self._emit(sequence)  # A grammar that leaves no choice at all needs no step.
         self._budget = budget

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+import msgspec
+
 from antiphon.engine.api.messages import Priority
 from antiphon.engine.scheduling.latency_model import LatencyModel, StepTimes
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceView:
+class SequenceView(msgspec.Struct, frozen=True):
     """One sequence as the scheduler sees it.
 
     Attributes:

@@ -12,6 +12,9 @@ the twin as well and slow the others there; it comes back when the real request 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
 
 from antiphon.engine.scheduling.latency_model import StepTimes
 from antiphon.engine.scheduling.scheduler import forecast, plan, prompt_seconds
@@ -21,16 +24,9 @@ from antiphon.engine.scheduling.tenant_shares import TenantShares
 
 @dataclass(slots=True)
 class _VirtualRequest:
-    ticket: int
-    order: int
+    view: SequenceView
     arrived: float
-    position: int
-    pending: int
     most: int
-    generating: bool = False
-    resident: bool = False
-    tenant: str = ""
-    scored: bool = False
     times: list[float] = field(default_factory=list)
 
     @property
@@ -38,19 +34,8 @@ class _VirtualRequest:
         """Seconds per token after the first."""
         return (self.times[-1] - self.times[0]) / max(len(self.times) - 1, 1)
 
-    def view(self) -> SequenceView:
-        residency = "resident" if self.resident else "waiting"
-        return SequenceView(
-            self.ticket,
-            "online",
-            self.order,
-            self.position,
-            self.pending,
-            self.generating,
-            residency,
-            tenant=self.tenant,
-            scored=self.scored,
-        )
+    def change(self, **fields: Any) -> None:
+        self.view = replace(self.view, **fields)
 
 
 class Twin:
@@ -71,9 +56,7 @@ class Twin:
         and it is expected to write ``most``."""
         if not self._present:
             self._clock = max(self._clock, now)
-        self._present[new.ticket] = _VirtualRequest(
-            new.ticket, new.order, now, new.position, new.pending, most, tenant=new.tenant, scored=new.scored
-        )
+        self._present[new.ticket] = _VirtualRequest(new, now, most)
         self._shares.arrived(new.tenant)
         self._expected = None
 
@@ -91,16 +74,16 @@ class Twin:
             while pace > 0 and last + pace <= self._clock and len(virtual.times) < most - 1:
                 last += pace
                 virtual.times.append(last)
-                virtual.position += 1
+                virtual.change(position=virtual.view.position + 1)
             self._present[ticket] = virtual
-            self._shares.arrived(virtual.tenant)
+            self._shares.arrived(virtual.view.tenant)
             self._expected = None
 
     def remove(self, ticket: int) -> None:
         """Remove a request whose real one has ended."""
         virtual = self._present.pop(ticket, None)
         if virtual is not None:
-            self._shares.left(virtual.tenant)
+            self._shares.left(virtual.view.tenant)
         self._written.pop(ticket, None)
         self._expected = None
 
@@ -113,7 +96,7 @@ class Twin:
                 if self._clock > now:
                     return
                 continue
-            views = tuple(each.view() for each in here)
+            views = tuple(each.view for each in here)
             state = SchedulerState(views, self._slots, self._chunk_tokens, model, service=self._shares.service)
             step = plan(state, budget)
             if self._clock + step.predicted_seconds > now:
@@ -127,47 +110,49 @@ class Twin:
             return self._clock
         if token < len(virtual.times):
             return virtual.times[token]
-        if virtual.ticket not in self._present:
+        if ticket not in self._present:
             # The real request writes more than expected: at the pace of its last tokens.
             return virtual.times[-1] + virtual.pace * (token - len(virtual.times) + 1)
         if self._expected is None:
-            views = oldest_first(each.view() for each in self._present.values())
+            views = oldest_first(each.view for each in self._present.values())
             self._expected = dict(forecast(views, model, self._chunk_tokens, budget))
         return self._clock + self._expected[ticket]
 
     def _run(self, step: StepPlan, model: StepTimes) -> None:
         self._expected = None
         for ticket in step.swap_out:
-            self._present[ticket].resident = False
+            self._present[ticket].change(residency="waiting")
         for ticket in step.admit:
-            self._present[ticket].resident = True
+            self._present[ticket].change(residency="resident")
         clock = self._clock + model.step
         started: list[tuple[_VirtualRequest, float]] = []
         for ticket, tokens in step.prefill:
             each, left, before = self._present[ticket], tokens, clock
+            position = each.view.position
             while left:
-                chunk = min(self._chunk_tokens - each.position % self._chunk_tokens, left)
-                clock += prompt_seconds(model, each.view(), chunk, each.position)
-                each.position, each.pending, left = each.position + chunk, each.pending - chunk, left - chunk
-            self._shares.charge(each.tenant, clock - before)
-            if not each.pending:
-                each.generating, each.pending = True, 1
+                chunk = min(self._chunk_tokens - position % self._chunk_tokens, left)
+                clock += prompt_seconds(model, each.view, chunk, position)
+                position, left = position + chunk, left - chunk
+            each.change(position=position, pending=each.view.pending - tokens)
+            self._shares.charge(each.view.tenant, clock - before)
+            if not each.view.pending:
+                each.change(generating=True, pending=1)
                 started.append((each, clock))
         present = self._present
         decoding = [present[ticket] for ticket in step.decode if ticket in present]
-        took = model.decode(len(decoding), sum(each.position for each in decoding))
+        took = model.decode(len(decoding), sum(each.view.position for each in decoding))
         clock += took
         for each in decoding:
-            self._shares.charge(each.tenant, took / len(decoding))
+            self._shares.charge(each.view.tenant, took / len(decoding))
         for each, out in started:
             self._record(each, clock if model.mixed else out)
         for each in decoding:
-            each.position += 1
+            each.change(position=each.view.position + 1)
             self._record(each, clock)
         self._clock = clock
 
     def _record(self, each: _VirtualRequest, clock: float) -> None:
         each.times.append(clock)
         if len(each.times) >= each.most:
-            self._written[each.ticket] = self._present.pop(each.ticket)
-            self._shares.left(each.tenant)
+            self._written[each.view.ticket] = self._present.pop(each.view.ticket)
+            self._shares.left(each.view.tenant)

@@ -85,10 +85,7 @@ class GuardedText(msgspec.Struct, frozen=True):
 def specify(context: AnswerContext, model: ModelDescription) -> GenerationSpec:
     """The request's prompt and decoding for a model: as text, or as turns when the engine has its own template.
 
-    A raw prompt, text or tokens, goes to the engine as it is.
-
-    Raises:
-        InvalidInputError: a template fails.
+    A raw prompt, text or tokens, goes to the engine as it is. Raises ``InvalidInputError`` when a template fails.
     """
     request, application = context.request, context.application
     overrides, output_schema = request.overrides, application.schema

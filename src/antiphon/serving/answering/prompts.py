@@ -168,10 +168,7 @@ def neutral(model: ModelDescription, content: str) -> str:
     """The text with every special token of the model broken by a space, so that it is read as letters.
 
     Repeated until nothing changes: breaking one token may put another together. White space alone is no
-    special token here, since a space does not break it.
-
-    Raises:
-        InvalidInputError: the text does not come to rest.
+    special token here, since a space does not break it. Raises ``InvalidInputError`` for a text that does not rest.
     """
     tokens = {
         token: broken

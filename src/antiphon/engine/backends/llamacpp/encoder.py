@@ -108,11 +108,7 @@ class LlamaCppEmbedding:
 
     def truncated_tokens(self, text: str) -> tuple[list[int], bool]:
         """Tokens with the two round them; of a longer text the first ones, and that it is longer. A caller other than
-        :meth:`embed` must not close the model meanwhile.
-
-        Raises:
-            EngineError: llama.cpp failed, or the model is closed.
-        """
+        :meth:`embed` must not close the model meanwhile. Raises ``EngineError``."""
         self._require_open()
         # Texts of users are never control tokens, whatever they spell.
         tokens = self._library.tokenize(self._vocab, text[:LONGEST], add_special=True, parse_special=False)
