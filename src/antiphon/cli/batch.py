@@ -114,8 +114,7 @@ def list_jobs(limit: Limit = 20, project: Project = HERE, as_json: Json = False)
     async def found() -> list[BatchLine]:
         async with services(project) as (ports, store):
             found = await asyncio.to_thread(ports.work.tables.list, store.scope, limit)
-            estimates = await asyncio.to_thread(ports.work.tables.estimates, store.scope, [job.id for job in found])
-            return list(batch_lines(found, estimates, ports.settings.prices))
+            return list(await asyncio.to_thread(batch_lines, ports, store.scope, found))
 
     jobs = asyncio.run(found())
     show(jobs, as_json, lambda: _table(jobs))
@@ -134,7 +133,7 @@ def show_job(job: JobId, project: Project = HERE, as_json: Json = False) -> None
 @app.command()
 def cancel(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
     """Ask a batch of OpenAI's API to stop; it ends with the files of what was done."""
-    from antiphon.gateway.openai.batch_shapes import BatchObject, batch_object
+    from antiphon.gateway.openai.batches import BatchObject, batch_object
 
     async def cancelled() -> BatchObject:
         async with services(project) as (ports, store):
@@ -146,7 +145,7 @@ def cancel(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
 
 
 async def _outlook(project: Path, order: TableOrder) -> BatchOutlook:
-    from antiphon.gateway.admin.work import batch_outlook
+    from antiphon.gateway.admin.shapes import batch_outlook
 
     async with services(project) as (ports, store):
         who = at_terminal(store)
@@ -184,16 +183,17 @@ async def _look(project: Path, job: str) -> dict[str, Any]:
 
     from antiphon.catalog.batches import KIND
     from antiphon.gateway.admin.shapes import batch_lines
-    from antiphon.gateway.openai.batch_shapes import batch_object
+    from antiphon.gateway.openai.batches import batch_object
 
     async with services(project) as (ports, store):
         kept = await asyncio.to_thread(ports.work.tables.get, store.scope, job)
-        estimates = await asyncio.to_thread(ports.work.tables.estimates, store.scope, [job])
-        found: Any = batch_lines([kept], estimates, ports.settings.prices)[0]
+        found: Any
         if kept.kind == KIND:
-            found = batch_object(
-                await asyncio.to_thread(ports.work.batches.records.get, store.scope, job), estimates.get(job)
-            )
+            estimates = await asyncio.to_thread(ports.work.tables.estimates, store.scope, [job])
+            batch = await asyncio.to_thread(ports.work.batches.records.get, store.scope, job)
+            found = batch_object(batch, estimates.get(job))
+        else:
+            found = (await asyncio.to_thread(batch_lines, ports, store.scope, [kept]))[0]
     shown: dict[str, Any] = msgspec.to_builtins(found)
     return shown
 

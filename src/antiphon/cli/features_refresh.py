@@ -68,6 +68,5 @@ async def _ordered(project: Path, views: list[str], moment: datetime | None, who
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or leave --wait out.",
             )
-        when = moment.isoformat() if moment else None
-        ordered = await asyncio.to_thread(ports.work.runs.refresh, store.scope, views, when, None, whole)
+        ordered = await asyncio.to_thread(ports.work.runs.refresh, store.scope, views, moment, None, whole)
         return await followed(store, ordered.id, wait)

@@ -24,7 +24,6 @@ from antiphon.gateway.admin import (
     feature_watch,
     keys,
     models,
-    neighbors,
     outcomes,
     policies,
     predictions,
@@ -38,7 +37,6 @@ from antiphon.gateway.admin import (
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import CallerLeftError
 from antiphon.gateway.evidence import ReadingEvidence
-from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
 from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import GatewayMetrics
@@ -46,26 +44,18 @@ from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.openai.asking import CLIENT_CLOSED_REQUEST
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.recognition import Recognition
+from antiphon.gateway.responses import ProtectiveHeaders
 from antiphon.gateway.services import GatewayServices
 
-OPERATIONS: tuple[Operation, ...] = (
-    *status.OPERATIONS,
-    *predictions.OPERATIONS,
-    *releases.OPERATIONS,
-    *rollouts.OPERATIONS,
-    *models.OPERATIONS,
-    *evaluations.OPERATIONS,
-    *datasets.OPERATIONS,
-    *outcomes.OPERATIONS,
-    *publications.OPERATIONS,
-    *views.OPERATIONS,
-    *feature_watch.OPERATIONS,
-    *neighbors.OPERATIONS,
-    *work.OPERATIONS,
-    *keys.OPERATIONS,
-    *policies.OPERATIONS,
-    *audit.OPERATIONS,
-)
+OPERATIONS: tuple[Operation, ...] = tuple(
+    declared
+    for module in (
+        status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
+        feature_watch, work, keys, policies, audit, files, batches,
+    )
+    for declared in vars(module).values()
+    if isinstance(declared, Operation)
+)  # fmt: skip
 
 
 def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette:
@@ -102,14 +92,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             Route("/v1/features/lookup", lookup.lookup, methods=["POST"]),
             Route("/v1/feedback", feedback.feedback, methods=["POST"]),
             Route("/v1/files", files.create, methods=["POST"]),
-            Route("/v1/files", files.list_files, methods=["GET"]),
-            Route("/v1/files/{file}", files.retrieve, methods=["GET"]),
-            Route("/v1/files/{file}", files.delete, methods=["DELETE"]),
             Route("/v1/files/{file}/content", files.content, methods=["GET"]),
-            Route("/v1/batches", batches.create, methods=["POST"]),
-            Route("/v1/batches", batches.list_batches, methods=["GET"]),
-            Route("/v1/batches/{batch}", batches.retrieve, methods=["GET"]),
-            Route("/v1/batches/{batch}/cancel", batches.cancel, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),
             Route("/tokenize", tokenizer.tokenize, methods=["POST"]),

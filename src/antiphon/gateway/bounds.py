@@ -25,6 +25,9 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 """Rows, examples, texts."""
 
+Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+"""Items of a list."""
+
 TokenCount = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]

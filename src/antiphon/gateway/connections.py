@@ -59,17 +59,8 @@ class Connections:
         self._most_per_peer = max(most // 2, 1) if most_per_peer is None else most_per_peer
         self._most_bytes = most_bytes
         self._count = self._bytes = 0
-        self._dropped = 0
         self._by_stage: tuple[OrderedDict[ConnectionEntry, None], ...] = tuple(OrderedDict() for _ in Stage)
         self._heads_by_peer: dict[str, OrderedDict[ConnectionEntry, None]] = {}
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def dropped(self) -> int:
-        """The number that were ended for the sake of others so far."""
-        return self._dropped
 
     def open(self, peer: str, drop: Callable[[], None]) -> ConnectionEntry:
         """Count a new connection, and drop what has to go for it."""
@@ -114,7 +105,6 @@ class Connections:
         self._drop(newest)
 
     def _drop(self, entry: ConnectionEntry) -> None:
-        self._dropped += 1
         self.close(entry)
         entry.drop()
 

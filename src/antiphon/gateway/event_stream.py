@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +13,11 @@ from antiphon.gateway import problem
 from antiphon.gateway.departure import CallerLeftError, while_connected
 
 DONE = b"data: [DONE]\n\n"
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 
 class EventStream:
@@ -24,9 +29,9 @@ class EventStream:
 
     def __init__(
         self,
-        items: AsyncIterator[Any],
+        items: AsyncGenerator[Any, None],
         *,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
         first: Callable[[], None],
         ended: Callable[[BaseException | None], None],
     ) -> None:
@@ -38,13 +43,14 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
         failure: BaseException | None = None
+        headers = [(name.encode(), value.encode()) for name, value in (_HEADERS | self._headers).items()]
         try:
-            async with while_connected(receive), aclosing(_ClosableIterator(self._items)) as items:
+            async with while_connected(receive), aclosing(self._items) as items:
                 async for item in items:
                     if not started:
                         started = True
                         self._first()
-                        await send(self._start())
+                        await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await send(_part(b"data: " + msgspec.json.encode(item) + b"\n\n"))
                 await send(_part(DONE, more=False))
         except CallerLeftError as error:
@@ -55,37 +61,9 @@ class EventStream:
                 event = msgspec.json.encode(problem.ProblemBody(problem.describe(error)))
                 await send(_part(b"data: " + event + b"\n\n", more=False))
             else:
-                await problem.response(error, dict(self._headers))(scope, receive, send)
+                await problem.response(error, self._headers)(scope, receive, send)
         finally:
             self._ended(failure)
-
-    def _start(self) -> dict[str, Any]:
-        headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-            **self._headers,
-        }
-        return {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
-
-
-class _ClosableIterator:
-    """Gives any iterator the ``aclose`` that ``aclosing`` wants."""
-
-    def __init__(self, items: AsyncIterator[Any]) -> None:
-        self._items = items
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self._items.__aiter__()
-
-    async def aclose(self) -> None:
-        close = getattr(self._items, "aclose", None)
-        if close is not None:
-            await close()
 
 
 def _part(content: bytes, more: bool = True) -> dict[str, Any]:

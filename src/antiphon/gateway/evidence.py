@@ -55,12 +55,18 @@ class ReadingEvidence:
         await self._app(scope, receive, witnessed)
 
     async def _witness(self, scope: Scope, status: int) -> None:
-        trail, who = self._services.access.trail, _state(scope).get("principal")
+        state: dict[str, Any] = scope.get("state") or {}
+        trail, who = self._services.access.trail, state.get("principal")
         if status < 400 and who is not None:
-            owner = self._services.scope(who)
-            detail = _detail(scope, status)
-            originator = _state(scope).get("originator")
-            work = run_in_threadpool(trail.record, owner, who.id, READ, _subject(scope), detail, originator=originator)
+            # The path with its parameters' names: what stands in their place is told by the subject alone, the last
+            # parameter of the path, or the path of a list.
+            route = str(getattr(scope.get("route"), "path", "no route"))
+            subject = str([route, *(scope.get("path_params") or {}).values()][-1])[:300] or "/"
+            detail = {"route": route, "method": scope["method"], "status": status}
+            work = run_in_threadpool(
+                trail.record, self._services.scope(who), who.id, READ, subject, detail,
+                originator=state.get("originator"),
+            )  # fmt: skip
             # A reader who goes away meanwhile has asked all the same.
             await asyncio.shield(asyncio.ensure_future(work))
 
@@ -79,22 +85,3 @@ def reads_data(scope: Scope) -> bool:
         return False
     # Other POSTs order something and show nothing; a replay shows its prediction.
     return method == "GET" or (method == "POST" and parts[1] == "predictions")
-
-
-def _detail(scope: Scope, status: int) -> dict[str, Any]:
-    return {"route": _route(scope), "method": scope["method"], "status": status}
-
-
-def _state(scope: Scope) -> dict[str, Any]:
-    return scope.get("state") or {}
-
-
-def _route(scope: Scope) -> str:
-    """The path with its parameters' names: what stands in their place is told by the subject alone."""
-    return str(getattr(scope.get("route"), "path", "no route"))
-
-
-def _subject(scope: Scope) -> str:
-    """Returns the subject of a reading: the last parameter of the path, or the path of a list."""
-    values = [str(value) for value in (scope.get("path_params") or {}).values()]
-    return (values[-1] if values else _route(scope))[:300] or "/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.gateway import incoming, problem
+from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.learning.outcomes.intake import OutcomeResult
 from antiphon.learning.outcomes.submission import OutcomeSubmission
@@ -58,10 +60,7 @@ async def feedback(request: Request) -> Response:
     if not several and taken[0].error is not None:
         raise taken[0].error
     lines = tuple(_line(one) for one in taken)
-    counts: dict[str, int] = {}
-    for line in lines:
-        counts[line.status] = counts.get(line.status, 0) + 1
-    return Response(msgspec.json.encode(FeedbackResponse(lines, counts)), media_type="application/json")
+    return JsonResponse(FeedbackResponse(lines, Counter(line.status for line in lines)))
 
 
 def _several(given: dict[str, Any]) -> tuple[OutcomeSubmission, ...]:

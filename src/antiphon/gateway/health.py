@@ -17,6 +17,7 @@ from starlette.responses import Response
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.gateway import incoming
 from antiphon.gateway.measurements import GatewayMetrics
+from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.gateway.transport_security import TransportSecurity
 
@@ -37,7 +38,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 async def healthz(request: Request) -> Response:
     """``GET /healthz``: 200 as long as the process answers."""
-    return Response(msgspec.json.encode(Health()), media_type="application/json")
+    return JsonResponse(Health())
 
 
 async def readyz(request: Request) -> Response:
@@ -53,8 +54,7 @@ async def readyz(request: Request) -> Response:
         if (notice := transport.notice()) is not None:
             notices["certificate"] = notice
     ready = all(wrong is None for wrong in parts.values())
-    body = msgspec.json.encode(Readiness(ready, parts, notices))
-    return Response(body, 200 if ready else 503, media_type="application/json")
+    return JsonResponse(Readiness(ready, parts, notices), 200 if ready else 503)
 
 
 async def metrics(request: Request) -> Response:

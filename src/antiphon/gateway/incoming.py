@@ -141,7 +141,9 @@ def refuse_unknown(value: Mapping[str, Any], known: Iterable[str]) -> None:
             raise UnsupportedParameterError(
                 f"Unknown parameter: {name!r}.",
                 where=name,
-                next_step=f"Did you mean {close[0]!r}?" if close else "See /openapi.json for the parameters.",
+                next_step=f"Did you mean {close[0]!r}?"
+                if close
+                else "Leave it out; /openapi.json lists the parameters.",
             )
 
 
@@ -176,11 +178,6 @@ def originating_user(request: Request, principal: Principal, user: str | None = 
     found = originator(principal, *named, user or None)
     request.state.originator = found
     return found
-
-
-def traceparent(request: Request) -> str | None:
-    """The caller's W3C trace context."""
-    return request.headers.get("traceparent")
 
 
 def timeout(request: Request) -> float | None:

@@ -10,7 +10,6 @@ from math import ceil
 
 from starlette.concurrency import run_in_threadpool
 
-from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.gateway.departure import CallerLeftError
 from antiphon.gateway.services import GatewayServices
@@ -19,7 +18,7 @@ from antiphon.governance.identity.quotas import Grant
 from antiphon.serving.request import AnswerRequest
 
 _SUFFIXES = {REQUESTS: "requests", TOKENS: "tokens", TOKENS_DAY: "tokens-day"}
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 _TOKENS_PER_TURN = 4
 _MOST_MODELS = 10_000
 
@@ -91,15 +90,8 @@ async def reserve(
     return None if grant is None else Reservation(questions[::choices], grant, sizes)
 
 
-async def reserve_texts(services: GatewayServices, principal: Principal, texts: Sequence[str]) -> Reservation | None:
-    """The same for texts of which vectors are wanted."""
-    grant = await _granted(services, principal, ceil(sum(len(text.encode()) / _BYTES_PER_TOKEN + 1 for text in texts)))
-    return None if grant is None else Reservation((), grant, PromptSizes())
-
-
-async def reserve_again(services: GatewayServices, principal: Principal, receipt: Receipt) -> Reservation | None:
-    """The same for a prediction that is to be made again, by what it took and may take at most."""
-    tokens = receipt.usage.prompt_tokens + sum(attempt.max_tokens for attempt in receipt.attempts)
+async def reserve_tokens(services: GatewayServices, principal: Principal, tokens: int) -> Reservation | None:
+    """The same for a request that takes about so many tokens."""
     grant = await _granted(services, principal, tokens)
     return None if grant is None else Reservation((), grant, PromptSizes())
 
@@ -148,4 +140,4 @@ def _sent(question: AnswerRequest) -> float:
     if question.prompt_ids:
         return len(question.prompt_ids)
     texts = [turn.content for turn in question.messages] or [question.prompt or question.question or ""]
-    return sum(len(text.encode()) / _BYTES_PER_TOKEN + _TOKENS_PER_TURN for text in texts)
+    return sum(len(text.encode()) / BYTES_PER_TOKEN + _TOKENS_PER_TURN for text in texts)

@@ -17,6 +17,7 @@ from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.gateway import incoming
 from antiphon.gateway.bounds import Number
+from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.serving.features.lookup import MOST_ENTITIES
 from antiphon.serving.features.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments
@@ -121,7 +122,7 @@ async def lookup(request: Request) -> Response:
             inputs=body.inputs or {},
         )
     )
-    return Response(msgspec.json.encode(answer(found, body.entities)), media_type="application/json")
+    return JsonResponse(answer(found, body.entities))
 
 
 def answer(found: Lookup, entities: Sequence[Mapping[str, Key]]) -> FeatureLookupAnswer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -63,81 +64,46 @@ class GatewayMetrics:
         self._recent: deque[AnswerMeasurement] = deque(maxlen=capacity)
         self._labels: set[str] = set()
         self._statuses: set[str] = set()
-        self.registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         labels = ("application", "path", "origin")
-        self._first_byte = Histogram(
-            "antiphon_first_byte_seconds", "Arrival to first byte.", labels, registry=self.registry, buckets=BUCKETS
+        seconds = partial(Histogram, labelnames=labels, registry=registry, buckets=BUCKETS)
+        self._first_byte = seconds("antiphon_first_byte_seconds", "Arrival to first byte.")
+        self._total = seconds("antiphon_answer_seconds", "Arrival to last byte.")
+        self._requests = counter("antiphon_requests", "Requests by status.", ("application", "path", "status"))
+        self._tokens = counter("antiphon_tokens", "Tokens by kind.", ("application", "path", "kind"))
+        self._engine = counter("antiphon_engine_seconds", "Engine seconds of answers.", ("application", "path"))
+        self._saved = counter(
+            "antiphon_saved_tokens", "Tokens that reused answers did not compute again.", ("application", "origin")
         )
-        self._total = Histogram(
-            "antiphon_answer_seconds", "Arrival to last byte.", labels, registry=self.registry, buckets=BUCKETS
-        )
-        self._requests = Counter(
-            "antiphon_requests", "Requests by status.", ("application", "path", "status"), registry=self.registry
-        )
-        self._tokens = Counter(
-            "antiphon_tokens", "Tokens by kind.", ("application", "path", "kind"), registry=self.registry
-        )
-        self._engine = Counter(
-            "antiphon_engine_seconds", "Engine seconds of answers.", ("application", "path"), registry=self.registry
-        )
-        self._saved = Counter(
-            "antiphon_saved_tokens",
-            "Tokens that reused answers did not compute again.",
-            ("application", "origin"),
-            registry=self.registry,
-        )
-        self._stand_ins = Counter(
+        self._stand_ins = counter(
             "antiphon_stand_ins",
             "Answers of another engine (fallback) or from store because none answered (degraded).",
             ("application", "role"),
-            registry=self.registry,
         )
-        breaker = ("engine",)
-        self._breaker = Gauge(
-            "antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", breaker, registry=self.registry
-        )
-        self._breaker_failed = Gauge(
-            "antiphon_engine_failed_requests", "Since the start of this process.", breaker, registry=self.registry
-        )
-        self.in_flight = Gauge("antiphon_in_flight", "Requests being answered.", registry=self.registry)
-        self.departed = Counter(
-            "antiphon_clients_departed", "Clients that left before their answer's end.", registry=self.registry
-        )
+        engine = ("engine",)
+        self._breaker = gauge("antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", engine)
+        self._breaker_failed = gauge("antiphon_engine_failed_requests", "Since the start of this process.", engine)
+        self.in_flight = gauge("antiphon_in_flight", "Requests being answered.")
+        self.departed = counter("antiphon_clients_departed", "Clients that left before their answer's end.")
 
-        self._lag = Gauge("antiphon_stream_lag_events", "Events not yet applied.", ("stream",), registry=self.registry)
-        self._lag_seconds = Gauge(
-            "antiphon_stream_lag_seconds", "Since when the first of them waits.", ("stream",), registry=self.registry
-        )
-        views = ("stream", "view")
-        self._watermark = Gauge(
-            "antiphon_stream_watermark_seconds", "Greatest event time seen.", views, registry=self.registry
-        )
-        self._late = Gauge("antiphon_stream_late_events", "Events out of order.", views, registry=self.registry)
-        self._batches = Gauge("antiphon_batches", "Batches of requests by status.", ("status",), registry=self.registry)
-        self._file_bytes = Gauge("antiphon_file_bytes", "What stored files come to.", registry=self.registry)
-        self._rejected = Gauge("antiphon_stream_rejected_events", "Events without keys.", views, registry=self.registry)
+        stream, views = ("stream",), ("stream", "view")
+        self._lag = gauge("antiphon_stream_lag_events", "Events not yet applied.", stream)
+        self._lag_seconds = gauge("antiphon_stream_lag_seconds", "Since when the first of them waits.", stream)
+        self._watermark = gauge("antiphon_stream_watermark_seconds", "Greatest event time seen.", views)
+        self._late = gauge("antiphon_stream_late_events", "Events out of order.", views)
+        self._batches = gauge("antiphon_batches", "Batches of requests by status.", ("status",))
+        self._file_bytes = gauge("antiphon_file_bytes", "What stored files come to.")
+        self._rejected = gauge("antiphon_stream_rejected_events", "Events without keys.", views)
 
-        gate = ("state",)
-        self._gate = Gauge(
-            "antiphon_engine_gate", "Online requests: limit, inside the engine, waiting.", gate, registry=self.registry
-        )
-        self._drain = Gauge(
-            "antiphon_engine_drain_per_second", "Requests that come out while it is full.", registry=self.registry
-        )
+        self._gate = gauge("antiphon_engine_gate", "Online requests: limit, inside the engine, waiting.", ("state",))
+        self._drain = gauge("antiphon_engine_drain_per_second", "Requests that come out while it is full.")
 
         view = ("view",)
-        self._compared = Gauge(
-            "antiphon_skew_compared_values", "Of the last comparison of batch and online.", view, registry=self.registry
-        )
-        self._different = Gauge(
-            "antiphon_skew_different_values", "Of these, those that differ.", view, registry=self.registry
-        )
-        self._not_comparable = Gauge(
-            "antiphon_skew_not_comparable_values", "That it had to leave out.", view, registry=self.registry
-        )
-        self._measured_at = Gauge(
-            "antiphon_skew_measured_seconds", "When it was, in seconds since 1970.", view, registry=self.registry
-        )
+        self._compared = gauge("antiphon_skew_compared_values", "Of the last comparison of batch and online.", view)
+        self._different = gauge("antiphon_skew_different_values", "Of these, those that differ.", view)
+        self._not_comparable = gauge("antiphon_skew_not_comparable_values", "That it had to leave out.", view)
+        self._measured_at = gauge("antiphon_skew_measured_seconds", "When it was, in seconds since 1970.", view)
 
     def watch_skew(self, views: Iterable[ViewSkew]) -> None:
         """Take over what comparisons of batch and online found last; a view that there is no more is told no more."""
@@ -206,13 +172,13 @@ class GatewayMetrics:
             self._breaker.labels(one.name).set(STATES.index(one.state))
             self._breaker_failed.labels(one.name).set(one.failed)
 
-    def since(self, moment: float, tenant: str, application: str | None = None) -> list[AnswerMeasurement]:
+    def since(self, moment: float, tenant: str) -> list[AnswerMeasurement]:
         """Returns a tenant's answers that ended after ``moment`` (monotonic seconds), oldest first."""
         recent = []
         for measured in reversed(self._recent):
             if measured.at < moment:
                 break
-            if measured.tenant == tenant and application in (None, measured.application):
+            if measured.tenant == tenant:
                 recent.append(measured)
         return recent[::-1]
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from antiphon.gateway.feedback import Feedback, FeedbackResponse
 from antiphon.gateway.health import Health, Readiness
 from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
-from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery
 from antiphon.gateway.openai.embeddings import EmbeddingList, EmbeddingParameters
-from antiphon.gateway.openai.file_shapes import FileDeletion, FileList, FileObject, FileQuery
+from antiphon.gateway.openai.files import FileObject
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
-from antiphon.gateway.operation import EmptyBody, Operation
+from antiphon.gateway.operation import HtmlPage, Operation
 from antiphon.gateway.problem import ProblemBody
 from antiphon.gateway.tokenizer import (
     DetokenizationResponse,
@@ -29,6 +28,10 @@ from antiphon.gateway.tokenizer import (
 from antiphon.learning.outcomes.submission import OutcomeSubmission
 
 _TEMPLATE = "#/components/schemas/{name}"
+_NO_JSON: dict[Any, dict[str, Any]] = {
+    bytes: {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    HtmlPage: {"text/html": {"schema": {"type": "string"}}},
+}
 _FILE_FORM = {
     "required": True,
     "content": {
@@ -48,132 +51,76 @@ _FILE_FORM = {
 }
 
 
+class _Route(NamedTuple):
+    """One method of a path: what it takes and gives back."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    told: str
+    answer: Any
+    body: Any = None
+    query: Any = None
+    status: int = 200
+
+
+_ROUTES = (
+    _Route("post", "/v1/chat/completions", "v1_chat_completions", "Answer a conversation.",
+           "The answer; a stream of events with `stream: true`.", ChatCompletion, ChatParameters),
+    _Route("post", "/v1/completions", "v1_completions", "Continue a text.",
+           "The answer; a stream of events with `stream: true`.", Completion, CompletionParameters),
+    _Route("post", "/v1/embeddings", "embeddings", "Vectors of texts.", "A vector of each text.",
+           EmbeddingList, EmbeddingParameters),
+    _Route("post", "/tokenize", "tokenize", "A text's tokens.", "Them.", TokenizationResponse, TokenizeBody),
+    _Route("post", "/detokenize", "detokenize", "The text of tokens.", "It.", DetokenizationResponse, DetokenizeBody),
+    _Route("get", "/tokenizer_info", "tokenizer_info", "How a model reads texts.", "It.", TokenizerInfo,
+           query=TokenizerQuery),
+    _Route("post", "/v1/feedback", "feedback", "Say what became of predictions.", "What became of each.",
+           FeedbackResponse, OutcomeSubmission),
+    _Route("post", "/v1/features/lookup", "features_lookup", "Feature values of many entities.",
+           "Values, with where they come from.", FeatureLookupAnswer, FeatureLookupBody),
+    _Route("post", "/v1/files", "file_create", "Take a file in.", "It.", FileObject),
+    _Route("get", "/v1/files/{file}/content", "file_content", "What a file holds.", "Its bytes.", bytes),
+    _Route("get", "/v1/models", "models", "What may be asked.", "Names.", ModelList),
+    _Route("get", "/v1/models/{model}", "model", "One of them.", "Its name.", Model),
+    _Route("get", "/healthz", "healthz", "The process answers.", "It does.", Health),
+    _Route("get", "/readyz", "readyz", "Questions can be answered.", "Part by part.", Readiness),
+)  # fmt: skip
+
+
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document. Every path that the gateway serves with JSON is in it."""
-    types: list[Any] = [ProblemBody, ChatParameters, ChatCompletion, ChatChunk, CompletionParameters, Completion]
-    types += [
-        EmbeddingParameters,
-        EmbeddingList,
-        TokenizeBody,
-        TokenizationResponse,
-        DetokenizeBody,
-        DetokenizationResponse,
-        TokenizerInfo,
-    ]
-    types += [
-        Model,
-        ModelList,
-        Health,
-        Readiness,
-        OutcomeSubmission,
-        Feedback,
-        FeedbackResponse,
-        FeatureLookupBody,
-        FeatureLookupAnswer,
-        FileObject,
-        FileList,
-        FileDeletion,
-        FileQuery,
-        BatchCreate,
-        BatchObject,
-        BatchPage,
-        BatchQuery,
-    ]
-    types += [operation.answer for operation in operations]
-    types += [operation.body for operation in operations if operation.body is not None]
-    types += [operation.query for operation in operations]
+    routes = [*_ROUTES, *map(_route, operations)]
+    types: list[Any] = [ProblemBody, ChatChunk, Feedback]
+    named = (kind for route in routes for kind in (route.answer, route.body, route.query) if kind is not None)
+    types += [kind for kind in named if kind not in _NO_JSON]
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
-    schema = {id(kind): made for kind, made in zip(types, schemas, strict=True)}
+    schema = dict(zip(types, schemas, strict=True))
+    problem = {"description": "What was wrong, where, and what to do next.", "content": _json(schema[ProblemBody])}
     paths: dict[str, dict[str, Any]] = {}
-
-    def add(path: str, method: str, summary: str, name: str, answers: dict[str, Any], **more: Any) -> None:
-        paths.setdefault(path, {})[method] = {
-            "summary": summary,
-            "operationId": name,
-            "responses": {
-                **answers,
-                "default": _json("What was wrong, where, and what to do next.", schema[id(ProblemBody)]),
-            },
-            **more,
-        }
-
-    def body(kind: Any) -> dict[str, Any]:
-        return {"required": True, "content": {"application/json": {"schema": schema[id(kind)]}}}
-
-    for path, kind, answer, chunk, summary in (
-        ("/v1/chat/completions", ChatParameters, ChatCompletion, ChatChunk, "Answer a conversation."),
-        ("/v1/completions", CompletionParameters, Completion, Completion, "Continue a text."),
-    ):
-        answered = _json("The answer; a stream of events with `stream: true`.", schema[id(answer)])
-        answered["content"]["text/event-stream"] = {"schema": schema[id(chunk)]}
-        add(path, "post", summary, path.strip("/").replace("/", "_"), {"200": answered}, requestBody=body(kind))
-    vectors = {"200": _json("A vector of each text.", schema[id(EmbeddingList)])}
-    add("/v1/embeddings", "post", "Vectors of texts.", "embeddings", vectors, requestBody=body(EmbeddingParameters))
-    responses = {"200": _json("Them.", schema[id(TokenizationResponse)])}
-    add("/tokenize", "post", "A text's tokens.", "tokenize", responses, requestBody=body(TokenizeBody))
-    responses = {"200": _json("It.", schema[id(DetokenizationResponse)])}
-    add("/detokenize", "post", "The text of tokens.", "detokenize", responses, requestBody=body(DetokenizeBody))
-    responses = {"200": _json("It.", schema[id(TokenizerInfo)])}
-    add("/tokenizer_info", "get", "How a model reads texts.", "tokenizer_info", responses,
-        parameters=_queried(TokenizerQuery))  # fmt: skip
-    feedback = body(OutcomeSubmission)
-    feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(OutcomeSubmission)], schema[id(Feedback)]]}
-    taken = _json("What became of each.", schema[id(FeedbackResponse)])
-    add("/v1/feedback", "post", "Say what became of predictions.", "feedback", {"200": taken}, requestBody=feedback)
-    found = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}
-    add("/v1/features/lookup", "post", "Feature values of many entities.", "features_lookup", found,
-        requestBody=body(FeatureLookupBody))  # fmt: skip
-    file = _parameter("file", "path", {"type": "string"}, True)
-    add("/v1/files", "post", "Take a file in.", "file_create", {"200": _json("It.", schema[id(FileObject)])},
-        requestBody=_FILE_FORM)  # fmt: skip
-    add("/v1/files", "get", "Files, newest first.", "file_list", {"200": _json("A page.", schema[id(FileList)])},
-        parameters=_queried(FileQuery))  # fmt: skip
-    add("/v1/files/{file}", "get", "One file.", "file_retrieve", {"200": _json("It.", schema[id(FileObject)])},
-        parameters=[file])  # fmt: skip
-    add("/v1/files/{file}", "delete", "Remove a file and its content.", "file_delete",
-        {"200": _json("It is gone.", schema[id(FileDeletion)])}, parameters=[file])  # fmt: skip
-    octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-    sent = {"200": {"description": "Its bytes.", "content": octets}, "206": {"description": "A range of them.",
-            "content": octets}}  # fmt: skip
-    add("/v1/files/{file}/content", "get", "What a file holds.", "file_content", sent, parameters=[file])
-    batch = _parameter("batch", "path", {"type": "string"}, True)
-    one = {"200": _json("It.", schema[id(BatchObject)])}
-    add("/v1/batches", "post", "Answer every request of a file.", "v1_batch_create", one, requestBody=body(BatchCreate))
-    page = {"200": _json("A page.", schema[id(BatchPage)])}
-    add("/v1/batches", "get", "Batches, newest first.", "v1_batch_list", page,
-        parameters=_queried(BatchQuery))  # fmt: skip
-    add("/v1/batches/{batch}", "get", "One batch with its counts.", "v1_batch_retrieve", one, parameters=[batch])
-    add("/v1/batches/{batch}/cancel", "post", "Ask a batch to stop.", "v1_batch_cancel", one, parameters=[batch])
-    add("/v1/models", "get", "What may be asked.", "models", {"200": _json("Names.", schema[id(ModelList)])})
-    add(
-        "/v1/models/{model}",
-        "get",
-        "One of them.",
-        "model",
-        {"200": _json("Its name.", schema[id(Model)])},
-        parameters=[_parameter("model", "path", {"type": "string"}, True)],
-    )
-    add(
-        "/healthz",
-        "get",
-        "The process answers.",
-        "healthz",
-        {"200": _json("It does.", schema[id(Health)])},
-        security=[],
-    )
-    ready = {str(code): _json("Part by part.", schema[id(Readiness)]) for code in (200, 503)}
-    add("/readyz", "get", "Questions can be answered.", "readyz", ready, security=[])
+    for route in routes:
+        answer = {"description": route.told, "content": _NO_JSON.get(route.answer) or _json(schema[route.answer])}
+        described: dict[str, Any] = {"summary": route.summary, "operationId": route.name}
+        described["responses"] = {str(route.status): answer, "default": problem}
+        described["parameters"] = _parameters(route)
+        if route.body is not None:
+            described["requestBody"] = {"required": True, "content": _json(schema[route.body])}
+        paths.setdefault(route.path, {})[route.method] = described
     for operation in operations:
-        more: dict[str, Any] = {"parameters": _parameters(operation)}
         if operation.action is not None:
-            more["x-antiphon-action"] = operation.action
-        if operation.body is not None:
-            more["requestBody"] = body(operation.body)
-        answers = {str(operation.status): _json("Done.", schema[id(operation.answer)])}
-        if operation.page:
-            html = {"text/html": {"schema": {"type": "string"}}}
-            answers = {str(operation.status): {"description": "A page.", "content": html}}
-        add(operation.path, operation.method.lower(), operation.summary, operation.name, answers, **more)
+            paths[operation.path][operation.method.lower()]["x-antiphon-action"] = operation.action
+    for path, chunk in (("/v1/chat/completions", ChatChunk), ("/v1/completions", Completion)):
+        paths[path]["post"]["responses"]["200"]["content"]["text/event-stream"] = {"schema": schema[chunk]}
+    either = {"oneOf": [schema[OutcomeSubmission], schema[Feedback]]}
+    paths["/v1/feedback"]["post"]["requestBody"]["content"] = _json(either)
+    paths["/v1/files"]["post"]["requestBody"] = _FILE_FORM
+    of_a_range = {"description": "A range of them.", "content": _NO_JSON[bytes]}
+    paths["/v1/files/{file}/content"]["get"]["responses"]["206"] = of_a_range
+    ready = paths["/readyz"]["get"]["responses"]
+    ready["503"] = ready["200"]
+    for path in ("/healthz", "/readyz"):
+        paths[path]["get"]["security"] = []
     return {
         "openapi": "3.1.0",
         "info": {"title": "Antiphon", "version": _version()},
@@ -183,24 +130,32 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+def _route(operation: Operation) -> _Route:
+    told = "A page." if operation.answer is HtmlPage else "Done."
+    return _Route(
+        operation.method.lower(), operation.path, operation.name, operation.summary, told, operation.answer,
+        operation.body, operation.query, operation.status,
+    )  # fmt: skip
+
+
+def _parameters(route: _Route) -> list[dict[str, Any]]:
+    in_path = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
     parameters = [_parameter(name, "path", {"type": "string"}, True) for name in in_path]
-    return parameters if operation.query is EmptyBody else parameters + _queried(operation.query)
-
-
-def _queried(query: type[msgspec.Struct]) -> list[dict[str, Any]]:
-    described = msgspec.json.schema(query)["$defs"][query.__name__]
-    required = described.get("required", [])
-    return [_parameter(name, "query", kind, name in required) for name, kind in described["properties"].items()]
+    if route.query is not None:
+        described = msgspec.json.schema(route.query)["$defs"][route.query.__name__]
+        required = described.get("required", [])
+        parameters += [
+            _parameter(name, "query", kind, name in required) for name, kind in described["properties"].items()
+        ]
+    return parameters
 
 
 def _parameter(name: str, place: str, schema: dict[str, Any], required: bool) -> dict[str, Any]:
     return {"name": name, "in": place, "required": required, "schema": schema}
 
 
-def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
 
 
 def _version() -> str:

@@ -1,4 +1,7 @@
-"""One typed operation of ``/admin``: its route, its shapes and its permission, from which OpenAPI is made too.
+"""One typed operation of ``/admin``, or of the files and batches of ``/v1``: its route, its shapes and its permission,
+from which OpenAPI is made too.
+
+:func:`operation` declares one on the function that carries it out, whose annotations are the shapes.
 
 The runner is the same for all: authenticate, authorize, read strictly, call in a thread (stores are synchronous)
 or await, keep evidence of a change, encode.
@@ -9,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -17,103 +20,96 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.departure import while_connected
 from antiphon.gateway.measurements import GatewayMetrics
+from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action
 
 KINDS = {
-    "audit": "audit",
     "batch": "job",
     "batch-outlook": "job",
-    "datasets": "dataset",
-    "evaluations": "evaluation",
+    "batches": "job",
     "events": "stream",
     "features": "view",
-    "keys": "key",
-    "models": "model",
     "outcomes": "application",
     "policies": "policy",
-    "predictions": "prediction",
-    "publications": "publication",
-    "releases": "release",
-    "rollouts": "rollout",
-    "runs": "run",
     "status": "platform",
-    "streams": "stream",
     "train": "application",
 }
-"""The noun of a path to the kind of resource that policy knows."""
+"""The noun of a path to the kind of resource that policy knows, where that is not the noun's singular."""
 
 
 class EmptyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No query and no body."""
 
 
-class HtmlPage(msgspec.Struct, frozen=True):
-    """A whole page that stands by itself, and the content security policy to serve it under."""
+class HtmlPage(Response):
+    """A whole page that stands by itself, for nobody to frame.
 
-    html: str
-    policy: str
+    Args:
+        policy: the content security policy to serve it under.
+    """
 
+    media_type = "text/html"
 
-def page_response(page: HtmlPage) -> Response:
-    """The page, for nobody to keep or to frame."""
-    headers = {
-        "content-security-policy": f"{page.policy}; frame-ancestors 'none'",
-        "cache-control": "no-store",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
-    return Response(page.html, headers=headers, media_type="text/html")
+    def __init__(self, html: str, policy: str) -> None:
+        policy = f"{policy}; frame-ancestors 'none'"
+        super().__init__(html, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
 @dataclass(frozen=True)
 class OperationCall:
-    """One call of an operation: who (and on whose behalf), where, with what."""
+    """One call of an operation: who (and on whose behalf), and where."""
 
     services: GatewayServices
     measurements: GatewayMetrics
     principal: Principal
     scope: Scope
     path: dict[str, str]
-    query: Any
-    body: Any
     originator: str | None = None
+
+    def may(self, action: Action, resource: str) -> bool:
+        """Tells whether policy lets the principal do this to a ``kind/name``."""
+        try:
+            self.services.access.authorize(self.principal, action, resource)
+        except ForbiddenError:
+            return False
+        return True
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """A row of the admin interface.
+    """One method of a path; see :func:`operation`.
 
     Attributes:
-        action: what policy is asked for; ``None``: ``run`` asks, as it takes what the resource is to know.
-        changes: the runner writes it to the audit log.
-        answer: the type of the JSON body; with ``page`` it is a page of HTML under the policy that ``run`` gives
-            with it (see :class:`HtmlPage`).
+        answer: the type of the JSON body, or :class:`HtmlPage`.
         query, body: structs; unknown fields are refused by name.
-        run: takes a :class:`OperationCall`; a plain function runs in a thread, a coroutine until its caller leaves.
     """
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
     summary: str
     action: Action | None
+    run: Callable[..., Any]
     answer: Any
-    run: Callable[[OperationCall], Any]
-    query: type[msgspec.Struct] = EmptyBody
-    body: type[msgspec.Struct] | None = None
-    changes: bool = False
-    status: int = 200
-    page: bool = False
+    query: type[msgspec.Struct] | None
+    body: type[msgspec.Struct] | None
+    changes: bool
+    status: int
 
     @property
     def name(self) -> str:
-        """Unique, for OpenAPI: the function's name and its noun."""
-        noun = self.path.removeprefix("/admin/").split("/")[0].replace("-", "_")
-        return f"{noun}_{self.run.__name__.strip('_')}"
+        """Unique, for OpenAPI: the function's name, in ``/admin`` after its noun."""
+        function = self.run.__name__.strip("_")
+        return f"{self._noun.replace('-', '_')}_{function}" if self.path.startswith("/admin/") else function
+
+    @property
+    def _noun(self) -> str:
+        return self.path.split("/")[2]
 
     def route(self) -> Route:
         return Route(self.path, self._endpoint, methods=[self.method], name=self.name)
@@ -130,33 +126,56 @@ class Operation(msgspec.Struct, frozen=True):
             originator=incoming.originating_user(request, principal),
             scope=services.scope(principal),
             path={name: str(value) for name, value in request.path_params.items()},
-            query=incoming.typed(incoming.query(request), self.query, from_text=True),
-            body=await self._body(request, services),
         )
+        query = incoming.typed(incoming.query(request), self.query or EmptyBody, from_text=True)
+        content = await incoming.body(request, services.settings.gateway.max_body_bytes)
+        shapes = {} if self.query is None else {"query": query}
+        if self.body is not None:
+            shapes["body"] = incoming.typed(incoming.json_object(content), self.body)
         if inspect.iscoroutinefunction(self.run):
             async with while_connected(request.receive):
-                answer = await self.run(call)
+                answer = await self.run(call, **shapes)
         else:
-            answer = await run_in_threadpool(self.run, call)
+            answer = await run_in_threadpool(self.run, call, **shapes)
         if self.changes:
-            detail = {} if call.body is None else msgspec.to_builtins(call.body)
+            detail = msgspec.to_builtins(shapes.get("body", {}))
             await run_in_threadpool(
                 services.access.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail),
                 originator=call.originator,
             )  # fmt: skip
-        if self.page:
-            return page_response(answer)
-        return Response(msgspec.json.encode(answer), self.status, media_type="application/json")
+        return answer if isinstance(answer, HtmlPage) else JsonResponse(answer, self.status)
 
     def _resource(self, request: Request) -> str:
-        noun = self.path.removeprefix("/admin/").split("/")[0]
-        return f"{KINDS[noun]}/{next(iter(request.path_params.values()), '*')}"
+        kind = KINDS.get(self._noun) or self._noun.removesuffix("s")
+        return f"{kind}/{next(iter(request.path_params.values()), '*')}"
 
-    async def _body(self, request: Request, services: GatewayServices) -> Any:
-        content = await incoming.body(request, services.settings.gateway.max_body_bytes)
-        if self.body is None:
-            return None
-        return incoming.typed(incoming.json_object(content), self.body)
+
+def operation(
+    method: Literal["GET", "POST", "DELETE"],
+    path: str,
+    summary: str,
+    action: Action | None,
+    *,
+    changes: bool = False,
+    status: int = 200,
+) -> Callable[[Callable[..., Any]], Operation]:
+    """Declares a function as an operation.
+
+    It takes an :class:`OperationCall`, and where it has parameters of these names the ``query`` and the ``body``, read
+    strictly as its annotations say; what it returns is the answer. A plain function runs in a thread, a coroutine until
+    its caller leaves.
+
+    Args:
+        action: what policy is asked for; ``None``: the function asks, as it takes what the resource is to know.
+        changes: the runner writes it to the audit log.
+    """
+
+    def declare(run: Callable[..., Any]) -> Operation:
+        kinds = get_type_hints(run)
+        query, body = kinds.get("query"), kinds.get("body")
+        return Operation(method, path, summary, action, run, kinds["return"], query, body, changes, status)
+
+    return declare
 
 
 def _brief(detail: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError
 from antiphon.core.logs import unexpected, without_credentials
-from antiphon.gateway.headers import COMMON, PRIVATE
+from antiphon.gateway.responses import COMMON, PRIVATE, JsonResponse
 
 _log = logging.getLogger("antiphon.gateway")
 
@@ -67,8 +67,7 @@ def response(error: BaseException, headers: dict[str, str] | None = None) -> Res
             extra["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
     if status == 401:
         extra["www-authenticate"] = "Bearer"
-    body = msgspec.json.encode(ProblemBody(describe(error)))
-    return Response(body, status, headers=extra, media_type="application/json")
+    return JsonResponse(ProblemBody(describe(error)), status, extra)
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
@@ -89,9 +88,4 @@ async def on_http_error(request: Request, error: Any) -> Response:
         "not_found" if error.status_code == 404 else "invalid_input",
         next_step="See /openapi.json for every path.",
     )
-    return Response(
-        msgspec.json.encode(ProblemBody(problem)),
-        error.status_code,
-        media_type="application/json",
-        headers=error.headers,
-    )
+    return JsonResponse(ProblemBody(problem), error.status_code, error.headers)

@@ -47,10 +47,9 @@ class ProjectRuns:
         return cancelled
 
     def refresh(
-        self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
+        self, scope: Scope, views: Sequence[str], as_of: datetime | None, key: str | None = None, whole: bool = False
     ) -> Any:
-        moment = datetime.fromisoformat(as_of) if as_of is not None else None
         run = self._features.refresh(
-            scope, views=views, as_of=moment, reason="requested", principal="admin", key=key, whole=whole
+            scope, views=views, as_of=as_of, reason="requested", principal="admin", key=key, whole=whole
         )
         return self._store.runs.get(scope, run)

@@ -143,7 +143,7 @@ async def test_uploads_at_once_do_not_exceed_the_quota_together(database: Databa
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(running: Running, keys: dict[str, str]) -> None:
-    database_folder = running.services.work.files._contents._root  # type: ignore[union-attr]
+    database_folder = running.services.work.files.contents._root  # type: ignore[union-attr]
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"y" * 600_000
     writer.write(

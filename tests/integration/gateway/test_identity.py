@@ -212,7 +212,7 @@ async def test_a_login_form_belongs_to_its_browser(browser, keys, trail, databas
 async def test_over_https_the_login_form_is_kept_to_this_host(keys, trail, database, issuer) -> None:
     async with client(database, trail, issuer, "https") as browser:
         cookie = (await browser.get("/login")).headers["set-cookie"]
-        assert cookie.startswith(f"{session.SECURE_DOOR}=")
+        assert cookie.startswith(f"{session.SECURE}{session.DOOR}=")
         assert "Secure" in cookie
         assert (await sign_in(browser, keys["viewer"])).status_code == 303
 

@@ -12,7 +12,7 @@ from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.evaluations import Bin
 from antiphon.catalog.rollouts import JudgedMetric, RolloutMove
-from antiphon.gateway.admin.release_shapes import JudgementLine
+from antiphon.gateway.admin.rollouts import JudgementLine
 from antiphon.gateway.dashboard import plots
 from antiphon.learning.outcomes.performance import Group, Scores
 from antiphon.learning.registry.card import reliability_plot

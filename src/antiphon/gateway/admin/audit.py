@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Operation, OperationCall
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.governance.audit.proof import AuditProof
 from antiphon.governance.audit.query import MOST, AuditFilter
 from antiphon.governance.audit.record import AuditEntry
 
 
-class AuditQuery(msgspec.Struct, frozen=True):
-    """Selects records, latest first; ``action`` and ``subject`` may end in ``*``. See ``governance.audit_query``."""
+class AuditQuery(AuditFilter, frozen=True):
+    """Selects records, latest first."""
 
-    who: str | None = None
-    action: str | None = None
-    subject: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    denied: bool = False
     before: Number | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 50
 
@@ -43,8 +36,9 @@ class AuditCheckpoint(msgspec.Struct, frozen=True):
     key: str
 
 
-def _query(call: OperationCall) -> AuditPage:
-    return page(call, AuditFilter(**{name: getattr(call.query, name) for name in AuditQuery.__struct_fields__}))
+@operation("GET", "/admin/audit", "Who saw or changed what, latest first.", "audit")
+def _query(call: OperationCall, query: AuditQuery) -> AuditPage:
+    return page(call, query)
 
 
 def page(call: OperationCall, criteria: AuditFilter) -> AuditPage:
@@ -53,6 +47,7 @@ def page(call: OperationCall, criteria: AuditFilter) -> AuditPage:
     return AuditPage(found, found[-1].sequence if len(found) == criteria.limit and found[-1].sequence > 0 else None)
 
 
+@operation("GET", "/admin/audit/checkpoint", "The newest checkpoint.", "audit")
 def _checkpoint(call: OperationCall) -> AuditCheckpoint:
     trail = call.services.access.trail
     newest = trail.checkpoint(call.scope)
@@ -65,6 +60,12 @@ def _checkpoint(call: OperationCall) -> AuditCheckpoint:
     return AuditCheckpoint(newest.note, newest.size, trail.key.verifier(call.scope))
 
 
+@operation(
+    "GET",
+    "/admin/audit/{sequence}/proof",
+    "Proof that a record is in the log; the stand-alone verifier checks it.",
+    "audit",
+)
 def _proof(call: OperationCall) -> AuditProof:
     text = call.path["sequence"]
     if not text.isdecimal() or len(text) > 18:
@@ -72,17 +73,3 @@ def _proof(call: OperationCall) -> AuditProof:
             f"{text[:40]!r} is not a record's number.", where="sequence", next_step="Records are counted from 0."
         )
     return call.services.access.trail.proof(call.scope, int(text))
-
-
-OPERATIONS = (
-    Operation("GET", "/admin/audit", "Who saw or changed what, latest first.", "audit", AuditPage, _query, AuditQuery),
-    Operation("GET", "/admin/audit/checkpoint", "The newest checkpoint.", "audit", AuditCheckpoint, _checkpoint),
-    Operation(
-        "GET",
-        "/admin/audit/{sequence}/proof",
-        "Proof that a record is in the log; the stand-alone verifier checks it.",
-        "audit",
-        AuditProof,
-        _proof,
-    ),
-)

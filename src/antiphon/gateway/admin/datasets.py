@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
 
 from antiphon.catalog.datasets import Dataset, DatasetKind
-from antiphon.gateway.operation import Operation, OperationCall
+from antiphon.gateway.admin.shapes import read_all
+from antiphon.gateway.bounds import Few
+from antiphon.gateway.operation import OperationCall, operation
 
 
 class DatasetQuery(msgspec.Struct, frozen=True):
@@ -16,11 +17,11 @@ class DatasetQuery(msgspec.Struct, frozen=True):
 
     application: str | None = None
     kind: DatasetKind | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    limit: Few = 50
 
 
 class DatasetLine(msgspec.Struct, frozen=True):
-    """One dataset in a list."""
+    """One dataset in a list, with what determines it."""
 
     id: str
     application: str
@@ -41,37 +42,14 @@ class DatasetList(msgspec.Struct, frozen=True):
     datasets: tuple[DatasetLine, ...]
 
 
-def _list(call: OperationCall) -> DatasetList:
-    query: DatasetQuery = call.query
-    found = call.services.learning.datasets.list(call.scope, query.application, kind=query.kind, limit=query.limit)
-    return DatasetList(tuple(line(dataset) for dataset in found))
+@operation("GET", "/admin/datasets", "List datasets, latest first.", "read")
+def _list(call: OperationCall, query: DatasetQuery) -> DatasetList:
+    known = call.services.learning.datasets
+    found = known.list(call.scope, query.application, kind=query.kind, limit=query.limit)
+    lines = (msgspec.structs.asdict(one.spec) | msgspec.structs.asdict(one) for one in found)
+    return DatasetList(read_all(lines, DatasetLine))
 
 
+@operation("GET", "/admin/datasets/{dataset}", "One dataset: what it was made from, and how.", "read")
 def _get(call: OperationCall) -> Dataset:
     return call.services.learning.datasets.get(call.scope, call.path["dataset"])
-
-
-def line(dataset: Dataset) -> DatasetLine:
-    """A dataset in a list."""
-    spec = dataset.spec
-    return DatasetLine(
-        id=dataset.id,
-        application=spec.application,
-        kind=spec.kind,
-        rows=dataset.rows,
-        positives=dataset.positives,
-        cutoff=spec.cutoff,
-        first=spec.first,
-        last=spec.last,
-        origins=spec.origins,
-        logical_hash=dataset.logical_hash,
-        created_at=dataset.created_at,
-    )
-
-
-OPERATIONS = (
-    Operation("GET", "/admin/datasets", "List datasets, latest first.", "read", DatasetList, _list, DatasetQuery),
-    Operation(
-        "GET", "/admin/datasets/{dataset}", "One dataset: what it was made from, and how.", "read", Dataset, _get
-    ),
-)

@@ -1,7 +1,8 @@
-"""Skew and lineage of a view, and holding it or rolling it back."""
+"""Skew and lineage of a view, holding it or rolling it back, and the nearest neighbors among its entities."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
@@ -9,20 +10,18 @@ import msgspec
 
 from antiphon.catalog.holds import Hold
 from antiphon.catalog.skew_reports import SkewReport, ViewSkew
-from antiphon.core.errors import ForbiddenError
-from antiphon.core.scope import Scope
+from antiphon.features.embedding.neighbors import MOST, NeighborQuery, Neighbors
 from antiphon.features.offline.lineage import Lineage
 from antiphon.features.publication.rollback import ViewRollback
-from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Operation, OperationCall
-from antiphon.gateway.services import GatewayServices
-from antiphon.governance.identity.principal import Principal
+from antiphon.gateway.bounds import Few, Number
+from antiphon.gateway.operation import OperationCall, operation
 
 
 class SkewRequest(msgspec.Struct, frozen=True):
-    """Bounds of a comparison: entities of the view, and as many predictions that were made ``since`` then;"""
+    """Bounds of a comparison: entities of the view, and as many predictions that were made ``since`` then; and of its
+    time."""
 
-    sample: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    sample: Few = 50
     seconds: Annotated[float, msgspec.Meta(ge=1, le=60)] = 20.0
     since: datetime | None = None
     as_of: datetime | None = None
@@ -39,7 +38,7 @@ class LastSkew(msgspec.Struct, frozen=True):
 class SkewHistoryQuery(msgspec.Struct, frozen=True):
     """Bounds the number of lines."""
 
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    limit: Few = 100
 
 
 class SkewHistory(msgspec.Struct, frozen=True):
@@ -50,7 +49,8 @@ class SkewHistory(msgspec.Struct, frozen=True):
 
 
 class ViewRollbackRequest(msgspec.Struct, frozen=True):
-    """Selects the snapshot to roll back to, by its id or by the number of a publication (the one before the present"""
+    """Selects the snapshot to roll back to, by its id or by the number of a publication (the one before the present by
+    default); ``seen`` is the publication that the caller has seen as current."""
 
     reason: str
     to: str | int | None = None
@@ -65,14 +65,14 @@ class EntityLineageQuery(msgspec.Struct, frozen=True):
     feature: str
     entity: dict[str, str]
     as_of: datetime | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    limit: Few = 20
 
 
 class PredictionLineageQuery(msgspec.Struct, frozen=True):
     """Selects a feature by its full name (all of them), and the most source rows of each."""
 
     feature: str | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    limit: Few = 20
 
 
 class LineageList(msgspec.Struct, frozen=True):
@@ -95,88 +95,109 @@ class ViewHoldResponse(msgspec.Struct, frozen=True):
     held: Hold | None
 
 
-def _rollback(call: OperationCall) -> ViewRollback:
-    body: ViewRollbackRequest = call.body
-    return call.services.features.rollback.view(
-        call.scope, call.path["view"], body.to, reason=body.reason, principal=call.principal.id, hold=body.hold,
-        dry_run=body.dry_run, seen=body.seen,
-    )  # fmt: skip
+class NeighborsRequest(msgspec.Struct, frozen=True):
+    """Neighbors of a text, of an entity's own text, or of a vector with the model that made it; what for; and in
+    which publication (the current one)."""
+
+    feature: str
+    text: str | None = None
+    entity: dict[str, str] | None = None
+    vector: tuple[float, ...] | None = None
+    model: str | None = None
+    top: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 10
+    publication: Number | None = None
+    purpose: str = ""
 
 
-def _hold(call: OperationCall) -> ViewHoldResponse:
-    view, rollback = call.path["view"], call.services.features.rollback
-    rollback.hold(call.scope, view, reason=call.body.reason, principal=call.principal.id)
-    return ViewHoldResponse(view, rollback.held(call.scope).get(view))
-
-
-def _resume(call: OperationCall) -> ViewHoldResponse:
-    view, rollback = call.path["view"], call.services.features.rollback
-    rollback.resume(call.scope, view, reason=call.body.reason, principal=call.principal.id)
-    return ViewHoldResponse(view, rollback.held(call.scope).get(view))
-
-
+@operation("GET", "/admin/features/{view}/skew", "What the last comparison of batch and online found.", "read")
 def _last(call: OperationCall) -> LastSkew:
     view = call.path["view"]
     found = call.services.features.skew.last(call.scope, view)
-    return LastSkew(
-        view, None if found is None else differences_shown(call.services, call.scope, call.principal, found)
-    )
+    return LastSkew(view, None if found is None else differences_shown(call, found))
 
 
-def _skew_history(call: OperationCall) -> SkewHistory:
-    view, query = call.path["view"], call.query
+@operation(
+    "GET", "/admin/features/{view}/skew/history", "What comparisons of batch and online found over time.", "read"
+)
+def _skew_history(call: OperationCall, query: SkewHistoryQuery) -> SkewHistory:
+    view = call.path["view"]
     return SkewHistory(view, tuple(call.services.features.skew.history(call.scope, view, query.limit)))
 
 
-def _skew(call: OperationCall) -> SkewReport:
-    body: SkewRequest = call.body
-    view = call.path["view"]
-    found = call.services.features.skew.measure(
-        call.scope,
-        [view],
-        as_of=body.as_of,
-        since=body.since,
-        sample=body.sample,
-        seconds=body.seconds,
-        seed=body.seed,
-        trigger=call.principal.id,
-    )
-    return differences_shown(call.services, call.scope, call.principal, found)
+# It is up to a minute of work and names entities: for those who may publish the view.
+@operation("POST", "/admin/features/{view}/skew", "Compare what is read online with what batch computes.", "publish")
+def _skew(call: OperationCall, body: SkewRequest) -> SkewReport:
+    measure, bounds = call.services.features.skew.measure, msgspec.structs.asdict(body)
+    return differences_shown(call, measure(call.scope, [call.path["view"]], trigger=call.principal.id, **bounds))
 
 
-def _lineage(call: OperationCall) -> Lineage:
-    body: EntityLineageQuery = call.body
-    call.services.access.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", body.entity)
-    found = call.services.features.lineage.of_entity(
-        call.scope, f"{call.path['view']}.{body.feature}", body.entity, body.as_of, body.limit
-    )
-    return found.placeless()
+# Source rows with all their columns, of any entity: for those who may publish the view.
+@operation("POST", "/admin/features/{view}/lineage", "The source rows behind a value that is read.", "publish")
+def _lineage(call: OperationCall, body: EntityLineageQuery) -> Lineage:
+    view, lineage = call.path["view"], call.services.features.lineage
+    call.services.access.records.require_source(call.scope, call.principal, f"view/{view}", body.entity)
+    return lineage.of_entity(call.scope, f"{view}.{body.feature}", body.entity, body.as_of, body.limit).placeless()
 
 
-def _of_prediction(call: OperationCall) -> LineageList:
-    prediction, query = call.path["prediction"], call.query
-    found = lineage_of_prediction(call.services, call.scope, call.principal, prediction, query.feature, query.limit)
+@operation("GET", "/admin/predictions/{prediction}/lineage", "The source rows behind a prediction's features.", "read")
+def _of_prediction(call: OperationCall, query: PredictionLineageQuery) -> LineageList:
+    prediction = call.path["prediction"]
+    found = lineage_of_prediction(call, prediction, query.feature, query.limit)
     return LineageList(prediction, tuple(one.placeless() for one in found))
 
 
-def lineage_of_prediction(
-    services: GatewayServices, scope: Scope, who: Principal, prediction: str, feature: str | None, limit: int
-) -> tuple[Lineage, ...]:
+# The rooms keep the evidence of these three themselves, in the transaction of the change.
+@operation("POST", "/admin/features/{view}/rollback", "Publish an earlier snapshot of a view again.", "publish")
+def _rollback(call: OperationCall, body: ViewRollbackRequest) -> ViewRollback:
+    return call.services.features.rollback.view(
+        call.scope, call.path["view"], principal=call.principal.id, **msgspec.structs.asdict(body)
+    )
+
+
+@operation("POST", "/admin/features/{view}/hold", "Let nothing replace what is published of a view.", "publish")
+def _hold(call: OperationCall, body: ViewHoldRequest) -> ViewHoldResponse:
+    return _holding(call, call.services.features.rollback.hold, body)
+
+
+@operation("POST", "/admin/features/{view}/resume", "Let a held view go on with its next refresh.", "publish")
+def _resume(call: OperationCall, body: ViewHoldRequest) -> ViewHoldResponse:
+    return _holding(call, call.services.features.rollback.resume, body)
+
+
+def _holding(call: OperationCall, act: Callable[..., object], body: ViewHoldRequest) -> ViewHoldResponse:
+    view = call.path["view"]
+    act(call.scope, view, reason=body.reason, principal=call.principal.id)
+    return ViewHoldResponse(view, call.services.features.rollback.held(call.scope).get(view))
+
+
+@operation("POST", "/admin/features/{view}/neighbors", "The entities whose texts are nearest to a text.", "answer")
+def _neighbors(call: OperationCall, body: NeighborsRequest) -> Neighbors:
+    view = call.path["view"]
+    question = NeighborQuery(body.feature, body.text, body.entity, body.vector, body.model, body.top, body.publication)
+    # Which entities they are is for those who may publish the view; others get what stands for them.
+    see_keys = call.may("publish", f"view/{view}")
+    find = call.services.features.neighbors.find
+    return find(call.scope, call.principal, view, question, purpose=body.purpose, see_keys=see_keys)
+
+
+def lineage_of_prediction(call: OperationCall, prediction: str, feature: str | None, limit: int) -> tuple[Lineage, ...]:
     """The source rows behind one feature of a prediction or all, for somebody who may read them.
 
     Raises:
         NotFoundError: no such prediction or feature. ForbiddenError: policy keeps them from this principal.
     """
-    receipt = services.access.records.require_prediction(scope, who, prediction)
-    services.access.records.require_source_rows(scope, who, receipt)
-    return services.features.lineage.of_prediction(scope, prediction, feature, limit)
+    records = call.services.access.records
+    receipt = records.require_prediction(call.scope, call.principal, prediction)
+    records.require_source_rows(call.scope, call.principal, receipt)
+    return call.services.features.lineage.of_prediction(call.scope, prediction, feature, limit)
 
 
-def differences_shown(services: GatewayServices, scope: Scope, who: Principal, report: SkewReport) -> SkewReport:
+def differences_shown(call: OperationCall, report: SkewReport) -> SkewReport:
     """A comparison with the examples of views whose values this principal may read; their entities are named to those
     who may publish the view."""
     views = {feature.view for feature in report.features}
-    readable = {view for view in views if services.access.records.may_read_view(scope, who, view)}
+    may_read = call.services.access.records.may_read_view
+    readable = {view for view in views if may_read(call.scope, call.principal, view)}
     shown = msgspec.structs.replace(
         report,
         features=tuple(
@@ -184,54 +205,4 @@ def differences_shown(services: GatewayServices, scope: Scope, who: Principal, r
             for feature in report.features
         ),
     )
-    return shown if all(may_publish(services, who, view) for view in views) else shown.without_entities()
-
-
-def may_publish(services: GatewayServices, who: Principal, view: str) -> bool:
-    """Tells whether policy lets a principal publish a view and order work on it."""
-    try:
-        services.access.authorize(who, "publish", f"view/{view}")
-    except ForbiddenError:
-        return False
-    return True
-
-
-OPERATIONS = (
-    Operation(
-        "GET", "/admin/features/{view}/skew", "What the last comparison of batch and online found.", "read", LastSkew,
-        _last,
-    ),
-    Operation(
-        "GET", "/admin/features/{view}/skew/history", "What comparisons of batch and online found over time.", "read",
-        SkewHistory, _skew_history, SkewHistoryQuery,
-    ),
-    # It is up to a minute of work and names entities: for those who may publish the view.
-    Operation(
-        "POST", "/admin/features/{view}/skew", "Compare what is read online with what batch computes.", "publish",
-        SkewReport, _skew, body=SkewRequest,
-    ),
-    # Source rows with all their columns, of any entity: for those who may publish the view.
-    Operation(
-        "POST", "/admin/features/{view}/lineage", "The source rows behind a value that is read.", "publish", Lineage,
-        _lineage, body=EntityLineageQuery,
-    ),
-    Operation(
-        "GET", "/admin/predictions/{prediction}/lineage", "The source rows behind a prediction's features.", "read",
-        LineageList, _of_prediction, PredictionLineageQuery,
-    ),
-    # The rooms keep the evidence of these themselves, in the transaction of the change.
-    Operation(
-        "POST", "/admin/features/{view}/rollback", "Publish an earlier snapshot of a view again.", "publish",
-        ViewRollback, _rollback, body=ViewRollbackRequest,
-    ),
-    Operation(
-        "POST", "/admin/features/{view}/hold", "Let nothing replace what is published of a view.", "publish",
-        ViewHoldResponse,
-        _hold, body=ViewHoldRequest,
-    ),
-    Operation(
-        "POST", "/admin/features/{view}/resume", "Let a held view go on with its next refresh.", "publish",
-        ViewHoldResponse,
-        _resume, body=ViewHoldRequest,
-    ),
-)  # fmt: skip
+    return shown if all(call.may("publish", f"view/{view}") for view in views) else shown.without_entities()

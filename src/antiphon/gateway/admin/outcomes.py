@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.outcomes import OutcomeRecord, OutcomeStatus
+from antiphon.catalog.outcomes import OutcomeStatus
 from antiphon.core.clock import utc
-from antiphon.gateway.operation import Operation, OperationCall
+from antiphon.gateway.admin.shapes import read_all
+from antiphon.gateway.bounds import Few
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.learning.outcomes.monitoring import DriftReport, Performance
 
 
@@ -18,7 +19,7 @@ class OutcomeQuery(msgspec.Struct, frozen=True):
 
     status: OutcomeStatus | None = None
     before: datetime | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    limit: Few = 50
 
 
 class PerformanceQuery(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ class PerformanceQuery(msgspec.Struct, frozen=True):
 
 
 class OutcomeLine(msgspec.Struct, frozen=True):
-    """One outcome in a list."""
+    """One outcome in a list, without its entity keys."""
 
     id: str
     kind: str
@@ -53,60 +54,27 @@ class OutcomeList(msgspec.Struct, frozen=True):
     outcomes: tuple[OutcomeLine, ...]
 
 
-def _list(call: OperationCall) -> OutcomeList:
-    query: OutcomeQuery = call.query
-    found = call.services.learning.outcomes.list(
-        call.scope, call.path["application"], status=query.status, before=query.before, limit=query.limit
-    )
-    readable = call.services.access.records.readable_outcomes(
-        call.scope, call.principal, call.path["application"], found
-    )
-    return OutcomeList(tuple(line(outcome) for outcome in readable))
+@operation("GET", "/admin/outcomes/{application}", "List outcomes, latest first.", "read")
+def _list(call: OperationCall, query: OutcomeQuery) -> OutcomeList:
+    scope, application = call.scope, call.path["application"]
+    outcomes, records = call.services.learning.outcomes, call.services.access.records
+    found = outcomes.list(scope, application, status=query.status, before=query.before, limit=query.limit)
+    return OutcomeList(read_all(records.readable_outcomes(scope, call.principal, application, found), OutcomeLine))
 
 
-def _performance(call: OperationCall) -> Performance:
-    query: PerformanceQuery = call.query
+@operation(
+    "GET",
+    "/admin/outcomes/{application}/performance",
+    "How predictions came true: whole, by release, day and slice.",
+    "read",
+)
+def _performance(call: OperationCall, query: PerformanceQuery) -> Performance:
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
-    since = None if query.since is None else utc(query.since)
-    until = None if query.until is None else utc(query.until)
+    since, until = (None if moment is None else utc(moment) for moment in (query.since, query.until))
     return call.services.learning.monitor.performance(call.scope, call.path["application"], since=since, until=until)
 
 
+@operation("GET", "/admin/outcomes/{application}/drift", "Printed features and forecasts, then and now.", "read")
 def _drift(call: OperationCall) -> DriftReport:
     call.services.access.records.require_application(call.scope, call.principal, call.path["application"])
     return call.services.learning.monitor.drift(call.scope, call.path["application"])
-
-
-def line(outcome: OutcomeRecord) -> OutcomeLine:
-    """An outcome without its entity keys."""
-    return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
-
-
-OPERATIONS = (
-    Operation(
-        "GET",
-        "/admin/outcomes/{application}",
-        "List outcomes, latest first.",
-        "read",
-        OutcomeList,
-        _list,
-        OutcomeQuery,
-    ),
-    Operation(
-        "GET",
-        "/admin/outcomes/{application}/performance",
-        "How predictions came true: whole, by release, day and slice.",
-        "read",
-        Performance,
-        _performance,
-        PerformanceQuery,
-    ),
-    Operation(
-        "GET",
-        "/admin/outcomes/{application}/drift",
-        "Printed features and forecasts, then and now.",
-        "read",
-        DriftReport,
-        _drift,
-    ),
-)

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.gateway.admin import shapes
+from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
 from antiphon.gateway.bounds import Number
-from antiphon.gateway.operation import Operation, OperationCall
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.governance.policy.document import CasePrincipal, PolicyCase, PolicyDocument
+from antiphon.governance.policy.explanation import PolicyVerdict
 from antiphon.governance.policy.versions import PolicyVersion
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
@@ -47,19 +48,13 @@ class PolicyText(msgspec.Struct, frozen=True):
     cases: int
 
 
-class PolicyProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PolicyProposal(msgspec.Struct, frozen=True):
     """Policies to keep for approval, and why."""
 
     cedar: Annotated[str, msgspec.Meta(max_length=200_000)]
     reason: Text
     attributes: dict[str, dict[str, str]] = {}
     cases: tuple[PolicyCase, ...] = ()
-
-
-class PolicyReviewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reason for approving or rejecting a version."""
-
-    reason: Text
 
 
 class DifferenceQuery(msgspec.Struct, frozen=True):
@@ -83,7 +78,7 @@ class PolicyDifference(msgspec.Struct, frozen=True):
     tried: int
 
 
-class ExplanationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ExplanationRequest(msgspec.Struct, frozen=True):
     """A request to explain; ``resource`` is ``kind/name``, ``keys`` are of the entity that is asked about."""
 
     principal: CasePrincipal
@@ -91,15 +86,6 @@ class ExplanationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     resource: str
     context: dict[str, str] = {}
     keys: dict[str, str] = {}
-
-
-class PolicyPart(msgspec.Struct, frozen=True):
-    """One policy's part in a decision."""
-
-    name: str
-    effect: str
-    outcome: str
-    decided: bool
 
 
 class PolicyExplanationResponse(msgspec.Struct, frozen=True):
@@ -110,66 +96,67 @@ class PolicyExplanationResponse(msgspec.Struct, frozen=True):
     otherwise: str
     digest: str
     masked: tuple[str, ...]
-    policies: tuple[PolicyPart, ...]
+    policies: tuple[PolicyVerdict, ...]
 
 
-def line(version: PolicyVersion) -> PolicyLine:
-    """A version as it is listed."""
-    return shapes.read(version, PolicyLine)
-
-
+@operation("GET", "/admin/policies", "List versions of the policies, latest first.", "propose")
 def _list(call: OperationCall) -> PolicyList:
-    return PolicyList(tuple(line(one) for one in call.services.access.policies.list(call.scope)))
+    return PolicyList(read_all(call.services.access.policies.list(call.scope), PolicyLine))
 
 
-def _get(call: OperationCall) -> PolicyText:
-    found = call.services.access.policies.get(call.scope, _number(call))
-    document = found.document
-    return PolicyText(line(found), document.cedar, document.attributes, len(document.cases))
+@operation(
+    "POST", "/admin/policies", "Propose policies; they act once somebody else approved them.", "propose", status=201
+)
+def _propose(call: OperationCall, body: PolicyProposal) -> PolicyLine:
+    policies, document = call.services.access.policies, PolicyDocument(body.cedar, body.attributes, body.cases)
+    return read(policies.propose(call.scope, document, by=call.principal, reason=body.reason), PolicyLine)
 
 
-def _propose(call: OperationCall) -> PolicyLine:
-    body: PolicyProposal = call.body
-    document = PolicyDocument(body.cedar, body.attributes, body.cases)
-    return line(call.services.access.policies.propose(call.scope, document, by=call.principal, reason=body.reason))
-
-
-def _approve(call: OperationCall) -> PolicyLine:
-    return line(
-        call.services.access.policies.approve(call.scope, _number(call), by=call.principal, reason=call.body.reason)
-    )
-
-
-def _reject(call: OperationCall) -> PolicyLine:
-    return line(
-        call.services.access.policies.reject(call.scope, _number(call), by=call.principal, reason=call.body.reason)
-    )
-
-
-def _diff(call: OperationCall) -> PolicyDifference:
-    policies = call.services.access.policies
-    before = acting(policies.list(call.scope)).number if call.query.before is None else call.query.before
-    found = policies.diff(call.scope, before, policies.get(call.scope, _number(call)).document)
-    changed = tuple(DecisionChange(one.origin, one.sentence) for one in found.changed)
-    return PolicyDifference(found.text, changed, found.tried)
-
-
-def _explain(call: OperationCall) -> PolicyExplanationResponse:
-    body: ExplanationRequest = call.body
+@operation(
+    "POST",
+    "/admin/policies/explain",
+    "Say which policies decide about a request, and what would be decided without them.",
+    "propose",
+)
+def _explain(call: OperationCall, body: ExplanationRequest) -> PolicyExplanationResponse:
     context: dict[str, Any] = dict(body.context)
     if body.keys:
         context["keys"] = body.keys
     # Nobody learns about another tenant's policies: whoever is meant is asked about in one's own.
     who = msgspec.structs.replace(body.principal.principal(), tenant=call.scope.tenant)
     found = call.services.access.policies.explain(call.scope, who, body.action, body.resource, context)
-    return PolicyExplanationResponse(
-        allowed=found.decision.allowed,
-        sentence=found.sentence,
-        otherwise=found.otherwise,
-        digest=found.decision.digest,
-        masked=found.decision.masked,
-        policies=shapes.read_all(found.policies, PolicyPart),
-    )
+    return read(msgspec.structs.asdict(found.decision) | msgspec.structs.asdict(found), PolicyExplanationResponse)
+
+
+@operation("GET", "/admin/policies/{number}", "One version with its text; 0 is the default.", "propose")
+def _get(call: OperationCall) -> PolicyText:
+    found = call.services.access.policies.get(call.scope, _number(call))
+    document = found.document
+    return PolicyText(read(found, PolicyLine), document.cedar, document.attributes, len(document.cases))
+
+
+@operation(
+    "GET",
+    "/admin/policies/{number}/diff",
+    "What a version changes: text, and decisions about test cases and recent requests.",
+    "propose",
+)
+def _diff(call: OperationCall, query: DifferenceQuery) -> PolicyDifference:
+    policies = call.services.access.policies
+    before = acting(policies.list(call.scope)).number if query.before is None else query.before
+    return read(policies.diff(call.scope, before, policies.get(call.scope, _number(call)).document), PolicyDifference)
+
+
+@operation("POST", "/admin/policies/{number}/approve", "Put a version in force, everywhere within a second.", "approve")
+def _approve(call: OperationCall, body: ReasonRequest) -> PolicyLine:
+    policies = call.services.access.policies
+    return read(policies.approve(call.scope, _number(call), by=call.principal, reason=body.reason), PolicyLine)
+
+
+@operation("POST", "/admin/policies/{number}/reject", "Refuse a proposal for good.", "approve")
+def _reject(call: OperationCall, body: ReasonRequest) -> PolicyLine:
+    policies = call.services.access.policies
+    return read(policies.reject(call.scope, _number(call), by=call.principal, reason=body.reason), PolicyLine)
 
 
 def _number(call: OperationCall) -> int:
@@ -179,60 +166,6 @@ def _number(call: OperationCall) -> int:
             f"{text!r} is no version.", where="number", next_step="Give a number of /admin/policies."
         )
     return int(text)
-
-
-OPERATIONS = (
-    Operation("GET", "/admin/policies", "List versions of the policies, latest first.", "propose", PolicyList, _list),
-    Operation(
-        "POST",
-        "/admin/policies",
-        "Propose policies; they act once somebody else approved them.",
-        "propose",
-        PolicyLine,
-        _propose,
-        body=PolicyProposal,
-        status=201,
-    ),
-    Operation(
-        "POST",
-        "/admin/policies/explain",
-        "Say which policies decide about a request, and what would be decided without them.",
-        "propose",
-        PolicyExplanationResponse,
-        _explain,
-        body=ExplanationRequest,
-    ),
-    Operation(
-        "GET", "/admin/policies/{number}", "One version with its text; 0 is the default.", "propose", PolicyText, _get
-    ),
-    Operation(
-        "GET",
-        "/admin/policies/{number}/diff",
-        "What a version changes: text, and decisions about test cases and recent requests.",
-        "propose",
-        PolicyDifference,
-        _diff,
-        query=DifferenceQuery,
-    ),
-    Operation(
-        "POST",
-        "/admin/policies/{number}/approve",
-        "Put a version in force, everywhere within a second.",
-        "approve",
-        PolicyLine,
-        _approve,
-        body=PolicyReviewRequest,
-    ),
-    Operation(
-        "POST",
-        "/admin/policies/{number}/reject",
-        "Refuse a proposal for good.",
-        "approve",
-        PolicyLine,
-        _reject,
-        body=PolicyReviewRequest,
-    ),
-)
 
 
 def acting(versions: Sequence[PolicyVersion]) -> PolicyVersion:

@@ -8,20 +8,12 @@ from typing import Annotated
 import msgspec
 
 from antiphon.catalog.events import Event as IncomingEvent
-from antiphon.core.scope import Scope
-from antiphon.gateway.admin import shapes
+from antiphon.features.streaming.consumer import StreamStatus
+from antiphon.gateway.admin.shapes import ListQuery, RunLine, read, read_all
 from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.bounds import MOST
-from antiphon.gateway.operation import Operation, OperationCall
-from antiphon.gateway.services import GatewayServices
-from antiphon.governance.identity.principal import Principal
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.features.view_status import ViewStatus
-
-
-class PublicationQuery(msgspec.Struct, frozen=True):
-    """Bounds the number of publications."""
-
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
 
 
 class PublicationRollbackRequest(msgspec.Struct, frozen=True):
@@ -32,8 +24,8 @@ class PublicationRollbackRequest(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Selects the views to refresh (all when none is named), the moment (now), a key under which it is done once,
-    and whether all of"""
+    """Selects the views to refresh (all when none is named), the moment (now), a key under which it is done once, and
+    whether all of each source is read, taking nothing over from the snapshot before."""
 
     views: tuple[str, ...] = ()
     as_of: datetime | None = None
@@ -53,83 +45,83 @@ class IncomingEvents(msgspec.Struct, frozen=True):
     events: Annotated[tuple[IncomingEvent, ...], msgspec.Meta(min_length=1, max_length=20_000)]
 
 
-def _list(call: OperationCall) -> shapes.PublicationList:
-    return shapes.PublicationList(
-        shapes.read_all(call.services.features.publications.list(call.scope, call.query.limit), shapes.PublicationLine)
-    )
+class PublicationLine(msgspec.Struct, frozen=True):
+    """A publication: which snapshot of each ``view@definition_version`` is online with it."""
+
+    number: int
+    snapshots: dict[str, str]
+    reason: str
+    principal: str
+    created_at: datetime
+    base: int | None = None
 
 
-def _rollback(call: OperationCall) -> shapes.PublicationLine:
-    body: PublicationRollbackRequest = call.body
-    rollback = call.services.features.rollback
-    made = rollback.publication(call.scope, body.to, reason=body.reason, principal=call.principal.id)
-    return shapes.read(made, shapes.PublicationLine)
+class PublicationList(msgspec.Struct, frozen=True):
+    """Newest first; the first is current."""
+
+    publications: tuple[PublicationLine, ...]
 
 
+class EventsResponse(msgspec.Struct, frozen=True):
+    """``end`` is the stream's last offset; the features know the events once ``consumed`` reaches it."""
+
+    stream: str
+    end: int
+
+
+class StreamList(msgspec.Struct, frozen=True):
+    """Every stream of the scope."""
+
+    streams: tuple[StreamStatus, ...]
+
+
+@operation("GET", "/admin/features", "How fresh each served view is.", "read")
 def _views(call: OperationCall) -> FeatureList:
-    return FeatureList(view_statuses(call.services, call.scope, call.principal))
+    return FeatureList(view_statuses(call))
 
 
-def view_statuses(services: GatewayServices, scope: Scope, who: Principal) -> tuple[ViewStatus, ...]:
+def view_statuses(call: OperationCall) -> tuple[ViewStatus, ...]:
     """Returns the status of every view that the principal may see."""
-    return readable_statuses(services, scope, who, services.features.view_status(scope))
+    services, scope = call.services, call.scope
+    return readable_statuses(services, scope, call.principal, services.features.view_status(scope))
 
 
-def _refresh(call: OperationCall) -> shapes.RunLine:
-    body: Refresh = call.body
-    as_of = body.as_of.isoformat() if body.as_of else None
-    run = call.services.work.runs.refresh(call.scope, body.views, as_of, body.key, body.whole)
-    return shapes.read(run, shapes.RunLine)
-
-
-def _append(call: OperationCall) -> shapes.EventsResponse:
-    stream = call.path["stream"]
-    return shapes.EventsResponse(stream, call.services.features.streams.append(call.scope, stream, call.body.events))
-
-
-def _streams(call: OperationCall) -> shapes.StreamList:
-    return shapes.StreamList(tuple(call.services.features.streams.status(call.scope)))
-
-
-OPERATIONS = (
-    Operation("GET", "/admin/features", "How fresh each served view is.", "read", FeatureList, _views),
-    Operation(
-        "POST",
-        "/admin/features/refresh",
-        "Compute views anew, gate and publish them; follow the run.",
-        "publish",
-        shapes.RunLine,
-        _refresh,
-        body=Refresh,
-        changes=True,
-        status=202,
-    ),
-    Operation(
-        "GET",
-        "/admin/publications",
-        "List publications, newest first.",
-        "read",
-        shapes.PublicationList,
-        _list,
-        PublicationQuery,
-    ),
-    Operation(
-        "POST",
-        "/admin/publications/rollback",
-        "Publish earlier snapshots again.",
-        "publish",
-        shapes.PublicationLine,
-        _rollback,
-        body=PublicationRollbackRequest,
-    ),
-    Operation(
-        "POST",
-        "/admin/events/{stream}",
-        "Append source events to a stream; an event id seen before is ignored.",
-        "publish",
-        shapes.EventsResponse,
-        _append,
-        body=IncomingEvents,
-    ),
-    Operation("GET", "/admin/streams", "How far each stream has been consumed.", "read", shapes.StreamList, _streams),
+@operation(
+    "POST",
+    "/admin/features/refresh",
+    "Compute views anew, gate and publish them; follow the run.",
+    "publish",
+    changes=True,
+    status=202,
 )
+def _refresh(call: OperationCall, body: Refresh) -> RunLine:
+    refresh = call.services.work.runs.refresh
+    return read(refresh(call.scope, body.views, body.as_of, body.key, body.whole), RunLine)
+
+
+@operation("GET", "/admin/publications", "List publications, newest first.", "read")
+def _list(call: OperationCall, query: ListQuery) -> PublicationList:
+    found = call.services.features.publications.list(call.scope, query.limit)
+    return PublicationList(read_all(found, PublicationLine))
+
+
+@operation("POST", "/admin/publications/rollback", "Publish earlier snapshots again.", "publish")
+def _rollback(call: OperationCall, body: PublicationRollbackRequest) -> PublicationLine:
+    rollback, who = call.services.features.rollback, call.principal.id
+    return read(rollback.publication(call.scope, body.to, reason=body.reason, principal=who), PublicationLine)
+
+
+@operation(
+    "POST",
+    "/admin/events/{stream}",
+    "Append source events to a stream; an event id seen before is ignored.",
+    "publish",
+)
+def _append(call: OperationCall, body: IncomingEvents) -> EventsResponse:
+    stream = call.path["stream"]
+    return EventsResponse(stream, call.services.features.streams.append(call.scope, stream, body.events))
+
+
+@operation("GET", "/admin/streams", "How far each stream has been consumed.", "read")
+def _streams(call: OperationCall) -> StreamList:
+    return StreamList(tuple(call.services.features.streams.status(call.scope)))

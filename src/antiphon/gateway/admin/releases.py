@@ -8,18 +8,11 @@ import msgspec
 
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import utc
-from antiphon.core.scope import Scope
-from antiphon.gateway.admin import release_shapes, shapes
-from antiphon.gateway.admin.rollouts import RolloutMoveRequest
-from antiphon.gateway.operation import Operation, OperationCall
-from antiphon.gateway.services import GatewayServices
+from antiphon.gateway.admin.shapes import ApplicationQuery, ReasonRequest, read
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.releases import bundle as bundles
-
-
-class OfApplication(msgspec.Struct, frozen=True):
-    """Only this application's."""
-
-    application: str | None = None
+from antiphon.releases.bundle import FieldChange
+from antiphon.releases.changelog import Entry
 
 
 class ActivationRequest(msgspec.Struct, frozen=True):
@@ -43,143 +36,142 @@ class LiveReleaseQuery(msgspec.Struct, frozen=True):
     time: datetime
 
 
-def _list(call: OperationCall) -> shapes.ReleaseList:
-    return listed(call.services, call.scope, call.query.application)
+class ReleaseLine(msgspec.Struct, frozen=True):
+    """A release; ``live`` marks the one that answers now."""
+
+    id: str
+    application: str
+    number: int
+    stage: str
+    model: str
+    content_hash: str
+    author: str
+    rationale: str
+    created_at: datetime
+    live: bool
 
 
-def _activate(call: OperationCall) -> shapes.ReleaseList:
-    body: ActivationRequest = call.body
-    who = call.principal
-    call.services.learning.transitions.activate(
-        call.scope, body.application, body.release, principal=who.id, reason=body.reason, by=who
-    )
-    return listed(call.services, call.scope, body.application)
+class ReleaseList(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    releases: tuple[ReleaseLine, ...]
 
 
-def _rollback(call: OperationCall) -> shapes.ReleaseList:
-    body: ReleaseRollbackRequest = call.body
-    call.services.learning.transitions.rollback(
-        call.scope, body.application, principal=call.principal.id, reason=body.reason
-    )
-    return listed(call.services, call.scope, body.application)
+class ChangeList(msgspec.Struct, frozen=True):
+    """First to last."""
+
+    changes: tuple[Entry, ...]
 
 
-def _back(call: OperationCall) -> release_shapes.WentBack:
-    body: RolloutMoveRequest = call.body
-    done = call.services.learning.transitions.rollback(
-        call.scope, call.path["application"], principal=call.principal.id, reason=body.reason
-    )
-    undone = None if done.rollout is None else done.rollout.id
-    return release_shapes.WentBack(done.application, done.release, done.left, undone)
+class LiveReleaseResponse(msgspec.Struct, frozen=True):
+    """The live release at an instant; ``candidate`` answered the share ``weight`` of users, or none in shadow."""
+
+    at: datetime
+    release: ReleaseLine | None
+    rollout: str | None
+    candidate: ReleaseLine | None
+    state: str | None
+    weight: float
 
 
-def _changelog(call: OperationCall) -> release_shapes.ChangeList:
-    entries = call.services.learning.changelog.of(call.scope, call.path["application"])
-    return release_shapes.ChangeList(shapes.read_all(entries, release_shapes.ChangeLine))
+class ReleaseDiff(msgspec.Struct, frozen=True):
+    """Every field in which two releases' bundles differ, and that in words."""
+
+    before: str
+    after: str
+    changes: tuple[FieldChange, ...]
+    summary: str
 
 
-def _live_at(call: OperationCall) -> release_shapes.LiveReleaseResponse:
-    query: LiveReleaseQuery = call.query
+class WentBack(msgspec.Struct, frozen=True):
+    """The effect of a rollback: ``rollout`` was undone, or where it is ``None`` the live pointer moved."""
+
+    application: str
+    release: str
+    left: str
+    rollout: str | None
+
+
+@operation("GET", "/admin/releases", "List releases, newest first.", "read")
+def _list(call: OperationCall, query: ApplicationQuery) -> ReleaseList:
+    return listed(call, query.application)
+
+
+@operation("POST", "/admin/releases/activate", "Make a release live.", "release")
+def _activate(call: OperationCall, body: ActivationRequest) -> ReleaseList:
+    transitions, who = call.services.learning.transitions, call.principal
+    transitions.activate(call.scope, body.application, body.release, principal=who.id, reason=body.reason, by=who)
+    return listed(call, body.application)
+
+
+@operation(
+    "POST",
+    "/admin/releases/rollback",
+    "Undo the rollout under way; with none, make the release live that was live before.",
+    "release",
+)
+def _rollback(call: OperationCall, body: ReleaseRollbackRequest) -> ReleaseList:
+    transitions = call.services.learning.transitions
+    transitions.rollback(call.scope, body.application, principal=call.principal.id, reason=body.reason)
+    return listed(call, body.application)
+
+
+@operation(
+    "POST",
+    "/admin/releases/{application}/rollback",
+    "Undo the rollout under way; with none, make the release live that was live before.",
+    "release",
+)
+def _back(call: OperationCall, body: ReasonRequest) -> WentBack:
+    transitions, application = call.services.learning.transitions, call.path["application"]
+    done = transitions.rollback(call.scope, application, principal=call.principal.id, reason=body.reason)
+    return WentBack(done.application, done.release, done.left, None if done.rollout is None else done.rollout.id)
+
+
+@operation(
+    "GET",
+    "/admin/releases/{application}/changelog",
+    "What happened to an application's releases, first to last.",
+    "read",
+)
+def _changelog(call: OperationCall) -> ChangeList:
+    return ChangeList(tuple(call.services.learning.changelog.of(call.scope, call.path["application"])))
+
+
+@operation("GET", "/admin/releases/{application}/live-at", "What was live at an instant.", "read")
+def _live_at(call: OperationCall, query: LiveReleaseQuery) -> LiveReleaseResponse:
     then = call.services.learning.changelog.at(call.scope, call.path["application"], utc(query.time))
     now = call.services.learning.releases.live(call.scope, call.path["application"])
-    lines = [
-        None if release is None else line(release, now is not None and release.id == now.id)
+    release, candidate = (
+        None if release is None else _line(release, now is not None and release.id == now.id)
         for release in (then.release, then.candidate)
-    ]
-    return release_shapes.LiveReleaseResponse(then.at, lines[0], then.rollout, lines[1], then.state, then.weight)
-
-
-def _diff(call: OperationCall) -> release_shapes.ReleaseDiff:
-    return differing(call.services, call.scope, call.path["before"], call.path["after"])
-
-
-def differing(services: GatewayServices, scope: Scope, before: str, after: str) -> release_shapes.ReleaseDiff:
-    """Two releases by field."""
-    first, second = (services.learning.releases.get(scope, release).bundle for release in (before, after))
-    changes = bundles.diff(first, second)
-    return release_shapes.ReleaseDiff(before, after, changes, bundles.summary(changes))
-
-
-def listed(services: GatewayServices, scope: Scope, application: str | None) -> shapes.ReleaseList:
-    """Releases, newest first."""
-    releases = services.learning.releases.list(scope, application)
-    names = {release.bundle.application.name for release in releases}
-    live = {name: services.learning.releases.live(scope, name) for name in names}
-    live_ids = {release.id for release in live.values() if release is not None}
-    newest = sorted(releases, key=lambda release: (release.created_at, release.number), reverse=True)
-    return shapes.ReleaseList(tuple(line(release, release.id in live_ids) for release in newest))
-
-
-def line(release: Release, live: bool) -> shapes.ReleaseLine:
-    """A release in a list."""
-    return shapes.ReleaseLine(
-        id=release.id,
-        application=release.bundle.application.name,
-        number=release.number,
-        stage=release.stage,
-        model=release.bundle.model.name,
-        content_hash=release.content_hash,
-        author=release.author,
-        rationale=release.rationale,
-        created_at=release.created_at,
-        live=live,
     )
+    return LiveReleaseResponse(then.at, release, then.rollout, candidate, then.state, then.weight)
 
 
-OPERATIONS = (
-    Operation(
-        "GET", "/admin/releases", "List releases, newest first.", "read", shapes.ReleaseList, _list, OfApplication
-    ),
-    Operation(
-        "POST",
-        "/admin/releases/activate",
-        "Make a release live.",
-        "release",
-        shapes.ReleaseList,
-        _activate,
-        body=ActivationRequest,
-    ),
-    Operation(
-        "POST",
-        "/admin/releases/rollback",
-        "Undo the rollout under way; with none, make the release live that was live before.",
-        "release",
-        shapes.ReleaseList,
-        _rollback,
-        body=ReleaseRollbackRequest,
-    ),
-    Operation(
-        "POST",
-        "/admin/releases/{application}/rollback",
-        "Undo the rollout under way; with none, make the release live that was live before.",
-        "release",
-        release_shapes.WentBack,
-        _back,
-        body=RolloutMoveRequest,
-    ),
-    Operation(
-        "GET",
-        "/admin/releases/{application}/changelog",
-        "What happened to an application's releases, first to last.",
-        "read",
-        release_shapes.ChangeList,
-        _changelog,
-    ),
-    Operation(
-        "GET",
-        "/admin/releases/{application}/live-at",
-        "What was live at an instant.",
-        "read",
-        release_shapes.LiveReleaseResponse,
-        _live_at,
-        LiveReleaseQuery,
-    ),
-    Operation(
-        "GET",
-        "/admin/releases/{before}/diff/{after}",
-        "Every field in which two releases differ.",
-        "read",
-        release_shapes.ReleaseDiff,
-        _diff,
-    ),
-)
+@operation("GET", "/admin/releases/{before}/diff/{after}", "Every field in which two releases differ.", "read")
+def _diff(call: OperationCall) -> ReleaseDiff:
+    before, after = (call.services.learning.releases.get(call.scope, call.path[name]) for name in ("before", "after"))
+    return differing(before, after)
+
+
+def differing(before: Release, after: Release) -> ReleaseDiff:
+    """Two releases by field."""
+    changes = bundles.diff(before.bundle, after.bundle)
+    return ReleaseDiff(before.id, after.id, changes, bundles.summary(changes))
+
+
+def listed(call: OperationCall, application: str | None) -> ReleaseList:
+    """Releases, newest first."""
+    known, scope = call.services.learning.releases, call.scope
+    releases = known.list(scope, application)
+    live = [known.live(scope, name) for name in {release.bundle.application.name for release in releases}]
+    live_ids = {release.id for release in live if release is not None}
+    newest = sorted(releases, key=lambda release: (release.created_at, release.number), reverse=True)
+    return ReleaseList(tuple(_line(release, release.id in live_ids) for release in newest))
+
+
+def _line(release: Release, live: bool) -> ReleaseLine:
+    bundle = release.bundle
+    named = {"application": bundle.application.name, "model": bundle.model.name, "live": live}
+    return read(msgspec.structs.asdict(release) | named, ReleaseLine)

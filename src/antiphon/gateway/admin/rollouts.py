@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from antiphon.core.scope import Scope
+from antiphon.catalog.evidence import ArmCount, PairCount
+from antiphon.catalog.rollouts import JudgedMetric, RolloutRecord
 from antiphon.definitions.learning import Rollout
-from antiphon.gateway.admin import release_shapes, shapes
-from antiphon.gateway.operation import Operation, OperationCall
-from antiphon.gateway.services import GatewayServices
+from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
+from antiphon.gateway.bounds import Few
+from antiphon.gateway.operation import OperationCall, operation
 
 USERS = 300
 """Canary users that a declaration is made for when nobody says how many there will be."""
-
-Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
 
 class RolloutQuery(msgspec.Struct, frozen=True):
     """Selects rollouts."""
 
     application: str | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    limit: Few = 50
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -41,33 +42,97 @@ class RolloutRequest(msgspec.Struct, frozen=True):
     force: bool = False
 
 
-class RolloutMoveRequest(msgspec.Struct, frozen=True):
-    """The reason, for the record."""
+class RolloutLine(msgspec.Struct, frozen=True):
+    """A rollout; ``weight`` is the share of users in each arm now."""
 
-    reason: Reason
+    id: str
+    application: str
+    candidate: str
+    control: str
+    plan: Rollout
+    state: str
+    step: int
+    weight: float
+    held: bool
+    reason: str
+    principal: str
+    created_at: datetime
+    entered_at: datetime
+    ended_at: datetime | None
 
 
-def _list(call: OperationCall) -> release_shapes.RolloutList:
-    query: RolloutQuery = call.query
+class RolloutList(msgspec.Struct, frozen=True):
+    """Latest first."""
+
+    rollouts: tuple[RolloutLine, ...]
+
+
+class MoveLine(msgspec.Struct, frozen=True):
+    """A rollout entering a state or step, and why."""
+
+    sequence: int
+    state: str
+    step: int
+    held: bool
+    reason: str
+    principal: str
+    at: datetime
+
+
+class JudgementLine(msgspec.Struct, frozen=True):
+    """The judge's decision in a sentence, with the e-values and the bounds that they are held against."""
+
+    sequence: int
+    state: str
+    step: int
+    decision: Literal["promote", "hold", "roll_back"]
+    sentence: str
+    metrics: tuple[JudgedMetric, ...]
+    harm: float
+    harm_bound: float
+    safe_bound: float
+    created_at: datetime
+
+
+class RolloutDetail(msgspec.Struct, frozen=True):
+    """A rollout with its evidence: moves and judgements first to last, and what it can decide, in words."""
+
+    rollout: RolloutLine
+    moves: tuple[MoveLine, ...]
+    judgements: tuple[JudgementLine, ...]
+    arms: tuple[ArmCount, ...]
+    pairs: PairCount
+    declaration: str
+
+
+@operation("GET", "/admin/rollouts", "List rollouts, latest first.", "read")
+def _list(call: OperationCall, query: RolloutQuery) -> RolloutList:
     found = call.services.learning.rollouts.list(call.scope, query.application, query.limit)
-    return release_shapes.RolloutList(tuple(map(release_shapes.rollout_line, found)))
+    return RolloutList(read_all(found, RolloutLine))
 
 
-def _get(call: OperationCall) -> release_shapes.RolloutDetail:
-    query: Depth = call.query
-    return detail(call.services, call.scope, call.path["rollout"], query.judgements, query.users)
+@operation("POST", "/admin/rollouts", "Send a validated release on its way beside the live one.", "release", status=201)
+def _begin(call: OperationCall, body: RolloutRequest) -> RolloutLine:
+    reason = body.reason or ("" if body.force else "asked for over the admin interface")
+    begun = call.services.learning.transitions.begin(
+        call.scope, body.release, principal=call.principal.id, reason=reason, force=body.force, by=call.principal
+    )
+    return read(begun, RolloutLine)
 
 
-def detail(
-    services: GatewayServices, scope: Scope, rollout: str, judgements: int, users: int
-) -> release_shapes.RolloutDetail:
+@operation("GET", "/admin/rollouts/{rollout}", "A rollout: moves, judgements, counts, and what it can decide.", "read")
+def _get(call: OperationCall, query: Depth) -> RolloutDetail:
+    return detail(call, call.path["rollout"], query.judgements, query.users)
+
+
+def detail(call: OperationCall, rollout: str, judgements: int, users: int) -> RolloutDetail:
     """A rollout with its evidence."""
-    learning = services.learning
+    learning, scope = call.services.learning, call.scope
     found = learning.rollouts.get(scope, rollout)
-    return release_shapes.RolloutDetail(
-        rollout=release_shapes.rollout_line(found),
-        moves=shapes.read_all(learning.rollouts.moves(scope, rollout), release_shapes.MoveLine),
-        judgements=shapes.read_all(learning.judgements.of(scope, rollout, judgements), release_shapes.JudgementLine),
+    return RolloutDetail(
+        rollout=read(found, RolloutLine),
+        moves=read_all(learning.rollouts.moves(scope, rollout), MoveLine),
+        judgements=read_all(learning.judgements.of(scope, rollout, judgements), JudgementLine),
         arms=learning.exposures.count(found),
         pairs=learning.pairs.count(scope, rollout),
         declaration=declared(found.plan, users),
@@ -83,87 +148,40 @@ def declared(plan: Rollout, users: int) -> str:
     return declaration(plan, users)
 
 
-def _begin(call: OperationCall) -> release_shapes.RolloutLine:
-    body: RolloutRequest = call.body
-    reason = body.reason or ("" if body.force else "asked for over the admin interface")
-    begun = call.services.learning.transitions.begin(
-        call.scope, body.release, principal=call.principal.id, reason=reason, force=body.force, by=call.principal
-    )
-    return release_shapes.rollout_line(begun)
-
-
-def _hold(call: OperationCall) -> release_shapes.RolloutLine:
-    moved = call.services.learning.transitions.hold(
-        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
-    )
-    return release_shapes.rollout_line(moved)
-
-
-def _resume(call: OperationCall) -> release_shapes.RolloutLine:
-    moved = call.services.learning.transitions.resume(
-        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
-    )
-    return release_shapes.rollout_line(moved)
-
-
-def _abort(call: OperationCall) -> release_shapes.RolloutLine:
-    moved = call.services.learning.transitions.abort(
-        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
-    )
-    return release_shapes.rollout_line(moved)
-
-
-def _undo(call: OperationCall) -> release_shapes.RolloutLine:
-    moved = call.services.learning.transitions.undo(
-        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
-    )
-    return release_shapes.rollout_line(moved)
-
-
-OPERATIONS = (
-    Operation(
-        "GET",
-        "/admin/rollouts",
-        "List rollouts, latest first.",
-        "read",
-        release_shapes.RolloutList,
-        _list,
-        RolloutQuery,
-    ),
-    Operation(
-        "POST",
-        "/admin/rollouts",
-        "Send a validated release on its way beside the live one.",
-        "release",
-        release_shapes.RolloutLine,
-        _begin,
-        body=RolloutRequest,
-        status=201,
-    ),
-    Operation(
-        "GET",
-        "/admin/rollouts/{rollout}",
-        "A rollout: moves, judgements, counts, and what it can decide.",
-        "read",
-        release_shapes.RolloutDetail,
-        _get,
-        Depth,
-    ),
-    *(
-        Operation(
-            "POST",
-            f"/admin/rollouts/{{rollout}}/{run.__name__.strip('_')}",
-            summary,
-            "release",
-            release_shapes.RolloutLine,
-            run,
-            body=RolloutMoveRequest,
-        )
-        for run, summary in (
-            (_hold, "Let nothing move a rollout; both arms keep answering."),
-            (_resume, "Let a held rollout go on."),
-            (_abort, "End a rollout without a verdict; its candidate may be sent again."),
-            (_undo, "Roll a rollout back: everybody is on the live release again."),
-        )
-    ),
+@operation(
+    "POST",
+    "/admin/rollouts/{rollout}/hold",
+    "Let nothing move a rollout; both arms keep answering.",
+    "release",
 )
+def _hold(call: OperationCall, body: ReasonRequest) -> RolloutLine:
+    return _moved(call, call.services.learning.transitions.hold, body)
+
+
+@operation("POST", "/admin/rollouts/{rollout}/resume", "Let a held rollout go on.", "release")
+def _resume(call: OperationCall, body: ReasonRequest) -> RolloutLine:
+    return _moved(call, call.services.learning.transitions.resume, body)
+
+
+@operation(
+    "POST",
+    "/admin/rollouts/{rollout}/abort",
+    "End a rollout without a verdict; its candidate may be sent again.",
+    "release",
+)
+def _abort(call: OperationCall, body: ReasonRequest) -> RolloutLine:
+    return _moved(call, call.services.learning.transitions.abort, body)
+
+
+@operation(
+    "POST",
+    "/admin/rollouts/{rollout}/undo",
+    "Roll a rollout back: everybody is on the live release again.",
+    "release",
+)
+def _undo(call: OperationCall, body: ReasonRequest) -> RolloutLine:
+    return _moved(call, call.services.learning.transitions.undo, body)
+
+
+def _moved(call: OperationCall, move: Callable[..., RolloutRecord], body: ReasonRequest) -> RolloutLine:
+    return read(move(call.scope, call.path["rollout"], principal=call.principal.id, reason=body.reason), RolloutLine)

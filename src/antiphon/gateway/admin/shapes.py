@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from antiphon.batch.estimates import Estimate
-from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, ReuseCount, UsageReceipt
+from antiphon.batch.orders import Outlook
+from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.receipts import STAND_IN_ROLES, ReuseCount, UsageReceipt
 from antiphon.core.circuit_breaker import BreakerStatus
+from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.features.streaming.consumer import StreamStatus
+from antiphon.gateway.bounds import Few
 from antiphon.gateway.measurements import Percentiles
+from antiphon.gateway.services import GatewayServices
+from antiphon.governance.identity.principal import NO_LIMITS, Limits
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 
 T = TypeVar("T")
+
+Quota = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] | None
+
+
+class ListQuery(msgspec.Struct, frozen=True):
+    """Bounds the number of items."""
+
+    limit: Few = 50
+
+
+class ApplicationQuery(msgspec.Struct, frozen=True):
+    """Only this application's."""
+
+    application: str | None = None
+
+
+class ReasonRequest(msgspec.Struct, frozen=True):
+    """The reason, for the record."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
 
 def read(value: Any, shape: type[T]) -> T:
@@ -30,95 +56,6 @@ def read(value: Any, shape: type[T]) -> T:
 
 def read_all(values: Iterable[Any], shape: type[T]) -> tuple[T, ...]:
     return tuple(read(value, shape) for value in values)
-
-
-class PredictionLine(msgspec.Struct, frozen=True):
-    """A prediction in a list; seconds are wall seconds."""
-
-    prediction: str
-    application: str
-    release: str
-    path: str
-    origin: str
-    created_at: datetime
-    as_of: datetime
-    publication: int | None
-    finish_reason: str
-    first_byte_seconds: float
-    total_seconds: float
-    prompt_tokens: int
-    completion_tokens: int
-    guards: tuple[str, ...]
-    cost: float
-
-
-class PredictionList(msgspec.Struct, frozen=True):
-    """Newest first; ``before`` of the next page is the last one's ``created_at``."""
-
-    predictions: tuple[PredictionLine, ...]
-
-
-class PredictionDetail(msgspec.Struct, frozen=True):
-    """A receipt with the texts it points to; a text is ``None`` once erased."""
-
-    receipt: Receipt
-    text: str | None
-    question: str | None
-    entity: str | None
-    prompts: tuple[str | None, ...]
-    cost: float
-    currency: str
-
-
-class ReleaseLine(msgspec.Struct, frozen=True):
-    """A release; ``live`` marks the one that answers now."""
-
-    id: str
-    application: str
-    number: int
-    stage: str
-    model: str
-    content_hash: str
-    author: str
-    rationale: str
-    created_at: datetime
-    live: bool
-
-
-class ReleaseList(msgspec.Struct, frozen=True):
-    """Newest first."""
-
-    releases: tuple[ReleaseLine, ...]
-
-
-class PublicationLine(msgspec.Struct, frozen=True):
-    """A publication: which snapshot of each ``view@definition_version`` is online with it."""
-
-    number: int
-    snapshots: dict[str, str]
-    reason: str
-    principal: str
-    created_at: datetime
-    base: int | None = None
-
-
-class PublicationList(msgspec.Struct, frozen=True):
-    """Newest first; the first is current."""
-
-    publications: tuple[PublicationLine, ...]
-
-
-class EventsResponse(msgspec.Struct, frozen=True):
-    """``end`` is the stream's last offset; the features know the events once ``consumed`` reaches it."""
-
-    stream: str
-    end: int
-
-
-class StreamList(msgspec.Struct, frozen=True):
-    """Every stream of the scope."""
-
-    streams: tuple[StreamStatus, ...]
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -144,35 +81,17 @@ class RunList(msgspec.Struct, frozen=True):
     runs: tuple[RunLine, ...]
 
 
-class BatchEstimate(msgspec.Struct, frozen=True):
-    """The rest of a job: tokens to compute (shared beginnings once) and to write, and their cost. It ends at about
-    ``ends_at``, and four times of five between ``earliest`` and ``latest``; ``late`` is ``no``, ``likely`` or
-    ``certain``."""
+class BatchEstimate(Estimate, frozen=True, kw_only=True):
+    """An estimate with its cost."""
 
-    rows: int
-    prompt_tokens: int
-    output_tokens: int
-    engine_seconds: float
-    ends_at: datetime
-    earliest: datetime
-    latest: datetime
-    deadline: datetime | None
-    late: str
     cost: float
     currency: str
 
 
-class BatchOutlook(msgspec.Struct, frozen=True):
-    """Size and estimate of an order; ``estimate`` is ``None`` while too little batch work was seen.
+class BatchOutlook(Outlook, frozen=True, kw_only=True):
+    """Forecast of an order with what it would cost; ``estimate`` is ``None`` while too little batch work was seen."""
 
-    ``prompt_tokens`` is by the length of the prompts alone, ``output_limit`` what may be written at most.
-    """
-
-    rows: int
-    deadline: datetime | None
     estimate: BatchEstimate | None
-    prompt_tokens: int
-    output_limit: int
 
 
 class BatchLine(msgspec.Struct, frozen=True):
@@ -200,34 +119,19 @@ class BatchList(msgspec.Struct, frozen=True):
     jobs: tuple[BatchLine, ...]
 
 
-class BatchRow(msgspec.Struct, frozen=True):
-    """One finished row of a job."""
-
-    line: int
-    payload: dict[str, Any]
-    failed: bool = False
-
-
 class BatchRows(msgspec.Struct, frozen=True):
     """In line order; ask again with ``after`` = ``next`` while it is not ``None``."""
 
-    rows: tuple[BatchRow, ...]
+    rows: tuple[JobRow, ...]
     next: int | None
-
-
-class KeyLimits(msgspec.Struct, frozen=True):
-    """Uses of a key; an empty list confines it to nothing."""
-
-    actions: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
 
 
 class KeyAllowance(msgspec.Struct, frozen=True):
     """Quotas of a key; ``null`` is without bound. ``priority``: it may ask for that service tier."""
 
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    tokens_per_day: int | None = None
+    requests_per_minute: Quota = None
+    tokens_per_minute: Quota = None
+    tokens_per_day: Quota = None
     priority: bool = False
 
 
@@ -242,7 +146,7 @@ class KeyLine(msgspec.Struct, frozen=True):
     kind: str = ""
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
-    limits: KeyLimits = KeyLimits()
+    limits: Limits = NO_LIMITS
     clearance: str = ""
     replaced_by: str | None = None
     last_used_on: date | None = None
@@ -344,24 +248,19 @@ def reuse_lines(counts: Iterable[ReuseCount]) -> tuple[ReuseLine, ...]:
     by_application: dict[str, list[ReuseCount]] = {}
     for one in counts:
         by_application.setdefault(one.application, []).append(one)
-    return tuple(_reuse_line(name, found) for name, found in sorted(by_application.items()))
-
-
-def _reuse_line(application: str, counts: Sequence[ReuseCount]) -> ReuseLine:
-    own = [one for one in counts if one.role not in STAND_IN_ROLES]
-    answers = sum(one.answers for one in counts)
-    stored = sum(one.answers for one in own if one.origin == "stored")
-    identical = sum(one.answers for one in own if one.origin == "identical-prompt")
-    return ReuseLine(
-        application=application,
-        answers=answers,
-        stored=stored,
-        identical_prompts=identical,
-        hit_rate=(stored + identical) / answers,
-        saved_tokens=sum(one.saved_tokens for one in own),
-        fallback=sum(one.answers for one in counts if one.role == "fallback"),
-        degraded=sum(one.answers for one in counts if one.role == "degraded"),
-    )
+    lines = []
+    for application, found in sorted(by_application.items()):
+        own = [one for one in found if one.role not in STAND_IN_ROLES]
+        answers = sum(one.answers for one in found)
+        stored = sum(one.answers for one in own if one.origin == "stored")
+        identical = sum(one.answers for one in own if one.origin == "identical-prompt")
+        saved = sum(one.saved_tokens for one in own)
+        fallback, degraded = (
+            sum(one.answers for one in found if one.role == role) for role in ("fallback", "degraded")
+        )
+        rate = (stored + identical) / answers
+        lines.append(ReuseLine(application, answers, stored, identical, rate, saved, fallback, degraded))
+    return tuple(lines)
 
 
 def batch_estimate(estimate: Estimate | None, prices: PriceSettings) -> BatchEstimate | None:
@@ -378,34 +277,16 @@ def batch_estimate(estimate: Estimate | None, prices: PriceSettings) -> BatchEst
     )
 
 
-def batch_lines(jobs: Iterable[Any], estimates: Mapping[str, Estimate], prices: PriceSettings) -> tuple[BatchLine, ...]:
+def batch_outlook(outlook: Outlook, prices: PriceSettings) -> BatchOutlook:
+    """The outlook with its estimate priced."""
+    estimate = batch_estimate(outlook.estimate, prices)
+    return BatchOutlook(**msgspec.structs.asdict(outlook) | {"estimate": estimate})
+
+
+def batch_lines(services: GatewayServices, scope: Scope, jobs: Sequence[BatchJob]) -> tuple[BatchLine, ...]:
     """Jobs with their estimates."""
+    estimates, prices = services.work.tables.estimates(scope, [job.id for job in jobs]), services.settings.prices
     return tuple(
-        msgspec.structs.replace(line, estimate=batch_estimate(estimates.get(line.id), prices))
-        for line in read_all(jobs, BatchLine)
+        msgspec.structs.replace(read(job, BatchLine), estimate=batch_estimate(estimates.get(job.id), prices))
+        for job in jobs
     )
-
-
-def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:
-    return PredictionLine(
-        prediction=receipt.prediction,
-        application=receipt.application,
-        release=receipt.release,
-        path=receipt.path,
-        origin=receipt.cache.origin,
-        created_at=receipt.created_at,
-        as_of=receipt.as_of,
-        publication=receipt.publication,
-        finish_reason=receipt.finish_reason,
-        first_byte_seconds=receipt.timing.first_byte,
-        total_seconds=receipt.timing.total,
-        prompt_tokens=receipt.usage.prompt_tokens,
-        completion_tokens=receipt.usage.completion_tokens,
-        guards=tuple(guard.action for guard in receipt.guards),
-        cost=cost(receipt, prices),
-    )
-
-
-def cost(receipt: Receipt, prices: PriceSettings) -> float:
-    """As it was priced then, or by today's prices."""
-    return receipt.cost if receipt.cost is not None else price(receipt.usage, prices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
@@ -12,20 +12,19 @@ from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
-from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.measurements import GatewayMetrics, percentiles
-from antiphon.gateway.operation import Operation, OperationCall
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.operations.processes import ProcessStatus
-from antiphon.services.features.view_status import ViewStatus
 
 WINDOW = 300.0
 """Seconds of answers behind the latency percentiles."""
 
 
+@operation("GET", "/admin/status", "Processes, engine, freshness, latency.", "read")
 async def _status(call: OperationCall) -> shapes.Status:
     return await status(call.services, call.measurements, call.scope, call.principal)
 
@@ -45,19 +44,12 @@ async def status(
         tenant=scope.tenant,
         at=services.clock.now(),
         ready=dict(ready),
-        processes=stored.processes,
         engine=engine,
-        applications=stored.applications,
-        publication=stored.publication,
-        freshness=stored.freshness,
-        streams=stored.streams,
-        jobs=stored.jobs,
         latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
-        runs=stored.runs,
         breakers=breakers,
-        elsewhere=engines_elsewhere(stored.processes, engine, breakers),
-        reuse=stored.reuse,
+        elsewhere=engines_elsewhere(stored["processes"], engine, breakers),
         gate=services.generation.gate(),
+        **stored,
     )
 
 
@@ -80,34 +72,16 @@ async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
     return shapes.EngineStatus(True, None, described.models, described.load)
 
 
-class _CatalogStatus(NamedTuple):
-    publication: int | None
-    freshness: tuple[ViewStatus, ...]
-    streams: tuple[StreamStatus, ...]
-    jobs: tuple[shapes.BatchLine, ...]
-    applications: tuple[str, ...]
-    processes: tuple[ProcessStatus, ...]
-    runs: tuple[shapes.RunLine, ...]
-    reuse: tuple[shapes.ReuseLine, ...]
-
-
-def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> _CatalogStatus:
+def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> dict[str, Any]:
+    """The parts of a status that the catalog has."""
     current = services.features.publications.current(scope)
-    jobs = services.work.tables.list(scope, 10)
-    return _CatalogStatus(
-        publication=None if current is None else int(current.number),
-        freshness=readable_statuses(services, scope, who, services.features.freshness(scope)),
-        streams=tuple(services.features.streams.status(scope)),
-        jobs=shapes.batch_lines(
-            jobs, services.work.tables.estimates(scope, [job.id for job in jobs]), services.settings.prices
-        ),
-        applications=tuple(services.generation.models(scope)),
-        processes=tuple(services.health.processes()),
-        runs=shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),
-        reuse=shapes.reuse_lines(services.predictions.reuse(scope)),
-    )
-
-
-OPERATIONS = (
-    Operation("GET", "/admin/status", "Processes, engine, freshness, latency.", "read", shapes.Status, _status),
-)
+    return {
+        "publication": None if current is None else int(current.number),
+        "freshness": readable_statuses(services, scope, who, services.features.freshness(scope)),
+        "streams": tuple(services.features.streams.status(scope)),
+        "jobs": shapes.batch_lines(services, scope, services.work.tables.list(scope, 10)),
+        "applications": tuple(services.generation.models(scope)),
+        "processes": tuple(services.health.processes()),
+        "runs": shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),
+        "reuse": shapes.reuse_lines(services.predictions.reuse(scope)),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -12,12 +12,11 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import GateFinding, Verdict
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
-from antiphon.gateway.operation import Operation, OperationCall
+from antiphon.gateway.bounds import Few
+from antiphon.gateway.operation import OperationCall, operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.view_status import ViewStatus
-
-Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -65,16 +64,14 @@ class KeptAside(msgspec.Struct, frozen=True):
     expired_at: datetime | None = None
 
 
-def description(
-    services: GatewayServices, scope: Scope, who: Principal, view: str, version: str | None = None
-) -> ViewDescription:
+def description(call: OperationCall, view: str, version: str | None = None) -> ViewDescription:
     """A view as it is declared and served; statistics of its values for those who may read these.
 
     Raises:
         NotFoundError: there is no such view or version.
     """
-    found = services.features.history.describe(scope, view, version)
-    if services.access.records.may_read_view(scope, who, view):
+    found = call.services.features.history.describe(call.scope, view, version)
+    if _may_read(call, view):
         return found
     latest = found.latest
     if latest is not None:
@@ -83,28 +80,32 @@ def description(
     return msgspec.structs.replace(found, current=_without_values(found.current), latest=latest)
 
 
-def difference(services: GatewayServices, scope: Scope, who: Principal, before: str, after: str) -> ViewDifference:
+def difference(call: OperationCall, before: str, after: str) -> ViewDifference:
     """Two versions of a view; statistics of their values for those who may read these.
 
     Raises:
         NotFoundError: there is no such version.
     """
-    found = services.features.history.difference(scope, before, after)
-    if services.access.records.may_read_view(scope, who, found.view):
+    found = call.services.features.history.difference(call.scope, before, after)
+    if _may_read(call, found.view):
         return found
     return msgspec.structs.replace(
         found, before=_bare_line(found.before), after=_bare_line(found.after), features=(), columns=()
     )
 
 
-def history(services: GatewayServices, scope: Scope, who: Principal, view: str, limit: int) -> tuple[ViewVersion, ...]:
+def history(call: OperationCall, view: str, limit: int) -> tuple[ViewVersion, ...]:
     """Versions of a view, latest first; what rules found in them in words for those who may read its values.
 
     Raises:
         NotFoundError: there is no such view.
     """
-    found = services.features.history.history(scope, view, limit)
-    return found if services.access.records.may_read_view(scope, who, view) else tuple(map(_bare_line, found))
+    found = call.services.features.history.history(call.scope, view, limit)
+    return found if _may_read(call, view) else tuple(map(_bare_line, found))
+
+
+def _may_read(call: OperationCall, view: str) -> bool:
+    return call.services.access.records.may_read_view(call.scope, call.principal, view)
 
 
 def readable_statuses(
@@ -137,8 +138,9 @@ def _without_values(manifest: SnapshotManifest | None) -> SnapshotManifest | Non
     return msgspec.structs.replace(manifest, statistics={}, checks=(), source_quality=quality)
 
 
-def _describe(call: OperationCall) -> ViewDescription:
-    found = description(call.services, call.scope, call.principal, call.path["view"], call.query.version)
+@operation("GET", "/admin/features/{view}", "One view: definition, rules by name, what is served.", "read")
+def _describe(call: OperationCall, query: Version) -> ViewDescription:
+    found = description(call, call.path["view"], query.version)
     # Where files lie on the server is nobody's business over HTTP.
     source = msgspec.structs.replace(found.definition.source, path=None)
     definition = msgspec.structs.replace(found.definition, source=source, quality=None)
@@ -158,42 +160,24 @@ def _placeless(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
     return msgspec.structs.replace(manifest, source=manifest.view, read=read)
 
 
-def _history(call: OperationCall) -> ViewHistoryResponse:
+@operation("GET", "/admin/features/{view}/history", "What was made of a view, published or not.", "read")
+def _history(call: OperationCall, query: ViewHistoryQuery) -> ViewHistoryResponse:
     view = call.path["view"]
-    return ViewHistoryResponse(view, history(call.services, call.scope, call.principal, view, call.query.limit))
+    return ViewHistoryResponse(view, history(call, view, query.limit))
 
 
-def _diff(call: OperationCall) -> ViewDifference:
-    return difference(call.services, call.scope, call.principal, call.query.before, call.query.after)
+@operation("GET", "/admin/features/{view}/diff", "Two versions of a view.", "read")
+def _diff(call: OperationCall, query: ViewDifferenceQuery) -> ViewDifference:
+    return difference(call, query.before, query.after)
 
 
-def _quarantine(call: OperationCall) -> KeptAside:
+# Source rows with all their columns: for those who may publish the view, not for everybody who may look at it.
+@operation("GET", "/admin/features/{view}/quarantine", "Rows that rules kept out.", "publish")
+def _quarantine(call: OperationCall, query: QuarantineQuery) -> KeptAside:
     view = call.path["view"]
     call.services.access.records.require_source(call.scope, call.principal, f"view/{view}")
-    found = call.services.features.history.quarantine(call.scope, view, call.query.version, call.query.limit)
+    found = call.services.features.history.quarantine(call.scope, view, query.version, query.limit)
     if found is None:
         return KeptAside(view, None, 0, {}, ())
     rows = tuple({"rule": row.rule, "columns": row.columns} for row in found.rows)
     return KeptAside(view, found.verdict, found.total, found.reasons, rows, found.expired_at)
-
-
-OPERATIONS = (
-    Operation(
-        "GET", "/admin/features/{view}", "One view: definition, rules by name, what is served.", "read",
-        ViewDescription, _describe, Version,
-    ),
-    Operation(
-        "GET", "/admin/features/{view}/history", "What was made of a view, published or not.", "read",
-        ViewHistoryResponse,
-        _history, ViewHistoryQuery,
-    ),
-    Operation(
-        "GET", "/admin/features/{view}/diff", "Two versions of a view.", "read", ViewDifference, _diff,
-        ViewDifferenceQuery
-    ),
-    # Source rows with all their columns: for those who may publish the view, not for everybody who may look at it.
-    Operation(
-        "GET", "/admin/features/{view}/quarantine", "Rows that rules kept out.", "publish", KeptAside, _quarantine,
-        QuarantineQuery,
-    ),
-)  # fmt: skip

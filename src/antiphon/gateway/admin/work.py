@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
-from antiphon.batch.orders import Outlook, TableOrder
-from antiphon.core.settings_sections import PriceSettings
-from antiphon.gateway.admin import shapes
+from antiphon.batch.orders import TableOrder
+from antiphon.gateway.admin.shapes import (
+    BatchLine,
+    BatchList,
+    BatchOutlook,
+    BatchRows,
+    ListQuery,
+    RunLine,
+    RunList,
+    batch_lines,
+    batch_outlook,
+    read,
+    read_all,
+)
 from antiphon.gateway.bounds import MOST
-from antiphon.gateway.operation import Operation, OperationCall
-
-
-class RunQuery(msgspec.Struct, frozen=True):
-    """Bounds the number of runs."""
-
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+from antiphon.gateway.operation import OperationCall, operation
 
 
 class BatchRowQuery(msgspec.Struct, frozen=True):
@@ -27,102 +31,54 @@ class BatchRowQuery(msgspec.Struct, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
 
 
-def _jobs(call: OperationCall) -> shapes.BatchList:
-    jobs = call.services.work.tables.list(call.scope, call.query.limit)
-    return shapes.BatchList(_lines(call, jobs))
+@operation("GET", "/admin/batch", "List batch jobs, newest first.", "read")
+def _jobs(call: OperationCall, query: ListQuery) -> BatchList:
+    return BatchList(batch_lines(call.services, call.scope, call.services.work.tables.list(call.scope, query.limit)))
 
 
-def _lines(call: OperationCall, jobs: Sequence[Any]) -> tuple[shapes.BatchLine, ...]:
-    estimates = call.services.work.tables.estimates(call.scope, [job.id for job in jobs])
-    return shapes.batch_lines(jobs, estimates, call.services.settings.prices)
+@operation("POST", "/admin/batch", "Answer every row of a table.", "batch", changes=True, status=201)
+def _create(call: OperationCall, body: TableOrder) -> BatchLine:
+    return read(call.services.work.tables.create(call.scope, call.principal, body), BatchLine)
 
 
-def _outlook(call: OperationCall) -> shapes.BatchOutlook:
-    return batch_outlook(
-        call.services.work.tables.outlook(call.scope, call.principal, call.body), call.services.settings.prices
-    )
-
-
-def batch_outlook(found: Outlook, prices: PriceSettings) -> shapes.BatchOutlook:
-    """The outlook with its estimate priced."""
-    estimate = shapes.batch_estimate(found.estimate, prices)
-    return shapes.BatchOutlook(found.rows, found.deadline, estimate, found.prompt_tokens, found.output_limit)
-
-
-def _create(call: OperationCall) -> shapes.BatchLine:
-    return shapes.read(call.services.work.tables.create(call.scope, call.principal, call.body), shapes.BatchLine)
-
-
-def _job(call: OperationCall) -> shapes.BatchLine:
-    return _lines(call, [call.services.work.tables.get(call.scope, call.path["job"])])[0]
-
-
-def _rows(call: OperationCall) -> shapes.BatchRows:
-    page: BatchRowQuery = call.query
-    listed = call.services.work.tables.rows(call.scope, call.path["job"], page.after, page.limit)
-    readable = listed
-    if listed:
-        job = call.services.work.tables.get(call.scope, call.path["job"])
-        readable = call.services.access.records.readable_rows(call.scope, call.principal, job, listed)
-    return shapes.BatchRows(
-        shapes.read_all(readable, shapes.BatchRow), listed[-1].line if len(listed) == page.limit else None
-    )
-
-
-def _runs(call: OperationCall) -> shapes.RunList:
-    return shapes.RunList(shapes.read_all(call.services.work.runs.list(call.scope, call.query.limit), shapes.RunLine))
-
-
-def _run(call: OperationCall) -> shapes.RunLine:
-    return shapes.read(call.services.work.runs.get(call.scope, call.path["run"]), shapes.RunLine)
-
-
-def _cancel(call: OperationCall) -> shapes.RunLine:
-    call.services.work.runs.cancel(call.scope, call.path["run"], call.principal)
-    return _run(call)
-
-
-OPERATIONS = (
-    Operation("GET", "/admin/batch", "List batch jobs, newest first.", "read", shapes.BatchList, _jobs, RunQuery),
-    Operation(
-        "POST",
-        "/admin/batch",
-        "Answer every row of a table.",
-        "batch",
-        shapes.BatchLine,
-        _create,
-        body=TableOrder,
-        changes=True,
-        status=201,
-    ),
-    Operation(
-        "POST",
-        "/admin/batch-outlook",
-        "What an order would be: rows, tokens, when it ends, what it costs. Nothing is recorded.",
-        "batch",
-        shapes.BatchOutlook,
-        _outlook,
-        body=TableOrder,
-    ),
-    Operation("GET", "/admin/batch/{job}", "One batch job with its counts.", "read", shapes.BatchLine, _job),
-    Operation(
-        "GET",
-        "/admin/batch/{job}/rows",
-        "Finished rows, in line order.",
-        "read",
-        shapes.BatchRows,
-        _rows,
-        BatchRowQuery,
-    ),
-    Operation("GET", "/admin/runs", "List workflow runs, newest first.", "read", shapes.RunList, _runs, RunQuery),
-    Operation("GET", "/admin/runs/{run}", "One run.", "read", shapes.RunLine, _run),
-    Operation(
-        "POST",
-        "/admin/runs/{run}/cancel",
-        "Ask a run to stop; for those who may order it.",
-        None,
-        shapes.RunLine,
-        _cancel,
-        changes=True,
-    ),
+@operation(
+    "POST",
+    "/admin/batch-outlook",
+    "What an order would be: rows, tokens, when it ends, what it costs. Nothing is recorded.",
+    "batch",
 )
+def _outlook(call: OperationCall, body: TableOrder) -> BatchOutlook:
+    found = call.services.work.tables.outlook(call.scope, call.principal, body)
+    return batch_outlook(found, call.services.settings.prices)
+
+
+@operation("GET", "/admin/batch/{job}", "One batch job with its counts.", "read")
+def _job(call: OperationCall) -> BatchLine:
+    return batch_lines(call.services, call.scope, [call.services.work.tables.get(call.scope, call.path["job"])])[0]
+
+
+@operation("GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read")
+def _rows(call: OperationCall, query: BatchRowQuery) -> BatchRows:
+    tables, job = call.services.work.tables, call.path["job"]
+    readable = listed = tables.rows(call.scope, job, query.after, query.limit)
+    if listed:
+        records = call.services.access.records
+        readable = records.readable_rows(call.scope, call.principal, tables.get(call.scope, job), listed)
+    return BatchRows(tuple(readable), listed[-1].line if len(listed) == query.limit else None)
+
+
+@operation("GET", "/admin/runs", "List workflow runs, newest first.", "read")
+def _runs(call: OperationCall, query: ListQuery) -> RunList:
+    return RunList(read_all(call.services.work.runs.list(call.scope, query.limit), RunLine))
+
+
+@operation("GET", "/admin/runs/{run}", "One run.", "read")
+def _run(call: OperationCall) -> RunLine:
+    return read(call.services.work.runs.get(call.scope, call.path["run"]), RunLine)
+
+
+@operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop; for those who may order it.", None, changes=True)
+def _cancel(call: OperationCall) -> RunLine:
+    runs, run = call.services.work.runs, call.path["run"]
+    runs.cancel(call.scope, run, call.principal)
+    return read(runs.get(call.scope, run), RunLine)

@@ -5,44 +5,33 @@ from __future__ import annotations
 from datetime import datetime
 from urllib.parse import urlencode
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.scope import Scope
-from antiphon.gateway.dashboard.pages import Pages
+from antiphon.gateway.admin.audit import page
+from antiphon.gateway.dashboard.pages import PageCall
 from antiphon.governance.audit.query import AuditFilter
-from antiphon.governance.identity.principal import Principal
 
 PAGE = 50
 FIELDS = ("who", "action", "subject", "since", "until", "denied", "before")
 LONGEST = 300
 
 
-async def audit(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+def audit(call: PageCall) -> Response:
     """One page of records, by the filters in the query."""
-    services = pages.services
-    await run_in_threadpool(services.access.authorize, who, "audit", "audit/*")
-    trail = services.access.trail
-    given = {name: request.query_params.get(name, "").strip() for name in FIELDS}
-    filters = filter_of(given)
-    records = await run_in_threadpool(trail.query, scope, filters)
+    call.services.access.authorize(call.principal, "audit", "audit/*")
+    trail = call.services.access.trail
+    given = {name: call.query.get(name, "").strip() for name in FIELDS}
+    found = page(call, filter_of(given))
     older = None
-    if len(records) == PAGE and records[-1].sequence > 0:
-        chosen = {**given, "before": str(records[-1].sequence)}
+    if found.next is not None:
+        chosen = {**given, "before": str(found.next)}
         older = "/audit?" + urlencode({name: value for name, value in chosen.items() if value})
-    return pages.render(
-        "audit.html",
-        page="audit",
-        who=who,
-        records=records,
-        given=given,
-        older=older,
-        checkpoint=await run_in_threadpool(trail.checkpoint, scope),
-        key=trail.key.verifier(scope),
-    )
+    return call.render(
+        "audit.html", page="audit", records=found.records, given=given, older=older,
+        checkpoint=trail.checkpoint(call.scope), key=trail.key.verifier(call.scope),
+    )  # fmt: skip
 
 
 def filter_of(given: dict[str, str]) -> AuditFilter:

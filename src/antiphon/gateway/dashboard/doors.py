@@ -8,9 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from antiphon.core.errors import AntiphonError, UnauthenticatedError
 from antiphon.gateway import incoming
 from antiphon.gateway.dashboard import session
-from antiphon.gateway.dashboard.pages import FORM_TOKEN, SAFE, Pages
-
-_MOST_BYTES = 10_000
+from antiphon.gateway.dashboard.pages import SAFE, Pages
 
 
 async def login_form(request: Request) -> Response:
@@ -23,15 +21,15 @@ async def login(request: Request) -> Response:
     pages: Pages = request.app.state.pages
     response = RedirectResponse(_local(request), 303, headers=SAFE)
     try:
-        form = session.form_of(await incoming.body(request, _MOST_BYTES))
+        form = session.form_of(await incoming.body(request, session.MOST_FORM_BYTES))
         session.require_login_form(request, pages.services, form)
         await session.begin(response, request, pages.services, form.get("key", "").strip())
     except UnauthenticatedError as error:
-        await pages.denied(request, error)
+        await request.app.state.denials.record(request, error)
         # What a program is told to send is no help to somebody before a form.
         return _door(request, UnauthenticatedError(error.what, next_step="Make a key with `antiphon keys create`."))
     except AntiphonError as error:
-        await pages.denied(request, error)
+        await request.app.state.denials.record(request, error)
         return _door(request, error)
     return response
 
@@ -43,8 +41,8 @@ async def logout(request: Request) -> Response:
     try:
         await session.end(response, request, pages.services)
     except AntiphonError as error:
-        await pages.denied(request, error)
-        return pages.render("error.html", error.http_status, page="", who=None, error=error)
+        await request.app.state.denials.record(request, error)
+        return pages.render("error.html", error.http_status, page="", who=None, csrf="", error=error)
     return response
 
 
@@ -52,9 +50,9 @@ def _door(request: Request, problem: AntiphonError | None) -> Response:
     """The login form, made for this browser."""
     pages: Pages = request.app.state.pages
     text = session.door(request)
-    FORM_TOKEN.set(pages.services.access.identity.sessions.login_token(text))
-    code = 200 if problem is None else problem.http_status
-    response = pages.render("login.html", code, page="login", who=None, target=_local(request), problem=problem)
+    token = pages.services.access.identity.sessions.login_token(text)
+    code, target = 200 if problem is None else problem.http_status, _local(request)
+    response = pages.render("login.html", code, page="login", who=None, csrf=token, target=target, problem=problem)
     session.keep_door(response, request, text)
     return response
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from antiphon.catalog.snapshot_facts import Statistics
 from antiphon.features.offline.history import StatisticsDifference, ViewVersion
-from antiphon.gateway.dashboard.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, Mark, Plot
+from antiphon.gateway.dashboard.plots import LEFT, RIGHT, WIDTH, Line, Mark, Plot, evenly, linear, spaced
 
 _TICKS = 8
 
@@ -36,21 +36,18 @@ def histogram(found: StatisticsDifference) -> Plot | None:
                 round(LEFT + step * (number + 0.5), 1),
                 f"{label}: {part:.1%} {name}".rstrip(),
                 style,
-                _height(part / most),
+                linear(part / most),
             )
             for number, ((_, label), part) in enumerate(zip(bins, row, strict=True))
         )
-        lines.append(Line(name, style, " ".join(f"{mark.at},{mark.y}" for mark in marks), marks))
-    every = -(-len(bins) // _TICKS)
+        lines.append(Line(name, style, marks))
     return Plot(
         label=f"Distribution of {found.name} {' and '.join(name for name, _ in drawn)}: {_said(drawn[-1][1])}",
         lines=tuple(lines),
-        across=tuple(
-            Mark(round(LEFT + step * (number + 0.5), 1), label[:12])
-            for number, (_, label) in enumerate(bins)
-            if number % every == 0
+        across=spaced(
+            [Mark(round(LEFT + step * (number + 0.5), 1), label[:12]) for number, (_, label) in enumerate(bins)], _TICKS
         ),
-        up=tuple(Mark(_height(part), f"{part * most:.0%}") for part in (0.0, 0.5, 1.0)),
+        up=tuple(Mark(linear(part), f"{part * most:.0%}") for part in (0.0, 0.5, 1.0)),
     )
 
 
@@ -59,26 +56,22 @@ def quality_over_time(lines: Sequence[ViewVersion]) -> Plot | None:
     known = [line for line in lines if line.source_quality is not None][::-1]
     if len(known) < 2:
         return None
-    step = (WIDTH - LEFT - RIGHT) / (len(known) - 1)
     marks = tuple(
         Mark(
-            round(LEFT + step * number, 1),
+            place,
             f"{line.created_at:%Y-%m-%d %H:%M} {line.outcome}: {line.source_quality:.1%} of the rows without a defect",
             "view-1",
-            _height(line.source_quality or 0.0),
+            linear(line.source_quality or 0.0),
         )
-        for number, line in enumerate(known)
+        for place, line in zip(evenly(len(known)), known, strict=True)
     )
-    every = -(-len(known) // 6)
     return Plot(
         label=f"Quality of the source over {len(known)} versions; now {known[-1].source_quality:.1%}",
-        lines=(Line("quality", "view-1", " ".join(f"{mark.at},{mark.y}" for mark in marks), marks),),
-        across=tuple(
-            Mark(mark.at, f"{line.created_at:%m-%d %H:%M}")
-            for number, (mark, line) in enumerate(zip(marks, known, strict=True))
-            if number % every == 0
+        lines=(Line("quality", "view-1", marks),),
+        across=spaced(
+            [Mark(mark.at, f"{line.created_at:%m-%d %H:%M}") for mark, line in zip(marks, known, strict=True)], 6
         ),
-        up=tuple(Mark(_height(part), f"{part:.0%}") for part in (0.0, 0.5, 1.0)),
+        up=tuple(Mark(linear(part), f"{part:.0%}") for part in (0.0, 0.5, 1.0)),
         decisions=tuple(
             Mark(mark.at, "; ".join(finding.reason or finding.rule for finding in line.findings), "roll_back", mark.y)
             for mark, line in zip(marks, known, strict=True)
@@ -113,7 +106,3 @@ def _said(side: Statistics) -> str:
     if side.mean is not None:
         return f"mean {side.mean:.4g}, from {side.minimum:.4g} to {side.maximum:.4g}"
     return ", ".join(f"{name} {count / side.present:.0%}" for name, count in list(side.top.items())[:3])
-
-
-def _height(part: float) -> float:
-    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(part, 0.0), 1.0), 1)

@@ -1,15 +1,16 @@
-"""The frame of all pages, and the pages *Overview* and *Requests*, which change nothing."""
+"""The frame of all pages, and the pages *Overview*, *Requests* and *Lineage*, which change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import jinja2
-import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -18,47 +19,31 @@ from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES
 from antiphon.catalog.receipts import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
-from antiphon.core.scope import Scope
+from antiphon.features.offline.lineage import Lineage
+from antiphon.gateway import incoming
+from antiphon.gateway.admin.feature_watch import lineage_of_prediction
 from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.history import Histories, MetricsHistory
+from antiphon.gateway.history import Histories
 from antiphon.gateway.measurements import GatewayMetrics
+from antiphon.gateway.operation import OperationCall
+from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
-from antiphon.governance.identity.principal import Principal
 
 HERE = Path(__file__).parent
 _PAGE = 40
+_LINEAGE_ROWS = 30
 
 SAFE = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
-    "referrer-policy": "same-origin",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-store",
 }
-
-Page = Callable[["Pages", Request, Principal, Scope], Awaitable[Response]]
-
-FORM_TOKEN: ContextVar[str] = ContextVar("form_token", default="")
-"""Of the session that a page is made for; every form of it carries it."""
-
-
-class Series(msgspec.Struct, frozen=True):
-    """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, sequences in the
-    engine, seconds of age."""
-
-    at: tuple[float, ...]
-    p50: tuple[float | None, ...]
-    p99: tuple[float | None, ...]
-    batch: tuple[float | None, ...]
-    running_online: tuple[int | None, ...]
-    running_batch: tuple[int | None, ...]
-    freshness: dict[str, tuple[float | None, ...]]
+"""What a page lets a browser load, beside the headers of every response."""
 
 
 class Pages:
@@ -81,96 +66,152 @@ class Pages:
         text = self._templates.get_template(template).render(
             environment=self.services.environment,
             currency=self.services.settings.prices.currency,
-            csrf=FORM_TOKEN.get(),
             warning=self.services.warning,
             **names,
         )
         return Response(text, code, headers=SAFE, media_type="text/html")
 
-    async def denied(self, request: Request, error: AntiphonError, who: Principal | None = None) -> None:
-        """Keep evidence of a refusal."""
-        denials: Denials = request.app.state.denials
-        await denials.record(request, error, who)
 
-    async def overview(self, request: Request, who: Principal, scope: Scope) -> Response:
-        now = await status(self.services, self.measurements, scope, who)
-        return self.render("overview.html", page="overview", who=who, now=now)
+@dataclass(frozen=True, kw_only=True)
+class PageCall(OperationCall):
+    """One call of a page, within a session.
 
-    async def figures(self, request: Request, who: Principal, scope: Scope) -> Response:
-        now = await status(self.services, self.measurements, scope, who)
-        return self.render("figures.html", now=now)
+    Attributes:
+        query: of the address; ``form``: the first value of each field, without blanks around it.
+        form_token: of the session; every form of the page carries it.
+    """
 
-    async def series(self, request: Request, who: Principal, scope: Scope) -> Response:
-        return Response(
-            msgspec.json.encode(_columns(self.histories.of(scope))), headers=SAFE, media_type="application/json"
-        )
+    pages: Pages
+    query: Mapping[str, str]
+    form: Mapping[str, str]
+    form_token: str
 
-    async def requests(self, request: Request, who: Principal, scope: Scope) -> Response:
-        application = request.query_params.get("application") or None
-        path = _path(request.query_params.get("path"))
-        before = _moment(request.query_params.get("before"))
-        receipts = await run_in_threadpool(
-            self.services.predictions.receipts.list,
-            scope,
-            application,
-            path,
-            before,
-            _PAGE + 1,
-            roles=SEEN_ROLES + STAND_IN_ROLES,
-        )
-        shown = receipts[:_PAGE]
-        older = None
-        if len(receipts) > _PAGE:
-            chosen = {"application": application, "path": path, "before": shown[-1].created_at.isoformat()}
-            older = "/requests?" + urlencode({name: value for name, value in chosen.items() if value})
-        return self.render(
-            "requests.html",
-            page="requests",
-            who=who,
-            receipts=shown,
-            older=older,
-            first=before is None,
-            application=application,
-            path=path,
-            applications=await run_in_threadpool(self.services.generation.models, scope),
-        )
-
-    async def prediction(self, request: Request, who: Principal, scope: Scope) -> Response:
-        found = await run_in_threadpool(detail, self.services, scope, who, str(request.path_params["prediction"]))
-        return self.render("prediction.html", page="requests", who=who, found=found, receipt=found.receipt)
+    def render(self, template: str, problem: AntiphonError | None = None, **names: object) -> Response:
+        """The page; where it shows a problem, with that problem's status."""
+        code, who, csrf = 200 if problem is None else problem.http_status, self.principal, self.form_token
+        return self.pages.render(template, code, who=who, csrf=csrf, problem=problem, **names)
 
 
-def endpoint(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Response]]:
-    """A page or a part of one behind the session: who has none is led to the login."""
+async def overview(call: PageCall) -> Response:
+    now = await status(call.services, call.measurements, call.scope, call.principal)
+    return call.render("overview.html", page="overview", now=now)
+
+
+async def figures(call: PageCall) -> Response:
+    now = await status(call.services, call.measurements, call.scope, call.principal)
+    return call.render("figures.html", now=now)
+
+
+async def series(call: PageCall) -> Response:
+    """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, sequences in the engine,
+    seconds of age."""
+    samples = call.pages.histories.of(call.scope).samples
+    columns: dict[str, Any] = {
+        name: [getattr(sample, name) for sample in samples]
+        for name in ("p50", "p99", "running_online", "running_batch")
+    }
+    columns["at"] = [sample.at.timestamp() for sample in samples]
+    columns["batch"] = [one.batch_done / one.batch_total if one.batch_total else None for one in samples]
+    views = sorted({view for sample in samples for view in sample.freshness})
+    columns["freshness"] = {view: [sample.freshness.get(view) for sample in samples] for view in views}
+    return JsonResponse(columns, headers=SAFE)
+
+
+def requests(call: PageCall) -> Response:
+    """Predictions that users saw, latest first."""
+    application = call.query.get("application") or None
+    path, before = _path(call.query.get("path")), _moment(call.query.get("before"))
+    receipts = call.services.predictions.receipts.list(
+        call.scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES + STAND_IN_ROLES
+    )
+    shown = receipts[:_PAGE]
+    older = None
+    if len(receipts) > _PAGE:
+        chosen = {"application": application, "path": path, "before": shown[-1].created_at.isoformat()}
+        older = "/requests?" + urlencode({name: value for name, value in chosen.items() if value})
+    return call.render(
+        "requests.html", page="requests", receipts=shown, older=older, first=before is None, application=application,
+        path=path, applications=call.services.generation.models(call.scope),
+    )  # fmt: skip
+
+
+def prediction(call: PageCall) -> Response:
+    """One prediction with its receipt and texts."""
+    found = detail(call, call.path["prediction"])
+    return call.render("prediction.html", page="requests", found=found, receipt=found.receipt)
+
+
+def lineage(call: PageCall) -> Response:
+    """Source rows that made one feature of a prediction, or all, and whether they make them again; those that an
+    on-demand feature read follow it."""
+    prediction, feature = call.path["prediction"], call.query.get("feature") or None
+    shown: list[Lineage] = []
+    for one in lineage_of_prediction(call, prediction, feature, _LINEAGE_ROWS):
+        shown += [one.placeless(), *(read.placeless() for read in one.reads if feature is not None)]
+    return call.render("lineage.html", page="requests", prediction=prediction, shown=shown, feature=feature)
+
+
+def endpoint(page: Callable[[PageCall], Any], part: bool = False) -> Callable[[Request], Awaitable[Response]]:
+    """A page or a part of one behind the session: who has none is led to the login. A plain function runs in a
+    thread."""
 
     async def answer(request: Request) -> Response:
         pages: Pages = request.app.state.pages
+        denials: Denials = request.app.state.denials
         services = pages.services
         try:
             held = await session.current(request, services)
         except UnauthenticatedError as error:
             if request.cookies:
-                await pages.denied(request, error)
+                await denials.record(request, error)
             if part:
                 # htmx follows this header; a redirect would be swapped into the page.
                 return Response(status_code=401, headers={**SAFE, "hx-redirect": "/login"})
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(target)}", 303, headers=SAFE)
         except AntiphonError as error:
-            return pages.render("error.html", error.http_status, page="", who=None, error=error)
-        who = held.principal
-        request.state.principal = who
-        FORM_TOKEN.set(held.form_token)
+            return pages.render("error.html", error.http_status, page="", who=None, csrf="", error=error)
+        who = request.state.principal = held.principal
         try:
             await run_in_threadpool(services.access.authorize, who, "read", "dashboard/*")
+            form: dict[str, str] = {}
             if request.method not in ("GET", "HEAD"):
                 await session.require_form(request, services, held)
-            return await page(pages, request, who, services.scope(who))
+                form = session.form_of(await incoming.body(request, session.MOST_FORM_BYTES))
+            call = PageCall(
+                services=services,
+                measurements=pages.measurements,
+                principal=who,
+                scope=services.scope(who),
+                path={name: str(value) for name, value in request.path_params.items()},
+                pages=pages,
+                query=request.query_params,
+                form={name: value.strip() for name, value in form.items()},
+                form_token=held.form_token,
+            )
+            return await (page(call) if inspect.iscoroutinefunction(page) else run_in_threadpool(page, call))
         except AntiphonError as error:
-            await pages.denied(request, error, who)
-            return pages.render("error.html", error.http_status, page="", who=who, error=error)
+            await denials.record(request, error, who)
+            token = held.form_token
+            return pages.render("error.html", error.http_status, page="", who=who, csrf=token, error=error)
 
     return answer
+
+
+def required_reason(form: Mapping[str, str], acts: Collection[str]) -> str:
+    """The reason that a form gives for one of these acts.
+
+    Raises:
+        InvalidInputError: it is no such act, or has no reason.
+    """
+    selected, reason = form.get("act", ""), form.get("reason", "")
+    if selected not in acts:
+        raise InvalidInputError(f"{selected!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
+    if not reason:
+        raise InvalidInputError(
+            "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
+        )
+    return reason
 
 
 def _path(text: str | None) -> ReceiptPath | None:
@@ -188,17 +229,3 @@ def _moment(text: str | None) -> datetime | None:
         return utc(datetime.fromisoformat(text.replace(" ", "+")))
     except ValueError:
         raise InvalidInputError(f"{text!r} is no time.", where="before", next_step="Follow the link again.") from None
-
-
-def _columns(history: MetricsHistory) -> Series:
-    samples = history.samples
-    views = sorted({view for sample in samples for view in sample.freshness})
-    return Series(
-        at=tuple(sample.at.timestamp() for sample in samples),
-        p50=tuple(sample.p50 for sample in samples),
-        p99=tuple(sample.p99 for sample in samples),
-        batch=tuple(sample.batch_done / sample.batch_total if sample.batch_total else None for sample in samples),
-        running_online=tuple(sample.running_online for sample in samples),
-        running_batch=tuple(sample.running_batch for sample in samples),
-        freshness={view: tuple(sample.freshness.get(view) for sample in samples) for view in views},
-    )

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
 from antiphon.catalog.rollouts import RolloutMove
 from antiphon.catalog.skew_reports import ViewSkew
-from antiphon.gateway.admin.release_shapes import JudgementLine
+from antiphon.gateway.admin.rollouts import JudgementLine, MoveLine
 from antiphon.learning.outcomes.performance import Group
 
 WIDTH, HEIGHT = 720.0, 170.0
@@ -40,12 +41,16 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line: its ``points`` as SVG wants them, and each of them with its words."""
+    """One line through its marks."""
 
     name: str
     style: str
-    points: str
     marks: tuple[Mark, ...]
+
+    @property
+    def points(self) -> str:
+        """The line as SVG wants it."""
+        return " ".join(f"{mark.at},{mark.y}" for mark in self.marks)
 
 
 class Plot(msgspec.Struct, frozen=True):
@@ -73,7 +78,7 @@ class Plot(msgspec.Struct, frozen=True):
     bottom: float = HEIGHT - BOTTOM
 
 
-def e_values(judgements: Sequence[JudgementLine], moves: Sequence[RolloutMove]) -> tuple[Plot, Plot] | None:
+def e_values(judgements: Sequence[JudgementLine], moves: Sequence[RolloutMove | MoveLine]) -> tuple[Plot, Plot] | None:
     """E-values of harm and of safety over time, on a log scale against their bounds; ``None`` before a judgement.
 
     The decisions are marked on the line that made them: a rollback on harm, a promotion on the metric that was
@@ -85,46 +90,41 @@ def e_values(judgements: Sequence[JudgementLine], moves: Sequence[RolloutMove]) 
     axis = _Time([judgement.created_at for judgement in judgements])
     harm_bound, safe_bound = judgements[-1].harm_bound, judgements[-1].safe_bound
     events = tuple(
-        Mark(axis(move.at), f"{_place(move.state)}: {move.reason}", "event") for move in moves if axis.holds(move.at)
+        Mark(axis(move.at), f"{move.state.replace('_', ' ')}: {move.reason}", "event")
+        for move in moves
+        if axis.holds(move.at)
     )
-    harm = Plot(
+    evidence = partial(Plot, across=axis.ticks(), up=_powers(), events=events)
+    harm = evidence(
         label=f"E-value of harm over time; now {_said(judgements[-1].harm)} of the {harm_bound:.0f} that roll back",
         lines=(_line("harm", "harm", [(one.created_at, one.harm) for one in judgements], axis),),
-        across=axis.ticks(),
-        up=_powers(),
         bound=_height(harm_bound),
         bound_words=f"{harm_bound:.0f}: rolls back",
-        events=events,
         decisions=tuple(
             Mark(axis(one.created_at), one.sentence, "roll_back", _height(one.harm))
             for one in judgements
             if one.decision == "roll_back"
         ),
     )
-    named = [name for name in METRICS if any(metric.name == name for one in judgements for metric in one.metrics)]
-    lines = tuple(
-        _line(
-            name,
-            f"view-{METRICS.index(name) + 1}",
-            [(one.created_at, metric.safe) for one in judgements for metric in one.metrics if metric.name == name],
-            axis,
-        )
-        for name in named
-    )
-    least = [(one, min((metric.safe for metric in one.metrics), default=None)) for one in judgements]
+    by_metric: dict[str, list[tuple[datetime, float]]] = {name: [] for name in METRICS}
+    for one in judgements:
+        for metric in one.metrics:
+            if metric.name in by_metric:
+                by_metric[metric.name].append((one.created_at, metric.safe))
     now = ", ".join(f"{metric.name.replace('_', ' ')} {_said(metric.safe)}" for metric in judgements[-1].metrics)
-    safe = Plot(
+    safe = evidence(
         label=f"E-values of safety over time; now {now or 'none'}, of the {safe_bound:.0f} that each needs",
-        lines=lines,
-        across=axis.ticks(),
-        up=_powers(),
+        lines=tuple(
+            _line(name, f"view-{number}", values, axis)
+            for number, (name, values) in enumerate(by_metric.items(), 1)
+            if values
+        ),
         bound=_height(safe_bound),
         bound_words=f"{safe_bound:.0f}: each must pass",
-        events=events,
         decisions=tuple(
-            Mark(axis(one.created_at), one.sentence, "promote", _height(value))
-            for one, value in least
-            if one.decision == "promote" and value is not None
+            Mark(axis(one.created_at), one.sentence, "promote", _height(min(metric.safe for metric in one.metrics)))
+            for one in judgements
+            if one.decision == "promote" and one.metrics
         ),
     )
     return harm, safe
@@ -134,26 +134,20 @@ def by_day(days: Sequence[Group]) -> Plot | None:
     """AUC and Brier score of each day, from 0 to 1; ``None`` for fewer than two days."""
     if len(days) < 2:
         return None
-    step = (WIDTH - LEFT - RIGHT) / (len(days) - 1)
-    places = [LEFT + step * number for number in range(len(days))]
-    every = math.ceil(len(days) / 8)
+    places = evenly(len(days))
     lines = []
     for name, style in (("auc", "view-1"), ("brier", "view-2")):
         marks = [
-            Mark(round(place, 1), f"{day.value}: {name} {value:.3f}", style, round(_linear(value), 1))
+            Mark(place, f"{day.value}: {name} {value:.3f}", style, linear(value))
             for place, day in zip(places, days, strict=True)
             if (value := getattr(day.scores, name)) is not None
         ]
-        lines.append(Line(name, style, " ".join(f"{mark.at},{mark.y}" for mark in marks), tuple(marks)))
+        lines.append(Line(name, style, tuple(marks)))
     return Plot(
         label=f"AUC and Brier score by day, from {days[0].value} to {days[-1].value}",
         lines=tuple(lines),
-        across=tuple(
-            Mark(round(place, 1), day.value[5:])
-            for number, (place, day) in enumerate(zip(places, days, strict=True))
-            if number % every == 0
-        ),
-        up=tuple(Mark(round(_linear(value), 1), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        across=spaced([Mark(place, day.value[5:]) for place, day in zip(places, days, strict=True)], 8),
+        up=tuple(Mark(linear(value), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
     )
 
 
@@ -174,16 +168,15 @@ def shares(lines: Sequence[ViewSkew], what: str) -> Plot | None:
             axis(one.measured_at),
             f"{one.measured_at:%m-%d %H:%M} {one.different} of {one.compared}",
             "harm" if share else "view-1",
-            round(_linear(share / most), 1),
+            linear(share / most),
         )
         for one, share in known
     )
-    line = Line("differing share", "view-1", " ".join(f"{mark.at},{mark.y}" for mark in marks), marks)
     return Plot(
         label=f"Share of the values of {what} that differ from batch, over time; now {known[-1][1]:.2%}",
-        lines=(line,),
+        lines=(Line("differing share", "view-1", marks),),
         across=axis.ticks(),
-        up=tuple(Mark(round(_linear(part / 2), 1), f"{most * part / 2:.2%}") for part in range(3)),
+        up=tuple(Mark(linear(part / 2), f"{most * part / 2:.2%}") for part in range(3)),
     )
 
 
@@ -230,7 +223,7 @@ def _line(name: str, style: str, values: Sequence[tuple[datetime, float]], axis:
         Mark(axis(at), f"{at:%H:%M:%S} {name.replace('_', ' ')} {_said(value)}", style, _height(value))
         for at, value in values
     )
-    return Line(name, style, " ".join(f"{mark.at},{mark.y}" for mark in marks), marks)
+    return Line(name, style, marks)
 
 
 def _height(value: float) -> float:
@@ -240,8 +233,19 @@ def _height(value: float) -> float:
     return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
 
 
-def _linear(value: float) -> float:
-    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(value, 0.0), 1.0)
+def evenly(count: int) -> list[float]:
+    """Places along the x axis, from its one end to the other."""
+    return [round(LEFT + (WIDTH - LEFT - RIGHT) * number / (count - 1), 1) for number in range(count)]
+
+
+def spaced(ticks: Sequence[Mark], most: int) -> tuple[Mark, ...]:
+    """At most so many of the ticks, at equal distances."""
+    return tuple(ticks[:: math.ceil(len(ticks) / most)])
+
+
+def linear(part: float) -> float:
+    """The height of a part of the axis, from 0 to 1."""
+    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(part, 0.0), 1.0), 1)
 
 
 def _powers() -> tuple[Mark, ...]:
@@ -251,7 +255,3 @@ def _powers() -> tuple[Mark, ...]:
 
 def _said(value: float) -> str:
     return f"{value:.3g}" if value < 1e6 else "over a million"
-
-
-def _place(state: str) -> str:
-    return state.replace("_", " ")

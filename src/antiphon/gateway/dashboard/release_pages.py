@@ -6,23 +6,16 @@ button pressed on a page that is older than the last move is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from urllib.parse import parse_qs, quote
+from typing import Any
+from urllib.parse import quote
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, ConflictError, ForbiddenError, InvalidInputError, NotFoundError
-from antiphon.core.scope import Scope
-from antiphon.gateway import incoming
-from antiphon.gateway.admin import release_shapes
+from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
 from antiphon.gateway.admin.releases import differing, listed
 from antiphon.gateway.admin.rollouts import USERS, detail
-from antiphon.gateway.dashboard.pages import SAFE, Pages
+from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
 from antiphon.gateway.dashboard.rollout_view import RolloutView, revision, view
-from antiphon.gateway.services import GatewayServices
-from antiphon.governance.identity.principal import Principal
 
 JUDGEMENTS = 1_000
 """The last so many are plotted."""
@@ -30,50 +23,43 @@ JUDGEMENTS = 1_000
 ACTS = ("hold", "resume", "undo", "rollback")
 
 
-async def releases(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+def releases(call: PageCall) -> Response:
     """One application's releases."""
-    return await _show(pages, who, scope, request.query_params.get("application") or None)
+    return _show(call, call.query.get("application") or None)
 
 
-async def rollout(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+def rollout(call: PageCall) -> Response:
     """The rollout of an application, to be put into the page; tells the page to reload once it was moved."""
-    services, application = pages.services, request.query_params.get("application", "")
-    shown = await run_in_threadpool(_rollout, services, scope, application)
-    if (shown.revision if shown is not None else "none") != request.query_params.get("seen"):
+    shown = _rollout(call, call.query.get("application", ""))
+    if (shown.revision if shown is not None else "none") != call.query.get("seen"):
         return Response(status_code=200, headers={**SAFE, "hx-refresh": "true"}, media_type="text/html")
     if shown is None:
         return Response(status_code=204, headers=SAFE)  # nothing to put into the page
-    return pages.render("rollout.html", shown=shown)
+    return call.render("rollout.html", shown=shown)
 
 
-async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+def act(call: PageCall) -> Response:
     """Hold, resume, undo or roll back, with a reason; then the page again, with what was wrong if anything was."""
-    form = {
-        name: values[0].strip()
-        for name, values in parse_qs((await incoming.body(request, 10_000)).decode(errors="replace")).items()
-    }
-    application = form.get("application", "")
+    application = call.form.get("application", "")
     try:
-        await run_in_threadpool(pages.services.access.authorize, who, "release", f"release/{application}")
-        await run_in_threadpool(_act, pages.services, scope, who.id, form)
+        call.services.access.authorize(call.principal, "release", f"release/{application}")
+        _act(call, application)
     except AntiphonError as error:
-        return await _show(pages, who, scope, application or None, problem=error, reason=form.get("reason", ""))
+        return _show(call, application or None, error)
     return RedirectResponse(f"/releases?application={quote(application)}", 303, headers=SAFE)
 
 
-async def diff(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+def diff(call: PageCall) -> Response:
     """Two releases by field."""
-    before, after = (request.query_params.get(name, "") for name in ("before", "after"))
-    found = await run_in_threadpool(differing, pages.services, scope, before, after)
-    names = await run_in_threadpool(
-        lambda: tuple(pages.services.learning.releases.get(scope, release) for release in (before, after))
+    before, after = (
+        call.services.learning.releases.get(call.scope, call.query.get(name, "")) for name in ("before", "after")
     )
-    return pages.render("diff.html", page="releases", who=who, found=found, before=names[0], after=names[1])
+    return call.render("diff.html", page="releases", found=differing(before, after), before=before, after=after)
 
 
-def applications(services: GatewayServices, scope: Scope) -> list[str]:
+def applications(call: PageCall) -> list[str]:
     """Names of the applications that have a release."""
-    return sorted({release.bundle.application.name for release in services.learning.releases.list(scope)})
+    return sorted({release.bundle.application.name for release in call.services.learning.releases.list(call.scope)})
 
 
 def chosen(known: list[str], selected: str | None) -> str | None:
@@ -91,89 +77,57 @@ def chosen(known: list[str], selected: str | None) -> str | None:
     return selected or (known[0] if known else None)
 
 
-async def _show(
-    pages: Pages,
-    who: Principal,
-    scope: Scope,
-    selected: str | None,
-    problem: AntiphonError | None = None,
-    reason: str = "",
-) -> Response:
-    found = await run_in_threadpool(_read, pages.services, who, scope, selected)
-    code = 200 if problem is None else problem.http_status
-    return pages.render("releases.html", code, page="releases", who=who, problem=problem, reason=reason, **found)
-
-
-def _read(services: GatewayServices, who: Principal, scope: Scope, selected: str | None) -> dict[str, object]:
-    known = applications(services, scope)
+def _show(call: PageCall, selected: str | None, problem: AntiphonError | None = None) -> Response:
+    known = applications(call)
     application = chosen(known, selected)
-    found: dict[str, object] = {"applications": known, "application": application}
-    if application is None:
-        return found
-    lines = listed(services, scope, application).releases
-    history = services.learning.releases.history(scope, application)
-    changes = services.learning.changelog.of(scope, application)
-    shown = _rollout(services, scope, application)
-    return {
-        **found,
-        "releases": lines,
-        "live": next((line for line in lines if line.live), None),
-        "since": history[-1] if history else None,
-        "named": {line.id: line for line in lines},
-        "changes": [release_shapes.ChangeLine(one.at, one.principal, one.release, one.sentence) for one in changes][
-            ::-1
-        ],
-        "shown": shown,
-        "may": _may(services.access.authorize, who, application),
-    }
+    found: dict[str, Any] = {}
+    if application is not None:
+        learning = call.services.learning
+        lines = listed(call, application).releases
+        history = learning.releases.history(call.scope, application)
+        found = {
+            "releases": lines,
+            "live": next((line for line in lines if line.live), None),
+            "since": history[-1] if history else None,
+            "changes": learning.changelog.of(call.scope, application)[::-1],
+            "shown": _rollout(call, application),
+            "may": call.may("release", f"release/{application}"),
+        }
+    reason = call.form.get("reason", "")
+    return call.render(
+        "releases.html", problem, page="releases", reason=reason, applications=known, application=application, **found
+    )
 
 
-def _rollout(services: GatewayServices, scope: Scope, application: str) -> RolloutView | None:
+def _rollout(call: PageCall, application: str) -> RolloutView | None:
     """The rollout under way, else the last one."""
-    learning = services.learning
-    found = next(iter(learning.rollouts.list(scope, application, 1)), None)
-    if found is None:
-        return None
-    moves = learning.rollouts.moves(scope, found.id)
-    return view(found, detail(services, scope, found.id, JUDGEMENTS, USERS), moves)
+    found = next(iter(call.services.learning.rollouts.list(call.scope, application, 1)), None)
+    return None if found is None else view(detail(call, found.id, JUDGEMENTS, USERS))
 
 
-def _may(authorize: Callable[[Principal, str, str], object], who: Principal, application: str) -> bool:
-    try:
-        authorize(who, "release", f"release/{application}")
-    except ForbiddenError:
-        return False
-    return True
-
-
-def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str, str]) -> None:
-    selected, application, reason = (form.get(name, "") for name in ("act", "application", "reason"))
-    if selected not in ACTS:
-        raise InvalidInputError(f"{selected!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
-    if not reason:
-        raise InvalidInputError(
-            "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
-        )
-    learning, transitions = services.learning, services.learning.transitions
-    active = learning.rollouts.active(scope, application)
-    live = services.learning.releases.live(scope, application)
+def _act(call: PageCall, application: str) -> None:
+    reason = required_reason(call.form, ACTS)
+    learning, transitions, who = call.services.learning, call.services.learning.transitions, call.principal.id
+    active = learning.rollouts.active(call.scope, application)
+    live = learning.releases.live(call.scope, application)
     # What one saw when one pressed: another rollout, step or live release now is another decision.
-    if form.get("seen") != revision(active) or form.get("live") != (live.id if live is not None else ""):
+    if call.form.get("seen") != revision(active) or call.form.get("live") != (live.id if live is not None else ""):
         raise ConflictError(
             "Something moved since this page was loaded.",
             where=application,
             next_step="Look at it as it is now, and decide again.",
         )
-    if selected == "rollback":
-        transitions.rollback(scope, application, principal=principal, reason=reason)
+    if call.form["act"] == "rollback":
+        transitions.rollback(call.scope, application, principal=who, reason=reason)
         return
     if active is None:
         raise ConflictError(
             f"No rollout of {application!r} is under way.", where=application, next_step="There is nothing to do."
         )
-    if selected == "undo":
-        transitions.undo(scope, active.id, principal=principal, reason=reason, expected=(active.state, active.step))
-    elif selected == "hold":
-        transitions.hold(scope, active.id, principal=principal, reason=reason)
+    if call.form["act"] == "undo":
+        expected = (active.state, active.step)
+        transitions.undo(call.scope, active.id, principal=who, reason=reason, expected=expected)
+    elif call.form["act"] == "hold":
+        transitions.hold(call.scope, active.id, principal=who, reason=reason)
     else:
-        transitions.resume(scope, active.id, principal=principal, reason=reason)
+        transitions.resume(call.scope, active.id, principal=who, reason=reason)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.rollouts import UNDER_WAY, RolloutMove, RolloutRecord
-from antiphon.gateway.admin.release_shapes import JudgementLine, RolloutDetail
+from antiphon.catalog.rollouts import UNDER_WAY, RolloutRecord
+from antiphon.gateway.admin.rollouts import JudgementLine, RolloutDetail, RolloutLine
 from antiphon.gateway.dashboard.plots import Plot, e_values
 
 
@@ -38,59 +37,55 @@ class RolloutView(msgspec.Struct, frozen=True):
     revision: str
 
 
-def revision(rollout: RolloutRecord | None) -> str:
+def revision(rollout: RolloutRecord | RolloutLine | None) -> str:
     """Returns a rollout's state in one word that a page compares."""
     if rollout is None:
         return "none"
     return f"{rollout.id}.{rollout.state}.{rollout.step}.{'held' if rollout.held else 'going'}"
 
 
-def view(rollout: RolloutRecord, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> RolloutView:
+def view(detail: RolloutDetail) -> RolloutView:
     """The page's view of a rollout."""
-    plots = e_values(detail.judgements, moves)
+    harm, safe = e_values(detail.judgements, detail.moves) or (None, None)
     return RolloutView(
         detail=detail,
-        steps=_steps(rollout, detail, moves),
+        steps=_steps(detail),
         judgement=detail.judgements[-1] if detail.judgements else None,
         recent=detail.judgements[:-6:-1],
-        harm=None if plots is None else plots[0],
-        safe=None if plots is None else plots[1],
-        under_way=rollout.ended_at is None,
-        revision=revision(rollout),
+        harm=harm,
+        safe=safe,
+        under_way=detail.rollout.ended_at is None,
+        revision=revision(detail.rollout),
     )
 
 
-def _steps(rollout: RolloutRecord, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> tuple[Step, ...]:
-    plan = rollout.plan
+def _steps(detail: RolloutDetail) -> tuple[Step, ...]:
+    rollout, plan = detail.rollout, detail.rollout.plan
     way = ["shadow"] if plan.shadow > 0 and plan.shadow_pairs > 0 else []
     way += [f"canary {share} %" for share in plan.canary]
     way.append("live")
     first_canary = len(way) - 1 - len(plan.canary)
     # Where it ended is what it was in last before the end.
-    last = next((move for move in reversed(moves) if move.state in UNDER_WAY), None)
+    last = next((move for move in reversed(detail.moves) if move.state in UNDER_WAY), None)
     if rollout.state == "promoted" or last is None:
         reached = len(way) - 1
     else:
         reached = first_canary + last.step if last.state == "canary" else 0
-    ended = rollout.state in ("rolled_back", "aborted")
     steps = []
     for number, name in enumerate(way):
-        status: Literal["done", "current", "ended", "ahead"] = "ahead"
         if number < reached or rollout.state == "promoted":
-            status = "done"
+            steps.append(_step(name, "done", detail))
         elif number == reached:
-            status = "ended" if ended else "current"
-        steps.append(_step(name, status, rollout, detail))
+            steps.append(_step(name, "ended" if rollout.state in ("rolled_back", "aborted") else "current", detail))
+        else:
+            steps.append(_step(name, "ahead", detail))
     return tuple(steps)
 
 
-def _step(
-    name: str, status: Literal["done", "current", "ended", "ahead"], rollout: RolloutRecord, detail: RolloutDetail
-) -> Step:
-    plan = rollout.plan
+def _step(name: str, status: Literal["done", "current", "ended", "ahead"], detail: RolloutDetail) -> Step:
+    plan, now = detail.rollout.plan, status in ("current", "ended")
     if name == "live":
         return Step(name, status, note="everybody")
-    now = status in ("current", "ended")
     if name == "shadow":
         return Step(name, status, detail.pairs.known if now else None, plan.shadow_pairs, "pairs with an outcome")
     seen = next((arm.step_units for arm in detail.arms if arm.arm == "canary"), 0)

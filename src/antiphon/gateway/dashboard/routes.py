@@ -9,23 +9,23 @@ from antiphon.gateway.dashboard import (
     audit_pages,
     doors,
     feature_pages,
-    lineage_pages,
     model_pages,
     outcome_pages,
+    pages,
     policy_pages,
     release_pages,
     skew_pages,
 )
-from antiphon.gateway.dashboard.pages import HERE, Pages, endpoint
+from antiphon.gateway.dashboard.pages import HERE, endpoint
 
 
 def routes() -> list[BaseRoute]:
     """Pages, the parts that refresh them, and static files."""
     return [
-        Route("/", endpoint(Pages.overview), methods=["GET"]),
-        Route("/requests", endpoint(Pages.requests), methods=["GET"]),
-        Route("/requests/{prediction}", endpoint(Pages.prediction), methods=["GET"]),
-        Route("/requests/{prediction}/lineage", endpoint(lineage_pages.lineage), methods=["GET"]),
+        Route("/", endpoint(pages.overview), methods=["GET"]),
+        Route("/requests", endpoint(pages.requests), methods=["GET"]),
+        Route("/requests/{prediction}", endpoint(pages.prediction), methods=["GET"]),
+        Route("/requests/{prediction}/lineage", endpoint(pages.lineage), methods=["GET"]),
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
@@ -44,8 +44,8 @@ def routes() -> list[BaseRoute]:
         Route("/policy", endpoint(policy_pages.policy), methods=["GET"]),
         Route("/policy", endpoint(policy_pages.act), methods=["POST"]),
         Route("/runs", endpoint(outcome_pages.runs), methods=["GET"]),
-        Route("/dashboard/figures", endpoint(Pages.figures, part=True), methods=["GET"]),
-        Route("/dashboard/series", endpoint(Pages.series, part=True), methods=["GET"]),
+        Route("/dashboard/figures", endpoint(pages.figures, part=True), methods=["GET"]),
+        Route("/dashboard/series", endpoint(pages.series, part=True), methods=["GET"]),
         Route("/dashboard/rollout", endpoint(release_pages.rollout, part=True), methods=["GET"]),
         Route("/dashboard/runs", endpoint(outcome_pages.run_rows, part=True), methods=["GET"]),
         Route("/login", doors.login_form, methods=["GET"]),

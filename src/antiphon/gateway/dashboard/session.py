@@ -21,21 +21,15 @@ from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.sessions import Session
 
 COOKIE = "antiphon_session"
-SECURE_COOKIE = "__Host-antiphon_session"
-"""Over https; browsers keep a cookie of this prefix to one host, and to https."""
-
-DOOR, SECURE_DOOR = "antiphon_door", "__Host-antiphon_door"
+DOOR = "antiphon_door"
 """Before there is a session: which browser the login form was made for."""
+SECURE = "__Host-"
+"""Before these names over https: browsers keep a cookie of this prefix to one host, and to https."""
 _DOOR = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 FORM_FIELD = "csrf"
 FORM_HEADER = "x-csrf-token"
-MOST_FORM_BYTES = 64_000
-
-
-def cookie_name(request: Request) -> str:
-    """The one cookie that counts for this request: over https the plain one is not looked at."""
-    return SECURE_COOKIE if _is_secure(request) else COOKIE
+MOST_FORM_BYTES = 10_000
 
 
 async def current(request: Request, services: GatewayServices) -> Session:
@@ -45,7 +39,7 @@ async def current(request: Request, services: GatewayServices) -> Session:
         UnauthenticatedError: no session, or one that does not hold any more.
         UnavailableError: the catalog is away.
     """
-    value = request.cookies.get(cookie_name(request))
+    value = request.cookies.get(_name(request, COOKIE))
     if not value:
         raise UnauthenticatedError("There is no session.", where="session", next_step="Sign in with an API key.")
     return await run_in_threadpool(services.access.identity.sessions.find, value)
@@ -80,13 +74,13 @@ def require_same_origin(request: Request) -> None:
 
 def door(request: Request) -> str:
     """The random text that this browser's login form belongs to: its own, or a new one."""
-    held = request.cookies.get(_door_name(request), "")
+    held = request.cookies.get(_name(request, DOOR), "")
     return held if _DOOR.match(held) else secrets.token_urlsafe(32)
 
 
 def keep_door(response: Response, request: Request, text: str) -> None:
     """Give the browser what its login form is compared with."""
-    _set(response, request, _door_name(request), text)
+    _set(response, request, _name(request, DOOR), text)
 
 
 def require_login_form(request: Request, services: GatewayServices, form: dict[str, str]) -> None:
@@ -97,7 +91,7 @@ def require_login_form(request: Request, services: GatewayServices, form: dict[s
         ForbiddenError: it is one.
     """
     require_same_origin(request)
-    services.access.identity.sessions.check_login(request.cookies.get(_door_name(request)), form.get(FORM_FIELD))
+    services.access.identity.sessions.check_login(request.cookies.get(_name(request, DOOR)), form.get(FORM_FIELD))
 
 
 def form_of(content: bytes) -> dict[str, str]:
@@ -111,10 +105,10 @@ async def begin(response: Response, request: Request, services: GatewayServices,
     Raises:
         UnauthenticatedError: the key does not hold.
     """
-    name = cookie_name(request)
+    name = _name(request, COOKIE)
     text = await run_in_threadpool(services.access.identity.sessions.begin, key, request.cookies.get(name))
     _set(response, request, name, text)
-    _drop(response, request, _door_name(request))
+    _drop(response, request, _name(request, DOOR))
 
 
 async def end(response: Response, request: Request, services: GatewayServices) -> None:
@@ -123,7 +117,7 @@ async def end(response: Response, request: Request, services: GatewayServices) -
     Raises:
         ForbiddenError: the form does not belong to the session.
     """
-    name = cookie_name(request)
+    name = _name(request, COOKIE)
     try:
         session = await current(request, services)
     except UnauthenticatedError:
@@ -142,8 +136,9 @@ def _drop(response: Response, request: Request, name: str) -> None:
     response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=_is_secure(request))
 
 
-def _door_name(request: Request) -> str:
-    return SECURE_DOOR if _is_secure(request) else DOOR
+def _name(request: Request, plain: str) -> str:
+    """The one cookie of this name that counts for a request: over https the plain one is not looked at."""
+    return f"{SECURE}{plain}" if _is_secure(request) else plain
 
 
 def _is_secure(request: Request) -> bool:

@@ -105,19 +105,5 @@ def hint(value: object) -> str:
     return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-FILTERS = {
-    "duration": duration,
-    "moment": moment,
-    "count": count,
-    "size": size,
-    "money": money,
-    "share": share,
-    "number": number,
-    "pretty": pretty,
-    "figure": figure,
-    "measure": measure,
-    "evidence": evidence,
-    "words": words,
-    "brief": brief,
-    "hint": hint,
-}
+_WORDED = (duration, moment, count, size, money, share, number, pretty, figure, measure, evidence, words, brief, hint)
+FILTERS = {function.__name__: function for function in _WORDED}

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
-from antiphon.gateway import limits, problem
+from antiphon.gateway import incoming, limits, problem
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import CallerLeftError, while_connected
 from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
-from antiphon.gateway.openai import shapes
+from antiphon.gateway.openai import parameters, shapes
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer
 
+P = TypeVar("P", bound=Any)
 T = TypeVar("T")
 
 CLIENT_CLOSED_REQUEST = 499
@@ -27,36 +28,86 @@ UNKNOWN = "unknown"
 
 
 class GenerationCall:
-    """One request on its way through the gateway, and its measurement."""
+    """One request on its way through the gateway, and its measurement.
 
-    def __init__(self, services: GatewayServices, measurements: GatewayMetrics) -> None:
-        self.id = new_id("req")
-        self.model = UNKNOWN
-        self.tenant = services.settings.project.tenant
-        self.created = int(services.clock.now().timestamp())
-        self._services = services
-        self._measurements = measurements
-        self._arrived = services.clock.monotonic()
+    Attributes:
+        headers: of every response to it.
+        principal: who sent it, once it was read.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.services: GatewayServices = request.app.state.services
+        self.id = request.state.request_id = new_id("req")
+        self.headers = {"x-request-id": self.id}
+        self.parent = request.headers.get("traceparent")
+        self.principal: Principal
+        self.created = int(self.services.clock.now().timestamp())
+        self._tenant, self._model = self.services.settings.project.tenant, UNKNOWN
+        self._measurements: GatewayMetrics = request.app.state.measurements
+        self._arrived = self.services.clock.monotonic()
         self._first: float | None = None
         self._answers: list[Answer | Embedding] = []
         self._reservation: limits.Reservation | None = None
         self._choices = 1
-        measurements.in_flight.inc()
+        self._measurements.in_flight.inc()
+
+    async def read(self, shape: type[P], translate: Callable[..., T]) -> tuple[P, T]:
+        """Authenticates, and reads the body: what it says, and the question that ``translate`` makes of it."""
+        request, services = self.request, self.services
+        try:
+            principal = self.principal = await incoming.principal(request, services)
+            self._tenant = principal.tenant
+            read = parameters.read(await incoming.body(request, services.settings.gateway.max_body_bytes), shape)
+            user = incoming.originating_user(request, principal, read.user)
+            question = translate(read, services.scope(principal), principal, self.id, user)
+        except Exception as error:
+            self.ended(error)
+            raise
+        self._model = read.model
+        return read, question
+
+    async def let_in(self, reserving: Awaitable[limits.Reservation | None], choices: int = 1) -> Response | None:
+        """Let it in under its key's quotas, which its headers then tell; or the response that it is refused with.
+
+        Args:
+            choices: so many answers share each prompt.
+        """
+        try:
+            self._reservation, self._choices = await reserving, choices
+        except AntiphonError as error:
+            self.ended(error)
+            return problem.response(error, self.headers | limits.headers(self.services, self.principal))
+        self.headers |= limits.headers(self.services, self.principal)
+        return None
+
+    async def waited_for(self, work: Awaitable[T]) -> T | Response:
+        """Awaits the work while its caller stays connected, or returns the response to its failure."""
+        try:
+            async with while_connected(self.request.receive):
+                return await work
+        except CallerLeftError as error:
+            self.ended(error)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except AntiphonError as error:
+            self.ended(error)
+            denials: Denials = self.request.app.state.denials
+            await denials.record(self.request, error)
+            return problem.response(error, self.headers)
+        except BaseException as error:
+            self.ended(error)
+            raise
 
     def first_byte(self) -> None:
         """The first byte leaves now."""
-        self._first = self._services.clock.monotonic() - self._arrived
+        self._first = self.services.clock.monotonic() - self._arrived
 
     def answered(self, *answers: Answer | Embedding) -> None:
         self._answers += answers
 
-    def reserved(self, reservation: limits.Reservation | None, choices: int) -> None:
-        """It was let in under its key's quotas; so many answers share each prompt."""
-        self._reservation, self._choices = reservation, choices
-
     def ended(self, failure: BaseException | None) -> None:
         """The last byte has left, or the request has failed."""
-        measurements, now = self._measurements, self._services.clock.monotonic()
+        measurements, now = self._measurements, self.services.clock.monotonic()
         measurements.in_flight.dec()
         status = 200
         if isinstance(failure, CallerLeftError):
@@ -66,11 +117,11 @@ class GenerationCall:
             status = failure.http_status if isinstance(failure, AntiphonError) else 500
         # A name that does not exist must not become a label: callers could make them without end.
         named = (
-            self.model if not isinstance(failure, NotFoundError | ForbiddenError | UnauthenticatedError) else UNKNOWN
+            self._model if not isinstance(failure, NotFoundError | ForbiddenError | UnauthenticatedError) else UNKNOWN
         )
         origin = self._answers[0].receipt.cache.origin if self._answers else "none"
         measurements.record(
-            AnswerMeasurement(now, self.tenant, named, origin, status, self._first, now - self._arrived)
+            AnswerMeasurement(now, self._tenant, named, origin, status, self._first, now - self._arrived)
         )
         if self._reservation is not None:
             if self._answers:
@@ -82,41 +133,3 @@ class GenerationCall:
             spent, receipt = answer.usage, answer.receipt
             measurements.reused(named, receipt.cache.origin, receipt.role, receipt.cache.saved_tokens)
             measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)
-
-
-async def let_in(
-    call: GenerationCall,
-    services: GatewayServices,
-    principal: Principal,
-    headers: dict[str, str],
-    reserving: Awaitable[limits.Reservation | None],
-    choices: int = 1,
-) -> Response | None:
-    """Let a request in under its key's quotas, which ``headers`` then tell; or the response that it is refused with."""
-    try:
-        call.reserved(await reserving, choices)
-    except AntiphonError as error:
-        call.ended(error)
-        return problem.response(error, {**headers, **limits.headers(services, principal)})
-    headers.update(limits.headers(services, principal))
-    return None
-
-
-async def waited_for(
-    call: GenerationCall, request: Request, headers: dict[str, str], work: Awaitable[T]
-) -> T | Response:
-    """Awaits the work while its caller stays connected, or returns the response to its failure."""
-    try:
-        async with while_connected(request.receive):
-            return await work
-    except CallerLeftError as error:
-        call.ended(error)
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except AntiphonError as error:
-        call.ended(error)
-        denials: Denials = request.app.state.denials
-        await denials.record(request, error)
-        return problem.response(error, headers)
-    except BaseException as error:
-        call.ended(error)
-        raise

@@ -12,7 +12,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
 from antiphon.gateway import problem
-from antiphon.gateway.openai import embeddings, parameters, whole
+from antiphon.gateway.openai import answers, embeddings, parameters
 from antiphon.governance.identity.principal import Principal, originator
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.request import AnswerRequest
@@ -21,8 +21,8 @@ ModelRequest = AnswerRequest | EmbeddingRequest
 
 EMBEDDINGS = "/v1/embeddings"
 _ENDPOINTS: dict[str, tuple[type[Any], Callable[..., ModelRequest], Callable[..., msgspec.Struct]]] = {
-    "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, whole.chat_completion),
-    "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, whole.completion),
+    "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, answers.chat_completion),
+    "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, answers.completion),
     EMBEDDINGS: (embeddings.EmbeddingParameters, embeddings.embedding_request, embeddings.embedding_list),
 }
 
@@ -60,9 +60,7 @@ class BatchLines:
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
         return LineRequests(
             _as_batch(read, question),
-            lambda answers: write(
-                int(self._clock.now().timestamp()), read, answers[0] if endpoint == EMBEDDINGS else answers
-            ),
+            lambda made: write(int(self._clock.now().timestamp()), read, made[0] if endpoint == EMBEDDINGS else made),
         )
 
     def refused(self, error: Exception) -> problem.ProblemBody:

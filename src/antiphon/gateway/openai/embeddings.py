@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from math import ceil
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,11 +16,10 @@ from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core import telemetry
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.gateway import incoming, limits
+from antiphon.gateway import limits
 from antiphon.gateway.bounds import Count
-from antiphon.gateway.openai import parameters
-from antiphon.gateway.openai.asking import GenerationCall, let_in, waited_for
-from antiphon.gateway.services import GatewayServices
+from antiphon.gateway.openai.asking import GenerationCall
+from antiphon.gateway.responses import JsonResponse
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
 
@@ -122,42 +122,22 @@ def embedding_list(created: int, read: EmbeddingParameters, embedding: Embedding
 
 async def embeddings(request: Request) -> Response:
     """``POST /v1/embeddings``."""
-    services: GatewayServices = request.app.state.services
-    call = GenerationCall(services, request.app.state.measurements)
-    headers = {"x-request-id": call.id}
-    request.state.request_id = call.id
-    try:
-        principal = await incoming.principal(request, services)
-        call.tenant = principal.tenant
-        read = parameters.read(
-            await incoming.body(request, services.settings.gateway.max_body_bytes), EmbeddingParameters
-        )
-        user = incoming.originating_user(request, principal, read.user)
-        question = embedding_request(read, services.scope(principal), principal, call.id, user)
-        parent = incoming.traceparent(request)
-    except Exception as error:
-        call.ended(error)
-        raise
-    call.model = read.model
-    reserving = limits.reserve_texts(services, principal, question.texts)
-    refusal = await let_in(call, services, principal, headers, reserving)
-    if refusal is not None:
+    call = GenerationCall(request)
+    read, question = await call.read(EmbeddingParameters, embedding_request)
+    tokens = ceil(sum(len(text.encode()) / limits.BYTES_PER_TOKEN + 1 for text in question.texts))
+    if (refusal := await call.let_in(limits.reserve_tokens(call.services, call.principal, tokens))) is not None:
         return refusal
-
-    async def made() -> Embedding:
-        return await services.generation.embeddings.embed(traced)
-
-    with telemetry.span("gateway.embed", traceparent=parent, kind=SpanKind.SERVER):
-        traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)
-        embedding = await waited_for(call, request, headers, made())
+    with telemetry.span("gateway.embed", traceparent=call.parent, kind=SpanKind.SERVER):
+        traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or call.parent)
+        embedding = await call.waited_for(call.services.generation.embeddings.embed(traced))
     if isinstance(embedding, Response):
         return embedding
     call.answered(embedding)
-    headers |= {"x-antiphon-prediction": embedding.prediction, "x-antiphon-release": embedding.receipt.release}
-    body = msgspec.json.encode(embedding_list(call.created, read, embedding))
+    provenance = {"x-antiphon-prediction": embedding.prediction, "x-antiphon-release": embedding.receipt.release}
+    response = JsonResponse(embedding_list(call.created, read, embedding), headers=call.headers | provenance)
     call.first_byte()
     call.ended(None)
-    return Response(body, media_type="application/json", headers=headers)
+    return response
 
 
 def _numbers(embedding: Embedding) -> list[list[float]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -13,21 +13,83 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from antiphon.catalog.files import StoredFile
 from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
 from antiphon.gateway import incoming, multipart
-from antiphon.gateway.openai.file_shapes import FileDeletion, FileList, FileQuery, ends_of, file_object
+from antiphon.gateway.operation import OperationCall, operation
+from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action, Resource
+
+P = TypeVar("P")
 
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 _PIECE = 1 << 18
 
 
+class FileObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A file. Times are seconds since 1970."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+
+
+class FileList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of files; ``last_id`` is the ``after`` of the next."""
+
+    object: Literal["list"] = "list"
+    data: tuple[FileObject, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeletion(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that is gone."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class FileQuery(msgspec.Struct, frozen=True):
+    """Selects files: those after a file, the latest first by default, of one purpose, so many at most."""
+
+    after: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = None
+
+
+def page_of(page: Callable[..., P], found: Sequence[Any], limit: int) -> P:
+    """A page of the first ``limit`` of what was found; the rest says that there is more."""
+    shown = tuple(found[:limit])
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    return page(data=shown, first_id=first, last_id=last, has_more=len(found) > limit)
+
+
+def file_object(file: StoredFile) -> FileObject:
+    return FileObject(
+        id=file.id,
+        bytes=file.size,
+        created_at=int(file.created_at.timestamp()),
+        expires_at=None if file.expires_at is None else int(file.expires_at.timestamp()),
+        filename=file.filename,
+        purpose=file.purpose,
+    )
+
+
 async def create(request: Request) -> Response:
     """``POST /v1/files``."""
-    services, principal = await permitted(request, "batch", "file/*")
+    services, principal = await _permitted(request, "batch", "file/*")
     originator = incoming.originating_user(request, principal)
     begin = services.work.files.begin
     upload = await run_in_threadpool(begin, services.scope(principal), principal.id, originator)
@@ -43,53 +105,38 @@ async def create(request: Request) -> Response:
     finally:
         # Also when the client is gone and this task is being cancelled.
         await asyncio.shield(run_in_threadpool(upload.abandon))
-    return _json(file_object(kept))
+    return JsonResponse(file_object(kept))
 
 
-async def list_files(request: Request) -> Response:
-    """``GET /v1/files``."""
-    services, principal = await permitted(request, "read", "file/*")
-    query = incoming.typed(incoming.query(request), FileQuery, from_text=True)
+@operation("GET", "/v1/files", "Files, newest first.", "read")
+def _file_list(call: OperationCall, query: FileQuery) -> FileList:
     if query.purpose not in (None, "batch", "batch_output"):
-        return _json(FileList(data=(), first_id=None, last_id=None, has_more=False))
-
-    def page() -> FileList:
-        found = services.work.files.records.list(
-            services.scope(principal),
-            after=query.after,
-            limit=query.limit + 1,
-            order=query.order,
-            purpose=query.purpose,  # type: ignore[arg-type]
-        )
-        shown = tuple(file_object(file) for file in found[: query.limit])
-        return FileList(data=shown, **ends_of([one.id for one in shown]), has_more=len(found) > query.limit)
-
-    return _json(await run_in_threadpool(page))
+        return page_of(FileList, (), query.limit)
+    purpose: Any = query.purpose
+    found = call.services.work.files.records.list(
+        call.scope, after=query.after, limit=query.limit + 1, order=query.order, purpose=purpose
+    )
+    return page_of(FileList, [file_object(file) for file in found], query.limit)
 
 
-async def retrieve(request: Request) -> Response:
-    """``GET /v1/files/ID``."""
-    file = request.path_params["file"]
-    services, principal = await permitted(request, "read", f"file/{file}")
-    return _json(file_object(await run_in_threadpool(services.work.files.records.get, services.scope(principal), file)))
+@operation("GET", "/v1/files/{file}", "One file.", "read")
+def _file_retrieve(call: OperationCall) -> FileObject:
+    return file_object(call.services.work.files.records.get(call.scope, call.path["file"]))
 
 
-async def delete(request: Request) -> Response:
-    """``DELETE /v1/files/ID``."""
-    file = request.path_params["file"]
-    services, principal = await permitted(request, "batch", f"file/{file}")
-    found = await run_in_threadpool(services.work.files.records.get, services.scope(principal), file)
-    owned = Resource("file", file, principal.tenant, author=found.principal)
-    await run_in_threadpool(services.access.authorize, principal, "batch", owned)
-    originator = incoming.originating_user(request, principal)
-    await run_in_threadpool(services.work.files.delete, services.scope(principal), file, principal.id, originator)
-    return _json(FileDeletion(id=file))
+@operation("DELETE", "/v1/files/{file}", "Remove a file and its content.", "batch")
+def _file_delete(call: OperationCall) -> FileDeletion:
+    files, file, who = call.services.work.files, call.path["file"], call.principal
+    author = files.records.get(call.scope, file).principal
+    call.services.access.authorize(who, "batch", Resource("file", file, who.tenant, author=author))
+    files.delete(call.scope, file, who.id, call.originator)
+    return FileDeletion(id=file)
 
 
 async def content(request: Request) -> Response:
     """``GET /v1/files/ID/content``, or one range of its bytes."""
     file = request.path_params["file"]
-    services, principal = await permitted(request, "read", f"file/{file}")
+    services, principal = await _permitted(request, "read", f"file/{file}")
     found = await run_in_threadpool(services.work.files.records.get, services.scope(principal), file)
     await run_in_threadpool(services.access.records.require_file, services.scope(principal), principal, found)
     span = _range(request.headers.get("range"), found.size)
@@ -107,7 +154,7 @@ async def content(request: Request) -> Response:
     )
 
 
-async def permitted(request: Request, action: Action, resource: str) -> tuple[GatewayServices, Principal]:
+async def _permitted(request: Request, action: Action, resource: str) -> tuple[GatewayServices, Principal]:
     """Authenticates and authorizes a request.
 
     Raises:
@@ -160,7 +207,3 @@ def _expires_after(fields: dict[str, str]) -> int | None:
             "`expires_after[seconds]` is no whole number.", where="expires_after[seconds]", next_step="Send seconds."
         )
     return int(seconds)
-
-
-def _json(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -7,7 +7,6 @@ Names and types follow OpenAI's API reference (chat completions, completions). `
 
 from __future__ import annotations
 
-import difflib
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -202,20 +201,14 @@ class CompletionParameters(Common, frozen=True, kw_only=True):
         given: list[Any] = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         if given and all(isinstance(each, int) for each in given):
             given = [given]  # one prompt, as tokens
-        if not given or not (_texts(given) or _tokens(given)):
+        texts = all(isinstance(each, str) for each in given)
+        tokens = all(isinstance(each, list) and each for each in given)
+        if not given or not (texts or tokens):
             raise InvalidInputError(
                 "`prompt` must be a text, tokens, or an array of several of one kind, none of them empty.",
                 where="prompt",
             )
         return tuple(each if isinstance(each, str) else tuple(each) for each in given)
-
-
-def _texts(given: list[Any]) -> bool:
-    return all(isinstance(each, str) for each in given)
-
-
-def _tokens(given: list[Any]) -> bool:
-    return all(isinstance(each, list) and each for each in given)
 
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -228,16 +221,17 @@ def read(content: bytes, shape: type[P]) -> P:
         UnsupportedParameterError: names the parameter that is unknown or not implemented.
         InvalidInputError: malformed JSON, or names the parameter of a wrong type.
     """
-    body = incoming.json_object(content)
     known = set(incoming.field_names(shape))
     fields: dict[str, Any] = {}
-    for name, value in body.items():
-        if value is None or (name in NEUTRAL and value == NEUTRAL[name] and type(value) is not str):
-            if name not in known and name not in NOT_IMPLEMENTED:
-                _refuse(name, known)
-            continue
-        if name not in known:
-            _refuse(name, known)
+    for name, value in incoming.json_object(content).items():
+        if value is None or (name in NEUTRAL and value == NEUTRAL[name]):
+            if name in known or name in NOT_IMPLEMENTED:
+                continue
+        elif name not in known and (name in NOT_IMPLEMENTED or name in NEUTRAL):
+            permitted = f" Only {NEUTRAL[name]!r} is accepted." if name in NEUTRAL else ""
+            raise UnsupportedParameterError(
+                f"The parameter {name!r} is not implemented here.{permitted}", where=name, next_step="Leave it out."
+            )
         fields[name] = value
     return incoming.typed(fields, shape)
 
@@ -399,19 +393,3 @@ def _biased(token: str, bias: float) -> tuple[int, float]:
     if not (token.isascii() and token.isdigit() and len(token) < 10):
         raise InvalidInputError("The keys of `logit_bias` are tokens, as numbers.", where="logit_bias")
     return int(token), bias
-
-
-def _refuse(name: str, known: set[str]) -> None:
-    if name in NOT_IMPLEMENTED or name in NEUTRAL:
-        permitted = f" Only {NEUTRAL[name]!r} is accepted." if name in NEUTRAL else ""
-        raise UnsupportedParameterError(
-            f"The parameter {name!r} is not implemented here.{permitted}",
-            where=name,
-            next_step="Leave it out.",
-        )
-    close = difflib.get_close_matches(name, known, 1)
-    raise UnsupportedParameterError(
-        f"Unknown parameter: {name!r}.",
-        where=name,
-        next_step=f"Did you mean {close[0]!r}?" if close else "Leave it out; /openapi.json lists the parameters.",
-    )

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core import json_schemas
 from antiphon.core.errors import InvalidInputError
 from antiphon.engine.api.messages import ToolCall
-from antiphon.serving.answering.tools import Tool, Tools
+from antiphon.serving.answering.tools import NOTHING, Tool, Tools
 
 Name = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -100,16 +100,11 @@ def offered(tools: Sequence[OpenAITool], choice: str | OpenAIToolChoice | None, 
             next_step=f"There are {', '.join(names)}.",
         )
     return Tools(
-        tuple(_tool(function) for function in functions),
+        tuple(Tool(one.name, one.description or "", one.parameters or dict(NOTHING)) for one in functions),
         required=choice == "required",
         only=only,
         several=several is not False,
     )
-
-
-def _tool(function: Function) -> Tool:
-    tool = Tool(function.name, function.description or "")
-    return tool if not function.parameters else msgspec.structs.replace(tool, parameters=function.parameters)
 
 
 def _check_schema(schema: dict[str, Any], where: str) -> None:

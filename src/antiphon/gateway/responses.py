@@ -1,7 +1,12 @@
-"""Headers that every response leaves with: not sniffed, not framed, not kept, nothing loaded unless a page says so."""
+"""Responses in JSON, and the headers that every response leaves with: not sniffed, not framed, not kept, nothing loaded
+unless a page says so."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Not "no-referrer": browsers then send "Origin: null" with a form, which could not be told from another site's.
@@ -44,3 +49,12 @@ class ProtectiveHeaders:
             await send(message)
 
         await self._app(scope, receive, protected)
+
+
+class JsonResponse(Response):
+    """A value as JSON; its types say how."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)

@@ -1,4 +1,7 @@
-"""Streamed answers in OpenAI's shapes. With several choices each chunk says which one it adds to."""
+"""Answers in OpenAI's shapes: whole, the same online and for a line of a batch, and streamed.
+
+With several choices each chunk says which one it adds to.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,91 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
-from antiphon.engine.api.messages import ToolCall
+from antiphon.engine.api import tool_text
+from antiphon.engine.api.messages import TokenOut, ToolCall
 from antiphon.engine.api.tool_text import ToolReader
 from antiphon.gateway.openai import shapes
 from antiphon.gateway.openai.parameters import ChatParameters, Common, CompletionParameters
-from antiphon.gateway.openai.tools import called_delta
-from antiphon.gateway.openai.whole import finish_reason
+from antiphon.gateway.openai.tools import called, called_delta
 from antiphon.serving.request import Answer, TextDelta
 
 Answering = AsyncIterator[tuple[int, TextDelta | Answer]]
 """Deltas and answers, each with its choice's number."""
+
+
+def chat_completion(created: int, read: ChatParameters, answers: Sequence[Answer]) -> shapes.ChatCompletion:
+    """Answer of ``/v1/chat/completions``; ``created`` is in seconds since 1970."""
+    return shapes.ChatCompletion(
+        created=created,
+        model=read.model,
+        choices=tuple(
+            shapes.ChatChoice(
+                *_turn(read, answer),
+                shapes.chat_logprobs(answer.tokens) if read.logprobs else None,
+                index,
+                **_each(answer, answers),
+            )
+            for index, answer in enumerate(answers)
+        ),
+        **_common(read, answers),
+    )
+
+
+def completion(created: int, read: CompletionParameters, answers: Sequence[Answer]) -> shapes.Completion:
+    """Answer of ``/v1/completions``; ``created`` is in seconds since 1970."""
+    return shapes.Completion(
+        created=created,
+        model=read.model,
+        choices=tuple(
+            shapes.CompletionChoice(
+                f"{echoed(read, index, answer.prompt)}{answer.text}",
+                answer.finish_reason,
+                shapes.completion_logprobs(answer.tokens, answer.prompt) if read.logprobs is not None else None,
+                index,
+                **_each(answer, answers),
+            )
+            for index, answer in enumerate(answers)
+        ),
+        **_common(read, answers),
+    )
+
+
+def echoed(read: CompletionParameters, index: int, tokens: Sequence[TokenOut]) -> str:
+    """The prompt of a choice as ``echo`` gives it back: as it came, or the texts of its tokens."""
+    if not read.echo:
+        return ""
+    prompt = read.prompts[index // (read.n or 1)]
+    return prompt if isinstance(prompt, str) else "".join(token.text for token in tokens)
+
+
+def finish_reason(answer: Answer, calls: int) -> str:
+    """Returns the reason a turn ended; one that called did so for its calls."""
+    return "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason
+
+
+def _turn(read: ChatParameters, answer: Answer) -> tuple[shapes.AssistantMessage, str]:
+    if not read.calls:
+        return shapes.AssistantMessage(answer.text), answer.finish_reason
+    content, calls = tool_text.read(answer.text)
+    message = shapes.AssistantMessage(content)
+    if calls:
+        message = shapes.AssistantMessage(content, tool_calls=tuple(called(call) for call in calls))
+    return message, finish_reason(answer, len(calls))
+
+
+def _each(answer: Answer, answers: Sequence[Answer]) -> dict[str, Any]:
+    return {"antiphon": shapes.provenance(answer)} if len(answers) > 1 else {}
+
+
+def _common(read: Common, answers: Sequence[Answer]) -> dict[str, Any]:
+    first = answers[0]
+    return {
+        "id": first.prediction,
+        "usage": shapes.usage(answers, read.n or 1),
+        "system_fingerprint": shapes.fingerprint(first),
+        "antiphon": shapes.provenance(first),
+        "service_tier": shapes.tier(read.service_tier),
+    }
 
 
 class _Ends:
@@ -60,7 +138,7 @@ async def chat_chunks(
     def chunk(*parts: shapes.ChunkChoice, **carried: Any) -> shapes.ChatChunk:
         return shapes.ChatChunk(id=name, created=created, model=read.model, choices=parts, **carried)
 
-    def called(index: int, pieces: list[str | ToolCall]) -> list[shapes.ChatDelta]:
+    def pieces_of(index: int, pieces: list[str | ToolCall]) -> list[shapes.ChatDelta]:
         found: list[shapes.ChatDelta] = []
         for piece in pieces:
             if isinstance(piece, ToolCall):
@@ -77,10 +155,10 @@ async def chat_chunks(
         if isinstance(item, TextDelta):
             logprobs = shapes.chat_logprobs(item.tokens) if read.logprobs else None
             written = [shapes.ChatDelta(content=item.text)]
-            for delta in called(index, readers[index].read(item.text)) if read.calls else written:
+            for delta in pieces_of(index, readers[index].read(item.text)) if read.calls else written:
                 yield chunk(shapes.ChunkChoice(delta, logprobs=logprobs, index=index), **ends.usual)
             continue
-        for delta in called(index, readers[index].end()):
+        for delta in pieces_of(index, readers[index].end()):
             yield chunk(shapes.ChunkChoice(delta, index=index), **ends.usual)
         reason = finish_reason(item, calls[index])
         end = shapes.ChunkChoice(shapes.ChatDelta(), finish_reason=reason, index=index)
@@ -110,18 +188,13 @@ async def completion_chunks(
             continue
         if item.prompt:
             logprobs = shapes.completion_logprobs((), item.prompt) if read.logprobs is not None else None
-            yield chunk(choice(index, _prompt_text(read, index, item), logprobs), **ends.usual)
+            yield chunk(choice(index, echoed(read, index, item.prompt), logprobs), **ends.usual)
         if item.text or item.tokens:
             start = written[index]
             logprobs = shapes.completion_logprobs(item.tokens, (), start) if read.logprobs is not None else None
             yield chunk(choice(index, item.text, logprobs), **ends.usual)
     if ends.last is not None:
         yield chunk(**ends.last)
-
-
-def _prompt_text(read: CompletionParameters, index: int, delta: TextDelta) -> str:
-    prompt: str | Sequence[int] = read.prompts[index // (read.n or 1)]
-    return prompt if isinstance(prompt, str) else "".join(token.text for token in delta.prompt)
 
 
 def _made(answer: Answer) -> dict[str, Any]:
