@@ -195,7 +195,9 @@ async def test_what_has_expired_is_gone_and_its_content_is_removed(database: Dat
     second = lasting.keep("batch", "b.jsonl")
     assert second.expires_at == clock.now() + timedelta(days=30)
     clock.advance(timedelta(hours=1))
-    assert [file.id for file in store.list(SCOPE, after=None, limit=9, order="asc", purpose=None)] == [second.id]
+    assert [file.id for file in store.records.list(SCOPE, after=None, limit=9, order="asc", purpose=None)] == [
+        second.id
+    ]
     assert Files(database).used(SCOPE) == len(LINES)
     assert store.expire() == 1
     assert [path.name for path in contents(database)] == [Path(second.path).name]
