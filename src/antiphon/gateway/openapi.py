@@ -58,7 +58,7 @@ class _Route(NamedTuple):
     path: str
     name: str
     summary: str
-    told: str
+    description: str
     answer: Any
     body: Any = None
     query: Any = None
@@ -100,7 +100,10 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     problem = {"description": "What was wrong, where, and what to do next.", "content": _json(schema[ProblemBody])}
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        answer = {"description": route.told, "content": _NO_JSON.get(route.answer) or _json(schema[route.answer])}
+        answer = {
+            "description": route.description,
+            "content": _NO_JSON.get(route.answer) or _json(schema[route.answer]),
+        }
         described: dict[str, Any] = {"summary": route.summary, "operationId": route.name}
         described["responses"] = {str(route.status): answer, "default": problem}
         described["parameters"] = _parameters(route)
@@ -131,9 +134,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _route(operation: Operation) -> _Route:
-    told = "A page." if operation.answer is HtmlPage else "Done."
+    description = "A page." if operation.answer is HtmlPage else "Done."
     return _Route(
-        operation.method.lower(), operation.path, operation.name, operation.summary, told, operation.answer,
+        operation.method.lower(), operation.path, operation.name, operation.summary, description, operation.answer,
         operation.body, operation.query, operation.status,
     )  # fmt: skip
 

@@ -43,7 +43,7 @@ SAFE = {
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
 }
-"""What a page lets a browser load, beside the headers of every response."""
+"""Permission for what a page may load, beside the headers of every response."""
 
 
 class Pages:
