@@ -9,30 +9,8 @@ from types import FunctionType
 from typing import Any, Literal, cast
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.definitions.nodes import (
-    ArithmeticNode,
-    BooleanNode,
-    CalendarNode,
-    CallNode,
-    CaseNode,
-    CoalesceNode,
-    ColumnNode,
-    ComparisonNode,
-    Expression,
-    FeatureValueNode,
-    HashBucketNode,
-    IsNullNode,
-    Kind,
-    LiteralNode,
-    MembershipNode,
-    NotNode,
-    NowNode,
-    RequestInputNode,
-    RoundNode,
-    children,
-    kind_of_value,
-    outside,
-)
+from antiphon.definitions import nodes
+from antiphon.definitions.nodes import Expression, Kind, children, kind_of_value, outside
 
 
 class Term:
@@ -93,60 +71,62 @@ class Term:
         return _comparison(">=", self, other)
 
     def __and__(self, other: object) -> Term:
-        return Term(BooleanNode("and", self.node, node_of(other)))
+        return Term(nodes.BooleanNode("and", self.node, node_of(other)))
 
     def __or__(self, other: object) -> Term:
-        return Term(BooleanNode("or", self.node, node_of(other)))
+        return Term(nodes.BooleanNode("or", self.node, node_of(other)))
 
     def __invert__(self) -> Term:
-        return Term(NotNode(self.node))
+        return Term(nodes.NotNode(self.node))
 
     def is_null(self) -> Term:
         """True where the value is missing."""
-        return Term(IsNullNode(self.node))
+        return Term(nodes.IsNullNode(self.node))
 
     def coalesce(self, *others: object) -> Term:
         """This value, or the first of the others that is not missing."""
-        return Term(CoalesceNode((self.node, *(node_of(other) for other in others))))
+        return Term(nodes.CoalesceNode((self.node, *(node_of(other) for other in others))))
 
     def abs(self) -> Term:
         """Its distance from zero."""
-        return Term(CallNode("abs", (self.node,)))
+        return Term(nodes.CallNode("abs", (self.node,)))
 
     def log1p(self) -> Term:
         """ln(1 + x), which takes the length out of a long tail; of −1 and below missing."""
-        return Term(CallNode("log1p", (self.node,)))
+        return Term(nodes.CallNode("log1p", (self.node,)))
 
     def round_to(self, step: str) -> Term:
         """The nearest multiple of a step such as ``"0.5"`` or ``"10"``, half to even."""
-        return Term(RoundNode(self.node, step if not isinstance(step, str) else _spelled(step)))
+        return Term(nodes.RoundNode(self.node, step if not isinstance(step, str) else _spelled(step)))
 
     def lower(self) -> Term:
         """The text in lower case."""
-        return Term(CallNode("lower", (self.node,)))
+        return Term(nodes.CallNode("lower", (self.node,)))
 
     def is_in(self, values: Sequence[bool | float | str]) -> Term:
         """True where the value is one of these constants."""
         if isinstance(values, str):
             raise TypeError(f"is_in takes a list of constants, not the text {values!r}.")
         found = tuple(node_of(value) for value in values)
-        return Term(MembershipNode(self.node, tuple(cast("bool | float | str", _constant(node)) for node in found)))
+        return Term(
+            nodes.MembershipNode(self.node, tuple(cast("bool | float | str", _constant(node)) for node in found))
+        )
 
     def hour(self, zone: str) -> Term:
         """The hour of the day, 0 to 23, that this instant has in a zone such as ``"Europe/Berlin"``."""
-        return Term(CalendarNode("hour", self.node, zone))
+        return Term(nodes.CalendarNode("hour", self.node, zone))
 
     def weekday(self, zone: str) -> Term:
         """Its day of the week in a zone: Monday is 1, Sunday 7."""
-        return Term(CalendarNode("weekday", self.node, zone))
+        return Term(nodes.CalendarNode("weekday", self.node, zone))
 
     def seconds_since(self, earlier: object) -> Term:
         """From another instant to this one."""
-        return Term(CallNode("seconds_since", (self.node, node_of(earlier))))
+        return Term(nodes.CallNode("seconds_since", (self.node, node_of(earlier))))
 
     def hash_bucket(self, buckets: int) -> Term:
         """A number from 0 to ``buckets`` − 1 by a hash of the value: a category of any cardinality as a small one."""
-        return Term(HashBucketNode(self.node, buckets))
+        return Term(nodes.HashBucketNode(self.node, buckets))
 
     def __bool__(self) -> bool:
         raise TypeError("A column expression has no truth value: write & for and, | for or, ~ for not.")
@@ -169,7 +149,7 @@ class TermNamespace:
         return Term(self.__node(name))
 
 
-col = TermNamespace(ColumnNode)
+col = TermNamespace(nodes.ColumnNode)
 
 
 class FeatureName(str):
@@ -181,7 +161,7 @@ class FeatureName(str):
     __slots__ = ()
 
     def _term(self) -> Term:
-        return Term(FeatureValueNode(str(self)))
+        return Term(nodes.FeatureValueNode(str(self)))
 
     def __eq__(self, other: object) -> bool | Term:  # type: ignore[override]
         if isinstance(other, FeatureName) or (isinstance(other, str) and str.__eq__(self, other)):
@@ -198,7 +178,7 @@ class FeatureName(str):
 
 def _of_term(name: str) -> Callable[..., Any]:
     def method(self: FeatureName, *arguments: Any) -> Any:
-        return getattr(Term(FeatureValueNode(str(self))), name)(*arguments)
+        return getattr(Term(nodes.FeatureValueNode(str(self))), name)(*arguments)
 
     method.__name__ = name
     return method
@@ -218,41 +198,43 @@ def node_of(value: object) -> Expression:
     if isinstance(value, Term):
         return value.node
     if isinstance(value, FeatureName):
-        return FeatureValueNode(str(value))
+        return nodes.FeatureValueNode(str(value))
     if value is None or isinstance(value, (bool, str)):
-        return LiteralNode(value)
+        return nodes.LiteralNode(value)
     if isinstance(value, (int, float)) and math.isfinite(value):
-        return LiteralNode(float(value))
+        return nodes.LiteralNode(float(value))
     raise TypeError(f"{value!r} cannot stand in an expression: use a finite number, a boolean, a text or None.")
 
 
 def _arithmetic(operator: str, left: object, right: object) -> Term:
-    return Term(ArithmeticNode(cast("Literal['+', '-', '*', '/']", operator), node_of(left), node_of(right)))
+    return Term(nodes.ArithmeticNode(cast("Literal['+', '-', '*', '/']", operator), node_of(left), node_of(right)))
 
 
 def _comparison(operator: str, left: object, right: object) -> Term:
     known = cast("Literal['=', '!=', '<', '<=', '>', '>=']", operator)
-    return Term(ComparisonNode(known, node_of(left), node_of(right)))
+    return Term(nodes.ComparisonNode(known, node_of(left), node_of(right)))
 
 
 def kind(node: Expression) -> Kind:
     """Returns the kind of an expression's values, as far as it is known without the columns' types."""
     match node:
-        case ColumnNode() | FeatureValueNode() | RequestInputNode():
+        case nodes.ColumnNode() | nodes.FeatureValueNode() | nodes.RequestInputNode():
             return "unknown"
-        case NowNode():
+        case nodes.NowNode():
             return "instant"
-        case LiteralNode(value=value):
+        case nodes.LiteralNode(value=value):
             return kind_of_value(value)
-        case ArithmeticNode() | RoundNode() | CalendarNode() | HashBucketNode():
+        case nodes.ArithmeticNode() | nodes.RoundNode() | nodes.CalendarNode() | nodes.HashBucketNode():
             return "number"
-        case ComparisonNode() | BooleanNode() | NotNode() | IsNullNode() | MembershipNode():
+        case (
+            nodes.ComparisonNode() | nodes.BooleanNode() | nodes.NotNode() | nodes.IsNullNode() | nodes.MembershipNode()
+        ):
             return "boolean"
-        case CallNode(function=function) if function not in ("least", "greatest"):
+        case nodes.CallNode(function=function) if function not in ("least", "greatest"):
             return "text" if function == "lower" else "number"
-        case CoalesceNode(operands=operands) | CallNode(operands=operands):
+        case nodes.CoalesceNode(operands=operands) | nodes.CallNode(operands=operands):
             return _common(operands)
-        case CaseNode(branches=branches, otherwise=otherwise):
+        case nodes.CaseNode(branches=branches, otherwise=otherwise):
             return _common((*(value for _condition, value in branches), otherwise))
 
 
@@ -266,18 +248,18 @@ def mistakes(node: Expression) -> Iterator[str]:
     for child in children(node):
         yield from mistakes(child)
     match node:
-        case ArithmeticNode(operator=operator):
+        case nodes.ArithmeticNode(operator=operator):
             for child in children(node):
                 if kind(child) in ("text", "boolean"):
                     yield f"{operator!r} needs numbers, not a {kind(child)}."
-        case BooleanNode(operator=operator):
+        case nodes.BooleanNode(operator=operator):
             for child in children(node):
                 if kind(child) in ("text", "number"):
                     yield f"{operator!r} needs booleans, not a {kind(child)}."
-        case NotNode(operand=operand):
+        case nodes.NotNode(operand=operand):
             if kind(operand) in ("text", "number"):
                 yield f"'not' needs a boolean, not a {kind(operand)}."
-        case ComparisonNode(operator=operator, left=left, right=right):
+        case nodes.ComparisonNode(operator=operator, left=left, right=right):
             found = {kind(left), kind(right)}
             if "instant" in found:
                 yield f"{operator!r} compares an instant; compare seconds_since instead."
@@ -285,39 +267,39 @@ def mistakes(node: Expression) -> Iterator[str]:
                 yield f"{operator!r} with None is always null: use .is_null()."
             elif len(found - {"unknown"}) == 2:
                 yield f"{operator!r} compares a {kind(left)} with a {kind(right)}."
-        case CoalesceNode(operands=operands):
+        case nodes.CoalesceNode(operands=operands):
             yield from _mixed("coalesce", operands)
-        case CallNode(function="least" | "greatest" as function, operands=operands):
+        case nodes.CallNode(function="least" | "greatest" as function, operands=operands):
             yield from _mixed(function, operands)
-        case CallNode(function=function, operands=operands):
+        case nodes.CallNode(function=function, operands=operands):
             expected: Kind = "text" if function == "lower" else "number" if function in ("abs", "log1p") else "instant"
             for operand in operands:
                 if kind(operand) not in (expected, "unknown", "null"):
                     yield f"{function} needs a {expected}, not a {kind(operand)}."
-        case CaseNode(branches=branches, otherwise=otherwise):
+        case nodes.CaseNode(branches=branches, otherwise=otherwise):
             for condition, _value in branches:
                 if kind(condition) not in ("boolean", "unknown"):
                     yield f"when needs a condition, not a {kind(condition)}."
             yield from _mixed("when", (*(value for _condition, value in branches), otherwise))
-        case MembershipNode(operand=operand, values=values):
+        case nodes.MembershipNode(operand=operand, values=values):
             found = {kind(operand), *map(kind_of_value, values)} - {"unknown"}
             if not values:
                 yield "is_in has no values."
             elif len(found) > 1:
                 yield f"is_in mixes {' and '.join(sorted(found))}."
-        case RoundNode(operand=operand, step=step):
+        case nodes.RoundNode(operand=operand, step=step):
             if kind(operand) not in ("number", "unknown"):
                 yield f"round_to needs a number, not a {kind(operand)}."
             try:
                 normal_step(step)
             except InvalidInputError as error:
                 yield f"round_to: {error.what}"
-        case CalendarNode(part=part, operand=operand, zone=zone):
+        case nodes.CalendarNode(part=part, operand=operand, zone=zone):
             if kind(operand) not in ("instant", "text", "unknown"):
                 yield f"{part} needs an instant, not a {kind(operand)}."
             if not isinstance(zone, str) or not _is_zone(zone):
                 yield f"{part}: there is no time zone {zone!r}; write one such as 'Europe/Berlin' or 'UTC'."
-        case HashBucketNode(operand=operand, buckets=buckets):
+        case nodes.HashBucketNode(operand=operand, buckets=buckets):
             if isinstance(buckets, bool) or not isinstance(buckets, int) or not 1 <= buckets <= 1_000_000:
                 yield f"hash_bucket needs a number of buckets from 1 to 1000000, not {buckets!r}."
             if kind(operand) == "instant":
@@ -336,11 +318,11 @@ def outside_mistakes(node: Expression) -> Iterator[str]:
     """Yields the inputs that an aggregate of events cannot read, a sentence each."""
     for found in outside(node):
         match found:
-            case RequestInputNode(name=name):
+            case nodes.RequestInputNode(name=name):
                 yield f"request.{name} is known when something is asked, not when an event happens; use on_demand."
-            case FeatureValueNode(name=name):
+            case nodes.FeatureValueNode(name=name):
                 yield f"{name} is another feature; a feature of features is declared with on_demand."
-            case NowNode():
+            case nodes.NowNode():
                 yield "now is known when something is asked, not when an event happens; use on_demand."
 
 
@@ -371,7 +353,7 @@ def _spelled(step: str) -> str:
 
 
 def _constant(node: Expression) -> object:
-    if isinstance(node, LiteralNode) and node.value is not None:
+    if isinstance(node, nodes.LiteralNode) and node.value is not None:
         return node.value
     raise TypeError("is_in takes constants: numbers, booleans or texts.")
 

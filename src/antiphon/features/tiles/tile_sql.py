@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from antiphon.features.plan import Part, ViewPlan
@@ -72,35 +73,27 @@ def column_names(plan: ViewPlan, measure: int, name: str) -> list[str]:
 def tiles_of(plan: ViewPlan, measures: Sequence[int], fetched: Sequence[Any]) -> list[Tile]:
     """The tiles of some measures, whose columns stand side by side in a fetched row."""
     tiles: list[Tile] = []
-    at = 0
+    values = iter(fetched)
     for measure in measures:
-        sketches = [part for part in _SKETCHES if part in plan.parts[measure]]
-        width = len(_ALWAYS) + len(sketches)
-        tiles.append(_tile_of(fetched[at : at + width], sketches))
-        at += width
+        tile = Tile()
+        tile.count, tile.total, tile.squares = (int(value or 0) for value in islice(values, 3))
+        tile.low, tile.high = islice(values, 2)
+        first, last = islice(values, 2)
+        tile.first = None if first is None else (first["t"], first["s"], first["v"])
+        tile.last = None if last is None else (last["t"], last["s"], last["v"])
+        tile.latest = next(values)
+        for part in _SKETCHES:
+            state = next(values) if part in plan.parts[measure] else None
+            if state is None or not tile.count:
+                continue
+            if part == "distinct":
+                tile.hashes = set(state)
+            else:
+                tile.buckets = {}
+                for number, count in _counts(state):
+                    tile.buckets[int(number)] = tile.buckets.get(int(number), 0) + int(count)
+        tiles.append(tile)
     return tiles
-
-
-def _tile_of(fetched: Sequence[Any], sketches: Sequence[Part]) -> Tile:
-    tile = Tile()
-    tile.count = int(fetched[0] or 0)
-    tile.total = int(fetched[1] or 0)
-    tile.squares = int(fetched[2] or 0)
-    tile.low, tile.high = fetched[3], fetched[4]
-    first, last = fetched[5], fetched[6]
-    tile.first = None if first is None else (first["t"], first["s"], first["v"])
-    tile.last = None if last is None else (last["t"], last["s"], last["v"])
-    tile.latest = fetched[7]
-    for part, state in zip(sketches, fetched[len(_ALWAYS) :], strict=True):
-        if state is None or not tile.count:
-            continue
-        if part == "distinct":
-            tile.hashes = set(state)
-        else:
-            tile.buckets = {}
-            for number, count in _counts(state):
-                tile.buckets[int(number)] = tile.buckets.get(int(number), 0) + int(count)
-    return tile
 
 
 def _counts(state: Any) -> Iterator[tuple[int, int]]:

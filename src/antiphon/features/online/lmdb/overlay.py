@@ -139,10 +139,9 @@ class LmdbOverlay:
 
     def caught_up(self) -> None:
         """End the replay: everything that a damaged overlay held was read again."""
-        with self._file.transaction(write=True) as transaction, transaction.cursor() as cursor:
-            found = cursor.set_range(REPLAYING)
-            while found and cursor.key().startswith(REPLAYING):
-                found = cursor.delete()
+        with self._file.transaction(write=True) as transaction:
+            for key in [key for key, _ in _beginning(transaction, REPLAYING)]:
+                transaction.delete(key)
 
     def renew(self, why: str) -> None:
         """Set the overlay aside as damaged, and begin an empty one."""

@@ -132,11 +132,17 @@ class RedisServer:
         import redis
 
         said = str(error)
+        refusal = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
+        if isinstance(error, refusal) or (isinstance(error, redis.ResponseError) and "NOAUTH" in said):
+            return SetupError(
+                f"{self.name} refuses access: {_said(error)}.",
+                where="online store",
+                next_step="Set the environment variable that [features] online_password_variable names, "
+                "and the user in the URL.",
+            )
         match error:
             case redis.WatchError():
                 return WriteConflictError("A key that was watched changed meanwhile.", where="online store")
-            case redis.AuthenticationError() | redis.exceptions.NoPermissionError():
-                return self._refused(error)
             case redis.BusyLoadingError():
                 return self._away("is loading its data")
             case redis.ReadOnlyError():
@@ -157,8 +163,6 @@ class RedisServer:
             case _ if "MISCONF" in said:
                 what = "takes no writes because it cannot write its own disk"
                 next_step = "Free its disk, or look at its log."
-            case _ if "NOAUTH" in said:
-                return self._refused(error)
             case _:
                 what = f"refused a command: {_said(error)}"
                 next_step = "Redis 7 or Valkey 7.2 and later are supported; see its log."
@@ -224,14 +228,6 @@ class RedisServer:
             where="online store",
             next_step="Start it, or correct [features] online; `antiphon doctor` tells whether it answers."
             + (" If it asks for a certificate, check online_client_certificate." if self._secure else ""),
-        )
-
-    def _refused(self, error: Exception) -> SetupError:
-        return SetupError(
-            f"{self.name} refuses access: {_said(error)}.",
-            where="online store",
-            next_step="Set the environment variable that [features] online_password_variable names, "
-            "and the user in the URL.",
         )
 
 

@@ -79,9 +79,10 @@ class RedisSnapshot:
         self._codec = codec
         with server.answering():
             stored = server.client.get(place.seal)
-        self._build = self._built(stored)
+        self.build = self._built(stored)
+        """The build as last read."""
         try:
-            self.meta = decode_meta(self._build.cipher.open(META, self._build.seal.meta))
+            self.meta = decode_meta(self.build.cipher.open(META, self.build.seal.meta))
         except msgspec.DecodeError as error:
             raise self._broken("what it says about itself does not decode") from error
         if self.meta.format != FORMAT or self.meta.snapshot != place.snapshot:
@@ -91,26 +92,16 @@ class RedisSnapshot:
         self.evaluator = ViewEvaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._rows = layout_of(self.meta, self.evaluator)
-        self._sealing = self._build.seal.key is not None
+        self._sealing = self.build.seal.key is not None
         self._known: OrderedDict[bytes, EntityState] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def seal(self) -> BuildSeal:
-        """The seal as last read."""
-        return self._build.seal
-
-    @property
-    def stored_seal(self) -> bytes:
-        """Its bytes."""
-        return self._build.stored
 
     def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
         """The finished row of each entity; one command tells them and that their build is sealed."""
         if self._rows is None or not entities:
             return [None] * len(entities)
         while True:
-            build = self._build
+            build = self.build
             with self._server.answering():
                 sealed, *stored = self._server.client.hmget(build.rows, [SEALED, *entities])
             if sealed is not None:
@@ -118,7 +109,7 @@ class RedisSnapshot:
             with self._server.answering():
                 found = self._server.client.get(self._place.seal)
             # It was sealed anew meanwhile (with the same content), or it is gone.
-            self._build = self._built(found)
+            self.build = self._built(found)
             if found == build.stored:
                 raise self._broken("its finished rows are missing")
         if self._sealing:
@@ -176,7 +167,7 @@ class RedisSnapshot:
     def _fetched(self, parts: Mapping[bytes, tuple[bool, list[int]]]) -> tuple[_Build, list[list[bytes | None]]]:
         """The stored values, all of one build that was the snapshot when they were read; and that build."""
         while True:
-            build = self._build
+            build = self.build
             names = [[build.name(key) for key in _keys(entity, *what)] for entity, what in parts.items()]
             with self._server.answering():
                 stored, *found = self._server.client.mget(self._place.seal, *chain.from_iterable(names))
@@ -184,7 +175,7 @@ class RedisSnapshot:
                 answers = iter(found)
                 return build, [list(islice(answers, len(each))) for each in names]
             # It was sealed anew meanwhile (with the same content), or it is gone.
-            self._build = self._built(stored)
+            self.build = self._built(stored)
 
     def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> EntityState:
         state = NOTHING
@@ -212,7 +203,7 @@ class RedisSnapshot:
         Raises:
             CorruptionError: at the end, when something is missing or was changed.
         """
-        build, digest = self._build, Digest()
+        build, digest = self.build, Digest()
         yield META, build.cipher.open(META, build.seal.meta)
         for key, stored in self._records(build):
             digest.add([key], [stored])

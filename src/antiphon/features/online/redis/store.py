@@ -178,7 +178,7 @@ class RedisStore(SnapshotStore[RedisSnapshot]):
         Raises:
             CorruptionError: it has no seal.
         """
-        key = self._opened_anew(scope, view, snapshot).seal.key
+        key = self._opened_anew(scope, view, snapshot).build.seal.key
         return None if key is None else unpack(key).key_id
 
     def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
@@ -200,7 +200,7 @@ class RedisStore(SnapshotStore[RedisSnapshot]):
         place = SnapshotKeys(scope, view, snapshot)
         writer = RedisWriter(self._server, place, before.meta, self._codec)
         copy_records(before.values(), writer)
-        if not writer.seal(instead_of=before.stored_seal):
+        if not writer.seal(instead_of=before.build.stored):
             raise WriteConflictError(f"{snapshot} was sealed anew by somebody else.", where="online store")
 
     def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:

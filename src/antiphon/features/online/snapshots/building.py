@@ -6,6 +6,7 @@ Nothing is held but a batch of entities; that records come in the order of their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 
 _COPIED = 1_000
-_FILES = 3
-"""Events with values, tiles, and finished values."""
 
 
 class SnapshotWriter(Protocol):
@@ -87,18 +86,9 @@ def fill(
         texts = [column.to_numpy(zero_copy_only=False).tolist() for column in keys]
         return entity_hashes(spec.entity.name, zip(*texts, strict=True))
 
-    if len(manifest.files) < _FILES:
-        raise CorruptionError(
-            f"The snapshot {manifest.id} has {len(manifest.files)} lake files; this version reads {_FILES}.",
-            where="lake",
-            next_step="Refresh the view: `antiphon features refresh`.",
-        )
-    with (
-        lake.open(manifest.files[0].path) as events,
-        lake.open(manifest.files[1].path) as tiles,
-        lake.open(manifest.files[2].path) as values,
-    ):
-        of_events, of_tiles, of_values = parquet_reader(events), parquet_reader(tiles), parquet_reader(values)
+    with ExitStack() as files:
+        opened = [files.enter_context(lake.open(file.path)) for file in manifest.files]
+        of_events, of_tiles, of_values = map(parquet_reader, opened)
         kinds, codes = _kinds(of_events.schema, plan), codes_of(of_values.schema, plan)
         expected = tile_schema(plan, _measured(of_events.schema, plan))
         if of_tiles.schema.names != expected.names or of_tiles.schema.types != expected.types:
