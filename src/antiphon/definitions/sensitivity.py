@@ -38,13 +38,10 @@ def tags_of(view: Mapping[str, Any], source: Mapping[str, Any], features: Iterab
     own, below = view.get("sensitivity"), source.get("sensitivity")
     limits = [tuple(options["purposes"]) for options in (source, view) if options.get("purposes") is not None]
     purposes = None if not limits else tuple(sorted(set(limits[0]).intersection(*limits[1:])))
-
-    def sensitivity(feature: str) -> Sensitivity:
-        declared = own.get(feature) if isinstance(own, Mapping) else own
-        level: Sensitivity = declared or below or UNTAGGED
-        return level
-
-    return {feature: Tags(sensitivity(feature), purposes) for feature in features}
+    return {
+        feature: Tags((own.get(feature) if isinstance(own, Mapping) else own) or below or UNTAGGED, purposes)
+        for feature in features
+    }
 
 
 def tag_mistakes(options: Mapping[str, Any], features: Iterable[str] | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
-from antiphon.core.disk import sync_folder
+from antiphon.core.disk import put_private, sync_folder
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import new_cipher
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, encode
@@ -70,14 +70,7 @@ def seal_path(file: Path) -> Path:
 
 def write_seal(file: Path, seal: FileSeal) -> None:
     """Put a seal beside a file, whole or not at all."""
-    marker = seal_path(file)
-    draft = marker.with_name(f".{marker.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(msgspec.json.encode(seal))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, marker)
-    sync_folder(file.parent)
+    put_private(seal_path(file), msgspec.json.encode(seal))
 
 
 def read_seal(file: Path) -> FileSeal:

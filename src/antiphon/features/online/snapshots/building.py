@@ -89,8 +89,9 @@ def fill(
     with ExitStack() as files:
         opened = [files.enter_context(lake.open(file.path)) for file in manifest.files]
         of_events, of_tiles, of_values = map(parquet_reader, opened)
-        kinds, codes = _kinds(of_events.schema, plan), codes_of(of_values.schema, plan)
-        expected = tile_schema(plan, _measured(of_events.schema, plan))
+        measured = _measured(of_events.schema, plan)
+        kinds, codes = _kinds(measured, plan), codes_of(of_values.schema, plan)
+        expected = tile_schema(plan, measured)
         if of_tiles.schema.names != expected.names or of_tiles.schema.types != expected.types:
             raise _other("tile", of_tiles.schema.names)
         meta = _meta(manifest, plan, kinds, codes)
@@ -202,13 +203,7 @@ def _unlike() -> CorruptionError:
 
 def _measured(schema: pyarrow.Schema, plan: ViewPlan) -> list[pyarrow.DataType]:
     measures = plan.measure_columns
-    if schema.names != [
-        *plan.key_columns,
-        "event_time",
-        "available_at",
-        "seq",
-        *measures,
-    ]:
+    if schema.names != [*plan.key_columns, "event_time", "available_at", "seq", *measures]:
         raise _other("events", schema.names)
     return [schema.field(name).type for name in measures]
 
@@ -221,13 +216,13 @@ def _other(what: str, names: list[str]) -> CorruptionError:
     )
 
 
-def _kinds(schema: pyarrow.Schema, plan: ViewPlan) -> tuple[Kind, ...]:
+def _kinds(measured: list[pyarrow.DataType], plan: ViewPlan) -> tuple[Kind, ...]:
     import pyarrow
 
     named: dict[Any, Kind] = {pyarrow.string(): "text", pyarrow.bool_(): "boolean"}
     return tuple(
         named.get(kind, "number") if measure.mode == "plain" else "number"
-        for measure, kind in zip(plan.measures, _measured(schema, plan), strict=True)
+        for measure, kind in zip(plan.measures, measured, strict=True)
     )
 
 
