@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -231,6 +231,10 @@ class FeatureReader:
         self._prepared = {key: found for key, found in self._prepared.items() if key[0] in numbers}
         self._snapshots = {key: found for key, found in self._snapshots.items() if key in names}
         self._checked = {key: moment for key, moment in self._checked.items() if key in names}
+        self._forget(names)
+
+    def _forget(self, names: Iterable[tuple[str, str]]) -> None:
+        """Close the other snapshots; a reader of texts leaves that to the store's owner."""
         self._online.forget(self._scope, names)
 
     def earlier(self, view: str, version: str, publication: int) -> Iterator[EarlierRows]:

@@ -411,6 +411,23 @@ def test_a_publication_that_becomes_current_in_between_is_read_as_a_whole(tmp_pa
     world.close()
 
 
+def test_a_reader_of_vectors_leaves_it_to_the_owner_of_the_store_what_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Embedding(tmp_path)
+    forgotten: list[object] = []
+    monkeypatch.setattr(made.world.online, "forget", lambda *asked: forgotten.append(asked))
+    made.say({"lamp": TEXTS["lamp"]})
+    made.publish()
+    reader = made.reader()
+    for minute in range(1, 4):
+        made.say({"lamp": TEXTS["vase"]}, at=minute)
+        made.publish(at=minute)
+        reader.read_many({"said": made.spec}, [{"order": "lamp"}], NOON + minutes(minute))
+    assert forgotten == []
+    made.world.close()
+
+
 class Shifted(HashedWords):
     """A model that makes other vectors than it did."""
 
