@@ -50,7 +50,6 @@ class _Dump:
             "entities": [], "sources": [], "views": [], "on_demand": [], "services": [], "unread": [],
         }  # fmt: skip
         self.seen: list[Any] = []
-        self.named: dict[str, Any] = {}
 
     def document(self) -> dict[str, Any]:
         from feast.repo_config import load_repo_config
@@ -82,15 +81,15 @@ class _Dump:
         if isinstance(value, type) or not names or any(value is known for known in self.seen):
             return
         kind = type(value).__name__
+        if "DataSource" in names:
+            self._source(value)
+            return
+        self.seen.append(value)
         if "Entity" in names:
-            self.seen.append(value)
             keys = list(getattr(value, "join_keys", None) or [value.join_key])
             if value.name != "__dummy":
                 self.found["entities"].append({"name": value.name, "join_keys": keys})
-        elif "DataSource" in names:
-            self._source(value)
         elif "OnDemandFeatureView" in names:
-            self.seen.append(value)
             sources = [*value.source_feature_view_projections.values(), *value.source_request_sources.values()]
             self.found["on_demand"].append(
                 {
@@ -104,14 +103,12 @@ class _Dump:
         elif "BaseFeatureView" in names or "LabelView" in names:
             self._view(value, kind)
         elif "FeatureService" in names:
-            self.seen.append(value)
             uses = [
                 {"view": each.name, "features": [feature.name for feature in each.features]}
                 for each in value.feature_view_projections
             ]
             self.found["services"].append({"name": value.name, "uses": uses})
         elif "Permission" in names or kind in ("SavedDataset", "ValidationReference"):
-            self.seen.append(value)
             self.found["unread"].append(
                 {"noun": kind, "name": str(value.name), "reason": "it has no counterpart among definitions"}
             )
@@ -148,32 +145,28 @@ class _Dump:
         return name
 
     def _view(self, value: Any, kind: str) -> None:
-        self.seen.append(value)
         source = getattr(value, "stream_source", None) or getattr(value, "batch_source", None)
         source = source or getattr(value, "source", None)
         ttl = getattr(value, "ttl", None)
-        computed = []
-        for attribute, said in (
-            ("udf", "a function"), ("feature_transformation", "a transformation"),
-            ("aggregations", "aggregations"), ("source_views", "other views"),
-        ):  # fmt: skip
-            if getattr(value, attribute, None):
-                computed.append(said)
+        ways = {
+            "udf": "a function", "feature_transformation": "a transformation", "aggregations": "aggregations",
+            "source_views": "other views",
+        }  # fmt: skip
+        computed = " and ".join(said for attribute, said in ways.items() if getattr(value, attribute, None))
+        known = ("FeatureView", "BatchFeatureView", "StreamFeatureView", "LabelView")
         keys = {str(getattr(each, "name", each)) for each in (getattr(value, "entity_columns", None) or [])}
         entities = [str(each) for each in (getattr(value, "entities", None) or []) if str(each) != "__dummy"]
         self.found["views"].append(
             {
                 "name": value.name,
-                "kind": kind
-                if kind in ("FeatureView", "BatchFeatureView", "StreamFeatureView", "LabelView")
-                else "other",
+                "kind": kind if kind in known else "other",
                 "type": kind,
                 "entities": entities,
                 "fields": [field for field in _fields(value.features) if field["name"] not in keys],
                 "source": self._source(source) if source is not None else "",
                 "ttl": ttl.total_seconds() if ttl is not None else 0.0,
                 "online": bool(getattr(value, "online", True)),
-                "computed": " and ".join(computed),
+                "computed": computed,
                 "owner": str(getattr(value, "owner", "") or ""),
                 "description": str(getattr(value, "description", "") or ""),
             }

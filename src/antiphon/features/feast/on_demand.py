@@ -30,7 +30,7 @@ class Operand(msgspec.Struct, frozen=True):
 
 
 class UntranslatableError(Exception):
-    """Raised for a function that expressions cannot replace; the message names the part."""
+    """Raised for a view or a function that has no counterpart among our definitions; the message names the part."""
 
 
 _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
@@ -241,9 +241,10 @@ def _shown(node: ast.AST) -> str:
     return ast.unparse(node).partition("\n")[0][:80]
 
 
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "INT32": "number", "INT64": "number", "FLOAT": "number", "DOUBLE": "number", "BOOL": "boolean", "STRING": "text",
 }  # fmt: skip
+"""Feast's types that a feature of ours can have, and what they are here."""
 _WHOLE = frozenset({"INT32", "INT64"})
 
 
@@ -278,14 +279,14 @@ def translated(
                 operands[name] = operand
                 read[operand.code] = needs
         if source in sources and sources[source].kind == "request":
-            inputs |= {field.name: _KINDS[field.type] for field in sources[source].fields}
+            inputs |= {field.name: KINDS[field.type] for field in sources[source].fields}
     made = expressions_of(view.code, operands)
     features: dict[str, str] = {}
     for field in view.fields:
         found = made.get(field.name)
         if found is None:
             raise UntranslatableError(f"it does not give {field.name!r}")
-        kind = _KINDS.get(field.type)
+        kind = KINDS.get(field.type)
         if found.kind != kind or (field.type in _WHOLE and not found.whole):
             raise UntranslatableError(f"it gives a {found.kind} as {field.name!r}, which is declared {field.type}")
         features[named[field.name]] = ast.unparse(ast.parse(found.code, mode="eval"))  # without needless parentheses
@@ -304,7 +305,7 @@ def _columns(
     """Of a source: the names a column goes by in the function, what it is here, and the view it is read from."""
     if source in sources and sources[source].kind == "request":
         for field in sources[source].fields:
-            if field.type not in _KINDS or not field.name.isidentifier() or field.name.lower() != field.name:
+            if field.type not in KINDS or not field.name.isidentifier() or field.name.lower() != field.name:
                 raise UntranslatableError(f"its request's {field.name!r} ({field.type}) is no input of ours")
             yield (field.name,), _operand(f"request.{field.name}", field), ""
         return
@@ -319,4 +320,4 @@ def _columns(
 
 
 def _operand(code: str, field: FeastField) -> Operand:
-    return Operand(code, _KINDS[field.type], field.type in _WHOLE)
+    return Operand(code, KINDS[field.type], field.type in _WHOLE)

@@ -10,8 +10,9 @@ earlier moment cannot be queried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 
 import msgspec
 
@@ -50,8 +51,7 @@ class FeastReader:
         self._server = server
         self._project = project
         self._own = own
-        self._definitions = definitions
-        self._known: dict[tuple[str, str], FeatureViewSpec] = {}
+        self._definition = cache(definitions)
 
     def read(
         self,
@@ -77,7 +77,7 @@ class FeastReader:
             FeatureUnavailableError: Feast does not serve a feature, or knows only a value from after ``as_of``.
             InvalidInputError: an entity key is missing.
         """
-        far = {view: self._spec(view, version) for view, version in views.items()}
+        far = {view: self._definition(view, version) for view, version in views.items()}
         far = {view: spec for view, spec in far.items() if spec.source.kind == "feast"}
         near = {view: version for view, version in views.items() if view not in far}
         own = self._own.read_many(near, keys, as_of, minimum_publication)
@@ -85,7 +85,10 @@ class FeastReader:
             return own
         moments = [as_of] * len(keys) if isinstance(as_of, datetime) else list(as_of)
         found = [dict(vector.values) for vector in own]
-        for group in _by_keys(far.values()):
+        groups: dict[tuple[str, ...], list[FeatureViewSpec]] = {}
+        for spec in far.values():
+            groups.setdefault(spec.entity.keys, []).append(spec)
+        for group in groups.values():
             self._read_group(group, keys, moments, found)
         return [
             msgspec.structs.replace(
@@ -94,12 +97,6 @@ class FeastReader:
             for vector, values in zip(own, found, strict=True)
         ]
 
-    def _spec(self, view: str, version: str) -> FeatureViewSpec:
-        known = self._known.get((view, version))
-        if known is None:
-            known = self._known[view, version] = self._definitions(view, version)
-        return known
-
     def _read_group(
         self,
         specs: Sequence[FeatureViewSpec],
@@ -107,7 +104,7 @@ class FeastReader:
         moments: Sequence[datetime],
         found: list[dict[str, FeatureValue]],
     ) -> None:
-        """Views of one entity in one request."""
+        """Views with the same join keys in one request."""
         names = {
             (_feast_view(spec), column_of(spec, feature)): (spec, feature)
             for spec in specs
@@ -148,14 +145,6 @@ def column_of(spec: FeatureViewSpec, feature: str) -> str:
 
 def _feast_view(spec: FeatureViewSpec) -> str:
     return spec.source.feast if isinstance(spec.source.feast, str) else spec.name
-
-
-def _by_keys(specs: Iterable[FeatureViewSpec]) -> list[list[FeatureViewSpec]]:
-    """Views that are asked for with the same join keys go into one request."""
-    groups: dict[tuple[str, ...], list[FeatureViewSpec]] = {}
-    for spec in specs:
-        groups.setdefault(spec.entity.keys, []).append(spec)
-    return list(groups.values())
 
 
 def _ordered(views: Mapping[str, str], values: Mapping[str, FeatureValue]) -> dict[str, FeatureValue]:

@@ -91,12 +91,9 @@ class FeastServer:
             tls=tls,
         )
         self.url = url.rstrip("/")
+        self._where = f"Feast at {self.url}"
         self._timeout = timeout
         self._breaker = CircuitBreaker(self._where, consecutive_failures(failures, retry), monotonic)
-
-    @property
-    def _where(self) -> str:
-        return f"Feast at {self.url}"
 
     def read(
         self, features: Sequence[tuple[str, str]], entities: Mapping[str, Sequence[Any]]

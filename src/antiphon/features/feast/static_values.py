@@ -140,10 +140,6 @@ class ModuleScope:
                     return attribute
         raise UndeclaredError(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
 
-    def source(self, node: ast.expr) -> str:
-        """An expression as it is written."""
-        return ast.unparse(node)
-
     def _named(self, name: str, node: ast.expr) -> Any:
         if name in self.feast:
             return self.feast[name]

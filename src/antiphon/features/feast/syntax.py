@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,10 @@ _TYPES = {
     "Int32": "INT32", "Int64": "INT64", "Float32": "FLOAT", "Float64": "DOUBLE", "String": "STRING", "Bool": "BOOL",
     "Bytes": "BYTES", "UnixTimestamp": "UNIX_TIMESTAMP",
 }  # fmt: skip
+_NOUNS = {
+    "entities": "entity", "sources": "source", "views": "view", "on_demand": "on-demand view", "services": "service",
+}  # fmt: skip
+"""Parts of a repository to the noun of each of its objects."""
 _SKIPPED = {"__pycache__", "node_modules", "venv", "site-packages"}
 _MOST_BYTES = 2_000_000
 
@@ -63,31 +69,19 @@ def read_syntax(root: Path) -> FeastRepository:
     """
     project = project_of(root)
     scopes, broken = _scopes(root)
-    found: dict[str, list[Any]] = {"entities": [], "sources": [], "views": [], "on_demand": [], "services": []}
-    unread = list(broken)
+    found: defaultdict[str, list[Any]] = defaultdict(list, unread=list(broken))
     seen: set[Location] = set()
     for call in _declared(scopes.values()):
         seen.add(call.at)
         try:
-            noun, value = _read(call)
+            part, value = _read(call)
         except UndeclaredError as unknown:
-            unread.append(UnreadObject(call.kind, _name_of(call), f"{unknown.what}, at {unknown.at}", call.at))
-            continue
-        if noun == "unread" and isinstance(value, UnreadObject):
-            unread.append(value)
-        elif noun in found:
-            found[noun].append(value)
-    unread += _hidden(scopes.values(), seen)
-    return FeastRepository(
-        project=project,
-        read_by="syntax",
-        entities=tuple(found["entities"]),
-        sources=tuple(found["sources"]),
-        views=tuple(found["views"]),
-        on_demand=tuple(found["on_demand"]),
-        services=tuple(found["services"]),
-        unread=tuple(unread),
-    )
+            part, value = "unread", UnreadObject(call.kind, _name_of(call), f"{unknown.what}, at {unknown.at}", call.at)
+        if part:
+            found[part].append(value)
+    found["unread"] += _hidden(scopes.values(), seen)
+    parts: dict[str, Any] = {part: tuple(values) for part, values in found.items()}
+    return FeastRepository(project=project, read_by="syntax", **parts)
 
 
 def project_of(root: Path) -> str:
@@ -125,23 +119,15 @@ def places(root: Path) -> dict[tuple[str, str], Location]:
 def with_places(repository: FeastRepository, root: Path) -> FeastRepository:
     """The repository with its objects' places."""
     known = places(root)
-
-    def placed(noun: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            msgspec.structs.replace(
-                value, at=known.get((noun, value.name), Location(SETTINGS, 0) if not known else Location())
-            )
-            for value in values
+    unknown = Location() if known else Location(SETTINGS, 0)
+    placed: dict[str, Any] = {
+        part: tuple(
+            msgspec.structs.replace(value, at=known.get((noun, value.name), unknown))
+            for value in getattr(repository, part)
         )
-
-    return msgspec.structs.replace(
-        repository,
-        entities=placed("entity", repository.entities),
-        sources=placed("source", repository.sources),
-        views=placed("view", repository.views),
-        on_demand=placed("on-demand view", repository.on_demand),
-        services=placed("service", repository.services),
-    )
+        for part, noun in _NOUNS.items()
+    }
+    return msgspec.structs.replace(repository, **placed)
 
 
 def _scopes(root: Path) -> tuple[dict[str, ModuleScope], list[UnreadObject]]:
@@ -174,9 +160,8 @@ def _bind(scope: ModuleScope) -> None:
         match node:
             case ast.Import(names=names):
                 for alias in names:
-                    scope.modules[alias.asname or alias.name.partition(".")[0]] = (
-                        alias.name if alias.asname else alias.name.partition(".")[0]
-                    )
+                    package = alias.name.partition(".")[0]
+                    scope.modules[alias.asname or package] = alias.name if alias.asname else package
             case ast.ImportFrom(module=module, names=names) if module is not None:
                 for alias in names:
                     name = alias.asname or alias.name
@@ -193,14 +178,10 @@ def _bind(scope: ModuleScope) -> None:
                     called = decorator.func if isinstance(decorator, ast.Call) else decorator
                     kind = _DECORATORS.get(scope.feast_name(called) or "")
                     if kind is not None:
-                        arguments = decorator if isinstance(decorator, ast.Call) else None
-                        keywords = (
-                            {each.arg: each.value for each in arguments.keywords if each.arg} if arguments else {}
-                        )
+                        given = decorator.keywords if isinstance(decorator, ast.Call) else []
+                        keywords = {each.arg: each.value for each in given if each.arg}
                         code = ast.unparse(ast.FunctionDef(**{**vars(node), "decorator_list": []}))
-                        scope.bound[name] = FeastCall(
-                            kind, (), keywords, scope.at(node), scope, function=name, code=code
-                        )
+                        scope.bound[name] = FeastCall(kind, (), keywords, scope.at(node), scope, name, code)
 
 
 def _assign(scope: ModuleScope, name: str, value: ast.expr) -> None:
@@ -266,13 +247,15 @@ def _read(call: FeastCall) -> tuple[str, Any]:
     if call.kind.endswith("Source"):
         return "sources", _source(call)
     if call.kind == "OnDemandFeatureView":
-        fields = _fields(call)
         sources = call.value("sources", default=[])
         listed = list(sources.values()) if isinstance(sources, dict) else sources
-        name = str(call.value("name", default=call.function))
-        mode = str(call.value("mode", default="pandas"))
         return "on_demand", FeastOnDemand(
-            name, tuple(_referred(each) for each in listed), fields, mode, call.code, call.at
+            name=str(call.value("name", default=call.function)),
+            sources=tuple(_referred(each) for each in listed),
+            fields=_fields(call),
+            mode=str(call.value("mode", default="pandas")),
+            code=call.code,
+            at=call.at,
         )
     if call.kind in _VIEWS:
         return "views", _view(call)
@@ -337,9 +320,9 @@ def _fields(call: FeastCall) -> tuple[FeastField, ...]:
         if not isinstance(each, FeastCall):
             continue
         dtype = each.keywords.get("dtype") or (each.arguments[1] if len(each.arguments) > 1 else None)
-        written = each.scope.source(dtype).rpartition(".")[2] if dtype is not None else ""
-        if isinstance(dtype, ast.Call):
-            written = each.scope.source(dtype)
+        written = ast.unparse(dtype) if dtype is not None else ""
+        if not isinstance(dtype, ast.Call):
+            written = written.rpartition(".")[2]
         found.append(FeastField(str(each.value("name", place=0)), _TYPES.get(written, written.upper())))
     return tuple(found)
 
@@ -361,15 +344,9 @@ def _noun(kind: str) -> str:
 
 
 def _name_of(call: FeastCall) -> str:
-    attempts: list[Callable[[], Any]] = [
-        lambda: call.value("name", place=0, default=call.function),
-        lambda: call.value("path"),
-    ]
-    for attempt in attempts:
-        try:
-            name = attempt()
-        except UndeclaredError:
-            continue
-        if isinstance(name, str) and name:
-            return name
+    for keyword, place, default in (("name", 0, call.function), ("path", None, "")):
+        with suppress(UndeclaredError):
+            name = call.value(keyword, place=place, default=default)
+            if isinstance(name, str) and name:
+                return name
     return ""

@@ -40,9 +40,6 @@ from antiphon.features.feast.translation import (
     reachable,
 )
 
-SERVABLE = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"})
-"""Feast's types that a feature of ours can have."""
-
 
 class TranslationOptions(msgspec.Struct, frozen=True):
     """Options of the user.
@@ -111,29 +108,34 @@ class _Translator:
 
     def _view(self, view: FeastView) -> None:
         name = our_name(view.name)
+        try:
+            self.views[name] = self._written(view, name)
+        except UntranslatableError as reason:
+            self._leave_out("view", view.name, str(reason), view.at)
+
+    def _written(self, view: FeastView, name: str) -> WrittenView:
         called = class_name(name)
         if view.kind in ("LabelView", "other"):
-            return self._leave_out("view", view.name, f"a {view.type} has no counterpart", view.at)
+            raise UntranslatableError(f"a {view.type} has no counterpart")
         if view.computed and not self.options.online:
-            what = f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
-            return self._leave_out("view", view.name, what, view.at)
+            raise UntranslatableError(
+                f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
+            )
         if not name or snake_case(called) != name:
-            return self._leave_out("view", view.name, "its name makes no name of ours", view.at)
+            raise UntranslatableError("its name makes no name of ours")
         if name in self.views:
-            what = f"it and another view would both be called {name}"
-            return self._leave_out("view", view.name, what, view.at)
+            raise UntranslatableError(f"it and another view would both be called {name}")
         if not view.online:
             self._note("view", view.name, "Feast does not serve it online; here every view is served", view.at)
         keys = self._keys(view)
-        if keys is None:
-            return None
-        source = self._online_source(view, name) if self.options.online else self._source(view, keys)
-        if source is None:
-            return None
+        if self.options.online:
+            source = WrittenSource(self._variable(f"{name}_online"), name, view=view.name)
+        else:
+            source = self._source(view, keys)
         features = self._features(view, keys, source)
         if not features:
-            return self._leave_out("view", view.name, "none of its features can be translated", view.at)
-        self.views[name] = WrittenView(
+            raise UntranslatableError("none of its features can be translated")
+        written = WrittenView(
             class_name=called,
             name=name,
             entity=self._entity(view, keys).variable,
@@ -150,99 +152,76 @@ class _Translator:
         )
         if self.options.online:
             self.sources[source.variable] = source
-        return None
+        return written
 
-    def _keys(self, view: FeastView) -> tuple[str, ...] | None:
+    def _keys(self, view: FeastView) -> tuple[str, ...]:
         """The join keys of a view's entities."""
         if not view.entities:
-            self._leave_out("view", view.name, "it has no entity; a view of ours is about one", view.at)
-            return None
+            raise UntranslatableError("it has no entity; a view of ours is about one")
         keys: list[str] = []
         for entity in view.entities:
             known = self.known_entities.get(entity)
             if known is None:
-                self._leave_out("view", view.name, f"its entity {entity!r} is not declared in the repository", view.at)
-                return None
+                raise UntranslatableError(f"its entity {entity!r} is not declared in the repository")
             keys += known.join_keys
-        wrong = [key for key in keys if not key.isidentifier()]
-        if wrong:
-            self._leave_out("view", view.name, f"the join key {wrong[0]!r} is not a column name of ours", view.at)
-            return None
+        if wrong := [key for key in keys if not key.isidentifier()]:
+            raise UntranslatableError(f"the join key {wrong[0]!r} is not a column name of ours")
         return tuple(keys)
 
     def _entity(self, view: FeastView, keys: tuple[str, ...]) -> WrittenEntity:
         known = self.entities.get(keys)
         if known is None:
-            parts = [self.known_entities[entity] for entity in view.entities]
-            name = entity_name(parts)
+            name = entity_name([self.known_entities[entity] for entity in view.entities])
             known = self.entities[keys] = WrittenEntity(self._variable(name), name, keys)
         return known
 
-    def _online_source(self, view: FeastView, name: str) -> WrittenSource:
-        return WrittenSource(self._variable(f"{name}_online"), name, view=view.name)
-
-    def _source(self, view: FeastView, keys: tuple[str, ...]) -> WrittenSource | None:
-        source = self.known_sources.get(view.source)
+    def _source(self, view: FeastView, keys: tuple[str, ...]) -> WrittenSource:
+        source, pushed = self.known_sources.get(view.source), None
         if source is None:
-            self._leave_out("view", view.name, "its source is not declared in the repository", view.at)
-            return None
-        pushed = None
+            raise UntranslatableError("its source is not declared in the repository")
         if source.kind in ("push", "stream"):
             pushed, source = source, self.known_sources.get(source.batch)
             if source is None:
-                what = f"its source {pushed.name!r} has no batch source to begin with"
-                self._leave_out("view", view.name, what, view.at)
-                return None
+                raise UntranslatableError(f"its source {pushed.name!r} has no batch source to begin with")
         if source.kind != "file":
-            what = f"its source {source.name!r} is a {source.type}, which is not read here (only Parquet and CSV files)"
-            self._leave_out("view", view.name, what, view.at)
-            return None
-        written = self._file_source(source, pushed, view)
+            raise UntranslatableError(
+                f"its source {source.name!r} is a {source.type}, which is not read here (only Parquet and CSV files)"
+            )
+        name = (pushed or source).name
+        if name not in self.sources:
+            self.sources[name] = self._file_source(source, pushed)
+        written = self.sources[name]
         if written is None:
-            return None
-        mapped = [key for key in keys if key in source.mapping.values()]
-        if mapped:
-            what = f"the source maps a column to the join key {mapped[0]!r}; rename the column in the file"
-            self._leave_out("view", view.name, what, view.at)
-            return None
+            raise UntranslatableError(f"its source {name!r} is left out")
+        if mapped := [key for key in keys if key in source.mapping.values()]:
+            raise UntranslatableError(
+                f"the source maps a column to the join key {mapped[0]!r}; rename the column in the file"
+            )
         return written
 
-    def _file_source(self, source: FeastSource, pushed: FeastSource | None, view: FeastView) -> WrittenSource | None:
-        name = (pushed or source).name
-        if name in self.sources:
-            known = self.sources[name]
-            if known is None:
-                self._leave_out("view", view.name, f"its source {name!r} is left out", view.at)
-            return known
-        self.sources[name] = None
-        at = (pushed or source).at
+    def _file_source(self, source: FeastSource, pushed: FeastSource | None) -> WrittenSource | None:
+        name, at = (pushed or source).name, (pushed or source).at
         problem = self._source_problem(source)
         if problem is not None:
             self._leave_out("source", name, problem, at)
-            self._leave_out("view", view.name, f"its source {name!r} is left out", view.at)
             return None
-        event_id = ""
-        if pushed is not None:
-            event_id = self.options.event_id.get(pushed.name, "")
-            if not event_id:
-                self._note(
-                    "source", pushed.name,
-                    f"it is read in batch, from {source.name!r} alone: an event of a stream has an id, and a "
-                    f"{pushed.type} has none (name its column with --event-id {pushed.name}=COLUMN)",
-                    at,
-                )  # fmt: skip
-        path = pattern_of(self.root, source.path)
+        event_id = self.options.event_id.get(pushed.name, "") if pushed is not None else ""
+        if pushed is not None and not event_id:
+            self._note(
+                "source", pushed.name,
+                f"it is read in batch, from {source.name!r} alone: an event of a stream has an id, and a "
+                f"{pushed.type} has none (name its column with --event-id {pushed.name}=COLUMN)",
+                at,
+            )  # fmt: skip
         variable = self._variable(our_name(name) or our_name(Path(source.path).stem) or "source")
-        written = WrittenSource(
+        return WrittenSource(
             variable=variable,
             name=variable,
-            path=reachable(path, self.target),
+            path=reachable(pattern_of(self.root, source.path), self.target),
             event_time=source.timestamp,
             event_id=event_id,
             created=source.created if self.options.available_at else "",
         )
-        self.sources[name] = written
-        return written
 
     def _source_problem(self, source: FeastSource) -> str | None:
         if source.format:
@@ -277,7 +256,7 @@ class _Translator:
             column = field if self.options.online else unmapped.get(field, field)
             name = our_name(field)
             full = f"{view.name}:{field}"
-            if kind not in SERVABLE:
+            if kind not in on_demand.KINDS:
                 self._leave_out("feature", full, f"a {kind} is neither a number, a text nor a truth value", view.at)
             elif columns and column not in columns:
                 self._leave_out("feature", full, f"the source's files have no column {column!r}", view.at)
@@ -327,25 +306,23 @@ class _Translator:
             for each in self.repository.views
             if our_name(each.name) in self.views
         }
+        what = ""
         if not name or snake_case(called) != name or name in self.views or name in self.on_demand:
-            return self._leave_out(
-                "on-demand view", view.name, "its name makes no name of ours, or a second one", view.at
-            )
-        if not named or not all(named.values()) or len(set(named.values())) < len(named):
-            return self._leave_out("on-demand view", view.name, "a feature's name makes no name of ours", view.at)
-        try:
-            self.on_demand[name] = on_demand.translated(view, called, named, known, self.known_sources)
-        except UntranslatableError as reason:
-            names = ", ".join(named)
-            what = (
-                f"its features ({names}) are a Python function ({view.mode}), and {reason}; write them as expressions"
-            )
+            what = "its name makes no name of ours, or a second one"
+        elif not named or not all(named.values()) or len(set(named.values())) < len(named):
+            what = "a feature's name makes no name of ours"
+        else:
+            try:
+                self.on_demand[name] = on_demand.translated(view, called, named, known, self.known_sources)
+            except UntranslatableError as reason:
+                function = f"its features ({', '.join(named)}) are a Python function ({view.mode})"
+                what = f"{function}, and {reason}; write them as expressions"
+        if what:
             return self._leave_out("on-demand view", view.name, what, view.at)
-        single = [field.name for field in view.fields if field.type == "FLOAT"]
+        single = ", ".join(field.name for field in view.fields if field.type == "FLOAT")
         if single:
-            what = f"Feast rounds {', '.join(single)} to single precision, here numbers are double"
+            what = f"Feast rounds {single} to single precision, here numbers are double"
             self._note("on-demand view", view.name, what, view.at)
-        return None
 
     def _service(self, service: FeastService) -> WrittenService | None:
         views: list[str] = []

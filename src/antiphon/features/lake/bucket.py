@@ -49,29 +49,18 @@ class S3Place(msgspec.Struct, frozen=True):
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query))
         if parts.scheme != "s3" or not BUCKET.match(parts.netloc.rpartition("@")[2]):
-            raise InvalidInputError(
-                "The URL of `[features] lake` names no bucket.",
-                where="[features] lake",
-                next_step="Write s3://BUCKET/PREFIX?endpoint=URL.",
-            )
+            raise _wrong("The URL of `[features] lake` names no bucket.", "Write s3://BUCKET/PREFIX?endpoint=URL.")
         if "@" in parts.netloc or any("key" in name or "secret" in name or "token" in name for name in options):
-            raise InvalidInputError(
+            raise _wrong(
                 "The URL holds credentials.",
-                where="[features] lake",
-                next_step="Put them into environment variables and name those in lake_access_key_variable and "
+                "Put them into environment variables and name those in lake_access_key_variable and "
                 "lake_secret_key_variable.",
             )
         if unknown := sorted(set(options) - set(OPTIONS)):
-            raise InvalidInputError(
-                f"{unknown[0]!r} is no option of an S3 lake.",
-                where="[features] lake",
-                next_step=f"There are {' and '.join(OPTIONS)}.",
-            )
+            raise _wrong(f"{unknown[0]!r} is no option of an S3 lake.", f"There are {' and '.join(OPTIONS)}.")
         endpoint = options.get("endpoint")
         if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise InvalidInputError(
-                f"{endpoint!r} is no endpoint.", where="[features] lake", next_step="Write endpoint=https://HOST:PORT."
-            )
+            raise _wrong(f"{endpoint!r} is no endpoint.", "Write endpoint=https://HOST:PORT.")
         return cls(parts.netloc, parts.path.strip("/"), endpoint, options.get("region"))
 
     @property
@@ -81,6 +70,10 @@ class S3Place(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"s3://{self.root}" + (f" at {self.endpoint}" if self.endpoint else "")
+
+
+def _wrong(what: str, next_step: str) -> InvalidInputError:
+    return InvalidInputError(what, where="[features] lake", next_step=next_step)
 
 
 class BucketRole(msgspec.Struct, frozen=True):

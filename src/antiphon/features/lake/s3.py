@@ -146,8 +146,7 @@ class S3Lake(Lake):
         kept = set(keep)  # Ages are by the store's clock.
         gone = [relative for relative, written in self._listed(scope) if relative not in kept and written < older_than]
         for relative in gone:
-            with self._bucket.answering():
-                self._bucket.client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
+            self.remove(relative)
         self._scratch.collect(older_than)
         return gone
 
