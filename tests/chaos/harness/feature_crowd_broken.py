@@ -67,7 +67,7 @@ def _publications_unpinned(platform: FeaturePlatform, store: Store) -> None:
             )
         return gone
 
-    pruner._catalog.snapshots.prune = prune
+    pruner.catalog.snapshots.prune = prune
 
 
 def _datasets_unpinned(platform: FeaturePlatform, store: Store) -> None:

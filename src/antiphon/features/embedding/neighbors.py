@@ -7,13 +7,13 @@ version, so of one model. What streams in later is not among the neighbors befor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from antiphon.catalog.publications import Publication, Publications
-from antiphon.catalog.snapshots import Snapshots
+from antiphon.catalog.publications import Publication
 from antiphon.core.errors import (
     EmbeddingModelMismatchError,
     FeatureUnavailableError,
@@ -21,9 +21,9 @@ from antiphon.core.errors import (
     NotFoundError,
     SetupError,
 )
-from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vectors import Embedders, embedded, required_text, text_hash, unit
@@ -88,25 +88,14 @@ class Neighbors(msgspec.Struct, frozen=True):
     neighbors: tuple[Neighbor, ...]
 
 
+@dataclass(frozen=True)
 class NeighborLookup:
     """Answers for one scope. Safe to share between threads."""
 
-    def __init__(
-        self,
-        scope: Scope,
-        *,
-        publications: Publications,
-        snapshots: Snapshots,
-        online: OnlineSnapshots,
-        spaces: VectorSpaces,
-        embedders: Embedders,
-    ) -> None:
-        self._scope = scope
-        self._publications = publications
-        self._snapshots = snapshots
-        self._online = online
-        self._spaces = spaces
-        self._embedders = embedders
+    catalog: FeatureCatalog
+    online: OnlineSnapshots
+    spaces: VectorSpaces
+    embedders: Embedders
 
     def find(self, spec: FeatureViewSpec, query: NeighborQuery, *, see_keys: bool = True) -> Neighbors:
         """The entities whose texts are nearest.
@@ -136,38 +125,36 @@ class NeighborLookup:
                 next_step=f"Run `antiphon features refresh {spec.name}`; a held view is set free by "
                 f"`antiphon features resume {spec.name} --reason …` first.",
             )
-        space = self._spaces.open(snapshot, query.feature)
+        space = self.spaces.open(snapshot, query.feature)
         vector, without = self._query_vector(spec, space, query)
-        search: Literal["index", "exact"] = "exact" if space.index is None else "index"
+        searched_by_index = space.index is not None
         near = space.nearest(vector, spec.models[query.feature], query.top, without=without)
-        found = []
-        for one in near:
-            keys = space.keys_of(one.row)
-            found.append(
-                Neighbor(
-                    similarity=round(one.similarity, 9),
-                    entity=self._online.entity_hash(spec.entity.name, keys).hex(),
-                    keys=dict(zip(spec.entity.keys, keys, strict=True)) if see_keys else None,
-                )
+        found = [
+            Neighbor(
+                similarity=round(one.similarity, 9),
+                entity=self.online.entity_hash(spec.entity.name, (keys := space.keys_of(one.row))).hex(),
+                keys=dict(zip(spec.entity.keys, keys, strict=True)) if see_keys else None,
             )
+            for one in near
+        ]
         return Neighbors(
             feature=name,
             model=space.facts.model,
             publication=publication.number,
             snapshot=snapshot,
-            as_of=self._snapshots.get(self._scope, snapshot).as_of,
-            search=search,
+            as_of=self.catalog.snapshots.get(self.catalog.scope, snapshot).as_of,
+            search="index" if searched_by_index else "exact",
             entities=space.facts.entities,
             neighbors=tuple(found),
         )
 
     def _publication(self, number: int | None) -> Publication:
         if number is not None:
-            return self._publications.get(self._scope, number)
-        found = self._publications.current(self._scope)
+            return self.catalog.publications.get(self.catalog.scope, number)
+        found = self.catalog.publications.current(self.catalog.scope)
         if found is None:
             raise FeatureUnavailableError(
-                "Nothing is published yet.", where=str(self._scope), next_step="Run `antiphon features refresh`."
+                "Nothing is published yet.", where=str(self.catalog.scope), next_step="Run `antiphon features refresh`."
             )
         return found
 
@@ -191,7 +178,7 @@ class NeighborLookup:
         if known is not None:
             return known, None
         try:
-            embedder = self._embedders.get(model)
+            embedder = self.embedders.get(model)
         except SetupError as error:
             raise SetupError(
                 f"The text has to be embedded, and {error.what[:1].lower()}{error.what[1:]}",

@@ -31,11 +31,6 @@ _log = logging.getLogger("antiphon.features")
 INDEX_SUFFIX = ".faiss"
 
 
-class _FeatureVectors(msgspec.Struct, frozen=True):
-    facts: SnapshotVectors
-    vectors: NDArray[numpy.float32]
-
-
 class SnapshotEmbedding:
     """Makes the vectors of one snapshot.
 
@@ -44,16 +39,12 @@ class SnapshotEmbedding:
     """
 
     def __init__(
-        self,
-        spec: FeatureViewSpec,
-        embedders: Embedders | None,
-        lake: Lake,
-        previous: SnapshotManifest | None,
+        self, spec: FeatureViewSpec, embedders: Embedders | None, lake: Lake, previous: SnapshotManifest | None
     ) -> None:
         self._spec = spec
         self._lake = lake
         self._previous = previous
-        self._made: dict[str, _FeatureVectors] = {}
+        self._made: dict[str, tuple[SnapshotVectors, NDArray[numpy.float32]]] = {}
         if spec.models and embedders is None:
             raise SetupError(
                 f"The view {spec.name!r} has vectors, and nothing here embeds texts.",
@@ -78,12 +69,10 @@ class SnapshotEmbedding:
             distinct = sorted(hashes, key=lambda text: hashes[text])
             known = self._known(name, embedder.model)
             new = [text for text in distinct if hashes[text] not in known]
-            fresh, cut = embedded(embedder, new)
-            for row, text in enumerate(new):
-                known[hashes[text]] = (fresh[row], cut[row])
-            found = [known[hashes[text]] for text in distinct]
-            vectors = _stacked([vector for vector, _ in found], embedder.model.dimensions)
-            truncated = {text: was_cut for text, (_, was_cut) in zip(distinct, found, strict=True)}
+            made = zip(*embedded(embedder, new), strict=True)
+            known |= zip((hashes[text] for text in new), made, strict=True)
+            vectors = _stacked([known[hashes[text]][0] for text in distinct], embedder.model.dimensions)
+            truncated = {text: known[hashes[text]][1] for text in distinct}
             places = {text: row for row, text in enumerate(distinct)}
             rows = [None if text is None else places[text] for text in texts]
             place = table.column_names.index(column)
@@ -99,7 +88,7 @@ class SnapshotEmbedding:
                 embedded=len(new),
                 truncated=sum(truncated.values()),
             )
-            self._made[name] = _FeatureVectors(facts, vectors)
+            self._made[name] = facts, vectors
         return table
 
     def finished(self, scope: Scope) -> dict[str, SnapshotVectors]:
@@ -108,15 +97,13 @@ class SnapshotEmbedding:
         Without faiss there is no index, and every vector is compared: the same answers, later.
         """
         found: dict[str, SnapshotVectors] = {}
-        for name, made in self._made.items():
-            found[name] = made.facts
-            if made.facts.texts > EXACT_UP_TO:
+        for name, (facts, vectors) in self._made.items():
+            found[name] = facts
+            if facts.texts > EXACT_UP_TO:
                 try:
-                    index = write_index(self._lake, scope, made.vectors)
+                    found[name] = msgspec.structs.replace(facts, index=write_index(self._lake, scope, vectors))
                 except SetupError as error:
                     _log.warning("%s.%s gets no index: %s", self._spec.name, name, error)
-                    continue
-                found[name] = msgspec.structs.replace(made.facts, index=index)
         return found
 
     def _known(self, name: str, model: EmbeddingModel) -> dict[bytes, tuple[Any, bool]]:

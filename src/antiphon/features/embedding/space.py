@@ -18,7 +18,7 @@ from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.index import NeighborIndex
 from antiphon.features.embedding.vectors import require_same
-from antiphon.features.lake.content import Lake
+from antiphon.features.lake.content import Lake, changed
 
 if TYPE_CHECKING:
     import numpy
@@ -58,7 +58,7 @@ class VectorSpace:
         self.facts = facts
         self.index: NeighborIndex | None = None
         self._keys = keys
-        self._vectors = vectors
+        self.vectors = vectors
         self._truncated = truncated
         self._distinct = sorted({found for found in hashes if found is not None})
         self._places = {found: place for place, found in enumerate(self._distinct)}
@@ -98,7 +98,7 @@ class VectorSpace:
         flat = table.column(column).drop_null().combine_chunks().flatten().to_numpy(zero_copy_only=False)
         present = [found for found in hashes if found is not None]
         if len(flat) != len(present) * facts.model.dimensions:
-            raise _changed(manifest.files[_VALUES])
+            raise changed(manifest.files[_VALUES].path)
         stacked = flat.astype(numpy.float32, copy=False).reshape(len(present), facts.model.dimensions)
         first: dict[bytes, int] = {}
         for place, found in enumerate(present):
@@ -118,25 +118,20 @@ class VectorSpace:
             return False
         try:
             content = checked_content(lake, file)
-            self.index = NeighborIndex(content, len(self._vectors), self.facts.model.dimensions)
+            self.index = NeighborIndex(content, len(self.vectors), self.facts.model.dimensions)
         except (CorruptionError, SetupError) as error:
             _log.warning("Neighbors are searched without an index, which is slow: %s", error)
             return False
         return True
 
-    @property
-    def vectors(self) -> NDArray[numpy.float32]:
-        """One row for each different text."""
-        return self._vectors
-
     def known(self) -> dict[bytes, tuple[Any, bool]]:
         """Every text's hash with its vector and whether the text was cut."""
-        return {found: (self._vectors[place], found in self._truncated) for found, place in self._places.items()}
+        return {found: (self.vectors[place], found in self._truncated) for found, place in self._places.items()}
 
     def vector_of_text(self, text: bytes) -> NDArray[numpy.float32] | None:
         """The vector of a text by its hash, when an entity has that text."""
         place = self._places.get(text)
-        return None if place is None else self._vectors[place]
+        return None if place is None else self.vectors[place]
 
     def row_of(self, keys: tuple[str | None, ...]) -> int | None:
         """An entity's row."""
@@ -151,7 +146,7 @@ class VectorSpace:
     def vector_of_row(self, row: int) -> NDArray[numpy.float32] | None:
         """An entity's vector, ``None`` without a text."""
         place = self._of_row[row]
-        return None if place is None else self._vectors[place]
+        return None if place is None else self.vectors[place]
 
     def nearest(
         self, vector: NDArray[numpy.float32], model: EmbeddingModel, top: int, *, without: int | None = None
@@ -169,8 +164,8 @@ class VectorSpace:
         import numpy
 
         count = top + (without is not None)
-        places = numpy.asarray(self._candidates(vector, min(count + _SPARE, len(self._vectors))), dtype=numpy.int64)
-        exact = self._vectors[places].astype(numpy.float64) @ vector.astype(numpy.float64)
+        places = numpy.asarray(self._candidates(vector, min(count + _SPARE, len(self.vectors))), dtype=numpy.int64)
+        exact = self.vectors[places].astype(numpy.float64) @ vector.astype(numpy.float64)
         scored = sorted(
             (-similarity, row)
             for place, similarity in zip(places.tolist(), exact.tolist(), strict=True)
@@ -186,7 +181,7 @@ class VectorSpace:
             return self.index.candidates(vector, count)
         if not count:
             return ()
-        similarities = self._vectors @ vector
+        similarities = self.vectors @ vector
         found: list[int] = numpy.argpartition(-similarities, count - 1)[:count].tolist()
         return found
 
@@ -200,14 +195,8 @@ def checked_content(lake: Lake, file: SnapshotFile) -> bytes:
     with lake.open(file.path) as stream:
         content = stream.read()
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise _changed(file)
+        raise changed(file.path)
     return content
-
-
-def _changed(file: SnapshotFile) -> CorruptionError:
-    return CorruptionError(
-        f"The lake's file {file.path} changed.", where="lake", next_step="Materialize the view again."
-    )
 
 
 def _keys(columns: Sequence[str], view: str) -> list[str]:

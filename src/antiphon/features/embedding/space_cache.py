@@ -12,15 +12,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.errors import AntiphonError, FeatureUnavailableError, SetupError
-from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.index import NeighborIndex
 from antiphon.features.embedding.snapshot_embedding import write_index
 from antiphon.features.embedding.space import VectorSpace, checked_content
 from antiphon.features.embedding.vectors import Embedders, embedded, has_vector, require_same, text_hash
-from antiphon.features.lake.content import Lake
 
 if TYPE_CHECKING:
     import numpy
@@ -32,26 +30,11 @@ _REMEMBERED = 1_024
 
 
 class VectorSpaces:
-    """Spaces of one scope's snapshots, each read from the lake once while it is held. Safe to share between threads.
+    """Spaces of one scope's snapshots, each read from the lake once while it is held. Safe to share between threads."""
 
-    Args:
-        held: how many are kept in memory.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        *,
-        lake: Lake,
-        snapshots: Snapshots,
-        embedders: Embedders,
-        held: int = _HELD,
-    ) -> None:
-        self._scope = scope
-        self._lake = lake
-        self._snapshots = snapshots
+    def __init__(self, catalog: FeatureCatalog, embedders: Embedders) -> None:
+        self._catalog = catalog
         self._embedders = embedders
-        self._held = held
         self._lock = threading.Lock()
         self._spaces: OrderedDict[tuple[str, str], VectorSpace] = OrderedDict()
         self._made: OrderedDict[tuple[EmbeddingModel, bytes], NDArray[numpy.float32]] = OrderedDict()
@@ -67,12 +50,12 @@ class VectorSpaces:
         with self._lock:
             found = self._spaces.get((snapshot, feature))
             if found is None:
-                manifest = self._snapshots.get(self._scope, snapshot)
-                found = VectorSpace.read(self._lake, manifest, feature)
-                if not found.open_index(self._lake) and found.facts.index is not None:
+                manifest = self._catalog.snapshots.get(self._catalog.scope, snapshot)
+                found = VectorSpace.read(self._catalog.lake, manifest, feature)
+                if not found.open_index(self._catalog.lake) and found.facts.index is not None:
                     self._mend(found)
                 self._spaces[snapshot, feature] = found
-                while len(self._spaces) > self._held:
+                while len(self._spaces) > _HELD:
                     self._spaces.popitem(last=False)
             self._spaces.move_to_end((snapshot, feature))
             return found
@@ -120,10 +103,9 @@ class VectorSpaces:
     def _put_back(self, space: VectorSpace) -> None:
         assert space.facts.index is not None
         try:
-            file = write_index(self._lake, self._scope, space.vectors)
-            space.index = NeighborIndex(
-                checked_content(self._lake, file), len(space.vectors), space.facts.model.dimensions
-            )
+            file = write_index(self._catalog.lake, self._catalog.scope, space.vectors)
+            content = checked_content(self._catalog.lake, file)
+            space.index = NeighborIndex(content, len(space.vectors), space.facts.model.dimensions)
             _log.warning("The index %s was lost and is built again as %s.", space.facts.index.path, file.path)
         except (AntiphonError, OSError) as error:
             _log.warning("The index %s is lost and cannot be built again: %s", space.facts.index.path, error)

@@ -10,16 +10,13 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.publications import Publications
-from antiphon.core.clock import Clock
-from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Kind
 from antiphon.features.embedding.space_cache import VectorSpaces
-from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
-from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StateQuery, StreamedOverlay
+from antiphon.features.ports import OpenedSnapshot, StateQuery
 from antiphon.features.tiles.entity_state import EntityState
 from antiphon.features.tiles.evaluate import ViewEvaluator
 from antiphon.features.values import EntityRow
@@ -58,44 +55,11 @@ class VectorRows(msgspec.Struct, frozen=True):
 
 
 class VectorReader:
-    """Reads the vectors of entities as of a moment. Safe to share between threads.
+    """Reads the vectors of entities as of a moment. Safe to share between threads."""
 
-    The arguments are those of :class:`FeatureReader`, and where vectors of texts come from.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        *,
-        publications: Publications,
-        online: OnlineSnapshots,
-        clock: Clock,
-        vectors: VectorSpaces,
-        overlay: StreamedOverlay | None = None,
-        lease: float = LEASE_SECONDS,
-    ) -> None:
+    def __init__(self, texts: TextReader, vectors: VectorSpaces) -> None:
+        self._texts = texts
         self._vectors = vectors
-        self._texts = _TextReader(
-            scope, publications=publications, online=online, clock=clock, overlay=overlay, lease=lease
-        )
-
-    def read_many(
-        self,
-        views: Mapping[str, FeatureViewSpec],
-        keys: Sequence[Mapping[str, str]],
-        as_of: datetime | Sequence[datetime],
-        minimum_publication: int | None = None,
-    ) -> list[dict[str, TextVector]]:
-        """Of each entity ``view.feature`` to vector, all from one publication.
-
-        Args:
-            views: view name to the definition that is read.
-
-        Raises:
-            As :meth:`FeatureReader.read_many`; FeatureUnavailableError also when a text streamed in and the model is
-            not here to embed it.
-        """
-        return self.rows(views, keys, as_of, minimum_publication).entities
 
     def rows(
         self,
@@ -106,10 +70,15 @@ class VectorReader:
         *,
         only: Collection[str] | None = None,
     ) -> VectorRows:
-        """:meth:`read_many`, and where it is from.
+        """Of each entity ``view.feature`` to vector, all from one publication, and where it is from.
 
         Args:
+            views: view name to the definition that is read.
             only: full names of the vectors that are wanted; all by default.
+
+        Raises:
+            As :meth:`FeatureReader.read_many`; FeatureUnavailableError also when a text streamed in and the model is
+            not here to embed it.
         """
         versions = {name: spec.definition_version for name, spec in views.items() if spec.models}
         read = self._texts.read_many(versions, keys, as_of, minimum_publication)
@@ -171,7 +140,7 @@ class _TextSnapshot:
         return self._opened.states(queries)
 
 
-class _TextReader(FeatureReader):
+class TextReader(FeatureReader):
     """Reads the texts of embedded features. The store's owner decides which of its snapshots stay open."""
 
     def _open(self, view: str, snapshot: str) -> OpenedSnapshot:

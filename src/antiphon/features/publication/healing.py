@@ -52,7 +52,10 @@ class Damage(msgspec.Struct, frozen=True):
 
 
 class SnapshotHealth:
-    """Finds snapshots of the current publication that cannot be read. Safe to share between threads."""
+    """Finds snapshots of the current publication that cannot be read. Safe to share between threads.
+
+    Every method raises ``UnavailableError`` while catalog or online store do not answer.
+    """
 
     def __init__(self, catalog: FeatureCatalog, *, online: OnlineSnapshots) -> None:
         self._catalog = catalog
@@ -61,27 +64,15 @@ class SnapshotHealth:
         self._since: dict[tuple[str, str], datetime] = {}
 
     def damaged(self) -> list[Damage]:
-        """Find snapshots that are gone or known to be damaged, by a few system calls for each.
-
-        Raises:
-            UnavailableError: catalog or online store do not answer.
-        """
+        """Find snapshots that are gone or known to be damaged, by a few system calls for each."""
         return self._failing(self._online.sealed)
 
     def unreadable(self) -> list[Damage]:
-        """Find snapshots that are gone or damaged, by reading every byte.
-
-        Raises:
-            UnavailableError: catalog or online store do not answer.
-        """
+        """Find snapshots that are gone or damaged, by reading every byte."""
         return self._failing(self._online.whole)
 
     def condemn(self) -> None:
-        """Read every byte, and take damaged snapshots out of use.
-
-        Raises:
-            UnavailableError: catalog or online store do not answer.
-        """
+        """Read every byte, and take damaged snapshots out of use."""
         for key, snapshot in self._current():
             self._online.condemn(self._scope, key.partition("@")[0], snapshot)
 

@@ -8,6 +8,7 @@ Manifests, statistics and verdicts are never deleted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Literal
@@ -82,24 +83,17 @@ class PruneResult(msgspec.Struct, frozen=True):
         return ", ".join(f"{number} {what}" for what, number in counts.items() if number)
 
 
-class ServingPeriod(msgspec.Struct, frozen=True):
-    """Period in which a snapshot was current; ``until`` is the present moment for a current one."""
-
-    since: datetime
-    until: datetime
-
-
-def serving_periods(publications: Sequence[Publication], now: datetime) -> dict[str, list[ServingPeriod]]:
-    """The periods in which each snapshot was current.
+def serving_periods(publications: Sequence[Publication], now: datetime) -> dict[str, list[tuple[datetime, datetime]]]:
+    """From when until when each snapshot was current; a current one until now.
 
     Args:
         publications: all of them, latest first.
     """
-    found: dict[str, list[ServingPeriod]] = {}
+    found: dict[str, list[tuple[datetime, datetime]]] = {}
     until = now
     for publication in publications:
         for snapshot in publication.snapshots.values():
-            found.setdefault(snapshot, []).append(ServingPeriod(publication.created_at, until))
+            found.setdefault(snapshot, []).append((publication.created_at, until))
         until = publication.created_at
     return found
 
@@ -142,16 +136,16 @@ def find_pins(
             pinned.append(SnapshotPin("embargo", f"until {waiting[manifest.id]:%Y-%m-%d %H:%M:%SZ}"))
         if latest[manifest.key] == manifest.id:
             pinned += [SnapshotPin("release", release) for release in releases.get(manifest.key, ())]
-        recent = [one for one in times if one.until > now - kept]
-        if number := sum(written(one.since, one.until) for one in recent):
+        if number := sum(written(since, until) for since, until in times if until > now - kept):
             pinned.append(SnapshotPin("receipt", f"{number} receipts"))
-        last = max((one.until for one in times), default=manifest.created_at)
-        if max(last, manifest.created_at) > now - kept:
-            pinned.append(SnapshotPin("age", f"until {max(last, manifest.created_at) + kept:%Y-%m-%d %H:%M:%SZ}"))
+        last = max((manifest.created_at, *(until for _, until in times)))
+        if last > now - kept:
+            pinned.append(SnapshotPin("age", f"until {last + kept:%Y-%m-%d %H:%M:%SZ}"))
         found[manifest.id] = tuple(pinned)
     return found
 
 
+@dataclass(frozen=True)
 class Pruner:
     """Prunes one scope. Idempotent, also when run twice at once.
 
@@ -163,25 +157,13 @@ class Pruner:
         kept, quarantine_kept: retention of snapshots after they were last current, and of quarantined rows.
     """
 
-    def __init__(
-        self,
-        catalog: FeatureCatalog,
-        *,
-        publisher: Publisher,
-        releases: Callable[[], Mapping[str, Sequence[str]]],
-        receipts: Callable[[datetime, datetime], int],
-        datasets: Callable[[], Sequence[str]],
-        kept: timedelta,
-        quarantine_kept: timedelta,
-    ) -> None:
-        self._catalog = catalog
-        self._scope = catalog.scope
-        self._publisher = publisher
-        self._releases = releases
-        self._receipts = receipts
-        self._datasets = datasets
-        self._kept = kept
-        self._quarantine_kept = quarantine_kept
+    catalog: FeatureCatalog
+    publisher: Publisher
+    releases: Callable[[], Mapping[str, Sequence[str]]]
+    receipts: Callable[[datetime, datetime], int]
+    datasets: Callable[[], Sequence[str]]
+    kept: timedelta
+    quarantine_kept: timedelta
 
     def prune(
         self, *, dry: bool = False, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
@@ -195,46 +177,38 @@ class Pruner:
         Raises:
             UnavailableError: catalog, lake or online store is away; what was pruned until then stays pruned.
         """
-        now = self._catalog.clock.now()
-        manifests = self._catalog.snapshots.list(self._scope, limit=_ALL, pruned=False)
+        now = self.catalog.clock.now()
+        manifests = self.catalog.snapshots.list(self.catalog.scope, limit=_ALL, pruned=False)
         pinned = find_pins(
             manifests,
-            self._catalog.publications.list(self._scope, _ALL),
-            self._catalog.staged.list(self._scope),
+            self.catalog.publications.list(self.catalog.scope, _ALL),
+            self.catalog.staged.list(self.catalog.scope),
             now=now,
-            kept=self._kept,
-            releases=self._releases(),
-            receipts=self._receipts,
+            kept=self.kept,
+            releases=self.releases(),
+            receipts=self.receipts,
             publications_kept=keep,
         )
         free = {snapshot for snapshot, by in pinned.items() if not by}
-        expiring = self._catalog.verdicts.expiring(self._scope, now - self._quarantine_kept)
+        expiring = self.catalog.verdicts.expiring(self.catalog.scope, now - self.quarantine_kept)
         if dry:
-            lake, online = self._publisher.unnamed(keep, without=free)
-            events = 0
+            garbage = self.publisher.unnamed(keep, without=free)
         else:
-            free = set(self._catalog.snapshots.prune(self._scope, free, keep))
-            self._catalog.verdicts.expire(self._scope, [one[0] for one in expiring])
-            collected = self._publisher.collect_garbage(keep=keep, grace=grace)
-            lake, online, events = collected.lake, collected.online, collected.events
+            free = set(self.catalog.snapshots.prune(self.catalog.scope, free, keep))
+            self.catalog.verdicts.expire(self.catalog.scope, [one[0] for one in expiring])
+            garbage = self.publisher.collect_garbage(keep=keep, grace=grace)
         return PruneResult(
             dry=dry,
             snapshots=tuple(_line(one, ()) for one in manifests if one.id in free),
             kept=tuple(_line(one, pinned[one.id]) for one in manifests if one.id not in free),
             expired=tuple(ExpiredRows(*one) for one in expiring),
-            datasets=len(self._datasets()),
-            lake=lake,
-            online=online,
-            events=events,
+            datasets=len(self.datasets()),
+            lake=garbage.lake,
+            online=garbage.online,
+            events=garbage.events,
         )
 
 
 def _line(manifest: SnapshotManifest, pinned: tuple[SnapshotPin, ...]) -> SnapshotLine:
-    return SnapshotLine(
-        manifest.id,
-        manifest.view,
-        manifest.definition_version,
-        manifest.as_of,
-        sum(file.bytes for file in manifest.files),
-        pinned,
-    )
+    size = sum(file.bytes for file in manifest.files)
+    return SnapshotLine(manifest.id, manifest.view, manifest.definition_version, manifest.as_of, size, pinned)

@@ -8,8 +8,10 @@ the winner, and never replaces a newer snapshot by an older one.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -24,6 +26,7 @@ from antiphon.features.ports import OnlineSnapshots, StreamedOverlay
 from antiphon.features.streaming.consumer import StreamConsumer
 
 _ATTEMPTS = 50
+_Result = TypeVar("_Result")
 KEPT_PUBLICATIONS = 10
 """Number of latest publications whose files and streamed events stay in place for a rollback."""
 
@@ -95,27 +98,19 @@ class Publisher:
             ConflictError: other publishers won every race.
         """
         prepared = {spec.key: self.prepare(manifest, spec) for manifest, spec in snapshots}
-        lost: ConflictError | None = None
-        for _ in range(_ATTEMPTS):
-            current = self._catalog.publications.current(self._scope)
+
+        def attempt(current: Publication | None) -> Publication | None:
             # Read after the publication: a hold written in the transaction of a flip makes this race lost.
             held = self._catalog.holds.of(self._scope)
-            free = {key: manifest for key, manifest in prepared.items() if manifest.view not in held}
-            changes = self._changes(current, free)
+            changes = self._changes(current, {key: one for key, one in prepared.items() if one.view not in held})
             if not changes:
                 return current
-            try:
-                return self._catalog.publications.publish(
-                    self._scope,
-                    changes,
-                    expected=current.number if current is not None else 0,
-                    reason=reason,
-                    principal=principal,
-                )
-            except ConflictError as error:
-                lost = error
-        assert lost is not None
-        raise lost
+            expected = current.number if current is not None else 0
+            return self._catalog.publications.publish(
+                self._scope, changes, expected=expected, reason=reason, principal=principal
+            )
+
+        return race(self._catalog, attempt)
 
     def withdraw(self, key: str, snapshot: str, *, reason: str, principal: str) -> None:
         """Take ``view@definition_version`` out of the current publication while it has this snapshot there.
@@ -137,16 +132,11 @@ class Publisher:
         changes: dict[str, str | None] = {}
         for key, manifest in prepared.items():
             known = current.snapshots.get(key) if current is not None else None
-            if known == manifest.id:
-                continue
-            if known is not None and self._older(manifest, self._catalog.snapshots.get(self._scope, known)):
-                continue
-            changes[key] = manifest.id
+            if known is None or (
+                known != manifest.id and _age(manifest) >= _age(self._catalog.snapshots.get(self._scope, known))
+            ):
+                changes[key] = manifest.id
         return changes
-
-    @staticmethod
-    def _older(manifest: SnapshotManifest, known: SnapshotManifest) -> bool:
-        return (manifest.as_of, manifest.stream_offset or 0) < (known.as_of, known.stream_offset or 0)
 
     def rollback(self, to: int, *, reason: str, principal: str) -> Publication:
         """Publish the snapshots of publication ``to`` again, as N + 1.
@@ -227,15 +217,15 @@ class Publisher:
         lake = self._catalog.lake.collect(self._scope, self._named(), older_than)
         return CollectedGarbage(tuple(lake), tuple(online), self._prune(keep))
 
-    def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Lake files and online snapshots that a collection would remove after these snapshots were pruned, whatever
-        their age."""
+    def unnamed(self, keep: int, *, without: Collection[str] = ()) -> CollectedGarbage:
+        """Lake files and online snapshots, whatever their age, that a collection would remove after these snapshots
+        were pruned; it does not tell of events."""
         named, builds = self._named(without), _builds(self._catalog.publications.list(self._scope, keep))
         lake = [path for path in self._catalog.lake.files(self._scope) if path not in named]
         online = [
             f"{view}/{snapshot}" for view, snapshot in self._online.files(self._scope) if (view, snapshot) not in builds
         ]
-        return tuple(lake), tuple(online)
+        return CollectedGarbage(tuple(lake), tuple(online), 0)
 
     def _named(self, without: Collection[str] = ()) -> set[str]:
         """Lake files with a reference. Quarantined rows are named by their verdicts."""
@@ -267,6 +257,22 @@ def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> 
             if offset is not None:
                 least[key] = min(offset, least.get(key, offset))
     return least
+
+
+def race(catalog: FeatureCatalog, attempt: Callable[[Publication | None], _Result]) -> _Result:
+    """Attempt to replace the current publication until no other publisher comes first.
+
+    Raises:
+        ConflictError: other publishers won every race.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ConflictError):
+            return attempt(catalog.publications.current(catalog.scope))
+    return attempt(catalog.publications.current(catalog.scope))
+
+
+def _age(manifest: SnapshotManifest) -> tuple[datetime, int]:
+    return manifest.as_of, manifest.stream_offset or 0
 
 
 def _builds(publications: Iterable[Publication]) -> set[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,17 +18,14 @@ import msgspec
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.catalog import FeatureCatalog
-from antiphon.features.publication.publish import Publisher
+from antiphon.features.publication.publish import Publisher, race
 from antiphon.features.selection import unknown_views
 
 MOST_BACK = 1_000
 """Number of publications searched for an earlier snapshot."""
-
-_ATTEMPTS = 50
-
-Audit = Callable[..., Any]
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -49,6 +47,11 @@ class Move(msgspec.Struct, frozen=True):
     last_in: int
     events: int = 0
 
+    @property
+    def key(self) -> str:
+        """``view@definition_version``."""
+        return f"{self.view}@{self.definition_version}"
+
 
 class ViewRollback(msgspec.Struct, frozen=True):
     """Result of a rollback, or of its dry run.
@@ -65,6 +68,7 @@ class ViewRollback(msgspec.Struct, frozen=True):
     principal: str
 
 
+@dataclass
 class SnapshotRollback:
     """Rolls back views of one scope, puts them on hold and resumes them.
 
@@ -74,25 +78,19 @@ class SnapshotRollback:
         declared: refreshed views by ``view@definition_version``.
     """
 
-    def __init__(
-        self,
-        catalog: FeatureCatalog,
-        *,
-        publisher: Publisher,
-        transaction: Callable[[], AbstractContextManager[Any]],
-        audit: Audit,
-        declared: Callable[[], Mapping[str, FeatureViewSpec]],
-    ) -> None:
-        self._catalog = catalog
-        self._scope = catalog.scope
-        self._publisher = publisher
-        self._transaction = transaction
-        self._audit = audit
-        self._declared = declared
+    catalog: FeatureCatalog
+    publisher: Publisher
+    transaction: Callable[[], AbstractContextManager[Any]]
+    audit: Callable[..., Any]
+    declared: Callable[[], Mapping[str, FeatureViewSpec]]
+
+    @property
+    def _scope(self) -> Scope:
+        return self.catalog.scope
 
     def view(
         self,
-        view: str,
+        view: str | None,
         to: str | int | None = None,
         *,
         reason: str,
@@ -104,6 +102,8 @@ class SnapshotRollback:
         """Publish an earlier snapshot of a view again; every other view stays as it is.
 
         Args:
+            view: its name; ``None`` for every view of publication ``to`` in a definition version that is still
+                declared.
             to: a snapshot, or a publication's number; by default the snapshot that was current before this one.
             hold: nothing replaces it until :meth:`resume`.
             seen: the publication that the caller has seen as current.
@@ -115,23 +115,20 @@ class SnapshotRollback:
             CorruptionError: its files are gone.
         """
         _require_reason(reason)
-        history = self._catalog.publications.list(self._scope, MOST_BACK)
-        _require_seen(history, seen)
-        moves = self._moves(view, to, history)
+        history = self.catalog.publications.list(self._scope, MOST_BACK)
+        current = history[0].number if history else 0
+        if seen is not None and seen != current:
+            raise ConflictError(
+                f"Publication {seen} is not current any more; {current} is.", where="publication",
+                next_step="Look again at what is published now.",
+            )  # fmt: skip
+        moves = self._all_moves(to, history) if view is None else self._moves(view, to, history)
         return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
 
-    def everything(
-        self, to: int, *, reason: str, principal: str, hold: bool = False, dry_run: bool = False
-    ) -> ViewRollback:
-        """Publish every view's snapshot of a publication again, of the definition versions that are still declared.
-
-        Raises:
-            As :meth:`view`.
-        """
-        _require_reason(reason)
-        history = self._catalog.publications.list(self._scope, MOST_BACK)
-        then = self._catalog.publications.get(self._scope, to)
-        current, declared = history[0], self._declared()
+    def _all_moves(self, to: str | int | None, history: Sequence[Publication]) -> tuple[Move, ...]:
+        assert isinstance(to, int)
+        then = self.catalog.publications.get(self._scope, to)
+        current, declared = history[0], self.declared()
         moves = tuple(
             self._move(key, snapshot, then.number, current)
             for key, snapshot in sorted(then.snapshots.items())
@@ -142,7 +139,7 @@ class SnapshotRollback:
                 f"Every view has the snapshot of publication {to} already.", where=str(self._scope),
                 next_step="Name an earlier publication: `antiphon features history VIEW` shows what was made when.",
             )  # fmt: skip
-        return self._flip(moves, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=None)
+        return moves
 
     def hold(self, view: str, *, reason: str, principal: str) -> None:
         """Put a view on hold: refreshes replace its published snapshot no more.
@@ -152,16 +149,10 @@ class SnapshotRollback:
         """
         _require_reason(reason)
         self._require_declared(view)
-        with self._transaction() as connection:
-            self._catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
-            self._audit(
-                self._scope,
-                principal,
-                "features.hold",
-                view,
-                {"view": view, "reason": reason},
-                within=connection,
-            )
+        with self.transaction() as connection:
+            self.catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+            detail = {"view": view, "reason": reason}
+            self.audit(self._scope, principal, "features.hold", view, detail, within=connection)
 
     def resume(self, view: str, *, reason: str, principal: str) -> None:
         """End the hold of a view, from its next refresh on.
@@ -170,17 +161,11 @@ class SnapshotRollback:
             ConflictError: it is not held.
         """
         _require_reason(reason)
-        with self._transaction() as connection:
-            if not self._catalog.holds.remove(self._scope, view, within=connection):
+        with self.transaction() as connection:
+            if not self.catalog.holds.remove(self._scope, view, within=connection):
                 raise ConflictError(f"The view {view!r} is not held.", where=str(self._scope))
-            self._audit(
-                self._scope,
-                principal,
-                "features.resume",
-                view,
-                {"view": view, "reason": reason},
-                within=connection,
-            )
+            detail = {"view": view, "reason": reason}
+            self.audit(self._scope, principal, "features.resume", view, detail, within=connection)
 
     def _moves(self, view: str, to: str | int | None, history: Sequence[Publication]) -> tuple[Move, ...]:
         declared = self._require_declared(view)
@@ -190,7 +175,7 @@ class SnapshotRollback:
         if isinstance(to, str):
             return (self._to_snapshot(view, to, history, declared),)
         if to is not None:
-            then = self._catalog.publications.get(self._scope, to)
+            then = self.catalog.publications.get(self._scope, to)
             named = {key: snapshot for key, snapshot in then.snapshots.items() if key.partition("@")[0] == view}
             if not named:
                 raise NotFoundError(f"Publication {to} has no snapshot of {view!r}.", where=str(self._scope))
@@ -218,11 +203,11 @@ class SnapshotRollback:
     def _to_snapshot(
         self, view: str, to: str, history: Sequence[Publication], declared: Mapping[str, FeatureViewSpec]
     ) -> Move:
-        manifest = self._catalog.snapshots.get(self._scope, to)
+        manifest = self.catalog.snapshots.get(self._scope, to)
         if manifest.view != view:
             raise InvalidInputError(f"{to} is a snapshot of {manifest.view}, not of {view}.", where="to")
-        waiting = next((one for one in self._catalog.staged.list(self._scope) if one.snapshot == to), None)
-        if waiting is not None and waiting.publish_at > self._catalog.clock.now():
+        waiting = next((one for one in self.catalog.staged.list(self._scope) if one.snapshot == to), None)
+        if waiting is not None and waiting.publish_at > self.catalog.clock.now():
             raise ConflictError(
                 f"{to} is under an embargo until {waiting.publish_at:%Y-%m-%d %H:%M:%SZ}.", where=str(self._scope),
                 next_step="Wait for its end, or name a snapshot that was published.",
@@ -242,34 +227,26 @@ class SnapshotRollback:
 
     def _move(self, key: str, snapshot: str, last_in: int, current: Publication) -> Move:
         try:
-            manifest = self._catalog.snapshots.get(self._scope, snapshot)
+            manifest = self.catalog.snapshots.get(self._scope, snapshot)
         except NotFoundError as error:
             raise CorruptionError(
-                f"The snapshot {snapshot} is gone.",
-                where=str(self._scope),
-                next_step="Name another one, or refresh.",
+                f"The snapshot {snapshot} is gone.", where=str(self._scope), next_step="Name another one, or refresh."
             ) from error
         return Move(
             manifest.view, manifest.definition_version, current.snapshots.get(key), snapshot, manifest.as_of,
-            manifest.created_at, last_in, self._publisher.missing_events(manifest),
+            manifest.created_at, last_in, self.publisher.missing_events(manifest),
         )  # fmt: skip
 
     def _flip(
         self, moves: tuple[Move, ...], *, reason: str, principal: str, hold: bool, dry_run: bool, seen: int | None
     ) -> ViewRollback:
-        specs = self._declared()
+        specs, going = self.declared(), []
         for one in moves:
-            if f"{one.view}@{one.definition_version}" not in specs:  # A release that pinned it was in use until now.
+            if one.key not in specs:  # A release that pinned it was in use until now.
                 raise _undeclared(one.view, one.definition_version)
-        going = [
-            (
-                self._catalog.snapshots.get(self._scope, one.snapshot),
-                specs[f"{one.view}@{one.definition_version}"],
-            )
-            for one in moves
-        ]
+            going.append((self.catalog.snapshots.get(self._scope, one.snapshot), specs[one.key]))
         for manifest, _ in going:
-            self._publisher.require_files(manifest)
+            self.publisher.require_files(manifest)
         if dry_run:
             return ViewRollback(None, moves, hold, reason, principal)
         self._bring_back(going)
@@ -279,55 +256,37 @@ class SnapshotRollback:
 
     def _bring_back(self, going: Sequence[tuple[SnapshotManifest, FeatureViewSpec]]) -> None:
         for manifest, spec in going:
-            self._publisher.bring_back(manifest, spec)
+            self.publisher.bring_back(manifest, spec)
 
     def _published(
         self, moves: tuple[Move, ...], *, reason: str, principal: str, hold: bool, seen: int | None
     ) -> Publication:
-        changes = {f"{one.view}@{one.definition_version}": one.snapshot for one in moves}
+        changes = {one.key: one.snapshot for one in moves}
         views = sorted({one.view for one in moves})
-        lost: ConflictError | None = None
-        for _ in range(_ATTEMPTS):
-            current = self._catalog.publications.current(self._scope)
-            number = seen if seen is not None else current.number if current is not None else 0
-            try:
-                with self._transaction() as connection:
-                    made = self._catalog.publications.publish(
-                        self._scope,
-                        changes,
-                        expected=number,
-                        reason=reason,
-                        principal=principal,
-                        within=connection,
-                    )
-                    for view in views if hold else ():
-                        self._catalog.holds.put(
-                            self._scope, view, reason=reason, principal=principal, within=connection
-                        )
-                    detail = {
-                        "views": views, "publication": made.number, "to": min(one.last_in for one in moves),
-                        "state": "held" if hold else "free", "reason": reason,
-                    }  # fmt: skip
-                    self._audit(
-                        self._scope,
-                        principal,
-                        "features.rollback",
-                        ",".join(views)[:200],
-                        detail,
-                        within=connection,
-                    )
-                return made
-            except ConflictError as error:
-                if seen is not None:
-                    raise
-                lost = error
-        assert lost is not None
-        raise lost
+
+        def attempt(number: int) -> Publication:
+            with self.transaction() as connection:
+                made = self.catalog.publications.publish(
+                    self._scope, changes, expected=number, reason=reason, principal=principal, within=connection
+                )
+                for view in views if hold else ():
+                    self.catalog.holds.put(self._scope, view, reason=reason, principal=principal, within=connection)
+                detail = {
+                    "views": views, "publication": made.number, "to": min(one.last_in for one in moves),
+                    "state": "held" if hold else "free", "reason": reason,
+                }  # fmt: skip
+                subject = ",".join(views)[:200]
+                self.audit(self._scope, principal, "features.rollback", subject, detail, within=connection)
+            return made
+
+        if seen is not None:
+            return attempt(seen)
+        return race(self.catalog, lambda current: attempt(current.number if current is not None else 0))
 
     def _require_declared(self, view: str) -> dict[str, FeatureViewSpec]:
-        found = {key: spec for key, spec in self._declared().items() if spec.name == view}
+        found = {key: spec for key, spec in self.declared().items() if spec.name == view}
         if not found:
-            raise unknown_views([view], {spec.name for spec in self._declared().values()}, str(self._scope))
+            raise unknown_views([view], {spec.name for spec in self.declared().values()}, str(self._scope))
         return found
 
 
@@ -340,15 +299,6 @@ def _earlier(key: str, history: Sequence[Publication]) -> Publication | None:
 def _require_reason(reason: str) -> None:
     if not reason.strip():
         raise InvalidInputError("A reason is missing.", where="reason", next_step="Say why, for the record.")
-
-
-def _require_seen(history: Sequence[Publication], seen: int | None) -> None:
-    current = history[0].number if history else 0
-    if seen is not None and seen != current:
-        raise ConflictError(
-            f"Publication {seen} is not current any more; {current} is.", where="publication",
-            next_step="Look again at what is published now.",
-        )  # fmt: skip
 
 
 def _current(snapshot: str) -> ConflictError:

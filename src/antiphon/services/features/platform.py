@@ -18,7 +18,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.neighbors import NeighborLookup
 from antiphon.features.embedding.space_cache import VectorSpaces
-from antiphon.features.embedding.vector_reader import VectorReader
+from antiphon.features.embedding.vector_reader import TextReader, VectorReader
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
 from antiphon.features.offline.history import ViewHistory
@@ -126,22 +126,12 @@ class FeaturePlatform(FeatureStores):
 
     @cached_property
     def spaces(self) -> VectorSpaces:
-        return VectorSpaces(
-            self._store.scope, lake=self.lake, snapshots=self._store.snapshots, embedders=self.embedders
-        )
+        return VectorSpaces(self.catalog, self.embedders)
 
     @cached_property
     def neighbors(self) -> ProjectNeighbors:
-        store = self._store
-        lookup = NeighborLookup(
-            store.scope,
-            publications=store.publications,
-            snapshots=store.snapshots,
-            online=self.online,
-            spaces=self.spaces,
-            embedders=self.embedders,
-        )
-        return ProjectNeighbors(store, lookup)
+        lookup = NeighborLookup(self.catalog, online=self.online, spaces=self.spaces, embedders=self.embedders)
+        return ProjectNeighbors(self._store, lookup)
 
     @cached_property
     def history(self) -> ViewHistory:
@@ -204,14 +194,14 @@ class FeaturePlatform(FeatureStores):
 
     @cached_property
     def _vectors(self) -> VectorReader:
-        return VectorReader(
+        texts = TextReader(
             self._store.scope,
             publications=self._store.publications,
             online=self.online,
             clock=self._store.database.clock,
-            vectors=self.spaces,
             overlay=self.overlay,
         )
+        return VectorReader(texts, self.spaces)
 
     def serves(self, scope: Scope) -> bool:
         """Tells whether the views, streams and publications of this platform belong to the scope."""

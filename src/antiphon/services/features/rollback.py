@@ -35,9 +35,6 @@ class FeatureRollback:
     ) -> ViewRollback:
         """Take one view back, or without one every view to publication ``to``; raises as ``SnapshotRollback.view``."""
         rollback = self._of(scope, view)
-        if view is None:
-            assert isinstance(to, int)
-            return rollback.everything(to, reason=reason, principal=principal, hold=hold, dry_run=dry_run)
         return rollback.view(view, to, reason=reason, principal=principal, hold=hold, dry_run=dry_run, seen=seen)
 
     def publication(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:

@@ -32,7 +32,7 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbors import NeighborLookup, NeighborQuery
 from antiphon.features.embedding.space_cache import VectorSpaces
-from antiphon.features.embedding.vector_reader import TextVector, VectorReader, VectorRows
+from antiphon.features.embedding.vector_reader import TextReader, TextVector, VectorReader, VectorRows
 from antiphon.features.embedding.vectors import EmbeddingResult
 from antiphon.features.monitoring.skew.measure import Skew
 from antiphon.features.monitoring.skew.vectors import SkewVectors
@@ -79,8 +79,7 @@ class Embedding:
         self.spaces = self.new_spaces(self.embedders)
 
     def new_spaces(self, embedders: GivenEmbedders) -> VectorSpaces:
-        world = self.world
-        return VectorSpaces(world.scope, lake=world.lake, snapshots=world.snapshots, embedders=embedders)
+        return VectorSpaces(self.world.catalog, embedders)
 
     def say(self, texts: dict[str, str | None], at: float = -60) -> None:
         moment = NOON + minutes(at)
@@ -109,9 +108,7 @@ class Embedding:
     def lookup(self, spaces: VectorSpaces | None = None, embedders: GivenEmbedders | None = None) -> NeighborLookup:
         world = self.world
         return NeighborLookup(
-            world.scope,
-            publications=world.publications,
-            snapshots=world.snapshots,
+            world.catalog,
             online=world.online,
             spaces=spaces or self.spaces,
             embedders=embedders or self.embedders,
@@ -122,20 +119,20 @@ class Embedding:
         return [one.keys["order"] for one in found.neighbors if one.keys is not None]
 
     def vector(self, order: str, at: datetime, spaces: VectorSpaces | None = None) -> TextVector:
-        (found,) = self.reader(spaces).read_many({"said": self.spec}, [{"order": order}], at)
+        (found,) = self.reader(spaces).rows({"said": self.spec}, [{"order": order}], at).entities
         return found["said.review"]
 
     def reader(self, spaces: VectorSpaces | None = None) -> VectorReader:
         world = self.world
-        return VectorReader(
+        texts = TextReader(
             world.scope,
             publications=world.publications,
             online=world.online,
             clock=world.clock,
             overlay=world.overlay,
             lease=0.0,
-            vectors=spaces or self.spaces,
         )
+        return VectorReader(texts, spaces or self.spaces)
 
     def values(self) -> Any:
         with self.world.lake.open(self.manifests[-1].files[2].path) as stream:
@@ -406,7 +403,7 @@ def test_a_publication_that_becomes_current_in_between_is_read_as_a_whole(tmp_pa
     (line,) = found.entities
     assert not flips
     assert (found.publication, line.values[1]) == (2, TEXTS["vase"])
-    (again,) = made.reader().read_many({"said": made.spec}, [{"order": "lamp"}], NOON + minutes(3))
+    (again,) = made.reader().rows({"said": made.spec}, [{"order": "lamp"}], NOON + minutes(3)).entities
     assert line.values[0] == again["said.review"].value, "of the same publication as the text beside it"
     world.close()
 

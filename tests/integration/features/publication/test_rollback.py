@@ -76,7 +76,7 @@ def test_one_view_goes_back_and_the_others_stay(world: World) -> None:
     assert hand.snapshots()["congestion"] == first.snapshots[key]
     hand.back(to=3)
     assert hand.snapshots() == before
-    whole = hand.rollback.everything(1, **WHY)
+    whole = hand.rollback.view(None, 1, **WHY)
     assert {one.view for one in whole.moves} == {"congestion", "route_history"}
     assert hand.snapshots() == {name: first.snapshots[spec.key] for name, spec in world.specs.items()}
 
@@ -155,7 +155,7 @@ def test_what_cannot_come_back_is_refused_with_the_reason(world: World) -> None:
     with pytest.raises(ConflictError, match="is current already"):
         hand.back(to=1)
     with pytest.raises(ConflictError, match="has the snapshot of publication 1 already"):
-        hand.rollback.everything(1, **WHY)
+        hand.rollback.view(None, 1, **WHY)
     with pytest.raises(InvalidInputError, match="is a snapshot of route_history"):
         hand.back(to=first.snapshots[world.specs["route_history"].key])
     with pytest.raises(NotFoundError):
@@ -206,7 +206,7 @@ def test_a_publication_that_came_in_between_is_built_upon(world: World, monkeypa
             raced.append(world.publish(NOON + minutes(40), "route_history").number)
         return world.database.transaction()
 
-    monkeypatch.setattr(hand.rollback, "_transaction", racing)
+    monkeypatch.setattr(hand.rollback, "transaction", racing)
     done = hand.back()
     assert (raced, done.publication) == ([3], 4)
     key = world.specs["route_history"].key

@@ -13,7 +13,8 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.property.features.sources.test_taking_over import KINDS, known, later, made, views, write
 
 from antiphon.core.clock import microseconds
-from antiphon.features.monitoring.skew.batch import SourceQuery, batch_side
+from antiphon.features.monitoring.skew.batch import batch_side
+from antiphon.features.monitoring.skew.lake_state import SourceQuery
 from antiphon.features.offline.batch_values import BatchValue
 from antiphon.features.offline.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of

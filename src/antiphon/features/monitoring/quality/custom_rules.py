@@ -6,7 +6,9 @@ that changed since, or raises, has checked nothing, and its rule fails rather th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from antiphon.catalog.snapshot_facts import RuleCheck
@@ -15,8 +17,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import NotNullRule, PythonRule, RangeRule, SqlRule, digest_of
 from antiphon.features.expressions.expression_sql import quoted, text
 from antiphon.features.monitoring.quality.snapshot_values import VALUES, SnapshotValues
-from antiphon.features.monitoring.quality.source_quality import SOURCE
-from antiphon.features.offline.compute import first_line
+from antiphon.features.monitoring.quality.source_quality import SOURCE, count_offenders
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,10 +48,8 @@ def check_values(
     """Check rules over features and functions; ``values`` are the snapshot's, opened on the connection."""
     found: Mapping[str, Any] | None = None
     for rule in spec.quality.rules if spec.quality is not None else ():
-        if isinstance(rule, SqlRule) and rule.over == "features":
-            yield _counted(connection, rule.name, rule.select, values)
-        elif isinstance(rule, (NotNullRule, RangeRule)) and rule.over == "features":
-            yield _counted(connection, rule.name, f"SELECT 1 FROM {VALUES} WHERE {_offends(rule)}", values)
+        if isinstance(rule, (SqlRule, NotNullRule, RangeRule)) and rule.over == "features":
+            yield count_offenders(connection, rule, partial(_offenders_sql, rule), values.rows)
         elif isinstance(rule, PythonRule):
             try:
                 if found is None:
@@ -61,11 +60,15 @@ def check_values(
                 yield RuleCheck(rule.name, error=f"{type(error).__name__}: {error}")
 
 
-def _offends(rule: NotNullRule | RangeRule) -> str:
+def _offenders_sql(rule: SqlRule | NotNullRule | RangeRule) -> str:
+    if isinstance(rule, SqlRule):
+        return f"SELECT count(*) FROM ({rule.select})"
     if isinstance(rule, NotNullRule):
-        return " OR ".join(f"{quoted(name)} IS NULL" for name in rule.of)
-    number, low, high = f"CAST({quoted(rule.of)} AS DOUBLE)", text(repr(rule.low)), text(repr(rule.high))
-    return f"{number} IS NOT NULL AND NOT ({number} BETWEEN {low}::DOUBLE AND {high}::DOUBLE)"
+        offends = " OR ".join(f"{quoted(name)} IS NULL" for name in rule.of)
+    else:
+        number, low, high = f"CAST({quoted(rule.of)} AS DOUBLE)", text(repr(rule.low)), text(repr(rule.high))
+        offends = f"{number} IS NOT NULL AND NOT ({number} BETWEEN {low}::DOUBLE AND {high}::DOUBLE)"
+    return f"SELECT count(*) FROM {VALUES} WHERE {offends}"
 
 
 def _called(rule: PythonRule, function: Any, table: pyarrow.Table) -> tuple[str, ...]:
@@ -106,20 +109,9 @@ def schema_failures(schema: Any, table: pyarrow.Table) -> list[str]:
     except pandera.errors.SchemaErrors as error:
         cases = error.failure_cases
         rows = cases.to_dicts() if hasattr(cases, "to_dicts") else cases.to_dict("records")
-        counted: dict[tuple[str, str], int] = {}
-        for row in rows:
-            place = (str(row.get("column") or row.get("schema_context")), str(row.get("check")))
-            counted[place] = counted.get(place, 0) + 1
-        return [f"{column}: {count} fail {check}" for (column, check), count in counted.items()]
+        failed = Counter((str(row.get("column") or row.get("schema_context")), str(row.get("check"))) for row in rows)
+        return [f"{column}: {count} fail {check}" for (column, check), count in failed.items()]
     return []
-
-
-def _counted(connection: duckdb.DuckDBPyConnection, rule: str, select: str, values: SnapshotValues) -> RuleCheck:
-    try:
-        ((found,),) = connection.execute(f"SELECT count(*) FROM ({select})").fetchall()
-    except Exception as error:  # DuckDB's own
-        return RuleCheck(rule, error=f"{type(error).__name__}: {first_line(error)}")
-    return RuleCheck(rule, offenders=found, of=values.rows)
 
 
 def _source(connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec) -> pyarrow.Table:

@@ -23,18 +23,16 @@ from antiphon.definitions.quality import (
     ColumnTypesRule,
     NoFutureRule,
     NotNullRule,
-    PythonRule,
     QualitySpec,
     RangeRule,
     RecencyRule,
     ReferenceRule,
     Rule,
-    SqlRule,
     StabilityRule,
     UniquenessRule,
     VolumeRule,
 )
-from antiphon.features.monitoring.quality.distances import discoveries, distance, pooled
+from antiphon.features.monitoring.quality.distances import Distance, discoveries, distance, pooled
 from antiphon.features.monitoring.quality.inspection import typed_reasons
 from antiphon.features.monitoring.quality.statistics import named_alike
 
@@ -155,29 +153,20 @@ def _judge(
 
 def _of_rows(rule: Rule, manifest: SnapshotManifest, check: RuleCheck | None) -> Iterator[GateFinding]:
     """Judge by what was found in the rows. A quarantining rule that could not be applied blocks."""
-    unchecked: Literal["block", "warn"] = "warn" if rule.action == "warn" else "block"
-    if check is None:
-        yield GateFinding(rule.name, unchecked, f"{rule.name}: the rule was not checked.")
-        return
-    if check.error is not None:
-        yield GateFinding(rule.name, unchecked, f"{rule.name}: {check.error}")
+    if check is None or check.error is not None:
+        why = "the rule was not checked." if check is None else check.error
+        yield GateFinding(rule.name, "warn" if rule.action == "warn" else "block", f"{rule.name}: {why}")
         return
     for reason in check.reasons:
         yield GateFinding(rule.name, rule.action, f"{rule.name}: {reason}")
+    said = f"{_words(rule)}; {check.seen}" if check.seen else _words(rule)
     share = check.offenders / check.of if check.of else 0.0
     if rule.action == "quarantine":
         kept = manifest.quarantined.reasons.get(rule.name, 0) if manifest.quarantined is not None else 0
         if kept:
-            yield GateFinding(
-                rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, check)}."
-            )
+            yield GateFinding(rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {said}.")
     elif share > getattr(rule, "at_most", 0.0):
-        yield GateFinding(rule.name, rule.action, f"{check.offenders} of {check.of} rows: {_said(rule, check)}.")
-
-
-def _said(rule: Rule, check: RuleCheck) -> str:
-    said = _words(rule)
-    return f"{said}; {check.seen}" if check.seen else said
+        yield GateFinding(rule.name, rule.action, f"{check.offenders} of {check.of} rows: {said}.")
 
 
 def _words(rule: Rule) -> str:
@@ -194,8 +183,6 @@ def _words(rule: Rule) -> str:
             return f"{', '.join(columns)} is not in {reference.name}.{', '.join(there)}"
         case NoFutureRule():
             return "the row claims to be known in the future"
-        case SqlRule() | PythonRule():
-            return f"{rule.name}"
     return rule.name
 
 
@@ -208,12 +195,10 @@ def _volume(
         return
     if previous is None or previous.id == manifest.id:
         return
-    count: Callable[[SnapshotManifest], int | None] = (
-        (lambda one: one.rows_out)
-        if rule.of == "entities"
-        else (lambda one: one.source_quality.rows if one.source_quality is not None else None)
+    now, then = (
+        one.rows_out if rule.of == "entities" else one.source_quality.rows if one.source_quality is not None else None
+        for one in (manifest, previous)
     )
-    now, then = count(manifest), count(previous)
     if now is None or not then:
         return
     if not rule.least <= now / then <= rule.most:
@@ -269,35 +254,34 @@ def _steady(rule: StabilityRule, manifest: SnapshotManifest, earlier: Sequence[S
         if rule.over == "features"
         else (lambda one: one.source_quality.columns if one.source_quality is not None else {})
     )
-    now = of(manifest)
+    now, before_all = of(manifest), [of(one) for one in earlier]
     references: dict[str, Statistics] = {}
-    independent: dict[str, int | None] = {}
-    for name in rule.of or now:
+    distances: dict[str, Distance] = {}
+    for name in now if not rule.of else (name for name in rule.of if name in now):
         known = [
             found
-            for one in earlier
-            if (found := of(one).get(name)) is not None and found.rows and named_alike(found, now.get(name, found))
+            for one in before_all
+            if (found := one.get(name)) is not None and found.rows and named_alike(found, now[name])
         ]
         reference = pooled(known)
-        if name in now and reference is not None:
+        if reference is not None:
             references[name] = reference
             # New rows are other rows every time; the entities behind features are the same ones.
-            independent[name] = max(found.present for found in known) if rule.over == "features" else None
-    distances = {
-        name: one
-        for name, before in references.items()
-        if (one := distance(name, before, now[name], independent[name])) is not None
-    }
+            independent = max(found.present for found in known) if rule.over == "features" else None
+            if (gap := distance(name, reference, now[name], independent)) is not None:
+                distances[name] = gap
     significant = discoveries({name: one.p_value for name, one in distances.items()}, rule.alpha)
     for name, before in references.items():
-        gap = distances.get(name)
-        shifted = gap is not None and (
-            gap.psi > max(rule.psi, gap.noise) or (name in significant and gap.effect >= rule.effect)
-        )
-        if gap is not None and shifted:
+        shift = distances.get(name)
+        if shift is not None and (
+            shift.psi > max(rule.psi, shift.noise) or (name in significant and shift.effect >= rule.effect)
+        ):
+            means = [
+                found.mean for one in before_all if (found := one.get(name)) is not None and found.mean is not None
+            ]
             yield (
-                f"{name}: its distribution shifted ({gap.test} {gap.effect:.2f}, PSI {gap.psi:.2f})"
-                f"{_how(before, now[name], earlier, name, of)}."
+                f"{name}: its distribution shifted ({shift.test} {shift.effect:.2f}, PSI {shift.psi:.2f})"
+                f"{_how(before, now[name], means)}."
             )
         elif abs(now[name].null_share - before.null_share) > max(rule.effect, 0.05) and now[name].rows >= _FEWEST_NEW:
             yield (
@@ -306,26 +290,15 @@ def _steady(rule: StabilityRule, manifest: SnapshotManifest, earlier: Sequence[S
             )
 
 
-def _how(
-    before: Statistics,
-    now: Statistics,
-    earlier: Sequence[SnapshotManifest],
-    name: str,
-    of: Callable[[SnapshotManifest], dict[str, Statistics]],
-) -> str:
-    """The shift in words: categories that came and went, or the means."""
+def _how(before: Statistics, now: Statistics, means: Sequence[float]) -> str:
+    """The shift in words: categories that came and went, or the mean beside earlier ones."""
     if now.top or before.top:
-        enough = 0.01 * max(now.present, 1)
-        came = [value for value, rows in now.top.items() if value not in before.top and rows >= enough]
-        went = [
-            value
-            for value, rows in before.top.items()
-            if value not in now.top and rows >= 0.01 * max(before.present, 1)
-        ]
-        parts = [f"new: {_listed(came)}"] if came else []
-        parts += [f"gone: {_listed(went)}"] if went else []
+        parts = []
+        for word, there, elsewhere in (("new", now, before), ("gone", before, now)):
+            enough = 0.01 * max(there.present, 1)
+            only = [value for value, rows in there.top.items() if value not in elsewhere.top and rows >= enough]
+            parts += [f"{word}: {_listed(only)}"] if only else []
         return f"; {', '.join(parts)}" if parts else ""
-    means = [found.mean for one in earlier if (found := of(one).get(name)) is not None and found.mean is not None]
     if not means or now.mean is None:
         return ""
     usual = averages.median(means)

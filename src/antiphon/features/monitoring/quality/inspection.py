@@ -18,6 +18,7 @@ from antiphon.definitions.quality import ColumnTypesRule, QualitySpec
 from antiphon.features.expressions.expression_sql import quoted
 from antiphon.features.lake.content import Lake
 from antiphon.features.monitoring.quality.source_quality import (
+    REASON,
     Raw,
     check_rows,
     open_source,
@@ -25,7 +26,7 @@ from antiphon.features.monitoring.quality.source_quality import (
     quarantine_sql,
 )
 from antiphon.features.monitoring.quality.statistics import TextNames
-from antiphon.features.offline.compute import write_parquet
+from antiphon.features.offline.compute import one_row, write_parquet
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import marks_of
 from antiphon.features.sources.taking_over import TakenOver, merged_check, merged_quality
@@ -138,21 +139,19 @@ class Inspection:
             sql = quarantine_sql(self._spec, self._raw)
             if sql is None:
                 return None
-            reasons: dict[str, int] = dict(
-                self._connection.execute(
-                    f"SELECT antiphon_reason, count(*) FROM ({sql}) GROUP BY ALL ORDER BY ALL"
-                ).fetchall()
-            )
+            counted = f"SELECT {REASON}, count(*) FROM ({sql}) GROUP BY ALL ORDER BY ALL"
+            reasons: dict[str, int] = dict(self._connection.execute(counted).fetchall())
             if not reasons:
                 return None
             columns = ", ".join(map(quoted, self._raw.types))
-            rows = f"SELECT {columns}, antiphon_reason FROM ({sql}) ORDER BY ALL"
+            rows = f"SELECT {columns}, {REASON} FROM ({sql}) ORDER BY ALL"
             # A row that offends two rules stands there twice, and is one row kept out.
-            ((self.kept_aside,),) = self._connection.execute(
-                f"SELECT sum(n) FROM (SELECT max(n) AS n FROM (SELECT {columns}, antiphon_reason, count(*) AS n "
-                f"FROM ({sql}) GROUP BY ALL) GROUP BY {columns})"
-            ).fetchall()
-            self.kept_aside = int(self.kept_aside)
+            (kept_aside,) = one_row(
+                self._connection,
+                f"SELECT sum(n) FROM (SELECT max(n) AS n FROM (SELECT {columns}, {REASON}, count(*) AS n "
+                f"FROM ({sql}) GROUP BY ALL) GROUP BY {columns})",
+            )
+            self.kept_aside = int(kept_aside)
             with lake.writing(self._scope, ".parquet") as draft:
                 written = write_parquet(self._connection, rows, draft)
             self._quarantined = QuarantinedRows(
@@ -186,9 +185,6 @@ def typed_reasons(rule: ColumnTypesRule, kinds: Mapping[str, str]) -> Iterator[s
             yield f"The column {column} is {found}, not {expected}."
     if rule.closed and (others := sorted(kinds.keys() - rule.columns.keys())):
         yield f"There are columns that are not declared: {', '.join(others)}."
-
-
-REASON = "antiphon_reason"
 
 
 class QuarantinedRow(msgspec.Struct, frozen=True):

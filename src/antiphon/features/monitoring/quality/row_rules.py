@@ -54,8 +54,7 @@ def quarantine_stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]
         left = f"SELECT * FROM ({left}) AS this_row WHERE {holds}"
         yield QuarantineStage(single, offenders, left)
     for rule in (rule for rule in rules if not isinstance(rule, _SINGLE)):
-        offenders = relational(rule, left, types)
-        left = _without(rule, left, types, offenders)
+        offenders, left = relational(rule, left, types)
         yield QuarantineStage(rule, offenders, left)
 
 
@@ -72,7 +71,7 @@ def admitted_relation(spec: FeatureViewSpec, relation: str, types: Mapping[str, 
     if source.where is not None:
         left += f" WHERE {ExpressionSql(types, f'source {source.name}').condition(source.where)}"
     for rule in (rule for rule in rules if not isinstance(rule, _SINGLE)):
-        left = _without(rule, left, types, relational(rule, left, types))
+        _, left = relational(rule, left, types)
     return f"({left})"
 
 
@@ -95,27 +94,17 @@ def offends(rule: Rule, types: Mapping[str, str]) -> str | None:
     return None
 
 
-def relational(rule: Rule, rows: str, types: Mapping[str, str]) -> str:
-    """A SELECT of the rows of ``rows`` that offend a rule which looks at other rows as well."""
-    match rule:
-        case UniquenessRule(of=columns):
-            require(columns, types)
-            return f"SELECT * FROM ({rows}) AS this_row QUALIFY NOT ({_first(columns)})"
-        case ReferenceRule(of=columns):
-            require(columns, types)
-            return f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({_found(rule)})"
-        case SqlRule(select=select):
-            return f"SELECT * FROM (WITH source AS ({rows}) {select}) AS offending"
-    raise InvalidInputError(f"{rule.name} is no rule over rows.", where="quality")
-
-
-def _without(rule: Rule, rows: str, types: Mapping[str, str], offenders: str) -> str:
-    match rule:
-        case UniquenessRule(of=columns):
-            return f"SELECT * FROM ({rows}) AS this_row QUALIFY {_first(columns)}"
-        case ReferenceRule():
-            return f"SELECT * FROM ({rows}) AS this_row WHERE {_found(rule)}"
-    return f"SELECT * FROM ({rows}) AS this_row EXCEPT ALL {offenders}"
+def relational(rule: Rule, rows: str, types: Mapping[str, str]) -> tuple[str, str]:
+    """SELECTs of the rows of ``rows`` that offend a rule which looks at other rows as well, and of the others."""
+    if isinstance(rule, SqlRule):
+        offenders = f"SELECT * FROM (WITH source AS ({rows}) {rule.select}) AS offending"
+        return offenders, f"SELECT * FROM ({rows}) AS this_row EXCEPT ALL {offenders}"
+    if not isinstance(rule, (UniquenessRule, ReferenceRule)):
+        raise InvalidInputError(f"{rule.name} is no rule over rows.", where="quality")
+    require(rule.of, types)
+    clause, holds = ("QUALIFY", _first(rule.of)) if isinstance(rule, UniquenessRule) else ("WHERE", _found(rule))
+    selected = f"SELECT * FROM ({rows}) AS this_row {clause}"
+    return f"{selected} NOT ({holds})", f"{selected} {holds}"
 
 
 def _first(columns: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -73,23 +74,21 @@ class _Places:
         self.closed = True
 
 
+@dataclass
 class SnapshotValues:
-    """The values of one snapshot, while a block of :func:`snapshot_values` runs.
+    """The values of one snapshot, while a block of :func:`snapshot_values` runs."""
 
-    Attributes:
-        rows: how many entities there are.
-    """
+    lake: Lake
+    file: SnapshotFile
+    view: str
+    folder: Path | None
+    most_bytes: int
+    held: ExitStack
 
-    def __init__(
-        self, lake: Lake, file: SnapshotFile, view: str, folder: Path | None, most_bytes: int, held: ExitStack
-    ) -> None:
-        self.rows = file.rows
-        self._lake = lake
-        self._file = file
-        self._prefix = f"{view}."
-        self._folder = folder
-        self._most_bytes = most_bytes
-        self._held = held
+    @property
+    def rows(self) -> int:
+        """How many entities there are."""
+        return self.file.rows
 
     @cached_property
     def table(self) -> pyarrow.Table:
@@ -100,15 +99,15 @@ class SnapshotValues:
         """
         import pyarrow
 
-        with self._lake.open(self._file.path) as stream:
+        with self.lake.open(self.file.path) as stream:
             reader = parquet_reader(stream)
-            table = self._in_memory(reader) if self._folder is None else self._mapped(reader, self._folder)
+            table = self._in_memory(reader) if self.folder is None else self._mapped(reader, self.folder)
         assert isinstance(table, pyarrow.Table)
         return table.rename_columns([self.name(column) for column in table.column_names])
 
     def name(self, column: str) -> str:
         """A column's name without the view's."""
-        return column.removeprefix(self._prefix)
+        return column.removeprefix(f"{self.view}.")
 
     def _mapped(self, reader: pyarrow.RecordBatchReader, folder: Path) -> pyarrow.Table:
         import pyarrow
@@ -121,7 +120,7 @@ class SnapshotValues:
         ):
             for batch in reader:
                 writer.write_batch(batch)
-        return pyarrow.ipc.open_file(self._held.enter_context(pyarrow.memory_map(path))).read_all()
+        return pyarrow.ipc.open_file(self.held.enter_context(pyarrow.memory_map(path))).read_all()
 
     def _in_memory(self, reader: pyarrow.RecordBatchReader) -> pyarrow.Table:
         import pyarrow
@@ -130,9 +129,9 @@ class SnapshotValues:
         for batch in reader:
             batches.append(batch)
             size += batch.nbytes
-            if size > self._most_bytes:
+            if size > self.most_bytes:
                 raise UnavailableError(
-                    f"The values take more than the {self._most_bytes / 2**20:.0f} MiB of memory that computation may "
+                    f"The values take more than the {self.most_bytes / 2**20:.0f} MiB of memory that computation may "
                     "use, and nothing of them may reach a disk.",
                     where="quality",
                     next_step="Write the rule in SQL, which reads them piece by piece, or raise the memory.",

@@ -6,7 +6,8 @@ files did not change between two readings is checked by who opens them (``marks_
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,7 +36,7 @@ from antiphon.features.expressions.compile_sql import INSTANT_TYPES, instant_sql
 from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted, text
 from antiphon.features.monitoring.quality.row_rules import offends, quarantine_stages, relational, require
 from antiphon.features.monitoring.quality.statistics import StatisticsBuilder, TextNames
-from antiphon.features.offline.compute import types_of
+from antiphon.features.offline.compute import first_line, one_row, types_of
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import FileMark, marks_of, opened
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 SOURCE = "source"
 """The view that rules read: the source's events as they are, with every column."""
+
+REASON = "antiphon_reason"
+"""The column of a quarantined row's rule."""
 
 PROFILED = 200_000
 """At most about so many new rows make the columns' statistics."""
@@ -195,8 +199,7 @@ def profile(
     late = f"coalesce({known} - {event} > {quality.late_after}, false)"
     future = f"coalesce({known} > {now + _SKEW}, false)"
     outside = [f"NOT isfinite(this_row.{quoted(name)})" for name in read if types[name] in ("FLOAT", "DOUBLE")]
-    counted: list[Rule] = []
-    predicates: list[str] = []
+    predicates: list[tuple[Rule, str]] = []
     checks: dict[str, RuleCheck] = {}
     for rule in quality.rules:
         try:
@@ -209,22 +212,20 @@ def profile(
         if isinstance(rule, RangeRule) and predicate is not None:
             outside.append(predicate)
         if predicate is not None:
-            counted.append(rule)
-            predicates.append(predicate)
+            predicates.append((rule, predicate))
     out = _any([*outside, future])
     is_new = "true" if since is None else f"coalesce({known} > {since}, false)"
-    conditions = [bad, null, late, out, future, _any([bad, null, late, out]), is_new, *predicates]
+    conditions = [bad, null, late, out, future, _any([bad, null, late, out]), is_new, *(one for _, one in predicates)]
     sums = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions)
     empties = "".join(f", count(this_row.{quoted(name)})" for name in read)
-    row = _one(connection, f"SELECT count(*), max({event}), {sums}{empties} FROM {SOURCE} AS this_row")
+    row = one_row(connection, f"SELECT count(*), max({event}), {sums}{empties} FROM {SOURCE} AS this_row")
     rows, latest, counts = row[0], row[1], row[2:]
     duplicates, estimated = _duplicates(connection, spec, types, rows)
-    for rule, offenders in zip(counted, counts[7 : 7 + len(counted)], strict=True):
-        predicate = predicates[counted.index(rule)]
+    for (rule, predicate), offenders in zip(predicates, counts[7 : 7 + len(predicates)], strict=True):
         seen = _seen(connection, rule, predicate, names.columns_public) if offenders else ""
         checks[rule.name] = RuleCheck(rule.name, offenders=offenders, of=rows, seen=seen)
     kinds = {name: kind_of(sql_type) for name, sql_type in types.items()}
-    for name, present in zip(read, counts[7 + len(counted) :], strict=True):
+    for name, present in zip(read, counts[7 + len(predicates) :], strict=True):
         if rows and not present:
             kinds[name] = "empty"
     every = max(1, counts[6] // PROFILED)
@@ -233,31 +234,27 @@ def profile(
     columns = StatisticsBuilder(read, before, names.of_columns(read))
     if read:
         picked = ", ".join(f"this_row.{quoted(name)}" for name in read)
-        reader = connection.sql(f"SELECT {picked} FROM {SOURCE} AS this_row WHERE {is_new}{sample}").to_arrow_reader(
-            50_000
-        )
-        for batch in reader:
+        rows_read = connection.sql(f"SELECT {picked} FROM {SOURCE} AS this_row WHERE {is_new}{sample}")
+        for batch in rows_read.to_arrow_reader(50_000):
             columns.add(batch)
-    share = _shares(rows)
-    return (
-        SourceQuality(
-            rows=rows,
-            null_share=share(counts[1]),
-            late_share=share(counts[2]),
-            duplicate_share=duplicates,
-            out_of_range_share=share(counts[3]),
-            rejected_share=share(counts[0]),
-            future_share=share(counts[4]),
-            score=max(0.0, 1.0 - share(counts[5]) - duplicates),
-            new_rows=counts[6],
-            new_span_seconds=None if since is None else max(0.0, (now - since) / 1e6),
-            latest_event_time=latest,
-            kinds=kinds,
-            columns=columns.finish(),
-            duplicates_estimated=estimated,
-        ),
-        checks,
+    rejected, nulls, lates, outs, futures, defects = (count / rows if rows else 0.0 for count in counts[:6])
+    found = SourceQuality(
+        rows=rows,
+        null_share=nulls,
+        late_share=lates,
+        duplicate_share=duplicates,
+        out_of_range_share=outs,
+        rejected_share=rejected,
+        future_share=futures,
+        score=max(0.0, 1.0 - defects - duplicates),
+        new_rows=counts[6],
+        new_span_seconds=None if since is None else max(0.0, (now - since) / 1e6),
+        latest_event_time=latest,
+        kinds=kinds,
+        columns=columns.finish(),
+        duplicates_estimated=estimated,
     )
+    return found, checks
 
 
 def check_rows(
@@ -269,14 +266,18 @@ def check_rows(
             isinstance(rule, SqlRule) and rule.over == "source"
         ):
             continue
-        try:
-            (found,) = _one(connection, _offenders_sql(rule, raw.types))
-        except AntiphonError as error:
-            yield RuleCheck(rule.name, error=error.what)
-        except Exception as error:  # DuckDB's own; a rule with a mistake must not look like one that holds
-            yield RuleCheck(rule.name, error=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
-        else:
-            yield RuleCheck(rule.name, offenders=found, of=rows)
+        yield count_offenders(connection, rule, partial(_offenders_sql, rule, raw.types), rows)
+
+
+def count_offenders(connection: duckdb.DuckDBPyConnection, rule: Rule, query: Callable[[], str], of: int) -> RuleCheck:
+    """Count the offenders of a rule by a query; one that cannot be written or fails has checked nothing."""
+    try:
+        (found,) = one_row(connection, query())
+    except AntiphonError as error:
+        return RuleCheck(rule.name, error=error.what)
+    except Exception as error:  # DuckDB's own; a rule with a mistake must not look like one that holds
+        return RuleCheck(rule.name, error=f"{type(error).__name__}: {first_line(error)}")
+    return RuleCheck(rule.name, offenders=found, of=of)
 
 
 def _offenders_sql(rule: Rule, types: Mapping[str, str]) -> str:
@@ -287,15 +288,16 @@ def _offenders_sql(rule: Rule, types: Mapping[str, str]) -> str:
         there = " AND ".join(f"this_row.{quoted(column)} IS NOT NULL" for column in rule.of)
         values = named if len(rule.of) == 1 else f"({named})"
         return f"SELECT count(*) - count(DISTINCT {values}) FROM {SOURCE} AS this_row WHERE {there}"
-    return f"SELECT count(*) FROM ({relational(rule, f'SELECT * FROM {SOURCE}', types)})"
+    offenders, _ = relational(rule, f"SELECT * FROM {SOURCE}", types)
+    return f"SELECT count(*) FROM ({offenders})"
 
 
 def quarantine_sql(spec: FeatureViewSpec, raw: Raw) -> str | None:
-    """A SELECT of every row that is kept out, with ``antiphon_reason`` first: once for each rule that it offends.
-    ``None`` when no rule quarantines."""
+    """A SELECT of every row that is kept out, with :data:`REASON` first: once for each rule that it offends. ``None``
+    when no rule quarantines."""
     columns = ", ".join(quoted(name) for name in raw.types)
     parts = [
-        f"SELECT {text(stage.rule.name)} AS antiphon_reason, {columns} FROM ({stage.offenders})"
+        f"SELECT {text(stage.rule.name)} AS {REASON}, {columns} FROM ({stage.offenders})"
         for stage in quarantine_stages(spec, f"SELECT * FROM {SOURCE}", raw.types)
     ]
     return " UNION ALL ".join(parts) if parts else None
@@ -310,7 +312,7 @@ def _duplicates(
     identity = spec.source.event_id
     hashed = f"hash(this_row.{quoted(identity)})" if identity is not None and identity in types else "hash(this_row)"
     every = max(1, rows // EXACT_DUPLICATES)
-    sampled, distinct = _one(
+    sampled, distinct = one_row(
         connection,
         f"SELECT count(*), count(DISTINCT h) FROM (SELECT {hashed} AS h FROM {SOURCE} AS this_row) "
         f"WHERE h % {every} = 0",
@@ -325,7 +327,7 @@ def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str, pub
         number = f"CAST(this_row.{quoted(rule.of)} AS DOUBLE)"
         # In FILTER and not in WHERE: a Parquet file's statistics leave NaN out, and DuckDB skips row groups by them.
         finite = f"FILTER (WHERE {predicate} AND isfinite({number}))"
-        low, high, endless = _one(
+        low, high, endless = one_row(
             connection,
             f"SELECT min({number}) {finite}, max({number}) {finite}, "
             f"count(*) FILTER (WHERE {predicate} AND NOT isfinite({number})) FROM {SOURCE} AS this_row",
@@ -333,7 +335,7 @@ def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str, pub
         parts = [] if low is None else [f"there is {low:g}" if low == high else f"there are {low:g} to {high:g}"]
         return ", ".join([*parts, *([f"{endless} are NaN or infinite"] if endless else [])])
     if isinstance(rule, AllowedValuesRule) and not public:
-        (different,) = _one(
+        (different,) = one_row(
             connection,
             f"SELECT count(DISTINCT CAST(this_row.{quoted(rule.of)} AS VARCHAR)) FROM {SOURCE} AS this_row "
             f"WHERE {predicate}",
@@ -359,13 +361,3 @@ def _any(conditions: list[str]) -> str:
     return (
         "(" + " OR ".join(f"coalesce({condition}, false)" for condition in conditions) + ")" if conditions else "false"
     )
-
-
-def _shares(rows: int) -> Any:
-    return lambda part: part / rows if rows else 0.0
-
-
-def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    (row,) = connection.execute(sql).fetchall()
-    found: tuple[Any, ...] = row
-    return found

@@ -7,21 +7,26 @@ that the snapshot read, and the log's after it: where that cannot be had, :attr:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from antiphon.catalog.skew_reports import Basis
-from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, CorruptionError
-from antiphon.core.scope import Scope
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.quality import ReferenceRule
 from antiphon.features.lake.content import Lake
-from antiphon.features.monitoring.skew.lake_state import Entity, KeptTiles, kept_events, kept_tiles, with_base
+from antiphon.features.monitoring.skew.lake_state import (
+    Entity,
+    KeptTiles,
+    SourceQuery,
+    entity_table,
+    kept_events,
+    kept_tiles,
+    with_base,
+)
 from antiphon.features.offline.batch_values import BatchValue, values_at
 from antiphon.features.offline.compute import digest_of, files_of, relation_of
 from antiphon.features.plan import ViewPlan, midnight_before
@@ -33,26 +38,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-class SourceQuery(msgspec.Struct, frozen=True):
-    """Query to the source of a snapshot.
-
-    Attributes:
-        through: the last log offset that any reading knew.
-        entities: those whose values will be computed.
-    """
-
-    scope: Scope
-    plan: ViewPlan
-    manifest: SnapshotManifest
-    through: int | None
-    entities: Collection[Entity]
-
-    @property
-    def among(self) -> Collection[Entity] | None:
-        """Entities whose rows are read; ``None`` for all, which encodings are set against."""
-        return None if self.plan.fitted_windows else self.entities
-
-
+@dataclass(frozen=True)
 class BatchSide:
     """The rows that one snapshot and the log after it could know, of some entities.
 
@@ -61,66 +47,42 @@ class BatchSide:
         lost: why, then.
     """
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        query: SourceQuery,
-        basis: Basis | None,
-        *,
-        kept: KeptTiles | None = None,
-        lost: str = "",
-    ) -> None:
-        self._connection = connection
-        self._plan = query.plan
-        self._known_by = microseconds(query.manifest.as_of)
-        self._kept = kept
-        self.basis = basis
-        self.lost = lost
+    connection: duckdb.DuckDBPyConnection
+    query: SourceQuery
+    basis: Basis | None
+    kept: KeptTiles | None = None
+    lost: str = ""
 
     def values(
         self, entities: Sequence[Entity], as_of: int, through: int | None
     ) -> dict[Entity, dict[str, BatchValue | str]]:
         """Every feature of these entities as of a moment (microseconds), from events with ``offset <= through``; in
         words why there is none."""
-        import pyarrow
-
-        keys = self._plan.key_columns
-        selected = dict.fromkeys(entities)
-        self._connection.register(
-            "asked_entities",
-            pyarrow.table(
-                {
-                    key: pyarrow.array([one[index] for one in selected], pyarrow.string())
-                    for index, key in enumerate(keys)
-                }
-            ),
-        )
+        plan = self.query.plan
+        keys = plan.key_columns
+        self.connection.register("asked_entities", entity_table(dict.fromkeys(entities), keys))
         known = [] if through is None else [f"(log_offset IS NULL OR log_offset <= {through})"]
-        if not self._plan.fitted_windows:
+        if not plan.fitted_windows:
             these = " AND ".join(f"asked.{key} = every.{key}" for key in keys)
             known.append(f"EXISTS (SELECT 1 FROM asked_entities AS asked WHERE {these})")
         filtered = f" WHERE {' AND '.join(known)}" if known else ""
-        rows = one_of_each(self._plan, f"(SELECT * FROM {ROWS} AS every{filtered})")
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE known_rows AS {rows}")
+        rows = one_of_each(plan, f"(SELECT * FROM {ROWS} AS every{filtered})")
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE known_rows AS {rows}")
         same = " AND ".join(f"asked.{key} = known.{key}" for key in keys)
         picked = ", ".join(f"asked.{key}" for key in keys)
         query = (
             f"(SELECT {picked}, known.* EXCLUDE ({', '.join(keys)}) FROM asked_entities AS asked "
             f"LEFT JOIN known_rows AS known ON {same})"
         )
-        fitted_at = midnight_before(min(as_of, self._known_by))
-        found: dict[Entity, dict[str, BatchValue | str]] = {
-            entity: dict(computed)
-            for entity, computed in values_at(
-                self._connection, self._plan, as_of, fitted_at=fitted_at, rows=query, together="known_rows"
-            )
-        }
+        fitted_at = midnight_before(min(as_of, microseconds(self.query.manifest.as_of)))
         try:
-            if self._kept is not None:
-                with_base(self._connection, self._plan, self._kept, found, as_of, fitted_at, "known_rows")
+            computed = values_at(self.connection, plan, as_of, fitted_at=fitted_at, rows=query, together="known_rows")
+            found: dict[Entity, dict[str, BatchValue | str]] = {entity: dict(values) for entity, values in computed}
+            if self.kept is not None:
+                with_base(self.connection, plan, self.kept, found, as_of, fitted_at, "known_rows")
             return found
         finally:
-            self._connection.unregister("asked_entities")
+            self.connection.unregister("asked_entities")
 
 
 def batch_side(
@@ -148,10 +110,8 @@ def batch_side(
         except AntiphonError as error:
             failed = error
     try:
-        before = kept_events(connection, query.plan, query.manifest, lake, query.among)
-        kept = None
-        if query.plan.unbounded:
-            kept = kept_tiles(connection, query.plan, query.manifest, lake, query.among)
+        before = kept_events(connection, query, lake)
+        kept = kept_tiles(connection, query, lake) if query.plan.unbounded else None
         load_rows(
             connection, query.plan, scope=query.scope, log=log, through=query.through, entities=query.among,
             merged=False, before=before,

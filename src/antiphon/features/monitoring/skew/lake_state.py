@@ -9,13 +9,14 @@ Both were written by batch as it read the source, before anything was sealed for
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.errors import UnavailableError
+from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
 from antiphon.features.offline.batch_values import BatchValue, window_condition
 from antiphon.features.offline.compute import parquet_reader
@@ -29,9 +30,30 @@ from antiphon.features.tiles.tile_sql import tile_columns, tiles_of
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow
 
 
 Entity = tuple[str, ...]
+
+
+class SourceQuery(msgspec.Struct, frozen=True):
+    """Query to the source of a snapshot.
+
+    Attributes:
+        through: the last log offset that any reading knew.
+        entities: those whose values will be computed.
+    """
+
+    scope: Scope
+    plan: ViewPlan
+    manifest: SnapshotManifest
+    through: int | None
+    entities: Collection[Entity]
+
+    @property
+    def among(self) -> Collection[Entity] | None:
+        """Entities whose rows are read; ``None`` for all, which encodings are set against."""
+        return None if self.plan.fitted_windows else self.entities
 
 
 class KeptTiles(msgspec.Struct, frozen=True):
@@ -46,47 +68,32 @@ class KeptTiles(msgspec.Struct, frozen=True):
     together: dict[int, list[Tile]]
 
 
-def kept_events(
-    connection: duckdb.DuckDBPyConnection,
-    plan: ViewPlan,
-    manifest: SnapshotManifest,
-    lake: Lake,
-    entities: Collection[Entity] | None,
-) -> TakenOver:
-    """Fill the table ``EVENTS`` with what the snapshot keeps of these entities, or of all.
+def kept_events(connection: duckdb.DuckDBPyConnection, query: SourceQuery, lake: Lake) -> TakenOver:
+    """Fill the table ``EVENTS`` with what the snapshot keeps of the entities.
 
     Raises:
         UnavailableError: it is from an earlier version, which did not say of which kind its columns are.
         CorruptionError: its file is gone or was changed.
     """
+    manifest = query.manifest
     if not manifest.read.kinds:
         raise UnavailableError("an earlier version made the snapshot", where=manifest.id)
-    file = manifest.files[0]
-    lake.verify(file.path, file.sha256)
-    _fill(connection, plan, lake, file.path, EVENTS, entities)
+    _fill(connection, query, lake, manifest.files[0], EVENTS)
     return TakenOver(manifest, frozenset(), manifest.stream_offset or 0, alone=True)
 
 
-def kept_tiles(
-    connection: duckdb.DuckDBPyConnection,
-    plan: ViewPlan,
-    manifest: SnapshotManifest,
-    lake: Lake,
-    entities: Collection[Entity] | None,
-) -> KeptTiles:
-    """The tiles of these entities, or of all, and those of all together.
+def kept_tiles(connection: duckdb.DuckDBPyConnection, query: SourceQuery, lake: Lake) -> KeptTiles:
+    """The tiles of the entities, and those of all together.
 
     Raises:
         CorruptionError: the file is gone or was changed.
     """
-    file = manifest.files[1]
-    lake.verify(file.path, file.sha256)
-    _fill(connection, plan, lake, file.path, "kept_tiles", entities)
-    keys, base, together = len(plan.keys), dict[Entity, list[Tile]](), dict[int, list[Tile]]()
+    _fill(connection, query, lake, query.manifest.files[1], "kept_tiles")
+    keys, base, together = len(query.plan.keys), dict[Entity, list[Tile]](), dict[int, list[Tile]]()
     for rows in connection.sql("SELECT * FROM kept_tiles").to_arrow_table().to_batches():
         named = zip(*(rows.column(index).to_pylist() for index in range(keys)), strict=True)
         indexes = rows.column("tile").to_pylist()
-        for entity, index, tiles in zip(named, indexes, tiles_in(rows, plan), strict=True):
+        for entity, index, tiles in zip(named, indexes, tiles_in(rows, query.plan), strict=True):
             if index is None:
                 base[entity] = tiles
             else:
@@ -94,27 +101,28 @@ def kept_tiles(
     return KeptTiles(base, together)
 
 
-def _fill(
-    connection: duckdb.DuckDBPyConnection,
-    plan: ViewPlan,
-    lake: Lake,
-    path: str,
-    table: str,
-    entities: Collection[Entity] | None,
-) -> None:
+def entity_table(entities: Iterable[Entity], names: Sequence[str]) -> pyarrow.Table:
+    """The keys of entities as a table of texts."""
     import pyarrow
 
+    listed = list(entities)
+    return pyarrow.table(
+        {name: pyarrow.array([one[index] for one in listed], pyarrow.string()) for index, name in enumerate(names)}
+    )
+
+
+def _fill(
+    connection: duckdb.DuckDBPyConnection, query: SourceQuery, lake: Lake, file: SnapshotFile, table: str
+) -> None:
+    lake.verify(file.path, file.sha256)
     condition = ""
-    if entities is not None:
-        columns = {
-            f"w{index}": pyarrow.array([one[index] for one in entities], pyarrow.string())
-            for index in range(len(plan.keys))
-        }
-        connection.register("kept_of", pyarrow.table(columns))
-        same = " AND ".join(f"w{index} = k{index}" for index in range(len(plan.keys)))
+    if query.among is not None:
+        names = [f"w{index}" for index in range(len(query.plan.keys))]
+        connection.register("kept_of", entity_table(query.among, names))
+        same = " AND ".join(f"{name} = k{index}" for index, name in enumerate(names))
         # Of all entities together the keys are null.
         condition = f" WHERE k0 IS NULL OR EXISTS (SELECT 1 FROM kept_of WHERE {same})"
-    with lake.open(path) as stream:
+    with lake.open(file.path) as stream:
         connection.register("kept_file", parquet_reader(stream))
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM kept_file{condition}")
         connection.unregister("kept_file")

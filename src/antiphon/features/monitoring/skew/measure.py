@@ -10,11 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
-from antiphon.catalog.skew_reports import Difference, Path, SkewReport
+from antiphon.catalog.skew_reports import Difference, SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictError
@@ -22,10 +23,10 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.embedding.vector_reader import TextVector
-from antiphon.features.monitoring.skew.batch import BatchSide, SourceQuery, batch_side
-from antiphon.features.monitoring.skew.lake_state import Entity
+from antiphon.features.monitoring.skew.batch import BatchSide, batch_side
+from antiphon.features.monitoring.skew.lake_state import Entity, SourceQuery
 from antiphon.features.monitoring.skew.predictions import PredictionFeatures, compare_on_demand, unusable
-from antiphon.features.monitoring.skew.report import SkewCounts, same, shown_value
+from antiphon.features.monitoring.skew.report import SkewCounts, ViewCounts, same, shown_value
 from antiphon.features.monitoring.skew.selection import sample_entities
 from antiphon.features.monitoring.skew.vectors import SkewVectors, Vector, shown
 from antiphon.features.offline.batch_values import BatchValue
@@ -40,9 +41,6 @@ SAMPLE = 100
 """Entities of each view, and predictions, by default."""
 SECONDS = 60.0
 """Default time limit of a comparison."""
-EXAMPLES = 3
-"""Differences that are shown of each feature."""
-
 CHANGED = "its source changed since the snapshot, and"
 """And why what the snapshot saw cannot be had any more."""
 GONE = "its snapshot is gone"
@@ -59,8 +57,14 @@ class _OnlineValues(msgspec.Struct, frozen=True):
     keys: Entity
     as_of: int
     through: int | None
-    values: Mapping[str, tuple[MeasureValue | Vector, datetime | None]]
+    values: dict[str, tuple[MeasureValue | Vector, datetime | None]]
     prediction: str | None = None
+
+
+class _ServedFeature(NamedTuple):
+    prediction: PredictionFeatures
+    name: str
+    receipt: FeatureReceipt
 
 
 class Skew:
@@ -122,18 +126,20 @@ class Skew:
         try:
             started = self._catalog.clock.monotonic()
             deadline = Deadline(self._catalog.clock, seconds)
-            counts = SkewCounts(EXAMPLES)
+            counts = SkewCounts()
             moment = as_of or self._catalog.clock.now()
             groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, counts)
             total = len(views) + len(groups)
             for done, spec in enumerate(views):
                 progress(done, total, f"online {spec.name}")
-                self._online(spec, moment, sample, seed, counts, deadline)
-            for done, ((key, snapshot), readings) in enumerate(groups.items(), start=len(views)):
-                progress(done, total, f"served {key.partition('@')[0]}")
-                self._served(key, snapshot, readings, counts, deadline)
+                counted = counts.of(spec.name, spec.definition_version, "online")
+                self._online(spec, moment, sample, seed, counted, deadline)
+            for done, ((key, snapshot), features) in enumerate(groups.items(), start=len(views)):
+                view, _, version = key.partition("@")
+                progress(done, total, f"served {view}")
+                self._served(key, snapshot, features, counts.of(view, version, "served"), deadline)
             progress(total, total, "compared")
-            features = counts.features()
+            compared = counts.features()
             publication = self._reader.publication()
             return SkewReport(
                 publication=None if publication is None else publication.number,
@@ -141,10 +147,10 @@ class Skew:
                 sample=sample,
                 predictions=predictions,
                 seconds=self._catalog.clock.monotonic() - started,
-                complete=not any(LATE in one.not_comparable for one in features),
-                compared=sum(one.compared for one in features),
-                different=sum(one.different for one in features),
-                features=features,
+                complete=not any(LATE in one.not_comparable for one in compared),
+                compared=sum(one.compared for one in compared),
+                different=sum(one.different for one in compared),
+                features=compared,
                 seed=seed,
             )
         finally:
@@ -153,50 +159,36 @@ class Skew:
             self._busy.release()
 
     def _online(
-        self, spec: FeatureViewSpec, moment: datetime, sample: int, seed: int, counts: SkewCounts, deadline: Deadline
+        self, spec: FeatureViewSpec, moment: datetime, sample: int, seed: int, counts: ViewCounts, deadline: Deadline
     ) -> None:
-        def passed_over(reason: str) -> None:
-            for feature in spec.features:
-                counts.passed_over(spec.name, spec.definition_version, feature, "online", reason)
-
         if spec.source.kind == "feast":
-            return passed_over(FOREIGN)
+            return counts.pass_over(spec.features, FOREIGN)
         if deadline.over:
-            return passed_over(LATE)
+            return counts.pass_over(spec.features, LATE)
         publication = self._reader.publication()
         identity = publication.snapshots.get(spec.key) if publication is not None else None
         if identity is None:
-            return passed_over("it is not published")
+            return counts.pass_over(spec.features, "it is not published")
         plan = plan_of(spec)
         try:
             manifest = self._catalog.snapshots.get(self._scope, identity)
             consumed = self._consumed(spec)
             if consumed is not None and consumed > self._log.end(self._scope, spec.source.name):
-                return passed_over("the overlay is ahead of the log")
+                return counts.pass_over(spec.features, "the overlay is ahead of the log")
             known = None if manifest.stream_offset is None else max(manifest.stream_offset, consumed or 0)
-            entities = sample_entities(
-                plan,
-                manifest,
-                lake=self._catalog.lake,
-                log=self._log,
-                scope=self._scope,
-                through=known,
-                size=sample,
-                seed=seed,
-            )
+            entities = sample_entities(plan, manifest, self._catalog, self._log, through=known, size=sample, seed=seed)
             if not entities:
-                return passed_over("it has no entities")
+                return counts.pass_over(spec.features, "it has no entities")
             keys = [dict(zip(plan.keys, entity, strict=True)) for entity in entities]
             rows = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
             vectors = self._read_vectors(spec, keys, moment, counts)
-            readings: list[_OnlineValues] = []
+            readings: dict[tuple[Entity, int | None], _OnlineValues] = {}
             for entity, row, near in zip(entities, rows, vectors, strict=True):
-                by_offset: dict[int | None, dict[str, tuple[MeasureValue | Vector, datetime | None]]] = {}
                 found: dict[str, FeatureValue | TextVector] = {**row.values, **near}
                 for name, value in found.items():
                     feature = name.partition(".")[2]
                     if name in near and value.snapshot != manifest.id:
-                        counts.passed_over(spec.name, spec.definition_version, feature, "online", BETWEEN)
+                        counts.pass_over([feature], BETWEEN)
                         continue
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
@@ -204,25 +196,24 @@ class Skew:
                         manifest = self._catalog.snapshots.get(self._scope, value.snapshot)
                     # What arrived meanwhile is in it as far as its own latest event.
                     through = None if known is None else max(known, value.stream_offset or 0)
-                    by_offset.setdefault(through, {})[feature] = (value.value, value.event_time)
-                readings += [_OnlineValues(entity, microseconds(moment), *one) for one in by_offset.items()]
+                    reading = _OnlineValues(entity, microseconds(moment), through, {})
+                    readings.setdefault((entity, through), reading).values[feature] = (value.value, value.event_time)
         except AntiphonError as error:
-            return passed_over(error.what)
-        self._compare(spec, manifest, readings, "online", counts, deadline)
+            return counts.pass_over(spec.features, error.what)
+        self._compare(spec, manifest, list(readings.values()), counts, deadline)
 
     def _read_vectors(
-        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime, counts: SkewCounts
+        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime, counts: ViewCounts
     ) -> list[dict[str, TextVector]]:
         if not spec.models:
             return [{} for _ in keys]
         reason = "vectors are not compared here"
         if self._vectors is not None:
             try:
-                return self._vectors.online(spec, keys, moment)
+                return self._vectors.reader.rows({spec.name: spec}, keys, moment).entities
             except AntiphonError as error:
                 reason = error.what
-        for feature in spec.models:
-            counts.passed_over(spec.name, spec.definition_version, feature, "online", reason, len(keys))
+        counts.pass_over(spec.models, reason, len(keys))
         return [{} for _ in keys]
 
     def _consumed(self, spec: FeatureViewSpec) -> int | None:
@@ -238,13 +229,12 @@ class Skew:
         names: set[str],
         on_demand: Collection[str] | None,
         counts: SkewCounts,
-    ) -> tuple[dict[tuple[str, str], list[_OnlineValues]], int]:
-        """Group the values of predictions by view and snapshot. On-demand features are compared on the way."""
-        groups: dict[tuple[str, str], list[_OnlineValues]] = {}
+    ) -> tuple[dict[tuple[str, str], list[_ServedFeature]], int]:
+        """Group the features of predictions by view and snapshot. On-demand features are compared on the way."""
+        groups: dict[tuple[str, str], list[_ServedFeature]] = {}
         examined = 0
         for one in served:
             examined += 1
-            by_snapshot: dict[tuple[str, str], list[FeatureReceipt]] = {}
             compare_on_demand(one, on_demand, self._limits, counts)
             made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
             for feature in one.features:
@@ -252,51 +242,41 @@ class Skew:
                 if view not in names or feature.name in made:
                     continue
                 if reason := unusable(one, feature):
-                    counts.passed_over(view, feature.definition_version, name, "served", reason)
+                    counts.of(view, feature.definition_version, "served").pass_over([name], reason)
                     continue
                 assert feature.snapshot is not None
-                by_snapshot.setdefault((f"{view}@{feature.definition_version}", feature.snapshot), []).append(feature)
-            for (key, snapshot), features in by_snapshot.items():
-                groups.setdefault((key, snapshot), []).extend(self._readings(key, one, features))
+                key = f"{view}@{feature.definition_version}"
+                groups.setdefault((key, feature.snapshot), []).append(_ServedFeature(one, name, feature))
         return groups, examined
 
-    def _readings(
-        self, key: str, one: PredictionFeatures, features: Sequence[FeatureReceipt]
-    ) -> Iterable[_OnlineValues]:
-        """Each feature went as far into the log as its own latest event: what came later is not in it."""
-        view, _, version = key.partition("@")
-        spec = self._catalog.definitions.get(self._scope, view, version)
-        keys = tuple(str((one.keys or {}).get(name, "")) for name in spec.entity.keys)
-        by_offset: dict[int | None, dict[str, tuple[MeasureValue, datetime | None]]] = {}
-        for feature in features:
-            values = by_offset.setdefault(feature.stream_offset, {})
-            values[feature.name.partition(".")[2]] = (feature.value, feature.event_time)
-        for offset, values in by_offset.items():
-            yield _OnlineValues(keys, microseconds(one.as_of), offset, values, one.prediction)
-
     def _served(
-        self, key: str, snapshot: str, readings: Sequence[_OnlineValues], counts: SkewCounts, deadline: Deadline
+        self, key: str, snapshot: str, features: Sequence[_ServedFeature], counts: ViewCounts, deadline: Deadline
     ) -> None:
-        view, _, version = key.partition("@")
-        spec = self._catalog.definitions.get(self._scope, view, version)
+        spec = self._catalog.definition(key)
         if spec.source.kind == "feast":
-            return _pass_over(readings, view, version, "served", FOREIGN, counts)
+            return counts.pass_over([each.name for each in features], FOREIGN)
         try:
             manifest = self._catalog.snapshots.get(self._scope, snapshot)
         except NotFoundError:
-            return _pass_over(readings, view, version, "served", GONE, counts)
-        if manifest.stream_offset is not None:
-            least = manifest.stream_offset
-            readings = [msgspec.structs.replace(one, through=max(least, one.through or 0)) for one in readings]
-        self._compare(spec, manifest, readings, "served", counts, deadline)
+            return counts.pass_over([each.name for each in features], GONE)
+        readings: dict[tuple[str, int | None], _OnlineValues] = {}
+        for one, name, receipt in features:
+            # A feature went as far into the log as its own latest event: what came later is not in it.
+            through = receipt.stream_offset
+            if manifest.stream_offset is not None:
+                through = max(manifest.stream_offset, through or 0)
+            keys = tuple(str((one.keys or {}).get(key, "")) for key in spec.entity.keys)
+            reading = _OnlineValues(keys, microseconds(one.as_of), through, {}, one.prediction)
+            reading = readings.setdefault((one.prediction, through), reading)
+            reading.values[name] = (receipt.value, receipt.event_time)
+        self._compare(spec, manifest, list(readings.values()), counts, deadline)
 
     def _compare(
         self,
         spec: FeatureViewSpec,
         manifest: SnapshotManifest,
         readings: Sequence[_OnlineValues],
-        path: Path,
-        counts: SkewCounts,
+        counts: ViewCounts,
         deadline: Deadline,
     ) -> None:
         left = list(readings)
@@ -314,12 +294,12 @@ class Skew:
                         break
                     computed = batch.values([one.keys for one in together], moment, through)
                     for one in deadline.while_left(together):
-                        self._judge(spec, manifest, one, computed[one.keys], batch, path, counts)
+                        self._judge(spec, manifest, one, computed[one.keys], batch, counts)
                         left.remove(one)
             reason = LATE
         except AntiphonError as error:
             reason = LATE if deadline.over else error.what
-        _pass_over(left, spec.name, spec.definition_version, path, reason, counts)
+        counts.pass_over([feature for one in left for feature in one.values], reason)
 
     def _judge(
         self,
@@ -328,16 +308,12 @@ class Skew:
         one: _OnlineValues,
         computed: Mapping[str, BatchValue | str],
         batch: BatchSide,
-        path: Path,
-        counts: SkewCounts,
+        counts: ViewCounts,
     ) -> None:
         for feature, (value, time) in one.values.items():
-            found = computed.get(feature)
-            if found is None:
-                counts.passed_over(spec.name, spec.definition_version, feature, path, "its definition has it no more")
-                continue
+            found = computed.get(feature, "its definition has it no more")
             if isinstance(found, str):
-                counts.passed_over(spec.name, spec.definition_version, feature, path, found)
+                counts.pass_over([feature], found)
                 continue
             batch_time = None if found.event_time is None else from_microseconds(found.event_time)
             expected: MeasureValue | Vector = found.value
@@ -345,29 +321,20 @@ class Skew:
                 assert self._vectors is not None
                 made = self._vectors.batch(manifest.id, feature, spec.models[feature], found.value)
                 if isinstance(made, str):
-                    counts.passed_over(spec.name, spec.definition_version, feature, path, made)
+                    counts.pass_over([feature], made)
                     continue
                 expected = made
             equal = same(value, expected) and time == batch_time
             if not equal and batch.basis is None:
-                counts.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
+                counts.pass_over([feature], f"{CHANGED} {batch.lost}")
                 continue
             tags = spec.tags.get(feature, Tags())
             difference = Difference(
                 dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), _shown(value, tags),
                 _shown(expected, tags), time, batch_time, manifest.id, one.through, one.prediction,
             )  # fmt: skip
-            basis = batch.basis or "now"
-            counts.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
+            counts.compared(feature, None if equal else difference, batch.basis or "now")
 
 
 def _shown(value: MeasureValue | Vector, tags: Tags) -> MeasureValue:
     return shown(value) if isinstance(value, tuple) else shown_value(value, tags)
-
-
-def _pass_over(
-    readings: Iterable[_OnlineValues], view: str, version: str, path: Path, reason: str, counts: SkewCounts
-) -> None:
-    for one in readings:
-        for feature in one.values:
-            counts.passed_over(view, version, feature, path, reason)

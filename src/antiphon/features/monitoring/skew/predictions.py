@@ -116,16 +116,13 @@ def compare_on_demand(
             except AntiphonError as error:
                 reason = error.what
         for name, feature in held.items():
-            why = reason or ("policy hid it" if feature.contract == "masked" else "")
-            if why:
-                counts.passed_over(view.name, feature.definition_version, name, "served", why)
+            counted = counts.of(view.name, feature.definition_version, "served")
+            if why := reason or ("policy hid it" if feature.contract == "masked" else ""):
+                counted.pass_over([name], why)
                 continue
             value = computed[name]
-            counts.compared(
-                view.name, feature.definition_version, name, "served",
-                None if same(feature.value, value) else Difference(
-                    one.keys, one.as_of, shown_value(feature.value, Tags()), shown_value(value, Tags()),
-                    feature.event_time, feature.event_time, None, prediction=one.prediction,
-                ),
-                "request",
+            difference = None if same(feature.value, value) else Difference(
+                one.keys, one.as_of, shown_value(feature.value, Tags()), shown_value(value, Tags()),
+                feature.event_time, feature.event_time, None, prediction=one.prediction,
             )  # fmt: skip
+            counted.compared(name, difference, "request")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -10,6 +12,9 @@ from antiphon.catalog.skew_reports import Difference, FeatureSkew, Path
 from antiphon.catalog.snapshot_facts import WITHHELD
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.values import MeasureValue
+
+EXAMPLES = 3
+"""Differences that are shown of each feature."""
 
 
 def same(one: MeasureValue | tuple[float, ...], other: MeasureValue | tuple[float, ...]) -> bool:
@@ -28,46 +33,50 @@ def shown_value(value: MeasureValue, tags: Tags) -> MeasureValue:
     return value
 
 
-class SkewCounts:
-    """Counts values by feature; keeps the first few differences of each."""
+@dataclass
+class ViewCounts:
+    """Counts the values of one definition version on one path by feature; keeps the first few differences of each."""
 
-    def __init__(self, examples: int) -> None:
-        self._examples = examples
-        self._found: dict[tuple[str, str, str, Path], FeatureSkew] = {}
+    view: str
+    version: str
+    path: Path
+    features: dict[str, FeatureSkew] = field(default_factory=dict)
 
-    def compared(
-        self, view: str, version: str, feature: str, path: Path, difference: Difference | None, basis: str
-    ) -> None:
+    def compared(self, feature: str, difference: Difference | None, basis: str) -> None:
         """One value was compared with one made from ``basis``; ``difference`` is ``None`` when both are the same."""
-        known = self._known(view, version, feature, path)
-        examples = known.examples
-        if difference is not None and len(examples) < self._examples:
-            examples = (*examples, difference)
-        unequal = int(difference is not None)
-        self._put(
-            msgspec.structs.replace(
-                known,
-                compared=known.compared + 1,
-                equal=known.equal + 1 - unequal,
-                different=known.different + unequal,
-                examples=examples,
-                judged_by={**known.judged_by, basis: known.judged_by.get(basis, 0) + 1},
-            )
+        known = self._known(feature)
+        different = () if difference is None else (difference,)
+        self.features[feature] = msgspec.structs.replace(
+            known,
+            compared=known.compared + 1,
+            equal=known.equal + 1 - len(different),
+            different=known.different + len(different),
+            examples=(*known.examples, *different)[:EXAMPLES],
+            judged_by={**known.judged_by, basis: known.judged_by.get(basis, 0) + 1},
         )
 
-    def passed_over(self, view: str, version: str, feature: str, path: Path, reason: str, values: int = 1) -> None:
-        """Some values could not be compared."""
-        known = self._known(view, version, feature, path)
-        reasons = {**known.not_comparable, reason: known.not_comparable.get(reason, 0) + values}
-        self._put(msgspec.structs.replace(known, not_comparable=reasons))
+    def pass_over(self, features: Iterable[str], reason: str, values: int = 1) -> None:
+        """So many values of each of these features could not be compared."""
+        for feature in features:
+            known = self._known(feature)
+            reasons = {**known.not_comparable, reason: known.not_comparable.get(reason, 0) + values}
+            self.features[feature] = msgspec.structs.replace(known, not_comparable=reasons)
+
+    def _known(self, feature: str) -> FeatureSkew:
+        return self.features.get(feature) or FeatureSkew(self.view, feature, self.version, self.path, 0, 0, 0)
+
+
+class SkewCounts:
+    """Counts of one comparison."""
+
+    def __init__(self) -> None:
+        self._views: dict[tuple[str, str, Path], ViewCounts] = {}
+
+    def of(self, view: str, version: str, path: Path) -> ViewCounts:
+        """The counts of a definition version on a path."""
+        return self._views.setdefault((view, version, path), ViewCounts(view, version, path))
 
     def features(self) -> tuple[FeatureSkew, ...]:
         """Counts by feature, those with differences first."""
-        return tuple(sorted(self._found.values(), key=lambda one: (not one.different, one.view, one.path, one.feature)))
-
-    def _known(self, view: str, version: str, feature: str, path: Path) -> FeatureSkew:
-        found = self._found.get((view, version, feature, path))
-        return found if found is not None else FeatureSkew(view, feature, version, path, 0, 0, 0)
-
-    def _put(self, one: FeatureSkew) -> None:
-        self._found[one.view, one.definition_version, one.feature, one.path] = one
+        found = [one for view in self._views.values() for one in view.features.values()]
+        return tuple(sorted(found, key=lambda one: (not one.different, one.view, one.path, one.feature)))

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
+from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.expressions.compile_python import key_texts
 from antiphon.features.lake.content import Lake
 from antiphon.features.plan import ViewPlan
@@ -42,10 +43,9 @@ _BATCH = 50_000
 def sample_entities(
     plan: ViewPlan,
     manifest: SnapshotManifest,
+    catalog: FeatureCatalog,
+    log: LogReader,
     *,
-    lake: Lake,
-    log: LogReader | None,
-    scope: Scope,
     through: int | None,
     size: int,
     seed: int,
@@ -59,11 +59,11 @@ def sample_entities(
         CorruptionError: the snapshot's files are gone from the lake.
     """
     chosen: dict[tuple[str, ...], None] = {}
-    for entity in _streamed(plan, manifest, log, scope, through):
+    for entity in _streamed(plan, manifest, log, catalog.scope, through):
         if len(chosen) >= (size + 1) // 2:
             break
         chosen[entity] = None
-    for entity in _drawn(plan, manifest, lake, size, seed):
+    for entity in _drawn(plan, manifest, catalog.lake, size, seed):
         if len(chosen) >= size:
             break
         chosen[entity] = None
@@ -71,10 +71,10 @@ def sample_entities(
 
 
 def _streamed(
-    plan: ViewPlan, manifest: SnapshotManifest, log: LogReader | None, scope: Scope, through: int | None
+    plan: ViewPlan, manifest: SnapshotManifest, log: LogReader, scope: Scope, through: int | None
 ) -> Iterator[tuple[str, ...]]:
     """Entities of the latest events that the snapshot does not know, latest first."""
-    if log is None or through is None:
+    if through is None:
         return
     after = max(manifest.stream_offset or 0, through - _RECENT)
     for item in reversed(log.read(scope, plan.spec.source.name, after, through - after) if through > after else ()):

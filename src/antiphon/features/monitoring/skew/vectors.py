@@ -7,15 +7,12 @@ the lake has for that text, which batch wrote before anything was sealed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.space_cache import VectorSpaces
-from antiphon.features.embedding.vector_reader import TextVector, VectorReader
+from antiphon.features.embedding.vector_reader import VectorReader
 from antiphon.features.embedding.vectors import Embedders, embedded, has_vector, text_hash
 
 if TYPE_CHECKING:
@@ -31,20 +28,10 @@ class SkewVectors:
     """Both sides, of one scope."""
 
     def __init__(self, reader: VectorReader, spaces: VectorSpaces, embedders: Embedders) -> None:
-        self._reader = reader
+        self.reader = reader
         self._spaces = spaces
         self._embedders = embedders
         self._made: dict[tuple[EmbeddingModel, bytes], Vector | None] = {}
-
-    def online(
-        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime
-    ) -> list[dict[str, TextVector]]:
-        """Of each entity the vectors that are read, by full name.
-
-        Raises:
-            As ``VectorReader.read_many``.
-        """
-        return self._reader.read_many({spec.name: spec}, keys, moment)
 
     def batch(self, snapshot: str, feature: str, model: EmbeddingModel, text: object) -> Vector | str | None:
         """The vector of a text; ``None`` of none, and in words why it cannot be made.
