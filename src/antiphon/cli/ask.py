@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+import asyncio
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import note, show
+from antiphon.cli.options import HERE, Json, OtherRelease, Project
+from antiphon.cli.output import show
 from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import FeatureUnavailableError, UnavailableError
 
@@ -23,65 +23,55 @@ def ask(
     entity: entities.Entity = [],  # noqa: B006 -- typer copies it
     given: entities.Input = [],  # noqa: B006 -- typer copies it
     as_of: entities.AsOf = "",
-    release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
+    release: OtherRelease = "",
     max_tokens: Annotated[int, typer.Option(min=0, help="Bound for a plain model; 0 is its default.")] = 0,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Ask a question. The text goes to stdout, where it came from to stderr."""
-    import asyncio
-
     from antiphon.catalog.receipts import STAND_IN_ROLES
+    from antiphon.gateway.openai.shapes import provenance
+    from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
-    answer = asyncio.run(
-        _ask(project, application, question, entity, entities.inputs(given), as_of, release, max_tokens)
-    )
-    if as_json:
-        from antiphon.gateway.openai.shapes import provenance
+    inputs, keys, moment = entities.inputs(given), entities.keys(entity), entities.moment(as_of)
 
-        show({"text": answer.text, "finish_reason": answer.finish_reason, "antiphon": provenance(answer)}, True, str)
-        return
-    typer.echo(answer.text)
+    async def answered() -> Answer:
+        async with services(project) as (found, store):
+            request = AnswerRequest(
+                scope=store.scope,
+                principal=at_terminal(store),
+                application=application,
+                entity=keys,
+                inputs=inputs,
+                question=question or None,
+                messages=(Message("user", question),) if question else (),
+                as_of=moment,
+                release=release or None,
+                overrides=DecodingOverrides(max_tokens=max_tokens or None),
+            )
+            try:
+                return await found.generation.answerer.answer(request)
+            except (UnavailableError, FeatureUnavailableError) as error:
+                published = store.publications.current(store.scope) is not None
+                if not needs_start(error, published) or any(process.alive for process in found.health.processes()):
+                    raise
+                raise UnavailableError(
+                    f"{error.what} Nothing runs in this project.",
+                    where=error.where,
+                    next_step="Start `antiphon up` in another terminal, and ask again once it is up.",
+                ) from error
+
+    answer = asyncio.run(answered())
     receipt = answer.receipt
     guards = "".join(f", guard {guard.action}" for guard in receipt.guards if guard.action != "pass")
     stands_in = f" ({receipt.role})" if receipt.role in STAND_IN_ROLES else ""
-    note(
+    show(
+        {"text": answer.text, "finish_reason": answer.finish_reason, "antiphon": provenance(answer)},
+        as_json,
+        lambda: answer.text,
         f"{answer.prediction}  {receipt.cache.origin}{stands_in}{guards}, "
-        f"{receipt.usage.completion_tokens} tokens, {receipt.timing.total:.2f} s"
+        f"{receipt.usage.completion_tokens} tokens, {receipt.timing.total:.2f} s",
     )
-
-
-async def _ask(
-    project: Path, application: str, question: str, entity: list[str], inputs: dict[str, Any], as_of: str, release: str,
-    max_tokens: int,
-) -> Answer:  # fmt: skip
-    from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
-
-    keys, moment = entities.keys(entity), entities.moment(as_of)
-    async with services(project) as (found, store):
-        request = AnswerRequest(
-            scope=store.scope,
-            principal=at_terminal(store),
-            application=application,
-            entity=keys,
-            inputs=inputs,
-            question=question or None,
-            messages=(Message("user", question),) if question else (),
-            as_of=moment,
-            release=release or None,
-            overrides=DecodingOverrides(max_tokens=max_tokens or None),
-        )
-        try:
-            return await found.generation.answerer.answer(request)
-        except (UnavailableError, FeatureUnavailableError) as error:
-            published = store.publications.current(store.scope) is not None
-            if not needs_start(error, published) or any(process.alive for process in found.health.processes()):
-                raise
-            raise UnavailableError(
-                f"{error.what} Nothing runs in this project.",
-                where=error.where,
-                next_step="Start `antiphon up` in another terminal, and ask again once it is up.",
-            ) from error
 
 
 def needs_start(error: UnavailableError | FeatureUnavailableError, published: bool) -> bool:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from antiphon.cli.entity import moment
 from antiphon.cli.options import HERE, Json, Limit, Project
-from antiphon.cli.output import note, show, table
+from antiphon.cli.output import note, show, show_json, table
 from antiphon.cli.project import allowed, at_terminal, stores
 from antiphon.core.errors import InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
 
 if TYPE_CHECKING:
-    from antiphon.core.scope import Scope
     from antiphon.governance.audit.checkpoint import Checkpoint
     from antiphon.governance.audit.record import AuditEntry
+    from antiphon.governance.audit.verification import Verification
     from antiphon.services.project.store import Store
 
 app = typer.Typer(name="audit", help="Who saw or changed what, and proof of it.", no_args_is_help=True)
@@ -49,8 +50,8 @@ def query(
         who=principal or None,
         action=action or None,
         subject=subject or None,
-        since=_moment("--from", since),
-        until=_moment("--until", until),
+        since=moment(since, "--from"),
+        until=moment(until, "--until"),
         denied=denied,
         before=before if before >= 0 else None,
         limit=limit,
@@ -59,11 +60,10 @@ def query(
         scope = _scope(store, tenant)
         found = store.trail.query(scope, filters)
         store.trail.record(scope, at_terminal(store).id, "data.read", "audit", {"count": len(found), "kind": "audit"})
-    show(
-        found, as_json, lambda: table(("record", "when", "who", "action", "subject", "outcome", "detail"), _rows(found))
-    )
-    if not as_json and len(found) == limit and found[-1].sequence > 0:
-        note(f"More: add --before {found[-1].sequence}")
+    more = len(found) == limit and found[-1].sequence > 0
+    head = ("record", "when", "who", "action", "subject", "outcome", "detail")
+    hint = f"More: add --before {found[-1].sequence}" if more else ""
+    show(found, as_json, lambda: table(head, _rows(found)), hint)
 
 
 @app.command()
@@ -107,22 +107,15 @@ def verify(
             for scope in scopes
         ]
         foreign = [one.origin for one in kept if one.origin not in {trail.key.origin(scope) for scope in scopes}]
-    for one in found:
-        if not as_json:
-            sound = f"sound, {one.checkpoints} checkpoints fit" if one.sound else "WRONG"
-            erased = f", {one.erased} names or details erased" if one.erased else ""
-            note(f"{one.scope}: {one.entries} records{erased}: {sound}")
-            for problem in one.problems:
-                note(f"  {problem}")
-            if one.first is not None:
-                note(f"  the first wrong record is {one.first}")
     lost = [f"nothing is left of {origin}, which is witnessed" for origin in stray]
     lost += [f"the checkpoint given is of {origin}, another log" for origin in foreign]
-    for problem in () if as_json else lost:
-        note(problem)
+    sound = not lost and all(one.sound for one in found)
     if as_json:
-        show({"logs": found, "problems": lost, "sound": not lost and all(one.sound for one in found)}, True, str)
-    if lost or not all(one.sound for one in found):
+        show_json({"logs": found, "problems": lost, "sound": sound})
+    else:
+        for line in (*(line for one in found for line in _verified(one)), *lost):
+            note(line)
+    if not sound:
         raise typer.Exit(1)
 
 
@@ -142,7 +135,7 @@ def prove(
         scope = _scope(store, tenant)
         number = store.trail.sequence_of(scope, prediction) if prediction else sequence
         proof = store.trail.proof(scope, number)
-    show(proof, True, str)
+    show_json(proof)
 
 
 @app.command()
@@ -159,7 +152,7 @@ def export(
         who = allowed(store, "export", "audit/*")
         scope = _scope(store, tenant)
         store.trail.record(scope, who.id, "audit.export", "audit", {"since": since, "until": until})
-        head = store.trail.export(scope, file, _moment("--from", since), _moment("--until", until))
+        head = store.trail.export(scope, file, moment(since, "--from"), moment(until, "--until"))
     show(
         {"file": str(file), "first": head.first, "records": head.records, "key": head.key},
         as_json,
@@ -204,10 +197,13 @@ def rotate_key(
     with stores(project) as store:
         made = store.trail.rotate_key(store.scope, at_terminal(store).id, reason)
         found = {"key": made.verifier(store.scope), "earlier": [one.key for one in made.earlier_keys(store.scope)]}
-    show(found, as_json, lambda: f"Checkpoints are signed with {found['key']} from now on.")
-    if not as_json:
-        note("Whoever keeps the key before goes on with it: files show how it handed over. If it was stolen, give them")
-        note("the new one another way.")
+    show(
+        found,
+        as_json,
+        lambda: f"Checkpoints are signed with {found['key']} from now on.",
+        "Whoever keeps the key before goes on with it: files show how it handed over. If it was stolen, give them",
+        "the new one another way.",
+    )
 
 
 @app.command()
@@ -234,22 +230,16 @@ def erase(
 
 
 def _scope(store: Store, tenant: str) -> Scope:
-    from antiphon.core.scope import Scope
-
     return Scope(tenant, store.scope.environment) if tenant else store.scope
 
 
-def _moment(option: str, text: str) -> datetime | None:
-    from antiphon.core.clock import utc
-
-    if not text:
-        return None
-    try:
-        return utc(datetime.fromisoformat(text))
-    except ValueError:
-        raise InvalidInputError(
-            f"{text!r} is no time.", where=option, next_step="Write it with its zone, e.g. 2026-11-24T08:00Z."
-        ) from None
+def _verified(one: Verification) -> Iterator[str]:
+    sound = f"sound, {one.checkpoints} checkpoints fit" if one.sound else "WRONG"
+    erased = f", {one.erased} names or details erased" if one.erased else ""
+    yield f"{one.scope}: {one.entries} records{erased}: {sound}"
+    yield from (f"  {problem}" for problem in one.problems)
+    if one.first is not None:
+        yield f"  the first wrong record is {one.first}"
 
 
 def _rows(found: Sequence[AuditEntry]) -> list[tuple[object, ...]]:

@@ -6,14 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.options import HERE, Json, Limit, OtherRelease, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, show, table
-from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
+from antiphon.cli.project import at_terminal, require_worker, services
+from antiphon.core.errors import AntiphonError, InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.batch.orders import TableOrder
@@ -47,7 +48,7 @@ def run(
         typer.Option(help="Where the answers go, one row out per row in; --precompute needs none.", show_default=False),
     ] = None,
     as_of: entities.AsOf = "",
-    release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
+    release: OtherRelease = "",
     precompute: Annotated[
         bool,
         typer.Option(
@@ -87,8 +88,7 @@ def run(
     )
     if dry_run:
         outlook = asyncio.run(_outlook(project, order))
-        show(outlook, as_json, lambda: _foreseen(outlook))
-        return
+        return show(outlook, as_json, lambda: _foreseen(outlook))
     job = asyncio.run(_place(project, order, wait))
     show(job, as_json, lambda: _table([job]))
     if wait and job.status != "completed":
@@ -179,8 +179,6 @@ def _foreseen(outlook: BatchOutlook) -> str:
 
 
 async def _look(project: Path, job: str) -> dict[str, Any]:
-    import msgspec
-
     from antiphon.catalog.batches import KIND
     from antiphon.gateway.admin.shapes import batch_lines
     from antiphon.gateway.openai.batches import batch_object
@@ -203,21 +201,16 @@ async def _place(project: Path, order: TableOrder, wait: bool) -> BatchLine:
     from antiphon.gateway.admin.shapes import BatchLine, read
 
     async with services(project) as (ports, store):
-        if wait and not any(process.name == "worker" and process.alive for process in ports.health.processes()):
-            raise UnavailableError(
-                "No worker runs, so nobody would work on the job.",
-                where="worker",
-                next_step="Start `antiphon up` in another terminal, or pass --no-wait.",
-            )
+        if wait:
+            require_worker(store, "work on the job", "pass --no-wait")
         made = await asyncio.to_thread(ports.work.tables.create, store.scope, at_terminal(store), order)
         job = read(made, BatchLine)
-        progress = Progress(f"{job.id} rows")
-        while wait and job.status not in ENDED:
+        with Progress(f"{job.id} rows") as progress:
+            while wait and job.status not in ENDED:
+                progress(job.rows_done, job.total)
+                await asyncio.sleep(_POLL)
+                job = read(await asyncio.to_thread(ports.work.tables.get, store.scope, job.id), BatchLine)
             progress(job.rows_done, job.total)
-            await asyncio.sleep(_POLL)
-            job = read(await asyncio.to_thread(ports.work.tables.get, store.scope, job.id), BatchLine)
-        progress(job.rows_done, job.total)
-        progress.end()
         return job
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli.options import HERE, Json, Limit, Project
-from antiphon.cli.output import moment, note, show, table
+from antiphon.cli.options import HERE, Json, Limit, OnlyApplication, Project
+from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import require_application, stores
 from antiphon.core.errors import InvalidInputError
 
@@ -65,7 +65,7 @@ def build(
 
 @app.command("list")
 def list_datasets(
-    application: Annotated[str, typer.Argument(help="Only this application's.")] = "",
+    application: OnlyApplication = "",
     limit: Limit = 20,
     project: Project = HERE,
     as_json: Json = False,
@@ -108,9 +108,7 @@ def rebuild(dataset: Identity, project: Project = HERE, as_json: Json = False) -
 
     with stores(project) as store:
         built = dataset_builder(store).rebuild(dataset)
-    show(built, as_json, lambda: _shown(built))
-    if not as_json:
-        note(f"Built again: the same values, {built.logical_hash[:12]}.")
+    show(built, as_json, lambda: _shown(built), f"Built again: the same values, {built.logical_hash[:12]}.")
 
 
 def _kind(kind: str) -> DatasetKind:

@@ -12,7 +12,10 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show
+from antiphon.core import disk, settings
+from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, SetupError
+from antiphon.core.settings import cache_directory
 
 _SPACE = 1_000_000_000
 _OLDEST_PYTHON = (3, 11, 0)
@@ -74,8 +77,6 @@ def _python() -> str:
 
 
 def _llama_cpp(project: Path) -> str:
-    from antiphon.core import settings
-
     loaded, _ = settings.load(project)
     if loaded.engine.kind != "llamacpp":
         return f"not needed for a {loaded.engine.kind} engine"
@@ -85,8 +86,6 @@ def _llama_cpp(project: Path) -> str:
 
 
 def _disk(project: Path) -> str:
-    from antiphon.core.settings import cache_directory
-
     for folder in (project, cache_directory()):
         present = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
         free = shutil.disk_usage(present).free
@@ -96,15 +95,11 @@ def _disk(project: Path) -> str:
 
 
 def _settings(project: Path) -> str:
-    from antiphon.core import settings
-
     loaded, _ = settings.load(project)
     return f"{loaded.project.name}, engine {loaded.engine.kind}"
 
 
 def _rights(project: Path) -> str:
-    from antiphon.core import disk, settings
-
     loaded, paths = settings.load(project)
     for path in disk.writable_by_others(paths.root, loaded.project.definitions):
         raise SetupError(
@@ -120,7 +115,6 @@ def _rights(project: Path) -> str:
 
 
 def _definitions(project: Path) -> str:
-    from antiphon.core import settings
     from antiphon.definitions import project as definitions
 
     loaded, paths = settings.load(project)
@@ -129,8 +123,6 @@ def _definitions(project: Path) -> str:
 
 
 def _models(project: Path) -> str:
-    from antiphon.core import settings
-
     loaded, _ = settings.load(project)
     if loaded.engine.kind != "llamacpp":
         return f"none needed for a {loaded.engine.kind} engine"
@@ -140,7 +132,6 @@ def _models(project: Path) -> str:
 
 
 def _catalog(project: Path) -> str:
-    from antiphon.core import settings
     from antiphon.services.project.store import Store
 
     store = Store(*settings.load(project))
@@ -162,8 +153,6 @@ def _stores(project: Path) -> str:
 
 
 def _features(project: Path) -> str:
-    from antiphon.core import settings
-
     loaded, paths = settings.load(project)
     if loaded.catalog.url is None and not paths.catalog.exists():
         return "nothing published yet"
@@ -179,7 +168,6 @@ def _encryption(project: Path) -> str:
 
 
 def _port(project: Path) -> str:
-    from antiphon.core import settings
     from antiphon.operations.listening import require_free_port
     from antiphon.operations.processes import statuses
 
@@ -191,8 +179,6 @@ def _port(project: Path) -> str:
 
 
 def _tls(project: Path) -> str:
-    from antiphon.core import settings
-    from antiphon.core.clock import SystemClock
     from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
 
     loaded, paths = settings.load(project)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,17 +27,18 @@ def init(project: Project = HERE, as_json: Json = False) -> None:
     from antiphon.services.governance.encryption_setup import initialize
 
     made = initialize(project)
-    show({"wrapping_key": made}, as_json, lambda: f"Payloads are sealed from now on; the wrapping key is {made}.")
-    if not as_json:
-        note("Keep a copy of the keyring and its passphrase elsewhere: without either nothing stored can be read.")
+    show(
+        {"wrapping_key": made},
+        as_json,
+        lambda: f"Payloads are sealed from now on; the wrapping key is {made}.",
+        "Keep a copy of the keyring and its passphrase elsewhere: without either nothing stored can be read.",
+    )
 
 
 @app.command()
 def status(project: Project = HERE, as_json: Json = False) -> None:
     """The mode, the key provider and every data key; never a key itself."""
-    from antiphon.services.governance.encryption import open_encryption
-
-    with open_encryption(project) as encryption:
+    with _encryption(project) as encryption:
         found = encryption.status()
     show(found, as_json, lambda: _text(found))
 
@@ -43,9 +46,7 @@ def status(project: Project = HERE, as_json: Json = False) -> None:
 @app.command()
 def rotate(project: Project = HERE, as_json: Json = False) -> None:
     """Make new data keys for new payloads. Nothing has to stop; old payloads stay readable."""
-    from antiphon.services.governance.encryption import open_encryption
-
-    with open_encryption(project) as encryption:
+    with _encryption(project) as encryption:
         made = encryption.rotate()
         _record(encryption, "encryption.rotate", {"keys": len(made)})
     show({"keys": made}, as_json, lambda: f"New payloads are sealed with {', '.join(made)} within a second.")
@@ -63,14 +64,10 @@ def rewrap(
     as_json: Json = False,
 ) -> None:
     """Wrap data keys by the present wrapping key. Nothing has to stop; cut off, it goes on where it was."""
-    from antiphon.services.governance.encryption import open_encryption
-
-    progress = _StoreProgress(as_json)
-    with open_encryption(project) as encryption:
-        found = encryption.rewrap(new_wrapping_key=new_key, reencrypt=reencrypt, tell=progress)
+    with _encryption(project) as encryption, _telling(as_json) as tell:
+        found = encryption.rewrap(new_wrapping_key=new_key, reencrypt=reencrypt, tell=tell)
         detail = {"keys": found.keys, "payloads": found.payloads, "reencrypt": reencrypt}
         _record(encryption, "encryption.rewrap", detail)
-    progress.end()
     if found.on_server and not as_json:
         listed = ", ".join(f"{name} ({'?' if end is None else end} events)" for name, end in found.on_server.items())
         note(f"On the log's server nothing is sealed anew, and the data keys used there stay: {listed}.")
@@ -88,12 +85,8 @@ def check(
 ) -> None:
     """Open everything that is stored, and list what does not open. Leaves with 1 then. Cut off while it opens events on
     a log server, it goes on there within a day."""
-    from antiphon.services.governance.encryption import open_encryption
-
-    progress = _StoreProgress(as_json)
-    with open_encryption(project) as encryption:
-        found = encryption.check(progress, anew=anew)
-    progress.end()
+    with _encryption(project) as encryption, _telling(as_json) as tell:
+        found = encryption.check(tell, anew=anew)
     for stream in found.log:
         if stream.resumed and stream.since is not None and not as_json:
             note(
@@ -117,40 +110,28 @@ def disable(project: Project = HERE, as_json: Json = False) -> None:
     _migrate("plaintext", project, as_json)
 
 
-def _migrate(mode: str, project: Project, as_json: bool) -> None:
-    from antiphon.services.governance.encryption import open_encryption
+def _migrate(mode: Literal["encrypted", "plaintext"], project: Project, as_json: bool) -> None:
     from antiphon.services.governance.encryption_setup import migrate
 
-    progress = _StoreProgress(as_json)
-    changed, problems = migrate(project, "encrypted" if mode == "encrypted" else "plaintext", progress)
-    progress.end()
-    with open_encryption(project) as encryption:
+    with _telling(as_json) as tell:
+        changed, problems = migrate(project, mode, tell)
+    with _encryption(project) as encryption:
         _record(encryption, f"encryption.{mode}", {"payloads": changed})
     show({"mode": mode, "changed": changed}, as_json, lambda: f"The project is {mode}; {changed} payloads changed.")
     _refuse(problems)
 
 
-class _StoreProgress:
-    """Prints the progress of many stores, one line each."""
+def _encryption(project: Path) -> AbstractContextManager[Encryption]:
+    from antiphon.services.governance.encryption import open_encryption
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._store = ""
-        self._line: Progress | None = None
+    return open_encryption(project)
 
-    def __call__(self, store: str, done: int) -> None:
-        if self._quiet:
-            return
-        if store != self._store:
-            self.end()
-            self._store, self._line = store, Progress(store)
-        if self._line is not None:
-            self._line(done, None)
 
-    def end(self) -> None:
-        """Leave the line."""
-        if self._line is not None:
-            self._line.end()
+@contextmanager
+def _telling(quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """A function that says how far each store is, a line each."""
+    with Progress() as progress:
+        yield (lambda store, done: None) if quiet else (lambda store, done: progress(done, None, store))
 
 
 def _record(encryption: Encryption, action: str, detail: Mapping[str, object]) -> None:

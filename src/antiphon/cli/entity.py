@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -19,20 +20,38 @@ Entity = Annotated[list[str], typer.Option("--entity", "-e", metavar="KEY=VALUE"
 AsOf = Annotated[str, typer.Option("--as-of", metavar="TIME", help="Event time, ISO 8601 with offset (default: now).")]
 
 
-def keys(pairs: list[str]) -> dict[str, str]:
+def pairs(given: Iterable[str], option: str, example: str, form: str = "KEY=VALUE") -> dict[str, str]:
     """``["shop=bakery"]`` as ``{"shop": "bakery"}``.
 
     Raises:
         InvalidInputError: one of them has no ``=`` or no name.
     """
     found: dict[str, str] = {}
-    for pair in pairs:
+    for pair in given:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise InvalidInputError(
-                f"{pair!r} is no KEY=VALUE.", where="--entity", next_step="Write --entity shop=bakery."
-            )
+            raise InvalidInputError(f"{pair!r} is not {form}.", where=option, next_step=f"Write {option} {example}.")
         found[name] = value
+    return found
+
+
+def keys(given: Iterable[str]) -> dict[str, str]:
+    """The keys of an entity; raises as :func:`pairs`."""
+    return pairs(given, "--entity", "shop=bakery")
+
+
+def inputs(given: Iterable[str]) -> dict[str, Any]:
+    """``--input amount=12.5 --input web=true --input note=hello``: JSON where it is JSON, else a text.
+
+    Raises:
+        InvalidInputError: a pair is none.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs(given, "--input", "amount=12.5", "NAME=VALUE").items():
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            found[name] = value
     return found
 
 
@@ -52,21 +71,16 @@ def moment(text: str, where: str = "--as-of") -> datetime | None:
         ) from None
 
 
-def inputs(pairs: list[str]) -> dict[str, Any]:
-    """``--input amount=12.5 --input web=true --input note=hello``: JSON where it is JSON, else a text.
+def moment_of_cell(value: Any, column: str, where: str = "") -> datetime:
+    """A time in a column of a table, in UTC where it names no zone; ``where`` names the row.
 
     Raises:
-        InvalidInputError: a pair is none.
+        InvalidInputError: it is none.
     """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InvalidInputError(
-                f"{pair!r} is no NAME=VALUE.", where="--input", next_step="Write --input amount=12.5."
-            )
-        try:
-            found[name] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            found[name] = value
-    return found
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise InvalidInputError(
+            f"{column} is {value!r}, which is no time.", where=where or column, next_step="Write it in ISO 8601."
+        ) from None
+    return utc(found if found.tzinfo else found.replace(tzinfo=UTC))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from antiphon.cli.entity import moment_of_cell
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show
 from antiphon.cli.project import stores
-from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 
@@ -79,27 +80,13 @@ def move(
 def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
     from antiphon.catalog.events import Event
 
-    event_time = _moment(row, source.event_time, where)
-    known = _moment(row, source.available_at, where) if source.available_at else event_time
+    event_time, known = (
+        moment_of_cell(row.get(column), column, where)
+        for column in (source.event_time, source.available_at or source.event_time)
+    )
     if source.event_id is None or row.get(source.event_id) in (None, ""):
         raise InvalidInputError(
             f"{where} has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}."
         )
-    return Event(str(row[source.event_id]), event_time, known, {name: _plain(value) for name, value in row.items()})
-
-
-def _moment(row: dict[str, Any], column: str, where: str) -> Any:
-    from datetime import UTC, datetime
-
-    value = row.get(column)
-    try:
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        raise InvalidInputError(f"{column} is {value!r}, which is no time.", where=where) from None
-    return utc(found if found.tzinfo else found.replace(tzinfo=UTC))
-
-
-def _plain(value: Any) -> Any:
-    from datetime import datetime
-
-    return value.isoformat() if isinstance(value, datetime) else value
+    payload = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+    return Event(str(row[source.event_id]), event_time, known, payload)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from antiphon.cli.entity import pairs
 from antiphon.cli.options import Json
 from antiphon.cli.output import note, show
+from antiphon.core import outgoing
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.entity import snake_case
 
@@ -49,10 +50,11 @@ def import_feast(
     from antiphon.features.feast.translate import TranslationOptions, translate
 
     if online:
-        from antiphon.core import outgoing
-
         outgoing.check_url(online, where="--online")
-    options = TranslationOptions(online=bool(online), event_id=_event_ids(event_id or []), available_at=available_at)
+    event_ids = pairs(event_id or [], "--event-id", "orders=order_id", "SOURCE=COLUMN")
+    if not all(event_ids.values()):
+        raise InvalidInputError("A source is given no column.", where="--event-id", next_step="Write SOURCE=COLUMN.")
+    options = TranslationOptions(online=bool(online), event_id=event_ids, available_at=available_at)
     read = read_with_feast(repository, python) if python is not None else read_syntax(repository)
     translation = translate(read, repository, to, options)
     text = render.definitions_text(translation, repository.resolve().name) if translation.views else ""
@@ -69,16 +71,6 @@ def import_feast(
         note(_closing(translation, files, writes, to))
     if not writes:
         raise typer.Exit(INCOMPLETE)
-
-
-def _event_ids(given: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for each in given:
-        source, _, column = each.partition("=")
-        if not source or not column:
-            raise InvalidInputError(f"{each!r} is not SOURCE=COLUMN.", where="--event-id")
-        found[source] = column
-    return found
 
 
 def _report(read: FeastRepository, translation: Translation, files: list[str], text: str | None) -> dict[str, Any]:

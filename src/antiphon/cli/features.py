@@ -2,54 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import feast, features_export, features_get, features_neighbors, features_refresh, features_watch
-from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli import (
+    feast,
+    features_get,
+    features_lineage,
+    features_neighbors,
+    features_refresh,
+    features_rollback,
+    features_skew,
+)
+from antiphon.cli.options import HERE, Json, Project, View
 from antiphon.cli.output import show, table
-from antiphon.cli.project import allowed, at_terminal, refusals_on_record, services, stores
-from antiphon.cli.pruned import pruned
+from antiphon.cli.project import allowed, at_terminal, features_of, refusals_on_record, services, stores
+from antiphon.cli.status import status_table, streams_table
 
 if TYPE_CHECKING:
-    from antiphon.core.scope import Scope
-    from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewHistory, ViewVersion
+    from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
+    from antiphon.features.publication.prune import PruneResult, SnapshotLine
 
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
+_KEPT_SHOWN = 20
+
 app.command("import-feast")(feast.import_feast)
 app.command("get")(features_get.get)
 app.command("refresh")(features_refresh.refresh)
-features_watch.add_to(app)
-app.command("export")(features_export.export)
+app.command("skew")(features_skew.skew)
+app.command("lineage")(features_lineage.lineage)
+app.command("rollback")(features_rollback.rollback)
+app.command("hold")(features_rollback.hold)
+app.command("resume")(features_rollback.resume)
 app.command("neighbors")(features_neighbors.neighbors)
 
 
 @app.command("list")
 def list_views(project: Project = HERE, as_json: Json = False) -> None:
     """Status of every view: version, snapshot, age against contracts, next refresh, blocks and holds."""
-    from antiphon.cli.features_status import status_table
-    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.features.view_status import read_view_statuses
 
-    with stores(project) as store:
-        platform = FeaturePlatform(store)
-        try:
-            views = read_view_statuses(store, platform, store.scope)
-        finally:
-            platform.close()
+    with features_of(project) as (store, platform):
+        views = read_view_statuses(store, platform, store.scope)
     show(views, as_json, lambda: status_table(views))
 
 
 @app.command("streams")
 def streams(project: Project = HERE, as_json: Json = False) -> None:
     """Show each view's progress in its stream: lag, event time reached, late and rejected events."""
-    import asyncio
-
-    from antiphon.cli.status import streams_table
     from antiphon.features.streaming.consumer import StreamStatus
 
     async def found() -> list[StreamStatus]:
@@ -62,27 +65,27 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
 
 @app.command("describe")
 def describe(
-    view: Annotated[str, typer.Argument(help="The view's name.")],
+    view: View,
     version: Annotated[str | None, typer.Option(help="A definition version; the latest by default.")] = None,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """A view: its features and rules, what is served, what it was made from and how good that was."""
-    with _history(project) as (scope, history):
-        found = history.describe(scope, view, version)
+    with features_of(project) as (store, platform):
+        found = platform.history.describe(store.scope, view, version)
     show(found, as_json, lambda: _description(found))
 
 
 @app.command("history")
 def history(
-    view: Annotated[str, typer.Argument(help="The view's name.")],
+    view: View,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many versions at most.")] = 20,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """List a view's snapshots, published or not, with the verdicts of the gates."""
-    with _history(project) as (scope, reading):
-        found = reading.history(scope, view, limit)
+    with features_of(project) as (store, platform):
+        found = platform.history.history(store.scope, view, limit)
     show(found, as_json, lambda: _versions(found))
 
 
@@ -94,28 +97,27 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Two versions of a view: what differs in the definition and in the distributions."""
-    with _history(project) as (scope, reading):
-        found = reading.difference(scope, before, after)
+    with features_of(project) as (store, platform):
+        found = platform.history.difference(store.scope, before, after)
     show(found, as_json, lambda: _difference(found))
 
 
 @app.command("quarantine")
 def quarantine(
-    view: Annotated[str, typer.Argument(help="The view's name.")],
+    view: View,
     version: Annotated[str | None, typer.Option(help="A snapshot or verdict; the latest that kept rows aside.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows at most.")] = 20,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Source rows that rules kept out, with the rule that each offends."""
-    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.governance.policy_versions import records
 
-    with stores(project) as store:
+    with features_of(project) as (store, platform):
         reader = at_terminal(store)
         with refusals_on_record(store, reader, "read_source_rows", f"view/{view}"):
             records(store).require_source(store.scope, reader, f"view/{view}")
-        found = FeaturePlatform(store).history.quarantine(store.scope, view, version, limit)
+        found = platform.history.quarantine(store.scope, view, version, limit)
     rows: list[dict[str, Any]] = [] if found is None else [{"rule": row.rule, **row.columns} for row in found.rows]
 
     def text() -> str:
@@ -141,24 +143,47 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Give up files of snapshots that nothing needs, rows that expired, and garbage; the worker does so every hour."""
-    from antiphon.services.features.platform import FeaturePlatform
+    with features_of(project) as (store, platform):
+        found = platform.prune(allowed(store, "publish", "features/prune").id, dry=dry_run)
+    show(found, as_json, lambda: _pruned(found))
+
+
+@app.command("export")
+def export(
+    view: Annotated[str, typer.Argument(help="The view.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The table's folder.")],
+    format_: Annotated[str, typer.Option("--format", help="delta or parquet.")] = "delta",
+    snapshot: Annotated[str, typer.Option(help="Another snapshot than the published one.")] = "",
+    purpose: Annotated[str, typer.Option(help="What for, as policies know it.")] = "",
+    clear: Annotated[bool, typer.Option("--clear", help="Write clear text although the project is encrypted.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Write a view's published values as a new version of a Delta table, or as a Parquet file."""
+    from antiphon.features.exports.export import require_format
+    from antiphon.services.export.export import export_view
 
     with stores(project) as store:
-        who = allowed(store, "publish", "features/prune")
-        platform = FeaturePlatform(store)
-        try:
-            found = platform.prune(who.id, dry=dry_run)
-        finally:
-            platform.close()
-    show(found, as_json, lambda: pruned(found))
+        exported = export_view(
+            store,
+            view,
+            to,
+            require_format(format_),
+            principal=at_terminal(store),
+            snapshot=snapshot or None,
+            purpose=purpose,
+            clear=clear,
+        )
+    written = exported.written
 
+    def text() -> str:
+        version = "" if written.version is None else f", version {written.version}"
+        if not written.changed:
+            return f"{written.path} holds {exported.about.snapshot} already{version}."
+        withheld = f"; policy kept {written.withheld:,} back" if written.withheld else ""
+        return f"Wrote {written.rows:,} rows of {exported.about.snapshot} to {written.path}{version}{withheld}."
 
-@contextmanager
-def _history(project: Path) -> Iterator[tuple[Scope, ViewHistory]]:
-    from antiphon.services.features.platform import FeaturePlatform
-
-    with stores(project) as store:
-        yield store.scope, FeaturePlatform(store).history
+    show(exported, as_json, text)
 
 
 def _description(found: ViewDescription) -> str:
@@ -257,3 +282,27 @@ def _difference(found: ViewDifference) -> str:
             ),
         ]
     )
+
+
+def _pruned(found: PruneResult) -> str:
+    """Lists removed snapshots, then those that stay and their pins."""
+    lines = [f"{found.summary() or 'nothing'} {'would go' if found.dry else 'went'}."]
+    if found.dry and (found.lake or found.online):
+        lines.append("Files and builds that were written within the last hour are spared.")
+    if found.snapshots:
+        lines += ["", table(("goes", "view", "as of", "bytes"), [_snapshot_line(one) for one in found.snapshots])]
+    if found.expired:
+        rows = [(one.verdict, one.view, f"{one.kept_since:%Y-%m-%d %H:%M:%SZ}") for one in found.expired]
+        lines += ["", table(("rows expire", "view", "kept aside since"), rows)]
+    if found.kept:
+        kept = [(*_snapshot_line(one), "; ".join(f"{pin.kind} {pin.what}" for pin in one.pins)) for one in found.kept]
+        lines += ["", table(("stays", "view", "as of", "bytes", "pinned by"), kept[:_KEPT_SHOWN])]
+        if len(kept) > _KEPT_SHOWN:
+            lines.append(f"{len(kept) - _KEPT_SHOWN} more stay; --json lists them all.")
+    if found.datasets:
+        lines.append(f"{found.datasets} files stay for datasets.")
+    return "\n".join(lines)
+
+
+def _snapshot_line(one: SnapshotLine) -> tuple[object, ...]:
+    return one.snapshot, f"{one.view}@{one.definition_version[:8]}", f"{one.as_of:%Y-%m-%d %H:%M:%SZ}", one.bytes

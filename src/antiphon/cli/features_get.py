@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import note, show, table
+from antiphon.cli.output import show, table
 from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import InvalidInputError, NotFoundError, WriteConflictError
+from antiphon.core.errors import InvalidInputError, WriteConflictError
 
 if TYPE_CHECKING:
     from antiphon.gateway.lookup import FeatureLookupAnswer
@@ -37,55 +39,49 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Look feature values up, with event times, ages and what their contracts did."""
-    import asyncio
-
     if bool(entity) == (entity_file is not None):
         raise InvalidInputError(
             "Name one entity or a file of them.",
             where="--entity",
             next_step="Write --entity KEY=VALUE for each key, or --entities FILE.",
         )
-    keys = [entities.keys(entity)] if entity_file is None else list(_rows(entity_file))
-    inputs = entities.inputs(options) if options else None
-    found = asyncio.run(
-        _look_up(project, features or [], keys, application or None, as_of, minimum or None, purpose, inputs)
-    )
-    show(found, as_json, lambda: _text(found))
-    if not as_json and found.catalog_away:
-        note("The catalog does not answer: these are the values last known to be current.")
-
-
-async def _look_up(
-    project: Path, features: Sequence[str], keys: Sequence[dict[str, str]], application: str | None, as_of: str,
-    minimum: int | None, purpose: str, given: Mapping[str, Any] | None,
-) -> FeatureLookupAnswer:  # fmt: skip
-    import msgspec
-
     from antiphon.gateway.lookup import answer
     from antiphon.serving.features.lookup import MOST_ENTITIES
     from antiphon.serving.features.lookup_values import LookupRequest
 
-    async with services(project) as (ports, store):
-        lookups = ports.features.lookups
-        plan = lookups.plan(store.scope, features, application, purpose, computed=given is not None)
-        moment = entities.moment(as_of) or ports.clock.now()
-        columns = frozenset(name for row in keys for name in row)
-        for _ in range(_TRIES):
-            parts = []
-            rest = iter(keys)
-            while part := list(islice(rest, MOST_ENTITIES)):
-                inputs = [_inputs(plan, given or {}, row, columns) for row in part]
-                request = LookupRequest(
-                    store.scope, at_terminal(store), plan, part, moment, minimum, inputs=inputs if any(inputs) else {}
-                )
-                parts.append(answer(await lookups.look_up(request), part))
-            if len({part.publication for part in parts}) == 1:
-                return msgspec.structs.replace(parts[0], entities=[line for part in parts for line in part.entities])
-    raise WriteConflictError(
-        "Every time another publication became current before all entities were read.",
-        where="publication",
-        next_step="Try again, or look up fewer entities at a time.",
-    )
+    keys = [entities.keys(entity)] if entity_file is None else _rows(entity_file)
+    given = entities.inputs(options) if options else None
+    at = entities.moment(as_of)
+    columns = frozenset(name for row in keys for name in row)
+
+    async def answered() -> FeatureLookupAnswer:
+        async with services(project) as (ports, store):
+            lookups = ports.features.lookups
+            plan = lookups.plan(store.scope, features or [], application or None, purpose, computed=given is not None)
+            moment = at or ports.clock.now()
+            for _ in range(_TRIES):
+                parts = []
+                rest = iter(keys)
+                while part := list(islice(rest, MOST_ENTITIES)):
+                    inputs = [_inputs(plan, given or {}, row, columns) for row in part]
+                    request = LookupRequest(
+                        store.scope, at_terminal(store), plan, part, moment, minimum or None,
+                        inputs=inputs if any(inputs) else {},
+                    )  # fmt: skip
+                    parts.append(answer(await lookups.look_up(request), part))
+                if len({part.publication for part in parts}) == 1:
+                    return msgspec.structs.replace(
+                        parts[0], entities=[line for part in parts for line in part.entities]
+                    )
+        raise WriteConflictError(
+            "Every time another publication became current before all entities were read.",
+            where="publication",
+            next_step="Try again, or look up fewer entities at a time.",
+        )
+
+    found = asyncio.run(answered())
+    away = "The catalog does not answer: these are the values last known to be current."
+    show(found, as_json, lambda: _text(found), away if found.catalog_away else "")
 
 
 def _inputs(
@@ -102,52 +98,14 @@ def _inputs(
     return {**said, **given}
 
 
-def _rows(file: Path) -> Iterator[dict[str, str]]:
+def _rows(file: Path) -> list[dict[str, str]]:
     """The key columns of each row; columns that are no key of a view are not looked at."""
-    if not file.is_file():
-        raise NotFoundError(
-            f"There is no file {file}.", where="--entities", next_step="Name a CSV, JSON or Parquet file."
-        )
-    none = True
-    for row in _read(file):
-        none = False
-        yield {str(name): str(value) for name, value in row.items() if value is not None and name is not None}
-    if none:
+    from antiphon.batch import tables
+
+    rows = [{str(name): str(value) for name, value in row.items() if value is not None} for row in tables.read(file)]
+    if not rows:
         raise InvalidInputError(f"{file} has no rows.", where="--entities", next_step="Write a row for each entity.")
-
-
-def _read(file: Path) -> Iterator[dict[str, Any]]:
-    match file.suffix.lower():
-        case ".parquet":
-            import pyarrow
-            import pyarrow.parquet
-
-            try:
-                yield from pyarrow.parquet.read_table(file).to_pylist()
-            except pyarrow.ArrowException as error:
-                raise InvalidInputError(f"{file} is no Parquet: {error}", where="--entities") from None
-        case ".csv":
-            import csv
-
-            with file.open(newline="", encoding="utf-8-sig") as stream:
-                yield from csv.DictReader(stream)
-        case ".json" | ".jsonl" | ".ndjson":
-            import msgspec
-
-            for number, line in enumerate(file.read_bytes().splitlines(), 1):
-                if line.strip():
-                    try:
-                        yield msgspec.json.decode(line, type=dict[str, Any])
-                    except msgspec.DecodeError as error:
-                        raise InvalidInputError(
-                            f"Line {number} of {file} is no JSON object: {error}.", where=f"{file}:{number}"
-                        ) from None
-        case ending:
-            raise InvalidInputError(
-                f"{ending or 'No ending'} is no kind of file that is read here.",
-                where="--entities",
-                next_step="Use .csv, .jsonl or .parquet.",
-            )
+    return rows
 
 
 def _text(found: FeatureLookupAnswer) -> str:

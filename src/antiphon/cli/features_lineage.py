@@ -10,7 +10,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import moment, show, table
-from antiphon.cli.project import at_terminal, refusals_on_record, stores
+from antiphon.cli.project import at_terminal, features_of, refusals_on_record
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ def lineage(
 ) -> None:
     """Trace a value to its source rows and compute it again from them; exits with 1 when it differs."""
     from antiphon.services.features.lineage import FeatureLineage
-    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.governance.policy_versions import records
 
     if bool(prediction) == bool(entity) or not (prediction or feature):
@@ -39,27 +38,24 @@ def lineage(
             "Name a prediction, or an entity and a feature.", where="lineage",
             next_step="--prediction pred_…, or today.orders --entity shop=tea.",
         )  # fmt: skip
-    with stores(project) as store:
-        platform = FeaturePlatform(store)
-        try:
-            reading, reader, access = FeatureLineage(store, platform), at_terminal(store), records(store)
-            subject = f"prediction/{prediction}" if prediction else f"view/{feature.partition('.')[0]}"
-            with refusals_on_record(store, reader, "read_source_rows", subject):
-                if prediction:
-                    receipt = access.require_prediction(store.scope, reader, prediction)
-                    access.require_source_rows(store.scope, reader, receipt)
-                else:
-                    view = feature.partition(".")[0]
-                    access.require_source(store.scope, reader, f"view/{view}", entities.keys(entity))
+    subject, keys = (
+        f"prediction/{prediction}" if prediction else f"view/{feature.partition('.')[0]}",
+        entities.keys(entity),
+    )
+    with features_of(project) as (store, platform):
+        reading, reader, access = FeatureLineage(store, platform), at_terminal(store), records(store)
+        with refusals_on_record(store, reader, "read_source_rows", subject):
             if prediction:
-                found = reading.of_prediction(store.scope, prediction, feature or None, limit)
+                receipt = access.require_prediction(store.scope, reader, prediction)
+                access.require_source_rows(store.scope, reader, receipt)
             else:
-                keys, at = entities.keys(entity), entities.moment(as_of)
-                found = (reading.of_entity(store.scope, feature, keys, at, limit),)
-            detail = {"route": "antiphon features lineage", "count": len(found)}
-            store.trail.record(store.scope, reader.id, "data.read", prediction or "features", detail)
-        finally:
-            platform.close()
+                access.require_source(store.scope, reader, subject, keys)
+        if prediction:
+            found = reading.of_prediction(store.scope, prediction, feature or None, limit)
+        else:
+            found = (reading.of_entity(store.scope, feature, keys, entities.moment(as_of), limit),)
+        detail = {"route": "antiphon features lineage", "count": len(found)}
+        store.trail.record(store.scope, reader.id, "data.read", prediction or "features", detail)
     show(found, as_json, lambda: "\n\n".join("\n".join(_text(one)) for one in found) or "It used no features.")
     if any(one.same is False for one in found):
         raise typer.Exit(DIFFERENT)

@@ -9,7 +9,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import moment, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import at_terminal, features_of
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -31,22 +31,17 @@ def neighbors(
 ) -> None:
     """The entities whose texts are nearest to a text, or to an entity's own."""
     from antiphon.features.embedding.neighbors import NeighborQuery
-    from antiphon.services.features.platform import FeaturePlatform
 
     view, point, name = feature.partition(".")
     if not point:
         raise InvalidInputError(f"{feature!r} names no feature.", where="VIEW.FEATURE", next_step="Write said.review.")
     keys = entities.keys(entity) if entity else None
     question = NeighborQuery(name, text=text, entity=keys, top=top, number=publication)
-    with stores(project) as store:
-        platform = FeaturePlatform(store)
-        try:
-            who = at_terminal(store)
-            found = platform.neighbors.find(store.scope, who, view, question, purpose=purpose, see_keys=True)
-            detail = {"route": "antiphon features neighbors", "feature": feature, "found": len(found.neighbors)}
-            store.trail.record(store.scope, who.id, "data.read", f"view/{view}", detail)
-        finally:
-            platform.close()
+    with features_of(project) as (store, platform):
+        who = at_terminal(store)
+        found = platform.neighbors.find(store.scope, who, view, question, purpose=purpose, see_keys=True)
+        detail = {"route": "antiphon features neighbors", "feature": feature, "found": len(found.neighbors)}
+        store.trail.record(store.scope, who.id, "data.read", f"view/{view}", detail)
     show(found, as_json, lambda: _text(found))
 
 

@@ -11,9 +11,9 @@ import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import note, show
-from antiphon.cli.project import services
-from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.cli.output import show
+from antiphon.cli.project import require_worker, services
+from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
@@ -39,11 +39,10 @@ def refresh(
     from antiphon.gateway.admin.shapes import RunLine, read
 
     run = asyncio.run(_ordered(project, views or [], entities.moment(as_of), whole, wait))
-    show(read(run, RunLine), as_json, lambda: f"{run.id} {run.status}" if wait else run.id)
     if not wait:
-        if not as_json:
-            note(f"`antiphon runs show {run.id}` follows it.")
+        show(read(run, RunLine), as_json, lambda: run.id, f"`antiphon runs show {run.id}` follows it.")
         return
+    show(read(run, RunLine), as_json, lambda: f"{run.id} {run.status}")
     if run.status != "succeeded":
         raise MissingPublicationError(
             f"The refresh {run.id} {run.status}: {run.error or 'no reason was given'}.",
@@ -62,11 +61,7 @@ async def _ordered(project: Path, views: list[str], moment: datetime | None, who
     from antiphon.cli.run_progress import followed
 
     async with services(project) as (ports, store):
-        if wait and not any(process.name == "worker" and process.alive for process in ports.health.processes()):
-            raise UnavailableError(
-                "No worker runs, so nobody would refresh.",
-                where="worker",
-                next_step="Start `antiphon up` in another terminal, or leave --wait out.",
-            )
+        if wait:
+            require_worker(store, "refresh", "leave --wait out")
         ordered = await asyncio.to_thread(ports.work.runs.refresh, store.scope, views, moment, None, whole)
         return await followed(store, ordered.id, wait)

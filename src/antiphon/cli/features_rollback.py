@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import moment, note, show, table
-from antiphon.cli.project import allowed, stores
+from antiphon.cli.options import HERE, Json, Project, Reason, View
+from antiphon.cli.output import moment, show, table
+from antiphon.cli.project import allowed, features_of
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.features.rollback import FeatureRollback
     from antiphon.services.project.store import Store
-
-View = Annotated[str, typer.Argument(help="The view's name.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 
 
 def rollback(
@@ -46,11 +43,10 @@ def rollback(
         who = allowed(store, "publish", f"view/{view or '*'}")
         found = hand.view(store.scope, view, target, reason=reason, principal=who.id, hold=hold, dry_run=dry_run)
         specs = platform.views()
-        every = [specs[f"{one.view}@{one.definition_version}"].refresh for one in found.moves]
-    show(found, as_json, lambda: _text(found))
-    moving = [interval for interval in every if interval is not None]
-    if not as_json and not hold and moving:
-        note(f"Its next refresh (every {min(moving) / 60e6:g} min) moves it forward again; --hold keeps it.")
+        every = [specs[one.key].refresh for one in found.moves]
+    moving = [interval / 60e6 for interval in every if interval is not None and not hold]
+    hints = [f"Its next refresh (every {min(moving):g} min) moves it forward again; --hold keeps it."] if moving else []
+    show(found, as_json, lambda: _text(found), *hints)
 
 
 def hold(view: View, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
@@ -72,15 +68,10 @@ def resume(view: View, reason: Reason, project: Project = HERE, as_json: Json = 
 
 @contextmanager
 def _hand(project: Path) -> Iterator[tuple[Store, FeaturePlatform, FeatureRollback]]:
-    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.features.rollback import FeatureRollback
 
-    with stores(project) as store:
-        platform = FeaturePlatform(store)
-        try:
-            yield store, platform, FeatureRollback(store, platform)
-        finally:
-            platform.close()
+    with features_of(project) as (store, platform):
+        yield store, platform, FeatureRollback(store, platform)
 
 
 def _text(found: ViewRollback) -> str:

@@ -12,7 +12,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import Progress, moment, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import at_terminal, features_of, stores
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 
@@ -46,37 +46,22 @@ def skew(
     """Compare batch and online on live data, bit for bit; leaves with 1 when values differ."""
     if history:
         return _tell_history(project, views or [], limit, as_json)
-    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.features.skew import ProjectSkew
 
-    progress, stage = Progress(""), ""
-
-    def tell(done: int, total: int, note: str) -> None:
-        nonlocal progress, stage
-        if note != stage:
-            progress.end()
-            progress, stage = Progress(note), note
-        progress(done, total)
-
-    with stores(project) as store:
-        platform = FeaturePlatform(store)
-        try:
-            found = ProjectSkew(store, platform).measure(
-                store.scope,
-                views or [],
-                as_of=entities.moment(as_of),
-                since=_since(since),
-                sample=sample,
-                seconds=seconds,
-                seed=seed,
-                trigger=at_terminal(store).id,
-                progress=tell,
-            )
-            detail = {"route": "antiphon features skew", "views": views or ["*"], "different": found.different}
-            store.trail.record(store.scope, at_terminal(store).id, "data.read", "features", detail)
-        finally:
-            progress.end()
-            platform.close()
+    with features_of(project) as (store, platform), Progress() as progress:
+        found = ProjectSkew(store, platform).measure(
+            store.scope,
+            views or [],
+            as_of=entities.moment(as_of),
+            since=_since(since),
+            sample=sample,
+            seconds=seconds,
+            seed=seed,
+            trigger=at_terminal(store).id,
+            progress=progress,
+        )
+        detail = {"route": "antiphon features skew", "views": views or ["*"], "different": found.different}
+        store.trail.record(store.scope, at_terminal(store).id, "data.read", "features", detail)
     show(found, as_json, lambda: _text(found))
     if found.different:
         raise typer.Exit(DIFFERENT)
@@ -89,21 +74,14 @@ def _tell_history(project: Path, views: Sequence[str], limit: int, as_json: bool
             known += store.skew_reports.list(store.scope, view, limit=limit)
     lines = sorted(known, key=lambda one: one.measured_at, reverse=True)[:limit]
     head = ("when", "by", "view", "publication", "compared", "different", "share", "not comparable")
-    show(
-        lines,
-        as_json,
-        lambda: table(
-            head,
-            [
-                (
-                    one.measured_at, one.trigger, one.view, one.publication, one.compared, one.different,
-                    None if one.share is None else f"{one.share:.2%}", one.not_comparable,
-                )
-                for one in lines
-            ],
-            "Nothing was compared yet.",
-        ),
-    )  # fmt: skip
+    rows = [
+        (
+            one.measured_at, one.trigger, one.view, one.publication, one.compared, one.different,
+            None if one.share is None else f"{one.share:.2%}", one.not_comparable,
+        )
+        for one in lines
+    ]  # fmt: skip
+    show(lines, as_json, lambda: table(head, rows, "Nothing was compared yet."))
 
 
 def _since(text: str) -> datetime | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from string import Template
 from typing import Annotated
 
 import typer
 
 from antiphon.cli.options import Json
 from antiphon.cli.output import show
+from antiphon.core.clock import SystemClock
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, SetupError
 from antiphon.core.suggestions import nearest
 
@@ -54,10 +56,7 @@ def init(
 
 def write(target: Path, name: str, port: int, template: str = "desk") -> list[str]:
     """Write a blueprint into ``target``; it appears whole or not at all."""
-    from string import Template
-
     from antiphon.cli.blueprints.orders import write_orders
-    from antiphon.core.clock import SystemClock
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

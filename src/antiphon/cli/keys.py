@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project, Reason
-from antiphon.cli.output import note, show, table
+from antiphon.cli.options import HERE, Json, Project, Reason, Role
+from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import allowed, at_terminal, refusals_on_record, stores
 from antiphon.core.clock import SystemClock, parse_duration
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import KeyLine
     from antiphon.governance.identity.key_records import KeyRecord
+    from antiphon.services.governance.identity import ProjectIdentity
+    from antiphon.services.project.store import Store
 
 app = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
 
@@ -30,7 +31,7 @@ Priority = Annotated[bool, typer.Option("--priority", help="It may ask with `ser
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whom it speaks for.")],
-    role: Annotated[str, typer.Option(help="admin, engineer, service or viewer.")] = "service",
+    role: Role = "service",
     expires_in: Annotated[str, typer.Option(metavar="DURATION", help="e.g. 90d; never when left out.")] = "",
     actions: Annotated[
         str, typer.Option(metavar="LIST", help="Only for these, e.g. answer,originate; all of its role when left out.")
@@ -47,29 +48,24 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key; it is shown this once."""
-    from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
+    from antiphon.gateway.admin.shapes import NewKey
     from antiphon.governance.identity.principal import Allowance, Limits
-    from antiphon.services.governance.identity import ProjectIdentity
 
-    lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
     limits = Limits(_listed(actions), _listed(resources))
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
     with stores(project) as store:
-        expires_at = SystemClock().now() + lasts if lasts else None
-        key, record = ProjectIdentity(store).create(
+        key, record = _identity(store).create(
             store.scope.tenant,
             name,
             role,
-            expires_at,
+            SystemClock().now() + parse_duration(expires_in) if expires_in else None,
             by=at_terminal(store),
             kind="person" if person else "service",
             limits=limits,
             allowance=allowance,
         )
-    show(NewKey(key, read(record, KeyLine)), as_json, lambda: key)
-    if not as_json:
-        note(f"{record.id} for {name} ({record.role}). Keep it: it is not shown again.")
-        _say_waits(record)
+    kept = f"{record.id} for {name} ({record.role}). Keep it: it is not shown again."
+    show(NewKey(key, _line(record)), as_json, lambda: key, kept, _waits(record))
 
 
 @app.command("list")
@@ -101,11 +97,10 @@ def list_keys(project: Project = HERE, as_json: Json = False) -> None:
 def show_key(key: Key, project: Project = HERE, as_json: Json = False) -> None:
     """Show a key: its purpose, expiry, limits and last use."""
     from antiphon.catalog.quotas import QuotaLevels
-    from antiphon.gateway.admin.shapes import KeyLine, read
 
     with stores(project) as store:
         record = store.keys.get(store.scope.tenant, key)
-        found, meters = read(record, KeyLine), record.allowance.meters
+        found, meters = _line(record), record.allowance.meters
         used = QuotaLevels(store.database).used(store.scope.tenant, record.allowance.bucket or key, meters)
     quotas = [(meter.name.replace("_", " "), f"{round(used[meter.name])} of {meter.capacity} used") for meter in meters]
     rows = [
@@ -135,14 +130,12 @@ def allow(
     as_json: Json = False,
 ) -> None:
     """Give a key these quotas instead of those it has, within a second, everywhere; what it has used stays used."""
-    from antiphon.gateway.admin.shapes import KeyLine, read
     from antiphon.governance.identity.principal import Allowance
-    from antiphon.services.governance.identity import ProjectIdentity
 
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
     with stores(project) as store:
-        given = ProjectIdentity(store).allow(store.scope.tenant, key, allowance, by=at_terminal(store).id)
-    record = read(given, KeyLine)
+        by = at_terminal(store).id
+        record = _line(_identity(store).allow(store.scope.tenant, key, allowance, by=by))
     show(record, as_json, lambda: f"{record.id} ({record.name}) has these quotas now.")
 
 
@@ -154,47 +147,34 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Make a key like the present one, which expires after the overlap."""
-    from antiphon.gateway.admin.shapes import KeyLine, RotatedKey, read
-    from antiphon.services.governance.identity import ProjectIdentity
+    from antiphon.gateway.admin.shapes import RotatedKey
 
     with stores(project) as store:
-        rotated = ProjectIdentity(store).rotate(
-            store.scope.tenant, name, parse_duration(overlap), by=at_terminal(store)
-        )
-    shown = RotatedKey(rotated.key, read(rotated.record, KeyLine), read(rotated.replaced, KeyLine))
-    show(shown, as_json, lambda: rotated.key)
-    if not as_json:
-        until = rotated.replaced.expires_at
-        note(
-            f"{rotated.record.id} replaces {rotated.replaced.id}, which holds until "
-            f"{until:%Y-%m-%d %H:%M:%SZ}. Keep it: it is not shown again."
-        )
-        _say_waits(rotated.record)
+        rotated = _identity(store).rotate(store.scope.tenant, name, parse_duration(overlap), by=at_terminal(store))
+    shown = RotatedKey(rotated.key, _line(rotated.record), _line(rotated.replaced))
+    replaced = (
+        f"{rotated.record.id} replaces {rotated.replaced.id}, which holds until "
+        f"{moment(rotated.replaced.expires_at)}. Keep it: it is not shown again."
+    )
+    show(shown, as_json, lambda: rotated.key, replaced, _waits(rotated.record))
 
 
 @app.command()
 def approve(key: Key, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
     """Let a key that somebody else made open what it is for."""
-    from antiphon.gateway.admin.shapes import KeyLine, read
-    from antiphon.services.governance.identity import ProjectIdentity
-
     with stores(project) as store:
         who = allowed(store, "approve", f"key/{key}")
         with refusals_on_record(store, who, "approve", f"key/{key}"):
-            approved = ProjectIdentity(store).approve(store.scope.tenant, key, by=who, reason=reason)
-    record = read(approved, KeyLine)
+            record = _line(_identity(store).approve(store.scope.tenant, key, by=who, reason=reason))
     show(record, as_json, lambda: f"{record.id} ({record.name}, {record.role}) holds now.")
 
 
 @app.command()
 def revoke(key: Key, project: Project = HERE, as_json: Json = False) -> None:
     """Stop a key and the sessions begun with it for good, within a second, everywhere."""
-    from antiphon.gateway.admin.shapes import KeyLine, read
-    from antiphon.services.governance.identity import ProjectIdentity
-
     with stores(project) as store:
-        revoked = ProjectIdentity(store).revoke(store.scope.tenant, key, by=at_terminal(store).id)
-    record = read(revoked, KeyLine)
+        by = at_terminal(store).id
+        record = _line(_identity(store).revoke(store.scope.tenant, key, by=by))
     show(record, as_json, lambda: f"{record.id} ({record.name}) is revoked.")
 
 
@@ -213,13 +193,25 @@ def trust_clock(reason: Reason, project: Project = HERE, as_json: Json = False) 
     show({"before": before, "now": now}, as_json, lambda: f"The clock is trusted: it is {now:%Y-%m-%d %H:%M:%SZ}.")
 
 
+def _identity(store: Store) -> ProjectIdentity:
+    from antiphon.services.governance.identity import ProjectIdentity
+
+    return ProjectIdentity(store)
+
+
+def _line(record: KeyRecord) -> KeyLine:
+    from antiphon.gateway.admin.shapes import KeyLine, read
+
+    return read(record, KeyLine)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _say_waits(record: KeyRecord) -> None:
-    if record.waits:
-        note(f"It opens nothing yet: another administrator runs `antiphon keys approve {record.id} --reason …`.")
+def _waits(record: KeyRecord) -> str:
+    approve = f"another administrator runs `antiphon keys approve {record.id} --reason …`"
+    return f"It opens nothing yet: {approve}." if record.waits else ""
 
 
 def _state(key: KeyLine) -> str:

@@ -29,7 +29,7 @@ from antiphon.cli import (
     predictions,
     principals,
     releases,
-    rollback,
+    rollouts,
     runs,
     status,
     tls,
@@ -73,7 +73,7 @@ def assemble() -> typer.Typer:
     app.command("replay")(predictions.replay)
     app.command("train")(train.train)
     app.command("evaluate")(evaluate.evaluate)
-    app.command("rollback")(rollback.rollback)
+    app.command("rollback")(rollouts.rollback)
     app.command("doctor")(doctor.doctor)
     models.app.command("rebuild")(train.rebuild)
     for noun in (

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from antiphon.cli.options import HERE, Json, Project, Reason
-from antiphon.cli.output import Progress, moment, note, show, table
+from antiphon.cli.output import Progress, moment, note, shortened, show, show_json, table
 from antiphon.cli.project import at_terminal, stores
+from antiphon.core.errors import SetupError
+from antiphon.core.settings import FILE_NAME
 
 if TYPE_CHECKING:
     from antiphon.catalog.evaluations import IntervalEstimate
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
-    from antiphon.learning.registry.models import ModelLine
+    from antiphon.learning.registry.models import ModelLine, ModelRegistry
+    from antiphon.services.project.store import Store
 
 app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
 
@@ -29,9 +37,8 @@ def pull(
     """Fetch a model's weights, check their SHA-256, keep them in the cache."""
     from antiphon.engine import weights
 
-    progress = Progress(name, " MB", 1e6)
-    path = weights.pull(name, progress=progress)
-    progress.end()
+    with Progress(name, " MB", 1e6) as progress:
+        path = weights.pull(name, progress=progress)
     show({"model": name, "path": str(path)}, as_json, lambda: str(path))
 
 
@@ -42,8 +49,6 @@ def list_models(
     as_json: Json = False,
 ) -> None:
     """Base models and whether they are in the cache; inside a project also its trained versions, newest first."""
-    import msgspec
-
     base, versions = _base(), _versions(project, application or None)
     lines = msgspec.to_builtins(versions)
     show({"base": base, "versions": lines}, as_json, lambda: _listed(base, versions))
@@ -52,10 +57,8 @@ def list_models(
 @app.command("show")
 def show_model(name: Name, project: Project = HERE, as_json: Json = False) -> None:
     """Show a model's card: base, training data, recipe, evaluations, limits."""
-    from antiphon.learning.registry.models import ModelRegistry
-
-    with stores(project) as store:
-        card = ModelRegistry(store.database).card(store.scope, name)
+    with _registry(project) as (registry, store):
+        card = registry.card(store.scope, name)
     show(card, as_json, lambda: _shown(card))
 
 
@@ -70,12 +73,11 @@ def card(
 ) -> None:
     """Write a model's card as one HTML page that needs nothing else; with --json its content."""
     from antiphon.learning.registry.card import as_html
-    from antiphon.learning.registry.models import ModelRegistry
 
-    with stores(project) as store:
-        made = ModelRegistry(store.database).card(store.scope, name)
+    with _registry(project) as (registry, store):
+        made = registry.card(store.scope, name)
     if as_json:
-        show(made, True, str)
+        show_json(made)
         return
     path = output or Path(f"{name.replace(':', '-').replace('/', '-')}.html")
     _write(path, as_html(made))
@@ -85,10 +87,8 @@ def card(
 @app.command()
 def compare(first: Name, second: Name, project: Project = HERE, as_json: Json = False) -> None:
     """Two models side by side: recipe, lineage, and measures by pairs on the dataset both were evaluated on."""
-    from antiphon.learning.registry.models import ModelRegistry
-
-    with stores(project) as store:
-        found = ModelRegistry(store.database).compare(store.scope, first, second)
+    with _registry(project) as (registry, store):
+        found = registry.compare(store.scope, first, second)
     show(found, as_json, lambda: _compared(found))
 
 
@@ -101,15 +101,12 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """Let an alias of the application name this version; where it pointed before stays on record."""
-    from antiphon.learning.registry.models import ModelRegistry
-
-    with stores(project) as store:
-        moved = ModelRegistry(store.database).alias(store.scope, name, alias, at_terminal(store).id, reason)
+    with _registry(project) as (registry, store):
+        moved = registry.alias(store.scope, name, alias, at_terminal(store).id, reason)
     show(moved, as_json, lambda: f"{moved.application}:{moved.alias} is {moved.model}, since {moment(moved.at)}")
 
 
 def _base() -> list[dict[str, Any]]:
-    from antiphon.core.errors import SetupError
     from antiphon.engine import weights
 
     lines = []
@@ -125,13 +122,18 @@ def _base() -> list[dict[str, Any]]:
 
 
 def _versions(project: Path, application: str | None) -> tuple[ModelLine, ...]:
-    from antiphon.core.settings import FILE_NAME
-    from antiphon.learning.registry.models import ModelRegistry
-
     if project == HERE and not application and not (project / FILE_NAME).is_file():
         return ()
+    with _registry(project) as (registry, store):
+        return registry.lines(store.scope, application)
+
+
+@contextmanager
+def _registry(project: Path) -> Iterator[tuple[ModelRegistry, Store]]:
+    from antiphon.learning.registry.models import ModelRegistry
+
     with stores(project) as store:
-        return ModelRegistry(store.database).lines(store.scope, application)
+        yield ModelRegistry(store.database), store
 
 
 def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...]) -> str:
@@ -245,17 +247,11 @@ def _value(value: IntervalEstimate | None) -> str | None:
 
 
 def _short(value: Any) -> str | None:
-    text = " ".join(str(value).split())
-    return None if value is None else text if len(text) <= 44 else f"{text[:43]}…"
+    return None if value is None else shortened(value, 44)
 
 
 def _write(path: Path, page: str) -> None:
     """The page whole or not at all."""
-    import os
-    import tempfile
-
-    from antiphon.core.errors import SetupError
-
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".card-", delete=False, encoding="utf-8") as file:
             file.write(page)

@@ -1,4 +1,4 @@
-"""Options that every command has."""
+"""Options and arguments that commands share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ Project = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
+Application = Annotated[str, typer.Argument(help="The application.")]
+OnlyApplication = Annotated[str, typer.Argument(help="Only this application's.")]
+View = Annotated[str, typer.Argument(help="The view's name.")]
+OtherRelease = Annotated[str, typer.Option("--release", help="A release other than the live one.")]
+Role = Annotated[str, typer.Option("--role", help="admin, engineer, service or viewer.")]
 
 HERE = Path()
 """Default of ``--project``: the present folder."""

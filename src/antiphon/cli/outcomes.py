@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
-from antiphon.cli.output import Progress, note, show, table
+from antiphon.cli.output import Progress, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
+from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -40,15 +40,29 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-class ImportReport(msgspec.Struct, frozen=True):
-    """Counts of one import; ``outcomes`` counts predictions, so a row may count more than once."""
+class ImportReport(msgspec.Struct):
+    """Counts of one import; ``outcomes`` counts predictions, so a row may count more than once. ``refusals`` are the
+    first few."""
 
     application: str
-    rows: int
-    outcomes: dict[str, int]
-    refused: int
-    refusals: tuple[Refusal, ...]
-    dry_run: bool
+    rows: int = 0
+    outcomes: dict[str, int] = {}
+    refused: int = 0
+    refusals: list[Refusal] = []
+    dry_run: bool = False
+
+    def take(self, row: int, taken: OutcomeResult) -> None:
+        """Count what became of a row."""
+        if taken.error is not None:
+            self.refuse(row, taken.error)
+        for outcome in taken.outcomes:
+            self.outcomes[outcome.status] = self.outcomes.get(outcome.status, 0) + 1
+
+    def refuse(self, row: int, error: Any) -> None:
+        """Count a refused row."""
+        self.refused += 1
+        if len(self.refusals) < _MOST_SHOWN:
+            self.refusals.append(Refusal(row, error.code, str(error)))
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -88,37 +102,27 @@ def import_table(
     with stores(project) as store:
         declared = declared_applications(store)(store.scope, application)
         joiner, principal = outcome_joiner(store), at_terminal(store).id
-        progress = Progress(f"{file.name} rows")
-        counted = _ImportCounts()
+        imported = ImportReport(application, dry_run=dry_run)
         rows = tables.read(file)
-        first = next(rows, None)
-        columns = _columns(declared, first or {}, Columns(value, "label", at, available_at, id), file)
-        for chunk in _chunks(_all(first, rows)):
-            arriving: list[OutcomeSubmission] = []
-            places: list[int] = []
-            for place, row in chunk:
-                try:
-                    arriving.append(_arriving(declared, row, columns))
-                    places.append(place)
-                except InvalidInputError as error:
-                    counted.refuse(place, error)
-            taken = joiner.take_many(store.scope, principal, arriving, dry_run=dry_run)
-            for place, each in zip(places, taken, strict=True):
-                counted.take(place, each)
-            counted.rows = chunk[-1][0]
-            progress(counted.rows, None)
-        progress.end()
-    imported = ImportReport(
-        application=application,
-        rows=counted.rows,
-        outcomes=counted.outcomes,
-        refused=counted.refused,
-        refusals=tuple(sorted(counted.refusals, key=lambda refusal: refusal.row)),
-        dry_run=dry_run,
-    )
-    show(imported, as_json, lambda: _text(imported))
-    if imported.refused and not as_json:
-        note(f"{imported.refused} row(s) were refused; mend them and import the table again.")
+        first = list(islice(rows, 1))
+        columns = _columns(declared, first[0] if first else {}, Columns(value, "label", at, available_at, id), file)
+        numbered = enumerate(chain(first, rows), 1)
+        with Progress(f"{file.name} rows") as progress:
+            while chunk := list(islice(numbered, _CHUNK)):
+                arriving: dict[int, OutcomeSubmission] = {}
+                for place, row in chunk:
+                    try:
+                        arriving[place] = _arriving(declared, row, columns)
+                    except InvalidInputError as error:
+                        imported.refuse(place, error)
+                taken = joiner.take_many(store.scope, principal, list(arriving.values()), dry_run=dry_run)
+                for place, each in zip(arriving, taken, strict=True):
+                    imported.take(place, each)
+                imported.rows = chunk[-1][0]
+                progress(imported.rows, None)
+    imported.refusals.sort(key=lambda refusal: refusal.row)
+    refused = f"{imported.refused} row(s) were refused; mend them and import the table again."
+    show(imported, as_json, lambda: _text(imported), refused if imported.refused else "")
 
 
 @app.command("list")
@@ -132,8 +136,6 @@ def list_outcomes(
     as_json: Json = False,
 ) -> None:
     """Outcomes, latest first."""
-    from typing import get_args
-
     from antiphon.catalog.outcomes import OutcomeStatus
 
     statuses: tuple[OutcomeStatus, ...] = get_args(OutcomeStatus)
@@ -143,12 +145,7 @@ def list_outcomes(
             f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(statuses)}."
         )
     with stores(project) as store:
-        found = store.outcomes.list(
-            store.scope,
-            application,
-            status=selected,
-            limit=limit,
-        )
+        found = store.outcomes.list(store.scope, application, status=selected, limit=limit)
         if not found:
             require_application(store, application)
     rows = [
@@ -195,7 +192,6 @@ def drift(application: Application, project: Project = HERE, as_json: Json = Fal
 @app.command("rejoin")
 def rejoin(application: Application, project: Project = HERE, as_json: Json = False) -> None:
     """Look again for the predictions of unknown outcomes."""
-    from antiphon.core.clock import from_microseconds
     from antiphon.services.learning.outcomes import outcome_joiner
 
     with stores(project) as store:
@@ -204,47 +200,13 @@ def rejoin(application: Application, project: Project = HERE, as_json: Json = Fa
     show({"joined": joined}, as_json, lambda: f"{joined} outcome(s) are unknown no more.")
 
 
-class _ImportCounts:
-    """Counts of an import under way."""
-
-    def __init__(self) -> None:
-        self.rows = self.refused = 0
-        self.outcomes: dict[str, int] = {}
-        self.refusals: list[Refusal] = []
-
-    def take(self, row: int, taken: OutcomeResult) -> None:
-        if taken.error is not None:
-            self.refuse(row, taken.error)
-        for outcome in taken.outcomes:
-            self.outcomes[outcome.status] = self.outcomes.get(outcome.status, 0) + 1
-
-    def refuse(self, row: int, error: Any) -> None:
-        self.refused += 1
-        if len(self.refusals) < _MOST_SHOWN:
-            self.refusals.append(Refusal(row, error.code, str(error)))
-
-
-def _all(first: dict[str, Any] | None, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    if first is not None:
-        yield 1, first
-        yield from enumerate(rows, 2)
-
-
-def _chunks(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    waiting: list[tuple[int, dict[str, Any]]] = []
-    for row in rows:
-        waiting.append(row)
-        if len(waiting) == _CHUNK:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
-
-
 def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, file: Path) -> Columns:
     """The columns to read, held against the first row."""
     outcome = declared.outcome
     history = outcome.history if outcome is not None else None
+    declared_at, declared_known, declared_id = (
+        (history.event_time, history.available_at, history.event_id) if history is not None else (None, None, None)
+    )
 
     def found(named: str, option: str, *candidates: str | None) -> str:
         if named and row and named not in row:
@@ -262,14 +224,9 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
     return Columns(
         value=value,
         kind=next((name for name in _KINDS if name == value), "label" if value else first),
-        at=found(wished.at, "at", history.event_time if history is not None else None, "at"),
-        available_at=found(
-            wished.available_at,
-            "available-at",
-            history.available_at if history is not None else None,
-            "available_at",
-        ),
-        id=found(wished.id, "id", history.event_id if history is not None else None, "id"),
+        at=found(wished.at, "at", declared_at, "at"),
+        available_at=found(wished.available_at, "available-at", declared_known, "available_at"),
+        id=found(wished.id, "id", declared_id, "id"),
     )
 
 
@@ -296,22 +253,10 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
         kind=columns.kind,
         prediction=None if of_moment else str(prediction),
         entity={key: str(row[key]) for key in declared.entity_keys} if of_moment else None,
-        at=_moment(row.get(columns.at), columns.at or "at") if of_moment else None,
-        available_at=None if known in (None, "") else _moment(known, columns.available_at),
+        at=entities.moment_of_cell(row.get(columns.at), columns.at or "at") if of_moment else None,
+        available_at=None if known in (None, "") else entities.moment_of_cell(known, columns.available_at),
         id=None if identity in (None, "") else str(identity),
     )
-
-
-def _moment(value: Any, column: str) -> datetime:
-    from datetime import UTC
-
-    try:
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        raise InvalidInputError(
-            f"{column} is {value!r}, which is no time.", where=column, next_step="Write it in ISO 8601."
-        ) from None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _text(imported: ImportReport) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import typer
@@ -15,12 +15,19 @@ from antiphon.core.errors import AntiphonError, InternalError
 from antiphon.core.logs import cause_lines, described
 
 
-def show(value: Any, as_json: bool, text: Callable[[], str]) -> None:
-    """Print a result: the value as one JSON document, or its text."""
+def show(value: Any, as_json: bool, text: Callable[[], str], *hints: str) -> None:
+    """Print a result: the value as one JSON document, or its text, and the hints beside it."""
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-    else:
-        typer.echo(text())
+        show_json(value)
+        return
+    typer.echo(text())
+    for hint in filter(None, hints):
+        note(hint)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as one JSON document."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "Nothing yet.") -> str:
@@ -51,6 +58,12 @@ def moment(at: datetime | None) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%SZ") if at is not None else "-"
 
 
+def shortened(value: Any, longest: int) -> str:
+    """A value on one line, cut after so many characters."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 def fail(error: AntiphonError, as_json: bool) -> int:
     """Print an error with its next step; the exit code to leave with."""
     if as_json:
@@ -78,17 +91,20 @@ def unforeseen(error: Exception) -> InternalError:
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and said at most every tenth elsewhere."""
+    """One line that is rewritten on a terminal, and said at most every tenth elsewhere; its block ends it."""
 
-    def __init__(self, label: str, unit: str = "", scale: float = 1.0) -> None:
+    def __init__(self, label: str = "", unit: str = "", scale: float = 1.0) -> None:
         self._label = label
         self._unit = unit
         self._scale = scale
         self._terminal = sys.stderr.isatty()
         self._said = -1
 
-    def __call__(self, done: float, total: float | None) -> None:
-        """Say how far it is; units are divided by ``scale``."""
+    def __call__(self, done: float, total: float | None, label: str | None = None) -> None:
+        """Say how far it is; units are divided by ``scale``. Another label begins another line."""
+        if label is not None and label != self._label:
+            self.end()
+            self._label, self._said = label, -1
         share = int(10 * done / total) if total else 0
         if not self._terminal and share == self._said:
             return
@@ -101,6 +117,12 @@ class Progress:
         """Leave the line."""
         if self._terminal and self._said >= 0:
             typer.echo("", err=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def _cell(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
@@ -69,8 +70,6 @@ def apply(
 
 def _finished(store: Store, applied: ApplyReport) -> ApplyReport:
     """Wait for an apply, with progress on standard error."""
-    import msgspec
-
     from antiphon.services.features.refreshing import finish_apply
 
     said: list[str] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
+from antiphon.cli.entity import pairs
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, stores
@@ -96,12 +97,13 @@ def propose(
         found = service.propose(store.scope, document, by=at_terminal(store), reason=reason)
     for warning in warnings:
         note(f"warning: {warning}")
-    show(_plain(found), as_json, lambda: f"Version {found.number} is proposed.")
-    if not as_json:
-        note(
-            f"`antiphon policy diff {found.number}` shows what it changes; "
-            f"`antiphon policy approve {found.number} --reason …` puts it in force."
-        )
+    show(
+        _plain(found),
+        as_json,
+        lambda: f"Version {found.number} is proposed.",
+        f"`antiphon policy diff {found.number}` shows what it changes; "
+        f"`antiphon policy approve {found.number} --reason …` puts it in force.",
+    )
 
 
 @app.command("list")
@@ -178,12 +180,12 @@ def explain(
     """Name the policy that decides a request, the others that match, and the decision without it."""
     with stores(project) as store:
         who = _principal(store, principal, role, clearance)
-        pairs: dict[str, Any] = dict(_pairs(context or (), "context"))
-        if "as_of" in pairs:
-            pairs["as_of"] = _whole(pairs["as_of"])
+        facts: dict[str, Any] = {**pairs(context or (), "--context", "purpose=support")}
+        if "as_of" in facts:
+            facts["as_of"] = _whole(facts["as_of"])
         if entity:
-            pairs["keys"] = dict(_pairs(entity, "entity"))
-        found = _service(store).explain(store.scope, who, action, resource, pairs)
+            facts["keys"] = pairs(entity, "--entity", "origin=JFK")
+        found = _service(store).explain(store.scope, who, action, resource, facts)
     show(found, as_json, lambda: _explained(found))
 
 
@@ -194,8 +196,6 @@ def _service(store: Store) -> PolicyService:
 
 
 def _principal(store: Store, name: str, role: str, clearance: str) -> Principal:
-    import msgspec
-
     from antiphon.governance.identity.principal import Principal
 
     here = at_terminal(store)
@@ -217,18 +217,6 @@ def _principal(store: Store, name: str, role: str, clearance: str) -> Principal:
         raise InvalidInputError(
             f"{error}.", where="principal", next_step="See `antiphon policy explain --help`."
         ) from None
-
-
-def _pairs(given: Sequence[str], where: str) -> list[tuple[str, str]]:
-    pairs = []
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InvalidInputError(
-                f"{text!r} is not KEY=VALUE.", where=where, next_step=f"Write --{where} origin=JFK."
-            )
-        pairs.append((key, value))
-    return pairs
 
 
 def _whole(text: str) -> int:

@@ -1,16 +1,20 @@
-"""``antiphon explain`` and ``antiphon replay``."""
+"""``antiphon explain`` and ``antiphon replay``: a prediction and all that it was made from, and its text made again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
-from antiphon.cli.output import show
+from antiphon.cli.output import shortened, show, table
 from antiphon.cli.project import at_terminal, refusals_on_record, services
+
+_MOST_FEATURES = 20
+_LONGEST = 400
 
 Prediction = Annotated[str, typer.Argument(metavar="PREDICTION", help="Its id, pred_….")]
 
@@ -22,9 +26,6 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show the inputs of one prediction on one screen; --full and --json have everything."""
-    import asyncio
-
-    from antiphon.cli.explanation import brief
 
     async def found() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
@@ -42,7 +43,6 @@ def explain(
 
 def replay(prediction: Prediction, project: Project = HERE, as_json: Json = False) -> None:
     """Make a prediction's text again and compare; leaves with 1 when it differs."""
-    import asyncio
 
     async def made() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
@@ -56,3 +56,85 @@ def replay(prediction: Prediction, project: Project = HERE, as_json: Json = Fals
     show(replayed, as_json, lambda: outline(replayed))
     if replayed.get("identical") is False:
         raise typer.Exit(1)
+
+
+def brief(explained: Mapping[str, Any]) -> str:
+    """The answer, its features, and what decided about them, a line each."""
+    lines = [f"{name:<9} {value}" for name, value in _lines(explained) if value]
+    features = explained["features"]
+    if features:
+        lines += ["", _features(features)]
+        if len(features) > _MOST_FEATURES:
+            lines.append(f"… {len(features)} features")
+    lines += ["", f"`antiphon explain {explained['prediction']} --full` shows prompts, source rows and all else."]
+    return "\n".join(lines)
+
+
+def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    caller, release, cache = explained["asked_by"], explained["release"], explained["cache"]
+    usage, timing, cost = explained["usage"], explained["timing"], explained["cost"]
+    stands_in = explained["fallback"] or explained["degraded"]
+    yield "answer", _shortened(explained["answer"])
+    yield "origin", _origin(explained, cache)
+    yield "instead", "" if not stands_in else ", ".join(f"{name} {value}" for name, value in stands_in.items() if value)
+    yield "question", _shortened(explained["question"]) if explained["question"] is not None else ""
+    yield "entity", _pairs(explained["entity"])
+    yield "inputs", _shortened(explained["inputs"]) if explained["inputs"] is not None else ""
+    originator = caller["originating_user"]
+    yield "asked by", f"{caller['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"
+    number = "" if release.get("implicit") else f" {release['number']}"
+    yield "release", f"{release['application']}{number}, {release['id']} ({explained['role']}, {explained['path']})"
+    yield "model", _model(explained)
+    yield "policy", f"{explained['policy']['decision']} by {', '.join(explained['policy']['policies']) or 'default'}"
+    yield "guards", ", ".join(_guard(guard) for guard in explained["guards"])
+    yield (
+        "took",
+        f"{usage['prompt_tokens']:,} tokens read ({usage['cached_prompt_tokens']:,} cached), "
+        f"{usage['completion_tokens']:,} written, {timing['total']:.2f} s, {cost['amount']:.2g} {cost['currency']}",
+    )
+
+
+def _origin(explained: Mapping[str, Any], cache: Mapping[str, Any]) -> str:
+    of = f" as {cache['prediction']}" if cache["prediction"] else ""
+    return f"{cache['origin']}{of}, ended by {explained['finish_reason']}"
+
+
+def _model(explained: Mapping[str, Any]) -> str:
+    generations = explained["generations"]
+    if not generations:
+        return str(explained["release"]["model"]["name"])
+    last = generations[-1]
+    tried = f", {len(generations)} attempts" if len(generations) > 1 else ""
+    decoding = f"temperature {last['temperature']:g}, seed {last['seed']}"
+    return f"{last['model']}, {decoding}, fingerprint {last['fingerprint'][:12]}{tried}"
+
+
+def _guard(guard: Mapping[str, Any]) -> str:
+    reason = f" ({guard['reason']})" if guard["reason"] else ""
+    return f"{guard['guard']} {guard['action']}{reason}"
+
+
+def _features(features: Sequence[Mapping[str, Any]]) -> str:
+    from antiphon.gateway.dashboard.wording import duration
+
+    head = ("feature", "value", "printed", "age", "contract", "snapshot")
+    rows = [
+        (
+            feature["name"],
+            feature["value"],
+            feature["printed"],
+            None if feature["age_seconds"] is None else duration(feature["age_seconds"]),
+            feature["contract"],
+            (feature["snapshot"] or {}).get("id"),
+        )
+        for feature in features[:_MOST_FEATURES]
+    ]
+    return table(head, rows)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _shortened(text: Any) -> str:
+    return "(erased)" if text is None else shortened(text, _LONGEST)

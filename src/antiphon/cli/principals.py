@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.options import HERE, Json, Project, Reason, Role
 from antiphon.cli.output import show, table
 from antiphon.cli.project import at_terminal, stores
 
@@ -36,7 +36,7 @@ def list_principals(project: Project = HERE, as_json: Json = False) -> None:
 @app.command()
 def create(
     name: Name,
-    role: Annotated[str, typer.Option(help="admin, engineer, service or viewer.")] = "service",
+    role: Role = "service",
     clearance: Clearance = "internal",
     person: Annotated[bool, typer.Option("--person", help="A person, not a service.")] = False,
     project: Project = HERE,
@@ -61,7 +61,7 @@ def create(
 @app.command("set")
 def set_principal(
     name: Name,
-    role: Annotated[str, typer.Option(help="admin, engineer, service or viewer.")] = "",
+    role: Role = "",
     clearance: Clearance = "",
     reason: Reason = "",
     project: Project = HERE,
@@ -89,18 +89,11 @@ def _change(project: Path, name: str, action: str, reason: str, as_json: bool, *
 
     with stores(project) as store, store.database.transaction() as connection:
         by = at_terminal(store).id
-        waits = store.scope.environment != DEVELOPMENT and IdentityProvenance(store.keys).has_another(
-            store.scope.tenant, by
-        )
-        changed = store.keys.principals.change(
-            store.scope.tenant, name, by=by, waits=waits, within=connection, **changes
-        )
-        detail = {
-            "name": name,
-            "role": changed.role,
-            "state": "disabled" if changed.disabled_at else changed.clearance,
-            "reason": reason,
-        }
+        tenant, provenance = store.scope.tenant, IdentityProvenance(store.keys)
+        waits = store.scope.environment != DEVELOPMENT and provenance.has_another(tenant, by)
+        changed = store.keys.principals.change(tenant, name, by=by, waits=waits, within=connection, **changes)
+        now = "disabled" if changed.disabled_at else changed.clearance
+        detail = {"name": name, "role": changed.role, "state": now, "reason": reason}
         store.audit.append(store.scope, by, f"principal.{action}", name, detail, within=connection)
     state = "disabled" if changed.disabled_at else "enabled"
     show(changed, as_json, lambda: f"{name}: role {changed.role}, clearance {changed.clearance}, {state}.")

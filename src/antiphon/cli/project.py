@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from antiphon.core.errors import ForbiddenError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.gateway.services import GatewayServices
     from antiphon.governance.identity.principal import Principal
     from antiphon.governance.policy.request import Action
+    from antiphon.services.features.platform import FeaturePlatform
     from antiphon.services.project.store import Store
 
 
-@contextmanager
-def stores(root: Path) -> Iterator[Store]:
+def stores(root: Path) -> AbstractContextManager[Store]:
     """The project's stores, closed at the end.
 
     Raises:
@@ -23,8 +25,16 @@ def stores(root: Path) -> Iterator[Store]:
     """
     from antiphon.services.project.store import open_store
 
-    with open_store(root) as store:
-        yield store
+    return open_store(root)
+
+
+@contextmanager
+def features_of(root: Path) -> Iterator[tuple[Store, FeaturePlatform]]:
+    """The project's stores and its feature platform, closed at the end; raises as :func:`stores`."""
+    from antiphon.services.features.platform import FeaturePlatform
+
+    with stores(root) as store, closing(FeaturePlatform(store)) as platform:
+        yield store, platform
 
 
 @asynccontextmanager
@@ -37,6 +47,25 @@ async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
         yield wired.gateway_services(), wired.store
     finally:
         await wired.close()
+
+
+def require_worker(store: Store, what: str, otherwise: str) -> None:
+    """Refuse to wait for a worker that does not run.
+
+    Args:
+        what: what nobody would do, for the message. otherwise: how not to wait.
+
+    Raises:
+        UnavailableError: none runs.
+    """
+    from antiphon.operations.processes import statuses
+
+    if not any(process.name == "worker" and process.alive for process in statuses(store.paths.run)):
+        raise UnavailableError(
+            f"No worker runs, so nobody would {what}.",
+            where="worker",
+            next_step=f"Start `antiphon up` in another terminal, or {otherwise}.",
+        )
 
 
 def require_application(store: Store, name: str | None) -> None:
@@ -73,8 +102,6 @@ def allowed(store: Store, action: Action, resource: str) -> Principal:
 @contextmanager
 def refusals_on_record(store: Store, who: Principal, action: Action, resource: str) -> Iterator[None]:
     """Keep evidence of what policy refuses within the block."""
-    from antiphon.core.errors import ForbiddenError
-
     try:
         yield
     except ForbiddenError as error:

@@ -6,13 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli import rollouts
-from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Project, Reason
 from antiphon.cli.outline import outline
-from antiphon.cli.output import Progress, moment, show, table
+from antiphon.cli.output import Progress, moment, shortened, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import AntiphonError, InvalidInputError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)
 
-Application = Annotated[str, typer.Argument(help="The application.")]
 ReleaseId = Annotated[str, typer.Argument(help="The release's id.")]
 
 
@@ -33,11 +33,7 @@ class GateError(AntiphonError):
 
 
 @app.command("list")
-def list_releases(
-    application: Annotated[str, typer.Argument(help="Only this application's.")] = "",
-    project: Project = HERE,
-    as_json: Json = False,
-) -> None:
+def list_releases(application: OnlyApplication = "", project: Project = HERE, as_json: Json = False) -> None:
     """Releases, newest first; the live one is marked."""
     _show(project, application or None, as_json)
 
@@ -45,8 +41,6 @@ def list_releases(
 @app.command("show")
 def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = False) -> None:
     """One release: what it pins, the stages it entered, its newest evaluation."""
-    import msgspec
-
     with stores(project) as store:
         found = store.releases.get(store.scope, release)
         stages = store.releases.stages(store.scope, release)
@@ -95,7 +89,17 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a release on held-out moments and hold it against its gates."""
-    verdict = asyncio.run(_validate(project, release, rows, texts))
+    from antiphon.app.wiring import open_learning
+
+    async def validated() -> ValidationResult:
+        async with open_learning(project) as (learning, store):
+            with Progress() as progress:
+                return await learning.validate(
+                    store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
+                    progress=lambda done, total, note: progress(done, total, f"{release} rows"),
+                )  # fmt: skip
+
+    verdict = asyncio.run(validated())
     gates = [(gate.name, _passed(gate.passed), gate.reason) for gate in verdict.evaluation.gates]
     found = {
         "release": release,
@@ -136,18 +140,17 @@ def diff(before: str, after: str, project: Project = HERE, as_json: Json = False
     with stores(project) as store:
         old, new = (store.releases.get(store.scope, release) for release in (before, after))
     changes = bundle.diff(old.bundle, new.bundle)
-    rows = [(change.field, _short(change.before), _short(change.after)) for change in changes]
+    rows = [(change.field, shortened(change.before, 60), shortened(change.after, 60)) for change in changes]
     show(changes, as_json, lambda: table(("field", "before", "after"), rows, "They are the same."))
 
 
 @app.command()
 def changelog(application: Application, project: Project = HERE, as_json: Json = False) -> None:
     """List the events of an application's releases in sentences, oldest first."""
-    from antiphon.catalog.rollouts import Rollouts
     from antiphon.releases.changelog import Changelog
 
     with stores(project) as store:
-        entries = Changelog(store.releases, Rollouts(store.database)).of(store.scope, application)
+        entries = Changelog(store.releases, store.rollouts).of(store.scope, application)
         if not entries:
             require_application(store, application)
     lines = [f"{moment(entry.at)}  {entry.sentence}" for entry in entries]
@@ -162,14 +165,13 @@ def live_at(
     as_json: Json = False,
 ) -> None:
     """Show the releases that answered at an instant: the live one and those in a rollout."""
-    from antiphon.catalog.rollouts import Rollouts
     from antiphon.releases.changelog import Changelog
 
     at = entities.moment(time, "TIME")
     if at is None:
         raise InvalidInputError("No time is given.", where="TIME", next_step="Write it like 2026-03-01T12:00:00Z.")
     with stores(project) as store:
-        found = Changelog(store.releases, Rollouts(store.database)).at(store.scope, application, at)
+        found = Changelog(store.releases, store.rollouts).at(store.scope, application, at)
     value = {
         "at": found.at,
         "application": application,
@@ -195,20 +197,6 @@ def live_at(
 
 for _command in (rollouts.rollout, rollouts.rollouts, rollouts.hold, rollouts.resume, rollouts.abort):
     app.command()(_command)
-
-
-async def _validate(project: Path, release: str, rows: int, texts: int) -> ValidationResult:
-    from antiphon.app.wiring import open_learning
-
-    async with open_learning(project) as (learning, store):
-        line = Progress(f"{release} rows")
-        try:
-            return await learning.validate(
-                store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
-                progress=lambda done, total, note: line(done, total),
-            )  # fmt: skip
-        finally:
-            line.end()
 
 
 def _show(project: Path, application: str | None, as_json: bool) -> None:
@@ -243,8 +231,3 @@ def _gate(gate: dict[str, Any]) -> dict[str, str]:
 
 def _passed(passed: bool | None) -> str:
     return {True: "yes", False: "no", None: "-"}[passed]
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,4 +1,4 @@
-"""``antiphon releases rollout …``: a release on its way beside the live one, and a hand on it."""
+"""``antiphon releases rollout …`` and ``antiphon rollback``: a release on its way beside the live one, and back."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.options import HERE, Application, Json, OnlyApplication, Project, Reason
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
+from antiphon.core.errors import NotFoundError
 
 if TYPE_CHECKING:
     from antiphon.catalog.rollouts import RolloutRecord
     from antiphon.services.project.store import Store
-
-Application = Annotated[str, typer.Argument(help="The application.")]
 
 _HEAD = ("rollout", "application", "candidate", "control", "state", "weight", "held", "began", "latest judgement")
 _USERS = 300
@@ -24,7 +23,7 @@ _USERS = 300
 
 def rollout(
     release: Annotated[str, typer.Argument(help="A validated release.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")] = "",
+    reason: Reason = "",
     force: Annotated[bool, typer.Option("--force", help="Also past its gates; needs --reason.")] = False,
     users: Annotated[
         int, typer.Option(min=1, help="Users expected in the canary, to say what it can decide.")
@@ -52,17 +51,13 @@ def rollout(
 
 
 def rollouts(
-    application: Annotated[str, typer.Argument(help="Only this application's.")] = "",
+    application: OnlyApplication = "",
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Rollouts, newest first, with what the judge said last."""
-    from antiphon.catalog.rollouts import Rollouts
-
     with stores(project) as store:
-        found = [
-            _line(store, each) for each in Rollouts(store.database).list(store.scope, application or None, limit=20)
-        ]
+        found = [_line(store, each) for each in store.rollouts.list(store.scope, application or None, limit=20)]
         if not found:
             require_application(store, application)
     show(found, as_json, lambda: _text(found))
@@ -83,13 +78,28 @@ def abort(application: Application, reason: Reason, project: Project = HERE, as_
     _act(project, application, "abort", reason, as_json)
 
 
-def _act(project: Path, application: str, act: str, reason: str, as_json: bool) -> None:
-    from antiphon.catalog.rollouts import Rollouts
-    from antiphon.core.errors import NotFoundError
+def rollback(
+    application: Application,
+    reason: Reason = "asked for at the terminal",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """End the rollout under way, or make the release live again that was live before."""
     from antiphon.services.rollouts import rollout_transitions
 
     with stores(project) as store:
-        active = Rollouts(store.database).active(store.scope, application)
+        moved = rollout_transitions(store).rollback(
+            store.scope, application, principal=at_terminal(store).id, reason=reason
+        )
+    ended = f"The rollout {moved.rollout.id} is undone; " if moved.rollout is not None else ""
+    show(moved, as_json, lambda: f"{ended}{moved.release} answers everybody of {application}, {moved.left} nobody.")
+
+
+def _act(project: Path, application: str, act: str, reason: str, as_json: bool) -> None:
+    from antiphon.services.rollouts import rollout_transitions
+
+    with stores(project) as store:
+        active = store.rollouts.active(store.scope, application)
         if active is None:
             raise NotFoundError(
                 f"No rollout of {application!r} is under way.",
@@ -120,18 +130,5 @@ def _line(store: Store, rollout: RolloutRecord) -> dict[str, Any]:
 
 
 def _text(lines: list[dict[str, Any]]) -> str:
-    rows = [
-        (
-            line["rollout"],
-            line["application"],
-            line["candidate"],
-            line["control"],
-            line["state"],
-            line["weight"],
-            line["held"],
-            line["began"],
-            line["judgement"] or line["reason"],
-        )
-        for line in lines
-    ]
+    rows = [(*(line[name] for name in _HEAD[:-1]), line["judgement"] or line["reason"]) for line in lines]
     return table(_HEAD, rows, "No rollout yet: `antiphon releases rollout RELEASE` begins one.")

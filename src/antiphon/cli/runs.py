@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
+import msgspec
 import typer
 
 from antiphon.cli.options import HERE, Json, Limit, Project
@@ -31,8 +32,6 @@ def list_runs(limit: Limit = 20, project: Project = HERE, as_json: Json = False)
 @app.command("show")
 def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
     """One run with its steps."""
-    import msgspec
-
     with stores(project) as store:
         found = {
             "run": msgspec.to_builtins(store.runs.get(store.scope, run)),

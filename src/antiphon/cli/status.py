@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import show, table
+from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import at_terminal, services
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import Status
+    from antiphon.services.features.view_status import ViewStatus
 
 
 def status(project: Project = HERE, as_json: Json = False) -> None:
     """Processes, engine, publication, freshness, streams and jobs."""
-    import asyncio
-
-    found = asyncio.run(_status(project))
-    show(found, as_json, lambda: _text(found))
-
-
-async def _status(project: Any) -> Status:
     from antiphon.gateway.admin.status import status as status_of
     from antiphon.gateway.measurements import GatewayMetrics
 
-    async with services(project) as (found, store):
-        return await status_of(found, GatewayMetrics(), store.scope, at_terminal(store))
+    async def read() -> Status:
+        async with services(project) as (ports, store):
+            return await status_of(ports, GatewayMetrics(), store.scope, at_terminal(store))
+
+    found = asyncio.run(read())
+    show(found, as_json, lambda: _text(found))
 
 
 def _text(found: Status) -> str:
@@ -147,10 +148,58 @@ def freshness_table(views: Any) -> str:
             for view in views
         ],
         "No view is published yet; the worker publishes them soon after `antiphon up`.",
-    ) + "".join(
-        f"\n{view.view}: its last version is blocked, "
-        f"{'the one before stays' if view.snapshot else 'nothing is published'}: {' '.join(view.blocked)} "
-        f"`antiphon features describe {view.view}` shows its rules; correct the source and refresh."
+    ) + "".join(f"\n{_blocked(view)}" for view in views if view.blocked)
+
+
+def status_table(views: Sequence[ViewStatus]) -> str:
+    """A line for each view, and below the reasons why any is not fresh."""
+    from antiphon.gateway.dashboard.wording import duration
+
+    now = datetime.now(UTC)
+    rows = [
+        (
+            view.view,
+            view.definition_version[:8],
+            view.state,
+            None if view.snapshot is None else view.snapshot[:15],
+            view.as_of,
+            None if view.age_seconds is None else duration(view.age_seconds),
+            ", ".join(f"{name} {duration(seconds)}" for name, seconds in view.contracts.items()) or None,
+            None if view.next_refresh is None else f"in {duration((view.next_refresh - now).total_seconds())}",
+            view.lag,
+            ",".join(view.keys),
+            view.source,
+            ", ".join(view.features),
+        )
         for view in views
-        if view.blocked
+    ]
+    head = (
+        "view", "version", "state", "snapshot", "as of", "age", "may be", "next", "lag", "keys", "source", "features",
+    )  # fmt: skip
+    return "\n".join([table(head, rows, "Nothing is applied."), *(said for view in views for said in _problems(view))])
+
+
+def _blocked(view: Any) -> str:
+    stays = "the one before stays" if view.snapshot else "nothing is published"
+    return (
+        f"{view.view}: its last version is blocked, {stays}: {' '.join(view.blocked)} "
+        f"`antiphon features describe {view.view}` shows its rules; correct the source and refresh."
     )
+
+
+def _problems(view: ViewStatus) -> Iterator[str]:
+    if view.skew is not None and view.skew.different:
+        yield (
+            f"{view.view}: {view.skew.different} of {view.skew.compared} values that are read online are not what "
+            f"batch computes, since or before {moment(view.skew.measured_at)}: `antiphon features skew {view.view}`"
+        )
+    if view.blocked:
+        yield _blocked(view)
+    if view.held is not None:
+        yield f"{view.view}: held: {view.held}"
+    if view.stale_for:
+        yield f"{view.view}: too old for {', '.join(view.stale_for)}"
+    if view.staged_until is not None:
+        yield f"{view.view}: a version waits for the end of its embargo at {moment(view.staged_until)}"
+    if view.quarantined:
+        yield f"{view.view}: {view.quarantined} source rows are kept aside"

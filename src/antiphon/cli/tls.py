@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import note, show
+from antiphon.cli.output import show
+from antiphon.core import settings
+from antiphon.core.clock import SystemClock
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
+from antiphon.core.settings import ProjectPaths
+from antiphon.core.settings_sections import TlsSettings
 
 if TYPE_CHECKING:
-    from antiphon.core.settings import ProjectPaths
-    from antiphon.core.settings_sections import TlsSettings
     from antiphon.governance.certificates.checks import CertificateFinding
 
 app = typer.Typer(name="tls", help="Certificates of the gateway.", no_args_is_help=True)
@@ -33,30 +38,28 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a local authority with a server and a client certificate."""
-    from antiphon.core import settings
-    from antiphon.core.clock import SystemClock
     from antiphon.governance.certificates import authority as certificates
 
     loaded, paths = settings.load(project)
-    if write and _has_section(project / settings.FILE_NAME):
+    file = project / settings.FILE_NAME
+    if write and "tls" in tomllib.loads(file.read_text(encoding="utf-8")):
         raise ConflictError(
-            f"{settings.FILE_NAME} has a section [tls] already.",
-            where=str(project / settings.FILE_NAME),
-            next_step=_BY_HAND,
+            f"{file.name} has a section [tls] already.", where=str(file), next_step="Change the section by hand."
         )
     spec = certificates.CertificateSpec(tuple(name), tuple(ip), client, loaded.project.tenant, days)
     current = certificates.init(paths.directory / FOLDER, spec, SystemClock().now())
     lines = certificates.settings_lines(_written(current.parent, paths), mutual=mutual)
     if write:
-        _append(project / settings.FILE_NAME, lines)
+        _append(file, lines)
     shown = {"folder": str(current), "settings": lines, "written": write}
-    added = f"Added to {settings.FILE_NAME}:" if write else f"Add to {settings.FILE_NAME}:"
-    show(shown, as_json, lambda: f"Made {current}.\n{added}\n\n{lines.rstrip()}")
-    if not as_json:
-        note(
-            f"Clients trust it by {current / certificates.AUTHORITY}. Whoever reads {certificates.AUTHORITY_KEY} there"
-        )
-        note("can make certificates that they accept; it is for this project alone.")
+    added = f"{'Added' if write else 'Add'} to {file.name}:"
+    show(
+        shown,
+        as_json,
+        lambda: f"Made {current}.\n{added}\n\n{lines.rstrip()}",
+        f"Clients trust it by {current / certificates.AUTHORITY}. Whoever reads {certificates.AUTHORITY_KEY} there",
+        "can make certificates that they accept; it is for this project alone.",
+    )
 
 
 @app.command()
@@ -67,8 +70,6 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Make new keys and certificates for the same names; a running gateway takes them over within a second."""
-    from antiphon.core import settings
-    from antiphon.core.clock import SystemClock
     from antiphon.governance.certificates import authority as certificates
     from antiphon.governance.certificates import checks as certificate_checks
 
@@ -76,16 +77,14 @@ def rotate(
     current = certificates.rotate(paths.directory / FOLDER, SystemClock().now(), days=days or None, authority=authority)
     file = current / certificates.SERVER
     facts = certificate_checks.described(certificate_checks.chain(file.read_bytes(), str(file))[0])
-    show(facts, as_json, lambda: f"{file} holds until {facts.not_after:%Y-%m-%d}: {facts.fingerprint}")
-    if authority and not as_json:
-        note(f"Give clients the new {certificates.AUTHORITY} before the next rotation of the authority.")
+    hint = f"Give clients the new {certificates.AUTHORITY} before the next rotation of the authority."
+    text = f"{file} holds until {facts.not_after:%Y-%m-%d}: {facts.fingerprint}"
+    show(facts, as_json, lambda: text, hint if authority else "")
 
 
 @app.command("show")
 def show_certificates(project: Project = HERE, as_json: Json = False) -> None:
     """The certificates that antiphon.toml names: for whom, by whom, how long."""
-    from antiphon.core import settings
-    from antiphon.core.clock import SystemClock
     from antiphon.governance.certificates import checks as certificate_checks
 
     loaded, paths = settings.load(project)
@@ -118,17 +117,13 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Would a client accept it: key, dates, name, chain. Leaves with 7 when it would not."""
-    from antiphon.core import settings
-    from antiphon.core.clock import SystemClock
     from antiphon.gateway.transport_security import tls_files
     from antiphon.governance.certificates import checks as certificate_checks
 
     loaded, paths = settings.load(project)
     files = tls_files(loaded.tls, paths.root)
     if files is None:
-        raise InvalidInputError(
-            "There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`."
-        )
+        raise _no_certificate()
     content, key = _content(files.certificate), _content(files.key)
     reached = host or loaded.gateway.host
     if not host and reached in ("0.0.0.0", "::"):
@@ -139,15 +134,6 @@ def check(
     show(found, as_json, lambda: "\n".join(_line(finding) for finding in found))
     if any(finding.problem for finding in found):
         raise typer.Exit(SetupError.exit_code)
-
-
-def _has_section(file: Path) -> bool:
-    import tomllib
-
-    return "tls" in tomllib.loads(file.read_text(encoding="utf-8"))
-
-
-_BY_HAND = "Change the section by hand."
 
 
 def _line(finding: CertificateFinding) -> str:
@@ -166,17 +152,17 @@ def _named(tls: TlsSettings) -> dict[str, str]:
     }
     found = {use: file for use, file in named.items() if file is not None}
     if not found:
-        raise InvalidInputError(
-            "There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`."
-        )
+        raise _no_certificate()
     return found
+
+
+def _no_certificate() -> InvalidInputError:
+    return InvalidInputError("There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`.")
 
 
 def _trusted(tls: TlsSettings, paths: ProjectPaths) -> list[bytes]:
     if tls.authority is not None:
         return [_content(paths.root / tls.authority)]
-    import ssl
-
     return ssl.create_default_context().get_ca_certs(binary_form=True)
 
 
@@ -196,8 +182,6 @@ def _written(folder: Path, paths: ProjectPaths) -> str:
 
 def _append(file: Path, lines: str) -> None:
     """Add a section; the file is replaced whole, so a reader sees it with the section or without."""
-    import os
-
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w", encoding="utf-8") as out:
         out.write(f"{file.read_text(encoding='utf-8').rstrip()}\n\n{lines}")

@@ -12,9 +12,9 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import note, show
-from antiphon.cli.project import at_terminal
+from antiphon.cli.project import at_terminal, require_worker
 from antiphon.cli.run_progress import followed
-from antiphon.core.errors import AntiphonError, UnavailableError
+from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
@@ -102,15 +102,10 @@ def _follow(
 
 async def _place(project: Path, order: TrainingRequest | str, wait: bool, placed: list[str], key: str | None) -> Run:
     from antiphon.app.wiring import open_learning
-    from antiphon.operations.processes import statuses
 
     async with open_learning(project) as (learning, store):
-        if wait and not any(process.name == "worker" and process.alive for process in statuses(store.paths.run)):
-            raise UnavailableError(
-                "No worker runs, so nobody would train.",
-                where="worker",
-                next_step="Start `antiphon up` in another terminal, or pass --no-wait.",
-            )
+        if wait:
+            require_worker(store, "train", "pass --no-wait")
         who = at_terminal(store)
         if isinstance(order, str):
             placed.append(await asyncio.to_thread(learning.orders.rebuild, store.scope, who.id, order, key))

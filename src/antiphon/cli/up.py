@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import Progress, note
-from antiphon.core.errors import AntiphonError
+from antiphon.core import disk
+from antiphon.core.errors import AntiphonError, SetupError
+from antiphon.core.tls import gateway_url
 
 if TYPE_CHECKING:
-    import asyncio
-
     from antiphon.operations.supervisor import ProcessEvent
     from antiphon.services.project.store import Store
 
@@ -29,8 +33,6 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Run engine, gateway and worker; restart what dies; Ctrl-C drains them, a second Ctrl-C kills them."""
-    import asyncio
-
     from antiphon.services.project.store import Store
 
     store = Store.open(project)
@@ -45,10 +47,6 @@ def up(
 
 def _prepare(store: Store, apply: bool) -> None:
     """Make what a first start needs, before anything runs: the model, a key, the definitions."""
-    import asyncio
-
-    from antiphon.core import disk
-    from antiphon.core.errors import SetupError
     from antiphon.gateway.transport_security import require_protection, tls_files
     from antiphon.operations.listening import require_free_port
     from antiphon.operations.preflight import end_left_over
@@ -81,9 +79,8 @@ def _fetch_models(store: Store) -> None:
     for model in (*expected.models, *expected.embedding_models):
         try:
             if model in weights.REGISTRY:
-                progress = Progress(f"model {model}", " MB", 1e6)
-                weights.pull(model, progress=progress)
-                progress.end()
+                with Progress(f"model {model}", " MB", 1e6) as progress:
+                    weights.pull(model, progress=progress)
             weights.resolve(model)
         except AntiphonError as error:
             missing[model] = error
@@ -95,8 +92,6 @@ def _fetch_models(store: Store) -> None:
 
 def _keep_private(store: Store) -> None:
     """Take from other users what an earlier version, or another program, made readable to them; say who may write."""
-    from antiphon.core import disk
-
     changed = disk.restrict(store.paths.directory)
     if changed:
         note(f"{changed} files and folders in {store.paths.directory} were open to other users; now they are not")
@@ -121,9 +116,6 @@ def _apply(store: Store) -> None:
 
 
 async def _run(store: Store, as_json: bool) -> None:
-    import asyncio
-    import signal
-
     from antiphon.app.up import children
     from antiphon.app.up import up as supervise
 
@@ -157,8 +149,6 @@ async def _run(store: Store, as_json: bool) -> None:
 
 def _line(event: ProcessEvent, as_json: bool) -> None:
     if as_json:
-        import msgspec
-
         typer.echo(msgspec.json.encode(event).decode())
         return
     detail = f"  {event.detail}" if event.detail else ""
@@ -172,11 +162,6 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
 
     Features that nothing is publishing any more, because a source is missing or a gate blocks, are named instead.
     """
-    import asyncio
-    import json
-
-    from antiphon.core.tls import gateway_url
-
     await ready.wait()
     waiting = await asyncio.to_thread(_unpublished, store)
     if waiting and not as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from antiphon.cli.explanation import brief
+from antiphon.cli.predictions import brief
 
 EXPLAINED: dict[str, Any] = {
     "prediction": "pred_1", "path": "online", "role": "live", "as_of": "2026-01-01T00:00:00Z",
