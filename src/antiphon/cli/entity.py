@@ -21,11 +21,8 @@ AsOf = Annotated[str, typer.Option("--as-of", metavar="TIME", help="Event time, 
 
 
 def pairs(given: Iterable[str], option: str, example: str, form: str = "KEY=VALUE") -> dict[str, str]:
-    """``["shop=bakery"]`` as ``{"shop": "bakery"}``.
-
-    Raises:
-        InvalidInputError: one of them has no ``=`` or no name.
-    """
+    """``["shop=bakery"]`` as ``{"shop": "bakery"}``; raises ``InvalidInputError`` when one of them has no ``=`` or no
+    name."""
     found: dict[str, str] = {}
     for pair in given:
         name, separator, value = pair.partition("=")
@@ -41,11 +38,8 @@ def keys(given: Iterable[str]) -> dict[str, str]:
 
 
 def inputs(given: Iterable[str]) -> dict[str, Any]:
-    """``--input amount=12.5 --input web=true --input note=hello``: JSON where it is JSON, else a text.
-
-    Raises:
-        InvalidInputError: a pair is none.
-    """
+    """``--input amount=12.5 --input web=true --input note=hello``: JSON where it is JSON, else a text; raises
+    ``InvalidInputError`` when a pair is none."""
     found: dict[str, Any] = {}
     for name, value in pairs(given, "--input", "amount=12.5", "NAME=VALUE").items():
         try:
@@ -56,11 +50,8 @@ def inputs(given: Iterable[str]) -> dict[str, Any]:
 
 
 def moment(text: str, where: str = "--as-of") -> datetime | None:
-    """A time, or ``None`` for an empty text; ``where`` names the option.
-
-    Raises:
-        InvalidInputError: no time, or one without an offset.
-    """
+    """A time, or ``None`` for an empty text; ``where`` names the option. Raises ``InvalidInputError`` for no time, or
+    one without an offset."""
     if not text:
         return None
     try:
@@ -72,11 +63,8 @@ def moment(text: str, where: str = "--as-of") -> datetime | None:
 
 
 def moment_of_cell(value: Any, column: str, where: str = "") -> datetime:
-    """A time in a column of a table, in UTC where it names no zone; ``where`` names the row.
-
-    Raises:
-        InvalidInputError: it is none.
-    """
+    """A time in a column of a table, in UTC where it names no zone; ``where`` names the row. Raises
+    ``InvalidInputError`` when it is none."""
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:

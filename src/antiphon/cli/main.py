@@ -111,11 +111,8 @@ def main() -> None:
 
 
 def _require_text(arguments: list[str]) -> None:
-    """Refuse an argument that is no text: nothing that is kept or printed could hold it.
-
-    Raises:
-        InvalidInputError: its bytes are no UTF-8.
-    """
+    """Refuse an argument that is no text: nothing that is kept or printed could hold it; raises ``InvalidInputError``
+    when its bytes are no UTF-8."""
     for number, argument in enumerate(arguments):
         if any("\ud800" <= character <= "\udfff" for character in argument):
             raise InvalidInputError(

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
 
 def stores(root: Path) -> AbstractContextManager[Store]:
-    """The project's stores, closed at the end.
-
-    Raises:
-        NotFoundError: no project there. InvalidInputError: its settings are wrong.
-    """
+    """The project's stores, closed at the end; raises ``NotFoundError`` without a project there, ``InvalidInputError``
+    when its settings are wrong."""
     from antiphon.services.project.store import open_store
 
     return open_store(root)
@@ -50,14 +47,8 @@ async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
 
 
 def require_worker(store: Store, what: str, otherwise: str) -> None:
-    """Refuse to wait for a worker that does not run.
-
-    Args:
-        what: what nobody would do, for the message. otherwise: how not to wait.
-
-    Raises:
-        UnavailableError: none runs.
-    """
+    """Refuse to wait for a worker that does not run, with ``what`` nobody would do and how ``otherwise`` to order it;
+    raises ``UnavailableError``."""
     from antiphon.operations.processes import statuses
 
     if not any(process.name == "worker" and process.alive for process in statuses(store.paths.run)):
@@ -69,11 +60,8 @@ def require_worker(store: Store, what: str, otherwise: str) -> None:
 
 
 def require_application(store: Store, name: str | None) -> None:
-    """Refuse the name of an application that is not applied, for a list that would be empty of it.
-
-    Raises:
-        NotFoundError: with the name that may have been meant.
-    """
+    """Refuse the name of an application that is not applied, for a list that would be empty of it; raises
+    ``NotFoundError`` with the name that may have been meant."""
     from antiphon.services.learning.outcomes import declared_applications
 
     if name:
@@ -88,11 +76,8 @@ def at_terminal(store: Store) -> Principal:
 
 
 def allowed(store: Store, action: Action, resource: str) -> Principal:
-    """Returns the local user's principal once policy allows the action; a refusal is recorded.
-
-    Raises:
-        ForbiddenError: it does not.
-    """
+    """Returns the local user's principal once policy allows the action; a refusal is recorded. Raises
+    ``ForbiddenError`` then."""
     who = at_terminal(store)
     with refusals_on_record(store, who, action, resource):
         store.decider.require(who, action, resource, {"environment": store.scope.environment})

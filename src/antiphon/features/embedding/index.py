@@ -25,11 +25,7 @@ _threads = threading.Lock()
 
 
 def build(vectors: NDArray[numpy.float32]) -> bytes:
-    """The index of vectors, one row each; rows are known by their number.
-
-    Raises:
-        SetupError: faiss is not installed.
-    """
+    """The index of vectors, one row each; rows are known by their number. Raises ``SetupError`` without faiss."""
     faiss = _faiss()
     index = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = _BUILDING
@@ -45,15 +41,8 @@ def build(vectors: NDArray[numpy.float32]) -> bytes:
 
 
 class NeighborIndex:
-    """An index in memory. Safe to share between threads.
-
-    Args:
-        stored: what :func:`build` returned, checked by its hash: faiss trusts it.
-
-    Raises:
-        CorruptionError: it is of other vectors.
-        SetupError: faiss is not installed.
-    """
+    """An index in memory, of what :func:`build` returned, checked by its hash: faiss trusts it. Safe to share between
+    threads. Raises ``CorruptionError`` when it is of other vectors, ``SetupError`` without faiss."""
 
     def __init__(self, stored: bytes, rows: int, dimensions: int) -> None:
         import numpy

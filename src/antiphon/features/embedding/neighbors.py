@@ -57,13 +57,8 @@ class NeighborQuery(msgspec.Struct, frozen=True):
 
 
 class Neighbor(msgspec.Struct, frozen=True):
-    """One entity that is near.
-
-    Attributes:
-        similarity: cosine of the angle between the vectors, from -1 to 1.
-        entity: 32 hex digits that stand for it.
-        keys: its keys; ``None`` for somebody who may not see them.
-    """
+    """One entity that is near: the cosine of the angle between the vectors, from -1 to 1; 32 hex digits that stand for
+    the entity; its keys, ``None`` for somebody who may not see them."""
 
     similarity: float
     entity: str
@@ -71,12 +66,8 @@ class Neighbor(msgspec.Struct, frozen=True):
 
 
 class Neighbors(msgspec.Struct, frozen=True):
-    """The answer, nearest first, and what it was made from.
-
-    Attributes:
-        search: ``index`` when candidates came from the index, ``exact`` when every vector was compared.
-        entities: how many have a vector.
-    """
+    """The answer, nearest first, of all ``entities`` that have a vector, and what it was made from: candidates of the
+    ``index``, or every vector compared (``exact``)."""
 
     feature: str
     model: EmbeddingModel

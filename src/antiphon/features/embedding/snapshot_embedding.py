@@ -32,11 +32,7 @@ INDEX_SUFFIX = ".faiss"
 
 
 class SnapshotEmbedding:
-    """Makes the vectors of one snapshot.
-
-    Args:
-        previous: the snapshot that it is to replace.
-    """
+    """Makes the vectors of one snapshot, which is to replace the ``previous`` one."""
 
     def __init__(
         self, spec: FeatureViewSpec, embedders: Embedders | None, lake: Lake, previous: SnapshotManifest | None
@@ -55,11 +51,8 @@ class SnapshotEmbedding:
         self._embedders = {name: embedders.get(model) for name, model in spec.models.items()} if embedders else {}
 
     def replaced(self, table: pyarrow.Table) -> pyarrow.Table:
-        """The values with vectors in the place of texts, and with each the text's hash and whether it was cut.
-
-        Raises:
-            EngineError: a model failed.
-        """
+        """The values with vectors in the place of texts, and with each the text's hash and whether it was cut; raises
+        ``EngineError`` when a model fails."""
         import pyarrow
 
         for name, embedder in self._embedders.items():
@@ -117,11 +110,8 @@ class SnapshotEmbedding:
 
 
 def vector_column(texts: Sequence[object], embedder: Embedder) -> pyarrow.Array:
-    """The vectors of texts as a column, null where there is no text; each different one is embedded once.
-
-    Raises:
-        EngineError: the model failed.
-    """
+    """The vectors of texts as a column, null where there is no text; each different one is embedded once. Raises
+    ``EngineError`` when the model fails."""
     given = [text if has_vector(text) else None for text in texts]
     distinct = sorted({text for text in given if isinstance(text, str)})
     places = {text: row for row, text in enumerate(distinct)}

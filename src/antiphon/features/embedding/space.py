@@ -71,12 +71,8 @@ class VectorSpace:
 
     @classmethod
     def read(cls, lake: Lake, manifest: SnapshotManifest, feature: str) -> VectorSpace:
-        """The vectors of a snapshot's feature, without its index.
-
-        Raises:
-            NotFoundError: the snapshot has no vectors of this feature.
-            CorruptionError: its values file is gone or changed.
-        """
+        """The vectors of a snapshot's feature, without its index; raises ``NotFoundError`` when the snapshot has no
+        vectors of this feature, ``CorruptionError`` when its values file is gone or changed."""
         import numpy
         import pyarrow
         import pyarrow.parquet
@@ -187,11 +183,8 @@ class VectorSpace:
 
 
 def checked_content(lake: Lake, file: SnapshotFile) -> bytes:
-    """The clear bytes of a file, whose hash is what the manifest says.
-
-    Raises:
-        CorruptionError: it is gone or changed.
-    """
+    """The clear bytes of a file, whose hash is what the manifest says; raises ``CorruptionError`` when it is gone or
+    changed."""
     with lake.open(file.path) as stream:
         content = stream.read()
     if hashlib.sha256(content).hexdigest() != file.sha256:

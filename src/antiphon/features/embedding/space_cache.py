@@ -41,12 +41,8 @@ class VectorSpaces:
         self._mending: list[threading.Thread] = []
 
     def open(self, snapshot: str, feature: str) -> VectorSpace:
-        """The vectors of a feature in a snapshot.
-
-        Raises:
-            NotFoundError: there is no such snapshot, or it has no such vectors.
-            CorruptionError: its values file is gone or changed.
-        """
+        """The vectors of a feature in a snapshot; raises ``NotFoundError`` when there is no such snapshot, or it has no
+        such vectors, ``CorruptionError`` when its values file is gone or changed."""
         with self._lock:
             found = self._spaces.get((snapshot, feature))
             if found is None:
@@ -63,12 +59,9 @@ class VectorSpaces:
     def vectors(
         self, snapshot: str, feature: str, model: EmbeddingModel, texts: Sequence[str | None]
     ) -> list[NDArray[numpy.float32] | None]:
-        """The vector of each text; ``None`` where there is no text.
-
-        Raises:
-            EmbeddingModelMismatchError: the snapshot's vectors are another model's.
-            FeatureUnavailableError: a text is not in the snapshot, and the model is not on this machine.
-        """
+        """The vector of each text; ``None`` where there is no text. Raises ``EmbeddingModelMismatchError`` when the
+        snapshot's vectors are another model's, ``FeatureUnavailableError`` when a text is not in the snapshot and the
+        model not on this machine."""
         space = self.open(snapshot, feature)
         require_same(space.facts.model, model, f"{snapshot}.{feature}")
         return [self._vector(space, text) if text is not None and has_vector(text) else None for text in texts]

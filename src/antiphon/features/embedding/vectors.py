@@ -21,12 +21,8 @@ if TYPE_CHECKING:
 
 
 class EmbeddingResult(msgspec.Struct, frozen=True):
-    """Vectors of a batch of texts.
-
-    Attributes:
-        vectors: float32, one row a text; of any length, and in the order of the texts.
-        truncated: for each text whether only its beginning was read.
-    """
+    """Vectors of a batch of texts, float32, one row a text in their order, of any length; and for each text whether
+    only its beginning was read."""
 
     vectors: NDArray[numpy.float32]
     truncated: tuple[bool, ...]
@@ -70,11 +66,7 @@ def has_vector(text: object) -> bool:
 
 
 def require_same(model: EmbeddingModel, other: EmbeddingModel, where: str) -> None:
-    """Refuse to let vectors of two models meet.
-
-    Raises:
-        EmbeddingModelMismatchError: they are two.
-    """
+    """Refuse to let vectors of two models meet; raises ``EmbeddingModelMismatchError`` when they are two."""
     if model != other:
         raise EmbeddingModelMismatchError(
             f"Vectors of {other} cannot be compared with those of {model}.",
@@ -84,11 +76,8 @@ def require_same(model: EmbeddingModel, other: EmbeddingModel, where: str) -> No
 
 
 def unit(vector: Sequence[float] | NDArray[Any], model: EmbeddingModel, where: str) -> NDArray[numpy.float32]:
-    """A caller's vector with length 1.
-
-    Raises:
-        InvalidInputError: it is of another dimension, or zero, or has a NaN or an infinity in it.
-    """
+    """A caller's vector with length 1; raises ``InvalidInputError`` when it is of another dimension, or zero, or has a
+    NaN or an infinity in it."""
     import numpy
 
     try:
@@ -103,11 +92,8 @@ def unit(vector: Sequence[float] | NDArray[Any], model: EmbeddingModel, where: s
 
 
 def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.float32], list[bool]]:
-    """Vectors of texts with length 1, and whether each text was cut.
-
-    Raises:
-        EngineError: the model gave something else than one finite vector a text.
-    """
+    """Vectors of texts with length 1, and whether each text was cut; raises ``EngineError`` when the model gave
+    something else than one finite vector a text."""
     import numpy
 
     model = embedder.model
@@ -129,11 +115,7 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.fl
 
 
 def required_text(text: str | None, where: str) -> str:
-    """Check the text of a query.
-
-    Raises:
-        InvalidInputError: it is blank, or no Unicode text.
-    """
+    """Check the text of a query; raises ``InvalidInputError`` when it is blank, or no Unicode text."""
     if text is None or not has_vector(text):
         raise InvalidInputError("An empty text has no neighbors.", where=where, next_step="Write what to look for.")
     try:

@@ -43,15 +43,9 @@ _FLOATS = frozenset({"float", "'float'", "'float64'", "'Float64'", "np.float64",
 
 
 def expressions_of(code: str, columns: Mapping[str, Operand]) -> dict[str, Operand]:
-    """The columns that a function of one table gives back, each as an expression.
-
-    Args:
-        code: the function's source, of one ``def``.
-        columns: what its table has, by name.
-
-    Raises:
-        UntranslatableError: says which part.
-    """
+    """The columns that a function of one table gives back, each as an expression. ``code`` is its source, of one
+    ``def``; ``columns`` is what its table has, by name. Raises ``UntranslatableError``, which says which part has
+    none."""
     try:
         (function,) = ast.parse(code).body
     except (SyntaxError, ValueError):

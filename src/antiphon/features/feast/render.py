@@ -64,11 +64,8 @@ def settings_text(translation: Translation, feast_url: str = "", feast_project: 
 
 
 def check(text: str) -> None:
-    """Load definitions as a project would.
-
-    Raises:
-        InvalidDefinitionsError: they have mistakes; then the translation has a fault, and nothing was written.
-    """
+    """Load definitions as a project would; raises ``InvalidDefinitionsError`` when they have mistakes: then the
+    translation has a fault, and nothing was written."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / DEFINITIONS
         file.write_text(text, encoding="utf-8")
@@ -76,11 +73,8 @@ def check(text: str) -> None:
 
 
 def write(target: Path, text: str, settings: str, *, replace: bool) -> list[str]:
-    """Write the definitions and, where there are none, the settings; each file appears whole.
-
-    Raises:
-        ConflictError: there are definitions already. SetupError: the folder cannot be written.
-    """
+    """Write the definitions and, where there are none, the settings; each file appears whole. Raises ``ConflictError``
+    when there are definitions already, ``SetupError`` when the folder cannot be written."""
     file = target / DEFINITIONS
     if file.exists() and not replace:
         raise ConflictError(

@@ -46,11 +46,8 @@ class FeastCall(msgspec.Struct, frozen=True, eq=False):
     code: str = ""
 
     def value(self, *names: str, place: int | None = None, default: Any = None) -> Any:
-        """The value of the first of these keywords that is given, or of the argument at this place.
-
-        Raises:
-            UndeclaredError: it is given, and not declared.
-        """
+        """The value of the first of these keywords that is given, or of the argument at this place; raises
+        ``UndeclaredError`` when it is given, and not declared."""
         for name in names:
             if name in self.keywords:
                 return self.scope.value(self.keywords[name])
@@ -105,11 +102,7 @@ class ModuleScope:
         return None
 
     def value(self, node: ast.expr) -> Any:
-        """The value of an expression.
-
-        Raises:
-            UndeclaredError: it is not declared.
-        """
+        """The value of an expression; raises ``UndeclaredError`` when it is not declared."""
         match node:
             case ast.Constant(value=value):
                 return value

@@ -61,12 +61,8 @@ _MOST_BYTES = 2_000_000
 
 
 def read_syntax(root: Path) -> FeastRepository:
-    """Read a repository from its files.
-
-    Raises:
-        NotFoundError: no ``feature_store.yaml`` there.
-        InvalidInputError: it, or a file, cannot be read.
-    """
+    """Read a repository from its files; raises ``NotFoundError`` without ``feature_store.yaml``,
+    ``InvalidInputError`` when it, or a file, cannot be read."""
     project = project_of(root)
     scopes, broken = _scopes(root)
     found: defaultdict[str, list[Any]] = defaultdict(list, unread=list(broken))
@@ -85,11 +81,8 @@ def read_syntax(root: Path) -> FeastRepository:
 
 
 def project_of(root: Path) -> str:
-    """The project that ``feature_store.yaml`` names, which is all of it that is needed.
-
-    Raises:
-        NotFoundError: there is none. InvalidInputError: it cannot be read.
-    """
+    """The project that ``feature_store.yaml`` names, which is all of it that is needed; raises ``NotFoundError`` when
+    there is none, ``InvalidInputError`` when it cannot be read."""
     file = root / SETTINGS
     try:
         text = file.read_text(encoding="utf-8")

@@ -58,12 +58,8 @@ class TranslationOptions(msgspec.Struct, frozen=True):
 def translate(
     repository: FeastRepository, root: Path, target: Path, options: TranslationOptions | None = None
 ) -> Translation:
-    """Translate what a repository declares; nothing is written.
-
-    Args:
-        root: the repository, where relative paths start.
-        target: the folder of the project that will hold the definitions.
-    """
+    """Translate what a repository declares; nothing is written. Relative paths start at ``root``, the repository; the
+    definitions will be in ``target``, a project's folder."""
     return _Translator(repository, root, target, options or TranslationOptions()).translation()
 
 

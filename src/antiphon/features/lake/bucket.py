@@ -41,11 +41,7 @@ class S3Place(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, url: str) -> S3Place:
-        """The place that a URL names.
-
-        Raises:
-            InvalidInputError: it is none, or holds credentials.
-        """
+        """The place that a URL names; raises ``InvalidInputError`` when it is none, or holds credentials."""
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query))
         if parts.scheme != "s3" or not BUCKET.match(parts.netloc.rpartition("@")[2]):
@@ -77,12 +73,8 @@ def _wrong(what: str, next_step: str) -> InvalidInputError:
 
 
 class BucketRole(msgspec.Struct, frozen=True):
-    """The use of a bucket, for error messages.
-
-    Attributes:
-        where: the part of the product that needs it.
-        absent, refused, away: next steps when the bucket does not exist, refuses access, and does not answer.
-    """
+    """The use of a bucket, for error messages: ``where`` in the product it is needed, and the next steps when the
+    bucket does not exist (``absent``), refuses access (``refused``), and does not answer (``away``)."""
 
     where: str
     absent: str
@@ -115,11 +107,7 @@ class Bucket:
 
     @cached_property
     def client(self) -> Any:
-        """The store's client.
-
-        Raises:
-            SetupError: it is not installed.
-        """
+        """The store's client; raises ``SetupError`` when it is not installed."""
         try:
             from botocore.config import Config
 
@@ -147,10 +135,7 @@ class Bucket:
             )
 
     def pages(self, **options: str) -> Iterator[Mapping[str, Any]]:
-        """A listing, page by page.
-
-        Raises: as :meth:`answering`.
-        """
+        """A listing, page by page; raises as :meth:`answering`."""
         client = self.client
         with self.answering():
             yield from client.get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, **options)

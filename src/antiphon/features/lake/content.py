@@ -32,11 +32,7 @@ class LakeDraft(SealedSink):
     size = 0
 
     def write(self, content: Any) -> int:
-        """Write a piece.
-
-        Raises:
-            StorageFullError: the disk is full.
-        """
+        """Write a piece; raises ``StorageFullError`` when the disk is full."""
         with room_needed("lake"):
             return super().write(content)
 
@@ -105,12 +101,8 @@ def _changed(path: Path) -> float:
 
 
 class Lake(ABC):
-    """Immutable content-addressed files of all scopes: ``TENANT/ENVIRONMENT/ab/abcd….parquet``.
-
-    Args:
-        scratch: a folder on the local disk for files being written.
-        codec: seals files; by default they are stored as they are.
-    """
+    """Immutable content-addressed files of all scopes: ``TENANT/ENVIRONMENT/ab/abcd….parquet``. Files are written in
+    ``scratch``, a folder on the local disk, and sealed by the codec; by default they are stored as they are."""
 
     def __init__(self, scratch: Path, codec: Codec | None = None) -> None:
         self._scratch = Scratch(scratch)
@@ -118,28 +110,19 @@ class Lake(ABC):
 
     @abstractmethod
     def writing(self, scope: Scope, suffix: str) -> AbstractContextManager[LakeDraft]:
-        """Open a new file. When the block ends the file is in place under its path; a block that raises leaves
-        nothing.
-
-        Raises:
-            StorageFullError: the local disk is full. UnavailableError, SetupError: the bucket cannot be written.
-        """
+        """Open a new file. When the block ends the file is in place under its path; a block that raises leaves nothing.
+        Raises ``StorageFullError`` when the local disk is full, ``UnavailableError`` or ``SetupError`` when the bucket
+        cannot be written."""
 
     @abstractmethod
     def open(self, relative: str) -> BinaryIO:
-        """Open the clear content of a file, for reading at any position.
-
-        Raises:
-            CorruptionError: it is gone, or was changed or moved from another place.
-        """
+        """Open the clear content of a file, for reading at any position; raises ``CorruptionError`` when it is gone, or
+        was changed or moved from another place."""
 
     @abstractmethod
     def key_of(self, relative: str) -> str | None:
-        """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
-
-        Raises:
-            CorruptionError: it is gone.
-        """
+        """Id of the data key that seals a file's own key; ``None`` for one in plaintext. Raises ``CorruptionError``
+        when it is gone."""
 
     @abstractmethod
     def remove(self, relative: str) -> None:
@@ -171,11 +154,7 @@ class Lake(ABC):
         return self._scratch.folder()
 
     def verify(self, relative: str, sha256: str) -> None:
-        """Check a file's content against its hash.
-
-        Raises:
-            CorruptionError: it is gone or changed.
-        """
+        """Check a file's content against its hash; raises ``CorruptionError`` when it is gone or changed."""
         digest = hashlib.sha256()
         with self.open(relative) as stream:
             while piece := stream.read(_PIECE):
@@ -184,11 +163,8 @@ class Lake(ABC):
             raise changed(relative)
 
     def reseal(self, relative: str) -> None:
-        """Write a file anew under the codec's current key, in the place of the old one; its content stays.
-
-        Raises:
-            CorruptionError: it is gone, or does not open.
-        """
+        """Write a file anew under the codec's current key, in the place of the old one; its content stays. Raises
+        ``CorruptionError`` when it is gone, or does not open."""
         tenant, environment = relative.split("/")[:2]
         suffix = PurePosixPath(relative).suffix
         with self.open(relative) as stream, self.writing(Scope(tenant, environment), suffix) as draft:

@@ -55,11 +55,7 @@ class LocalLake(Lake):
             raise
 
     def path(self, relative: str) -> Path:
-        """The file's place on the disk.
-
-        Raises:
-            CorruptionError: it is gone.
-        """
+        """The file's place on the disk; raises ``CorruptionError`` when it is gone."""
         path = self._root / relative
         if not path.is_file():
             raise missing(relative)

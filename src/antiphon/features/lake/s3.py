@@ -34,13 +34,8 @@ _ROLE = BucketRole(
 
 
 class S3Lake(Lake):
-    """Content-addressed objects below one prefix: ``PREFIX/TENANT/ENVIRONMENT/ab/abcd….parquet``.
-
-    Args:
-        access_key, secret_key: credentials; without them those that the AWS client finds by itself.
-        scratch: a folder on the local disk.
-        timeout: seconds for a connection, and for each piece of an answer.
-    """
+    """Content-addressed objects below one prefix: ``PREFIX/TENANT/ENVIRONMENT/ab/abcd….parquet``; the other arguments
+    are those of :class:`Bucket` and :class:`Lake`."""
 
     def __init__(
         self,
@@ -151,11 +146,8 @@ class S3Lake(Lake):
         return gone
 
     def describe(self) -> str:
-        """Name the bucket that answers, for ``antiphon doctor``.
-
-        Raises:
-            SetupError, UnavailableError: it does not answer.
-        """
+        """Name the bucket that answers, for ``antiphon doctor``; raises ``SetupError`` or ``UnavailableError`` when it
+        does not answer."""
         with self._bucket.answering():
             self._bucket.client.list_objects_v2(Bucket=self.place.bucket, MaxKeys=1)
         return str(self.place)

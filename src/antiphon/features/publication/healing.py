@@ -34,12 +34,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """A snapshot of the current publication that cannot be read online.
-
-    Attributes:
-        key: ``view@definition_version``.
-        since: time of its first detection here.
-    """
+    """A snapshot of the current publication that cannot be read online: ``key`` is ``view@definition_version``,
+    ``since`` the time of its first detection here."""
 
     key: str
     snapshot: str
@@ -124,11 +120,8 @@ class Healer:
         self._delays = RetryDelays(_FIRST_DELAY, _LONGEST_DELAY)
 
     def heal(self) -> str | None:
-        """Rebuild damaged snapshots; return their names, or ``None`` without any.
-
-        Raises:
-            UnavailableError: catalog or online store do not answer.
-        """
+        """Rebuild damaged snapshots; return their names, or ``None`` without any. Raises ``UnavailableError`` when
+        catalog or online store do not answer."""
         now = self._catalog.clock.monotonic()
         if self._reads and now - self._read_at >= READ_SECONDS:
             self._health.condemn()

@@ -84,11 +84,8 @@ class PruneResult(msgspec.Struct, frozen=True):
 
 
 def serving_periods(publications: Sequence[Publication], now: datetime) -> dict[str, list[tuple[datetime, datetime]]]:
-    """From when until when each snapshot was current; a current one until now.
-
-    Args:
-        publications: all of them, latest first.
-    """
+    """From when until when each snapshot was current; a current one until now. ``publications`` are all, latest
+    first."""
     found: dict[str, list[tuple[datetime, datetime]]] = {}
     until = now
     for publication in publications:

@@ -40,11 +40,8 @@ class CollectedGarbage(msgspec.Struct, frozen=True):
 
 
 class Publisher:
-    """Publishes for one scope. Safe to run in several processes at once.
-
-    Args:
-        also_named: lake files with references from elsewhere (datasets), which no collection may remove.
-    """
+    """Publishes for one scope. Safe to run in several processes at once. No collection removes lake files that are
+    ``also_named`` from elsewhere (datasets)."""
 
     def __init__(
         self,
@@ -63,14 +60,9 @@ class Publisher:
         self._consumer = consumer
 
     def prepare(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
-        """Build a snapshot's online file and record its manifest; doing it again changes nothing.
-
-        Returns:
-            The manifest as recorded: of one snapshot made twice, the first.
-
-        Raises:
-            CorruptionError: a file of it is gone; nothing is recorded.
-        """
+        """Build a snapshot's online file and record its manifest; doing it again changes nothing. Return the manifest
+        as recorded: of one snapshot made twice, the first. Raises ``CorruptionError`` when a file of it is gone;
+        nothing is recorded then."""
         known = self._recorded(manifest)
         self._online.build(known or manifest, spec, self._catalog.lake)
         if known is None:
@@ -92,11 +84,8 @@ class Publisher:
         self, snapshots: Sequence[tuple[SnapshotManifest, FeatureViewSpec]], *, reason: str, principal: str
     ) -> Publication | None:
         """Make snapshots current in one publication. Return the current publication when they are current already,
-        older than the current ones, or their views are on hold.
-
-        Raises:
-            ConflictError: other publishers won every race.
-        """
+        older than the current ones, or their views are on hold. Raises ``ConflictError`` when other publishers won
+        every race."""
         prepared = {spec.key: self.prepare(manifest, spec) for manifest, spec in snapshots}
 
         def attempt(current: Publication | None) -> Publication | None:
@@ -113,11 +102,8 @@ class Publisher:
         return race(self._catalog, attempt)
 
     def withdraw(self, key: str, snapshot: str, *, reason: str, principal: str) -> None:
-        """Take ``view@definition_version`` out of the current publication while it has this snapshot there.
-
-        Raises:
-            WriteConflictError: another publication came first.
-        """
+        """Take ``view@definition_version`` out of the current publication while it has this snapshot there; raises
+        ``WriteConflictError`` when another publication came first."""
         current = self._catalog.publications.current(self._scope)
         if current is not None and current.snapshots.get(key) == snapshot:
             self._catalog.publications.publish(
@@ -160,11 +146,8 @@ class Publisher:
         return published
 
     def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
-        """Restore the online file and the streamed events of an old snapshot, where they are missing.
-
-        Raises:
-            NotFoundError: its lake files were pruned. CorruptionError: they are gone.
-        """
+        """Restore the online file and the streamed events of an old snapshot, where they are missing; raises
+        ``NotFoundError`` when its lake files were pruned, ``CorruptionError`` when they are gone."""
         self._require_unpruned(manifest)
         self._online.build(manifest, spec, self._catalog.lake)
         if self._consumer is not None and manifest.stream_offset is not None:
@@ -178,11 +161,8 @@ class Publisher:
         return max(0, self._overlay.read([prefix]).pruned[prefix] - manifest.stream_offset)
 
     def require_files(self, manifest: SnapshotManifest) -> None:
-        """Refuse a snapshot whose files are not in the lake any more.
-
-        Raises:
-            NotFoundError: they were pruned. CorruptionError: one is gone or changed.
-        """
+        """Refuse a snapshot whose files are not in the lake any more; raises ``NotFoundError`` when they were pruned,
+        ``CorruptionError`` when one is gone or changed."""
         self._require_unpruned(manifest)
         for file in manifest.files:
             try:
@@ -260,11 +240,8 @@ def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> 
 
 
 def race(catalog: FeatureCatalog, attempt: Callable[[Publication | None], _Result]) -> _Result:
-    """Attempt to replace the current publication until no other publisher comes first.
-
-    Raises:
-        ConflictError: other publishers won every race.
-    """
+    """Attempt to replace the current publication until no other publisher comes first; raises ``ConflictError`` when
+    other publishers won every race."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(ConflictError):
             return attempt(catalog.publications.current(catalog.scope))

@@ -54,12 +54,8 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class ViewRollback(msgspec.Struct, frozen=True):
-    """Result of a rollback, or of its dry run.
-
-    Attributes:
-        publication: the new one; ``None`` in a dry run.
-        held: True when the views are put on hold until they are resumed.
-    """
+    """Result of a rollback, or of its dry run, of which ``publication`` is ``None``; ``held`` when the views are put on
+    hold until they are resumed."""
 
     publication: int | None
     moves: tuple[Move, ...]
@@ -70,13 +66,8 @@ class ViewRollback(msgspec.Struct, frozen=True):
 
 @dataclass
 class SnapshotRollback:
-    """Rolls back views of one scope, puts them on hold and resumes them.
-
-    Args:
-        transaction: opens a write transaction of the catalog.
-        audit: appends to the audit log, ``within`` the transaction.
-        declared: refreshed views by ``view@definition_version``.
-    """
+    """Rolls back views of one scope, puts them on hold and resumes them, each in a ``transaction`` of the catalog and
+    on record by ``audit`` within it; ``declared`` are the refreshed views by ``view@definition_version``."""
 
     catalog: FeatureCatalog
     publisher: Publisher
@@ -142,11 +133,8 @@ class SnapshotRollback:
         return moves
 
     def hold(self, view: str, *, reason: str, principal: str) -> None:
-        """Put a view on hold: refreshes replace its published snapshot no more.
-
-        Raises:
-            NotFoundError: no such view is declared.
-        """
+        """Put a view on hold: refreshes replace its published snapshot no more; raises ``NotFoundError`` when no such
+        view is declared."""
         _require_reason(reason)
         self._require_declared(view)
         with self.transaction() as connection:
@@ -155,11 +143,7 @@ class SnapshotRollback:
             self.audit(self._scope, principal, "features.hold", view, detail, within=connection)
 
     def resume(self, view: str, *, reason: str, principal: str) -> None:
-        """End the hold of a view, from its next refresh on.
-
-        Raises:
-            ConflictError: it is not held.
-        """
+        """End the hold of a view, from its next refresh on; raises ``ConflictError`` when it is not held."""
         _require_reason(reason)
         with self.transaction() as connection:
             if not self.catalog.holds.remove(self._scope, view, within=connection):

@@ -86,11 +86,8 @@ def _called(rule: PythonRule, function: Any, table: pyarrow.Table) -> tuple[str,
 
 
 def schema_failures(schema: Any, table: pyarrow.Table) -> list[str]:
-    """Validate a table by a pandera schema (of Polars or of pandas); return a sentence for each failure.
-
-    Raises:
-        SetupError: pandera, or the frames that the schema is for, are not installed.
-    """
+    """Validate a table by a pandera schema (of Polars or of pandas); return a sentence for each failure. Raises
+    ``SetupError`` when pandera, or the frames that the schema is for, are not installed."""
     try:
         import pandera.errors
     except ImportError as error:

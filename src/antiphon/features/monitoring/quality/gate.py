@@ -81,12 +81,8 @@ def gate(
     previous: SnapshotManifest | None = None,
     earlier: Sequence[SnapshotManifest] = (),
 ) -> GateResult:
-    """Judge a snapshot by its manifest.
-
-    Args:
-        previous: the one it would replace.
-        earlier: snapshots of the same definition version before it, latest first.
-    """
+    """Judge a snapshot by its manifest, the ``previous`` one, which it would replace, and ``earlier`` ones of the same
+    definition version, latest first."""
     quality = spec.quality or QualitySpec()
     before = [one for one in (earlier or ((previous,) if previous is not None else ())) if one.id != manifest.id]
     findings = [GateFinding("standard", "block", reason) for reason in _standard(spec, manifest, previous, quality)]

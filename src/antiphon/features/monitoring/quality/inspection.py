@@ -64,10 +64,7 @@ class Inspection:
 
     def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
         """Open the source and look at all of its rows but for those that are taken over; ``now`` in microseconds.
-
-        Raises:
-            SetupError: its file is missing. InvalidInputError: it cannot be read.
-        """
+        Raises ``SetupError`` when its file is missing, ``InvalidInputError`` when it cannot be read."""
         with self.timed():
             after = self._previous.stream_offset if self._previous is not None else None
             known = before.files if before is not None else frozenset()
@@ -118,11 +115,7 @@ class Inspection:
 
     def require_unchanged(self) -> None:
         """Refuse a source that was not the same files from the first look to the last row. Objects of a store are: each
-        is fetched once, as it was listed.
-
-        Raises:
-            UnavailableError: it changed.
-        """
+        is fetched once, as it was listed; raises ``UnavailableError`` when it changed."""
         if marks_of(self._spec.source, self._connection) != self._raw.marks:
             raise self._changed()
 
@@ -195,11 +188,8 @@ class QuarantinedRow(msgspec.Struct, frozen=True):
 
 
 def quarantined_rows(manifest: SnapshotManifest, lake: Lake, limit: int = 100) -> list[QuarantinedRow]:
-    """The first rows that a snapshot's rules kept aside; a row stands once for each rule that it offends.
-
-    Raises:
-        CorruptionError: the lake's file is gone or changed.
-    """
+    """The first rows that a snapshot's rules kept aside; a row stands once for each rule that it offends. Raises
+    ``CorruptionError`` when the lake's file is gone or changed."""
     import pyarrow.parquet
 
     if manifest.quarantined is None:

@@ -92,11 +92,8 @@ class SnapshotValues:
 
     @cached_property
     def table(self) -> pyarrow.Table:
-        """All of them as one table, without the view's name before each feature's.
-
-        Raises:
-            UnavailableError: they do not fit the disk, or the memory that is allowed.
-        """
+        """All of them as one table, without the view's name before each feature's; raises ``UnavailableError`` when
+        they do not fit the disk, or the memory that is allowed."""
         import pyarrow
 
         with self.lake.open(self.file.path) as stream:

@@ -31,11 +31,7 @@ _DIGITS = 12
 
 
 class TextNames:
-    """Names the texts of one view.
-
-    Args:
-        keyed_hash: without it what is not public gets no name at all.
-    """
+    """Names the texts of one view; without ``keyed_hash`` what is not public gets no name at all."""
 
     def __init__(self, spec: FeatureViewSpec, keyed_hash: KeyedHash | None) -> None:
         self._view = spec.name

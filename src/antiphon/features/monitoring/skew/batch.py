@@ -40,12 +40,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchSide:
-    """The rows that one snapshot and the log after it could know, of some entities.
-
-    Attributes:
-        basis: what the rows were read from; ``None``: from a source that is not what the snapshot read.
-        lost: why, then.
-    """
+    """The rows that one snapshot and the log after it could know, of some entities. ``basis`` is what they were read
+    from; ``None``: from a source that is not what the snapshot read, and ``lost`` says why."""
 
     connection: duckdb.DuckDBPyConnection
     query: SourceQuery

@@ -37,12 +37,8 @@ Entity = tuple[str, ...]
 
 
 class SourceQuery(msgspec.Struct, frozen=True):
-    """Query to the source of a snapshot.
-
-    Attributes:
-        through: the last log offset that any reading knew.
-        entities: those whose values will be computed.
-    """
+    """Query to the source of a snapshot, for the values of some entities; ``through`` is the last log offset that any
+    reading knew."""
 
     scope: Scope
     plan: ViewPlan
@@ -57,12 +53,8 @@ class SourceQuery(msgspec.Struct, frozen=True):
 
 
 class KeptTiles(msgspec.Struct, frozen=True):
-    """A tile a measure.
-
-    Attributes:
-        base: of each entity, everything that is older than the events that are kept.
-        together: of all entities, by the index of a window and a midnight (``plan.fitted_index``).
-    """
+    """A tile a measure: ``base`` of each entity, of everything that is older than the events that are kept;
+    ``together`` of all entities, by the index of a window and a midnight (``plan.fitted_index``)."""
 
     base: dict[Entity, list[Tile]]
     together: dict[int, list[Tile]]
@@ -83,11 +75,8 @@ def kept_events(connection: duckdb.DuckDBPyConnection, query: SourceQuery, lake:
 
 
 def kept_tiles(connection: duckdb.DuckDBPyConnection, query: SourceQuery, lake: Lake) -> KeptTiles:
-    """The tiles of the entities, and those of all together.
-
-    Raises:
-        CorruptionError: the file is gone or was changed.
-    """
+    """The tiles of the entities, and those of all together; raises ``CorruptionError`` when the file is gone or was
+    changed."""
     _fill(connection, query, lake, query.manifest.files[1], "kept_tiles")
     keys, base, together = len(query.plan.keys), dict[Entity, list[Tile]](), dict[int, list[Tile]]()
     for rows in connection.sql("SELECT * FROM kept_tiles").to_arrow_table().to_batches():
@@ -137,12 +126,8 @@ def with_base(
     fitted_at: int,
     rows: str,
 ) -> None:
-    """Replace the values of features of all time in ``found``.
-
-    Args:
-        as_of, fitted_at: the moment, and that of encodings (microseconds).
-        rows: the table of the rows that are known beside the base.
-    """
+    """Replace the values of features of all time in ``found``; moments are in microseconds, that of encodings is
+    ``fitted_at``. ``rows`` is the table of the rows that are known beside the base."""
     for fitted, moment in ((False, as_of), (True, fitted_at)):
         features = [one for one in plan.features if one.window is None and one.fitted is fitted]
         if not features:

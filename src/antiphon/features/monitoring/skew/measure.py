@@ -68,12 +68,8 @@ class _ServedFeature(NamedTuple):
 
 
 class Skew:
-    """Compares batch and online in one scope. One comparison at a time: it is batch work beside what is served.
-
-    Args:
-        overlay: streamed events; ``None`` where there are none.
-        vectors: both sides of vectors; without them vectors are not compared.
-    """
+    """Compares batch and online in one scope. One comparison at a time: it is batch work beside what is served. Without
+    ``overlay`` there are no streamed events; without ``vectors``, both sides of them, vectors are not compared."""
 
     def __init__(
         self,

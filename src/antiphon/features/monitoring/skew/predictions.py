@@ -68,13 +68,8 @@ REPLACED = {
 
 
 class PredictionFeatures(msgspec.Struct, frozen=True):
-    """Features of one prediction.
-
-    Attributes:
-        keys: the entity's; ``None`` when they were erased.
-        inputs: what the request said; ``None`` when that was erased.
-        on_demand: views computed from the request, as its release pins them.
-    """
+    """Features of one prediction; the entity's ``keys`` and the request's ``inputs`` are ``None`` when they were
+    erased. ``on_demand`` are views computed from the request, as its release pins them."""
 
     prediction: str
     keys: dict[str, str] | None

@@ -23,13 +23,9 @@ OFF = "off"
 
 
 def due(now: datetime, every: timedelta, since: datetime | None) -> str | None:
-    """The key of the run that is due; ``None`` while none is.
-
-    Args:
-        since: the last comparison by the schedule; before the first, the first publication, ``None`` without any.
-
-    One that failed is due again an interval later, under another key.
-    """
+    """The key of the run that is due, ``None`` while none is, after the last comparison by the schedule (``since``;
+    before the first, the first publication, ``None`` without any). One that failed is due again an interval later,
+    under another key."""
     if since is None or now - since < every:
         return None
     return f"skew:{microseconds(since)}:{(now - since) // every}"
@@ -51,13 +47,8 @@ def sample_entities(
     seed: int,
 ) -> list[tuple[str, ...]]:
     """At most ``size`` entities: up to half of them from events after the snapshot, the others drawn from it.
-
-    Args:
-        through: the last log offset that was consumed, of a stream.
-
-    Raises:
-        CorruptionError: the snapshot's files are gone from the lake.
-    """
+    ``through`` is the last log offset that was consumed, of a stream. Raises ``CorruptionError`` when the snapshot's
+    files are gone from the lake."""
     chosen: dict[tuple[str, ...], None] = {}
     for entity in _streamed(plan, manifest, log, catalog.scope, through):
         if len(chosen) >= (size + 1) // 2:

@@ -34,11 +34,8 @@ class SkewVectors:
         self._made: dict[tuple[EmbeddingModel, bytes], Vector | None] = {}
 
     def batch(self, snapshot: str, feature: str, model: EmbeddingModel, text: object) -> Vector | str | None:
-        """The vector of a text; ``None`` of none, and in words why it cannot be made.
-
-        Raises:
-            CorruptionError: the snapshot's file is gone or changed. EngineError: the model made no vector.
-        """
+        """The vector of a text; ``None`` of none, and in words why it cannot be made. Raises ``CorruptionError`` when
+        the snapshot's file is gone or changed, ``EngineError`` when the model made no vector."""
         if not isinstance(text, str) or not has_vector(text):
             return None
         hashed = text_hash(text)
