@@ -87,7 +87,7 @@ class SnapshotValues:
 
     @property
     def rows(self) -> int:
-        """How many entities there are."""
+        """Number of entities."""
         return self.file.rows
 
     @cached_property
