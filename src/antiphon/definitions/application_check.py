@@ -46,11 +46,8 @@ _PARTS: dict[str, type] = {
 
 
 def application_spec(application: Application, root: Path | None = None) -> ApplicationSpec:
-    """The frozen value of an application.
-
-    Raises:
-        InvalidDefinitionsError: it, or a view it uses, has mistakes.
-    """
+    """The frozen value of an application; raises ``InvalidDefinitionsError`` when it, or a view it uses, has
+    mistakes."""
     problems = [f"{application.place}: {text}" for text in application_mistakes(application)]
     if problems:
         raise InvalidDefinitionsError(problems)

@@ -50,11 +50,8 @@ MODELS: dict[str, EmbeddingModel] = {
 
 
 def named_model(model: object) -> EmbeddingModel:
-    """The model of a name, or a model as it is.
-
-    Raises:
-        InvalidInputError: it is unknown, or its description cannot be.
-    """
+    """The model of a name, or a model as it is; raises ``InvalidInputError`` when it is unknown, or its description
+    cannot be."""
     if isinstance(model, EmbeddingModel):
         for mistake in _mistakes(model):
             raise InvalidInputError(f"model: {mistake}")

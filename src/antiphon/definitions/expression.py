@@ -190,11 +190,8 @@ for _name, _member in vars(Term).items():
 
 
 def node_of(value: object) -> Expression:
-    """The node of a term or of a named feature, or the literal of a plain value.
-
-    Raises:
-        TypeError: the value is neither a term nor a finite number, boolean, text or None.
-    """
+    """The node of a term or of a named feature, or the literal of a plain value; raises ``TypeError`` when the value is
+    neither a term nor a finite number, boolean, text or None."""
     if isinstance(value, Term):
         return value.node
     if isinstance(value, FeatureName):
@@ -327,11 +324,7 @@ def outside_mistakes(node: Expression) -> Iterator[str]:
 
 
 def normal_step(step: object, label: str = "the step") -> str:
-    """A positive decimal in one spelling.
-
-    Raises:
-        InvalidInputError: it is none between 1e-12 and 1e12.
-    """
+    """A positive decimal in one spelling; raises ``InvalidInputError`` when it is none between 1e-12 and 1e12."""
     try:
         if not isinstance(step, str):
             raise InvalidOperation

@@ -122,11 +122,8 @@ class FeatureDeclaration:
             yield error.what
 
     def _number(self, option: str) -> str:
-        """The number of an option in one spelling.
-
-        Raises:
-            InvalidInputError: it is none, or outside of its bounds.
-        """
+        """The number of an option in one spelling; raises ``InvalidInputError`` when it is none, or outside of its
+        bounds."""
         expected, most = _NUMBERS[option]
         value, number = self.options.get(option), Decimal("NaN")
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):

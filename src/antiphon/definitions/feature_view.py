@@ -107,11 +107,8 @@ class FeatureView:
         raise AttributeError(f"The view {self.__dict__.get('name')!r} has no feature {name!r}.")
 
     def spec(self, root: Path | None = None) -> FeatureViewSpec:
-        """The frozen value; ``root`` is where a relative source path starts.
-
-        Raises:
-            InvalidDefinitionsError: the declaration has mistakes.
-        """
+        """The frozen value; ``root`` is where a relative source path starts. Raises ``InvalidDefinitionsError`` when
+        the declaration has mistakes."""
         problems = [f"{place}: {text}" for place, text in self.mistakes()]
         if problems:
             raise InvalidDefinitionsError(problems)

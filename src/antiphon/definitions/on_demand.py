@@ -171,11 +171,7 @@ class OnDemandView:
         raise AttributeError(f"The view {self.__dict__.get('name')!r} has no feature {name!r}.")
 
     def spec(self) -> OnDemandSpec:
-        """The frozen value.
-
-        Raises:
-            InvalidDefinitionsError: the declaration has mistakes.
-        """
+        """The frozen value; raises ``InvalidDefinitionsError`` when the declaration has mistakes."""
         problems = [f"{place}: {text}" for place, text in self.mistakes()]
         if problems:
             raise InvalidDefinitionsError(problems)
@@ -262,11 +258,8 @@ def defaults_of(views: Iterable[OnDemandSpec]) -> dict[str, Value]:
 
 
 def checked_input(name: str, declared_type: InputType, value: object) -> InputValue:
-    """An input as its type has it: numbers as doubles, instants in UTC.
-
-    Raises:
-        InvalidInputError: it is of another type; ``where`` names it.
-    """
+    """An input as its type has it: numbers as doubles, instants in UTC; raises ``InvalidInputError`` when it is of
+    another type; ``where`` names it."""
     if value is None:
         return None
     if declared_type == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):

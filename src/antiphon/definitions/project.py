@@ -73,11 +73,8 @@ def load(
 
 
 def functions(path: Path) -> dict[str, dict[str, Any]]:
-    """View to what its Python rules of quality call, by the rule's name; runs the file, as :func:`load` does.
-
-    Raises:
-        SetupError: there is no such file. InvalidDefinitionsError: it cannot be run.
-    """
+    """View to what its Python rules of quality call, by the rule's name; runs the file, as :func:`load` does. Raises
+    ``SetupError`` when there is no such file, ``InvalidDefinitionsError`` when it cannot be run."""
     _, items, problems = _run(path)
     if problems:
         raise InvalidDefinitionsError([f"{place}: {what}" for place, what in problems])

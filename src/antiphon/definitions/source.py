@@ -275,10 +275,7 @@ class Source:
 
     def missing_file(self, root: Path) -> str | None:
         """A sentence about a path of this machine that names no file; ``None`` when there is one, or it comes later.
-
-        Args:
-            root: where relative paths start.
-        """
+        ``root``: where relative paths start."""
         path = self.options.get("path")
         if not isinstance(path, str) or not path or is_objects(path) or not self.options.get("must_exist", True):
             return None

@@ -100,11 +100,7 @@ def _comment_end(text: str, at: int) -> int:
 
 
 def query_mistakes(text: object, sources: Collection[str]) -> Iterator[str]:
-    """Yields the mistakes of a query, a sentence each with the line of the SQL.
-
-    Args:
-        sources: names it may read.
-    """
+    """Yields the mistakes of a query, a sentence each with the line of the SQL. ``sources``: names it may read."""
     if not isinstance(text, str) or not text.strip():
         yield "sql must be a text with one SELECT."
         return
@@ -241,10 +237,6 @@ def _line(text: str, position: object) -> str:
 
 
 def require_query(text: str, sources: Collection[str], where: str) -> None:
-    """Requires that a query is one of those that are taken.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Requires that a query is one of those that are taken; raises ``InvalidInputError`` for any other."""
     for mistake in query_mistakes(text, sources):
         raise InvalidInputError(mistake, where=where, next_step="Correct the query.")

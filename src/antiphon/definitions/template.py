@@ -18,11 +18,8 @@ class TemplateReads(msgspec.Struct, frozen=True):
 
 
 def template_reads(text: str) -> TemplateReads:
-    """Parse a template as the sandbox would.
-
-    Raises:
-        InvalidInputError: its syntax is wrong; ``where`` is ``line N``.
-    """
+    """Parse a template as the sandbox would; raises ``InvalidInputError`` when its syntax is wrong, whose ``where`` is
+    the line."""
     from jinja2 import TemplateSyntaxError, meta, nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -72,11 +72,8 @@ def write_delta(target: Path, rows: ExportedRows, what: ExportMetadata) -> Expor
 
 
 def write_parquet(target: Path, rows: ExportedRows, what: ExportMetadata) -> ExportResult:
-    """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, described in the file's metadata.
-
-    Raises:
-        SetupError: the folder cannot be written.
-    """
+    """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, described in the file's metadata. Raises ``SetupError``
+    when the folder cannot be written."""
     import pyarrow.parquet
 
     file = target / f"{what.snapshot}.parquet"
@@ -114,11 +111,8 @@ def _deltalake() -> Any:
 
 
 def _table(lake: Any, target: Path, what: ExportMetadata) -> deltalake.DeltaTable | None:
-    """Open the target's table if it is this view's; ``None`` when there is none.
-
-    Raises:
-        ConflictError: the folder holds something else.
-    """
+    """Open the target's table if it is this view's; ``None`` when there is none. Raises ``ConflictError`` when the
+    folder holds something else."""
     if lake.DeltaTable.is_deltatable(str(target)):
         table = lake.DeltaTable(str(target))
         if table.metadata().name != _name(what):
@@ -158,11 +152,7 @@ def _unwritable(target: Path, error: OSError) -> SetupError:
 
 
 def require_format(text: str) -> Format:
-    """The format that a text names.
-
-    Raises:
-        InvalidInputError: it names none.
-    """
+    """The format that a text names; raises ``InvalidInputError`` when it names none."""
     if text not in ("delta", "parquet"):
         raise InvalidInputError(f"{text!r} is not a format: delta or parquet.", where="--format")
     return text  # type: ignore[return-value]

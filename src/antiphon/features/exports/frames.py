@@ -100,11 +100,8 @@ def from_arrow(table: pyarrow.Table, library: str, like: Any = None) -> Any:
 
 
 def require_keys(table: pyarrow.Table, keys: Sequence[str]) -> None:
-    """Refuse rows that do not name entities.
-
-    Raises:
-        InvalidInputError: a key column is missing, has nulls, or holds floating-point numbers.
-    """
+    """Refuse rows that do not name entities: a key column is missing, has nulls, or holds floating-point numbers
+    (``InvalidInputError``)."""
     import pyarrow
 
     for key in keys:
@@ -125,11 +122,8 @@ def require_keys(table: pyarrow.Table, keys: Sequence[str]) -> None:
 
 
 def instants(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray:
-    """A column of moments (times, dates or texts) as UTC to the microsecond; what has no zone is UTC.
-
-    Raises:
-        InvalidInputError: there is no such column, or a row has no moment in it.
-    """
+    """A column of moments (times, dates or texts) as UTC to the microsecond; what has no zone is UTC. Raises
+    ``InvalidInputError`` when there is no such column, or a row has no moment in it."""
     import pyarrow
     import pyarrow.compute
 

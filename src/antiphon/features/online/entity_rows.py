@@ -70,11 +70,7 @@ class SnapshotRows:
         self._hashes = _RowCache[bytes](kept)
 
     def entities(self, keys: Sequence[Mapping[str, str]]) -> list[Entity]:
-        """Entity of each request, by its keys.
-
-        Raises:
-            InvalidInputError: one is missing.
-        """
+        """Entity of each request, by its keys; raises ``InvalidInputError`` when one is missing."""
         try:
             if len(self._keys) == 1:
                 key = self._keys[0]

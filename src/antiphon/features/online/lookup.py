@@ -129,11 +129,8 @@ class FeatureReader:
         as_of: datetime | Sequence[datetime],
         minimum_publication: int | None = None,
     ) -> list[FeatureVector]:
-        """As :meth:`read` for many entities, all from one publication and one state of the overlay.
-
-        Args:
-            as_of: one moment for all, or one for each.
-        """
+        """As :meth:`read` for many entities, all from one publication and one state of the overlay. ``as_of``: one
+        moment for all, or one for each."""
         if isinstance(as_of, datetime):
             found = self.rows(views, keys, microseconds(as_of), minimum_publication)
         else:

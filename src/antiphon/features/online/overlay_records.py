@@ -155,11 +155,7 @@ class KeyRecords:
         self.held[place] = envelope
 
     def envelope(self, place: bytes) -> Envelope:
-        """The envelope at a place, of a retired key too.
-
-        Raises:
-            SealMismatchError: there is none.
-        """
+        """The envelope at a place, of a retired key too; raises ``SealMismatchError`` when there is none."""
         packed = self.held.get(place) or self._retired(place)
         if packed is None:
             raise _broken()

@@ -131,11 +131,7 @@ def _earlier(one: EarlierRows, row: EntityRow, place: int) -> SubstituteValue:
 
 
 class Recomputer:
-    """Features of few entities by the batch path, now.
-
-    Args:
-        limits: what one recomputation may use.
-    """
+    """Features of few entities by the batch path, now. ``limits``: what one recomputation may use."""
 
     def __init__(self, log: LogReader, clock: Clock, limits: ComputeLimits) -> None:
         self._log = log

@@ -113,11 +113,8 @@ class ViewEvaluator:
         as_of: int,
         shared: bool,
     ) -> tuple[list[Tile], int]:
-        """The window's tile of each measure, and until when it is that.
-
-        Args:
-            shared: nothing will be added to the tiles, so one that is whole by itself need not be copied.
-        """
+        """The window's tile of each measure, and until when it is that. ``shared``: nothing will be added to the tiles,
+        so one that is whole by itself need not be copied."""
         rows, width = state.rows, self.plan.tile
         start = None if window is None else as_of - window + 1
         if state.events is not None:

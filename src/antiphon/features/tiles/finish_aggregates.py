@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 def finished(
     feature: PlannedFeature, measure: ViewMeasure, found: Aggregates, every: Tile | None = None
 ) -> pyarrow.Array:
-    """A feature's values, one an entity.
-
-    Args:
-        every: for an encoding, the tile of all entities together.
-    """
+    """A feature's values, one an entity. ``every``: for an encoding, the tile of all entities together."""
     import numpy
     import pyarrow
 

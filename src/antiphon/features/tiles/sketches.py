@@ -91,11 +91,8 @@ def twice_middle(number: int) -> int:
 
 
 def bucket_at(buckets: Mapping[int, int], share: tuple[int, int]) -> int | None:
-    """The bucket of the quantile: of n values in order that at place ⌈q·n⌉, counted from 1 and at least 1.
-
-    Args:
-        share: q as an exact fraction.
-    """
+    """The bucket of the quantile: of n values in order that at place ⌈q·n⌉, counted from 1 and at least 1. ``share``: q
+    as an exact fraction."""
     total = sum(buckets.values())
     if not total:
         return None

@@ -19,11 +19,8 @@ _open: dict[tuple[int, int], tuple[Any, int]] = {}
 
 
 def acquire(path: Path, **options: Any) -> Any:
-    """The environment of a file, opened with these options unless it is open already; release it after use.
-
-    Raises:
-        UnavailableError: it cannot be opened.
-    """
+    """The environment of a file, opened with these options unless it is open already; release it after use. Raises
+    ``UnavailableError`` when it cannot be opened."""
     import lmdb
 
     with _lock:
@@ -44,11 +41,8 @@ def acquire(path: Path, **options: Any) -> Any:
 
 @contextmanager
 def room_needed(name: str, next_step: str = "Free disk space and try again.") -> Iterator[None]:
-    """Writes of an online file inside the block that find no room come out as ours.
-
-    Raises:
-        UnavailableError: the disk is full or fails.
-    """
+    """Writes of an online file inside the block that find no room come out as ours; raises ``UnavailableError`` when
+    the disk is full or fails."""
     import lmdb
 
     try:

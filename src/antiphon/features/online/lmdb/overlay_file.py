@@ -66,11 +66,8 @@ class OverlayFile:
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Any]:
         """An LMDB transaction. Damage that shows in it sets the file aside; a data key that is gone does not, because
-        the events would not open again either.
-
-        Raises:
-            UnavailableError: the file is damaged and was set aside.
-        """
+        the events would not open again either. Raises ``UnavailableError`` when the file is damaged and was set
+        aside."""
         damage: tuple[type[Exception], ...] = (*environments.damage(), msgspec.DecodeError, SealMismatchError)
         opened = self._current()
         try:

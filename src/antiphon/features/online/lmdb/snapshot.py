@@ -58,11 +58,8 @@ class LmdbSnapshot:
     """
 
     def __init__(self, file: Path, snapshot: str, codec: Codec | None = None, scope: Scope | None = None) -> None:
-        """Open and check.
-
-        Raises:
-            CorruptionError: the seal is missing or does not match the bytes, or the file's key does not open.
-        """
+        """Open and check; raises ``CorruptionError`` when the seal is missing or does not match the bytes, or the
+        file's key does not open."""
         self._snapshot = snapshot
         codec, scope = codec or PlainCodec(), scope or Scope()
         try:

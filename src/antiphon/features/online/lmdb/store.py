@@ -75,20 +75,14 @@ class LmdbStore(SnapshotStore[LmdbSnapshot]):
             writer.seal(instead_of=before.seal)
 
     def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and clear value of a snapshot's file, to check it.
-
-        Raises:
-            CorruptionError: the file is missing, or it or a value does not open.
-        """
+        """Every key and clear value of a snapshot's file, to check it; raises ``CorruptionError`` when the file is
+        missing, or it or a value does not open."""
         with closing(LmdbSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)) as opened:
             yield from opened.values()
 
     def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
-        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
-
-        Raises:
-            CorruptionError: it has no seal.
-        """
+        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext. Raises ``CorruptionError``
+        when it has no seal."""
         try:
             key = read_seal(self.file(scope, view, snapshot)).key
         except (OSError, msgspec.DecodeError) as error:

@@ -169,11 +169,8 @@ class RedisServer:
         return UnavailableError(f"{self.name} {what}.", where="online store", next_step=next_step)
 
     def walk(self, scan: Callable[..., tuple[int, Any]]) -> Iterator[Any]:
-        """Walk over keys, fields or members, some at a time; one of them may come twice.
-
-        Args:
-            scan: the command that tells them, given its cursor.
-        """
+        """Walk over keys, fields or members, some at a time; one of them may come twice. ``scan``: the command that
+        tells them, given its cursor."""
         at = 0
         while True:
             with self.answering():
@@ -183,11 +180,8 @@ class RedisServer:
                 return
 
     def require_keeping(self) -> None:
-        """Refuse a server that may throw our keys away on its own; asked once.
-
-        Raises:
-            SetupError: its eviction policy covers keys without expiry.
-        """
+        """Refuse a server whose eviction policy covers keys without expiry (``SetupError``): it may throw our keys away
+        on its own. Asked once."""
         if self._keeps:
             return
         import redis
@@ -237,11 +231,8 @@ def _said(error: Exception) -> str:
 
 
 def require_url(url: str) -> None:
-    """Refuse a URL that is none of a Redis, or that holds a password.
-
-    Raises:
-        InvalidInputError: it is, or it changes how certificates are verified.
-    """
+    """Refuse a URL that is none of a Redis, holds a password, or changes how certificates are verified
+    (``InvalidInputError``)."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise InvalidInputError(

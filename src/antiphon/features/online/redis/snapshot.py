@@ -198,11 +198,8 @@ class RedisSnapshot:
         return decode_block(build.cipher.open(block_key(entity, index), stored))
 
     def values(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and clear value, to check or copy the snapshot.
-
-        Raises:
-            CorruptionError: at the end, when something is missing or was changed.
-        """
+        """Every key and clear value, to check or copy the snapshot; raises ``CorruptionError`` at the end, when
+        something is missing or was changed."""
         build, digest = self.build, Digest()
         yield META, build.cipher.open(META, build.seal.meta)
         for key, stored in self._records(build):

@@ -173,20 +173,14 @@ class RedisStore(SnapshotStore[RedisSnapshot]):
         )
 
     def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
-        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
-
-        Raises:
-            CorruptionError: it has no seal.
-        """
+        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext. Raises ``CorruptionError``
+        when it has no seal."""
         key = self._opened_anew(scope, view, snapshot).build.seal.key
         return None if key is None else unpack(key).key_id
 
     def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and clear value of a snapshot, to check it.
-
-        Raises:
-            CorruptionError: it is missing, or a value does not open, or something does not match its seal.
-        """
+        """Every key and clear value of a snapshot, to check it; raises ``CorruptionError`` when it is missing, or a
+        value does not open, or something does not match its seal."""
         yield from self._opened_anew(scope, view, snapshot).values()
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:

@@ -37,10 +37,7 @@ from antiphon.features.online.snapshots.encoding import FORMAT, META, ROW, Snaps
 
 class Scripts:
     """:meth:`send` scripts, then :meth:`finish`; :meth:`drop` otherwise. Use all of them inside ``answering``.
-
-    Args:
-        under_way: so many are sent before the first answer is waited for.
-    """
+    ``under_way``: so many are sent before the first answer is waited for."""
 
     def __init__(self, server: RedisServer, under_way: int) -> None:
         self._server = server
@@ -97,11 +94,8 @@ class Scripts:
 def packed_script(
     script: str, keys: Sequence[bytes], first: bytes, prefix: bytes, names: Sequence[bytes], values: Sequence[bytes]
 ) -> bytes:
-    """The request of a script over keys, given ``first`` and then a name and a value for each record.
-
-    Args:
-        prefix: what each name begins with.
-    """
+    """The request of a script over keys, given ``first`` and then a name and a value for each record. ``prefix``: what
+    each name begins with."""
     parts = (b"EVAL", script.encode(), b"%d" % len(keys), *keys, first)
     heads = {length: b"$%d\r\n%b" % (len(prefix) + length, prefix) for length in set(map(len, names))}
     return b"".join(
@@ -186,11 +180,8 @@ class RedisWriter:
 
     def seal(self, instead_of: bytes = b"") -> bool:
         """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody
-        else's build came first and is as good.
-
-        Raises:
-            UnavailableError: it took so long that it counts as given up.
-        """
+        else's build came first and is as good. Raises ``UnavailableError`` when it took so long that it counts as given
+        up."""
         with self._server.answering():
             if not self._scripts.finish():
                 raise self._lost()

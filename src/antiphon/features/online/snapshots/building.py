@@ -131,11 +131,8 @@ def _with_rows(
     hashes_of: Callable[[Sequence[pyarrow.Array]], list[bytes]],
     joined: bool,
 ) -> Iterator[tuple[list[bytes], list[bytes], list[bytes] | None]]:
-    """Keys, values and finished rows. An entity whose events are all part of its base tile has a row alone.
-
-    Args:
-        joined: rows may stand in the values.
-    """
+    """Keys, values and finished rows. An entity whose events are all part of its base tile has a row alone. ``joined``:
+    rows may stand in the values."""
     import numpy
 
     width = len(plan.keys)

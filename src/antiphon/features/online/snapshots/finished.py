@@ -40,11 +40,7 @@ _TEXT = "t"
 
 def codes_of(schema: pyarrow.Schema, plan: ViewPlan) -> str | None:
     """Kinds of the words of a row, a letter for each feature: ``q`` an integer, ``d`` a double, ``?`` a boolean, ``t``
-    a text; ``None`` when a feature has no such word, or there is none.
-
-    Args:
-        schema: of the snapshot's file of values.
-    """
+    a text; ``None`` when a feature has no such word, or there is none. ``schema``: of the snapshot's file of values."""
     import pyarrow
 
     letters: dict[Any, str] = {

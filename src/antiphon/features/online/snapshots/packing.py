@@ -46,13 +46,9 @@ def events_are_few(batch: RowBatch) -> bool:
 
 
 def event_records(batch: RowBatch, plan: ViewPlan, hashes: list[bytes], ahead: PackedRows | None = None) -> Records:
-    """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and
-    a value for each tile's events.
-
-    Args:
-        ahead: what comes first in each record, where all have few events; then records come in the order of their
-            keys, and lie so in memory.
-    """
+    """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and a
+    value for each tile's events. ``ahead``: what comes first in each record, where all have few events; then records
+    come in the order of their keys, and lie so in memory."""
     import numpy
     import pyarrow
 
@@ -149,11 +145,8 @@ def _words(column: MeasureColumn) -> Array:
 
 
 def base_records(rows: pyarrow.RecordBatch, plan: ViewPlan, layout: str | None) -> list[bytes]:
-    """The base tiles of a batch of entities, a value each.
-
-    Args:
-        layout: of their words; ``None`` when a part is a sketch or a text: they are packed one by one.
-    """
+    """The base tiles of a batch of entities, a value each. ``layout``: of their words; ``None`` when a part is a sketch
+    or a text: they are packed one by one."""
     import numpy
     import pyarrow
     import pyarrow.compute as pc
