@@ -5,7 +5,7 @@ What is looked up is prepared once: by the live release of an application, or by
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -30,9 +30,6 @@ LEASE_SECONDS = 0.25
 """Lease on the applied definitions."""
 
 _MOST_PLANS = 1_000
-
-_Names = tuple[str, ...] | None
-"""Features of a view; ``None``: all of them that are columns."""
 
 
 class Lookups:
@@ -156,51 +153,33 @@ def lookup_plan(
         InvalidInputError: a view is kept by Feast, or has nothing but vectors.
     """
     views = {view.name: view for view in known}
-    selection = select_features(requested, views, {view.name: view for view in on_demand}, vectors=False)
-    read: dict[str, _Names] = {}
-    vectors: dict[str, tuple[str, ...]] = {}
-    for name in selection.names:
-        view, _, feature = name.partition(".")
-        if view not in views:
-            continue
-        if feature in views[view].models:
-            vectors[view] = (*vectors.get(view, ()), name)
-        elif view in selection.whole:
-            read[view] = None
-        else:
-            _add(read, view, feature)
-    for name in sorted({name for view in selection.on_demand for name in view.reads()}):
-        _add(read, *name.split(".", 1))
-    _require_kept_here([*read, *vectors], views)
-    columns: list[PolicyColumn] = []
-    for view in dict.fromkeys((*read, *vectors)):
-        chosen = read.get(view, ())
-        used = set(views[view].features) - set(views[view].models) if chosen is None else {*chosen}
-        columns += _policy_columns(views[view], used | {one.partition(".")[2] for one in vectors.get(view, ())})
-    entity_keys = keys if keys is not None else [key for view in (*read, *vectors) for key in views[view].entity.keys]
+    selected = select_features(requested, views, {view.name: view for view in on_demand}, vectors=False)
+    _require_kept_here(selected.views.values())
+    read: dict[str, tuple[str, ...] | None] = {}
+    vectors: dict[str, tuple[FeatureViewSpec, tuple[str, ...]]] = {}
+    for view, spec in selected.views.items():
+        if columns := tuple(name for name in spec.features if name not in spec.models):
+            read[view] = None if view in selected.whole else columns  # None: all that are columns
+        if spec.models:
+            vectors[view] = views[view], tuple(f"{view}.{name}" for name in spec.features if name in spec.models)
     derived = DerivedFeatures(
-        selection.names,
-        {view: (views[view], names) for view, names in vectors.items()},
-        selection.on_demand,
-        frozenset(entity_keys),
+        selected.names, vectors, selected.on_demand, frozenset(selected.keys if keys is None else keys)
     )
     return LookupPlan(
         resource=Resource(
             "features",
-            ",".join(sorted({*read, *vectors, *(view.name for view in selection.on_demand)})),
-            columns=tuple(columns),
+            ",".join(sorted({*selected.views, *(view.name for view in selected.on_demand)})),
+            columns=tuple(
+                column
+                for view in dict.fromkeys((*read, *vectors))
+                for column in _policy_columns(views[view], selected.views[view].features)
+            ),
         ),
         views={view: views[view].definition_version for view in read},
         features=read,
         purpose=purpose,
-        derived=derived if vectors or selection.on_demand else None,
+        derived=derived if vectors or selected.on_demand else None,
     )
-
-
-def _add(read: dict[str, _Names], view: str, feature: str) -> None:
-    chosen = read.get(view, ())
-    if chosen is not None:
-        read[view] = tuple(dict.fromkeys((*chosen, feature)))
 
 
 def _policy_columns(view: FeatureViewSpec, used: Collection[str]) -> list[PolicyColumn]:
@@ -214,8 +193,8 @@ def _policy_columns(view: FeatureViewSpec, used: Collection[str]) -> list[Policy
     ]
 
 
-def _require_kept_here(names: Iterable[str], views: Mapping[str, FeatureViewSpec]) -> None:
-    elsewhere = [name for name in dict.fromkeys(names) if name in views and views[name].source.kind == "feast"]
+def _require_kept_here(views: Iterable[FeatureViewSpec]) -> None:
+    elsewhere = [view.name for view in views if view.source.kind == "feast"]
     if elsewhere:
         raise InvalidInputError(
             f"{', '.join(elsewhere)} is kept by Feast.",
