@@ -239,6 +239,11 @@ class Releases:
         statement = select(table.c.application).where(schema.owned(table, scope)).distinct()
         return sorted(row.application for row in self._database.rows(statement))
 
+    def live_ones(self, scope: Scope) -> builtins.list[Release]:
+        """The live release of every application that has one."""
+        found = (self.live(scope, application) for application in self.applications(scope))
+        return [release for release in found if release is not None]
+
     def _pointed(
         self, scope: Scope, application: str, condition: ColumnElement[bool], within: Connection | None
     ) -> Release | None:

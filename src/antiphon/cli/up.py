@@ -201,12 +201,9 @@ def _unpublished(store: Store) -> set[str]:
     if not store.settings.worker.refresh:
         return set()
     scope = store.scope
-    live = [store.releases.live(scope, name) for name in store.releases.applications(scope)]
     expected = {
         f"{view}@{version}"
-        for release in live
-        if release is not None
+        for release in store.releases.live_ones(scope)
         for view, version in release.bundle.application.features.items()
     }
-    current = store.publications.current(scope)
-    return {name.partition("@")[0] for name in expected - set(current.snapshots if current is not None else ())}
+    return {name.partition("@")[0] for name in expected - store.publications.snapshots(scope).keys()}

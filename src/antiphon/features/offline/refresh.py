@@ -114,7 +114,8 @@ class Refresher:
         start = await run.step("pin", self._pin, request)
         total = len(request.views) + 1
         passed: list[dict[str, Any]] = []
-        found = RefreshResult(None, {}, {})
+        blocked: dict[str, tuple[str, ...]] = {}
+        warned: dict[str, tuple[str, ...]] = {}
         unreadable: list[dict[str, str]] = []
         for done, key in enumerate(request.views):
             run.progress(done, total, f"materialize {key}")
@@ -124,11 +125,10 @@ class Refresher:
                 unreadable.append(made["unreadable"])
             elif judged["outcome"] != "blocked":
                 passed.append(made)
-            reasons = tuple(finding["reason"] for finding in judged["findings"])
             if judged["outcome"] == "blocked":
-                found.blocked[key] = tuple(one["reason"] for one in judged["findings"] if one["action"] == "block")
-            elif reasons:
-                found.warned[key] = reasons
+                blocked[key] = tuple(one["reason"] for one in judged["findings"] if one["action"] == "block")
+            elif judged["findings"]:
+                warned[key] = tuple(one["reason"] for one in judged["findings"])
         if len(unreadable) == len(request.views):
             raise InvalidInputError(
                 unreadable[0]["what"], where=unreadable[0]["where"], next_step=unreadable[0]["next_step"]
@@ -136,8 +136,10 @@ class Refresher:
         run.progress(total - 1, total, "publish")
         published = await run.step("publish", self._publish, request, passed)
         run.progress(total, total, "published" if passed else "nothing published: every view is blocked")
-        found.snapshots.update({f"{made['view']}@{made['definition_version']}": made["id"] for made in passed})
-        result = msgspec.structs.replace(found, **msgspec.convert(published, dict[str, Any]))
+        snapshots = {f"{made['view']}@{made['definition_version']}": made["id"] for made in passed}
+        result = RefreshResult(
+            published["publication"], snapshots, blocked, warned, published["staged"], published["held"]
+        )
         builtins: dict[str, Any] = msgspec.to_builtins(result)
         return builtins
 

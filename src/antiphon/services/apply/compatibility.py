@@ -29,12 +29,11 @@ def pins(store: Store) -> dict[str, list[ReleasePin]]:
     """``view@definition_version`` to the releases that are live or take part in a rollout and pin it."""
     scope = store.scope
     found: dict[str, list[ReleasePin]] = {}
-    used = [(store.releases.live(scope, application), "live") for application in store.releases.applications(scope)]
+    used = [(release, "live") for release in store.releases.live_ones(scope)]
     for rollout in store.rollouts.list_active(scope):
         used.append((store.releases.get(scope, rollout.candidate), rollout.state))
     for release, stage in used:
-        for view, version in (release.bundle.application.features if release is not None else {}).items():
-            assert release is not None
+        for view, version in release.bundle.application.features.items():
             pin = ReleasePin(release.bundle.application.name, release.id, release.number, stage)
             found.setdefault(f"{view}@{version}", []).append(pin)
     return found

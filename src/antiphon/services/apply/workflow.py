@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection
 
-from antiphon.catalog.holds import FeatureHolds
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.project import ProjectSpec
@@ -110,7 +109,7 @@ class ApplyWorkflow:
         staged = {
             f"{one.view}@{one.definition_version}": one.publish_at for one in self._store.staged.list(self._store.scope)
         }
-        held = FeatureHolds(self._store.database).of(self._store.scope)
+        held = self._store.holds.of(self._store.scope)
         lost = [key for key in missing if key not in staged or key.partition("@")[0] in held]
         if lost and (lost := [key for key in self._missing(tuple(missing)) if key in lost]):  # Not just published.
             raise ConflictError(

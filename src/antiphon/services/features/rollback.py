@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from antiphon.catalog.holds import FeatureHolds, Hold
+from antiphon.catalog.holds import Hold
 from antiphon.catalog.publications import Publication
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
@@ -59,7 +59,7 @@ class FeatureRollback:
 
     def held(self, scope: Scope) -> Mapping[str, Hold]:
         """Held views by name."""
-        return FeatureHolds(self._store.database).of(scope) if self._platform.serves(scope) else {}
+        return self._store.holds.of(scope) if self._platform.serves(scope) else {}
 
     def _of(self, scope: Scope, view: str | None) -> SnapshotRollback:
         if not self._platform.serves(scope):

@@ -8,7 +8,6 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError
@@ -81,7 +80,7 @@ def read_view_statuses(
         return ()
     now, specs, contracts = store.database.clock.now(), platform.views(), _contracts(store, scope)
     published = store.publications.snapshots(scope)
-    held, skew = FeatureHolds(store.database).of(scope), store.skew_reports.latest_by_view(scope)
+    held, skew = store.holds.of(scope), store.skew_reports.latest_by_view(scope)
     staged = {(one.view, one.definition_version): one.publish_at for one in store.staged.list(scope)}
     positions = _positions(platform, specs, now) if streams else {}
     found: list[ViewStatus] = []
@@ -141,10 +140,10 @@ def read_view_statuses(
 def _contracts(store: Store, scope: Scope) -> dict[str, dict[str, float]]:
     """Seconds that the live release of each application allows a view to be old, by view and application."""
     found: dict[str, dict[str, float]] = {}
-    for application in store.releases.applications(scope):
-        live = store.releases.live(scope, application)
-        for view, contract in (live.bundle.application.freshness if live is not None else {}).items():
-            found.setdefault(view, {})[application] = parse_duration(contract.max_age).total_seconds()
+    for release in store.releases.live_ones(scope):
+        application = release.bundle.application
+        for view, contract in application.freshness.items():
+            found.setdefault(view, {})[application.name] = parse_duration(contract.max_age).total_seconds()
     return found
 
 

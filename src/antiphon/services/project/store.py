@@ -16,6 +16,7 @@ from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.events import EventLog, StreamHomes
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.outcomes import Outcomes
@@ -65,6 +66,7 @@ class Store:
     verdicts = _repository(Verdicts)
     skew_reports = _repository(SkewReports)
     staged = _repository(StagedSnapshots)
+    holds = _repository(FeatureHolds)
     publications = _repository(Publications)
     releases = _repository(Releases)
     rollouts = _repository(Rollouts)
