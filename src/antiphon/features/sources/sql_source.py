@@ -39,20 +39,19 @@ def query_rows(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_
             another order.
     """
     assert source.sql is not None
-    where = f"source {source.name}"
     result = f"sql_rows_{content_hash([source.sql, known_by])[:16]}"
     # Checked again, because a catalog may have been written by another program.
-    require_query(source.sql, [each.name for each in source.over], where)
+    require_query(source.sql, [each.name for each in source.over], f"source {source.name}")
     # A session of its own: the query sees its tables and none of what else is being computed.
     session = connection.cursor()
     try:
         session.execute("SET TimeZone = 'UTC'")
         session.execute("SET python_enable_replacements = false")
         wholes = [_table(session, each, known_by) for each in source.over]
-        _require_same(session, source, wholes, where, result)
+        _require_same(session, source, wholes, result)
         for each, whole in zip(source.over, wholes, strict=True):
             session.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(each.name)} AS {whole}")
-        _run(session, source.sql, f"CREATE OR REPLACE TABLE memory.main.{result} AS", where)
+        _run(session, source, result)
     finally:
         session.close()
     return result
@@ -71,10 +70,7 @@ def _table(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_by: 
     return f"SELECT * FROM {relation} AS this_row WHERE {' AND '.join(conditions)}"
 
 
-def _require_same(
-    connection: duckdb.DuckDBPyConnection, source: SourceSpec, wholes: list[str], where: str, result: str
-) -> None:
-    assert source.sql is not None
+def _require_same(connection: duckdb.DuckDBPyConnection, source: SourceSpec, wholes: list[str], result: str) -> None:
     names = [each.name for each in source.over]
     for place, whole in enumerate(wholes):
         connection.execute(
@@ -89,34 +85,30 @@ def _require_same(
                 f"ORDER BY {order}"
             )
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(name)} AS SELECT * FROM ordered_{place}")
-        _run(connection, source.sql, f"CREATE OR REPLACE TABLE memory.main.{result} AS", where)
-        seen.append(
-            one_row(
-                connection,
-                f"SELECT count(*), sha256(string_agg(h, '' ORDER BY h)) FROM (SELECT sha256(CAST(r AS VARCHAR)) AS h "
-                f"FROM memory.main.{result} AS r)",
-            )
-        )
-    for place in range(len(names)):
-        connection.execute(f"DROP VIEW {quoted(names[place])}")
+        _run(connection, source, result)
+        hashes = f"SELECT sha256(CAST(r AS VARCHAR)) AS h FROM memory.main.{result} AS r"
+        seen.append(one_row(connection, f"SELECT count(*), sha256(string_agg(h, '' ORDER BY h)) FROM ({hashes})"))
+    for place, name in enumerate(names):
+        connection.execute(f"DROP VIEW {quoted(name)}")
         connection.execute(f"DROP TABLE ordered_{place}")
         connection.execute(f"DROP TABLE sampled_{place}")
     if seen[0] != seen[1]:
         raise InvalidInputError(
             "The query gives other rows when its tables are read in another order.",
-            where=where,
+            where=f"source {source.name}",
             next_step="Order what first, last, list, string_agg, row_number or LIMIT see down to a single row, and "
             "cast numbers that are added up to DECIMAL: sums of DOUBLE depend on their order.",
         )
 
 
-def _run(connection: duckdb.DuckDBPyConnection, query: str, into: str, where: str) -> None:
+def _run(connection: duckdb.DuckDBPyConnection, source: SourceSpec, result: str) -> None:
     import duckdb
 
+    assert source.sql is not None
     # On a line of its own, so that a trailing comment ends and the lines that DuckDB names are the query's plus one.
-    body = query.rstrip().rstrip(";")
+    body = source.sql.rstrip().rstrip(";")
     try:
-        connection.execute(f"{into} SELECT * FROM (\n{body}\n)")
+        connection.execute(f"CREATE OR REPLACE TABLE memory.main.{result} AS SELECT * FROM (\n{body}\n)")
     except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.ConversionException,
             duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:  # fmt: skip
         said = str(error).strip()
@@ -126,4 +118,6 @@ def _run(connection: duckdb.DuckDBPyConnection, query: str, into: str, where: st
         first = said.splitlines()[0]
         if isinstance(error, (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)):
             first = re.sub(r"'(?:[^']|'')*'", "'…'", first)
-        raise InvalidInputError(f"sql{place}: {first}", where=where, next_step="Correct the query.") from error
+        raise InvalidInputError(
+            f"sql{place}: {first}", where=f"source {source.name}", next_step="Correct the query."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from antiphon.core.errors import SetupError
@@ -65,21 +66,14 @@ class LocalEmbedders:
         """Close what was opened."""
         with self._lock:
             for embedder in self._opened.values():
-                embedder.close()
+                embedder.opened.close()
             self._opened.clear()
 
 
+@dataclass(frozen=True)
 class _LocalEmbedder:
-    def __init__(self, model: EmbeddingModel, opened: LlamaCppEmbedding) -> None:
-        self._model = model
-        self._opened = opened
-
-    @property
-    def model(self) -> EmbeddingModel:
-        return self._model
+    model: EmbeddingModel
+    opened: LlamaCppEmbedding
 
     def embed(self, texts: Sequence[str]) -> EmbeddingResult:
-        return EmbeddingResult(*self._opened.embed(texts))
-
-    def close(self) -> None:
-        self._opened.close()
+        return EmbeddingResult(*self.opened.embed(texts))
