@@ -73,11 +73,8 @@ class ExpressionSql:
         return sql
 
     def expression(self, node: Expression) -> tuple[str, Kind]:
-        """An expression and its kind.
-
-        Raises:
-            InvalidInputError: a column is missing, or something is of a kind it cannot be of.
-        """
+        """An expression and its kind; raises ``InvalidInputError`` when a column is missing, or something is of a kind
+        it cannot be of."""
         match node:
             case nodes.ColumnNode(name=name):
                 return self._column(name)

@@ -168,11 +168,8 @@ class ViewHistory:
         )
 
     def quarantine(self, scope: Scope, view: str, version: str | None = None, limit: int = 100) -> Quarantine | None:
-        """The quarantined rows of the named version, or of the latest with any; ``None`` without any.
-
-        Raises:
-            NotFoundError: there is no such view or version.
-        """
+        """The quarantined rows of the named version, or of the latest with any; ``None`` without any. Raises
+        ``NotFoundError`` when there is no such view or version."""
         self._known(scope, view)
         if version is not None:
             found: Verdict | None = self._version(scope, version)

@@ -301,10 +301,8 @@ def _insert(
 def require_readable(spec: FeatureViewSpec) -> None:
     """Check the columns of the source's files, and their types, against the definition, without reading a row.
 
-    A log has none, a database is checked when it is read, and objects are only listed.
-
-    Raises:
-        SetupError: the file is missing. InvalidInputError: it does not fit the definition.
+    A log has none, a database is checked when it is read, and objects are only listed. A missing file is a
+    ``SetupError``, one that does not fit the definition an ``InvalidInputError``.
     """
     if spec.source.path is None:
         return

@@ -69,11 +69,8 @@ class Access(msgspec.Struct, frozen=True):
         return f"Access(user={self.user!r}, file={self.file!r}, tls={self.tls!r})"
 
     def require(self, scheme: str) -> None:
-        """Refuse what contradicts itself, before anything is sent.
-
-        Raises:
-            InvalidInputError: two kinds of credentials, or files for TLS and a URL without it.
-        """
+        """Refuse what contradicts itself, before anything is sent: two kinds of credentials, or files for TLS and a URL
+        without it, are an ``InvalidInputError``."""
         kinds = [self.file is not None, self.text is not None, self.user is not None or self.password is not None]
         if sum(kinds) > 1:
             raise InvalidInputError(
@@ -129,11 +126,8 @@ class Access(msgspec.Struct, frozen=True):
 
 
 def read_key(text: str, where: str) -> Key:
-    """The key in a ``.creds`` file (JWT and seed between their lines) or in a file with a seed alone.
-
-    Raises:
-        SetupError: it is neither, or the seed is no user's or was changed.
-    """
+    """The key in a ``.creds`` file (JWT and seed between their lines) or in a file with a seed alone; raises
+    ``SetupError`` when it is neither, or the seed is no user's or was changed."""
     jwt, seed = _JWT.search(text), _SEED.search(text)
     found = seed.group(1) if seed is not None else text.strip()
     if len(text) > _LONGEST or not _BARE.match(found) or (seed is not None and jwt is None):

@@ -42,10 +42,8 @@ def pins(store: Store) -> dict[str, list[ReleasePin]]:
 def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None:
     """Refuse views whose source moved to where it no longer yields what a release in use needs.
 
-    The version of such a view is the same, so the release cannot go on with the old one: it would be cut off.
-
-    Raises:
-        ConflictError: names the view, what is wrong with its source, and the releases.
+    The version of such a view is the same, so the release cannot go on with the old one: it would be cut off. The
+    ``ConflictError`` names the view, what is wrong with its source, and the releases.
     """
     pinned = pins(store)
     before = store.applied.project(store.scope).views

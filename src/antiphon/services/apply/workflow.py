@@ -155,11 +155,7 @@ def put_in_force(
     connection: Connection,
 ) -> ApplyResult:
     """Record the definitions as applied and move the live pointers, in one transaction. Whether this principal may was
-    asked when it was ordered.
-
-    Raises:
-        ConflictError: a rollout of one of the applications is under way.
-    """
+    asked when it was ordered. Raises ``ConflictError`` while a rollout of one of the applications is under way."""
     scope, transitions = store.scope, rollout_transitions(store)
     store.applied.apply(scope, project, principal=principal, within=connection)
     activated: list[str] = []

@@ -15,11 +15,7 @@ from antiphon.features.embedding.vectors import Embedder, EmbeddingResult
 
 
 class LocalEmbedders:
-    """Models of the engine's cache. Safe to share between threads.
-
-    Args:
-        cache: its folder; the user's own by default.
-    """
+    """Models of the engine's cache, a folder, which is the user's own by default. Safe to share between threads."""
 
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache
@@ -27,11 +23,8 @@ class LocalEmbedders:
         self._opened: dict[EmbeddingModel, _LocalEmbedder] = {}
 
     def get(self, model: EmbeddingModel) -> Embedder:
-        """The embedder of a model.
-
-        Raises:
-            SetupError: it is not known, not fetched, or of other weights than the definition says.
-        """
+        """The embedder of a model; raises ``SetupError`` when it is not known, not fetched, or of other weights than
+        the definition says."""
         with self._lock:
             found = self._opened.get(model)
             if found is None:

@@ -34,11 +34,8 @@ class FeatureLineage:
     def of_prediction(
         self, scope: Scope, prediction: str, feature: str | None = None, limit: int = ROWS
     ) -> tuple[Lineage, ...]:
-        """One feature of a prediction, by its full name, or all of them.
-
-        Raises:
-            NotFoundError: no such prediction here, or it used no such feature.
-        """
+        """One feature of a prediction, by its full name, or all of them; raises ``NotFoundError`` when there is no such
+        prediction here, or it used no such feature."""
         receipt = self._store.receipts.get(scope, prediction)
         selected = [one for one in receipt.features if feature in (None, one.name)]
         if feature is not None and not selected:

@@ -33,11 +33,8 @@ _MOST_PLANS = 1_000
 
 
 class Lookups:
-    """Plans by name, and the lookups themselves; the catalog is asked at most four times a second.
-
-    Args:
-        live: which release of an application answers now.
-    """
+    """Plans by name, and the lookups themselves; the catalog is asked at most four times a second. ``live`` tells which
+    release of an application answers now."""
 
     def __init__(self, store: Store, platform: FeaturePlatform, live: LiveReleases) -> None:
         self._store = store

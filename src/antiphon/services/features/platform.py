@@ -239,11 +239,8 @@ class FeaturePlatform(FeatureStores):
         return found
 
     def consume(self, limit: int, *, believed: float = 0.0) -> int:
-        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning.
-
-        Args:
-            believed: seconds for which no newly applied view is looked for.
-        """
+        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning, and
+        looked for when ``believed`` seconds are over."""
         now = time.monotonic()
         if now >= self._looked + believed:
             self.consumer.follow([*self.views().values(), *self._coming()])

@@ -30,13 +30,8 @@ _LEFT_TO_WORKER_SECONDS = 1.0
 
 
 def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, Any]:
-    """Work until a run of the refresh workflow has ended; its result.
-
-    Another run that waits may be worked off beside it.
-
-    Raises:
-        InvalidInputError: the run failed or was cancelled; says why.
-    """
+    """Work until a run of the refresh workflow has ended; its result. Another run that waits may be worked off beside
+    it. Raises ``InvalidInputError`` when the run failed or was cancelled, and says why."""
     _begin(store, platform, run, threading.Event()).result()
     ended = store.runs.get(store.scope, run)
     if ended.status != "succeeded":

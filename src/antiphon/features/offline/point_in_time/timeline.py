@@ -140,11 +140,7 @@ class WindowReader:
         self._since: dict[int | None, Ints] = {None: self._starts}
 
     def counts(self, window: int | None, present: Flags | None) -> Ints:
-        """Number of events in each point's window.
-
-        Args:
-            present: flags of the events with the measure; ``None`` for every event.
-        """
+        """Number of events in each point's window; ``present`` flags those with the measure, ``None`` is every one."""
         if present is None and self._timeline.ever_inside(window) is None:
             return self._kept(self._visible - self._before(window))
         weights = np.ones(len(self._timeline.event_time), np.int64) if present is None else present.astype(np.int64)
