@@ -18,11 +18,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from antiphon.catalog.events import Event, StoredEvent, StreamHomes, require_events, set_back
+from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes, require_events, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import (
@@ -35,9 +35,6 @@ from antiphon.core.errors import (
 )
 from antiphon.core.scope import Scope
 from antiphon.features.streaming.nats_server import NatsServer, StoredMessage, StreamState
-
-if TYPE_CHECKING:
-    from antiphon.features.ports import LogReader
 
 _SCHEMA = "logged-event/1"
 _PAGE = 2_000
@@ -120,7 +117,7 @@ class NatsEventLog:
         state = self._state(scope, stream)
         return 0 if state is None else state.end
 
-    def take_over(self, scope: Scope, stream: str, catalog: LogReader) -> int:
+    def take_over(self, scope: Scope, stream: str, catalog: EventLog) -> int:
         """Copy a stream of the catalog's log with its offsets, and continue it here; return its number of events. An
         interrupted copy is resumed.
 
