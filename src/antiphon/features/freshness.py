@@ -71,14 +71,11 @@ class FreshnessRule(msgspec.Struct, frozen=True):
         return self.violation
 
 
-NO_CONTRACT = FreshnessRule()
-
-
 @lru_cache(maxsize=4_096)
 def rule_of(contract: Freshness | None) -> FreshnessRule:
     """The rule of a contract; without one every value is fresh."""
     if contract is None:
-        return NO_CONTRACT
+        return FreshnessRule()
     return FreshnessRule(
         max_age=int(parse_duration(contract.max_age).total_seconds() * 1e6),
         min_source_quality=contract.min_source_quality,
