@@ -96,7 +96,11 @@ def _mistakes(application: Application) -> Iterator[str]:
         for text in type_mistakes(getattr(application, part), expected, part):
             broken.add(part)
             yield text
-    yield from _schema_mistakes(application.output)
+    if application.output is not None:
+        if (found := json_schemas.mistake(application.output)) is not None:
+            yield f"output: {found}."
+        elif application.output.get("type") != "object":
+            yield "output must be a JSON schema of type object."
     yield from _figure_mistakes(application, views)
     if "prompt" not in broken:
         yield from _template_mistakes(application, views, application.prompt.template, "prompt.template", extra=())
@@ -156,16 +160,6 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
     for key in _entity_keys(application):
         if types.get(key, "text") != "text":
             yield f"the input {key!r} is the entity key of that name, which is a text, not a {types[key]}."
-
-
-def _schema_mistakes(schema: dict[str, Any] | None) -> Iterator[str]:
-    if schema is None:
-        return
-    if (found := json_schemas.mistake(schema)) is not None:
-        yield f"output: {found}."
-        return
-    if schema.get("type") != "object":
-        yield "output must be a JSON schema of type object."
 
 
 def _figure_mistakes(application: Application, views: Views) -> Iterator[str]:

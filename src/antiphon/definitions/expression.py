@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from types import FunctionType
 from typing import Any, Literal, cast
@@ -97,7 +98,9 @@ class Term:
 
     def round_to(self, step: str) -> Term:
         """The nearest multiple of a step such as ``"0.5"`` or ``"10"``, half to even."""
-        return Term(nodes.RoundNode(self.node, step if not isinstance(step, str) else _spelled(step)))
+        with suppress(InvalidInputError):  # told by mistakes()
+            step = normal_step(step)
+        return Term(nodes.RoundNode(self.node, step))
 
     def lower(self) -> Term:
         """The text in lower case."""
@@ -107,10 +110,7 @@ class Term:
         """True where the value is one of these constants."""
         if isinstance(values, str):
             raise TypeError(f"is_in takes a list of constants, not the text {values!r}.")
-        found = tuple(node_of(value) for value in values)
-        return Term(
-            nodes.MembershipNode(self.node, tuple(cast("bool | float | str", _constant(node)) for node in found))
-        )
+        return Term(nodes.MembershipNode(self.node, tuple(_constant(node_of(value)) for value in values)))
 
     def hour(self, zone: str) -> Term:
         """The hour of the day, 0 to 23, that this instant has in a zone such as ``"Europe/Berlin"``."""
@@ -338,14 +338,7 @@ def normal_step(step: object, label: str = "the step") -> str:
     return f"{number.normalize():f}"
 
 
-def _spelled(step: str) -> str:
-    try:
-        return normal_step(step)
-    except InvalidInputError:
-        return step  # told by mistakes()
-
-
-def _constant(node: Expression) -> object:
+def _constant(node: Expression) -> bool | float | str:
     if isinstance(node, nodes.LiteralNode) and node.value is not None:
         return node.value
     raise TypeError("is_in takes constants: numbers, booleans or texts.")

@@ -55,12 +55,13 @@ def template_reads(text: str) -> TemplateReads:
         if isinstance(node, nodes.Name):
             return [node.name] if node.ctx == "load" else None
         if isinstance(node, nodes.Getattr):
-            before = _path(node.node)
-            return None if before is None else [*before, node.attr]
-        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-            before = _path(node.node)
-            return None if before is None else [*before, node.arg.value]
-        return None
+            name = node.attr
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            name = node.arg.value
+        else:
+            return None
+        before = _path(node.node)
+        return None if before is None else [*before, name]
 
     walk(tree)
     return TemplateReads(tuple(features), tuple(keys), tuple(whole), undeclared)

@@ -50,7 +50,10 @@ def to_arrow(frame: Any) -> pyarrow.Table:
         if library_of(frame) == "polars":
             return (frame.collect() if hasattr(frame, "collect") else frame).to_arrow()
         if isinstance(frame, (str, Path)):
-            return _file(Path(frame))
+            path = Path(frame)
+            if not path.is_file():
+                raise InvalidInputError(f"There is no file {path}.", where="rows")
+            return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
         if isinstance(frame, Mapping):
             return pyarrow.table(dict(frame))
         if hasattr(frame, "__arrow_c_stream__"):
@@ -179,12 +182,3 @@ def with_contracts(
             column = withheld_column(rule, table.column(name), table.column(f"{name}.event_time"), moments, snapshots)
             table = table.set_column(table.column_names.index(name), name, column)
     return table
-
-
-def _file(path: Path) -> pyarrow.Table:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if not path.is_file():
-        raise InvalidInputError(f"There is no file {path}.", where="rows")
-    return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)

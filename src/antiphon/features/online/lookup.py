@@ -131,10 +131,8 @@ class FeatureReader:
     ) -> list[FeatureVector]:
         """As :meth:`read` for many entities, all from one publication and one state of the overlay. ``as_of``: one
         moment for all, or one for each."""
-        if isinstance(as_of, datetime):
-            found = self.rows(views, keys, microseconds(as_of), minimum_publication)
-        else:
-            found = self.rows(views, keys, [microseconds(moment) for moment in as_of], minimum_publication)
+        moments = microseconds(as_of) if isinstance(as_of, datetime) else list(map(microseconds, as_of))
+        found = self.rows(views, keys, moments, minimum_publication)
         refreshed = {one.view: from_microseconds(one.opened.meta.as_of) for one, _ in found.views}
         facts = {one.view: one.opened.meta.facts for one, _ in found.views if one.opened.meta.facts is not None}
         vectors: list[dict[str, FeatureValue]] = [{} for _ in keys]

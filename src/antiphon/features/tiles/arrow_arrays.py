@@ -17,7 +17,8 @@ def integers(column: pyarrow.ChunkedArray) -> NDArray[np.int64]:
 
     if column.type != pyarrow.int64():
         column = column.cast(pyarrow.int64())
-    found = [_numbers(chunk) for chunk in column.chunks]
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    found = [np.frombuffer(chunk.buffers()[1], np.int64, len(chunk), 8 * chunk.offset) for chunk in chunks]
     values = np.concatenate(found) if found else np.zeros(0, np.int64)
     flags = present(column)
     return values if flags is None else np.where(flags, values, 0)
@@ -37,11 +38,6 @@ def array(values: NDArray[Any], flags: NDArray[np.bool_] | None = None) -> pyarr
     kind = pyarrow.float64() if values.dtype == np.float64 else pyarrow.int64()
     bits = None if flags is None else pyarrow.py_buffer(np.packbits(flags, bitorder="little"))
     return pyarrow.Array.from_buffers(kind, len(values), [bits, pyarrow.py_buffer(np.ascontiguousarray(values))])
-
-
-def _numbers(chunk: pyarrow.Array) -> NDArray[np.int64]:
-    held = chunk.buffers()[1]
-    return np.frombuffer(held, np.int64, len(chunk), 8 * chunk.offset) if len(chunk) else np.zeros(0, np.int64)
 
 
 def _validity(chunk: pyarrow.Array) -> NDArray[np.bool_]:

@@ -29,7 +29,7 @@ def tile_schema(plan: ViewPlan, kinds: Sequence[pyarrow.DataType]) -> pyarrow.Sc
     import pyarrow
 
     integer = pyarrow.int64()
-    fields = [(f"k{index}", pyarrow.string()) for index in range(len(plan.keys))]
+    fields = [(name, pyarrow.string()) for name in plan.key_columns]
     fields += [(name, integer) for name in ("tile", "available_at", "rows")]
     for measure, (parts, kind) in enumerate(zip(plan.parts, kinds, strict=True)):
         name = f"t{measure}_"
@@ -58,7 +58,7 @@ def base_tiles(batch: RowBatch, plan: ViewPlan, old: Array, schema: pyarrow.Sche
     chosen = numpy.flatnonzero(rows)
     if not len(chosen):
         return None
-    columns: dict[str, Any] = {f"k{index}": column for index, column in enumerate(batch.keys)}
+    columns: dict[str, Any] = dict(zip(plan.key_columns, batch.keys, strict=True))
     columns["tile"] = pyarrow.nulls(batch.entities, pyarrow.int64())
     available = numpy.maximum.reduceat(numpy.where(old, batch.available, -(2**63)), batch.starts[:-1])
     columns["available_at"] = pyarrow.array(available)

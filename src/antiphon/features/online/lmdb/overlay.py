@@ -16,7 +16,6 @@ begun when the scope's data key is rotated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ from antiphon.features.online.overlay_records import (
 from antiphon.features.values import StreamedEvent
 
 FILE_NAME = "overlay.mdb"
+_ROOM = ("The overlay of streamed events", "Refresh the views, or free disk space.")
+"""What is full when there is no room for events, and what to do then."""
 
 
 class LmdbOverlay:
@@ -90,7 +91,7 @@ class LmdbOverlay:
         self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing."""
-        with self._room_needed(), self._file.transaction(write=True) as transaction:
+        with environments.room_needed(*_ROOM), self._file.transaction(write=True) as transaction:
             self._put(transaction, events)
             for view, offset in offsets.items():
                 if offset > _number(transaction.get(b"o" + view)):
@@ -98,9 +99,6 @@ class LmdbOverlay:
                     if view in seen:
                         together = _progress(transaction, view).and_then(seen[view])
                         transaction.put(b"w" + view, encode_progress(together))
-
-    def _room_needed(self) -> AbstractContextManager[None]:
-        return environments.room_needed("The overlay of streamed events", "Refresh the views, or free disk space.")
 
     def prune(self, view: bytes, through: int) -> int:
         """Drop a view's events with ``offset ≤ through``, and tell how many."""
@@ -121,7 +119,7 @@ class LmdbOverlay:
 
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
         """Put the events with ``through < offset ≤ pruned`` back, unless more was pruned meanwhile."""
-        with self._room_needed(), self._file.transaction(write=True) as transaction:
+        with environments.room_needed(*_ROOM), self._file.transaction(write=True) as transaction:
             now = _number(transaction.get(b"p" + view))
             if now > pruned:
                 return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 
@@ -168,7 +168,10 @@ class RedisSnapshot:
         """The stored values, all of one build that was the snapshot when they were read; and that build."""
         while True:
             build = self.build
-            names = [[build.name(key) for key in _keys(entity, *what)] for entity, what in parts.items()]
+            names: list[list[str]] = []
+            for entity, (with_head, tiles) in parts.items():
+                head = [entity, base_key(entity)] if with_head else []
+                names.append([build.name(key) for key in (*head, *(block_key(entity, index) for index in tiles))])
             with self._server.answering():
                 stored, *found = self._server.client.mget(self._place.seal, *chain.from_iterable(names))
             if stored == build.stored:
@@ -257,8 +260,3 @@ class RedisSnapshot:
             where=f"online store {self._server.name}",
             next_step="`antiphon up` builds it again from the lake.",
         )
-
-
-def _keys(entity: bytes, with_head: bool, tiles: Iterable[int]) -> list[bytes]:
-    head = [entity, base_key(entity)] if with_head else []
-    return head + [block_key(entity, index) for index in tiles]

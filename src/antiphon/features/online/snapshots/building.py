@@ -115,7 +115,10 @@ def fill(
                 if together.num_rows:
                     nothing = None if codes is None else [RowLayout(codes, meta.as_of).nothing]
                     every = entity_hashes(spec.entity.name, [[None] * len(plan.keys)])
-                    writer.write(every, [_together_record(together, plan)], nothing)
+                    indexes, available = (together.column(name).to_pylist() for name in ("tile", "available_at"))
+                    each = zip(indexes, available, tiles_in(together, plan), strict=True)
+                    tiles = {index: TileRow(known, own) for index, known, own in each}
+                    writer.write(every, [encode_tiles(tiles)], nothing)
         except BaseException:
             writer.discard()
             raise
@@ -182,12 +185,6 @@ def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter)
     except BaseException:
         writer.discard()
         raise
-
-
-def _together_record(rows: pyarrow.RecordBatch, plan: ViewPlan) -> bytes:
-    indexes, available = (rows.column(name).to_pylist() for name in ("tile", "available_at"))
-    each = zip(indexes, available, tiles_in(rows, plan), strict=True)
-    return encode_tiles({index: TileRow(known, tiles) for index, known, tiles in each})
 
 
 def _unlike() -> CorruptionError:

@@ -82,7 +82,10 @@ class SortedRecords:
 
     def _spill(self) -> None:
         if not self._files:
-            self._files = [self._file(part) for part in range(self._parts)]
+            for part in range(self._parts):
+                path = self._path.with_name(f"{self._path.name}{part}")
+                self._files.append(path.open("w+b"))
+                path.unlink()  # A file without a name is gone with this process, whatever happens to it.
         pieces: list[list[bytes]] = [[] for _ in self._files]
         pack, parts = _frame.pack, self._parts
         for key, value in zip(self._keys, self._values, strict=True):
@@ -90,13 +93,6 @@ class SortedRecords:
         for file, piece in zip(self._files, pieces, strict=True):
             file.write(b"".join(piece))
         self._keys, self._values, self._holding = [], [], 0
-
-    def _file(self, part: int) -> BinaryIO:
-        """A file without a name: it is gone with this process, whatever happens to it."""
-        path = self._path.with_name(f"{self._path.name}{part}")
-        stream = path.open("w+b")
-        path.unlink()
-        return stream
 
 
 def _cut(keys: list[bytes], values: list[bytes]) -> Iterator[Iterator[tuple[bytes, bytes]]]:
