@@ -39,7 +39,7 @@ from antiphon.features.values import StreamedEvent
 
 FILE_NAME = "overlay.mdb"
 _ROOM = ("The overlay of streamed events", "Refresh the views, or free disk space.")
-"""What is full when there is no room for events, and what to do then."""
+"""The name of the file when there is no room for events, and the next step then."""
 
 
 class LmdbOverlay:
