@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
-from antiphon.core.tls import ClientTls
+from antiphon.core.tls import client_tls
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.embedding import named_model
 from antiphon.engine.api.port import Engine
@@ -71,10 +70,7 @@ def _remote(
             )
     from antiphon.engine.backends.remote.engine import RemoteEngine
 
-    def at(file: str | None) -> Path | None:
-        return None if file is None else store.paths.root / file
-
-    tls = ClientTls(at(engine.authority), at(engine.client_certificate), at(engine.client_key))
+    tls = client_tls(store.paths.root, engine.authority, engine.client_certificate, engine.client_key)
     return RemoteEngine(url, key=key, models=models, serves=engine.serves, parameters=engine.parameters, tls=tls)
 
 

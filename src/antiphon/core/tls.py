@@ -113,11 +113,13 @@ def own_client(settings: Settings, root: Path) -> ClientTls | None:
     tls = settings.tls
     if tls.certificate is None:
         return None
+    return client_tls(root, tls.authority, tls.client_certificate, tls.client_key)
 
-    def at(file: str | None) -> Path | None:
-        return None if file is None else root / file
 
-    return ClientTls(at(tls.authority), at(tls.client_certificate), at(tls.client_key))
+def client_tls(root: Path, *files: str | None) -> ClientTls:
+    """The TLS files that settings name relative to a folder: authority, certificate and key of a client."""
+    authority, certificate, key = (None if file is None else root / file for file in files)
+    return ClientTls(authority, certificate, key)
 
 
 def gateway_url(settings: Settings) -> str:

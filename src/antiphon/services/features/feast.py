@@ -7,12 +7,12 @@ import os
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
+from antiphon.core.tls import client_tls
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.project import ProjectSpec
 from antiphon.features.feast.reader import SNAPSHOT, FeastReader
 from antiphon.features.feast.server import FeastServer
 from antiphon.features.online.lookup import FeatureReader
-from antiphon.services.project.credentials import locate_tls_files
 from antiphon.services.project.store import Store
 
 
@@ -40,7 +40,7 @@ def server(store: Store) -> FeastServer | None:
         timeout=parse_duration(feast.timeout).total_seconds(),
         failures=feast.failures,
         retry=parse_duration(feast.retry).total_seconds(),
-        tls=locate_tls_files(store.paths.root, feast.authority, feast.client_certificate, feast.client_key),
+        tls=client_tls(store.paths.root, feast.authority, feast.client_certificate, feast.client_key),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from antiphon.core.errors import SetupError
 from antiphon.core.settings_sections import FeaturesSettings
-from antiphon.core.tls import ClientTls
+from antiphon.core.tls import ClientTls, client_tls
 from antiphon.features.streaming.nats_access import Access
 
 
@@ -31,7 +31,7 @@ def secret(variable: str | None, field: str, section: str = "features") -> str |
 
 def online_tls(features: FeaturesSettings, root: Path) -> ClientTls:
     """Returns the TLS files for the online store's server; paths are relative to the project's folder."""
-    return locate_tls_files(
+    return client_tls(
         root, features.online_authority, features.online_client_certificate, features.online_client_key
     )
 
@@ -46,11 +46,5 @@ def log_access(features: FeaturesSettings, root: Path) -> Access:
         password=secret(features.log_password_variable, "log_password_variable"),
         file=None if features.log_credentials is None else root / features.log_credentials,
         text=secret(features.log_credentials_variable, "log_credentials_variable"),
-        tls=locate_tls_files(root, features.log_authority, features.log_client_certificate, features.log_client_key),
+        tls=client_tls(root, features.log_authority, features.log_client_certificate, features.log_client_key),
     )
-
-
-def locate_tls_files(root: Path, *files: str | None) -> ClientTls:
-    """Returns authority, certificate and key as files of the project's folder."""
-    authority, certificate, key = (None if file is None else root / file for file in files)
-    return ClientTls(authority, certificate, key)
