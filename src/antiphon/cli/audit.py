@@ -44,7 +44,7 @@ def query(
     as_json: Json = False,
 ) -> None:
     """List records of the audit log in an interval, latest first: who saw or changed which resource."""
-    from antiphon.governance.audit.query import AuditFilter
+    from antiphon.governance.audit.log import AuditFilter
 
     filters = AuditFilter(
         who=principal or None,

@@ -17,7 +17,7 @@ from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import checkpoint_key
 from antiphon.governance.audit.checkpoint import parse, signed_by
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.policy.engine import Decider
 from antiphon.governance.verifier import antiphon_verify

@@ -17,7 +17,7 @@ from antiphon.catalog.batches import Batches, LineError
 from antiphon.catalog.events import Event
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.features.offline.materialize import Materialization, materialize
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.encryption import keyring
 from antiphon.governance.encryption.protection import protect

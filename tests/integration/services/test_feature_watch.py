@@ -16,7 +16,7 @@ from tests.integration.services.watched_project import ROWS, Project, told
 from antiphon.catalog.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter
 from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.predictions import ProjectPredictions
 

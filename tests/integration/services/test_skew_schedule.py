@@ -20,7 +20,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.monitoring.skew.selection import WORKFLOW, due
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter
 from antiphon.services.features.skew import ProjectSkew
 
 DAY = timedelta(days=1)

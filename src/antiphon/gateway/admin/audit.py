@@ -10,7 +10,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.governance.audit.proof import AuditProof
-from antiphon.governance.audit.query import MOST, AuditFilter
+from antiphon.governance.audit.log import MOST, AuditFilter
 from antiphon.governance.audit.record import AuditEntry
 
 

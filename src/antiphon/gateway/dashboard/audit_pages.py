@@ -11,7 +11,7 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.admin.audit import page
 from antiphon.gateway.dashboard.pages import PageCall
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter
 
 PAGE = 50
 FIELDS = ("who", "action", "subject", "since", "until", "denied", "before")

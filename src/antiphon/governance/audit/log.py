@@ -14,6 +14,7 @@ import contextlib
 import hmac
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Unpack
 
 import msgspec
@@ -28,12 +29,14 @@ from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import record as audit_record
 from antiphon.governance.audit.merkle import Kept, Node, Tree
-from antiphon.governance.audit.query import AuditFilter, entries
 from antiphon.governance.audit.record import Act, ActOptions, AuditEntry, AuditRow, Detail, act
-from antiphon.governance.audit.rows import COLUMNS, insertion, loaded, of_user
+from antiphon.governance.audit.rows import COLUMNS, insertion, loaded, of_user, shown
 
 ERASE = "audit.erase"
 """The action that says how many identities were erased."""
+
+MOST = 1_000
+"""Records in one page of a query."""
 
 _PEAK = 32
 
@@ -56,6 +59,28 @@ class Head(msgspec.Struct, frozen=True):
 
     tree: Tree
     checkpoint: str = ""
+
+
+class AuditFilter(msgspec.Struct, frozen=True):
+    """Conditions that a record meets.
+
+    Attributes:
+        who: a principal, or the originating user on whose behalf one acted.
+        action: exactly this, or all that begin with it when it ends in ``*``: ``release.*``.
+        subject: what it was done to; with ``*`` at its end, all that begin so.
+        since, until: from this instant on; before this one.
+        denied: only what was refused.
+        before: records with a smaller sequence: the next page.
+    """
+
+    who: str | None = None
+    action: str | None = None
+    subject: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    denied: bool = False
+    before: int | None = None
+    limit: int = 50
 
 
 class AuditLog:
@@ -194,9 +219,37 @@ class AuditLog:
         return sorted(found)
 
     def query(self, scope: Scope, criteria: AuditFilter | None = None) -> list[AuditEntry]:
-        """Records that match the query, latest first; the newest page without one."""
+        """The page of records that the filter asks for, latest first; the newest page without one.
+
+        Raises:
+            InvalidInputError: the limit is not between 1 and :data:`MOST`, or ``since`` is after ``until``.
+        """
+        query, table = criteria or AuditFilter(), schema.audit_entries
+        if not 1 <= query.limit <= MOST:
+            raise InvalidInputError(
+                f"{query.limit} records are no page.", where="limit", next_step=f"Ask for 1 to {MOST}."
+            )
+        if query.since is not None and query.until is not None and query.since > query.until:
+            raise InvalidInputError("The end lies before the beginning.", where="until", next_step="Swap the two.")
+        statement = select(*COLUMNS).where(schema.owned(table, scope))
+        if query.who is not None:
+            statement = statement.where((table.c.principal == query.who) | of_user(self.database, scope, query.who))
+        for column, text in ((table.c.action, query.action), (table.c.subject, query.subject)):
+            if text is not None and text.endswith("*"):
+                statement = statement.where(func.substr(column, 1, len(text) - 1) == text[:-1])
+            elif text is not None:
+                statement = statement.where(column == text)
+        if query.since is not None:
+            statement = statement.where(table.c.at >= microseconds(query.since))
+        if query.until is not None:
+            statement = statement.where(table.c.at < microseconds(query.until))
+        if query.denied:
+            statement = statement.where(table.c.outcome == "denied")
+        if query.before is not None:
+            statement = statement.where(table.c.sequence < query.before)
         with self.database.read() as connection:
-            return entries(self.database, connection, scope, criteria or AuditFilter())
+            found = connection.execute(statement.order_by(table.c.sequence.desc()).limit(query.limit))
+            return [audit_record.entry(scope, shown(self.database, scope, one)) for one in found]
 
     def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.

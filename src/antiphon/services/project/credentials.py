@@ -31,9 +31,7 @@ def secret(variable: str | None, field: str, section: str = "features") -> str |
 
 def online_tls(features: FeaturesSettings, root: Path) -> ClientTls:
     """Returns the TLS files for the online store's server; paths are relative to the project's folder."""
-    return client_tls(
-        root, features.online_authority, features.online_client_certificate, features.online_client_key
-    )
+    return client_tls(root, features.online_authority, features.online_client_certificate, features.online_client_key)
 
 
 def log_access(features: FeaturesSettings, root: Path) -> Access:

@@ -12,8 +12,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.governance.audit import merkle
 from antiphon.governance.audit import record as audit_record
-from antiphon.governance.audit.log import AuditLog
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter, AuditLog
 from antiphon.governance.audit.rows import COLUMNS, loaded
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.encryption.sealing import AesGcmCodec

@@ -19,9 +19,8 @@ from antiphon.catalog.sealed_columns import ORIGINATOR
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import CorruptionError
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
-from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.log import AuditFilter, AuditLog
 from antiphon.governance.audit.proof import prove
-from antiphon.governance.audit.query import AuditFilter
 from antiphon.governance.audit.rows import UNREADABLE
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec

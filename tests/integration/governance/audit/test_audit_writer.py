@@ -12,8 +12,7 @@ from tests.unit.catalog.examples import DEV, OTHER, open_database
 
 from antiphon.core.errors import CorruptionError, InvalidInputError, OverloadedError, UnavailableError
 from antiphon.governance.audit import writer as audit_writer
-from antiphon.governance.audit.log import AuditLog
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter, AuditLog
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.audit.writer import AuditWriter
 

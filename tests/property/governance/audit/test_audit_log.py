@@ -13,8 +13,7 @@ from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.governance.audit.checkpoint_key import CheckpointKey
 from antiphon.governance.audit.checkpointing import CheckpointSigner
-from antiphon.governance.audit.log import AuditLog
-from antiphon.governance.audit.query import AuditFilter
+from antiphon.governance.audit.log import AuditFilter, AuditLog
 from antiphon.governance.audit.verification import verify
 from antiphon.governance.audit.witness import Witness
 from antiphon.governance.encryption.sealing import AesGcmCodec
