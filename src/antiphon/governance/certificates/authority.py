@@ -18,17 +18,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from antiphon.core.disk import sync_folder
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 AUTHORITY, AUTHORITY_KEY = "authority.crt", "authority.key"
 SERVER, SERVER_KEY = "server.crt", "server.key"
@@ -131,8 +138,6 @@ def _files(
     roots: Sequence[x509.Certificate],
     crossed: Sequence[x509.Certificate],
 ) -> Mapping[str, bytes]:
-    from cryptography import x509
-
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in spec.names]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in spec.addresses]
     principal = x509.UniformResourceIdentifier(f"antiphon://{spec.tenant}/{spec.client}")
@@ -182,10 +187,6 @@ def _leaf(
     issuer_key: EllipticCurvePrivateKey,
     issuer: x509.Certificate,
 ) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID
-
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if use == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
     own = (x509.ExtendedKeyUsage([usage]), x509.SubjectAlternativeName(names))
@@ -193,9 +194,6 @@ def _leaf(
 
 
 def _new_authority(now: datetime) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     # The serial keeps two authorities of one project apart: a chain is built by subject name.
     subject = _name(f"Antiphon local authority {x509.random_serial_number():x}"[:60])
@@ -215,9 +213,6 @@ def _certificate(
     """A certificate of an authority above so many others (``path_length``), or of a leaf (``None``).
 
     ``own`` are the extensions that only its kind has."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-
     authority = path_length is not None
     builder = (
         x509.CertificateBuilder()
@@ -239,9 +234,6 @@ def _certificate(
 
 def _present_spec(current: Path, days: int | None) -> CertificateSpec:
     """Read the specification of the present certificates."""
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
     server, client = _certificates(current / SERVER)[0], _certificates(current / CLIENT)[0]
     alternative = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     lasted = (server.not_valid_after_utc - server.not_valid_before_utc - BACKDATED).days
@@ -255,9 +247,6 @@ def _present_spec(current: Path, days: int | None) -> CertificateSpec:
 
 
 def _authority(current: Path) -> tuple[EllipticCurvePrivateKey, list[x509.Certificate]]:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     file = current / AUTHORITY_KEY
     try:
         key = load_pem_private_key(file.read_bytes(), None)
@@ -274,8 +263,6 @@ def _authority(current: Path) -> tuple[EllipticCurvePrivateKey, list[x509.Certif
 
 
 def _certificates(file: Path) -> list[x509.Certificate]:
-    from cryptography import x509
-
     try:
         return x509.load_pem_x509_certificates(file.read_bytes())
     except FileNotFoundError:
@@ -312,9 +299,6 @@ def _require_usable(spec: CertificateSpec) -> None:
 
 
 def _name(common_name: str, organization: str | None = None) -> x509.Name:
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
     parts = [x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])]
     if organization is not None:
         parts.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization[:64]))
@@ -322,8 +306,6 @@ def _name(common_name: str, organization: str | None = None) -> x509.Name:
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    from cryptography import x509
-
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -338,14 +320,10 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _pem(*certificates: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 

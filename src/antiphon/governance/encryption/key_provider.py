@@ -10,9 +10,11 @@ import base64
 import binascii
 import hashlib
 import os
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 
@@ -76,10 +78,10 @@ class EnvironmentKeys:
 
     def __init__(self, value: str, variable: str) -> None:
         self._variable = variable
-        self._keys: dict[str, Any] = {}
+        self._keys: dict[str, AESGCM] = {}
         for text in value.split(","):
             key = self._decoded(text.strip())
-            self._keys[key_id(key)] = wrapping_cipher(key)
+            self._keys[key_id(key)] = AESGCM(key)
         self._current = next(iter(self._keys))
 
     def current(self) -> str:
@@ -128,37 +130,26 @@ def key_id(key: bytes) -> str:
     return "kek_" + hashlib.sha256(b"antiphon wrapping key\0" + key).hexdigest()[:20]
 
 
-def wrapping_cipher(key: bytes) -> Any:
-    """AES-256-GCM under a wrapping key."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    return AESGCM(key)
-
-
-def wrap_with(cipher: Any, key: bytes, context: bytes) -> bytes:
+def wrap_with(cipher: AESGCM, key: bytes, context: bytes) -> bytes:
     """``nonce ‖ ciphertext and tag``. A wrapping key seals few keys: random nonces do not repeat."""
     nonce = os.urandom(12)
-    sealed: bytes = cipher.encrypt(nonce, key, context)
-    return nonce + sealed
+    return nonce + cipher.encrypt(nonce, key, context)
 
 
-def unwrap_with(cipher: Any, wrapped: WrappedKey, context: bytes) -> bytes:
+def unwrap_with(cipher: AESGCM, wrapped: WrappedKey, context: bytes) -> bytes:
     """The inverse of :func:`wrap_with`.
 
     Raises:
         CorruptionError: the bytes were changed or belong to another context.
     """
-    from cryptography.exceptions import InvalidTag
-
     try:
-        found: bytes = cipher.decrypt(wrapped.content[:12], wrapped.content[12:], context)
+        return cipher.decrypt(wrapped.content[:12], wrapped.content[12:], context)
     except (InvalidTag, ValueError) as error:
         raise CorruptionError(
             f"A data key does not open with the wrapping key {wrapped.wrapping_key}.",
             where=context.decode(errors="replace").replace("\0", " "),
             next_step="Its row was changed or moved: restore the catalog from a backup.",
         ) from error
-    return found
 
 
 def unknown_wrapping_key(wrapping_key: str, where: str, next_step: str) -> SetupError:

@@ -18,9 +18,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from antiphon.core.disk import put_private
 from antiphon.core.errors import ConflictError, CorruptionError, SetupError
@@ -31,7 +31,6 @@ from antiphon.governance.encryption.key_provider import (
     unknown_wrapping_key,
     unwrap_with,
     wrap_with,
-    wrapping_cipher,
 )
 
 N, R, P = 2**16, 8, 1
@@ -72,7 +71,7 @@ def create(path: Path, passphrase: str) -> str:
             next_step="Take several random words.",
         )
     salt = secrets.token_bytes(16)
-    cipher = wrapping_cipher(_stretched(passphrase, salt, N, R, P))
+    cipher = AESGCM(_stretched(passphrase, salt, N, R, P))
     kept = _made(cipher)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -97,10 +96,10 @@ class FileKeyring:
         self._path = path
         self._passphrase = passphrase
         self._lock = threading.RLock()
-        self._stretched: dict[bytes, Any] = {}
+        self._stretched: dict[bytes, AESGCM] = {}
         self._read: tuple[int, int, int] | None = None
         self._file: KeyringFile | None = None
-        self._ciphers: dict[str, Any] = {}
+        self._ciphers: dict[str, AESGCM] = {}
 
     def current(self) -> str:
         return self._loaded().current
@@ -184,7 +183,7 @@ class FileKeyring:
                 except (OSError, msgspec.DecodeError) as error:
                     raise self._damaged(f"The keyring is damaged: {error}.") from error
                 cipher = self._passphrase_cipher(file)
-                self._ciphers = {kept.id: wrapping_cipher(_opened(cipher, kept, self._path)) for kept in file.keys}
+                self._ciphers = {kept.id: AESGCM(_opened(cipher, kept, self._path)) for kept in file.keys}
                 if file.current not in self._ciphers:
                     raise self._damaged(f"The keyring lacks its current key {file.current}.")
                 self._file, self._read = file, state
@@ -193,21 +192,21 @@ class FileKeyring:
     def _damaged(self, what: str) -> SetupError:
         return SetupError(what, where=str(self._path), next_step="Restore it from a backup.")
 
-    def _passphrase_cipher(self, file: KeyringFile) -> Any:
+    def _passphrase_cipher(self, file: KeyringFile) -> AESGCM:
         cipher = self._stretched.get(file.salt)
         if cipher is None:
-            cipher = wrapping_cipher(_stretched(self._passphrase, file.salt, file.n, file.r, file.p))
+            cipher = AESGCM(_stretched(self._passphrase, file.salt, file.n, file.r, file.p))
             self._stretched = {file.salt: cipher}
         return cipher
 
 
-def _made(cipher: Any) -> KeptKey:
+def _made(cipher: AESGCM) -> KeptKey:
     key = secrets.token_bytes(KEY_BYTES)
     name = key_id(key)
     return KeptKey(name, wrap_with(cipher, key, name.encode()))
 
 
-def _opened(cipher: Any, kept: KeptKey, path: Path) -> bytes:
+def _opened(cipher: AESGCM, kept: KeptKey, path: Path) -> bytes:
     try:
         return unwrap_with(cipher, WrappedKey(kept.id, kept.sealed), kept.id.encode())
     except CorruptionError as error:

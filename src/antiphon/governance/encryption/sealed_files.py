@@ -18,6 +18,9 @@ import os
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import CorruptionError
 
@@ -36,7 +39,7 @@ class SealedSink(io.RawIOBase):
         self._stream = stream
         self._codec = codec
         self._key = os.urandom(32)
-        self._cipher = _cipher(self._key) if codec.sealing else None
+        self._cipher = AESGCM(self._key) if codec.sealing else None
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
         self._chunks = 0
@@ -94,7 +97,7 @@ class SealedSource(io.RawIOBase):
         self._where = f"{context.scope} {context.schema} {context.subject}"
         size = stream.seek(0, os.SEEK_END)
         envelope, self._body = _key_envelope(stream, size, self._where)
-        self._cipher = _cipher(codec.open(unpack(envelope), context))
+        self._cipher = AESGCM(codec.open(unpack(envelope), context))
         self._chunks = max(1, -(-self._body // (CHUNK + _TAG)))
         self._size = self._body - self._chunks * _TAG
         if self._size < 0:
@@ -133,14 +136,12 @@ class SealedSource(io.RawIOBase):
         super().close()
 
     def _chunk(self, number: int) -> bytes:
-        from cryptography.exceptions import InvalidTag
-
         if self._cached is not None and self._cached[0] == number:
             return self._cached[1]
         self._stream.seek(number * (CHUNK + _TAG))
         stored = self._stream.read(min(CHUNK + _TAG, self._body - number * (CHUNK + _TAG)))
         try:
-            content: bytes = self._cipher.decrypt(_nonce(number, number == self._chunks - 1), stored, None)
+            content = self._cipher.decrypt(_nonce(number, number == self._chunks - 1), stored, None)
         except (InvalidTag, ValueError) as error:
             raise _broken(self._where) from error
         self._cached = (number, content)
@@ -197,12 +198,6 @@ def _key_envelope(stream: BinaryIO, size: int, where: str) -> tuple[bytes, int]:
 
 def _nonce(number: int, last: bool) -> bytes:
     return number.to_bytes(11, "big") + (b"\1" if last else b"\0")
-
-
-def _cipher(key: bytes) -> Any:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    return AESGCM(key)
 
 
 def _broken(where: str) -> CorruptionError:

@@ -17,6 +17,9 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, require_schema
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
@@ -130,8 +133,6 @@ def decrypted(cipher: Any, nonce: bytes, sealed: bytes, context: PayloadContext,
     Raises:
         CorruptionError: bytes, key or place are not those it was sealed with.
     """
-    from cryptography.exceptions import InvalidTag
-
     try:
         found: bytes = cipher.decrypt(nonce, sealed, _associated(context, key_id))
     except (InvalidTag, ValueError) as error:
@@ -145,8 +146,6 @@ def decrypted(cipher: Any, nonce: bytes, sealed: bytes, context: PayloadContext,
 
 
 def _cipher(key: bytes, salt: bytes) -> Any:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
     # HKDF-SHA-256 with one block of output.
     return AESGCM(hmac.digest(hmac.digest(salt, key, "sha256"), _INFO, "sha256"))
 
