@@ -186,14 +186,14 @@ class _PooledConnection:
 
     def usable(self) -> bool:
         """Tell whether the connection is young and the server has neither closed it nor sent what was not asked for."""
-        return time.monotonic() - self._used_at < outgoing.KEPT_SECONDS and not self._channel.readable()
+        return time.monotonic() - self._used_at < outgoing.KEPT_SECONDS and not self._channel.pending()
 
     def close(self) -> None:
         """Close the socket."""
         self._channel.end()
 
 
-class _Channel:
+class _Channel(io.RawIOBase):
     """A socket as ``http.client`` uses it, on which reading and writing end at a deadline.
 
     A socket's own timeout starts anew with every byte; here it is set to the time that is left before each operation.
@@ -214,33 +214,26 @@ class _Channel:
             rest = rest[self._socket.send(rest) :]
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self), _PIECE)
-
-    def receive(self, buffer: Any) -> int:
-        self._socket.settimeout(_left(self.until))
-        return self._socket.recv_into(buffer)
-
-    def readable(self) -> bool:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def close(self) -> None:
-        """Do nothing: ``http.client`` closes its socket before the body of a last response is read."""
-
-    def end(self) -> None:
-        self._socket.close()
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, channel: _Channel) -> None:
-        self._channel = channel
+        return io.BufferedReader(self, _PIECE)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return self._channel.receive(buffer)
+        self._socket.settimeout(_left(self.until))
+        return self._socket.recv_into(buffer)
+
+    def pending(self) -> bool:
+        """Tell whether the server has sent something, or has closed."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Do nothing: ``http.client`` closes its socket, and its reader, before the body of a last response is read."""
+
+    def end(self) -> None:
+        self._socket.close()
 
 
 def _server(url: SplitResult) -> tuple[str, int]:

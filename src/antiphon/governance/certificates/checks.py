@@ -22,8 +22,7 @@ class CertificateFacts(msgspec.Struct, frozen=True):
     """A certificate, described.
 
     Attributes:
-        subject, issuer: names as RFC 4514 writes them.
-        names: DNS names, IP addresses and URIs it holds for.
+        subject, issuer: names as RFC 4514 writes them. ``names``: DNS names, IP addresses and URIs it holds for.
         fingerprint: SHA-256 of its DER form, in hex.
     """
 

@@ -24,11 +24,8 @@ from antiphon.governance.identity.principal import Clearance, Kind, Role, check_
 
 
 class PrincipalRecord(msgspec.Struct, frozen=True):
-    """A principal as it is kept.
-
-    Attributes:
-        made_by: who made it; ``promoted_by``: who made an administrator of it last. It is an identity of both.
-    """
+    """A principal as it is kept. It is an identity of who made it, and of who made an administrator of it last
+    (``promoted_by``)."""
 
     id: str
     tenant: str

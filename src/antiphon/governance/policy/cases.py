@@ -34,11 +34,7 @@ class CaseResult(msgspec.Struct, frozen=True):
 
 
 class TestReport(msgspec.Struct, frozen=True):
-    """Results of all cases.
-
-    Attributes:
-        undecided: policies that decided no case, so that nothing says what they are for.
-    """
+    """Results of all cases. ``undecided`` are policies that decided none, so that nothing says what they are for."""
 
     __test__ = False
 

@@ -75,11 +75,8 @@ class _Cases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyDocument(msgspec.Struct, frozen=True):
-    """Policies with the attributes they read, and test cases of their decisions.
-
-    Attributes:
-        attributes: a principal's name to texts that policies read as its tags.
-    """
+    """Policies, the texts that they read as a principal's tags (``attributes``, by its name), and test cases of their
+    decisions."""
 
     cedar: str
     attributes: dict[str, dict[str, str]] = {}

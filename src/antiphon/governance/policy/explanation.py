@@ -24,11 +24,9 @@ class PolicyVerdict(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """A decision with every policy's part in it.
+    """A decision with every policy's part in it, and why, in words (``sentence``).
 
-    Attributes:
-        sentence: why, in words. ``otherwise``: what would have been decided by the policies that did not decide.
-    """
+    ``otherwise``: what would have been decided by the policies that did not decide."""
 
     decision: Decision
     policies: tuple[PolicyVerdict, ...]

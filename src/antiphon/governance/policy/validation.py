@@ -20,11 +20,7 @@ NEEDED = ("administer", "propose", "approve")
 
 
 class PolicyCheck(msgspec.Struct, frozen=True):
-    """Problems and warnings of a policy document.
-
-    Attributes:
-        problems: why the policies may not act. ``warnings``: what is probably a mistake.
-    """
+    """Why the policies of a document may not act (``problems``), and what is probably a mistake (``warnings``)."""
 
     digest: str
     problems: tuple[str, ...]
