@@ -179,9 +179,7 @@ class InvalidOutputError(AntiphonError):
     """The model's output failed its schema or guards and no fallback is declared."""
 
     http_status = 422
-    exit_code = 1
     code = "output_invalid"
-    kind = "server_error"
 
 
 class OverloadedError(AntiphonError):
@@ -221,7 +219,6 @@ class EngineError(AntiphonError):
     http_status = 502
     exit_code = 6
     code = "engine_failed"
-    kind = "server_error"
     retry_after = 1.0
 
 
@@ -231,7 +228,6 @@ class UnavailableError(AntiphonError):
     http_status = 503
     exit_code = 6
     code = "unavailable"
-    kind = "server_error"
     retry_after = 1.0
 
 
@@ -249,7 +245,6 @@ class DeadlineExceededError(AntiphonError):
     http_status = 504
     exit_code = 6
     code = "deadline_exceeded"
-    kind = "server_error"
     retry_after = 1.0
 
 

@@ -112,7 +112,8 @@ async def test_without_the_evidence_a_reading_leaves_no_trace(
 
 
 async def test_the_log_is_queried_in_pages(admin: httpx2.AsyncClient, trail: AuditTrail) -> None:
-    first = trail.log.append(SCOPE, "ann", "release.activate", "rel_0", {"reason": "it is better"}).sequence
+    trail.log.append(SCOPE, "ann", "release.activate", "rel_0", {"reason": "it is better"})
+    first = trail.log.query(SCOPE)[0].sequence
     for number in range(1, 5):
         trail.log.append(SCOPE, "ann", "release.activate", f"rel_{number}", {"number": number})
     asked = {"who": "ann", "action": "release.*", "limit": 2}
@@ -146,7 +147,8 @@ async def test_a_proof_is_checked_by_the_verifier(
     admin: httpx2.AsyncClient, trail: AuditTrail, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (await admin.get("/admin/audit/checkpoint")).status_code == 404
-    sequence = trail.log.append(SCOPE, "ann", "release.activate", "rel_0").sequence
+    trail.log.append(SCOPE, "ann", "release.activate", "rel_0")
+    sequence = trail.log.query(SCOPE)[0].sequence
     proof = await admin.get(f"/admin/audit/{sequence}/proof")
     (tmp_path / "proof.json").write_bytes(proof.content)
     newest = (await admin.get("/admin/audit/checkpoint")).json()

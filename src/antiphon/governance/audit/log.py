@@ -103,7 +103,7 @@ class AuditLog:
         *,
         within: Connection | None = None,
         **options: Unpack[ActOptions],
-    ) -> AuditEntry:
+    ) -> None:
         """Record an act; on disk when this returns, or with the transaction of ``within``.
 
         Args:
@@ -116,8 +116,7 @@ class AuditLog:
         """
         one = self.act(scope, principal, action, subject, detail, **options)
         with self.database.writing(within) as connection:
-            (made,) = self.append_all([one], within=connection)
-        return audit_record.entry(scope, made)
+            self.append_all([one], within=connection)
 
     def act(
         self,
@@ -134,12 +133,9 @@ class AuditLog:
     def append_with_commit(self, one: Act) -> None:
         """Record an act with the write transaction that is open in this thread: all of it in one append, right before
         the commit, which fails when the log is damaged."""
-        self.database.gather(self._append_gathered, one)
+        self.database.gather(self.append_all, one)
 
-    def _append_gathered(self, acts: Sequence[Act], connection: Connection) -> None:
-        self.append_all(acts, within=connection)
-
-    def append_all(self, acts: Sequence[Act], *, within: Connection) -> list[AuditRow]:
+    def append_all(self, acts: Sequence[Act], within: Connection) -> None:
         """Record acts in their order, in one transaction.
 
         Raises:
@@ -148,15 +144,12 @@ class AuditLog:
         scopes: dict[Scope, list[Act]] = {}
         for one in acts:
             scopes.setdefault(one.scope, []).append(one)
-        made: list[AuditRow] = []
         for scope, group in scopes.items():
             rows, nodes = self._extend(scope, group, within)
             within.exec_driver_sql(*insertion(self.database, scope, rows))
             if nodes:
                 owner = (scope.tenant, scope.environment)
                 within.exec_driver_sql(_KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
-            made += rows
-        return made
 
     def _extend(self, scope: Scope, group: Sequence[Act], within: Connection) -> tuple[list[AuditRow], list[Node]]:
         """Move the head over these acts; their rows and nodes, which are to be written then."""
