@@ -28,17 +28,17 @@ _EARLIER = ".earlier"
 
 
 class HandOver(msgspec.Struct, frozen=True):
-    """A key's last word: which one follows. All in base64; both sign the statement of the two.
+    """A key's last word: which one follows. Both sign the statement of the two.
 
     Attributes:
         key, next: 32 public bytes each.
         signature, countersignature: by ``key``, and by ``next``.
     """
 
-    key: str
-    next: str
-    signature: str
-    countersignature: str
+    key: bytes
+    next: bytes
+    signature: bytes
+    countersignature: bytes
 
 
 class EarlierKey(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class CheckpointKey:
         load_secret(path)
         stamp = _stamp(path)  # before the key is read: one that is replaced meanwhile is seen to be
         seed = load_secret(path)
-        public, listed = _text(_public(Ed25519PrivateKey.from_private_bytes(seed))), _read(path)
+        public, listed = _public(Ed25519PrivateKey.from_private_bytes(seed)), _read(path)
         # One to a key that never came into use leads nowhere and is left out.
         last = max((at for at, one in enumerate(listed) if one.next == public), default=-1)
         key = cls(seed, origin, listed[: last + 1])
@@ -103,14 +103,13 @@ class CheckpointKey:
     def earlier_keys(self, scope: Scope) -> tuple[EarlierKey, ...]:
         """The keys before this one, oldest first, for the stand-alone verifier."""
         return tuple(
-            EarlierKey(verifier_key(self.origin(scope), _bytes(one.key)), one.signature, one.countersignature)
+            EarlierKey(verifier_key(self.origin(scope), one.key), _text(one.signature), _text(one.countersignature))
             for one in self.earlier
         )
 
     def signed(self, checkpoint: Checkpoint) -> bool:
         """Verify that this key or an earlier one signed the checkpoint."""
-        publics = (self.public, *(_bytes(one.key) for one in self.earlier))
-        return any(signed_by(checkpoint, public) for public in publics)
+        return any(signed_by(checkpoint, public) for public in (self.public, *(one.key for one in self.earlier)))
 
     def sign(self, scope: Scope, size: int, root: bytes) -> Checkpoint:
         """The checkpoint of the scope's first ``size`` records."""
@@ -122,9 +121,9 @@ class CheckpointKey:
     def hand_over(self, seed: bytes) -> CheckpointKey:
         """The key with this seed, after this one."""
         private = Ed25519PrivateKey.from_private_bytes(seed)
-        mine, other = _text(self.public), _text(_public(private))
+        mine, other = self.public, _public(private)
         said = statement(mine, other)
-        one = HandOver(mine, other, _text(self._private.sign(said)), _text(private.sign(said)))
+        one = HandOver(mine, other, self._private.sign(said), private.sign(said))
         return CheckpointKey(seed, self._origin, (*self.earlier, one))
 
 
@@ -142,9 +141,9 @@ def rotate(path: Path, origin: str = "antiphon") -> CheckpointKey:
     return CheckpointKey.load(path, origin)
 
 
-def statement(key: str, following: str) -> bytes:
-    """Text that the old and the new key of a rotation sign; keys in base64."""
-    return f"antiphon audit key 1\n{key}\n{following}\n".encode()
+def statement(key: bytes, following: bytes) -> bytes:
+    """Text that the old and the new key of a rotation sign."""
+    return f"antiphon audit key 1\n{_text(key)}\n{_text(following)}\n".encode()
 
 
 def _read(path: Path) -> tuple[HandOver, ...]:
@@ -155,7 +154,7 @@ def _read(path: Path) -> tuple[HandOver, ...]:
         for number, one in enumerate(found):
             said = statement(one.key, one.next)
             for signer, signature in ((one.key, one.signature), (one.next, one.countersignature)):
-                Ed25519PublicKey.from_public_bytes(_bytes(signer)).verify(_bytes(signature), said)
+                Ed25519PublicKey.from_public_bytes(signer).verify(signature, said)
             if number and found[number - 1].next != one.key:
                 raise ValueError
     except FileNotFoundError:
@@ -192,7 +191,3 @@ def _public(private: Ed25519PrivateKey) -> bytes:
 
 def _text(content: bytes) -> str:
     return base64.b64encode(content).decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)

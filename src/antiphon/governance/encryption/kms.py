@@ -8,11 +8,9 @@ request carries a bearer token, is bounded in time, and is repeated when the ser
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +20,12 @@ from antiphon.governance.encryption.key_provider import WrappedKey, unknown_wrap
 
 _PROBE = b"antiphon probe"
 _MOST_BYTES = 65_536
+_TIMEOUT_SECONDS = 5.0
+"""For one request."""
+_ATTEMPTS = 3
+"""How often a request is sent while the service is away."""
+
+T = TypeVar("T")
 
 
 class _WrapResponse(msgspec.Struct, frozen=True):
@@ -30,7 +34,7 @@ class _WrapResponse(msgspec.Struct, frozen=True):
 
 
 class _UnwrapResponse(msgspec.Struct, frozen=True):
-    plaintext: str
+    plaintext: bytes
 
 
 class _RotateResponse(msgspec.Struct, frozen=True):
@@ -38,34 +42,20 @@ class _RotateResponse(msgspec.Struct, frozen=True):
 
 
 class KmsKeys:
-    """A key service at ``url``, which is ``http`` only on this machine.
-
-    Args:
-        timeout: seconds one request may take.
-        attempts: how often a request is sent while the service is away. ``pause`` waits between them.
-    """
+    """A key service at ``url``, which is ``http`` only on this machine; ``pause`` waits between attempts."""
 
     name = "kms"
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        timeout: float = 5.0,
-        attempts: int = 3,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, url: str, token: str, *, pause: Callable[[float], None] = time.sleep) -> None:
         self._url = url.rstrip("/")
         self._client = HttpClient(
             self._url,
             where="encryption.url",
             secret=True,
-            timeout=timeout,
+            timeout=_TIMEOUT_SECONDS,
             most_bytes=_MOST_BYTES,
             headers={"authorization": f"Bearer {token}"},
         )
-        self._attempts = attempts
         self._pause = pause
 
     def current(self) -> str:
@@ -73,20 +63,15 @@ class KmsKeys:
         return self.wrap(bytes(32), _PROBE).wrapping_key
 
     def wrap(self, key: bytes, context: bytes) -> WrappedKey:
-        answer = self._post("wrap", {"plaintext": _text(key), "context": _text(context)}, _WrapResponse)
+        answer = self._post("wrap", {"plaintext": key, "context": context}, _WrapResponse)
         return WrappedKey(answer.key_id, answer.ciphertext.encode())
 
     def unwrap(self, wrapped: WrappedKey, context: bytes) -> bytes:
-        body = {"key_id": wrapped.wrapping_key, "ciphertext": wrapped.content.decode(), "context": _text(context)}
-        answer = self._post("unwrap", body, _UnwrapResponse, wrapped.wrapping_key)
-        try:
-            return base64.b64decode(answer.plaintext, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise self._nonsense("unwrap") from error
+        body = {"key_id": wrapped.wrapping_key, "ciphertext": wrapped.content.decode(), "context": context}
+        return self._post("unwrap", body, _UnwrapResponse, wrapped.wrapping_key).plaintext
 
     def rotate(self) -> str:
-        rotated: _RotateResponse = self._post("rotate", {}, _RotateResponse, attempts=1)
-        return rotated.key_id
+        return self._post("rotate", {}, _RotateResponse).key_id
 
     def retire(self, wrapping_key: str) -> None:
         """The service's owner retires its keys."""
@@ -95,15 +80,13 @@ class KmsKeys:
         """Close its connections."""
         self._client.close()
 
-    def _post(
-        self, path: str, body: dict[str, str], kind: Any, wrapping_key: str | None = None, attempts: int | None = None
-    ) -> Any:
-        why = ""
-        for attempt in range(attempts or self._attempts):
+    def _post(self, path: str, body: Mapping[str, object], kind: type[T], wrapping_key: str | None = None) -> T:
+        why, repeat = "", path != "rotate"
+        for attempt in range(_ATTEMPTS if repeat else 1):
             if attempt:
                 self._pause(0.1 * 4**attempt)
             try:
-                response = self._client.post(f"/{path}", body, repeat=path != "rotate")
+                response = self._client.post(f"/{path}", body, repeat=repeat)
             except ResponseError as error:
                 raise self._nonsense(path) from error
             except OSError as error:
@@ -119,7 +102,7 @@ class KmsKeys:
             next_step="Keys that a process already holds go on working; new ones wait for the service.",
         )
 
-    def _understood(self, path: str, status: int, content: bytes, kind: Any, wrapping_key: str | None) -> Any:
+    def _understood(self, path: str, status: int, content: bytes, kind: type[T], wrapping_key: str | None) -> T:
         where = f"{self._url}/{path}"
         if status in (401, 403):
             raise SetupError(
@@ -151,7 +134,3 @@ class KmsKeys:
             where=f"{self._url}/{path}",
             next_step="docs/encryption.md states what it must answer.",
         )
-
-
-def _text(content: bytes) -> str:
-    return base64.b64encode(content).decode()
