@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,7 +37,6 @@ LEAST_RSA_BITS = 2_048
 
 _PATIENCE = 1.0
 _MOST_WAITING = 4
-_KINDS = frozenset({"RSA", "EC", "OKP"})
 _WHERE = "identity.oidc.jwks"
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y", "kid")
 _log = logging.getLogger(__name__)
@@ -51,6 +50,17 @@ class IssuerKey(msgspec.Struct, frozen=True):
     algorithm: str | None
     thumbprint: str
     key: Any
+
+
+class _SigningKey(msgspec.Struct, frozen=True):
+    """The members of a JSON Web Key by which it may sign tokens."""
+
+    kty: Literal["RSA", "EC", "OKP"]
+    kid: str
+    use: Literal["sig"] = "sig"
+    key_ops: tuple[Any, ...] = ("verify",)
+    alg: str = ""
+    n: str = ""
 
 
 class IssuerKeys:
@@ -176,30 +186,14 @@ def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
         raise InvalidInputError(f"A key set is a list of at most {MOST_KEYS} keys.", where="jwks")
     found: dict[str, IssuerKey] = {}
     for one in listed:
-        if not isinstance(one, dict) or not _signs(one) or one["kid"] in found:
-            continue
-        public = {name: value for name, value in one.items() if name in _PUBLIC}
         try:
-            key = jwk.import_key(public)
-            thumbprint = key.thumbprint()
-        except (JoseError, ValueError, TypeError, KeyError):
+            said = msgspec.convert(one, _SigningKey)
+            # Six bits a character. The library only warns of short ones.
+            weak = said.kty == "RSA" and len(said.n) * 6 < LEAST_RSA_BITS
+            if weak or "verify" not in said.key_ops or said.kid in found:
+                continue
+            key = jwk.import_key({name: value for name, value in one.items() if name in _PUBLIC})
+            found[said.kid] = IssuerKey(said.kid, said.kty, one.get("alg"), key.thumbprint(), key)
+        except (msgspec.ValidationError, JoseError, ValueError, TypeError, KeyError):
             continue
-        found[one["kid"]] = IssuerKey(one["kid"], one["kty"], one.get("alg"), thumbprint, key)
     return found
-
-
-def _signs(one: Mapping[str, Any]) -> bool:
-    modulus = one.get("n", "")
-    # Six bits a character. The library only warns of short ones.
-    weak = one.get("kty") == "RSA" and not (isinstance(modulus, str) and len(modulus) * 6 >= LEAST_RSA_BITS)
-    operations = one.get("key_ops", ["verify"])
-    return (
-        not weak
-        and isinstance(one.get("kty"), str)
-        and one["kty"] in _KINDS
-        and isinstance(one.get("kid"), str)
-        and one.get("use", "sig") == "sig"
-        and isinstance(operations, list)
-        and "verify" in operations
-        and isinstance(one.get("alg", ""), str)
-    )
