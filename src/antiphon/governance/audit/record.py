@@ -251,12 +251,7 @@ def gone(of: AuditRow) -> dict[str, str]:
 
 def committed(of: AuditRow) -> tuple[tuple[Field, str | None, bytes | None], ...]:
     """Field, text and salt of each part that is committed to."""
-    return (
-        ("principal", of.principal, of.principal_salt),
-        ("originator", of.originator, of.originator_salt),
-        ("subject", of.subject, of.subject_salt),
-        ("detail", of.detail, of.detail_salt),
-    )
+    return tuple((field, getattr(of, field), getattr(of, f"{field}_salt")) for field in FIELDS)
 
 
 def content(scope: Scope, of: AuditRow) -> bytes:

@@ -133,10 +133,6 @@ class Decider:
             )
         return decision
 
-    def decider(self, tenant: str | None = None) -> Decider:
-        """Itself: a fixed set of policies stands in for those in force (``live_policies.LivePolicies``)."""
-        return self
-
     def known(self, resource: str | Resource) -> Resource:
         """The resource that a text names."""
         return resource if isinstance(resource, Resource) else resource_of(resource)

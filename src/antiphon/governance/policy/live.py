@@ -27,6 +27,8 @@ _MOST_REMEMBERED = 256
 class LivePolicies:
     """Decides by the policies in force in a principal's tenant. Safe to share between threads.
 
+    Every question raises ``UnavailableError`` when the catalog is away and no policies were seen within the bound.
+
     Args:
         scope: whose policies :attr:`digest` is of; its environment is every request's.
         bound: for how many seconds known policies are believed while the catalog is away.
@@ -51,19 +53,11 @@ class LivePolicies:
 
     @property
     def digest(self) -> str:
-        """Of the policies in force in the own scope: what a release pins.
-
-        Raises:
-            UnavailableError: the catalog is away and the policies were not seen within the bound.
-        """
+        """Of the policies in force in the own scope: what a release pins."""
         return self.decider().digest
 
     def decider(self, tenant: str | None = None) -> Decider:
-        """The decider in force in a tenant, the own one by default.
-
-        Raises:
-            UnavailableError: the catalog is away and the policies were not seen within the bound.
-        """
+        """The decider in force in a tenant, the own one by default."""
         tenant = self._scope.tenant if tenant is None else tenant
         leased = self._leases.look(tenant, partial(self._read, tenant))
         assert leased is not None
@@ -72,11 +66,7 @@ class LivePolicies:
     def decide(
         self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
     ) -> Decision:
-        """As :meth:`Decider.decide`, by the policies in force; the environment is this process's.
-
-        Raises:
-            UnavailableError: the catalog is away and the policies were not seen within the bound.
-        """
+        """As :meth:`Decider.decide`, by the policies in force; the environment is this process's."""
         return self.decider(principal.tenant).decide(principal, action, resource, self._here(context))
 
     def require(
@@ -86,7 +76,6 @@ class LivePolicies:
 
         Raises:
             ForbiddenError: the decision is to deny.
-            UnavailableError: the catalog is away and the policies were not seen within the bound.
         """
         return self.decider(principal.tenant).require(principal, action, resource, self._here(context))
 
