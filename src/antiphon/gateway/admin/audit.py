@@ -9,8 +9,8 @@ import msgspec
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.governance.audit.proof import AuditProof
 from antiphon.governance.audit.log import MOST, AuditFilter
+from antiphon.governance.audit.proof import AuditProof
 from antiphon.governance.audit.record import AuditEntry
 
 

@@ -75,15 +75,13 @@ class Witness:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                _lock(descriptor, self.path)
+                yield LockedWitness(self.path, descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _unusable(self.path, error) from error
-        try:
-            _lock(descriptor, self.path)
-            yield LockedWitness(self.path, descriptor)
-        except OSError as error:
-            raise _unusable(self.path, error) from error
-        finally:
-            os.close(descriptor)
 
 
 class LockedWitness:

@@ -15,7 +15,6 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
-from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -62,7 +61,7 @@ class AesGcmCodec:
         self._uses = uses
         self._lock = threading.Lock()
         self._sealers: dict[Scope, _Sealer] = {}
-        self._subkeys: OrderedDict[tuple[Scope, str, bytes], Any] = OrderedDict()
+        self._subkeys: OrderedDict[tuple[Scope, str, bytes], AESGCM] = OrderedDict()
 
     @property
     def accepts_plain(self) -> bool:
@@ -101,9 +100,19 @@ class AesGcmCodec:
         require_schema(envelope, context)
         content = envelope.content
         cipher = self._subkey(context.scope, envelope.key_id, content[:_SALT])
-        return decrypted(cipher, content[_SALT : _SALT + _NONCE], content[_SALT + _NONCE :], context, envelope.key_id)
+        nonce, sealed = content[_SALT : _SALT + _NONCE], content[_SALT + _NONCE :]
+        try:
+            return cipher.decrypt(nonce, sealed, _associated(context, envelope.key_id))
+        except (InvalidTag, ValueError) as error:
+            raise CorruptionError(
+                f"A payload does not open with the key {envelope.key_id}: its bytes were changed, it was moved from "
+                "another place, or the key is another one of the same name.",
+                where=f"{context.scope} {context.schema} {context.subject}",
+                next_step="Restore this one from a backup; others are not affected. `antiphon encryption check` lists "
+                "all.",
+            ) from error
 
-    def _subkey(self, scope: Scope, key_id: str, salt: bytes) -> Any:
+    def _subkey(self, scope: Scope, key_id: str, salt: bytes) -> AESGCM:
         place = (scope, key_id, salt)
         found = self._subkeys.get(place)
         if found is None:
@@ -127,25 +136,7 @@ class UnsealingCodec(PlainCodec):
         return self._sealed.open(envelope, context)
 
 
-def decrypted(cipher: Any, nonce: bytes, sealed: bytes, context: PayloadContext, key_id: str) -> bytes:
-    """Decrypt a payload that was sealed for this context.
-
-    Raises:
-        CorruptionError: bytes, key or place are not those it was sealed with.
-    """
-    try:
-        found: bytes = cipher.decrypt(nonce, sealed, _associated(context, key_id))
-    except (InvalidTag, ValueError) as error:
-        raise CorruptionError(
-            f"A payload does not open with the key {key_id}: its bytes were changed, it was moved from another place, "
-            "or the key is another one of the same name.",
-            where=f"{context.scope} {context.schema} {context.subject}",
-            next_step="Restore this one from a backup; others are not affected. `antiphon encryption check` lists all.",
-        ) from error
-    return found
-
-
-def _cipher(key: bytes, salt: bytes) -> Any:
+def _cipher(key: bytes, salt: bytes) -> AESGCM:
     # HKDF-SHA-256 with one block of output.
     return AESGCM(hmac.digest(hmac.digest(salt, key, "sha256"), _INFO, "sha256"))
 

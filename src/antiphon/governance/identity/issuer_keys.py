@@ -37,6 +37,7 @@ LEAST_RSA_BITS = 2_048
 
 _PATIENCE = 1.0
 _MOST_WAITING = 4
+_KINDS = frozenset({"RSA", "EC", "OKP"})
 _WHERE = "identity.oidc.jwks"
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y", "kid")
 _log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class IssuerKey(msgspec.Struct, frozen=True):
 class _SigningKey(msgspec.Struct, frozen=True):
     """The members of a JSON Web Key by which it may sign tokens."""
 
-    kty: Literal["RSA", "EC", "OKP"]
+    kty: str
     kid: str
     use: Literal["sig"] = "sig"
     key_ops: tuple[Any, ...] = ("verify",)
@@ -190,7 +191,7 @@ def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
             said = msgspec.convert(one, _SigningKey)
             # Six bits a character. The library only warns of short ones.
             weak = said.kty == "RSA" and len(said.n) * 6 < LEAST_RSA_BITS
-            if weak or "verify" not in said.key_ops or said.kid in found:
+            if weak or said.kty not in _KINDS or "verify" not in said.key_ops or said.kid in found:
                 continue
             key = jwk.import_key({name: value for name, value in one.items() if name in _PUBLIC})
             found[said.kid] = IssuerKey(said.kid, said.kty, one.get("alg"), key.thumbprint(), key)

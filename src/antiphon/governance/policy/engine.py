@@ -147,17 +147,14 @@ class Decider:
         seen = _texts(context)
         masked: list[str] = []
         visible: list[PolicyColumn] = []
-        for column, said in zip(
-            resource.columns, self._columns(principal, resource.columns, tenant, seen), strict=True
-        ):
+        for column in resource.columns:
+            said = self._column(principal, column, tenant, seen)
             if said.allowed:
                 visible.append(column)
             elif not said.errors and action in MASKING and said.policies and self.parts.masks(said.policies):
                 masked.append(column.name)
             else:
-                return Decision(
-                    False, said.policies, self.digest, said.errors if said.errors else (), masked=tuple(masked)
-                )
+                return Decision(False, said.policies, self.digest, said.errors, tuple(masked))
         return effective(resource, tenant, visible), tuple(masked)
 
     def evaluate(
@@ -246,20 +243,15 @@ class Decider:
             return Decision(True, decision.policies, self.digest, (), met[1])
         return decision
 
-    def _columns(
-        self, principal: Principal, columns: Sequence[PolicyColumn], tenant: str, seen: Mapping[str, str]
-    ) -> list[Decision]:
-        """Decide about each column with one request to the engine; equal requests are decided once."""
-        found: list[Decision] = []
-        for column in columns:
-            key = (principal, column, tenant, *(seen[name] for name in CONTEXT if name in self.parts.context))
-            said = self._remembered.get(key)
-            if said is None:
-                feature = Resource("feature", column.name, tenant, (column,))
-                said = self.evaluate(principal, "see", effective(feature, tenant, (column,)), seen)
-                _keep(self._remembered, key, said)
-            found.append(said)
-        return found
+    def _column(self, principal: Principal, column: PolicyColumn, tenant: str, seen: Mapping[str, str]) -> Decision:
+        """Decide about a column with one request to the engine; equal requests are decided once."""
+        key = (principal, column, tenant, *(seen[name] for name in CONTEXT if name in self.parts.context))
+        said = self._remembered.get(key)
+        if said is None:
+            feature = Resource("feature", column.name, tenant, (column,))
+            said = self.evaluate(principal, "see", effective(feature, tenant, (column,)), seen)
+            _keep(self._remembered, key, said)
+        return said
 
     def _principal(self, principal: Principal) -> Any:
         found = self._principals.get(principal)

@@ -42,17 +42,10 @@ def check(document: PolicyDocument, *, tenant: str, environment: str) -> PolicyC
     problems = [*_names(decider), *_locked_out(decider, tenant, environment)]
     report = run_cases(decider, document.cases)
     problems += [f"case {result.name!r}: {result.problem}" for result in report.failed]
-    warnings = [
-        f"policy {part.name!r} can never match: {why}"
-        for part in decider.parts.policies
-        if (why := never_matches(part)) is not None
-    ]
-    impossible = {part.name for part in decider.parts.policies if never_matches(part) is not None}
-    warnings += [
-        f"policy {name!r} decides no test case: write one that it decides"
-        for name in report.undecided
-        if name not in impossible
-    ]
+    never = [(part.name, why) for part in decider.parts.policies if (why := never_matches(part)) is not None]
+    warnings = [f"policy {name!r} can never match: {why}" for name, why in never]
+    untested = [name for name in report.undecided if name not in dict(never)]
+    warnings += [f"policy {name!r} decides no test case: write one that it decides" for name in untested]
     return PolicyCheck(document.digest, tuple(problems), tuple(warnings), report)
 
 
