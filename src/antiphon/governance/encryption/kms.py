@@ -23,7 +23,7 @@ _MOST_BYTES = 65_536
 _TIMEOUT_SECONDS = 5.0
 """For one request."""
 _ATTEMPTS = 3
-"""How often a request is sent while the service is away."""
+"""Times that a request is sent while the service is away."""
 
 T = TypeVar("T")
 

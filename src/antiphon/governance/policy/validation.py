@@ -20,7 +20,7 @@ NEEDED = ("administer", "propose", "approve")
 
 
 class PolicyCheck(msgspec.Struct, frozen=True):
-    """Why the policies of a document may not act (``problems``), and what is probably a mistake (``warnings``)."""
+    """Problems of a policy document, for which it may not act, and ``warnings``: what is probably a mistake."""
 
     digest: str
     problems: tuple[str, ...]
