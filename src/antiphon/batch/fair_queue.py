@@ -145,11 +145,6 @@ class FairQueue:
                 granted.set_result(None)
 
     @property
-    def held(self) -> dict[str, int]:
-        """Slots held, by tenant."""
-        return dict(self._held)
-
-    @property
     def _free(self) -> int:
         return self._slots - self._held.total()
 

@@ -44,11 +44,12 @@ class StarvationWatch:
         self._window = window
         self._at = at
         self._was_paused = False
-        self._begin(0.0, processor_seconds)
+        self._running = 0.0
+        self.begin_again(processor_seconds)
 
-    def _begin(self, running: float, processor_seconds: float) -> None:
-        self._running = running
-        self._readings: deque[tuple[float, float]] = deque([(running, processor_seconds)])
+    def begin_again(self, processor_seconds: float) -> None:
+        """Forget what was: from now on the process runs at another priority."""
+        self._readings: deque[tuple[float, float]] = deque([(self._running, processor_seconds)])
         self._starved_since: float | None = None
         self._told_at = -math.inf
 
@@ -74,10 +75,6 @@ class StarvationWatch:
             return None
         self._told_at = self._running
         return Starvation(share, self._running - self._starved_since)
-
-    def begin_again(self, processor_seconds: float) -> None:
-        """Forget what was: from now on the process runs at another priority."""
-        self._begin(self._running, processor_seconds)
 
 
 def nice_for(share: float) -> int:

@@ -26,7 +26,7 @@ async def test_a_small_tenant_does_not_wait_for_a_large_one() -> None:
     small = [asyncio.create_task(one("small")) for _ in range(3)]
     await asyncio.gather(*large, *small)
     assert max(at for at, tenant in enumerate(order) if tenant == "small") < 12
-    assert queue.held == {}
+    assert queue._held == {}
 
 
 async def test_of_equals_who_waited_longest_is_next() -> None:
@@ -36,13 +36,13 @@ async def test_of_equals_who_waited_longest_is_next() -> None:
     await asyncio.sleep(0)
     queue.release(slot("a"))
     await asyncio.sleep(0)
-    assert queue.held == {"b": 1}
+    assert queue._held == {"b": 1}
     queue.release(slot("b"))
     await asyncio.sleep(0)
-    assert queue.held == {"c": 1}
+    assert queue._held == {"c": 1}
     queue.release(slot("c"))
     await asyncio.sleep(0)
-    assert queue.held == {"a": 1}
+    assert queue._held == {"a": 1}
     await asyncio.gather(*waiting.values())
 
 
@@ -55,7 +55,7 @@ async def test_a_wait_that_is_given_up_takes_no_turn() -> None:
     given_up.cancel()
     queue.release(slot("a"))
     await asyncio.gather(given_up, late, return_exceptions=True)
-    assert queue.held == {"b": 1}
+    assert queue._held == {"b": 1}
     queue.release(slot("b"))
     handed = asyncio.create_task(queue.acquire(slot("a")))
     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_a_wait_that_is_given_up_takes_no_turn() -> None:
     queue.release(slot("a"))
     again.cancel()  # it has just been given the turn and does not know yet
     await asyncio.gather(handed, again, return_exceptions=True)
-    assert queue.held == {}
+    assert queue._held == {}
 
 
 async def test_who_has_little_time_left_goes_before_others_and_leaves_them_some() -> None:

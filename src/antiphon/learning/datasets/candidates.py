@@ -78,7 +78,8 @@ def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> tuple[list[Can
             dropped[reason] += 1
     single = _without_duplicates(entered)
     dropped["duplicate"] = len(entered) - len(single)
-    drawn = sorted(single, key=lambda candidate: _draw(spec.seed, candidate.example))[: spec.examples]
+    drawn = sorted(single, key=lambda one: hashlib.sha256(f"{spec.seed}|{one.example}".encode()).digest())
+    drawn = drawn[: spec.examples]
     dropped["sampled-out"] = len(single) - len(drawn)
     kept = sorted(drawn, key=lambda candidate: candidate.example)
     return kept, {reason: count for reason, count in dropped.items() if count}
@@ -94,7 +95,3 @@ def _without_duplicates(candidates: Sequence[Candidate]) -> list[Candidate]:
         if known is None or (one.label_at, one.prediction or "") < (known.label_at, known.prediction or ""):
             single[one.example] = one
     return list(single.values())
-
-
-def _draw(seed: int, example: str) -> str:
-    return hashlib.sha256(f"{seed}|{example}".encode()).hexdigest()

@@ -131,10 +131,11 @@ class ReleaseEvaluator:
         baseline: Sequence[RowResult] = ()
         if against is not None:
             baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
-        who = principal or _evaluator(scope)
+        who = principal or Principal("evaluation", scope.tenant, "service", clearance="restricted")
         requests = EvaluationRequests(self.answering, self.texts, release, dataset, rows, who, self.patience)
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
-        probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
+        few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:4]
+        probes = attacks.probes(release.bundle.application, few) if with_attacks else ()
         path = self.folder / f"{id}.jsonl"
         with journal(path, subject, self.codec, scope) as kept:
             questions = {
@@ -294,15 +295,6 @@ def whole_rows(rows: Sequence[DatasetRow], count: int) -> frozenset[str]:
     """The examples that are asked for the whole output: by a hash, so that fewer are a part of more."""
     ordered = sorted((row.example for row in rows), key=lambda example: content_hash(["whole", example]))
     return frozenset(ordered[:count])
-
-
-def _spread(rows: Sequence[DatasetRow], most: int = 4) -> tuple[DatasetRow, ...]:
-    """A few rows for the attack sets."""
-    return tuple(sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:most])
-
-
-def _evaluator(scope: Scope) -> Principal:
-    return Principal(id="evaluation", tenant=scope.tenant, role="service", clearance="restricted")
 
 
 def _named(progress: Progress, whose: str) -> Progress:

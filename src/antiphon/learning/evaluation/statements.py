@@ -85,13 +85,11 @@ def false_statements(
         prints: ``view.feature`` to the figure as the prompt saw it, ``None`` for a figure without a value.
         known: other words of the request that may hold digits (the entity's keys).
     """
-    wrong = []
+    wrong, by_name = [], {figure.feature: figure for figure in reversed(figures)}
     for statement in statements(text, figures, known):
         if not statement.features:
             wrong.append(f"“{statement.words}” is of nothing that was asked about")
-        elif not any(
-            _equals(statement, prints.get(feature), _figure(figures, feature)) for feature in statement.features
-        ):
+        elif not any(_equals(statement, prints.get(feature), by_name[feature]) for feature in statement.features):
             shown = ", ".join(f"{feature} is {prints.get(feature) or 'unknown'}" for feature in statement.features)
             wrong.append(f"“{statement.words}” where {shown}")
     return tuple(wrong)
@@ -260,10 +258,6 @@ def _equals(statement: FigureStatement, shown: str | None, figure: Figure) -> bo
 
 def _seconds(figure: Figure) -> int | None:
     return next((_TIMES[unit.lower()] for unit in figure.unit if unit.lower() in _TIMES), None)
-
-
-def _figure(figures: Sequence[Figure], feature: str) -> Figure:
-    return next(figure for figure in figures if figure.feature == feature)
 
 
 def _strings(value: Any) -> Iterable[str]:
