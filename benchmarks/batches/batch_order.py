@@ -223,7 +223,7 @@ class Run:
         scope = Scope(order.tenant)
         deadline = None if order.deadline == inf else datetime.fromtimestamp(order.deadline, UTC)
         self.memory.declare(scope, order.name, "openai/costed", sizes, deadline)
-        meter = self._gauge.meter(scope, order.name, self.estimates)
+        meter = JobMeter(self._gauge, self.estimates, scope, order.name)
         self._jobs[order.name] = _Job(order, self._ordered, meter)
         self.estimates.forget()
         self._say(self._jobs[order.name])
@@ -274,7 +274,7 @@ class Run:
         self._turns += 1
         self._last[claim.tenant] = (self._turns, claim.prefix)
         self._ticket += 1
-        under_way = job.meter.row()
+        under_way = job.meter.gauge.row()
         under_way.__enter__()
         self._under_way[self._ticket] = (job, row, under_way, claim)
         order = job.order

@@ -30,7 +30,7 @@ from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
 from antiphon.orchestration.governor import Governor
 from antiphon.training import examples
-from antiphon.training.arithmetic import of_this_machine
+from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.examples import Example, Part
 from antiphon.training.order import TrainingOrder, read_order, write_order
 from antiphon.training.processes import TrainingProcesses
@@ -145,7 +145,7 @@ async def trainer(folder: Path, model: str, batch: int, seed: int) -> AsyncItera
     place = folder / "training"
     place.mkdir()
     digest = examples.write(folder / "examples.jsonl", learned)
-    arithmetic = of_this_machine("auto", Recipe().threads, cache_directory())
+    arithmetic = choose(speeds_of_this_machine(Recipe().threads, cache_directory()))
     recipe = Recipe(
         batch=batch, steps=100_000, checkpoint_every=100_000, seed=seed,
         dtype=arithmetic.dtype, device=arithmetic.device,

@@ -29,7 +29,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError
 from antiphon.core.paths import cache_directory
 from antiphon.engine.weights import resolve
-from antiphon.training.arithmetic import of_this_machine
+from antiphon.training.arithmetic import choose, speeds_of_this_machine
 from antiphon.training.checkpoint import Checkpoints, CheckpointState
 from antiphon.training.child import started_ticks
 from antiphon.training.examples import Example, Part, write
@@ -182,7 +182,7 @@ def main() -> int:
     """Measure, print, keep; returns 1 when the bytes differ or a pause lasts longer than a step."""
     parser = argparse.ArgumentParser(description="Kill training ten times; the same bytes must come out.")
     parser.add_argument("--full", action="store_true", help="100 steps of 16 examples instead of 24 of 4")
-    arithmetic = of_this_machine("auto", CI.threads, cache_directory())
+    arithmetic = choose(speeds_of_this_machine(CI.threads, cache_directory()))
     recipe = msgspec.structs.replace(
         FULL if parser.parse_args().full else CI, dtype=arithmetic.dtype, device=arithmetic.device
     )

@@ -96,6 +96,11 @@ class Estimates:
             return 0.0
         return next((work.engine_seconds / backlog.supply.rate for one, work in backlog.work if one.id == job), 0.0)
 
+    def forget(self) -> None:
+        """Look the measurements up again when next asked."""
+        with self._lock:
+            self._read_at = -inf
+
     def _estimate(self, backlog: _Backlog, job: OpenJob, work: Work, delivered: float) -> Estimate:
         when = backlog.supply.forecast(delivered, work_error(job))
         late: Late = "no"
