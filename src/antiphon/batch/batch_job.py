@@ -90,7 +90,7 @@ class RequestRow:
         self._id = new_id("req")
         self.label = f"line {request.line + 1}"
         self.sketch: RowSketch | None = request.sketch
-        self.prefix = self.sketch.prefixes[0].digest if self.sketch is not None and self.sketch.prefixes else 0
+        self.prefix = request.sketch.prefixes[0].digest if request.sketch.prefixes else 0
         self.refusal: AntiphonError | None = None
 
     async def answer(self, tier: Tier) -> RowAnswer:
@@ -267,7 +267,8 @@ class BatchJobs:
         """Gives every request without a row the error that OpenAI gives it."""
         done = self.jobs.done_lines(batch.scope, batch.id)
         with self._open(batch) as stream:
-            left = lines.requests(stream, self.limits.line_bytes, done)
+            unordered = list(lines.sketches(stream, self.limits.line_bytes, done))
+            left = lines.requests_of(stream, self.limits.line_bytes, unordered)
             while chunk := list(islice(left, _EXPIRED_AT_ONCE)):
                 rows = [
                     row_of(batch, one, None, {"code": EXPIRED.code, "message": EXPIRED.message}, failed=True)

@@ -38,7 +38,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
     line: int
     custom_id: str
     body: bytes
-    sketch: RowSketch | None = None
+    sketch: RowSketch
 
 
 class FileCheck(msgspec.Struct, frozen=True):
@@ -86,13 +86,6 @@ def check(
     return found.checked()
 
 
-def requests(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[BatchRequest]:
-    """The requests of a file that was checked, without the lines that are done."""
-    for line, _, content in _lines(stream, line_bytes, None):
-        if content is not None and content.strip() and line not in done:
-            yield _request(line, content)
-
-
 def sketches(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[RowSketch]:
     """Sketches the requests of a checked file, without the lines that are done."""
     known: dict[int, Prefix] = {}
@@ -106,12 +99,8 @@ def requests_of(stream: BinaryIO, line_bytes: int, rows: Iterable[RowSketch]) ->
     """The requests of these rows, in their order; ``stream`` is read at their places."""
     for row in rows:
         stream.seek(row.at)
-        yield _request(row.line, stream.readline(line_bytes + 1), row)
-
-
-def _request(line: int, content: bytes, sketch: RowSketch | None = None) -> BatchRequest:
-    shape = _decode(content)
-    return BatchRequest(line, shape.custom_id, bytes(shape.body), sketch)
+        shape = _decode(stream.readline(line_bytes + 1))
+        yield BatchRequest(row.line, shape.custom_id, bytes(shape.body), row)
 
 
 def _lines(stream: BinaryIO, longest: int, digest: Any) -> Iterator[tuple[int, int, bytes | None]]:

@@ -79,7 +79,9 @@ def test_a_good_file_gives_its_requests_however_it_ends() -> None:
         content = text([b"", line("a"), b" ", line("b", user="é"), line("c")], end)
         found = checked(content)
         assert (found.errors, found.requests, found.model) == ((), 3, "tiny")
-        read = list(lines.requests(io.BytesIO(content), BOUNDS.line_bytes, {3}))
+        stream = io.BytesIO(content)
+        left = list(lines.sketches(stream, BOUNDS.line_bytes, {3}))
+        read = list(lines.requests_of(stream, BOUNDS.line_bytes, left))
         assert [(request.line, request.custom_id) for request in read] == [(1, "a"), (4, "c")]
         assert json.loads(read[0].body) == {"model": "tiny", "messages": []}
 
