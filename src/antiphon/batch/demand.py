@@ -29,11 +29,8 @@ class _DemandCount(msgspec.Struct):
 
 
 class Demand:
-    """Demand for the answers of one application.
-
-    Args:
-        half_life: seconds. ``most``: of entities that are counted; beyond them the least demanded half is forgotten.
-    """
+    """Demand for the answers of one application, halved each ``half_life`` seconds; beyond ``most`` entities the least
+    demanded half is forgotten."""
 
     def __init__(self, half_life: float, most: int = 100_000) -> None:
         self._half_life = half_life

@@ -95,12 +95,8 @@ def next_request(waiting: Sequence[SlotRequest], state: QueueState, now: float) 
 
 
 class FairQueue:
-    """Hands out slots in the order of :func:`next_request`; for one event loop.
-
-    Args:
-        slots: slots that are held at once.
-        now: seconds of the clock that the requests' instants are of.
-    """
+    """Hands out so many slots in the order of :func:`next_request`, for one event loop; ``now`` reads the clock that
+    the requests' instants are of."""
 
     def __init__(self, slots: int, now: Callable[[], float] = time.time) -> None:
         self._slots = slots

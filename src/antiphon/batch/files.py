@@ -77,11 +77,8 @@ class FileStore:
         return Upload(self, scope, principal, originator, left)
 
     def writing(self, scope: Scope, file: str) -> AbstractContextManager[LakeDraft]:
-        """The content of a file of this id; it is in place when the block ends, and nothing when it raises.
-
-        Raises:
-            UnavailableError: the disk is full, or the store does not answer.
-        """
+        """The content of a file of this id; it is in place when the block ends, and nothing when it raises:
+        ``UnavailableError`` when the disk is full, or the store does not answer."""
         return self.contents.writing(scope, f".{file}")
 
     def add_made(self, batch: Batch, file: str, filename: str, draft: LakeDraft, *, within: Any) -> StoredFile:

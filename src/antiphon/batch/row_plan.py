@@ -144,11 +144,8 @@ def _following(following: list[int], at: int) -> int:
 def row_sketch(
     line: int, at: int, parts: Sequence[str], output_limit: int | None, known: dict[int, Prefix] | None = None
 ) -> RowSketch:
-    """Sketches a row of these parts of a prompt, in the order in which they stand in it.
-
-    Args:
-        known: prefixes of rows before, so that what is shared is held once; this row's are put there.
-    """
+    """Sketches a row of these parts of a prompt, in the order in which they stand in it; ``known`` prefixes of rows
+    before are held once, and this row's are put there."""
     content = [part.encode(errors="surrogatepass") for part in parts if part]
     total = sum(map(len, content))
     ends, end = set[int](), 0

@@ -33,12 +33,8 @@ _NEXT = "Write the answers to a file that does not exist yet, or remove this one
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Checks input files.
-
-    Attributes:
-        sources: patterns of the files that the project reads, by what reads them: ``view/NAME``, or
-            ``application/NAME`` for its outcomes.
-    """
+    """Checks input files, by what reads which patterns of files: ``view/NAME``, or ``application/NAME`` for its
+    outcomes."""
 
     jobs: Jobs
     records: Records
@@ -66,12 +62,8 @@ class OutputFiles:
     sources: Callable[[], Mapping[str, Iterable[str]]] = dict
 
     def require_own(self, scope: Scope, application: str, principal: str, path: Path, source: Path | None) -> None:
-        """Refuse an output that would take the place of something else.
-
-        Raises:
-            InvalidInputError: the project reads the file, the order does, or it is there and is not an earlier output
-                of this application and principal.
-        """
+        """Raises ``InvalidInputError`` for an output that the project or the order reads, or that is there and is not
+        an earlier one of this application and principal."""
         if path == source or self._is_source(path):
             raise InvalidInputError(
                 "The project reads this table.", where=str(path), next_step="Write the answers to another file."
@@ -147,11 +139,8 @@ def _digest(path: Path) -> str:
 
 
 def patterns(root: Path, path: str) -> Iterator[str]:
-    """Patterns of what a source's path names: a file, several, or what lies in a folder.
-
-    Args:
-        root: the project's folder, which is no pattern whatever its name holds.
-    """
+    """Patterns of what a source's path names: a file, several, or what lies in a folder. ``root``, the project's
+    folder, is no pattern whatever its name holds."""
     declared = Path(path)
     for place in (declared, declared.parent.resolve() / declared.name, declared.resolve()):
         yield from (escape(str(place)), f"{escape(str(place))}/*")

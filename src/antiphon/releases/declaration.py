@@ -74,12 +74,8 @@ def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed
 
 
 def declaration(plan: Rollout, units_available: int, *, base_rate: float = 0.02) -> str:
-    """Say in words what a rollout can decide.
-
-    Args:
-        units_available: users that the canary will see over all its steps.
-        base_rate: of bad events, among the live release's users.
-    """
+    """Say in words what a rollout can decide with so many users in all steps of its canary, where bad events have this
+    rate among the live release's users."""
     if not plan.canary:
         users = "The plan has no canary: no user's errors are compared."
     else:

@@ -59,11 +59,8 @@ class LiveReleases:
         self._pinned: dict[tuple[Scope, str], Release] = {}
 
     def live(self, scope: Scope, application: str) -> Release | None:
-        """The live release, ``None`` when the application has none.
-
-        Raises:
-            UnavailableError: the catalog is away and the pointer was not seen within the bound.
-        """
+        """The live release, ``None`` when the application has none; raises ``UnavailableError`` when the catalog is
+        away and the pointer was not seen within the bound."""
         return self._leased(scope, application).live
 
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assignment | None:

@@ -143,11 +143,8 @@ class _Layer:
 
 
 def measure_apart(threads: int) -> tuple[Speed, ...]:
-    """:func:`measure` in a process of its own: torch would stay in the worker's memory for good.
-
-    Raises:
-        SetupError: torch cannot be loaded or used.
-    """
+    """:func:`measure` in a process of its own: torch would stay in the worker's memory for good. Raises ``SetupError``
+    when torch cannot be loaded or used."""
     command = (sys.executable, "-m", "antiphon.training.arithmetic", "--threads", str(threads))
     try:
         done = subprocess.run(

@@ -96,12 +96,8 @@ def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ..
 
 
 def check(examples: tuple[Example, ...]) -> None:
-    """Refuse what nothing can be learned from.
-
-    Raises:
-        InvalidInputError: there is no new example, one has nothing to learn or a weight below 0, an id occurs twice, or
-            all examples have the same label.
-    """
+    """Raises ``InvalidInputError`` for what nothing can be learned from: there is no new example, one has nothing to
+    learn or a weight below 0, an id occurs twice, or all examples have the same label."""
     next_step = "Take a longer history or a later cutoff."
     if not any(not example.old for example in examples):
         raise InvalidInputError("The training set is empty.", where="examples", next_step=next_step)

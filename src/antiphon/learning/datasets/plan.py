@@ -32,11 +32,8 @@ def plan(
     first: datetime | None = None,
     last: datetime | None = None,
 ) -> DatasetSpec:
-    """The specification as :meth:`DatasetBuilder.plan` describes it, still without log offsets.
-
-    Raises:
-        InvalidInputError: the application declares no outcome, or the window is none.
-    """
+    """The specification as :meth:`DatasetBuilder.plan` describes it, still without log offsets; raises
+    ``InvalidInputError`` when the application declares no outcome, or the window is none."""
     labels = labels_of(application)
     outcome, tune = application.outcome, application.fine_tune
     assert outcome is not None  # labels_of

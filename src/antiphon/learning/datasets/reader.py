@@ -56,12 +56,8 @@ class DatasetFeatureReader:
         as_of: datetime,
         minimum_publication: int | None = None,
     ) -> FeatureVector:
-        """The row's features of some views.
-
-        Raises:
-            FeatureUnavailableError: the dataset has no such row, or two that differ, or lacks a view in this definition
-                version.
-        """
+        """The row's features of some views; raises ``FeatureUnavailableError`` when the dataset has no such row, or two
+        that differ, or lacks a view in this definition version."""
         place = _place(keys, as_of)
         vector = self._vectors.get(place)
         if vector is None or place in self._ambiguous:

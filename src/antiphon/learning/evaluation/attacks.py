@@ -145,12 +145,9 @@ def probes(application: ApplicationSpec, rows: Sequence[DatasetRow]) -> tuple[Pr
 def poisoned(
     probe: Probe, application: ApplicationSpec, clean: AttackResponse | None, keyed: Keyed = None
 ) -> tuple[DatasetRow, str | None]:
-    """The row and question of a probe's request.
-
-    Args:
-        keyed: view to the keys of its entity. A view that is looked up by a poisoned key has no features, as in
-            serving; without it, the worst is assumed: that it has those of the honest key.
-    """
+    """The row and question of a probe's request. A view that is looked up by a poisoned key (``keyed``: view to the
+    keys of its entity) has no features, as in serving; without that map the worst is assumed: that it has those of
+    the honest key."""
     text = _filled(probe.attack.text, application, clean)
     row = msgspec.structs.replace(
         probe.row,

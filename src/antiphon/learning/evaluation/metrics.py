@@ -105,12 +105,8 @@ def difference(
 
 
 def columns(forecast: Sequence[float] | Floats, truth: Sequence[float] | Floats) -> tuple[Floats, Floats]:
-    """Both as arrays of one length.
-
-    Raises:
-        InvalidInputError: they are empty or of different lengths, or a forecast is no number in [0, 1], or a truth is
-            neither 0 nor 1.
-    """
+    """Both as arrays of one length; raises ``InvalidInputError`` when they are empty or of different lengths, a
+    forecast is no number in [0, 1], or a truth is neither 0 nor 1."""
     forecasts = np.asarray(forecast, dtype=np.float64)
     truths = np.asarray(truth, dtype=np.float64)
     if len(forecasts) == 0 or len(forecasts) != len(truths):

@@ -79,12 +79,9 @@ def texts_of(output_text: str, application: ApplicationSpec) -> tuple[str, ...]:
 def false_statements(
     text: str, figures: Sequence[Figure], prints: Mapping[str, str | None], known: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Statements of the text that the request's figures contradict, each as a sentence.
-
-    Args:
-        prints: ``view.feature`` to the figure as the prompt saw it, ``None`` for a figure without a value.
-        known: other words of the request that may hold digits (the entity's keys).
-    """
+    """Statements of the text that the request's figures contradict, each as a sentence. ``prints`` are the figures as
+    the prompt saw them, ``None`` for one without a value; ``known`` are other words of the request that may hold
+    digits (the entity's keys)."""
     wrong, by_name = [], {figure.feature: figure for figure in reversed(figures)}
     for statement in statements(text, figures, known):
         if not statement.features:

@@ -118,11 +118,8 @@ class Monitor:
         )
 
     def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:
-        """Compare the newest ``recent`` of event time with what was learned from, else with the first week.
-
-        Raises:
-            NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
-        """
+        """Compare the newest ``recent`` of event time with what was learned from, else with the first week; raises as
+        :meth:`performance`."""
         declared = self.applications(scope, application)
         labels_of(declared)
         outcome = declared.outcome

@@ -65,11 +65,7 @@ def served_application(application: ApplicationSpec, version: str) -> Applicatio
 def render_all(
     rows: Iterable[DatasetRow], application: ApplicationSpec, model: ModelDescription, *, old: bool = False
 ) -> RenderedExamples:
-    """Every row as an example; ``old`` marks those that are replayed.
-
-    Raises:
-        InvalidInputError: a template fails, a target is no value of its property, or a label is none of the outcome's.
-    """
+    """Every row as an example; ``old`` marks replayed ones. Raises ``InvalidInputError`` as :func:`render`."""
     examples: list[Example] = []
     refused = 0
     for row in rows:

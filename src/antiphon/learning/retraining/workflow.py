@@ -139,11 +139,9 @@ class Retraining:
     def specifications(
         self, scope: Scope, request: TrainArguments, pinned: TrainingInputs
     ) -> tuple[DatasetSpec, DatasetSpec]:
-        """Plans the training and the evaluation set, with everything pinned that could change until they are built.
-
-        Raises:
-            InvalidInputError: nothing is held out to evaluate on, or nothing is new since the version to go on from.
-        """
+        """Plans the training and the evaluation set, with everything pinned that could change until they are built;
+        raises ``InvalidInputError`` when nothing is held out to evaluate on, or nothing is new since the version to
+        go on from."""
         services, application, cutoff = self._services, pinned.application, pinned.cutoff
         tune = fine_tune_of(application)
         window = tune.window if pinned.parent is None else tune.delta_window or tune.window

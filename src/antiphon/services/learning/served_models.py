@@ -121,12 +121,8 @@ class ServedModels:
             _log.info("The engine serves %s.", ", ".join(model.name for model in declared) or "no trained model")
 
     async def require(self, version: str) -> None:
-        """Return once the engine serves this version.
-
-        Raises:
-            UnavailableError: no release that needs it is on its way, or the engine does not serve it.
-            What :meth:`reconcile` raises, unless this version is served nevertheless.
-        """
+        """Return once the engine serves this version; raises ``UnavailableError`` when no release that needs it is on
+        its way or the engine does not serve it, and as :meth:`reconcile` unless it is served nevertheless."""
         failure: AntiphonError | None = None
         try:
             await self.reconcile()
