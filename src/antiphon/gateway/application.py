@@ -125,7 +125,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     app.state.recognition = Recognition()
     app.state.denials = denials
     app.state.histories = histories
-    app.state.pages = dashboard.Pages(services, measurements, histories)
+    app.state.pages = dashboard.Pages(services)
     return app
 
 

@@ -64,15 +64,14 @@ class Denials:
         self._unknown = 0
         self._beyond: dict[_Refusal, int] = {}
 
-    async def record(self, request: Request, error: BaseException, who: Principal | None = None) -> None:
-        """Keep that this request was refused, if that is what the error says; it is refused all the same if that fails.
+    async def record(self, request: Request, error: BaseException) -> None:
+        """Keep that this request was refused, if the error says so; it is refused all the same where that fails.
 
-        Args:
-            who: asked; by default whoever the request was found to be of.
+        Whoever the request was found to be of is named.
         """
         if not isinstance(error, UnauthenticatedError | ForbiddenError):
             return
-        who = who or getattr(request.state, "principal", None)
+        who: Principal | None = getattr(request.state, "principal", None)
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
         tenant = who.tenant if who is not None else self._services.settings.project.tenant
         refused = _Refusal(tenant, who.id if who is not None else ANONYMOUS, peer, error.code)
@@ -139,7 +138,6 @@ class Denials:
 
     async def _write(self, refused: _Refusal, subject: str, detail: Mapping[str, Any], originator: str | None) -> None:
         trail, scope = self._services.access.trail, Scope(refused.tenant, self._services.environment)
-        assert trail is not None
         try:
             await run_in_threadpool(
                 trail.enqueue, scope, refused.name, ACTION, subject, detail, originator=originator, outcome="denied"

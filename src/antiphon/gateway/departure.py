@@ -24,7 +24,7 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
     Works like :func:`asyncio.timeout`: a cancellation from outside passes through unchanged.
 
     Raises:
-        Departed: the client went away; everything in the block has unwound.
+        CallerLeftError: the client went away; everything in the block has unwound.
     """
     task = asyncio.current_task()
     assert task is not None

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import InvalidInputError, TooLargeError
+from antiphon.core.errors import TooLargeError
 from antiphon.gateway import incoming, problem
 from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
@@ -71,10 +71,7 @@ def _several(given: dict[str, Any]) -> tuple[OutcomeSubmission, ...]:
             where="outcomes",
             next_step=f"Send at most {MOST_OUTCOMES} at a time, or use `antiphon outcomes import`.",
         )
-    outcomes = incoming.typed(given, Feedback).outcomes
-    if not outcomes:
-        raise InvalidInputError("There is no outcome.", where="outcomes", next_step="Send at least one.")
-    return outcomes
+    return incoming.typed(given, Feedback).outcomes
 
 
 def _line(taken: OutcomeResult) -> FeedbackLine:

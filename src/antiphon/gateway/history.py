@@ -35,7 +35,6 @@ class Sample(msgspec.Struct, frozen=True):
     at: datetime
     p50: float | None
     p99: float | None
-    answers: int
     batch_done: int
     batch_total: int
     running_online: int | None
@@ -73,7 +72,6 @@ class MetricsHistory:
             at=seen.at,
             p50=recent.total_p50,
             p99=recent.total_p99,
-            answers=recent.count,
             batch_done=sum(job.rows_done for job in active),
             batch_total=sum(job.total or 0 for job in active),
             running_online=load.running_online if load else None,

@@ -24,7 +24,8 @@ _MOST_MODELS = 10_000
 
 
 class PromptSizes:
-    """Estimates the tokens of a prompt before the engine has counted them: from its length, and from how many more"""
+    """Estimates the tokens of a prompt before the engine has counted them: from its length, and from how many more the
+    prompts of that application or model had."""
 
     def __init__(self) -> None:
         self._more: dict[str, float] = {}

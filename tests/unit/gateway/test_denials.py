@@ -86,7 +86,9 @@ async def test_many_peers_together_are_bounded_and_hide_nobody_who_is_known(
     for number in range(5_000):
         await refusals.record(request(f"2001:db8::{number:x}"), NO_KEY)
     ann = Principal("ann", "default", "viewer")
-    await refusals.record(request("10.0.0.9"), ForbiddenError("Policy says no."), ann)
+    known = request("10.0.0.9")
+    known.state.principal = ann
+    await refusals.record(known, ForbiddenError("Policy says no."))
     assert Counter(name for name, _, _ in written.records) == {"anonymous": UNKNOWN_IN_FULL, "ann": 1}
     clock.advance(timedelta(seconds=61))
     await refusals.settle()

@@ -159,13 +159,19 @@ def _reject(call: OperationCall, body: ReasonRequest) -> PolicyLine:
     return read(policies.reject(call.scope, _number(call), by=call.principal, reason=body.reason), PolicyLine)
 
 
-def _number(call: OperationCall) -> int:
-    text = call.path["number"]
+def version_number(text: str, where: str, next_step: str) -> int:
+    """The number of a version.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise InvalidInputError(
-            f"{text!r} is no version.", where="number", next_step="Give a number of /admin/policies."
-        )
+        raise InvalidInputError(f"{text!r} is no version.", where=where, next_step=next_step)
     return int(text)
+
+
+def _number(call: OperationCall) -> int:
+    return version_number(call.path["number"], "number", "Give a number of /admin/policies.")
 
 
 def acting(versions: Sequence[PolicyVersion]) -> PolicyVersion:

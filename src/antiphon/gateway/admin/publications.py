@@ -112,10 +112,7 @@ def _rollback(call: OperationCall, body: PublicationRollbackRequest) -> Publicat
 
 
 @operation(
-    "POST",
-    "/admin/events/{stream}",
-    "Append source events to a stream; an event id seen before is ignored.",
-    "publish",
+    "POST", "/admin/events/{stream}", "Append source events to a stream; an event id seen before is ignored.", "publish"
 )
 def _append(call: OperationCall, body: IncomingEvents) -> EventsResponse:
     stream = call.path["stream"]

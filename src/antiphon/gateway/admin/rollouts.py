@@ -148,12 +148,7 @@ def declared(plan: Rollout, users: int) -> str:
     return declaration(plan, users)
 
 
-@operation(
-    "POST",
-    "/admin/rollouts/{rollout}/hold",
-    "Let nothing move a rollout; both arms keep answering.",
-    "release",
-)
+@operation("POST", "/admin/rollouts/{rollout}/hold", "Let nothing move a rollout; both arms keep answering.", "release")
 def _hold(call: OperationCall, body: ReasonRequest) -> RolloutLine:
     return _moved(call, call.services.learning.transitions.hold, body)
 
@@ -174,10 +169,7 @@ def _abort(call: OperationCall, body: ReasonRequest) -> RolloutLine:
 
 
 @operation(
-    "POST",
-    "/admin/rollouts/{rollout}/undo",
-    "Roll a rollout back: everybody is on the live release again.",
-    "release",
+    "POST", "/admin/rollouts/{rollout}/undo", "Roll a rollout back: everybody is on the live release again.", "release"
 )
 def _undo(call: OperationCall, body: ReasonRequest) -> RolloutLine:
     return _moved(call, call.services.learning.transitions.undo, body)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import GateFinding, Verdict
+from antiphon.catalog.verdicts import GateFinding
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
 from antiphon.gateway.bounds import Few
@@ -144,13 +144,10 @@ def _describe(call: OperationCall, query: Version) -> ViewDescription:
     # Where files lie on the server is nobody's business over HTTP.
     source = msgspec.structs.replace(found.definition.source, path=None)
     definition = msgspec.structs.replace(found.definition, source=source, quality=None)
-    return msgspec.structs.replace(
-        found, definition=definition, current=_placeless(found.current), latest=_verdict(found.latest)
-    )
-
-
-def _verdict(verdict: Verdict | None) -> Verdict | None:
-    return None if verdict is None else msgspec.structs.replace(verdict, manifest=_placeless(verdict.manifest))
+    latest = found.latest
+    if latest is not None:
+        latest = msgspec.structs.replace(latest, manifest=_placeless(latest.manifest))
+    return msgspec.structs.replace(found, definition=definition, current=_placeless(found.current), latest=latest)
 
 
 def _placeless(manifest: SnapshotManifest | None) -> SnapshotManifest | None:

@@ -28,7 +28,6 @@ from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.history import Histories
-from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.operation import OperationCall
 from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
@@ -49,10 +48,8 @@ SAFE = {
 class Pages:
     """Renders the templates."""
 
-    def __init__(self, services: GatewayServices, measurements: GatewayMetrics, histories: Histories) -> None:
+    def __init__(self, services: GatewayServices) -> None:
         self.services = services
-        self.measurements = measurements
-        self.histories = histories
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -82,6 +79,7 @@ class PageCall(OperationCall):
     """
 
     pages: Pages
+    histories: Histories
     query: Mapping[str, str]
     form: Mapping[str, str]
     form_token: str
@@ -105,7 +103,7 @@ async def figures(call: PageCall) -> Response:
 async def series(call: PageCall) -> Response:
     """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, sequences in the engine,
     seconds of age."""
-    samples = call.pages.histories.of(call.scope).samples
+    samples = call.histories.of(call.scope).samples
     columns: dict[str, Any] = {
         name: [getattr(sample, name) for sample in samples]
         for name in ("p50", "p99", "running_online", "running_batch")
@@ -180,18 +178,19 @@ def endpoint(page: Callable[[PageCall], Any], part: bool = False) -> Callable[[R
                 form = session.form_of(await incoming.body(request, session.MOST_FORM_BYTES))
             call = PageCall(
                 services=services,
-                measurements=pages.measurements,
+                measurements=request.app.state.measurements,
                 principal=who,
                 scope=services.scope(who),
                 path={name: str(value) for name, value in request.path_params.items()},
                 pages=pages,
+                histories=request.app.state.histories,
                 query=request.query_params,
                 form={name: value.strip() for name, value in form.items()},
                 form_token=held.form_token,
             )
             return await (page(call) if inspect.iscoroutinefunction(page) else run_in_threadpool(page, call))
         except AntiphonError as error:
-            await denials.record(request, error, who)
+            await denials.record(request, error)
             token = held.form_token
             return pages.render("error.html", error.http_status, page="", who=who, csrf=token, error=error)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, InvalidInputError
-from antiphon.gateway.admin.policies import acting
+from antiphon.core.errors import AntiphonError
+from antiphon.gateway.admin.policies import acting, version_number
 from antiphon.gateway.dashboard.pages import SAFE, PageCall, required_reason
-from antiphon.governance.policy.versions import PolicyVersion
 
 
 def policy(call: PageCall) -> Response:
@@ -35,7 +32,8 @@ def _show(call: PageCall, selected: str, problem: AntiphonError | None = None) -
     policies = call.services.access.policies
     versions = policies.list(call.scope)
     now = acting(versions)
-    chosen = policies.get(call.scope, _number(selected)) if selected else _latest_proposal(versions) or now
+    proposed = next((version for version in versions if version.state == "proposed"), now)
+    chosen = policies.get(call.scope, _number(selected)) if selected else proposed
     return call.render(
         "policy.html",
         problem,
@@ -49,11 +47,5 @@ def _show(call: PageCall, selected: str, problem: AntiphonError | None = None) -
     )
 
 
-def _latest_proposal(versions: Sequence[PolicyVersion]) -> PolicyVersion | None:
-    return next((version for version in versions if version.state == "proposed"), None)
-
-
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise InvalidInputError(f"{text!r} is no version.", where="version", next_step="Choose one of the list.")
-    return int(text)
+    return version_number(text, "version", "Choose one of the list.")

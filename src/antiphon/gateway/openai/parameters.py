@@ -243,23 +243,14 @@ def chat_request(
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInputError("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
     turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
-    fields = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
-    return _request(
-        parameters,
-        scope,
-        principal,
-        request,
-        originating_user=user,
-        question=fields or None,
-        messages=turns,
-        overrides=_overrides(
-            parameters,
-            max_tokens=parameters.max_completion_tokens or parameters.max_tokens,
-            json_schema=parameters.response_format.schema() if parameters.response_format else None,
-            logprobs=(parameters.top_logprobs or 0) if parameters.logprobs else None,
-            tools=_tools(parameters),
-        ),
-    )
+    question = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
+    decoding = {
+        "max_tokens": parameters.max_completion_tokens or parameters.max_tokens,
+        "json_schema": parameters.response_format.schema() if parameters.response_format else None,
+        "logprobs": (parameters.top_logprobs or 0) if parameters.logprobs else None,
+        "tools": _tools(parameters),
+    }
+    return _request(parameters, scope, principal, request, user, decoding, question=question or None, messages=turns)
 
 
 def completion_request(
@@ -272,20 +263,12 @@ def completion_request(
     first, scored = parameters.prompts[0], parameters.echo is True
     if parameters.max_tokens == 0 and not scored:
         raise InvalidInputError("No tokens at all go with `echo: true` only.", where="max_tokens")
-    return _request(
-        parameters,
-        scope,
-        principal,
-        request,
-        originating_user=user,
-        **_prompted(first),
-        overrides=_overrides(
-            parameters,
-            max_tokens=parameters.max_tokens,
-            logprobs=parameters.logprobs,
-            prompt_logprobs=(parameters.logprobs or 0) if scored else None,
-        ),
-    )
+    decoding = {
+        "max_tokens": parameters.max_tokens,
+        "logprobs": parameters.logprobs,
+        "prompt_logprobs": (parameters.logprobs or 0) if scored else None,
+    }
+    return _request(parameters, scope, principal, request, user, decoding, **_prompted(first))
 
 
 def questions(parameters: Common, question: AnswerRequest) -> tuple[AnswerRequest, ...]:
@@ -347,13 +330,28 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     return callable_now
 
 
-def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **fields: Any) -> AnswerRequest:
+def _request(
+    parameters: Common,
+    scope: Scope,
+    principal: Principal,
+    request: str,
+    user: str | None,
+    decoding: dict[str, Any],
+    **question: Any,
+) -> AnswerRequest:
+    """The question with what both endpoints have."""
     if parameters.stream_options is not None and not parameters.stream:
         raise InvalidInputError("`stream_options` needs `stream: true`.", where="stream_options")
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
         raise InvalidInputError(
             "`as_of` has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z."
         )
+    stop = parameters.stop
+    penalties = Penalties(
+        frequency=parameters.frequency_penalty or 0.0,
+        presence=parameters.presence_penalty or 0.0,
+        bias=tuple(sorted(_biased(token, bias) for token, bias in (parameters.logit_bias or {}).items() if bias)),
+    )
     return AnswerRequest(
         scope=scope,
         principal=principal,
@@ -361,31 +359,22 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         entity={name: str(value) for name, value in parameters.entity.items()},
         inputs=parameters.inputs,
         as_of=utc(parameters.as_of) if parameters.as_of else None,
-        path="online",
         release=parameters.release,
         minimum_publication=parameters.minimum_publication,
+        originating_user=user,
         exposure_unit=parameters.exposure_unit,
         request_id=request,
         tier=grant_tier(parameters.service_tier, principal),
-        **fields,
-    )
-
-
-def _overrides(parameters: Common, **fields: Any) -> DecodingOverrides:
-    stop = parameters.stop
-    penalties = Penalties(
-        frequency=parameters.frequency_penalty or 0.0,
-        presence=parameters.presence_penalty or 0.0,
-        bias=tuple(sorted(_biased(token, bias) for token, bias in (parameters.logit_bias or {}).items() if bias)),
-    )
-    return DecodingOverrides(
-        temperature=parameters.temperature,
-        top_p=parameters.top_p,
-        seed=parameters.seed,
-        stop=None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
-        penalties=None if penalties == Penalties() else penalties,
-        engine=engine_parameters(parameters),
-        **fields,
+        overrides=DecodingOverrides(
+            temperature=parameters.temperature,
+            top_p=parameters.top_p,
+            seed=parameters.seed,
+            stop=None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+            penalties=None if penalties == Penalties() else penalties,
+            engine=engine_parameters(parameters),
+            **decoding,
+        ),
+        **question,
     )
 
 
