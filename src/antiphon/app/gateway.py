@@ -20,7 +20,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.settings_sections import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
 from antiphon.gateway.application import create_app
-from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
+from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
 from antiphon.services.project.store import Store
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
     """
     import uvicorn
 
-    from antiphon.gateway.connections import Connections, affordable_connections, raise_descriptor_limit
-    from antiphon.gateway.tls_protocol import TlsAwareConnection
+    from antiphon.gateway.http.connections import Connections, affordable_connections, raise_descriptor_limit
+    from antiphon.gateway.http.tls_protocol import TlsAwareConnection
 
     app.state.transport = transport
     connections = Connections(affordable_connections(settings.max_connections, raise_descriptor_limit()))

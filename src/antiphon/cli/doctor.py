@@ -179,7 +179,7 @@ def _port(project: Path) -> str:
 
 
 def _tls(project: Path) -> str:
-    from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
+    from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
 
     loaded, paths = settings.load(project)
     require_protection(loaded)

@@ -117,7 +117,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Would a client accept it: key, dates, name, chain. Leaves with 7 when it would not."""
-    from antiphon.gateway.transport_security import tls_files
+    from antiphon.gateway.http.transport_security import tls_files
     from antiphon.governance.certificates import checks as certificate_checks
 
     loaded, paths = settings.load(project)

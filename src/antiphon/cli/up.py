@@ -47,7 +47,7 @@ def up(
 
 def _prepare(store: Store, apply: bool) -> None:
     """Make what a first start needs, before anything runs: the model, a key, the definitions."""
-    from antiphon.gateway.transport_security import require_protection, tls_files
+    from antiphon.gateway.http.transport_security import require_protection, tls_files
     from antiphon.operations.listening import require_free_port
     from antiphon.operations.preflight import end_left_over
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import dashboard, feedback, health, incoming, lookup, openapi, problem, tokenizer
+from antiphon.gateway import dashboard, feedback, health, lookup, openapi, tokenizer
 from antiphon.gateway.admin import (
     audit,
     datasets,
@@ -35,16 +35,17 @@ from antiphon.gateway.admin import (
     work,
 )
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.departure import CallerLeftError
 from antiphon.gateway.evidence import ReadingEvidence
 from antiphon.gateway.history import Histories
+from antiphon.gateway.http import incoming, problem
+from antiphon.gateway.http.departure import CallerLeftError
+from antiphon.gateway.http.recognition import Recognition
+from antiphon.gateway.http.responses import ProtectiveHeaders
 from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import GatewayMetrics
 from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.openai.asking import CLIENT_CLOSED_REQUEST
 from antiphon.gateway.operation import Operation
-from antiphon.gateway.recognition import Recognition
-from antiphon.gateway.responses import ProtectiveHeaders
 from antiphon.gateway.services import GatewayServices
 
 OPERATIONS: tuple[Operation, ...] = tuple(

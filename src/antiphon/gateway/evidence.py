@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import problem
+from antiphon.gateway.http import problem
 from antiphon.gateway.services import GatewayServices
 
 READ = "data.read"

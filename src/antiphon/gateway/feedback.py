@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import TooLargeError
-from antiphon.gateway import incoming, problem
-from antiphon.gateway.responses import JsonResponse
+from antiphon.gateway.http import incoming, problem
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.learning.outcomes.intake import OutcomeResult
 from antiphon.learning.outcomes.submission import OutcomeSubmission

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError, NotFoundError
-from antiphon.gateway import incoming
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.responses import JsonResponse
+from antiphon.gateway.http.transport_security import TransportSecurity
 from antiphon.gateway.measurements import GatewayMetrics
-from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
-from antiphon.gateway.transport_security import TransportSecurity
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from math import ceil
 from starlette.concurrency import run_in_threadpool
 
 from antiphon.core.errors import DeadlineExceededError
-from antiphon.gateway.departure import CallerLeftError
+from antiphon.gateway.http.departure import CallerLeftError
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import REQUESTS, TOKENS, TOKENS_DAY, Principal
 from antiphon.governance.identity.quotas import Grant

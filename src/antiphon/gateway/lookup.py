@@ -15,9 +15,9 @@ from starlette.responses import Response
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.definitions.embedding import EmbeddingModel
-from antiphon.gateway import incoming
-from antiphon.gateway.bounds import Number
-from antiphon.gateway.responses import JsonResponse
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.bounds import Number
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.serving.features.lookup import MOST_ENTITIES
 from antiphon.serving.features.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments

@@ -10,13 +10,13 @@ import msgspec
 
 from antiphon.gateway.feedback import Feedback, FeedbackResponse
 from antiphon.gateway.health import Health, Readiness
+from antiphon.gateway.http.problem import ProblemBody
 from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
 from antiphon.gateway.openai.embeddings import EmbeddingList, EmbeddingParameters
 from antiphon.gateway.openai.files import FileObject
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
 from antiphon.gateway.operation import HtmlPage, Operation
-from antiphon.gateway.problem import ProblemBody
 from antiphon.gateway.tokenizer import (
     DetokenizationResponse,
     DetokenizeBody,

@@ -22,10 +22,10 @@ from starlette.routing import Route
 
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
-from antiphon.gateway import incoming
-from antiphon.gateway.departure import while_connected
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.departure import while_connected
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.measurements import GatewayMetrics
-from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action

@@ -17,9 +17,10 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.engine.api.messages import ModelDescription, Tokenization, TokenizationRequest
 from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_size
-from antiphon.gateway import incoming, limits
-from antiphon.gateway.bounds import TokenId
-from antiphon.gateway.responses import JsonResponse
+from antiphon.gateway import limits
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.bounds import TokenId
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 
 MOST_BODY_BYTES = 6 * MOST_TEXT_BYTES + 4_096

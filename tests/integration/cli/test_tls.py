@@ -20,7 +20,7 @@ from antiphon.cli import tls
 from antiphon.core import settings
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.tls import gateway_url, own_client
-from antiphon.gateway.transport_security import is_loopback, require_protection, tls_files
+from antiphon.gateway.http.transport_security import is_loopback, require_protection, tls_files
 from antiphon.services.project.store import Store
 
 

@@ -15,7 +15,7 @@ from tests.integration.gateway.tls_world import serve_tls
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.tls import ClientTls
 from antiphon.engine.backends.remote.engine import RemoteEngine
-from antiphon.gateway.transport_security import TlsFiles
+from antiphon.gateway.http.transport_security import TlsFiles
 from antiphon.governance.certificates.authority import CertificateSpec, init
 
 MODELS = b'{"object": "list", "data": [{"id": "theirs", "object": "model"}]}'

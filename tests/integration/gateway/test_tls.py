@@ -17,8 +17,8 @@ from tests.integration.gateway.tls_world import DAY, Issued, Served, ask, issue,
 
 from antiphon.core.clock import ManualClock, SystemClock
 from antiphon.core.errors import SetupError
-from antiphon.gateway import transport_security
-from antiphon.gateway.transport_security import TlsFiles, TransportSecurity
+from antiphon.gateway.http import transport_security
+from antiphon.gateway.http.transport_security import TlsFiles, TransportSecurity
 from antiphon.governance.certificates import authority as certificates
 from antiphon.governance.certificates.checks import described
 

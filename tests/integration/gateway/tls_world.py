@@ -27,8 +27,8 @@ from starlette.routing import Route
 
 from antiphon.core.clock import SystemClock
 from antiphon.gateway import health
-from antiphon.gateway.tls_protocol import TlsAwareConnection, peer_certificate, tls_connection
-from antiphon.gateway.transport_security import TlsFiles, TransportSecurity
+from antiphon.gateway.http.tls_protocol import TlsAwareConnection, peer_certificate, tls_connection
+from antiphon.gateway.http.transport_security import TlsFiles, TransportSecurity
 
 DAY = timedelta(days=1)
 

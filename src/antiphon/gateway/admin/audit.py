@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
-from antiphon.gateway.bounds import Number
+from antiphon.gateway.http.bounds import Number
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.governance.audit.log import MOST, AuditFilter
 from antiphon.governance.audit.proof import AuditProof

@@ -8,7 +8,7 @@ import msgspec
 
 from antiphon.catalog.datasets import Dataset, DatasetKind
 from antiphon.gateway.admin.shapes import read_all
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 
 

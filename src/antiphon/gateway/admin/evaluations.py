@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.evaluations import Evaluation, EvaluationGate, IntervalEstimate
 from antiphon.gateway.admin.shapes import read_all
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.learning.evaluation.gates import DISPARITY
 from antiphon.learning.registry.card import ModelCard

@@ -13,7 +13,7 @@ from antiphon.catalog.skew_reports import SkewReport, ViewSkew
 from antiphon.features.embedding.neighbors import MOST, NeighborQuery, Neighbors
 from antiphon.features.offline.lineage import Lineage
 from antiphon.features.publication.rollback import ViewRollback
-from antiphon.gateway.bounds import Few, Number
+from antiphon.gateway.http.bounds import Few, Number
 from antiphon.gateway.operation import OperationCall, operation
 
 

@@ -9,7 +9,7 @@ import msgspec
 from antiphon.catalog.outcomes import OutcomeStatus
 from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import read_all
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.learning.outcomes.monitoring import DriftReport, Performance
 

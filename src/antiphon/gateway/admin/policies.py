@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
-from antiphon.gateway.bounds import Number
+from antiphon.gateway.http.bounds import Number
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.governance.policy.document import CasePrincipal, PolicyCase, PolicyDocument
 from antiphon.governance.policy.explanation import PolicyVerdict

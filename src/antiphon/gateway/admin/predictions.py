@@ -14,7 +14,7 @@ from antiphon.core.errors import NotFoundError
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.gateway import limits
 from antiphon.gateway.admin.shapes import read
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.operations.cost import price
 

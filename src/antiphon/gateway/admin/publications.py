@@ -11,7 +11,7 @@ from antiphon.catalog.events import Event as IncomingEvent
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.admin.shapes import ListQuery, RunLine, read, read_all
 from antiphon.gateway.admin.views import readable_statuses
-from antiphon.gateway.bounds import MOST
+from antiphon.gateway.http.bounds import MOST
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.services.features.view_status import ViewStatus
 

@@ -13,7 +13,7 @@ from antiphon.catalog.evidence import ArmCount, PairCount
 from antiphon.catalog.rollouts import JudgedMetric, RolloutRecord
 from antiphon.definitions.learning import Rollout
 from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 
 USERS = 300

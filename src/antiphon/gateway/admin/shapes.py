@@ -17,7 +17,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.settings_sections import PriceSettings
 from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.features.streaming.consumer import StreamStatus
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import NO_LIMITS, Limits

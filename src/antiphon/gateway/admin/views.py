@@ -12,7 +12,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import GateFinding
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
-from antiphon.gateway.bounds import Few
+from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal

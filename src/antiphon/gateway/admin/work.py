@@ -20,7 +20,7 @@ from antiphon.gateway.admin.shapes import (
     read,
     read_all,
 )
-from antiphon.gateway.bounds import MOST
+from antiphon.gateway.http.bounds import MOST
 from antiphon.gateway.operation import OperationCall, operation
 
 

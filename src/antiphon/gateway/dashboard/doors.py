@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from antiphon.core.errors import AntiphonError, UnauthenticatedError
-from antiphon.gateway import incoming
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.pages import SAFE, Pages
+from antiphon.gateway.http import incoming
 
 
 async def login_form(request: Request) -> Response:

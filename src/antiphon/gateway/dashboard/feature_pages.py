@@ -10,9 +10,9 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.features.offline.history import StatisticsDifference
 from antiphon.gateway.admin.publications import view_statuses
 from antiphon.gateway.admin.views import description, difference, history
-from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
 from antiphon.gateway.dashboard.pages import SAFE, PageCall
+from antiphon.gateway.http.bounds import whole_number
 
 _VERSIONS = 30
 

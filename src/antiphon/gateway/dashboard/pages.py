@@ -20,7 +20,6 @@ from antiphon.catalog.receipts import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
 from antiphon.features.offline.lineage import Lineage
-from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import lineage_of_prediction
 from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
@@ -28,8 +27,9 @@ from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.history import Histories
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.operation import OperationCall
-from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError
-from antiphon.gateway import incoming
+from antiphon.gateway.http import incoming
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.sessions import Session
 

@@ -11,9 +11,9 @@ from starlette.responses import RedirectResponse, Response
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.gateway.admin.feature_watch import differences_shown
-from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard import plots
 from antiphon.gateway.dashboard.pages import SAFE, PageCall
+from antiphon.gateway.http.bounds import whole_number
 
 MOST = 500
 """Entities of each view, and predictions, from a page."""

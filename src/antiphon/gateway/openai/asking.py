@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
-from antiphon.gateway import incoming, limits, problem
+from antiphon.gateway import limits
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.departure import CallerLeftError, while_connected
+from antiphon.gateway.http import incoming, problem
+from antiphon.gateway.http.departure import CallerLeftError, while_connected
 from antiphon.gateway.measurements import AnswerMeasurement, GatewayMetrics
 from antiphon.gateway.openai import parameters, shapes
 from antiphon.gateway.services import GatewayServices

@@ -11,7 +11,7 @@ from antiphon.batch.batch_job import LineRequests
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
-from antiphon.gateway import problem
+from antiphon.gateway.http import problem
 from antiphon.gateway.openai import answers, embeddings, parameters
 from antiphon.governance.identity.principal import Principal, originator
 from antiphon.serving.embedding import EmbeddingRequest

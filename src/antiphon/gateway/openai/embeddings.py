@@ -17,9 +17,9 @@ from antiphon.core import telemetry
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway import limits
-from antiphon.gateway.bounds import Count
+from antiphon.gateway.http.bounds import Count
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.openai.asking import GenerationCall
-from antiphon.gateway.responses import JsonResponse
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
 

@@ -16,9 +16,11 @@ from starlette.types import ASGIApp
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.suggestions import nearest
-from antiphon.gateway import incoming, limits
+from antiphon.gateway import limits
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.event_stream import EventStream
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.event_stream import EventStream
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.openai import parameters, shapes
 from antiphon.gateway.openai.answers import (
     Answering,
@@ -28,7 +30,6 @@ from antiphon.gateway.openai.answers import (
     completion_chunks,
 )
 from antiphon.gateway.openai.asking import GenerationCall
-from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.serving import several
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta

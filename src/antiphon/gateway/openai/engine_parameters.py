@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from antiphon.core.ids import canonical
-from antiphon.gateway.bounds import MOST_TOKENS, TokenId
+from antiphon.gateway.http.bounds import MOST_TOKENS, TokenId
 
 
 class EngineParameters(msgspec.Struct, frozen=True, kw_only=True):

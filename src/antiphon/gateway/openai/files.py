@@ -15,9 +15,9 @@ from starlette.responses import Response, StreamingResponse
 
 from antiphon.catalog.files import StoredFile
 from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
-from antiphon.gateway import incoming, multipart
+from antiphon.gateway.http import incoming, multipart
+from antiphon.gateway.http.responses import JsonResponse
 from antiphon.gateway.operation import OperationCall, operation
-from antiphon.gateway.responses import JsonResponse
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Action, Resource

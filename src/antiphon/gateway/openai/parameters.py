@@ -17,8 +17,8 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import Penalties
-from antiphon.gateway import incoming
-from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
+from antiphon.gateway.http import incoming
+from antiphon.gateway.http.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
 from antiphon.gateway.openai.tools import OpenAITool, OpenAIToolCall, OpenAIToolChoice, offered
 from antiphon.governance.identity.principal import Principal

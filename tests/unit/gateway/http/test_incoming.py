@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from antiphon.core.memory import LARGE_BYTES, MemoryRelease
-from antiphon.gateway.incoming import BodyRelease, body
+from antiphon.gateway.http.incoming import BodyRelease, body
 
 
 async def test_a_large_body_is_given_back_after_its_answer() -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError
 from antiphon.core.logs import unexpected, without_credentials
-from antiphon.gateway.responses import COMMON, PRIVATE, JsonResponse
+from antiphon.gateway.http.responses import COMMON, PRIVATE, JsonResponse
 
 _log = logging.getLogger("antiphon.gateway")
 

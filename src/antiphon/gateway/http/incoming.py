@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from antiphon.core.errors import InvalidInputError, TooLargeError, UnauthenticatedError, UnsupportedParameterError
 from antiphon.core.memory import MemoryRelease
-from antiphon.gateway.bounds import require_64_bits
-from antiphon.gateway.recognition import Recognition
+from antiphon.gateway.http.bounds import require_64_bits
+from antiphon.gateway.http.recognition import Recognition
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import Principal, originator
 

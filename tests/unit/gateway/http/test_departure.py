@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from antiphon.gateway.departure import CallerLeftError, while_connected
+from antiphon.gateway.http.departure import CallerLeftError, while_connected
 
 
 class Connection:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.gateway.bounded_connection import BoundedConnection
+from antiphon.gateway.http.bounded_connection import BoundedConnection
 from antiphon.governance.certificates.checks import CertificateFacts, described
 
 HANDSHAKE_SECONDS = 15.0

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from antiphon.gateway import problem
-from antiphon.gateway.departure import CallerLeftError, while_connected
+from antiphon.gateway.http import problem
+from antiphon.gateway.http.departure import CallerLeftError, while_connected
 
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {

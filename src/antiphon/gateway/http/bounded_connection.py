@@ -13,7 +13,7 @@ A large body may take longer, by a second for each :data:`SLOWEST` bytes of it t
 connection open pays for it. An answer may take as long as it takes, and a connection that is kept alive between
 requests has the server's own time limit.
 
-All connections together are bounded by :class:`~antiphon.gateway.connections.Connections`.
+All connections together are bounded by :class:`~antiphon.gateway.http.connections.Connections`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from antiphon.gateway.connections import ConnectionEntry, Connections, Stage
+from antiphon.gateway.http.connections import ConnectionEntry, Connections, Stage
 
 LARGEST_HEAD = 64 * 1024
 """Bytes of request line and headers; also of trailers, and of chunks' sizes and extensions beyond a share."""

@@ -1,0 +1,1 @@
+"""HTTP below the endpoints: connections and TLS, requests as they are read, responses as they leave."""
