@@ -136,7 +136,7 @@ async def test_the_page_shows_what_a_proposal_changes_and_approves_it(world: Wor
         await sign_in(browser, world.keys["bob"])
         page = (await browser.get("/policy")).text
         assert "the default policies" in page
-        assert "What version 1 changes" in page
+        assert "Changes in version 1" in page
         assert "denied (closed)" in page
         assert "<script>alert" not in page
         hidden = dict(re.findall(r'name="(\w+)" value="([^"]*)"', page))
