@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -12,7 +12,7 @@ from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 AT_ONCE = 8
 """Questions of one request under way at once, so that it does not take everybody's places."""
 
-Streaming = Callable[[AnswerRequest], AsyncIterator[TextDelta | Answer]]
+Streaming = Callable[[AnswerRequest], AsyncGenerator[TextDelta | Answer, None]]
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -36,7 +36,7 @@ async def stream(
 ) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
     """Items of each question's stream, with the question's number, as they come. The first that fails ends all."""
     if len(questions) == 1:
-        async with _closing(streaming(questions[0])) as items:
+        async with aclosing(streaming(questions[0])) as items:
             async for only in items:
                 yield 0, only
         return
@@ -44,7 +44,7 @@ async def stream(
     given: asyncio.Queue[tuple[int, TextDelta | Answer] | None] = asyncio.Queue()
 
     async def one(number: int, question: AnswerRequest) -> None:
-        async with places, _closing(streaming(question)) as items:
+        async with places, aclosing(streaming(question)) as items:
             async for item in items:
                 given.put_nowait((number, item))
 
@@ -62,16 +62,6 @@ async def stream(
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    try:
-        yield items
-    finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
 
 
 async def _all(work: Sequence[Awaitable[T]]) -> list[T]:

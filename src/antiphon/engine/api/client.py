@@ -136,6 +136,14 @@ class EngineClient:
                         )
                     writer.write(frames.encode(Hello(PROTOCOL, self._peer)))
                     hello = await frames.read(reader, _decoder)
+                    if not isinstance(hello, Hello):
+                        raise UnavailableError("The engine hung up without greeting.", where=where)
+                    if hello.protocol != PROTOCOL:
+                        raise UnavailableError(
+                            f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
+                            where=where,
+                            next_step="Run both from the same version of Antiphon.",
+                        )
                 except BaseException:
                     writer.close()
                     raise
@@ -145,16 +153,6 @@ class EngineClient:
                 where=where,
                 next_step="`antiphon up` starts it; `antiphon status` shows which processes run.",
             ) from error
-        if not isinstance(hello, Hello):
-            writer.close()
-            raise UnavailableError("The engine hung up without greeting.", where=where)
-        if hello.protocol != PROTOCOL:
-            writer.close()
-            raise UnavailableError(
-                f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
-                where=where,
-                next_step="Run both from the same version of Antiphon.",
-            )
         return _ClientConnection(reader, writer, where)
 
 

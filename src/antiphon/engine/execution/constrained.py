@@ -7,7 +7,7 @@ a schema that carries ``x-guidance`` options overrides this.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,7 +15,6 @@ import numpy as np
 
 from antiphon.core import json_schemas
 from antiphon.core.errors import UnsatisfiableSchemaError
-from antiphon.core.ids import content_hash
 from antiphon.engine.execution.sampling import Permitted
 
 _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -67,8 +66,7 @@ class Grammars:
     def __init__(self, tokenizer: Any, vocabulary: int, *, remembered: int = 64) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        self._remembered = remembered
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._compiled = lru_cache(remembered)(self._compile)
 
     def constraint(self, schema: str, *, lark: bool = False) -> Constraint:
         """A fresh constraint for a JSON schema (its text), or for a grammar in llguidance's Lark syntax.
@@ -76,16 +74,13 @@ class Grammars:
         Raises:
             UnsatisfiableSchemaError: the text is no JSON schema, uses what is not implemented, or nothing can meet it.
         """
-        key = content_hash([schema, lark])
-        matcher = self._compiled.pop(key, None) or (self._matcher(schema) if lark else self._compile(schema))
-        self._compiled[key] = matcher
-        while len(self._compiled) > self._remembered:
-            self._compiled.popitem(last=False)
-        return Constraint(matcher.deep_copy(), self._vocabulary)
+        return Constraint(self._compiled(schema, lark).deep_copy(), self._vocabulary)
 
-    def _compile(self, schema: str) -> Any:
+    def _compile(self, schema: str, lark: bool) -> Any:
         from llguidance import LLMatcher
 
+        if lark:
+            return self._matcher(schema)
         # llguidance takes its options from the schema's object, so the two schemas that are none are handled here.
         if schema.strip() == "false":
             raise UnsatisfiableSchemaError("The schema is false: nothing meets it.", where="json_schema")

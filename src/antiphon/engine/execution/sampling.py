@@ -50,14 +50,12 @@ def draw(
     uniform = generator.random()
     if top_p < 1.0:
         order = np.argsort(-weights, kind="stable")
-        cumulative = np.cumsum(weights[order])
-        kept = int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left")) + 1
-        cumulative = cumulative[:kept]
-        index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-        return int(candidates[order[min(index, kept - 1)]])
+        candidates, weights = candidates[order], weights[order]
     cumulative = np.cumsum(weights)
+    if top_p < 1.0:
+        cumulative = cumulative[: int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left")) + 1]
     index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return int(candidates[min(index, candidates.size - 1)])
+    return int(candidates[min(index, cumulative.size - 1)])
 
 
 def adjusted(logits: Logits, penalties: Penalties, counts: Mapping[int, int]) -> Logits:

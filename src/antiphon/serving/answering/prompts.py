@@ -90,6 +90,8 @@ _chat_sandbox = _Sandbox(
 _chat_sandbox.globals["raise_exception"] = _refuse_turns
 # As transformers writes it: Jinja's own escapes characters for HTML.
 _chat_sandbox.filters["tojson"] = _plain_json
+_compiled = lru_cache(256)(_sandbox.from_string)
+_compiled_chat = lru_cache(32)(_chat_sandbox.from_string)
 for _environment in (_sandbox, _chat_sandbox):
     for _name in ("center", "format", "indent"):
         _environment.filters[_name] = _bounded(_environment.filters[_name], _name == "format")
@@ -197,13 +199,3 @@ def _written(template: Template, names: Mapping[str, Any]) -> str:
 
 def _words(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
-
-
-@lru_cache(maxsize=256)
-def _compiled(template: str) -> Template:
-    return _sandbox.from_string(template)
-
-
-@lru_cache(maxsize=32)
-def _compiled_chat(template: str) -> Template:
-    return _chat_sandbox.from_string(template)

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections import deque
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,6 @@ class Library:
         SetupError: there is none, it cannot be loaded, or it is no llama.cpp that this package can call.
     """
 
-    _loaded: Library | None = None
-
     def __init__(self) -> None:
         # Waiting OpenMP threads must not spin for long on a shared machine; libgomp reads this when it loads.
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
@@ -57,10 +56,9 @@ class Library:
         self.instructions = self._instructions()
 
     @classmethod
+    @cache
     def get(cls) -> Library:
-        if cls._loaded is None:
-            cls._loaded = cls()
-        return cls._loaded
+        return cls()
 
     def model_parameters(self, gpu_layers: int = 0) -> Any:
         """Parameters of a model with ``gpu_layers`` layers on the GPU; negative for all, 0 for a model on the CPU."""
