@@ -264,11 +264,7 @@ class Upload:
 
 
 def check_lifetime(seconds: int | None, where: str) -> timedelta | None:
-    """Returns the requested lifetime of a file.
-
-    Raises:
-        InvalidInputError: shorter or longer than a file may be asked to.
-    """
+    """Returns the requested lifetime of a file; raises ``InvalidInputError`` for one that may not be asked for."""
     if seconds is not None and not SHORTEST <= seconds <= LONGEST:
         raise InvalidInputError(
             f"`{where}` is {seconds}, not between {SHORTEST} and {LONGEST} seconds.",

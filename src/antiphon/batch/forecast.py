@@ -107,14 +107,8 @@ def cost_of(usages: Sequence[RowUsage]) -> TokenCost | None:
 
 
 def work_left(job: OpenJob, cost: TokenCost, alike: RowUsage) -> Work | None:
-    """Computes the work left of a job.
-
-    Args:
-        alike: what answered rows of the same model took, this job's own not among them.
-
-    Returns:
-        ``None`` where nothing says how long its prompts are.
-    """
+    """Computes the work left of a job from what answered rows of the same model took (``alike``, without this job's
+    own); ``None`` where nothing says how long its prompts are."""
     rows = max(job.sizes.rows - job.rows_done, 0)
     # A row of this job says as much as any number of others' rows beyond OWN_WEIGHT.
     known = job.usage + _capped(alike, OWN_WEIGHT)

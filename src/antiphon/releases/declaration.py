@@ -46,11 +46,8 @@ class SampleNeed(msgspec.Struct, frozen=True):
 
 def requests_needed(plan: Rollout, base_rate: float, ratio: float) -> SampleNeed:
     """Returns the canary users that it takes to roll back errors at ``ratio`` times the control's rate, ``base_rate``,
-    and to promote a candidate without any.
-
-    Raises:
-        ValueError: the base rate is not in (0, 1), or the ratio is not positive.
-    """
+    and to promote a candidate without any; raises ``ValueError`` unless the rate is in (0, 1) and the ratio
+    positive."""
     if not 0 < base_rate < 1 or not ratio > 0:
         raise ValueError(f"A base rate in (0, 1) and a positive ratio are needed, not {base_rate} and {ratio}.")
     draw = np.random.default_rng(round(base_rate * 1e9))

@@ -175,29 +175,18 @@ class RolloutTransitions:
             return self._move(connection, before, ("rolled_back", before.step), "undo", principal, reason)
 
     def abort(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> RolloutRecord:
-        """End a rollout without a verdict: the candidate is what it was before, and may be sent again.
-
-        Raises:
-            As :meth:`undo`.
-        """
+        """End a rollout without a verdict: the candidate is what it was before, and may be sent again. Raises as
+        :meth:`undo`."""
         with self.database.transaction() as connection:
             before = self._under_way(connection, scope, rollout)
             return self._move(connection, before, ("aborted", before.step), "abort", principal, reason)
 
     def hold(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> RolloutRecord:
-        """Let nothing move until :meth:`resume`; users stay in their arms.
-
-        Raises:
-            As :meth:`undo`.
-        """
+        """Let nothing move until :meth:`resume`; users stay in their arms. Raises as :meth:`undo`."""
         return self._set_held(scope, rollout, True, principal, reason)
 
     def resume(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> RolloutRecord:
-        """Let a held rollout go on.
-
-        Raises:
-            As :meth:`undo`.
-        """
+        """Let a held rollout go on. Raises as :meth:`undo`."""
         return self._set_held(scope, rollout, False, principal, reason)
 
     def activate(

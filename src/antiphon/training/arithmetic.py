@@ -65,15 +65,8 @@ def choose(speeds: tuple[Speed, ...], dtype: DtypeSetting = "auto") -> Arithmeti
 def speeds_of_this_machine(
     threads: int, cache: Path, measured: Callable[[int], tuple[Speed, ...]] | None = None
 ) -> tuple[Speed, ...]:
-    """The measurement of this machine, from the cache or made now in a process of its own.
-
-    Args:
-        threads: that compute a training.
-        cache: folder where the measurement is kept.
-
-    Raises:
-        SetupError: torch cannot be loaded or used.
-    """
+    """The measurement of this machine with so many threads, from the cache folder or made now in a process of its own;
+    raises ``SetupError`` when torch cannot be loaded or used."""
     kept = cache / f"training-speed-{machine(threads, os.environ)[:16]}.json"
     try:
         return msgspec.json.decode(kept.read_bytes(), type=tuple[Speed, ...])

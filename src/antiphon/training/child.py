@@ -89,11 +89,8 @@ def processor_seconds(pid: int) -> float | None:
 
 
 def set_priority(pid: int, nice: int) -> bool:
-    """Take a training from the lowest priority to an ordinary one of this nice value.
-
-    Returns:
-        Whether it was permitted: in its session against others, or for its threads.
-    """
+    """Take a training from the lowest priority to an ordinary one of this nice value; returns whether it was permitted:
+    in its session against others, or for its threads."""
     permitted = lower_session(pid, nice)
     with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
         for thread in [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]:

@@ -189,11 +189,8 @@ def planted(release: Release) -> Release:
 
 
 async def attempt(probe: Probe, application: ApplicationSpec, ask: Ask, keyed: Keyed = None) -> ProbeResult:
-    """Make one attempt and say what it got.
-
-    Raises:
-        Whatever the answer raises that is neither a refusal nor an invalid output.
-    """
+    """Make one attempt and say what it got; raises what the answer does that is neither a refusal nor an invalid
+    output."""
     leaks = probe.set == "leakage"
     result = ProbeResult(probe.id, probe.set, probe.attack.name, probe.channel)
     clean = before = None

@@ -46,11 +46,8 @@ def keep(root: Path, place: str, trained: TrainingResult) -> StoredModelFiles:
 
 
 def verify(root: Path, file: ModelFile, version: str) -> Path:
-    """Returns the path of a version's file once its hash is checked.
-
-    Raises:
-        CorruptionError: it is gone, or is another one.
-    """
+    """Returns the path of a version's file once its hash is checked; raises ``CorruptionError`` when it is gone or is
+    another."""
     path = root / file.path
     found = sha256_or_none(path)
     if found != file.sha256:

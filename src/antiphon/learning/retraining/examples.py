@@ -36,11 +36,8 @@ class RenderedExamples(msgspec.Struct, frozen=True):
 
 
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
-    """Returns the application's declaration of fine-tuning.
-
-    Raises:
-        InvalidInputError: that is not declared, or there is no outcome to learn from.
-    """
+    """Returns the application's declaration of fine-tuning; raises ``InvalidInputError`` when there is none, or no
+    outcome to learn from."""
     if application.fine_tune is None:
         raise InvalidInputError(
             f"The application {application.name} does not declare how its model is fine-tuned.",

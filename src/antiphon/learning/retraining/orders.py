@@ -104,11 +104,7 @@ class TrainingOrders:
         return self._runs.submit(scope, TRAIN, arguments, order.key, max_attempts=ATTEMPTS)
 
     def foresee(self, scope: Scope, principal: str, order: TrainingRequest) -> TrainingPreview:
-        """Previews an order; nothing is written.
-
-        Raises:
-            As :meth:`place`.
-        """
+        """Previews an order; nothing is written. Raises as :meth:`place`."""
         request = _arguments(order, principal)
         pinned = self._retraining.inputs(scope, request)
         training, evaluation = (

@@ -36,13 +36,8 @@ RETRY_SECONDS = 30.0
 def needed(
     releases: Sequence[Release], moves: Mapping[str, Sequence[Activation]], rollouts: Sequence[RolloutRecord]
 ) -> tuple[str, ...]:
-    """The model versions that must be served, by name.
-
-    Args:
-        releases: of one scope, of every application the latest first.
-        moves: of each application's live pointer, first to last.
-        rollouts: those under way.
-    """
+    """The model versions that must be served, by name: of one scope's releases (of every application the latest first),
+    the moves of each application's live pointer (first to last), and the rollouts under way."""
     models = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
     for history in moves.values():
         models.update(activation_stack(history)[-2:])
@@ -98,8 +93,7 @@ class ServedModels:
 
         Raises:
             UnavailableError: the engine is away. What :meth:`Engine.serve` raises when a model cannot be loaded; the
-                others
-            are served, and the same set is not tried again for half a minute.
+                others are served, and the same set is not tried again for half a minute.
         """
         async with self._one_at_a_time:
             models = await asyncio.to_thread(self._needed)

@@ -145,11 +145,7 @@ class LearningPlatform:
         registry.add(REBUILD, ModelRebuild(self.services).run)
 
     def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
-        """Returns a dataset's rows.
-
-        Raises:
-            CorruptionError: its file is gone or changed.
-        """
+        """Returns a dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
         return read_rows(dataset, self.features.lake)
 
     async def serve(self, release: Release) -> None:
