@@ -54,7 +54,7 @@ def _offset_first(platform: FeaturePlatform) -> None:
 
 def _flip_first(platform: FeaturePlatform) -> None:
     publisher: Any = platform.publisher
-    snapshots, prepare, flip = publisher._catalog.snapshots, publisher.prepare, publisher.publish
+    snapshots, prepare, flip = publisher.catalog.snapshots, publisher.prepare, publisher.publish
     scope: Scope = publisher._scope
 
     def recorded(manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
@@ -92,7 +92,7 @@ def _early_acknowledgement(platform: FeaturePlatform) -> None:
 
 def _pins_forgotten(platform: FeaturePlatform) -> None:
     publisher: Any = platform.publisher
-    publisher._also_named = None
+    publisher.also_named = None
 
 
 def _nothing_collected(platform: FeaturePlatform) -> None:

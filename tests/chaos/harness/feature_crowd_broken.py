@@ -73,7 +73,7 @@ def _publications_unpinned(platform: FeaturePlatform, store: Store) -> None:
 def _datasets_unpinned(platform: FeaturePlatform, store: Store) -> None:
     """A collection does not know that datasets name files."""
     publisher: Any = platform.publisher
-    publisher._also_named = store.verdicts.files
+    publisher.also_named = store.verdicts.files
 
 
 def _unsynced(platform: FeaturePlatform, store: Store) -> None:

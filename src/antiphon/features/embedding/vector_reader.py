@@ -6,6 +6,7 @@ Rows of features hold neither, so no answer, receipt or bulk lookup shows a text
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -54,12 +55,12 @@ class VectorRows(msgspec.Struct, frozen=True):
     quality: dict[str, float | None]
 
 
+@dataclass(frozen=True)
 class VectorReader:
     """Reads the vectors of entities as of a moment. Safe to share between threads."""
 
-    def __init__(self, texts: TextReader, vectors: VectorSpaces) -> None:
-        self._texts = texts
-        self._vectors = vectors
+    texts: TextReader
+    vectors: VectorSpaces
 
     def rows(
         self,
@@ -81,7 +82,7 @@ class VectorReader:
             not here to embed it.
         """
         versions = {name: spec.definition_version for name, spec in views.items() if spec.models}
-        read = self._texts.read_many(versions, keys, as_of, minimum_publication)
+        read = self.texts.read_many(versions, keys, as_of, minimum_publication)
         found: list[dict[str, TextVector]] = [{} for _ in keys]
         snapshots: dict[str, tuple[str, str, datetime]] = {}
         for view, version in versions.items():
@@ -91,7 +92,7 @@ class VectorReader:
                 texts = [vector.values[f"{view}.{name}"] for vector in read]
                 given = [text.value if isinstance(text.value, str) else None for text in texts]
                 snapshot = (texts[0].snapshot if texts else None) or ""
-                made = self._vectors.vectors(snapshot, name, model, given) if texts else []
+                made = self.vectors.vectors(snapshot, name, model, given) if texts else []
                 if texts:
                     snapshots[view] = (snapshot, version, read[0].refreshed[view])
                 for row, text, vector in zip(found, texts, made, strict=True):

@@ -12,7 +12,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -85,6 +87,7 @@ class SnapshotHealth:
         return [] if current is None else list(current.snapshots.items())
 
 
+@dataclass
 class Healer:
     """Builds damaged snapshots of one scope again; one at a time on a machine.
 
@@ -96,43 +99,31 @@ class Healer:
         overlay: the file of streamed events, checked with the snapshots and set aside when it is damaged.
     """
 
-    def __init__(
-        self,
-        catalog: FeatureCatalog,
-        health: SnapshotHealth,
-        *,
-        online: OnlineSnapshots,
-        lock: Path,
-        rebuild: Callable[[Damage, str], object],
-        reads: bool = True,
-        overlay: LmdbOverlay | None = None,
-    ) -> None:
-        self._catalog = catalog
-        self._scope = catalog.scope
-        self._health = health
-        self._online = online
-        self._lock = lock
-        self._rebuild = rebuild
-        self._reported: set[str] = set()
-        self._reads = reads
-        self._overlay = overlay
-        self._read_at = float("-inf")
-        self._delays = RetryDelays(_FIRST_DELAY, _LONGEST_DELAY)
+    catalog: FeatureCatalog
+    health: SnapshotHealth
+    online: OnlineSnapshots
+    lock: Path
+    rebuild: Callable[[Damage, str], object]
+    reads: bool = True
+    overlay: LmdbOverlay | None = None
+    _reported: set[str] = field(default_factory=set, init=False)
+    _read_at: float = field(default=float("-inf"), init=False)
+    _delays: RetryDelays = field(default_factory=partial(RetryDelays, _FIRST_DELAY, _LONGEST_DELAY), init=False)
 
     def heal(self) -> str | None:
         """Rebuild damaged snapshots; return their names, or ``None`` without any. Raises ``UnavailableError`` when
         catalog or online store do not answer."""
-        now = self._catalog.clock.monotonic()
-        if self._reads and now - self._read_at >= READ_SECONDS:
-            self._health.condemn()
-            if self._overlay is not None and (found := self._overlay.check()).damaged:
-                self._overlay.renew(found.problem or "an event does not open")
+        now = self.catalog.clock.monotonic()
+        if self.reads and now - self._read_at >= READ_SECONDS:
+            self.health.condemn()
+            if self.overlay is not None and (found := self.overlay.check()).damaged:
+                self.overlay.renew(found.problem or "an event does not open")
             self._read_at = now
-        damaged = self._health.damaged()
+        damaged = self.health.damaged()
         due = [one for one in damaged if not self._delays.waiting(one.snapshot, now)]
         if not due:
             return None
-        with _alone(self._lock) as alone:
+        with _alone(self.lock) as alone:
             built = [one for one in due if self._built(one, now)] if alone else []
         return ", ".join(f"{one.view} ({one.snapshot})" for one in built) or None
 
@@ -141,8 +132,8 @@ class Healer:
         from pyarrow import ArrowException
 
         try:
-            manifest = self._catalog.snapshots.get(self._scope, one.snapshot)
-            self._online.build(manifest, self._catalog.definition(one.key), self._catalog.lake)
+            manifest = self.catalog.snapshots.get(self.catalog.scope, one.snapshot)
+            self.online.build(manifest, self.catalog.definition(one.key), self.catalog.lake)
         except (CorruptionError, NotFoundError, OSError, ArrowException) as error:
             self._delays.failed(one.snapshot, now)
             self._ask_source(one, error)
@@ -162,7 +153,7 @@ class Healer:
             _log.error("The lake cannot give %s back, so %s is built from its source: %s", one.snapshot, one.key, why)
         try:
             # One refresh an hour: a source that cannot be read is not read without end.
-            self._rebuild(one, f"heal:{one.snapshot}:{self._catalog.clock.now():%Y%m%d%H}")
+            self.rebuild(one, f"heal:{one.snapshot}:{self.catalog.clock.now():%Y%m%d%H}")
         except AntiphonError as error:
             if not known:
                 _log.error("The view %s cannot be rebuilt: %s", one.key, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -39,44 +40,39 @@ class CollectedGarbage(msgspec.Struct, frozen=True):
     events: int
 
 
+@dataclass
 class Publisher:
     """Publishes for one scope. Safe to run in several processes at once. No collection removes lake files that are
     ``also_named`` from elsewhere (datasets)."""
 
-    def __init__(
-        self,
-        catalog: FeatureCatalog,
-        *,
-        online: OnlineSnapshots,
-        overlay: StreamedOverlay | None = None,
-        consumer: StreamConsumer | None = None,
-        also_named: Callable[[Scope], Iterable[str]] | None = None,
-    ) -> None:
-        self._catalog = catalog
-        self._scope = catalog.scope
-        self._also_named = also_named
-        self._online = online
-        self._overlay = overlay
-        self._consumer = consumer
+    catalog: FeatureCatalog
+    online: OnlineSnapshots
+    overlay: StreamedOverlay | None = None
+    consumer: StreamConsumer | None = None
+    also_named: Callable[[Scope], Iterable[str]] | None = None
+
+    @property
+    def _scope(self) -> Scope:
+        return self.catalog.scope
 
     def prepare(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
         """Build a snapshot's online file and record its manifest; doing it again changes nothing. Return the manifest
         as recorded: of one snapshot made twice, the first. Raises ``CorruptionError`` when a file of it is gone;
         nothing is recorded then."""
         known = self._recorded(manifest)
-        self._online.build(known or manifest, spec, self._catalog.lake)
+        self.online.build(known or manifest, spec, self.catalog.lake)
         if known is None:
             try:
-                return self._catalog.snapshots.add(manifest)
+                return self.catalog.snapshots.add(manifest)
             except ConflictError:  # Another process has made the same meanwhile.
-                return self._catalog.snapshots.get(self._scope, manifest.id)
-        if self._catalog.snapshots.pruned_at(self._scope, manifest.id) is not None:
-            self._catalog.snapshots.restore(self._scope, manifest.id)  # Its files were written again.
+                return self.catalog.snapshots.get(self._scope, manifest.id)
+        if self.catalog.snapshots.pruned_at(self._scope, manifest.id) is not None:
+            self.catalog.snapshots.restore(self._scope, manifest.id)  # Its files were written again.
         return known
 
     def _recorded(self, manifest: SnapshotManifest) -> SnapshotManifest | None:
         try:
-            return self._catalog.snapshots.get(self._scope, manifest.id)
+            return self.catalog.snapshots.get(self._scope, manifest.id)
         except NotFoundError:
             return None
 
@@ -90,36 +86,36 @@ class Publisher:
 
         def attempt(current: Publication | None) -> Publication | None:
             # Read after the publication: a hold written in the transaction of a flip makes this race lost.
-            held = self._catalog.holds.of(self._scope)
+            held = self.catalog.holds.of(self._scope)
             changes = self._changes(current, {key: one for key, one in prepared.items() if one.view not in held})
             if not changes:
                 return current
             expected = current.number if current is not None else 0
-            return self._catalog.publications.publish(
+            return self.catalog.publications.publish(
                 self._scope, changes, expected=expected, reason=reason, principal=principal
             )
 
-        return race(self._catalog, attempt)
+        return race(self.catalog, attempt)
 
     def withdraw(self, key: str, snapshot: str, *, reason: str, principal: str) -> None:
         """Take ``view@definition_version`` out of the current publication while it has this snapshot there; raises
         ``WriteConflictError`` when another publication came first."""
-        current = self._catalog.publications.current(self._scope)
+        current = self.catalog.publications.current(self._scope)
         if current is not None and current.snapshots.get(key) == snapshot:
-            self._catalog.publications.publish(
+            self.catalog.publications.publish(
                 self._scope, {key: None}, expected=current.number, reason=reason, principal=principal
             )
 
     def held(self, view: str) -> bool:
         """True for a view on hold."""
-        return view in self._catalog.holds.of(self._scope)
+        return view in self.catalog.holds.of(self._scope)
 
     def _changes(self, current: Publication | None, prepared: dict[str, SnapshotManifest]) -> dict[str, str | None]:
         changes: dict[str, str | None] = {}
         for key, manifest in prepared.items():
             known = current.snapshots.get(key) if current is not None else None
             if known is None or (
-                known != manifest.id and _age(manifest) >= _age(self._catalog.snapshots.get(self._scope, known))
+                known != manifest.id and _age(manifest) >= _age(self.catalog.snapshots.get(self._scope, known))
             ):
                 changes[key] = manifest.id
         return changes
@@ -135,12 +131,12 @@ class Publisher:
             CorruptionError: a snapshot's lake files are gone.
         """
         going = [
-            (self._catalog.snapshots.get(self._scope, snapshot), self._catalog.definition(key))
-            for key, snapshot in self._catalog.publications.get(self._scope, to).snapshots.items()
+            (self.catalog.snapshots.get(self._scope, snapshot), self.catalog.definition(key))
+            for key, snapshot in self.catalog.publications.get(self._scope, to).snapshots.items()
         ]
         for manifest, spec in going:
             self.bring_back(manifest, spec)
-        published = self._catalog.publications.rollback(self._scope, to, reason=reason, principal=principal)
+        published = self.catalog.publications.rollback(self._scope, to, reason=reason, principal=principal)
         for manifest, spec in going:  # In case a collection of garbage came between.
             self.bring_back(manifest, spec)
         return published
@@ -149,16 +145,16 @@ class Publisher:
         """Restore the online file and the streamed events of an old snapshot, where they are missing; raises
         ``NotFoundError`` when its lake files were pruned, ``CorruptionError`` when they are gone."""
         self._require_unpruned(manifest)
-        self._online.build(manifest, spec, self._catalog.lake)
-        if self._consumer is not None and manifest.stream_offset is not None:
-            self._consumer.restore(spec, manifest.stream_offset)
+        self.online.build(manifest, spec, self.catalog.lake)
+        if self.consumer is not None and manifest.stream_offset is not None:
+            self.consumer.restore(spec, manifest.stream_offset)
 
     def missing_events(self, manifest: SnapshotManifest) -> int:
         """Number of log offsets after a snapshot that are pruned from the overlay."""
-        if self._overlay is None or manifest.stream_offset is None:
+        if self.overlay is None or manifest.stream_offset is None:
             return 0
         prefix = view_prefix(manifest.key)
-        return max(0, self._overlay.read([prefix]).pruned[prefix] - manifest.stream_offset)
+        return max(0, self.overlay.read([prefix]).pruned[prefix] - manifest.stream_offset)
 
     def require_files(self, manifest: SnapshotManifest) -> None:
         """Refuse a snapshot whose files are not in the lake any more; raises ``NotFoundError`` when they were pruned,
@@ -166,7 +162,7 @@ class Publisher:
         self._require_unpruned(manifest)
         for file in manifest.files:
             try:
-                self._catalog.lake.open(file.path).close()
+                self.catalog.lake.open(file.path).close()
             except CorruptionError as error:
                 raise CorruptionError(
                     f"The files of {manifest.id} are gone: {error.what}", where=manifest.view,
@@ -174,7 +170,7 @@ class Publisher:
                 ) from error  # fmt: skip
 
     def _require_unpruned(self, manifest: SnapshotManifest) -> None:
-        at = self._catalog.snapshots.pruned_at(self._scope, manifest.id)
+        at = self.catalog.snapshots.pruned_at(self._scope, manifest.id)
         if at is not None:
             raise NotFoundError(
                 f"The files of {manifest.id} were pruned on {at:%Y-%m-%d}.",
@@ -189,41 +185,41 @@ class Publisher:
 
         ``grace`` spares recent files, whose publication may be under way.
         """
-        kept = self._catalog.publications.list(self._scope, keep)
+        kept = self.catalog.publications.list(self._scope, keep)
         in_use = _builds(kept)
-        older_than = (self._catalog.clock.now() - grace).timestamp()
-        self._online.forget(self._scope, in_use)
-        online = self._online.collect(self._scope, in_use, older_than)
-        lake = self._catalog.lake.collect(self._scope, self._named(), older_than)
+        older_than = (self.catalog.clock.now() - grace).timestamp()
+        self.online.forget(self._scope, in_use)
+        online = self.online.collect(self._scope, in_use, older_than)
+        lake = self.catalog.lake.collect(self._scope, self._named(), older_than)
         return CollectedGarbage(tuple(lake), tuple(online), self._prune(keep))
 
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> CollectedGarbage:
         """Lake files and online snapshots, whatever their age, that a collection would remove after these snapshots
         were pruned; it does not tell of events."""
-        named, builds = self._named(without), _builds(self._catalog.publications.list(self._scope, keep))
-        lake = [path for path in self._catalog.lake.files(self._scope) if path not in named]
+        named, builds = self._named(without), _builds(self.catalog.publications.list(self._scope, keep))
+        lake = [path for path in self.catalog.lake.files(self._scope) if path not in named]
         online = [
-            f"{view}/{snapshot}" for view, snapshot in self._online.files(self._scope) if (view, snapshot) not in builds
+            f"{view}/{snapshot}" for view, snapshot in self.online.files(self._scope) if (view, snapshot) not in builds
         ]
         return CollectedGarbage(tuple(lake), tuple(online), 0)
 
     def _named(self, without: Collection[str] = ()) -> set[str]:
         """Lake files with a reference. Quarantined rows are named by their verdicts."""
-        manifests = self._catalog.snapshots.list(self._scope, limit=1_000_000, pruned=False)
+        manifests = self.catalog.snapshots.list(self._scope, limit=1_000_000, pruned=False)
         named = {file.path for one in manifests if one.id not in without for file in one.files}
-        if self._also_named is not None:
-            named.update(self._also_named(self._scope))
+        if self.also_named is not None:
+            named.update(self.also_named(self._scope))
         return named
 
     def _prune(self, keep: int) -> int:
-        if self._overlay is None:
+        if self.overlay is None:
             return 0
-        included = partial(included_offsets, self._catalog, keep)
-        dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in included().items())
+        included = partial(included_offsets, self.catalog, keep)
+        dropped = sum(self.overlay.prune(view_prefix(key), offset) for key, offset in included().items())
         # A rollback may have checked before the events went; a collector killed here leaves this to the next.
-        if self._consumer is not None:
+        if self.consumer is not None:
             for key, offset in included().items():
-                self._consumer.restore(self._catalog.definition(key), offset)
+                self.consumer.restore(self.catalog.definition(key), offset)
         return dropped
 
 

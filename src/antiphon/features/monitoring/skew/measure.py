@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -67,28 +68,18 @@ class _ServedFeature(NamedTuple):
     receipt: FeatureReceipt
 
 
+@dataclass
 class Skew:
     """Compares batch and online in one scope. One comparison at a time: it is batch work beside what is served. Without
     ``overlay`` there are no streamed events; without ``vectors``, both sides of them, vectors are not compared."""
 
-    def __init__(
-        self,
-        catalog: FeatureCatalog,
-        *,
-        reader: FeatureReader,
-        log: LogReader,
-        overlay: StreamedOverlay | None = None,
-        limits: ComputeLimits | None = None,
-        vectors: SkewVectors | None = None,
-    ) -> None:
-        self._catalog = catalog
-        self._scope = catalog.scope
-        self._vectors = vectors
-        self._reader = reader
-        self._log = log
-        self._overlay = overlay
-        self._limits = limits or ComputeLimits()
-        self._busy = threading.Lock()
+    catalog: FeatureCatalog
+    reader: FeatureReader
+    log: LogReader
+    overlay: StreamedOverlay | None = None
+    limits: ComputeLimits = field(default_factory=ComputeLimits)
+    vectors: SkewVectors | None = None
+    _busy: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def measure(
         self,
@@ -120,10 +111,10 @@ class Skew:
                 "Batch and online are being compared already.", where="skew", next_step="Try again when it is done."
             )
         try:
-            started = self._catalog.clock.monotonic()
-            deadline = Deadline(self._catalog.clock, seconds)
+            started = self.catalog.clock.monotonic()
+            deadline = Deadline(self.catalog.clock, seconds)
             counts = SkewCounts()
-            moment = as_of or self._catalog.clock.now()
+            moment = as_of or self.catalog.clock.now()
             groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, counts)
             total = len(views) + len(groups)
             for done, spec in enumerate(views):
@@ -136,13 +127,13 @@ class Skew:
                 self._served(key, snapshot, features, counts.of(view, version, "served"), deadline)
             progress(total, total, "compared")
             compared = counts.features()
-            publication = self._reader.publication()
+            publication = self.reader.publication()
             return SkewReport(
                 publication=None if publication is None else publication.number,
                 as_of=moment,
                 sample=sample,
                 predictions=predictions,
-                seconds=self._catalog.clock.monotonic() - started,
+                seconds=self.catalog.clock.monotonic() - started,
                 complete=not any(LATE in one.not_comparable for one in compared),
                 compared=sum(one.compared for one in compared),
                 different=sum(one.different for one in compared),
@@ -150,8 +141,8 @@ class Skew:
                 seed=seed,
             )
         finally:
-            if self._vectors is not None:
-                self._vectors.forget()
+            if self.vectors is not None:
+                self.vectors.forget()
             self._busy.release()
 
     def _online(
@@ -161,22 +152,22 @@ class Skew:
             return counts.pass_over(spec.features, FOREIGN)
         if deadline.over:
             return counts.pass_over(spec.features, LATE)
-        publication = self._reader.publication()
+        publication = self.reader.publication()
         identity = publication.snapshots.get(spec.key) if publication is not None else None
         if identity is None:
             return counts.pass_over(spec.features, "it is not published")
         plan = plan_of(spec)
         try:
-            manifest = self._catalog.snapshots.get(self._scope, identity)
+            manifest = self.catalog.snapshots.get(self.catalog.scope, identity)
             consumed = self._consumed(spec)
-            if consumed is not None and consumed > self._log.end(self._scope, spec.source.name):
+            if consumed is not None and consumed > self.log.end(self.catalog.scope, spec.source.name):
                 return counts.pass_over(spec.features, "the overlay is ahead of the log")
             known = None if manifest.stream_offset is None else max(manifest.stream_offset, consumed or 0)
-            entities = sample_entities(plan, manifest, self._catalog, self._log, through=known, size=sample, seed=seed)
+            entities = sample_entities(plan, manifest, self.catalog, self.log, through=known, size=sample, seed=seed)
             if not entities:
                 return counts.pass_over(spec.features, "it has no entities")
             keys = [dict(zip(plan.keys, entity, strict=True)) for entity in entities]
-            rows = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
+            rows = self.reader.read_many({spec.name: spec.definition_version}, keys, moment)
             vectors = self._read_vectors(spec, keys, moment, counts)
             readings: dict[tuple[Entity, int | None], _OnlineValues] = {}
             for entity, row, near in zip(entities, rows, vectors, strict=True):
@@ -189,7 +180,7 @@ class Skew:
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
                         assert value.snapshot is not None
-                        manifest = self._catalog.snapshots.get(self._scope, value.snapshot)
+                        manifest = self.catalog.snapshots.get(self.catalog.scope, value.snapshot)
                     # What arrived meanwhile is in it as far as its own latest event.
                     through = None if known is None else max(known, value.stream_offset or 0)
                     reading = _OnlineValues(entity, microseconds(moment), through, {})
@@ -204,9 +195,9 @@ class Skew:
         if not spec.models:
             return [{} for _ in keys]
         reason = "vectors are not compared here"
-        if self._vectors is not None:
+        if self.vectors is not None:
             try:
-                return self._vectors.reader.rows({spec.name: spec}, keys, moment).entities
+                return self.vectors.reader.rows({spec.name: spec}, keys, moment).entities
             except AntiphonError as error:
                 reason = error.what
         counts.pass_over(spec.models, reason, len(keys))
@@ -214,10 +205,10 @@ class Skew:
 
     def _consumed(self, spec: FeatureViewSpec) -> int | None:
         """Offset that the view's stream consumer had applied before anything is read."""
-        if spec.source.kind != "stream" or self._overlay is None:
+        if spec.source.kind != "stream" or self.overlay is None:
             return None
         prefix = view_prefix(spec.key)
-        return self._overlay.read([prefix]).offsets[prefix]
+        return self.overlay.read([prefix]).offsets[prefix]
 
     def _grouped(
         self,
@@ -231,7 +222,7 @@ class Skew:
         examined = 0
         for one in served:
             examined += 1
-            compare_on_demand(one, on_demand, self._limits, counts)
+            compare_on_demand(one, on_demand, self.limits, counts)
             made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
             for feature in one.features:
                 view, _, name = feature.name.partition(".")
@@ -248,11 +239,11 @@ class Skew:
     def _served(
         self, key: str, snapshot: str, features: Sequence[_ServedFeature], counts: ViewCounts, deadline: Deadline
     ) -> None:
-        spec = self._catalog.definition(key)
+        spec = self.catalog.definition(key)
         if spec.source.kind == "feast":
             return counts.pass_over([each.name for each in features], FOREIGN)
         try:
-            manifest = self._catalog.snapshots.get(self._scope, snapshot)
+            manifest = self.catalog.snapshots.get(self.catalog.scope, snapshot)
         except NotFoundError:
             return counts.pass_over([each.name for each in features], GONE)
         readings: dict[tuple[str, int | None], _OnlineValues] = {}
@@ -278,10 +269,10 @@ class Skew:
         left = list(readings)
         offsets = [one.through for one in readings if one.through is not None]
         try:
-            with compute(self._limits) as connection, deadline.interrupting(connection):
+            with compute(self.limits) as connection, deadline.interrupting(connection):
                 entities = {one.keys for one in readings}
-                query = SourceQuery(self._scope, plan_of(spec), manifest, max(offsets, default=None), entities)
-                batch = batch_side(connection, query, lake=self._catalog.lake, log=self._log)
+                query = SourceQuery(self.catalog.scope, plan_of(spec), manifest, max(offsets, default=None), entities)
+                batch = batch_side(connection, query, lake=self.catalog.lake, log=self.log)
                 groups: dict[tuple[int, int | None], list[_OnlineValues]] = {}
                 for one in readings:
                     groups.setdefault((one.as_of, one.through), []).append(one)
@@ -314,8 +305,8 @@ class Skew:
             batch_time = None if found.event_time is None else from_microseconds(found.event_time)
             expected: MeasureValue | Vector = found.value
             if feature in spec.models:
-                assert self._vectors is not None
-                made = self._vectors.batch(manifest.id, feature, spec.models[feature], found.value)
+                assert self.vectors is not None
+                made = self.vectors.batch(manifest.id, feature, spec.models[feature], found.value)
                 if isinstance(made, str):
                     counts.pass_over([feature], made)
                     continue
