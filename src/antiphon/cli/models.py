@@ -185,12 +185,8 @@ def _shown(card: ModelCard) -> str:
 def evaluated(evaluation: Any) -> str:
     """An evaluation's measures and gates as text."""
     measures = [
-        (name, _interval(value), _interval(evaluation.difference.get(key)))
-        for name, key, value in (
-            ("AUC", "auc", evaluation.auc),
-            ("Brier score", "brier", evaluation.brier),
-            ("log-loss", "log_loss", evaluation.log_loss),
-        )
+        (name, _interval(getattr(evaluation, key)), _interval(evaluation.difference.get(key)))
+        for name, key in (("AUC", "auc"), ("Brier score", "brier"), ("log-loss", "log_loss"))
     ]
     shares: list[tuple[str, str | None, str | None]] = [
         (name, f"{value:.1%}" if value is not None else None, None)

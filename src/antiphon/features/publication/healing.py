@@ -49,41 +49,40 @@ class Damage(msgspec.Struct, frozen=True):
         return self.key.partition("@")[0]
 
 
+@dataclass
 class SnapshotHealth:
     """Finds snapshots of the current publication that cannot be read. Safe to share between threads.
 
     Every method raises ``UnavailableError`` while catalog or online store do not answer.
     """
 
-    def __init__(self, catalog: FeatureCatalog, *, online: OnlineSnapshots) -> None:
-        self._catalog = catalog
-        self._scope = catalog.scope
-        self._online = online
-        self._since: dict[tuple[str, str], datetime] = {}
+    catalog: FeatureCatalog
+    online: OnlineSnapshots
+    _since: dict[tuple[str, str], datetime] = field(default_factory=dict, init=False)
 
     def damaged(self) -> list[Damage]:
         """Find snapshots that are gone or known to be damaged, by a few system calls for each."""
-        return self._failing(self._online.sealed)
+        return self._failing(self.online.sealed)
 
     def unreadable(self) -> list[Damage]:
         """Find snapshots that are gone or damaged, by reading every byte."""
-        return self._failing(self._online.whole)
+        return self._failing(self.online.whole)
 
     def condemn(self) -> None:
         """Read every byte, and take damaged snapshots out of use."""
         for key, snapshot in self._current():
-            self._online.condemn(self._scope, key.partition("@")[0], snapshot)
+            self.online.condemn(self.catalog.scope, key.partition("@")[0], snapshot)
 
     def _failing(self, readable: Callable[[Scope, str, str], bool]) -> list[Damage]:
         found: dict[tuple[str, str], datetime] = {}
         for key, snapshot in self._current():
-            if not readable(self._scope, key.partition("@")[0], snapshot):
-                found[key, snapshot] = self._since.get((key, snapshot)) or self._catalog.clock.now()
+            if not readable(self.catalog.scope, key.partition("@")[0], snapshot):
+                found[key, snapshot] = self._since.get((key, snapshot)) or self.catalog.clock.now()
         self._since = found
         return [Damage(key, snapshot, since) for (key, snapshot), since in found.items()]
 
     def _current(self) -> list[tuple[str, str]]:
-        current = self._catalog.publications.current(self._scope)
+        current = self.catalog.publications.current(self.catalog.scope)
         return [] if current is None else list(current.snapshots.items())
 
 

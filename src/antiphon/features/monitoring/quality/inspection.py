@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,52 +36,47 @@ if TYPE_CHECKING:
     import duckdb
 
 
+@dataclass
 class Inspection:
     """Findings about one source while one snapshot is made of it, and the time that they took."""
 
+    connection: duckdb.DuckDBPyConnection
+    spec: FeatureViewSpec
+    scope: Scope
+    previous: SnapshotManifest | None
+    names: TextNames
     quality: SourceQuality | None = None
+    seconds: float = 0.0
+    kept_aside: int = 0
+    bytes_read: int = 0
+    _checks: dict[str, RuleCheck] = field(default_factory=dict, init=False)
+    _quarantined: QuarantinedRows | None = field(default=None, init=False)
+    _raw: Raw = field(default=Raw({}, ()), init=False)
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        spec: FeatureViewSpec,
-        *,
-        scope: Scope,
-        previous: SnapshotManifest | None,
-        names: TextNames,
-    ) -> None:
-        self.rules = spec.quality or QualitySpec()
-        self.seconds = 0.0
-        self.kept_aside = 0
-        self.bytes_read = 0
-        self._connection = connection
-        self._spec = spec
-        self._scope = scope
-        self._previous = previous
-        self._names = names
-        self._checks: dict[str, RuleCheck] = {}
-        self._quarantined: QuarantinedRows | None = None
-        self._raw = Raw({}, ())
+    @property
+    def rules(self) -> QualitySpec:
+        """What the view declares about quality."""
+        return self.spec.quality or QualitySpec()
 
     def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
         """Open the source and look at all of its rows but for those that are taken over; ``now`` in microseconds.
         Raises ``SetupError`` when its file is missing, ``InvalidInputError`` when it cannot be read."""
         with self.timed():
-            after = self._previous.stream_offset if self._previous is not None else None
+            after = self.previous.stream_offset if self.previous is not None else None
             known = before.files if before is not None else frozenset()
             self._raw = open_source(
-                self._connection, self._spec, scope=self._scope, log=log, after=after or 0, through=through, known=known
+                self.connection, self.spec, scope=self.scope, log=log, after=after or 0, through=through, known=known
             )
             self.bytes_read = sum(file.size for file in self._raw.marks if file.name not in known)
             self.quality, found = profile(
-                self._connection, self._spec, self._raw, now=now, previous=self._previous, names=self._names
+                self.connection, self.spec, self._raw, now=now, previous=self.previous, names=self.names
             )
             if before is not None:
                 checked = {check.rule: check for check in before.snapshot.checks}
                 self.quality = merged_quality(before.snapshot.source_quality, self.quality)
                 found = {name: merged_check(checked.get(name), check) for name, check in found.items()}
             self._checks.update(found)
-            self.add(check_rows(self._connection, self._spec, self._raw, self.quality.rows))
+            self.add(check_rows(self.connection, self.spec, self._raw, self.quality.rows))
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -116,37 +112,37 @@ class Inspection:
     def require_unchanged(self) -> None:
         """Refuse a source that was not the same files from the first look to the last row. Objects of a store are: each
         is fetched once, as it was listed; raises ``UnavailableError`` when it changed."""
-        if marks_of(self._spec.source, self._connection) != self._raw.marks:
+        if marks_of(self.spec.source, self.connection) != self._raw.marks:
             raise self._changed()
 
     def _changed(self) -> UnavailableError:
         return UnavailableError(
             "The source changed while it was read.",
-            where=f"source {self._spec.source.name}",
+            where=f"source {self.spec.source.name}",
             next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",
         )
 
     def keep_aside(self, lake: Lake) -> QuarantinedRows | None:
         """Write the rows that rules keep out to the lake, with their reasons; ``None`` when there are none."""
         with self.timed():
-            sql = quarantine_sql(self._spec, self._raw)
+            sql = quarantine_sql(self.spec, self._raw)
             if sql is None:
                 return None
             counted = f"SELECT {REASON}, count(*) FROM ({sql}) GROUP BY ALL ORDER BY ALL"
-            reasons: dict[str, int] = dict(self._connection.execute(counted).fetchall())
+            reasons: dict[str, int] = dict(self.connection.execute(counted).fetchall())
             if not reasons:
                 return None
             columns = ", ".join(map(quoted, self._raw.types))
             rows = f"SELECT {columns}, {REASON} FROM ({sql}) ORDER BY ALL"
             # A row that offends two rules stands there twice, and is one row kept out.
             (kept_aside,) = one_row(
-                self._connection,
+                self.connection,
                 f"SELECT sum(n) FROM (SELECT max(n) AS n FROM (SELECT {columns}, {REASON}, count(*) AS n "
                 f"FROM ({sql}) GROUP BY ALL) GROUP BY {columns})",
             )
             self.kept_aside = int(kept_aside)
-            with lake.writing(self._scope, ".parquet") as draft:
-                written = write_parquet(self._connection, rows, draft)
+            with lake.writing(self.scope, ".parquet") as draft:
+                written = write_parquet(self.connection, rows, draft)
             self._quarantined = QuarantinedRows(
                 SnapshotFile(draft.path, draft.sha256, written, draft.size), self.kept_aside, reasons
             )

@@ -7,6 +7,7 @@ the lake has for that text, which batch wrote before anything was sealed.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from antiphon.core.errors import SetupError
@@ -24,14 +25,14 @@ ABSENT = "its model is not on this machine, and its text is newer than the snaps
 Vector = tuple[float, ...]
 
 
+@dataclass
 class SkewVectors:
     """Both sides, of one scope."""
 
-    def __init__(self, reader: VectorReader, spaces: VectorSpaces, embedders: Embedders) -> None:
-        self.reader = reader
-        self._spaces = spaces
-        self._embedders = embedders
-        self._made: dict[tuple[EmbeddingModel, bytes], Vector | None] = {}
+    reader: VectorReader
+    spaces: VectorSpaces
+    embedders: Embedders
+    _made: dict[tuple[EmbeddingModel, bytes], Vector | None] = field(default_factory=dict, init=False)
 
     def batch(self, snapshot: str, feature: str, model: EmbeddingModel, text: object) -> Vector | str | None:
         """The vector of a text; ``None`` of none, and in words why it cannot be made. Raises ``CorruptionError`` when
@@ -42,9 +43,9 @@ class SkewVectors:
         if (model, hashed) not in self._made:
             found: NDArray[numpy.float32] | None
             try:
-                found = embedded(self._embedders.get(model), [text])[0][0]
+                found = embedded(self.embedders.get(model), [text])[0][0]
             except SetupError:
-                found = self._spaces.open(snapshot, feature).vector_of_text(hashed)
+                found = self.spaces.open(snapshot, feature).vector_of_text(hashed)
                 if found is None:
                     return ABSENT
             self._made[model, hashed] = tuple(found.tolist())
