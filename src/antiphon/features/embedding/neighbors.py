@@ -38,14 +38,9 @@ MOST = 1_000
 
 
 class NeighborQuery(msgspec.Struct, frozen=True):
-    """Query for the neighbors of exactly one of a text, an entity's keys, or a vector with the name of the model that
-    made it.
-
-    Attributes:
-        feature: a feature of the view, declared by ``embed``.
-        top: how many neighbors.
-        number: of a publication; the current one by default.
-    """
+    """Query for the ``top`` neighbors of exactly one of a text, an entity's keys, or a vector with the name of the
+    model that made it, by a feature that ``embed`` declares; in a publication by ``number``, by default the current
+    one."""
 
     feature: str
     text: str | None = None

@@ -147,15 +147,9 @@ class VectorSpace:
     def nearest(
         self, vector: NDArray[numpy.float32], model: EmbeddingModel, top: int, *, without: int | None = None
     ) -> list[Near]:
-        """The entities whose vectors are nearest, the nearest first; of equally near ones the order of their keys.
-
-        Args:
-            vector: of length 1; ``model`` made it.
-            without: a row that is not to be among them.
-
-        Raises:
-            EmbeddingModelMismatchError: another model made the vectors here.
-        """
+        """The entities whose vectors are nearest to one of length 1 that ``model`` made, the nearest first; of equally
+        near ones the order of their keys. The row ``without`` is not among them. Raises ``EmbeddingModelMismatchError``
+        when another model made the vectors here."""
         require_same(self.facts.model, model, "neighbors")
         import numpy
 

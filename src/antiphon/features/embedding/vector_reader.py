@@ -24,13 +24,8 @@ from antiphon.features.values import EntityRow
 
 
 class TextVector(msgspec.Struct, frozen=True):
-    """One feature that is a vector.
-
-    Attributes:
-        value: float32 numbers, of length 1 together; ``None`` without a text.
-        event_time: of the event that the text is of; ``stream_offset`` its place in the log when it streamed in after
-            the snapshot.
-    """
+    """One feature that is a vector: float32 numbers, of length 1 together, ``None`` without a text; the time of the
+    event that the text is of, and its place in the log when it streamed in after the snapshot."""
 
     value: tuple[float, ...] | None
     model: EmbeddingModel
@@ -71,16 +66,10 @@ class VectorReader:
         *,
         only: Collection[str] | None = None,
     ) -> VectorRows:
-        """Of each entity ``view.feature`` to vector, all from one publication, and where it is from.
-
-        Args:
-            views: view name to the definition that is read.
-            only: full names of the vectors that are wanted; all by default.
-
-        Raises:
-            As :meth:`FeatureReader.read_many`; FeatureUnavailableError also when a text streamed in and the model is
-            not here to embed it.
-        """
+        """Of each entity ``view.feature`` to vector, all from one publication, and where it is from; ``views`` are the
+        definitions that are read, ``only`` the full names of the vectors that are wanted. Raises as
+        :meth:`FeatureReader.read_many`; ``FeatureUnavailableError`` also when a text streamed in and the model is not
+        here to embed it."""
         versions = {name: spec.definition_version for name, spec in views.items() if spec.models}
         read = self.texts.read_many(versions, keys, as_of, minimum_publication)
         found: list[dict[str, TextVector]] = [{} for _ in keys]

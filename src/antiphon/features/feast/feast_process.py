@@ -18,13 +18,9 @@ SECONDS = 120.0
 
 def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> FeastRepository:
     """Let ``python``, which has Feast, import the repository and tell what it declares. That runs the user's code.
-
-    Raises:
-        NotFoundError: no ``feature_store.yaml`` there.
-        SetupError: that Python is not there, or has no Feast.
-        InvalidInputError: the repository's own code fails.
-        DeadlineExceededError: it does not end.
-    """
+    Raises ``NotFoundError`` without ``feature_store.yaml``, ``SetupError`` when that Python is not there or has no
+    Feast, ``InvalidInputError`` when the repository's own code fails, ``DeadlineExceededError`` when it does not
+    end."""
     project_of(root)  # a folder without a repository is told before a process is started
     command = [str(python), str(Path(dump.__file__).resolve()), str(root.resolve())]
     try:

@@ -249,15 +249,9 @@ def translated(
     views: Mapping[str, tuple[FeastView, WrittenView]],
     sources: Mapping[str, FeastSource],
 ) -> WrittenOnDemand:
-    """The view, when everything that its function reads and does has a counterpart.
-
-    Args:
-        named: Feast's name of each of its features to ours.
-        views: those that are translated, by Feast's name; ``sources`` those that are declared.
-
-    Raises:
-        UntranslatableError: says what has none.
-    """
+    """The view, when everything that its function reads and does has a counterpart. ``named`` is Feast's name of each
+    of its features to ours; ``views`` those that are translated, by Feast's name; ``sources`` those that are declared.
+    Raises ``UntranslatableError``, which says what has none."""
     if not view.code:
         raise UntranslatableError("its function is not found in the repository")
     if view.mode not in ("pandas", "python"):

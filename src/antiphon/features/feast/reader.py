@@ -32,13 +32,9 @@ served."""
 
 
 class FeastReader:
-    """Reads views of Feast from its server and all others through ``own``. Safe to share between threads.
-
-    Args:
-        project: Feast's project, for receipts; the server serves one and does not name it.
-        own: the reader of everything that is published here.
-        definitions: finds the definition of a view by its name and version.
-    """
+    """Reads views of Feast from its server and all others, which are published here, through ``own``. Safe to share
+    between threads. ``project`` is Feast's, for receipts: the server serves one and does not name it. ``definitions``
+    finds a view by its name and version."""
 
     def __init__(
         self,

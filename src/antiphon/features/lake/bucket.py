@@ -83,12 +83,8 @@ class BucketRole(msgspec.Struct, frozen=True):
 
 
 class Bucket:
-    """One bucket behind one client, which threads may share.
-
-    Args:
-        access_key, secret_key: credentials; without them those that the AWS client finds by itself.
-        timeout: seconds for a connection, and for each piece of an answer.
-    """
+    """One bucket behind one client, which threads may share. Without keys the AWS client finds its credentials by
+    itself; ``timeout`` is in seconds for a connection, and for each piece of an answer."""
 
     def __init__(
         self,

@@ -165,15 +165,9 @@ class Pruner:
     def prune(
         self, *, dry: bool = False, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
     ) -> PruneResult:
-        """Prune snapshots without pins and collect garbage; when ``dry`` only list them.
-
-        Args:
-            keep: number of publications that pin their snapshots.
-            grace: minimum age of collected garbage.
-
-        Raises:
-            UnavailableError: catalog, lake or online store is away; what was pruned until then stays pruned.
-        """
+        """Prune snapshots without pins and collect garbage of a minimum age (``grace``); when ``dry`` only list them.
+        The last ``keep`` publications pin their snapshots. Raises ``UnavailableError`` when catalog, lake or online
+        store is away; what was pruned until then stays pruned."""
         now = self.catalog.clock.now()
         manifests = self.catalog.snapshots.list(self.catalog.scope, limit=_ALL, pruned=False)
         pinned = find_pins(

@@ -38,12 +38,9 @@ class QuarantineStage(NamedTuple):
 
 
 def quarantine_stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterator[QuarantineStage]:
-    """Effect of each quarantining rule on ``rows`` (a SELECT of the source's rows), in order.
-
-    Raises:
-        InvalidInputError: a rule names a column that is missing or of another kind.
-        SetupError: the file that a rule looks into is missing.
-    """
+    """Effect of each quarantining rule on ``rows`` (a SELECT of the source's rows), in order. Raises
+    ``InvalidInputError`` when a rule names a column that is missing or of another kind, ``SetupError`` when the file
+    that it looks into is missing."""
     rules = spec.quality.quarantining if spec.quality is not None else ()
     where = f"source {spec.source.name}"
     left = rows

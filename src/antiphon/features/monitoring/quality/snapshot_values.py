@@ -146,15 +146,9 @@ def snapshot_values(
     folder: Path | None,
     most_bytes: int,
 ) -> Iterator[SnapshotValues]:
-    """Make the view :data:`VALUES` of a snapshot's values for the time of the block.
-
-    Args:
-        folder: where a function's table may lie, removed by the caller; ``None`` keeps it in memory, at most
-            ``most_bytes``.
-
-    Raises:
-        CorruptionError: the file is gone or changed.
-    """
+    """Make the view :data:`VALUES` of a snapshot's values for the time of the block. A function's table may lie in
+    ``folder``, removed by the caller; ``None`` keeps it in memory, at most ``most_bytes``. Raises ``CorruptionError``
+    when the file is gone or changed."""
     import pyarrow
     import pyarrow.dataset
 

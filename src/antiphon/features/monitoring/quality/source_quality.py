@@ -76,14 +76,9 @@ def open_source(
     through: int | None,
     known: Collection[str] = (),
 ) -> Raw:
-    """Make the view :data:`SOURCE`: the table's rows, and the events of the log with ``after < offset <= through``.
-
-    Args:
-        known: paths of files whose rows were looked at before.
-
-    Raises:
-        SetupError: the file is missing. InvalidInputError: it cannot be read, or ``where`` does not fit it.
-    """
+    """Make the view :data:`SOURCE`: the table's rows but for those of files that are ``known``, which were looked at
+    before, and the events of the log with ``after < offset <= through``. Raises ``SetupError`` when the file is
+    missing, ``InvalidInputError`` when it cannot be read, or ``where`` does not fit it."""
     source = spec.source
     marks = marks_of(source, connection)
     rows = opened(connection, source)
@@ -180,13 +175,9 @@ def profile(
     previous: SnapshotManifest | None,
     names: TextNames,
 ) -> tuple[SourceQuality, dict[str, RuleCheck]]:
-    """The source's quality, and what rules over single rows find; one pass over all rows, one over the new ones.
-
-    Args:
-        now: microseconds; what is known later is in the future.
-        previous: the snapshot before, which tells what is new.
-        names: of texts.
-    """
+    """The source's quality, and what rules over single rows find; one pass over all rows, one over the new ones. What
+    is known later than ``now`` (microseconds) is in the future; ``previous``, the snapshot before, tells what is
+    new."""
     quality = spec.quality or QualitySpec()
     source, types = spec.source, raw.types
     event = _instant(source.event_time, types)

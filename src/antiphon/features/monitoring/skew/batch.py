@@ -85,12 +85,8 @@ def batch_side(
     connection: duckdb.DuckDBPyConnection, query: SourceQuery, *, lake: Lake, log: LogReader | None
 ) -> BatchSide:
     """Read the source as the snapshot saw it: the source itself while it is that, else the files that it was made from
-    while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now.
-
-    Raises:
-        SetupError, UnavailableError, InvalidInputError, CorruptionError: nothing of that can be read; says why of the
-            source.
-    """
+    while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now. Raises the
+    source's own error when nothing of that can be read."""
     failed: AntiphonError | None = None
     loaded: LoadedRows | None = None
     if not _looks_elsewhere(query.plan):

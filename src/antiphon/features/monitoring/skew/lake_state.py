@@ -61,12 +61,8 @@ class KeptTiles(msgspec.Struct, frozen=True):
 
 
 def kept_events(connection: duckdb.DuckDBPyConnection, query: SourceQuery, lake: Lake) -> TakenOver:
-    """Fill the table ``EVENTS`` with what the snapshot keeps of the entities.
-
-    Raises:
-        UnavailableError: it is from an earlier version, which did not say of which kind its columns are.
-        CorruptionError: its file is gone or was changed.
-    """
+    """Fill the table ``EVENTS`` with what the snapshot keeps of the entities. Raises ``UnavailableError`` when it does
+    not say of which kind its columns are, ``CorruptionError`` when its file is gone or was changed."""
     manifest = query.manifest
     if not manifest.read.kinds:
         raise UnavailableError("an earlier version made the snapshot", where=manifest.id)

@@ -29,15 +29,9 @@ def on_demand_values(
     as_of: datetime,
     limits: ComputeLimits,
 ) -> dict[str, MeasureValue]:
-    """Every feature of a view as batch computes it.
-
-    Args:
-        inputs, keys: what the request said; an input named like a key is read from the entity.
-        read: values of the features that the view reads, as its expressions saw them.
-
-    Raises:
-        InvalidInputError: an input or a feature is missing or of another type.
-    """
+    """Every feature of a view as batch computes it of what the request said (an input named like a key is read from the
+    entity) and of the values that the view's expressions read. Raises ``InvalidInputError`` when an input or a feature
+    is missing or of another type."""
     import pyarrow
 
     said = {**keys, **inputs}
