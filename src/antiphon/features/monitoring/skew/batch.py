@@ -86,7 +86,8 @@ def batch_side(
 ) -> BatchSide:
     """Read the source as the snapshot saw it: the source itself while it is that, else the files that it was made from
     while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now. Raises the
-    source's own error when nothing of that can be read."""
+    source's own ``SetupError``, ``UnavailableError``, ``InvalidInputError`` or ``CorruptionError`` when nothing of that
+    can be read."""
     failed: AntiphonError | None = None
     loaded: LoadedRows | None = None
     if not _looks_elsewhere(query.plan):
