@@ -64,35 +64,6 @@ def changed(relative: str) -> CorruptionError:
     return CorruptionError(f"The lake's file {relative} changed.", where="lake", next_step="Refresh the view.")
 
 
-class Scratch:
-    """A folder on the local disk for files being written and for computations; its content dies with its process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def file(self, suffix: str) -> Path:
-        """A name for a new file."""
-        self.ensure()
-        return self._folder / f"{os.getpid()}-{secrets.token_hex(8)}{suffix}"
-
-    def folder(self) -> Path:
-        """A new empty folder."""
-        return Path(tempfile.mkdtemp(dir=self.ensure()))
-
-    def collect(self, older_than: float) -> None:
-        """Remove files and folders last changed before ``older_than`` (seconds since 1970)."""
-        for left_over in self._folder.iterdir() if self._folder.is_dir() else ():
-            if not left_over.is_dir():
-                delete_older(left_over, older_than)
-            elif _changed(left_over) < older_than:
-                shutil.rmtree(left_over, ignore_errors=True)
-
-    def ensure(self) -> Path:
-        """Create the folder if it does not exist, and return it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder
-
-
 def _changed(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -105,7 +76,7 @@ class Lake(ABC):
     ``scratch``, a folder on the local disk, and sealed by the codec; by default they are stored as they are."""
 
     def __init__(self, scratch: Path, codec: Codec | None = None) -> None:
-        self._scratch = Scratch(scratch)
+        self._scratch = scratch
         self._codec: Codec = codec or PlainCodec()
 
     @abstractmethod
@@ -150,8 +121,22 @@ class Lake(ABC):
         return self._codec.sealing
 
     def scratch(self) -> Path:
-        """A new empty folder on the local disk. What is written there is not sealed."""
-        return self._scratch.folder()
+        """A new empty folder on the local disk. What is written there is not sealed, and dies with its process."""
+        return Path(tempfile.mkdtemp(dir=self._scratch_folder()))
+
+    def _scratch_file(self, suffix: str) -> Path:
+        return self._scratch_folder() / f"{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+
+    def _scratch_folder(self) -> Path:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
+
+    def _collect_scratch(self, older_than: float) -> None:
+        for left_over in self._scratch.iterdir() if self._scratch.is_dir() else ():
+            if not left_over.is_dir():
+                delete_older(left_over, older_than)
+            elif _changed(left_over) < older_than:
+                shutil.rmtree(left_over, ignore_errors=True)
 
     def verify(self, relative: str, sha256: str) -> None:
         """Check a file's content against its hash; raises ``CorruptionError`` when it is gone or changed."""

@@ -30,7 +30,7 @@ class LocalLake(Lake):
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
         with room_needed("lake"):
-            partial = self._scratch.file(suffix)
+            partial = self._scratch_file(suffix)
             try:
                 with partial.open("xb") as stream:
                     draft = LakeDraft(stream, self._codec)
@@ -82,5 +82,5 @@ class LocalLake(Lake):
         for relative in list(self.files(scope)):
             if relative not in kept and delete_older(self._root / relative, older_than):
                 gone.append(relative)
-        self._scratch.collect(older_than)
+        self._collect_scratch(older_than)
         return gone

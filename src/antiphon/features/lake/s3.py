@@ -54,7 +54,7 @@ class S3Lake(Lake):
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
         with room_needed("lake's scratch folder"):
-            partial = self._scratch.file(suffix)
+            partial = self._scratch_file(suffix)
         try:
             with room_needed("lake's scratch folder"), partial.open("xb") as stream:
                 draft = LakeDraft(stream, self._codec)
@@ -87,7 +87,7 @@ class S3Lake(Lake):
 
     def _downloaded(self, relative: str) -> tuple[BinaryIO, str]:
         """Fetch the stored bytes by one request into an unnamed file; return it with its SHA-256."""
-        copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch.ensure()))  # noqa: SIM115
+        copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch_folder()))  # noqa: SIM115
         digest = hashlib.sha256()
         try:
             with self._bucket.answering(missing(relative)):
@@ -142,7 +142,7 @@ class S3Lake(Lake):
         gone = [relative for relative, written in self._listed(scope) if relative not in kept and written < older_than]
         for relative in gone:
             self.remove(relative)
-        self._scratch.collect(older_than)
+        self._collect_scratch(older_than)
         return gone
 
     def describe(self) -> str:
