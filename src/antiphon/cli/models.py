@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import Progress, moment, note, shortened, show, show_json, table
 from antiphon.cli.project import at_terminal, stores
+from antiphon.core.disk import put_private
 from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
 
@@ -80,8 +79,12 @@ def card(
         show_json(made)
         return
     path = output or Path(f"{name.replace(':', '-').replace('/', '-')}.html")
-    _write(path, as_html(made))
-    show(str(path), False, lambda: str(path))
+    try:
+        put_private(path, as_html(made).encode())
+    except OSError as error:
+        raise SetupError(f"The card cannot be written: {error.strerror}.", where=str(path)) from error
+    note("Open it in a browser; it needs nothing else.")
+    typer.echo(str(path))
 
 
 @app.command()
@@ -244,16 +247,3 @@ def _value(value: IntervalEstimate | None) -> str | None:
 
 def _short(value: Any) -> str | None:
     return None if value is None else shortened(value, 44)
-
-
-def _write(path: Path, page: str) -> None:
-    """The page whole or not at all."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".card-", delete=False, encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except OSError as error:
-        raise SetupError(f"The card cannot be written: {error.strerror}.", where=str(path)) from error
-    note("Open it in a browser; it needs nothing else.")

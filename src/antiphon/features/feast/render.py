@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import tempfile
 from pathlib import Path
 
 import msgspec
 
+from antiphon.core.disk import put_private
 from antiphon.core.errors import ConflictError, SetupError
 from antiphon.core.settings import FILE_NAME
 from antiphon.definitions import project as definitions
@@ -84,24 +83,12 @@ def write(target: Path, text: str, settings: str, *, replace: bool) -> list[str]
         target.mkdir(parents=True, exist_ok=True)
         written = []
         if not (target / FILE_NAME).exists():
-            _place(target / FILE_NAME, settings)
+            put_private(target / FILE_NAME, settings.encode())
             written.append(FILE_NAME)
-        _place(file, text)
+        put_private(file, text.encode())
     except OSError as error:
         raise SetupError(f"{error.filename or target} cannot be written: {error.strerror}.") from None
     return [*written, DEFINITIONS]
-
-
-def _place(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _source(source: WrittenSource) -> str:
