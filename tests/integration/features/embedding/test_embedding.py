@@ -420,7 +420,7 @@ def test_a_reader_of_vectors_leaves_it_to_the_owner_of_the_store_what_stays_open
     for minute in range(1, 4):
         made.say({"lamp": TEXTS["vase"]}, at=minute)
         made.publish(at=minute)
-        reader.read_many({"said": made.spec}, [{"order": "lamp"}], NOON + minutes(minute))
+        reader.rows({"said": made.spec}, [{"order": "lamp"}], NOON + minutes(minute))
     assert forgotten == []
     made.world.close()
 
