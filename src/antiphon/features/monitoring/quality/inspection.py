@@ -55,7 +55,7 @@ class Inspection:
 
     @property
     def rules(self) -> QualitySpec:
-        """What the view declares about quality."""
+        """Quality rules of the view."""
         return self.spec.quality or QualitySpec()
 
     def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
