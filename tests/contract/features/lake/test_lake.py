@@ -20,6 +20,7 @@ from antiphon.batch.files import FileLimits, FileStore
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import Files
+from antiphon.core.clock import ClockAgreement
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
@@ -182,7 +183,8 @@ def test_files_of_the_api_lie_in_any_of_them(lake: Lake, tmp_path: Path) -> None
     database.migrate()
     limits = FileLimits(10**7, 10**7, timedelta(days=1))
     audit = AuditLog(database, b"s" * 32)
-    store = FileStore(Files(database), Batches(database), lake, database, audit, database.clock, limits)
+    clock = database.clock
+    store = FileStore(Files(database), Batches(database), lake, database, audit, clock, limits, ClockAgreement(clock))
     content = os.urandom(300_000)
     for _ in range(2):
         upload = store.begin(HERE, "ada")
