@@ -25,7 +25,7 @@ from benchmarks.governance.policy_mutants import mutants
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.cases import run_case
+from antiphon.governance.policy.cases import run_cases
 from antiphon.governance.policy.document import PolicyDocument, default_document, schema_text
 from antiphon.governance.policy.engine import Action, Decider, Resource
 from antiphon.governance.policy.request import PolicyColumn, PolicyRow
@@ -95,7 +95,7 @@ def kill(document: PolicyDocument) -> dict[str, Any]:
         except InvalidInputError:
             refused += 1
             continue
-        if not all(run_case(decider, case).passed for case in document.cases):
+        if run_cases(decider, document.cases).failed:
             killed += 1
         else:
             survivors.append(what)

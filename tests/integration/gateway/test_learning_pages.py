@@ -242,7 +242,7 @@ async def test_models_with_their_gates_and_two_compared(desk: LearnedDesk, brows
         assert told in page
     assert "&lt;b&gt;above 0.6&lt;/b&gt; is asked for" in page
     shown = (await browser.get("/models/desk.v2")).text
-    for told in ("goes on from", "Reliability", "came true 0.70", "learning rate", "leaked share", "Slices", "JFK"):
+    for told in ("parent", "Reliability", "came true 0.70", "learning rate", "leaked share", "Slices", "JFK"):
         assert told.lower() in shown.lower()
     assert '<polyline class="line view-1"' in (await browser.get("/models/desk.v1")).text
     card = await browser.get("/models/desk.v1/card")
