@@ -50,14 +50,15 @@ class TestReport(msgspec.Struct, frozen=True):
 
 def run_cases(decider: Decider, cases: Sequence[PolicyCase]) -> TestReport:
     """Decide every case and hold it against what it expects."""
-    results = tuple(_run(decider, case) for case in cases)
+    results = tuple(run_case(decider, case) for case in cases)
     deciding = {name for result in results for name in result.decision.policies}
     deciding |= {name for result, case in zip(results, cases, strict=True) if case.masked for name in _hiding(decider)}
     undecided = tuple(part.name for part in decider.parts.policies if part.name not in deciding)
     return TestReport(decider.digest, results, undecided)
 
 
-def _run(decider: Decider, case: PolicyCase) -> CaseResult:
+def run_case(decider: Decider, case: PolicyCase) -> CaseResult:
+    """Decide one case."""
     decision = decider.decide(case.principal.principal(), case.action, case.resource, context_of(case))
     narrowed = _narrowing(decider, case, decision)
     return CaseResult(case.name, decision, None if narrowed else _problem(case, decision), narrowed)
