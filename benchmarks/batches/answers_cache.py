@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from tests.harness.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 from antiphon.batch.demand import Demand, EntityDemand
 from antiphon.definitions.application import Reuse
@@ -34,7 +35,6 @@ from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.features.values import FeatureVector
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 SIZES = {"ci": (60, 4, 60, 2), "demo": (300, 7, 150, 3), "full": (2_000, 12, 1_500, 5)}
 """Entities, publications, requests between two of them, seeds."""

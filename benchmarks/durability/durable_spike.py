@@ -56,8 +56,8 @@ class Journal:
     """The leased journal of ``antiphon.durable``."""
 
     def __init__(self, folder: Path, executor: str) -> None:
-        from antiphon.catalog.blobs import Blobs
         from antiphon.catalog.database import Database
+        from antiphon.catalog.serving.blobs import Blobs
         from antiphon.core.scope import Scope
         from antiphon.durable.executor import Executor
         from antiphon.durable.registry import WorkflowRegistry

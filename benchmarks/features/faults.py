@@ -25,11 +25,11 @@ from benchmarks.features.fault_injectors import FAULTS, FIRST, Fault, healthy_da
 
 from antiphon import Entity, Source, col, count, feature_view, last, mean
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.events import EventLog
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import Snapshots
-from antiphon.catalog.verdicts import Verdicts
+from antiphon.catalog.features.definitions import DefinitionVersions
+from antiphon.catalog.features.events import EventLog
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.snapshots import Snapshots
+from antiphon.catalog.features.verdicts import Verdicts
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions import expect

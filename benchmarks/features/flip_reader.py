@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.features.torn import generations, is_torn
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.publications import Publications
+from antiphon.catalog.features.publications import Publications
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import UnavailableError

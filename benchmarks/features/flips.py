@@ -37,8 +37,8 @@ from benchmarks.features.flip_reader import online_store
 from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon import sum as added
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.definitions import DefinitionVersions
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope

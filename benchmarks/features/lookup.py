@@ -33,9 +33,9 @@ from benchmarks.features.feast_process import FeastMissing, FeastProcess
 
 from antiphon import Entity, Source, col, feature_view, last
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.events import EventLog
-from antiphon.catalog.publications import Publications
+from antiphon.catalog.features.definitions import DefinitionVersions
+from antiphon.catalog.features.events import EventLog
+from antiphon.catalog.features.publications import Publications
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness

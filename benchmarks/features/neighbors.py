@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antiphon import Entity, Source, col, embed, feature_view
-from antiphon.catalog.snapshots import SnapshotVectors
+from antiphon.catalog.features.snapshots import SnapshotVectors
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError
 from antiphon.core.scope import Scope

@@ -105,7 +105,7 @@ def once(source: Path, folder: Path, threads: int, memory: int, redis: str | Non
 
     from antiphon import Entity, Source, col, count, feature_view, last, mean, sum
     from antiphon.catalog.database import Database
-    from antiphon.catalog.definitions import DefinitionVersions
+    from antiphon.catalog.features.definitions import DefinitionVersions
     from antiphon.core.clock import SystemClock
     from antiphon.core.scope import Scope
     from antiphon.features.catalog import FeatureCatalog

@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 from benchmarks.features.read_paths_cases import BASE, SEED, Case, T, case_of, view_of
 from benchmarks.features.read_paths_oracle import SourceEvent, expected
 
-from antiphon.catalog.events import Event, StoredEvent
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.events import Event, StoredEvent
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.clock import ManualClock, from_microseconds
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

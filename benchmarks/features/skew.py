@@ -21,9 +21,9 @@ from typing import Any
 
 from antiphon import Entity, Source, col, count, feature_view, mean
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.events import EventLog
-from antiphon.catalog.publications import Publications
+from antiphon.catalog.features.definitions import DefinitionVersions
+from antiphon.catalog.features.events import EventLog
+from antiphon.catalog.features.publications import Publications
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

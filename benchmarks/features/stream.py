@@ -90,7 +90,7 @@ class Opened:
 
     def __init__(self, folder: Path, nats: str | None, redis: str | None) -> None:
         from antiphon.catalog.database import Database
-        from antiphon.catalog.events import EventLog, StreamHomes
+        from antiphon.catalog.features.events import EventLog, StreamHomes
         from antiphon.core.scope import Scope
         from antiphon.features.online.lmdb.overlay import LmdbOverlay
         from antiphon.features.online.lmdb.store import LmdbStore
@@ -144,7 +144,7 @@ class Opened:
         publisher.publish(made, reason="benchmark", principal="benchmark")
 
     def reader(self) -> Any:
-        from antiphon.catalog.publications import Publications
+        from antiphon.catalog.features.publications import Publications
         from antiphon.features.online.lookup import FeatureReader
 
         return FeatureReader(
@@ -161,7 +161,7 @@ class Opened:
 
 
 def event(identity: str, sensor: str, value: int) -> Any:
-    from antiphon.catalog.events import Event
+    from antiphon.catalog.features.events import Event
 
     now = datetime.now(UTC)
     return Event(identity, now, now, {"id": identity, "sensor": sensor, "value": value, "at": now.isoformat()})

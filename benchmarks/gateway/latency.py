@@ -18,17 +18,17 @@ from typing import Any
 from benchmarks.gateway.contenders import MODEL, Contender
 from benchmarks.gateway.figures import milliseconds
 from benchmarks.gateway.load import Connection, Load, Loader, Target, request_of
+from tests.harness.fakes import make_receipt
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.request import AnswerRequest
-from antiphon.testing.fakes import make_receipt
 
 TOKENS = 16
 WARM_UP = 20

@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.harness.local_issuer import LocalIssuer
+
 from antiphon.catalog.database import Database
 from antiphon.core.child_process import start_child
 from antiphon.core.scope import Scope
@@ -36,7 +38,6 @@ from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.tokens import BearerTokens
 from antiphon.governance.policy.engine import Decider
 from antiphon.services.project.store import Store
-from antiphon.testing.local_issuer import LocalIssuer
 
 SIZES = {"ci": (8, 2_000), "demo": (30, 10_000), "full": (100, 50_000)}
 """Revocations, and calls of each kind."""

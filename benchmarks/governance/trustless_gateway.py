@@ -16,10 +16,11 @@ from typing import Any
 
 import msgspec
 import uvloop
+from tests.harness import fakes
 
 from antiphon.app.gateway import server_of
 from antiphon.app.wiring import ProcessServices
-from antiphon.catalog.evidence import Exposures, ShadowPairs
+from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.gateway.application import create_app
@@ -30,7 +31,6 @@ from antiphon.services.project.store import Store
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.services import Services
-from antiphon.testing import fakes
 
 ANYBODY = Principal("anybody", "default", "service")
 ALLOWED = Decision(True, ("everything",), "0" * 64)

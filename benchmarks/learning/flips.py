@@ -34,8 +34,8 @@ from tests.chaos.harness.running import free_port, scratch, separate, until
 
 from antiphon.app import engines
 from antiphon.app.up import first_key
-from antiphon.catalog.receipts import Receipt
-from antiphon.catalog.releases import Bundle, ModelPin, Release
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
+from antiphon.catalog.serving.receipts import Receipt
 from antiphon.definitions.application import Figure
 from antiphon.definitions.prompt import Prompt
 from antiphon.releases.live import LEASE_SECONDS

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from antiphon.catalog.rollouts import Exposure, RolloutRecord
+from antiphon.catalog.releases.rollouts import Exposure, RolloutRecord
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.conftest import Running
 
 from antiphon.catalog.database import Database
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principals import Role
-from antiphon.testing import fakes
 
 if TYPE_CHECKING:
     from playwright.async_api import Page

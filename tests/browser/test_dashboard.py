@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 from tests.browser.conftest import photograph, require_contrast, require_fit, require_names, signed_in
+from tests.harness import fakes
 from tests.integration.gateway.conftest import Running, serve
 
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import JobRow, Jobs
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
 
 if TYPE_CHECKING:
     from playwright.async_api import Page

@@ -21,8 +21,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog

@@ -10,9 +10,9 @@ import pytest
 from tests.chaos.harness import chaos_evidence, kill_harness
 from tests.chaos.harness.chaos_checks import receipts_kept
 from tests.chaos.harness.chaos_evidence import Acknowledged, Evidence
+from tests.harness.small_desk import SmallDesk
 
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 

@@ -19,9 +19,9 @@ from tests.chaos.rollout_child import APPLICATION, SCOPE, SECRET, opened, transi
 from tests.unit.catalog.examples import bundle, open_database
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, Judgement, RolloutRecord, Rollouts
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Exposure, Judgement, RolloutRecord, Rollouts
 from antiphon.core.child_process import start_child
 from antiphon.definitions.application import SLO, Decoding
 from antiphon.definitions.learning import Rollout

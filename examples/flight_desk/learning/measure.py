@@ -17,8 +17,8 @@ import msgspec
 import numpy
 
 from antiphon.app.wiring import open_learning
-from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation, IntervalEstimate
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.learning.evaluation import metrics

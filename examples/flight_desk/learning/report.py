@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.evaluations import IntervalEstimate
-from antiphon.catalog.rollouts import Judgement
+from antiphon.catalog.learning.evaluations import IntervalEstimate
+from antiphon.catalog.releases.rollouts import Judgement
 from examples.flight_desk import plots
 from examples.flight_desk.learning.measure import (
     BASE_RATE,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.app.wiring import open_learning
-from antiphon.catalog.evidence import Judgements
-from antiphon.catalog.rollouts import Judgement
+from antiphon.catalog.releases.evidence import Judgements
+from antiphon.catalog.releases.rollouts import Judgement
 from examples.flight_desk import data, host, truth
 from examples.flight_desk.host import Say
 from examples.flight_desk.learning import measure, report, story

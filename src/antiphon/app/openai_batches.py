@@ -7,7 +7,7 @@ from antiphon.batch.files import FileStore
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
 from antiphon.batch.row_runner import BatchContext
-from antiphon.catalog.batches import Batches
+from antiphon.catalog.batch.batches import Batches
 from antiphon.core.clock import parse_duration
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry

@@ -11,7 +11,7 @@ from typing import Any
 from antiphon.app import engines
 from antiphon.app.openai_batches import request_batches
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.quotas import QuotaLevels
+from antiphon.catalog.serving.quotas import QuotaLevels
 from antiphon.core import disk
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError

@@ -26,10 +26,10 @@ from antiphon.batch.gauge import TRANSIENT_ERRORS
 from antiphon.batch.lines import BatchRequest, RequestFileLimits
 from antiphon.batch.row_plan import RowSketch, distinct_bytes, sharing_order
 from antiphon.batch.row_runner import BatchContext, RowAnswer, RowFaults, RowRunner, run_result
-from antiphon.catalog.batch_work import Sizes
-from antiphon.catalog.batches import KIND, Batch, Batches, Ending, LineError
+from antiphon.catalog.batch.batch_work import Sizes
+from antiphon.catalog.batch.batches import KIND, Batch, Batches, Ending, LineError
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.logs import unexpected

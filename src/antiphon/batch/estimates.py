@@ -21,7 +21,7 @@ from antiphon.batch.forecast import (
     work_error,
     work_left,
 )
-from antiphon.catalog.batch_work import BatchWork, ForecastInputs, OpenJob, RowUsage, Sizes
+from antiphon.catalog.batch.batch_work import BatchWork, ForecastInputs, OpenJob, RowUsage, Sizes
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope

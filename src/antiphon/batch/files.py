@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from antiphon.catalog.batches import Batch, Batches
+from antiphon.catalog.batch.batches import Batch, Batches
+from antiphon.catalog.batch.files import Files, StoredFile, new_file_id
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import Files, StoredFile, new_file_id
 from antiphon.core.clock import Clock, ClockAgreement
 from antiphon.core.errors import (
     AntiphonError,

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.batch.fair_queue import ESCALATED_SHARE, SlotRequest
-from antiphon.catalog.batch_work import EngineSupply, OpenJob, RowUsage
+from antiphon.catalog.batch.batch_work import EngineSupply, OpenJob, RowUsage
 
 BUCKET_SECONDS = 300.0
 """Of one measurement of the supply."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from antiphon.batch.estimates import Estimates
 from antiphon.batch.forecast import BUCKET_SECONDS
 from antiphon.batch.row_plan import RowSketch
-from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage
-from antiphon.catalog.receipts import UsageReceipt
+from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage
+from antiphon.catalog.serving.receipts import UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope

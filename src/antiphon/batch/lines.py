@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from antiphon.batch.row_plan import Prefix, RowSketch, output_limit_of_body, parts_of_body, row_sketch
-from antiphon.catalog.batches import LineError
+from antiphon.catalog.batch.batches import LineError
 
 MOST_ERRORS = 100
 """Errors of a file that are listed."""

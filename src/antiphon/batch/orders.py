@@ -15,11 +15,11 @@ import msgspec
 from antiphon.batch import tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
 from antiphon.batch.table_files import InputFiles, OutputFiles
-from antiphon.catalog.batch_work import Sizes
-from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.batch.batch_work import Sizes
+from antiphon.catalog.batch.jobs import BatchJob, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import BatchJob, Jobs
-from antiphon.catalog.releases import Release, Releases
+from antiphon.catalog.releases.releases import Release, Releases
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import Clock, parse_duration, utc
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash

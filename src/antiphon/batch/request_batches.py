@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.batch.files import FileStore, check_lifetime
 from antiphon.batch.orders import MOST_ATTEMPTS
-from antiphon.catalog.batches import Batch, Batches
+from antiphon.catalog.batch.batches import Batch, Batches
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError

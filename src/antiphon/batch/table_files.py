@@ -22,7 +22,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from antiphon.batch import tables
-from antiphon.catalog.jobs import BatchJob, Jobs
+from antiphon.catalog.batch.jobs import BatchJob, Jobs
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

@@ -25,9 +25,9 @@ from antiphon.batch.gauge import TRANSIENT_ERRORS
 from antiphon.batch.row_plan import RowSketch, row_sketch, sharing_order
 from antiphon.batch.row_runner import BatchContext, RowAnswer, RowFaults, RowRunner, run_result
 from antiphon.batch.table_files import OutputFiles
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.jobs import ANSWER_COLUMNS, ENDED, BatchJob, JobRow, Jobs
-from antiphon.catalog.releases import Release, Releases
+from antiphon.catalog.batch.jobs import ANSWER_COLUMNS, ENDED, BatchJob, JobRow, Jobs
+from antiphon.catalog.releases.releases import Release, Releases
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import AntiphonError, ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope

@@ -29,7 +29,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a question. The text goes to stdout, where it came from to stderr."""
-    from antiphon.catalog.receipts import STAND_IN_ROLES
+    from antiphon.catalog.serving.receipts import STAND_IN_ROLES
     from antiphon.gateway.openai.shapes import provenance
     from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 

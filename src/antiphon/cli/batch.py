@@ -179,7 +179,7 @@ def _foreseen(outlook: BatchOutlook) -> str:
 
 
 async def _look(project: Path, job: str) -> dict[str, Any]:
-    from antiphon.catalog.batches import KIND
+    from antiphon.catalog.batch.batches import KIND
     from antiphon.gateway.admin.shapes import batch_lines
     from antiphon.gateway.openai.batches import batch_object
 
@@ -197,7 +197,7 @@ async def _look(project: Path, job: str) -> dict[str, Any]:
 
 
 async def _place(project: Path, order: TableOrder, wait: bool) -> BatchLine:
-    from antiphon.catalog.jobs import ENDED
+    from antiphon.catalog.batch.jobs import ENDED
     from antiphon.gateway.admin.shapes import BatchLine, read
 
     async with services(project) as (ports, store):

@@ -13,7 +13,7 @@ from antiphon.cli.project import require_application, stores
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.datasets import Dataset, DatasetKind
+    from antiphon.catalog.learning.datasets import Dataset, DatasetKind
     from antiphon.learning.datasets.rows import DatasetSurvey
 
 app = typer.Typer(name="datasets", help="Training and evaluation sets.", no_args_is_help=True)

@@ -14,7 +14,7 @@ from antiphon.cli.output import Progress, show
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.evaluations import Evaluation
+    from antiphon.catalog.learning.evaluations import Evaluation
 
 
 def evaluate(

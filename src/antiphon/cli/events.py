@@ -16,7 +16,7 @@ from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 
 if TYPE_CHECKING:
-    from antiphon.catalog.events import Event
+    from antiphon.catalog.features.events import Event
     from antiphon.definitions.source import SourceSpec
 
 app = typer.Typer(name="events", help="Source events.", no_args_is_help=True)
@@ -78,7 +78,7 @@ def move(
 
 
 def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
-    from antiphon.catalog.events import Event
+    from antiphon.catalog.features.events import Event
 
     event_time, known = (
         moment_of_cell(row.get(column), column, where)

@@ -17,7 +17,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.skew_reports import Difference, FeatureSkew, SkewReport
+    from antiphon.catalog.features.skew_reports import Difference, FeatureSkew, SkewReport
 
 DIFFERENT = 1
 """The exit code when values differ."""

@@ -96,7 +96,7 @@ def list_keys(project: Project = HERE, as_json: Json = False) -> None:
 @app.command("show")
 def show_key(key: Key, project: Project = HERE, as_json: Json = False) -> None:
     """Show a key: its purpose, expiry, limits and last use."""
-    from antiphon.catalog.quotas import QuotaLevels
+    from antiphon.catalog.serving.quotas import QuotaLevels
 
     with stores(project) as store:
         record = store.keys.get(store.scope.tenant, key)

@@ -18,7 +18,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
 
 if TYPE_CHECKING:
-    from antiphon.catalog.evaluations import IntervalEstimate
+    from antiphon.catalog.learning.evaluations import IntervalEstimate
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine, ModelRegistry

@@ -17,7 +17,7 @@ from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.outcomes import OutcomeKind
+    from antiphon.catalog.learning.outcomes import OutcomeKind
     from antiphon.definitions.application import ApplicationSpec
     from antiphon.learning.outcomes.intake import OutcomeResult
     from antiphon.learning.outcomes.monitoring import Performance
@@ -136,7 +136,7 @@ def list_outcomes(
     as_json: Json = False,
 ) -> None:
     """Outcomes, latest first."""
-    from antiphon.catalog.outcomes import OutcomeStatus
+    from antiphon.catalog.learning.outcomes import OutcomeStatus
 
     statuses: tuple[OutcomeStatus, ...] = get_args(OutcomeStatus)
     selected = next((known for known in statuses if known == status), None)

@@ -18,7 +18,7 @@ from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import AntiphonError, InvalidInputError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.releases import Release
+    from antiphon.catalog.releases.releases import Release
     from antiphon.learning.evaluation.gates import ValidationResult
 
 app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)

@@ -13,7 +13,7 @@ from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from antiphon.catalog.rollouts import RolloutRecord
+    from antiphon.catalog.releases.rollouts import RolloutRecord
     from antiphon.services.project.store import Store
 
 _HEAD = ("rollout", "application", "candidate", "control", "state", "weight", "held", "began", "latest judgement")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.holds import FeatureHolds
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
-from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.features.definitions import DefinitionVersions
+from antiphon.catalog.features.holds import FeatureHolds
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.events import StoredEvent
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.events import StoredEvent
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Kind

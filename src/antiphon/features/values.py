@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import SnapshotFacts
+from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 
 MeasureValue = int | float | bool | str | None
 """A measured or finished value."""

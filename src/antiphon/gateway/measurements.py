@@ -13,8 +13,8 @@ from functools import partial
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from antiphon.catalog.receipts import STAND_IN_ROLES
-from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.catalog.features.skew_reports import ViewSkew
+from antiphon.catalog.serving.receipts import STAND_IN_ROLES
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.logs import without_credentials
 from antiphon.features.streaming.consumer import StreamStatus

@@ -8,8 +8,8 @@ from typing import Any
 
 from antiphon.batch.files import FileStore
 from antiphon.batch.request_batches import RequestBatches
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipts import Receipts, ReuseCount
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts, ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope

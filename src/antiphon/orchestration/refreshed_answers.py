@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from antiphon.batch.demand import Demand, EntityDemand
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope

@@ -18,9 +18,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, Judgement, RolloutRecord, Rollouts, ShadowPair, described
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Exposure, Judgement, RolloutRecord, Rollouts, ShadowPair, described
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope

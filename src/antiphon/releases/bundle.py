@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.releases import Bundle, ModelPin
+from antiphon.catalog.releases.releases import Bundle, ModelPin
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import RolloutRecord, RolloutState
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import RolloutRecord, RolloutState
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout

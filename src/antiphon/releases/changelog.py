@@ -10,8 +10,8 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.releases import Activation, Release, Releases, StageMove
-from antiphon.catalog.rollouts import UNDER_WAY, RolloutMove, RolloutRecord, Rollouts
+from antiphon.catalog.releases.releases import Activation, Release, Releases, StageMove
+from antiphon.catalog.releases.rollouts import UNDER_WAY, RolloutMove, RolloutRecord, Rollouts
 from antiphon.core.scope import Scope
 from antiphon.releases import bundle as bundles
 

@@ -17,7 +17,7 @@ from datetime import datetime
 import msgspec
 import numpy as np
 
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, RolloutRecord, ShadowPair
+from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, RolloutRecord, ShadowPair
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout

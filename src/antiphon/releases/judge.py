@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
+from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.application import SLO
 from antiphon.releases.evidence import (

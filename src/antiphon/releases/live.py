@@ -12,8 +12,8 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.releases import Release, Releases, activation_stack
-from antiphon.catalog.rollouts import Assignment, RolloutRecord, Rollouts
+from antiphon.catalog.releases.releases import Release, Releases, activation_stack
+from antiphon.catalog.releases.rollouts import Assignment, RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope

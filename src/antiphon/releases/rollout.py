@@ -20,8 +20,8 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.releases import Activation, Release, Releases, Stage
-from antiphon.catalog.rollouts import UNDER_WAY, RolloutRecord, Rollouts, RolloutState, described
+from antiphon.catalog.releases.releases import Activation, Release, Releases, Stage
+from antiphon.catalog.releases.rollouts import UNDER_WAY, RolloutRecord, Rollouts, RolloutState, described
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog

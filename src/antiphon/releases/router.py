@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assignment, RolloutRecord
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import Assignment, RolloutRecord
 
 
 def assign(

@@ -7,9 +7,9 @@ from antiphon.batch.fair_queue import FairQueue
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.gauge import Gauge
 from antiphon.batch.row_runner import BatchContext
-from antiphon.catalog.batch_work import BatchWork
-from antiphon.catalog.batches import Batches
-from antiphon.catalog.files import Files
+from antiphon.catalog.batch.batch_work import BatchWork
+from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.batch.files import Files
 from antiphon.core.clock import ClockAgreement, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import S3Place

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount
 from antiphon.core.clock import Clock
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope

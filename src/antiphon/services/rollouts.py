@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper

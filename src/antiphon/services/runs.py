@@ -9,7 +9,7 @@ from typing import Any
 
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
-from antiphon.catalog.batches import Batches
+from antiphon.catalog.batch.batches import Batches
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

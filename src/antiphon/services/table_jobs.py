@@ -11,7 +11,7 @@ import msgspec
 from antiphon.batch.estimates import Estimate
 from antiphon.batch.orders import Outlook, TableOrder, TableOrders
 from antiphon.batch.table_files import InputFiles
-from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

@@ -17,9 +17,9 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import SkippedEngine
-from antiphon.catalog.rollouts import Assignment
+from antiphon.catalog.releases.rollouts import Assignment
+from antiphon.catalog.serving.answers import StoredAnswer
+from antiphon.catalog.serving.receipts import SkippedEngine
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.clock import utc
 from antiphon.core.errors import (

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.releases import Bundle, ModelPin, Release
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse

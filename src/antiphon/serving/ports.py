@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from antiphon.catalog.receipts import Receipt
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assignment
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import Assignment
+from antiphon.catalog.serving.receipts import Receipt
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.features.online.remedies import SubstituteValue

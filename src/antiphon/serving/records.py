@@ -15,15 +15,15 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.batches import KIND as BATCH
-from antiphon.catalog.batches import Batches
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.definitions import AppliedProjects
-from antiphon.catalog.files import StoredFile
-from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
-from antiphon.catalog.outcomes import OutcomeRecord
-from antiphon.catalog.receipts import Receipt, Receipts
-from antiphon.catalog.releases import Releases
+from antiphon.catalog.batch.batches import KIND as BATCH
+from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.batch.files import StoredFile
+from antiphon.catalog.batch.jobs import ANSWER_COLUMNS, BatchJob, JobRow
+from antiphon.catalog.features.definitions import AppliedProjects
+from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

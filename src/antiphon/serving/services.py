@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from antiphon.catalog.answers import Answers
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
+from antiphon.catalog.serving.answers import Answers
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine

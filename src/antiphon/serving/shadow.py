@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from antiphon.catalog.receipts import STAND_IN_ROLES
-from antiphon.catalog.rollouts import Assignment, ShadowPair
+from antiphon.catalog.releases.rollouts import Assignment, ShadowPair
+from antiphon.catalog.serving.receipts import STAND_IN_ROLES
 from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described

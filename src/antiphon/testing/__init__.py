@@ -1,1 +1,1 @@
-"""Shipped fakes for tests of Antiphon and of what is built on it."""
+"""A scripted engine and embedders by hashing, for tests of Antiphon and of projects built on it."""

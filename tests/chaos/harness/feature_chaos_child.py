@@ -25,8 +25,8 @@ from typing import Any
 from tests.chaos.harness import feature_chaos_broken
 from tests.chaos.harness.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 
-from antiphon.catalog.events import Event
-from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.features.publications import Publication, Publications
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, NotFoundError

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import update
 
 from antiphon.catalog import schema
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.scope import Scope
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store

@@ -27,8 +27,8 @@ from tests.chaos.harness.feature_chaos_project import SHOPS, moments, write_stoc
 from tests.chaos.harness.feature_crowd_evidence import watch_syncs
 from tests.chaos.harness.feature_crowd_project import APPLICATION
 
+from antiphon.catalog.features.publications import Publication
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.publications import Publication
 from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.learning import TrainingWindow

@@ -25,7 +25,7 @@ from typing import Any
 from tests.chaos.harness import feature_chaos_broken, feature_chaos_child
 from tests.chaos.harness.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.features.online.lookup import FeatureReader

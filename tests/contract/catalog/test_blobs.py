@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from tests.unit.catalog.examples import DEV, OTHER
 
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import CorruptionError, NotFoundError
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.datasets import Dataset, Datasets, DatasetSource, DatasetSpec
+from antiphon.catalog.learning.datasets import Dataset, Datasets, DatasetSource, DatasetSpec
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions.source import SourceSpec
 

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
+from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec

@@ -8,7 +8,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.evaluations import Evaluation, EvaluationGate, Evaluations
+from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, Evaluations
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 

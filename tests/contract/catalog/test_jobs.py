@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.catalog.examples import DEV, OTHER
 
+from antiphon.catalog.batch.jobs import BatchJob, JobRow, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
 from antiphon.core.errors import ConflictError, NotFoundError
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
+from antiphon.catalog.learning.models import ModelFile, ModelVersion, ModelVersions
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 

@@ -8,8 +8,8 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, receipt
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.outcomes import Coverage, OutcomeRecord, Outcomes
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.learning.outcomes import Coverage, OutcomeRecord, Outcomes
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, NotFoundError
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
 
-from antiphon.catalog.answers import Answers
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import CacheReceipt, FeatureReceipt, Receipts
+from antiphon.catalog.serving.answers import Answers
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import CacheReceipt, FeatureReceipt, Receipts
 from antiphon.core.errors import ConflictError, NotFoundError
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, bundle
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.releases import Releases
+from antiphon.catalog.releases.releases import Releases
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.definitions.application import Decoding

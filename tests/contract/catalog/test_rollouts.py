@@ -9,9 +9,9 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, bundle
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import (
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import (
     Exposure,
     JudgedMetric,
     Judgement,

@@ -6,8 +6,8 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, manifest
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import Snapshots
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.core.errors import ConflictError, NotFoundError
 
 

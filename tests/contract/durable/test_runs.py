@@ -9,8 +9,8 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog import schema, sealed_columns
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError

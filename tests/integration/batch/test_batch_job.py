@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import ASKER, DESK, SCOPE, SmallDesk
+from tests.harness.stored_files import batch_jobs, file_store, request_batches
 
 from antiphon.batch import batch_job, row_runner
 from antiphon.batch.batch_job import BatchJobs
@@ -21,16 +23,14 @@ from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.files import FileStore
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
-from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
-from antiphon.catalog.batches import Batch, Batches
+from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
+from antiphon.catalog.batch.batches import Batch, Batches
+from antiphon.catalog.batch.jobs import JobRow
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import JobRow
 from antiphon.core.errors import ConflictError, EngineError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import RunResult
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, SmallDesk
-from antiphon.testing.stored_files import batch_jobs, file_store, request_batches
 
 SECRET = b"s" * 32
 LINES = 40

@@ -6,13 +6,13 @@ import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from tests.harness.stored_files import SCOPE, file_store
 from tests.unit.catalog.examples import NOON, open_database
 
 from antiphon.batch.files import FileStore
-from antiphon.catalog.files import StoredFile
+from antiphon.catalog.batch.files import StoredFile
 from antiphon.core.clock import ClockAgreement, ManualClock
 from antiphon.orchestration.worker import HousekeepingTask
-from antiphon.testing.stored_files import SCOPE, file_store
 
 
 def uploaded(files: FileStore) -> StoredFile:

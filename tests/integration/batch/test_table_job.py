@@ -11,12 +11,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
+from tests.harness.stored_files import batch_context
 
 from antiphon.batch import row_runner
 from antiphon.batch.orders import WORKFLOW, TableOrder, TableOrders
 from antiphon.batch.row_runner import TRACEBACKS, RowFaults
 from antiphon.batch.table_job import TableJobs, request_of
-from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.core.errors import (
     ConflictError,
     EngineError,
@@ -32,8 +34,6 @@ from antiphon.durable.run import RunResult
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.identity.principal import Principal
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
-from antiphon.testing.stored_files import batch_context
 
 FREE = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
 LINES = 40

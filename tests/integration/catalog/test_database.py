@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from tests.unit.catalog.examples import DEV, NOON, manifest, open_database
 
 from antiphon.catalog import schema
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog
+from antiphon.catalog.features.events import Event, EventLog
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.snapshots import Snapshots
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import (
     AntiphonError,
     ConflictError,

@@ -16,8 +16,8 @@ from alembic.script import ScriptDirectory
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog import copies, migration, schema
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import SetupError
 
 spawned = multiprocessing.get_context("spawn")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
+from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
 from antiphon.services.project.store import Store
 
 ORDER = ("batch", "run", "desk", "--input", "orders.csv", "--output", "x.jsonl")

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog
+from antiphon.catalog.features.events import Event, EventLog
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor

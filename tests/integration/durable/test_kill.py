@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.unit.catalog.examples import DEV, open_database
 
-from antiphon.catalog.events import EventLog
+from antiphon.catalog.features.events import EventLog
 from antiphon.durable.runs import Runs
 
 ROOT = Path(__file__).parents[3]

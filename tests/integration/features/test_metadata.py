@@ -11,7 +11,7 @@ from tests.integration.features.offline.test_refresh import run_refresh
 from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, event, minutes
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.quality import Quality
 from antiphon.features.monitoring.quality.inspection import Inspection

@@ -12,7 +12,7 @@ from tests.integration.features.world import NOON, World, event
 from tests.integration.gateway.tls_world import DAY, Issued, issue
 from tests.servers import NatsProcess, RedisProcess, ServerProcess
 
-from antiphon.catalog.events import StreamHomes
+from antiphon.catalog.features.events import StreamHomes
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.events import Event, EventLog
+from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from tests.harness import fakes
 
 from antiphon.catalog.database import Database
 from antiphon.core.errors import SetupError
@@ -20,7 +21,6 @@ from antiphon.engine import weights
 from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def answerer(database: Database) -> fakes.FakeAnswerer:
-    from antiphon.catalog.receipts import Receipts
+    from antiphon.catalog.serving.receipts import Receipts
 
     return fakes.FakeAnswerer(Receipts(database), database.clock)
 

@@ -10,17 +10,18 @@ from typing import Any
 import msgspec
 from tests.contract.catalog.test_datasets import dataset
 from tests.contract.catalog.test_models import version
+from tests.harness import fakes
 from tests.integration.learning.joining import Desk, learning_desk
 from tests.unit.catalog.examples import DEV, NOON
 from tests.unit.learning.evaluation.test_gates import GOOD
 
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.evaluations import Bin, Evaluation, EvaluationGate, Evaluations, IntervalEstimate
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.outcomes import Outcomes
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
-from antiphon.catalog.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.evaluations import Bin, Evaluation, EvaluationGate, Evaluations, IntervalEstimate
+from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.releases.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout
 from antiphon.durable.runs import Runs
@@ -31,7 +32,6 @@ from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
-from antiphon.testing import fakes
 
 PLAN = Rollout(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50)
 

@@ -7,14 +7,14 @@ import asyncio
 import httpx2
 import jsonschema
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.conftest import serve
 
-from antiphon.catalog.jobs import JobRow, Jobs
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.core.errors import EngineError
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import OPERATIONS
 from antiphon.governance.audit.log import AuditLog
-from antiphon.testing import fakes
 
 SCOPE = Scope("default", "dev")
 

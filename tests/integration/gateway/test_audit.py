@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
@@ -18,7 +19,6 @@ from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.record import AuditEntry
 from antiphon.governance.verifier import antiphon_verify
 from antiphon.services.governance.audit_trail import AuditTrail
-from antiphon.testing import fakes
 
 SCOPE = Scope()
 

@@ -12,10 +12,12 @@ import httpx2
 import openai
 import pytest
 from openai.types import Batch
+from tests.harness import fakes
+from tests.harness.stored_files import batch_jobs, file_store
 from tests.integration.gateway.conftest import Running
 
 from antiphon.batch.request_batches import WORKFLOW
-from antiphon.catalog.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
+from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage, Sizes
 from antiphon.catalog.database import Database
 from antiphon.core.errors import InvalidOutputError
 from antiphon.core.scope import Scope
@@ -23,8 +25,6 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
-from antiphon.testing.stored_files import batch_jobs, file_store
 
 SCOPE = Scope("default", "dev")
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import httpx2
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
 
 SCOPE = Scope("default", "dev")
 

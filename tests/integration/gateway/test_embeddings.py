@@ -13,6 +13,8 @@ import msgspec
 import numpy
 import openai
 import pytest
+from tests.harness import fakes
+from tests.harness.small_desk import SmallDesk
 from tests.integration.gateway.conftest import serve
 
 from antiphon.core.scope import Scope
@@ -23,9 +25,7 @@ from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.embedding import Embeddings
 from antiphon.serving.replay import replay
-from antiphon.testing import fakes
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import SmallDesk
 
 MODEL = "vectors"
 SCOPE = Scope("default", "dev")

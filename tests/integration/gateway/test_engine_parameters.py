@@ -19,6 +19,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from tests.harness import fakes
+from tests.harness.small_desk import DESK, SCOPE, SmallDesk
 from tests.integration.gateway.conftest import serve
 
 from antiphon.engine.api.port import Engine
@@ -29,8 +31,6 @@ from antiphon.gateway.openai.engine_parameters import EngineParameters
 from antiphon.governance.identity.keys import Keys
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.replay import replay
-from antiphon.testing import fakes
-from antiphon.testing.small_desk import DESK, SCOPE, SmallDesk
 
 MODEL = fakes.MODEL
 CHAT: list[Any] = [{"role": "user", "content": "Tell me about flights."}]

@@ -10,19 +10,19 @@ from pathlib import Path
 import httpx2
 import msgspec
 import pytest
+from tests.harness import fakes
 from tests.integration.features.desk import flight, history
 from tests.integration.features.monitoring.test_quality import Airport
 from tests.integration.features.world import NOON
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.catalog.verdicts import Verdict
+from antiphon.catalog.features.verdicts import Verdict
 from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory
 from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.keys import Keys
 from antiphon.services.features.view_status import ViewStatus
-from antiphon.testing import fakes
 
 NAME = '<b>"dest" & more</b>'
 """Whatever a user calls a rule is text."""

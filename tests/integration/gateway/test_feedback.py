@@ -10,14 +10,14 @@ from typing import Any
 import httpx2
 import jsonschema
 import pytest
+from tests.harness import fakes
 from tests.integration.learning.joining import Desk
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.learning.datasets import Datasets
 from antiphon.gateway import openapi
 from antiphon.gateway.application import OPERATIONS, create_app
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
 
 
 @pytest.fixture

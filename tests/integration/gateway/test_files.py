@@ -12,19 +12,19 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from tests.harness import fakes
+from tests.harness.stored_files import file_store
 from tests.integration.gateway.conftest import Running
 from tests.unit.governance.encryption.test_sealing import Keys as OwnKeys
 
+from antiphon.catalog.batch.files import Files
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import Files
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import TooLargeError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
-from antiphon.testing.stored_files import file_store
 
 LINES = b'{"custom_id": "a"}\n' * 100
 SCOPE = Scope("default", "dev")

@@ -18,6 +18,8 @@ import msgspec
 import openai
 import pytest
 import pytest_asyncio
+from tests.harness import fakes
+from tests.harness.small_desk import ASKER, DESK, SCOPE, SmallDesk
 from tests.integration.gateway.conftest import serve
 
 from antiphon.engine import weights
@@ -32,9 +34,7 @@ from antiphon.governance.identity.keys import Keys
 from antiphon.serving import several
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.replay import replay
-from antiphon.testing import fakes
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, SmallDesk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.harness import fakes
+from tests.harness.local_issuer import LocalIssuer
 from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.database import Database
@@ -18,8 +20,6 @@ from antiphon.gateway.dashboard import session
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Limits
-from antiphon.testing import fakes
-from antiphon.testing.local_issuer import LocalIssuer
 
 SCOPE = Scope("default", "dev")
 BODY = {"model": "desk", "messages": [{"role": "user", "content": "Late?"}]}

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import jsonschema
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
 from tests.unit.catalog.examples import DEV
 
@@ -17,7 +18,6 @@ from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Rollout
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
 

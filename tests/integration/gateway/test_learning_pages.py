@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.learned_desk import LearnedDesk
 from tests.integration.gateway.signing_in import sign_in
 from tests.unit.catalog.examples import DEV
@@ -19,7 +20,6 @@ from antiphon.definitions.learning import Rollout
 from antiphon.durable.run import ProgressReport
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
-from antiphon.testing import fakes
 
 CANARY = Rollout(canary=(5, 50), step_units=50)
 

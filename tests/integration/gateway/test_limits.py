@@ -10,15 +10,15 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.conftest import Running, serve
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.errors import DeadlineExceededError, EngineError, OverloadedError, ResourceUnavailableError
 from antiphon.gateway import limits
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Allowance
-from antiphon.testing import fakes
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Will it be on time?"}]
 BODY = {"model": "tiny", "messages": MESSAGES, "max_completion_tokens": 100}

@@ -9,6 +9,7 @@ import re
 import httpx2
 import openai
 import pytest
+from tests.harness.fakes import FakeAnswerer
 
 from antiphon.core.errors import (
     AntiphonError,
@@ -21,7 +22,6 @@ from antiphon.core.errors import (
     UnavailableError,
     WriteConflictError,
 )
-from antiphon.testing.fakes import FakeAnswerer
 
 MESSAGES = [{"role": "user", "content": "Will it be on time?"}]
 TOOL = {"type": "function", "function": {"name": "delay"}}

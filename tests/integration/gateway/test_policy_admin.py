@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.conftest import Running, serve
 from tests.integration.gateway.signing_in import sign_in
 
@@ -18,7 +19,6 @@ from antiphon.governance.policy.live import LivePolicies
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.project.store import Store
-from antiphon.testing import fakes
 
 SETTINGS = (
     '[project]\nenvironment = "prod"\n[engine]\nkind = "simulated"\nmodels = ["base"]\n[encryption]\n'

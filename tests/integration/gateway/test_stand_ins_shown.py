@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import httpx2
+from tests.harness import fakes
 from tests.integration.gateway.conftest import serve
 from tests.integration.gateway.signing_in import sign_in
 
-from antiphon.catalog.receipts import ReuseCount
+from antiphon.catalog.serving.receipts import ReuseCount
 from antiphon.core.circuit_breaker import BreakerStatus
-from antiphon.testing import fakes
 
 BREAKERS = (
     BreakerStatus("main", "open", 12, 9, 2, 3.5),

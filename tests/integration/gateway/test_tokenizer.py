@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.harness import fakes
 from tests.integration.gateway.conftest import serve
 
 from antiphon.catalog.database import Database
@@ -15,7 +16,6 @@ from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
 from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES
-from antiphon.testing import fakes
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 import pyarrow
 import pyarrow.parquet
+from tests.harness.small_desk import DESK, SCOPE, START, SmallDesk
 
-from antiphon.catalog.datasets import Dataset, Datasets, DatasetSpec
-from antiphon.catalog.evaluations import Evaluations
-from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
-from antiphon.catalog.releases import Bundle, ModelPin, Release
+from antiphon.catalog.learning.datasets import Dataset, Datasets, DatasetSpec
+from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.models import ModelFile, ModelVersion, ModelVersions
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -29,7 +30,6 @@ from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
 LEARNS: ApplicationSpec = msgspec.structs.replace(
     DESK,

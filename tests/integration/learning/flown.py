@@ -14,11 +14,11 @@ from tests.integration.features.desk import history, specs, write
 from tests.integration.features.world import NOON, World
 from tests.integration.learning.joining import KEY, Declared, learning_desk
 
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.outcomes import Outcomes
-from antiphon.catalog.receipts import FeatureReceipt, Receipts
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import FeatureReceipt, Receipts
 from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Outcome, TrainingWindow

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from tests.unit.catalog.examples import DEV, NOON, application, open_database, receipt
 
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.outcomes import Outcomes
-from antiphon.catalog.receipts import Receipt, Receipts
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import canonical, content_hash

@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 import pyarrow
 import pyarrow.parquet
+from tests.harness.small_desk import SCOPE, START
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk
 
-from antiphon.catalog.datasets import Dataset, DatasetSpec
-from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
+from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
@@ -41,7 +42,6 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.testing.scripted_engine import MODEL
-from antiphon.testing.small_desk import SCOPE, START
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.recipe import Arithmetic, code_identity, libraries
 

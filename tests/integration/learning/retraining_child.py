@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from tests.integration.learning.learning_desk import LearningDesk
 
-from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.learning.models import ModelVersions
 from antiphon.durable.runs import Runs
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from sklearn.metrics import roc_auc_score
+from tests.harness.small_desk import DESK, SCOPE, START
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting
 
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, InvalidOutputError, UnavailableError
@@ -23,7 +24,6 @@ from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SCOPE, START
 
 
 @pytest.fixture

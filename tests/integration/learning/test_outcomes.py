@@ -220,7 +220,7 @@ def test_thumbs_corrections_and_remarks_are_kept_beside_the_label(desk: Desk) ->
 
 
 def test_erased_entity_keys_leave_the_label(desk: Desk) -> None:
-    from antiphon.catalog.blobs import Blobs
+    from antiphon.catalog.serving.blobs import Blobs
 
     made = desk.predict("p1")
     Blobs(desk.database).erase(DEV, made.entity_blob)

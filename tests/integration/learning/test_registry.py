@@ -13,18 +13,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.harness.small_desk import SCOPE, START
 from tests.integration.learning.evaluated_desk import EvaluatedDesk, backwards, forecasting
 from typer.testing import CliRunner
 
-from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.models import ModelVersion
+from antiphon.catalog.releases.releases import Release
 from antiphon.cli import models as commands
 from antiphon.core.errors import NotFoundError
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.models import ModelRegistry
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import SCOPE, START
 
 
 def by_model(request: GenerationRequest) -> ScriptedGeneration:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import SCOPE, START
 from tests.integration.learning.learning_desk import ORDER, TRAINS, LearningDesk
 
 from antiphon.core.errors import (
@@ -22,7 +23,6 @@ from antiphon.core.errors import (
 from antiphon.definitions.learning import Gates, TrainingWindow
 from antiphon.durable.run import ENDED
 from antiphon.learning.retraining import workflow as retraining
-from antiphon.testing.small_desk import SCOPE, START
 from antiphon.training.examples import read
 from antiphon.training.recipe import Arithmetic
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.harness.small_desk import SCOPE
 from tests.integration.learning.learning_desk import ORDER, LearningDesk
-
-from antiphon.testing.small_desk import SCOPE
 
 ROOT = Path(__file__).parents[3]
 POINTS = (

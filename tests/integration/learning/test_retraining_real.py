@@ -17,8 +17,8 @@ import pytest
 
 from antiphon.app import engines
 from antiphon.app.wiring import ProcessServices
-from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.cli.blueprints.orders import write_orders
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError, UnavailableError

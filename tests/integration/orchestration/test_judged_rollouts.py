@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.engine import Connection
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Arm, Exposure, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout

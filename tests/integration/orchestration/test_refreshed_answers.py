@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 from antiphon.core.errors import UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
@@ -17,7 +18,6 @@ from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.features.values import FeatureVector
 from antiphon.orchestration.refreshed_answers import PRINCIPAL, AnswerSources, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 PLAIN = {"guards": (), "output_schema": None, "classes": ()}
 

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord, Rollouts, ShadowPair
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Exposure, JudgedMetric, Judgement, RolloutRecord, Rollouts, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, Decoding

@@ -10,8 +10,8 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import RolloutRecord, Rollouts
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope

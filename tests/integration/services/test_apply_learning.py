@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.catalog.releases import Bundle, ModelPin, Release
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import ConflictError
 from antiphon.learning.retraining.examples import served_application
 from antiphon.services.apply.apply import ApplyReport, apply

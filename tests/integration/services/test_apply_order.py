@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from sqlalchemy import event
 
-from antiphon.catalog.holds import FeatureHolds
-from antiphon.catalog.releases import Release
-from antiphon.catalog.verdicts import StagedSnapshot
+from antiphon.catalog.features.holds import FeatureHolds
+from antiphon.catalog.features.verdicts import StagedSnapshot
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.durable.run import Run
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH

@@ -21,7 +21,7 @@ from benchmarks.features import fault_injectors
 from benchmarks.features.fault_injectors import FAULTS, Fault, healthy_day
 from tests.integration.services.watched_project import Project, told
 
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import WorkflowRegistry
 from antiphon.durable.runs import ENDED

@@ -11,7 +11,7 @@ from tests.chaos.harness.chaos_project import write_project
 from antiphon.app.openai_batches import request_batches
 from antiphon.app.wiring import ProjectRuns
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
-from antiphon.catalog.batches import Batches
+from antiphon.catalog.batch.batches import Batches
 from antiphon.core.errors import ConflictError, SetupError
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.identity.principal import Principal

@@ -13,8 +13,8 @@ from tests.chaos.harness.chaos_project import SHOPS, STREAM, write_project
 from antiphon.app.openai_batches import request_batches
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog import sealed_columns
-from antiphon.catalog.batches import Batches, LineError
-from antiphon.catalog.events import Event
+from antiphon.catalog.batch.batches import Batches, LineError
+from antiphon.catalog.features.events import Event
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.governance.audit.log import AuditFilter

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.integration.services.watched_project import ROWS, Project, told
 
-from antiphon.catalog.verdicts import StagedSnapshot
+from antiphon.catalog.features.verdicts import StagedSnapshot
 from antiphon.core.clock import ManualClock
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditFilter

@@ -12,7 +12,7 @@ import pytest
 from tests.servers import NatsProcess
 from typer.testing import CliRunner
 
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
 from antiphon.catalog.sealed_columns import CheckProgress
 from antiphon.cli.encryption import app
 from antiphon.core.clock import ManualClock

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from antiphon.catalog import schema
-from antiphon.catalog.publications import Publications
+from antiphon.catalog.features.publications import Publications
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.services.project import required_files
 from antiphon.services.project.store import Store

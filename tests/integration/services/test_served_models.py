@@ -12,9 +12,9 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
-from antiphon.catalog.releases import ModelPin, Release, Releases
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.learning.models import ModelFile, ModelVersion, ModelVersions
+from antiphon.catalog.releases.releases import ModelPin, Release, Releases
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.learning import Rollout

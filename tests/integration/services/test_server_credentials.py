@@ -13,7 +13,7 @@ from tests.integration.features.test_server_tls import Authority, RedisOverTls
 from tests.servers import NatsProcess
 from typer.testing import CliRunner
 
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
 from antiphon.cli.main import assemble
 from antiphon.services.project.store import Store
 

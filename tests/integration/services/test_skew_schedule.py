@@ -12,7 +12,7 @@ import pytest
 from tests.integration.services.watched_project import Project
 from tests.unit.catalog.examples import DEV, NOON, open_database
 
-from antiphon.catalog.skew_reports import SCHEDULE, FeatureSkew, SkewReport, SkewReports
+from antiphon.catalog.features.skew_reports import SCHEDULE, FeatureSkew, SkewReport, SkewReports
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope

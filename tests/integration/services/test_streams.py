@@ -13,8 +13,8 @@ from tests.integration.services.test_encryption import PASSPHRASE
 from tests.servers import NatsProcess, RedisProcess
 from typer.testing import CliRunner
 
-from antiphon.catalog.events import Event
-from antiphon.catalog.events import Event as IncomingEvent
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.features.events import Event as IncomingEvent
 from antiphon.cli.main import assemble
 from antiphon.core.errors import ConflictError, NotFoundError, OverloadedError
 from antiphon.gateway.measurements import GatewayMetrics

@@ -11,14 +11,15 @@ from typing import Any
 
 import httpx2
 import msgspec
+from tests.harness import fakes
 from tests.integration.cli.conftest import Ran
 from tests.integration.features.altered import alter
 from tests.integration.gateway.signing_in import sign_in
 from typer.testing import CliRunner
 
 from antiphon.app.wiring import ProcessServices
-from antiphon.catalog.events import Event
-from antiphon.catalog.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
@@ -34,7 +35,6 @@ from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 from antiphon.serving.request import AnswerRequest
-from antiphon.testing import fakes
 
 DEFINITIONS = """
 from antiphon import (

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCHEMA, SCOPE, START, FeatureTable, SmallDesk
 
 from antiphon.core.errors import (
     DeadlineExceededError,
@@ -31,7 +32,6 @@ from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, DecodingOverrides, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
-from antiphon.testing.small_desk import DESK, SCHEMA, SCOPE, START, FeatureTable, SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 FALSE = json.dumps({"outlook": "delayed", "notice": "Delays now average 40 minutes."})

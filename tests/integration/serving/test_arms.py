@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 
-from antiphon.catalog.receipts import Role
+from antiphon.catalog.serving.receipts import Role
 from antiphon.core.errors import (
     AntiphonError,
     EngineError,
@@ -31,7 +32,6 @@ from antiphon.serving.answering.context import arrive
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import Script, ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 FALSE = json.dumps({"outlook": "delayed", "notice": "Delays now average 40 minutes."})

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 from antiphon.core.errors import InvalidInputError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec, FigureGuard, Reuse
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, SmallDesk
 
 WHOLE = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 LEADING = json.dumps({"outlook": "delayed"})

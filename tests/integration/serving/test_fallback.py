@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import ASKER, DESK, SCOPE, SmallDesk
 
 from antiphon.core.circuit_breaker import BreakerPolicy
 from antiphon.core.errors import EngineError, InvalidInputError, OverloadedError, PromptTooLongError, UnavailableError
@@ -23,7 +24,6 @@ from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration, echo
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, SmallDesk
 
 GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 OTHER = json.dumps({"outlook": "on_time", "notice": "Delays now average 25 minutes."})

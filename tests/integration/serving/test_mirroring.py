@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCOPE, START, SmallDesk
 
-from antiphon.catalog.rollouts import ShadowPair
+from antiphon.catalog.releases.rollouts import ShadowPair
 from antiphon.core.errors import EngineError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Outcome, Rollout
@@ -22,7 +23,6 @@ from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
 from antiphon.serving.shadow import ShadowLimits
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
 LIVE = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
 OTHER = json.dumps({"outlook": "on_time", "notice": "All quiet."})

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from tests.harness.small_desk import DESK, SCHEMA, SCOPE, START, SmallDesk
 
 from antiphon.definitions.application import Decoding
 from antiphon.engine import weights
@@ -15,7 +16,6 @@ from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
 from antiphon.serving.replay import replay
-from antiphon.testing.small_desk import DESK, SCHEMA, SCOPE, START, SmallDesk
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 

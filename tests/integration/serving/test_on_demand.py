@@ -12,11 +12,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.harness.small_desk import ASKER, SCOPE, SmallDesk
 from tests.property.features.test_equality import MemoryLog, OnePublication
 from tests.property.learning.test_no_leak import Fakes
 
-from antiphon.catalog.datasets import DatasetSpec
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.learning.datasets import DatasetSpec
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
@@ -33,7 +34,6 @@ from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
 from antiphon.learning.datasets.rows import DatasetRowBuilder
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import ASKER, SCOPE, SmallDesk
 
 NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

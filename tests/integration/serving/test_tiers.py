@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SmallDesk
 
 from antiphon.core.errors import DeadlineExceededError, OverloadedError, ResourceUnavailableError
 from antiphon.serving.admission.limits import AdmissionController
 from antiphon.serving.answering.context import arrive
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SmallDesk
 
 PLAIN = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, FeatureTable
 
-from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.releases import Bundle, ModelPin, Release
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
@@ -24,7 +25,6 @@ from antiphon.services.project.store import Store
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import DESK, FeatureTable
 
 PLAIN = msgspec.structs.replace(
     DESK, features={}, figures=(), guards=(), classes=(), output_schema=None,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.unit.catalog.examples import DEV, open_database
 
-from antiphon.catalog.jobs import JobRow, Jobs
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.core.errors import ConflictError
 
 written = st.lists(st.builds(JobRow, st.integers(0, 12), st.fixed_dictionaries({"v": st.integers()}), st.booleans()))

@@ -33,8 +33,8 @@ from antiphon import (
     std,
     sum,
 )
-from antiphon.catalog.events import Event, StoredEvent
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.events import Event, StoredEvent
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
 from antiphon.core.codec import PlainCodec
 from antiphon.core.scope import Scope

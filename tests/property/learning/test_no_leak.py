@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from antiphon import Entity, Source, col, count, feature_view, last, sum
-from antiphon.catalog.datasets import DatasetSpec
-from antiphon.catalog.events import Event, StoredEvent
-from antiphon.catalog.outcomes import OutcomeRecord
-from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.features.events import Event, StoredEvent
+from antiphon.catalog.learning.datasets import DatasetSpec
+from antiphon.catalog.learning.outcomes import OutcomeRecord
+from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.catalog.rollouts import RolloutRecord
+from antiphon.catalog.releases.rollouts import RolloutRecord
 from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess
 from antiphon.releases.evidence import PairedOutcome, quality

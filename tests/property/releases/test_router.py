@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from tests.unit.catalog.examples import DEV, NOON, bundle
 
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import RolloutRecord, RolloutState
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import RolloutRecord, RolloutState
 from antiphon.definitions.learning import Rollout
 from antiphon.releases.router import assign, position
 

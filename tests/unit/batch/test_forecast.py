@@ -15,7 +15,7 @@ from antiphon.batch.forecast import (
     work_error,
     work_left,
 )
-from antiphon.catalog.batch_work import EngineSupply, OpenJob, RowUsage, Sizes
+from antiphon.catalog.batch.batch_work import EngineSupply, OpenJob, RowUsage, Sizes
 
 COST = TokenCost(0.001, 0.004)
 

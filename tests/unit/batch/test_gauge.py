@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from antiphon.batch.gauge import Gauge
-from antiphon.catalog.batch_work import EngineSupply
+from antiphon.catalog.batch.batch_work import EngineSupply
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError, UnavailableError
 from antiphon.core.scope import Scope

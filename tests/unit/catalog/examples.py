@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import CacheReceipt, PolicyReceipt, Receipt, Timing, UsageReceipt
-from antiphon.catalog.releases import Bundle, ModelPin
-from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.catalog.features.snapshot_facts import Statistics
+from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.catalog.releases.releases import Bundle, ModelPin
+from antiphon.catalog.serving.answers import StoredAnswer
+from antiphon.catalog.serving.receipts import CacheReceipt, PolicyReceipt, Receipt, Timing, UsageReceipt
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, receipt
 
-from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog
-from antiphon.catalog.jobs import JobRow, Jobs
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.features.events import Event, EventLog
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import content_hash

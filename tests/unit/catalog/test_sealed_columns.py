@@ -9,12 +9,12 @@ from tests.unit.catalog.examples import DEV, NOON, receipt
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog import schema, sealed_columns
-from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog
-from antiphon.catalog.jobs import JobRow, Jobs
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.features.events import Event, EventLog
 from antiphon.catalog.sealed_columns import CLEAR_COLUMNS, SEALED_COLUMNS
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.codec import PlainCodec, unpack
 from antiphon.core.errors import CorruptionError
 from antiphon.durable.runs import Runs

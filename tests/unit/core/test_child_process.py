@@ -17,7 +17,7 @@ import pytest
 from antiphon.core.child_process import die_with_parent
 
 ROOT = Path(__file__).parents[3]
-ROOMS = ("benchmarks", "examples", "src/antiphon/testing", "tests/chaos/harness")
+ROOMS = ("benchmarks", "examples", "src/antiphon/testing", "tests/harness", "tests/chaos/harness")
 WITHIN = 20.0
 
 PARENT = """

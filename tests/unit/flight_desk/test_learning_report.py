@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from examples.flight_desk.learning import measure, report, story
 
-from antiphon.catalog.evaluations import IntervalEstimate
-from antiphon.catalog.rollouts import JudgedMetric, Judgement
+from antiphon.catalog.learning.evaluations import IntervalEstimate
+from antiphon.catalog.releases.rollouts import JudgedMetric, Judgement
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
 from antiphon.serving.answering import prompts

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import Request
+from tests.harness import fakes
 from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.database import Database
@@ -17,7 +18,6 @@ from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import denials
 from antiphon.gateway.denials import IN_FULL, MOST_SUMMARIES, SUMMARY, UNKNOWN_IN_FULL, Denials
 from antiphon.governance.identity.principal import Principal
-from antiphon.testing import fakes
 
 
 class AuditRecords:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.unit.catalog.examples import NOON
 
-from antiphon.catalog.evaluations import Bin
-from antiphon.catalog.rollouts import JudgedMetric, RolloutMove
+from antiphon.catalog.learning.evaluations import Bin
+from antiphon.catalog.releases.rollouts import JudgedMetric, RolloutMove
 from antiphon.gateway.admin.rollouts import JudgementLine
 from antiphon.gateway.dashboard import plots
 from antiphon.learning.outcomes.performance import Group, Scores

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, application, bundle
 
-from antiphon.catalog.releases import ModelPin, Release
-from antiphon.catalog.rollouts import RolloutRecord, RolloutState, RoutingState
+from antiphon.catalog.releases.releases import ModelPin, Release
+from antiphon.catalog.releases.rollouts import RolloutRecord, RolloutState, RoutingState
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.ids import content_hash

@@ -13,7 +13,7 @@ import pytest
 import ville
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.catalog.rollouts import Arm, Exposure, Judgement, RolloutRecord, ShadowPair
+from antiphon.catalog.releases.rollouts import Arm, Exposure, Judgement, RolloutRecord, ShadowPair
 from antiphon.definitions.application import SLO
 from antiphon.definitions.learning import Rollout
 from antiphon.releases import eprocess

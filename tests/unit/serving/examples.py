@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from antiphon.catalog.releases import Bundle, ModelPin, Release
+from tests.harness.small_desk import SCOPE, START
+
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.testing.small_desk import SCOPE, START
 
 
 def release_of(application: ApplicationSpec, name: str = "rel_1") -> Release:

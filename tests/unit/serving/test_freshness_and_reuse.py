@@ -3,10 +3,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, START, read_value
 
-from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import UsageReceipt
-from antiphon.catalog.snapshot_facts import SnapshotFacts
+from antiphon.catalog.features.snapshot_facts import SnapshotFacts
+from antiphon.catalog.serving.answers import StoredAnswer
+from antiphon.catalog.serving.receipts import UsageReceipt
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
@@ -16,7 +17,6 @@ from antiphon.serving.answering.generation import GenerationSpec
 from antiphon.serving.features import reading
 from antiphon.serving.features.printing import fingerprint
 from antiphon.serving.features.reading import RequestFeatures
-from antiphon.testing.small_desk import DESK, START, read_value
 
 LATER = START + timedelta(hours=1)
 

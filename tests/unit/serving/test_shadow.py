@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.fakes import make_receipt
+from tests.harness.small_desk import ASKER, DESK, SCOPE, START
 from tests.unit.serving.examples import release_of
 
-from antiphon.catalog.rollouts import Assignment, ShadowPair
+from antiphon.catalog.releases.rollouts import Assignment, ShadowPair
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import EngineError
 from antiphon.definitions.learning import Outcome
 from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, MirroredAnswer
 from antiphon.serving.shadow import ShadowLimits, Shadows, mirrored
-from antiphon.testing.fakes import make_receipt
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START
 
 CLOCK = ManualClock(START)
 APPLICATION = msgspec.structs.replace(DESK, outcome=Outcome("outlook", "delayed"))

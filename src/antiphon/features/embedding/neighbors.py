@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.errors import (
     EmbeddingModelMismatchError,
     FeatureUnavailableError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
+from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
 from antiphon.core.errors import CorruptionError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
+from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
 from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.index import NeighborIndex

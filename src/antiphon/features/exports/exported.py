@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.content import Lake

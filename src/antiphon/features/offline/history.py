@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import GateFinding, Verdict
+from antiphon.catalog.features.snapshot_facts import Statistics
+from antiphon.catalog.features.snapshots import SnapshotManifest
+from antiphon.catalog.features.verdicts import GateFinding, Verdict
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.compatibility import ViewChange, compare

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import SnapshotCost, SourceRead, Statistics
-from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.catalog.features.snapshot_facts import SnapshotCost, SourceRead, Statistics
+from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import GateFinding, StagedSnapshot, Verdict, verdict_id
+from antiphon.catalog.features.snapshots import SnapshotManifest
+from antiphon.catalog.features.verdicts import GateFinding, StagedSnapshot, Verdict, verdict_id
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
 from antiphon.durable.context import RunContext

@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.features.publications import Publication, Publications
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import (
     AntiphonError,

@@ -15,9 +15,9 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import StagedSnapshot
+from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.snapshots import SnapshotManifest
+from antiphon.catalog.features.verdicts import StagedSnapshot
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.publication.publish import KEPT_PUBLICATIONS, Publisher
 

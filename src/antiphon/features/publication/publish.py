@@ -16,8 +16,8 @@ from typing import TypeVar
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

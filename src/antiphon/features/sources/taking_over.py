@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshot_facts import RuleCheck, SourceQuality
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import content_hash

@@ -16,7 +16,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.events import StoredEvent, set_back
+from antiphon.catalog.features.events import StoredEvent, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, WriteConflictError
 from antiphon.core.retry_delays import RetryDelays

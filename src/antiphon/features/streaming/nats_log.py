@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes, require_events, set_back
+from antiphon.catalog.features.events import Event, EventLog, StoredEvent, StreamHomes, require_events, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import (

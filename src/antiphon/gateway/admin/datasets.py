@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset, DatasetKind
+from antiphon.catalog.learning.datasets import Dataset, DatasetKind
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.evaluations import Evaluation, EvaluationGate, IntervalEstimate
+from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, IntervalEstimate
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.operation import OperationCall, operation

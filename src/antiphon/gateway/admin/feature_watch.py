@@ -8,8 +8,8 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.holds import Hold
-from antiphon.catalog.skew_reports import SkewReport, ViewSkew
+from antiphon.catalog.features.holds import Hold
+from antiphon.catalog.features.skew_reports import SkewReport, ViewSkew
 from antiphon.features.embedding.neighbors import MOST, NeighborQuery, Neighbors
 from antiphon.features.offline.lineage import Lineage
 from antiphon.features.publication.rollback import ViewRollback

@@ -6,8 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.evaluations import Evaluation
-from antiphon.catalog.models import ModelVersion
+from antiphon.catalog.learning.evaluations import Evaluation
+from antiphon.catalog.learning.models import ModelVersion
 from antiphon.core.clock import utc
 from antiphon.gateway.admin.evaluations import EvaluationLine, card_shown, lines_shown
 from antiphon.gateway.admin.shapes import ApplicationQuery, RunLine, read

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.outcomes import OutcomeStatus
+from antiphon.catalog.learning.outcomes import OutcomeStatus
 from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import read_all
 from antiphon.gateway.http.bounds import Few

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.events import Event as IncomingEvent
+from antiphon.catalog.features.events import Event as IncomingEvent
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.gateway.admin.shapes import ListQuery, RunLine, read, read_all
 from antiphon.gateway.admin.views import readable_statuses

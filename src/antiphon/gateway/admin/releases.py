@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.clock import utc
 from antiphon.gateway.admin.shapes import ApplicationQuery, ReasonRequest, read
 from antiphon.gateway.operation import OperationCall, operation

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from antiphon.catalog.evidence import ArmCount, PairCount
-from antiphon.catalog.rollouts import JudgedMetric, RolloutRecord
+from antiphon.catalog.releases.evidence import ArmCount, PairCount
+from antiphon.catalog.releases.rollouts import JudgedMetric, RolloutRecord
 from antiphon.definitions.learning import Rollout
 from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
 from antiphon.gateway.http.bounds import Few

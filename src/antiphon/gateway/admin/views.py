@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import GateFinding
+from antiphon.catalog.features.snapshots import SnapshotManifest
+from antiphon.catalog.features.verdicts import GateFinding
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewDescription, ViewDifference, ViewVersion
 from antiphon.gateway.http.bounds import Few

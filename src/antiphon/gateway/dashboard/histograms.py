@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from antiphon.catalog.snapshot_facts import Statistics
+from antiphon.catalog.features.snapshot_facts import Statistics
 from antiphon.features.offline.history import StatisticsDifference, ViewVersion
 from antiphon.gateway.dashboard.plots import LEFT, RIGHT, WIDTH, Line, Mark, Plot, evenly, linear, spaced
 

@@ -12,8 +12,8 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.rollouts import RolloutMove
-from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.catalog.features.skew_reports import ViewSkew
+from antiphon.catalog.releases.rollouts import RolloutMove
 from antiphon.gateway.admin.rollouts import JudgementLine, MoveLine
 from antiphon.learning.outcomes.performance import Group
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.rollouts import UNDER_WAY, RolloutRecord
+from antiphon.catalog.releases.rollouts import UNDER_WAY, RolloutRecord
 from antiphon.gateway.admin.rollouts import JudgementLine, RolloutDetail, RolloutLine
 from antiphon.gateway.dashboard.plots import Plot, e_values
 

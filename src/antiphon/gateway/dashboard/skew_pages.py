@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.catalog.features.skew_reports import ViewSkew
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.gateway.admin.feature_watch import differences_shown
 from antiphon.gateway.dashboard import plots

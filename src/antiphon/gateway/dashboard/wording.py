@@ -6,7 +6,7 @@ import json
 import re
 from datetime import datetime
 
-from antiphon.catalog.evaluations import IntervalEstimate
+from antiphon.catalog.learning.evaluations import IntervalEstimate
 
 
 def duration(seconds: float | None) -> str:

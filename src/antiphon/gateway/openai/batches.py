@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.batch.estimates import Estimate
 from antiphon.batch.request_batches import BatchOrder
-from antiphon.catalog.batches import Batch, LineError
+from antiphon.catalog.batch.batches import Batch, LineError
 from antiphon.core.errors import NotFoundError
 from antiphon.gateway.openai.files import page_of
 from antiphon.gateway.operation import OperationCall, operation

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from antiphon.catalog.files import StoredFile
+from antiphon.catalog.batch.files import StoredFile
 from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
 from antiphon.gateway.http import incoming, multipart
 from antiphon.gateway.http.responses import JsonResponse

@@ -21,7 +21,7 @@ from math import ceil, inf
 
 import msgspec
 
-from antiphon.catalog.quotas import Draw, QuotaLevels
+from antiphon.catalog.serving.quotas import Draw, QuotaLevels
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import RateLimitError
 from antiphon.core.token_bucket import MICROSECONDS, Level, Meter

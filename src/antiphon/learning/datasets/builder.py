@@ -13,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
+from antiphon.catalog.learning.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.ids import content_hash

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.datasets import DatasetSpec
+from antiphon.catalog.learning.datasets import DatasetSpec
 from antiphon.core.clock import microseconds
 from antiphon.definitions.on_demand import InputType, InputValue
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from antiphon.catalog.datasets import DatasetSpec
+from antiphon.catalog.learning.datasets import DatasetSpec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from antiphon.catalog.datasets import DatasetKind, DatasetSpec
+from antiphon.catalog.learning.datasets import DatasetKind, DatasetSpec
 from antiphon.core.clock import parse_duration, utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec

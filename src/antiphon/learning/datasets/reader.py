@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.learning.datasets import Dataset
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError, FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import canonical, content_hash
@@ -81,8 +81,11 @@ class DatasetFeatureReader:
 
 
 def read_table(dataset: Dataset, files: Lake) -> pyarrow.Table:
-    """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells; raises
-    ``CorruptionError`` when its file is gone or is another one."""
+    """A dataset as it was built, with the columns that :class:`~antiphon.catalog.learning.datasets.Dataset` tells.
+
+    Raises:
+        CorruptionError: its file is gone or is another one.
+    """
     import pyarrow.parquet
 
     files.verify(dataset.path, dataset.sha256)

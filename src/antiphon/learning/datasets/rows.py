@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import DatasetSource, DatasetSpec
-from antiphon.catalog.definitions import DefinitionVersions
-from antiphon.catalog.outcomes import OutcomeRecord, Outcomes
-from antiphon.catalog.receipts import Receipt, Receipts
-from antiphon.catalog.releases import Releases
+from antiphon.catalog.features.definitions import DefinitionVersions
+from antiphon.catalog.learning.datasets import DatasetSource, DatasetSpec
+from antiphon.catalog.learning.outcomes import OutcomeRecord, Outcomes
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from antiphon.catalog.evaluations import AttackSummary
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.evaluations import AttackSummary
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, InvalidOutputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec

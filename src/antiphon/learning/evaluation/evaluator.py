@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation, Evaluations
-from antiphon.catalog.releases import Release, Releases
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
+from antiphon.catalog.releases.releases import Release, Releases
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset, Datasets
-from antiphon.catalog.evaluations import Evaluation, EvaluationGate, Evaluations
-from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.releases import ModelPin, Release, Releases
+from antiphon.catalog.learning.datasets import Dataset, Datasets
+from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, Evaluations
+from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.releases.releases import ModelPin, Release, Releases
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.catalog.evaluations import Bin, IntervalEstimate
+from antiphon.catalog.learning.evaluations import Bin, IntervalEstimate
 from antiphon.core.errors import InvalidInputError
 
 Floats = NDArray[np.float64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import (
     AntiphonError,
     EngineError,

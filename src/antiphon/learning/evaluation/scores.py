@@ -10,9 +10,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from antiphon.catalog.evaluations import AttackSummary, Evaluation, IntervalEstimate, Slice
-from antiphon.catalog.receipts import Receipt
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.evaluations import AttackSummary, Evaluation, IntervalEstimate, Slice
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.receipts import Receipt
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.application import ApplicationSpec

@@ -17,8 +17,8 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.outcomes import OutcomeKind, OutcomeRecord, Outcomes, OutcomeStatus
-from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.learning.outcomes import OutcomeKind, OutcomeRecord, Outcomes, OutcomeStatus
+from antiphon.catalog.serving.receipts import Receipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope

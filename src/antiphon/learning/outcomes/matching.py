@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt, Receipts
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt, Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, keyed_hash

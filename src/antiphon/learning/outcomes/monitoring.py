@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.outcomes import Coverage, Outcomes
-from antiphon.catalog.receipts import SEEN_ROLES, Receipts
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.outcomes import Coverage, Outcomes
+from antiphon.catalog.serving.receipts import SEEN_ROLES, Receipts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope

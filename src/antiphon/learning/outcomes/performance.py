@@ -12,8 +12,8 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from antiphon.catalog.evaluations import Bin
-from antiphon.catalog.outcomes import OutcomeRecord
+from antiphon.catalog.learning.evaluations import Bin
+from antiphon.catalog.learning.outcomes import OutcomeRecord
 from antiphon.learning.evaluation import metrics
 
 LEAST_PROBABILITY = 1e-6

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.outcomes import OutcomeKind, OutcomeRecord
+from antiphon.catalog.learning.outcomes import OutcomeKind, OutcomeRecord
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash

@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Bin, Evaluation, IntervalEstimate
-from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.learning.evaluations import Bin, Evaluation, IntervalEstimate
+from antiphon.catalog.learning.models import ModelVersion
+from antiphon.catalog.releases.releases import Release
 from antiphon.learning.evaluation.gates import ENOUGH
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.evaluations import Evaluation, IntervalEstimate
+from antiphon.catalog.learning.evaluations import Evaluation, IntervalEstimate
 from antiphon.learning.evaluation.scores import RowResult, differences
 from antiphon.learning.registry.card import ModelCard
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.catalog.models import ModelFile
+from antiphon.catalog.learning.models import ModelFile
 from antiphon.core.disk import sync_folder
 from antiphon.core.errors import CorruptionError
 from antiphon.training.files import file_sha256, sync_file

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.evaluations import Evaluation, Evaluations
-from antiphon.catalog.models import AliasMove, ModelVersion, ModelVersions
-from antiphon.catalog.releases import Release, Releases
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
+from antiphon.catalog.learning.models import AliasMove, ModelVersion, ModelVersions
+from antiphon.catalog.releases.releases import Release, Releases
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.learning.evaluation.scores import RowResult, decode_rows

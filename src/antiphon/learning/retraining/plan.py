@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from antiphon.catalog.datasets import DatasetSpec
-from antiphon.catalog.models import ModelFile
+from antiphon.catalog.learning.datasets import DatasetSpec
+from antiphon.catalog.learning.models import ModelFile
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.models import ModelVersion
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext

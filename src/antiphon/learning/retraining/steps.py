@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from antiphon.catalog.datasets import Dataset, Datasets
-from antiphon.catalog.evaluations import Evaluations
-from antiphon.catalog.models import ModelVersion, ModelVersions
-from antiphon.catalog.releases import Release, Releases
-from antiphon.catalog.rollouts import RolloutRecord, Rollouts
+from antiphon.catalog.learning.datasets import Dataset, Datasets
+from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.models import ModelVersion, ModelVersions
+from antiphon.catalog.releases.releases import Release, Releases
+from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.disk import FULL

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset
-from antiphon.catalog.evaluations import Evaluation
-from antiphon.catalog.releases import Release
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.learning.evaluations import Evaluation
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.durable.context import RunContext

@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.datasets import Dataset, DatasetSpec
-from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.releases import ModelPin
+from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
+from antiphon.catalog.learning.models import ModelVersion
+from antiphon.catalog.releases.releases import ModelPin
 from antiphon.core.clock import utc
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.releases import ModelPin, Release
+from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions import project as definitions

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import ExportResult, Format, write_delta, write_parquet

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from antiphon.catalog.publications import Publications
+from antiphon.catalog.features.publications import Publications
 from antiphon.core.scope import Scope
 from antiphon.features.offline.history import ViewHistory
 from antiphon.services.features.lineage import FeatureLineage

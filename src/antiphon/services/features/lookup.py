@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from antiphon.catalog.definitions import AppliedProject
+from antiphon.catalog.features.definitions import AppliedProject
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest

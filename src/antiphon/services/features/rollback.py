@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from antiphon.catalog.holds import Hold
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.holds import Hold
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.publication.rollback import SnapshotRollback, ViewRollback

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from antiphon.catalog.events import Event, EventLog, StreamHomes
+from antiphon.catalog.features.events import Event, EventLog, StreamHomes
 from antiphon.core.errors import (
     AntiphonError,
     ConflictError,

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.catalog.features.skew_reports import ViewSkew
 from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope

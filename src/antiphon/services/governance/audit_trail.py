@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import Receipt, Receipts
+from antiphon.catalog.serving.receipts import Receipt, Receipts
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.leases import Renewer

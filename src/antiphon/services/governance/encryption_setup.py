@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.catalog.events import StreamHomes
+from antiphon.catalog.features.events import StreamHomes
 from antiphon.catalog.sealed_columns import UnreadablePayload
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.events import StreamHomes
+from antiphon.catalog.features.events import StreamHomes
 from antiphon.catalog.sealed_columns import CheckPosition, CheckProgress, UnreadablePayload
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from antiphon.batch.table_job import RowDecisions
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import RolloutRecord
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import RolloutRecord
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.batches import Batches
+from antiphon.catalog.batch.batches import Batches
 from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.evaluations import Evaluations
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.outcomes import Outcomes
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine

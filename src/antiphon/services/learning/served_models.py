@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
-from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.releases import Activation, Release, Releases, activation_stack
-from antiphon.catalog.rollouts import RolloutRecord, Rollouts
+from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.releases.releases import Activation, Release, Releases, activation_stack
+from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.releases import ModelPin, Release
+from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope

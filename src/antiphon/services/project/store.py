@@ -8,25 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from antiphon.catalog.answers import Answers
-from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database, database_file
-from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
-from antiphon.catalog.evaluations import Evaluations
-from antiphon.catalog.events import EventLog, StreamHomes
-from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
-from antiphon.catalog.holds import FeatureHolds
-from antiphon.catalog.jobs import Jobs
-from antiphon.catalog.models import ModelVersions
-from antiphon.catalog.outcomes import Outcomes
-from antiphon.catalog.publications import Publications
-from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Releases
-from antiphon.catalog.rollouts import Rollouts
-from antiphon.catalog.skew_reports import SkewReports
-from antiphon.catalog.snapshots import Snapshots
-from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
+from antiphon.catalog.features.events import EventLog, StreamHomes
+from antiphon.catalog.features.holds import FeatureHolds
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.skew_reports import SkewReports
+from antiphon.catalog.features.snapshots import Snapshots
+from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
+from antiphon.catalog.learning.datasets import Datasets
+from antiphon.catalog.learning.evaluations import Evaluations
+from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.learning.outcomes import Outcomes
+from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases.releases import Releases
+from antiphon.catalog.releases.rollouts import Rollouts
+from antiphon.catalog.serving.answers import Answers
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core import settings
 from antiphon.core.clock import parse_duration
 from antiphon.core.leases import Renewer

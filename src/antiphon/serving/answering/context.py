@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import STAND_IN_ROLES
-from antiphon.catalog.releases import Release
-from antiphon.catalog.rollouts import Assignment
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.releases.rollouts import Assignment
+from antiphon.catalog.serving.receipts import STAND_IN_ROLES
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.definitions.application import ApplicationSpec

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import GuardReceipt
+from antiphon.catalog.serving.receipts import GuardReceipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceededError, EngineError, InvalidOutputError
 from antiphon.core.ids import canonical, new_id

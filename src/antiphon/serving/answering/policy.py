@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from antiphon.catalog.receipts import Path
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.receipts import Path
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal

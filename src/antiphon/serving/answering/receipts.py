@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import (
+from antiphon.catalog.serving.answers import StoredAnswer
+from antiphon.catalog.serving.receipts import (
     Attempt,
     CacheReceipt,
     Degradation,

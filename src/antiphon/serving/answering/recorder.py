@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from antiphon.catalog.rollouts import Assignment, ShadowPair
+from antiphon.catalog.releases.rollouts import Assignment, ShadowPair
 from antiphon.core.telemetry import span
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.context import AnswerContext, Arrival

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from antiphon.catalog.answers import StoredAnswer
+from antiphon.catalog.serving.answers import StoredAnswer
 from antiphon.core.clock import parse_duration
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec, Reuse

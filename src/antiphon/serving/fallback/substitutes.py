@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import Degradation
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.serving.answers import StoredAnswer
+from antiphon.catalog.serving.receipts import Degradation
 from antiphon.core.clock import parse_duration
 from antiphon.definitions.degradation import MAIN, Target, WhenUnavailable, target_of
 from antiphon.serving.answering.context import AnswerContext

@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import ApplicationSpec, Figure, Freshness

@@ -17,9 +17,9 @@ from tests.servers import S3Process
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.batch.files import FileLimits, FileStore
-from antiphon.catalog.batches import Batches
+from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.batch.files import Files
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import Files
 from antiphon.core.clock import ClockAgreement
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError

@@ -14,7 +14,7 @@ from tests.integration.features.world import NOON, minutes
 from tests.servers import RedisProcess
 from tests.unit.governance.encryption.test_sealing import Keys
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock, microseconds
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError

@@ -12,7 +12,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog, StreamHomes
+from antiphon.catalog.features.events import Event, EventLog, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.features.streaming.nats_log import NatsEventLog

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.local_issuer import LocalIssuer, encoded, make_key, signed
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
@@ -22,7 +23,6 @@ from antiphon.governance.identity.issuer_keys import BELIEVED_SECONDS, FRESH_SEC
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.tokens import Authenticator, BearerTokens
-from antiphon.testing.local_issuer import LocalIssuer, encoded, make_key, signed
 
 SECRET = bytes(range(32))
 ROLES: dict[str, Any] = {"builders": "engineer", "readers": "viewer", "robots": "service", "owners": "admin"}

@@ -16,9 +16,9 @@ from tests.integration.features.world import NOON, World, minutes
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Source, col, embed, feature_view, last
-from antiphon.catalog.events import Event
-from antiphon.catalog.skew_reports import SkewReport
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.features.skew_reports import SkewReport
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import (

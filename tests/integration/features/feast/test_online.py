@@ -16,7 +16,7 @@ from tests.feast_environment import feast_python
 from tests.feast_world import FeastWorld
 
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.features.offline.materialize import Materialization, materialize

@@ -19,7 +19,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Source, col, count, feature_view, mean
-from antiphon.catalog.verdicts import Verdict
+from antiphon.catalog.features.verdicts import Verdict
 from antiphon.core.codec import Codec
 from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions import expect

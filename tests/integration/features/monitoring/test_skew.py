@@ -16,8 +16,8 @@ from tests.integration.features.sources.test_sql_source import made
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon import Entity, Source, col, feature_view, frequency, on_demand, on_demand_view, request, target
-from antiphon.catalog.receipts import FeatureReceipt
-from antiphon.catalog.skew_reports import FeatureSkew, SkewReport
+from antiphon.catalog.features.skew_reports import FeatureSkew, SkewReport
+from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import ConflictError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.monitoring.skew.measure import GONE, LATE, Skew

@@ -16,7 +16,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Source, col, count, distinct, feature_view, first, frequency, mean, quantile, std, target
-from antiphon.catalog.skew_reports import SkewReport
+from antiphon.catalog.features.skew_reports import SkewReport
 from antiphon.features.monitoring.skew.measure import CHANGED
 from antiphon.governance.encryption.sealing import AesGcmCodec
 

@@ -15,8 +15,8 @@ import pytest
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Quality, Source, col, expect, feature_view, last
-from antiphon.catalog.snapshot_facts import RuleCheck
-from antiphon.catalog.snapshots import SnapshotFile
+from antiphon.catalog.features.snapshot_facts import RuleCheck
+from antiphon.catalog.features.snapshots import SnapshotFile
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope

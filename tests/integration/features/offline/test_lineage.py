@@ -89,7 +89,7 @@ def test_rows_of_a_query_are_those_of_then(tmp_path: Path) -> None:
 
 
 def test_what_came_through_the_log_stands_at_its_offset(world: World) -> None:
-    from antiphon.catalog.events import Event
+    from antiphon.catalog.features.events import Event
 
     row = flight(9_001, NOON + minutes(5), -3.0)
     world.append(

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.features.desk import flight
 from tests.integration.features.world import NOON, World, event, minutes
 
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.writer import seal_path

@@ -12,7 +12,7 @@ from tests.integration.features.world import NOON, World, minutes
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Entity, Source, col, count, feature_view, last
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.feature_view import FeatureViewSpec

@@ -11,7 +11,7 @@ from tests.integration.features.monitoring.test_quality import Airport
 from tests.integration.features.online.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.errors import NotFoundError
 from antiphon.definitions import expect
 from antiphon.features.offline.history import ViewHistory

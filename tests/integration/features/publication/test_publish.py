@@ -11,7 +11,7 @@ import pytest
 from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.catalog.publications import Publication
+from antiphon.catalog.features.publications import Publication
 from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 

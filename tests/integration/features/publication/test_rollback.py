@@ -12,7 +12,7 @@ from tests.integration.features.offline.test_refresh import run_refresh
 from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.catalog.verdicts import StagedSnapshot
+from antiphon.catalog.features.verdicts import StagedSnapshot
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.refresh import RefreshResult

@@ -26,8 +26,8 @@ from tests.servers import S3Process, free_port
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon import Quality, Source, col, count, expect, feature_view, last, mean
-from antiphon.catalog.events import Event
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope

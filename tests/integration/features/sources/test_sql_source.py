@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.property.features.test_equality import OnePublication
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope

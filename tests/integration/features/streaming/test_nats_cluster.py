@@ -11,7 +11,7 @@ from tests.integration.features.streaming.test_nats_losses import some
 from tests.integration.features.world import World
 from tests.servers import NatsProcess, free_port, until
 
-from antiphon.catalog.events import StreamHomes
+from antiphon.catalog.features.events import StreamHomes
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope

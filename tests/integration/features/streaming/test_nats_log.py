@@ -13,7 +13,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import NatsProcess, until
 from tests.unit.governance.encryption.test_sealing import Keys
 
-from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes
+from antiphon.catalog.features.events import Event, EventLog, StoredEvent, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import (
     ConflictError,

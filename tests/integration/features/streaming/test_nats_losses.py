@@ -13,7 +13,7 @@ from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import NatsProcess, until
 
-from antiphon.catalog.events import Event, StreamHomes
+from antiphon.catalog.features.events import Event, StreamHomes
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.core.scope import Scope

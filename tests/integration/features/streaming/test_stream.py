@@ -12,7 +12,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import RedisProcess
 
 from antiphon import Source, col, count, feature_view, last, sum
-from antiphon.catalog.events import Event
+from antiphon.catalog.features.events import Event
 from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer

@@ -13,10 +13,10 @@ from sqlalchemy import delete, update
 from tests.unit.catalog.examples import NOON, receipt
 
 from antiphon.catalog import schema
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import unpack
 from antiphon.core.errors import ConflictError, CorruptionError, SetupError

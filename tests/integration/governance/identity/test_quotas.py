@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.harness.fakes import SECRET
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.quotas import Draw, DrawResult, QuotaLevels
+from antiphon.catalog.serving.quotas import Draw, DrawResult, QuotaLevels
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, RateLimitError, UnavailableError
 from antiphon.core.token_bucket import DAY, MICROSECONDS, Level, Meter
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.principal import Allowance, Principal
 from antiphon.governance.identity.quotas import SHARES, Grant, Quotas
-from antiphon.testing.fakes import SECRET
 
 MORNING = datetime(2026, 5, 4, 9, tzinfo=UTC)
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCOPE, START, SmallDesk
+from tests.harness.stored_files import batch_context
 
 from antiphon.batch.orders import TableOrder, TableOrders
 from antiphon.batch.table_job import TableJobs
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Reuse
@@ -23,8 +25,6 @@ from antiphon.governance.policy.document import default_document
 from antiphon.governance.policy.request import PolicyRow, application_resource
 from antiphon.governance.policy.residual import RowPolicy
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
-from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
-from antiphon.testing.stored_files import batch_context
 
 TAGS = {
     "congestion.delay": Tags("internal", ("passenger-information",)),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon import Entity, Source, col, count, distinct, feature_view, last, mean
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.offline.materialize import Materialization, materialize
 

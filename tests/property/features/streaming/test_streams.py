@@ -27,9 +27,9 @@ from tests.property.features.oracle import MINUTE, Known
 from tests.property.features.test_equality import DAY, SCOPE, MemoryLog, T, edges, same
 
 from antiphon import Entity, Source, col, count, distinct, feature_view, last, max, mean, min, sum
-from antiphon.catalog.events import Event
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

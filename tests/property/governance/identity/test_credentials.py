@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tests.harness.local_issuer import LocalIssuer
 from tests.unit.catalog.examples import open_database
 
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError, UnavailableError
@@ -18,7 +19,6 @@ from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.last_use import LastUse
 from antiphon.governance.identity.sessions import Sessions
 from antiphon.governance.identity.tokens import Authenticator, BearerTokens
-from antiphon.testing.local_issuer import LocalIssuer
 
 SECRET = bytes(range(32))
 EXAMPLES = 150

@@ -11,8 +11,9 @@ import msgspec
 import pyarrow
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness.small_desk import ASKER, DESK, SCOPE, START, read_value
 
-from antiphon.catalog.snapshot_facts import SnapshotFacts
+from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import ManualClock, microseconds
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import Freshness
@@ -26,7 +27,6 @@ from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import DerivedFeatures, LookupPlan, LookupRequest
 from antiphon.serving.features.reading import apply_contracts
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, read_value
 
 NOW = START + timedelta(days=1)
 MODEL = EmbeddingModel("tiny", "0", 1, 8)

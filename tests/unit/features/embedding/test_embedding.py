@@ -7,7 +7,7 @@ import sys
 import numpy
 import pytest
 
-from antiphon.catalog.snapshots import SnapshotVectors
+from antiphon.catalog.features.snapshots import SnapshotVectors
 from antiphon.core.errors import CorruptionError, EngineError, SetupError
 from antiphon.features.embedding.index import NeighborIndex, build
 from antiphon.features.embedding.space import VectorSpace

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from antiphon.catalog.snapshot_facts import Statistics
+from antiphon.catalog.features.snapshot_facts import Statistics
 from antiphon.features.monitoring.quality import distances
 from antiphon.features.monitoring.quality.statistics import StatisticsBuilder
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antiphon.catalog.snapshot_facts import Statistics
+from antiphon.catalog.features.snapshot_facts import Statistics
 from antiphon.features.monitoring.quality.statistics import DISTINCT, TOP, NameOf, StatisticsBuilder, edges_of
 
 

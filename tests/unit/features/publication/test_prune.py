@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from antiphon.catalog.publications import Publication
-from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
-from antiphon.catalog.verdicts import StagedSnapshot
+from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.catalog.features.verdicts import StagedSnapshot
 from antiphon.core.scope import Scope
 from antiphon.features.publication.prune import PruneResult, SnapshotPin, find_pins
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
+from tests.harness.small_desk import DESK
 
 from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.governance.identity.principal import KEY_SCOPE, Limits, Principal
@@ -11,7 +12,6 @@ from antiphon.governance.policy.cases import run_cases
 from antiphon.governance.policy.document import PolicyDocument, default_document
 from antiphon.governance.policy.engine import Action, Decider, Decision, PolicyColumn, Resource
 from antiphon.governance.policy.request import application_resource
-from antiphon.testing.small_desk import DESK
 
 MASKED = '@id("hide") @mask("null") forbid (principal, action == Action::"see", resource) when {CONDITION};'
 ROW = """

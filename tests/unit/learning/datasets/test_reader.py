@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from antiphon.catalog.datasets import Dataset, DatasetSpec
+from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.values import FeatureValue, FeatureVector

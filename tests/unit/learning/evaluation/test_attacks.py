@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK
 
 from antiphon.core.errors import FeatureUnavailableError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec
@@ -16,7 +17,6 @@ from antiphon.features.values import FeatureValue, FeatureVector
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.evaluation import attacks
 from antiphon.learning.evaluation.attacks import AttackResponse, Probe
-from antiphon.testing.small_desk import DESK
 
 APPLICATION: ApplicationSpec = msgspec.structs.replace(DESK, outcome=Outcome("outlook", positive="delayed"))
 PRINTS: dict[str, str | None] = {"congestion.delay": "25", "weather.wind": "10"}
@@ -140,7 +140,7 @@ async def test_an_output_that_breaks_is_a_success_of_the_injection() -> None:
 
 
 def test_the_secret_is_planted_in_a_release_of_its_own() -> None:
-    from antiphon.catalog.releases import Bundle, ModelPin, Release
+    from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
     from antiphon.core.scope import Scope
 
     now = datetime(2013, 4, 1, tzinfo=UTC)

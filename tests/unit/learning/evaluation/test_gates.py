@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.catalog.evaluations import AttackSummary, Evaluation, EvaluationGate, IntervalEstimate, Slice
+from antiphon.catalog.learning.evaluations import AttackSummary, Evaluation, EvaluationGate, IntervalEstimate, Slice
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
 from antiphon.learning.evaluation.gates import check

@@ -6,11 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
+from tests.harness.small_desk import DESK
 
 from antiphon.definitions.application import Figure
 from antiphon.learning.evaluation import statements
 from antiphon.learning.evaluation.statements import false_statements, texts_of
-from antiphon.testing.small_desk import DESK
 
 FIGURES = (
     Figure("congestion.delay", step=5, unit=("minutes", "minute", "min"), roles=("late", "delay", "behind")),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.application import Freshness
@@ -19,7 +20,6 @@ from antiphon.features.values import FeatureValue, FeatureVector
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.retraining.examples import is_whole, render, render_all, served_application
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
-from antiphon.testing.small_desk import DESK, SCOPE, START, FeatureTable, SmallDesk
 from antiphon.training.examples import Part
 
 TUNE = FineTune(

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.small_desk import START
 
-from antiphon.catalog.datasets import DatasetSpec
+from antiphon.catalog.learning.datasets import DatasetSpec
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import FineTune
 from antiphon.learning.retraining.plan import TrainArguments, converted, minutes, only_newer, recipe, replayed, together
 from antiphon.learning.retraining.steps import progress_text
-from antiphon.testing.small_desk import START
 from antiphon.training.examples import Example, Part
 from antiphon.training.order import TrainingProgress
 from antiphon.training.recipe import Arithmetic

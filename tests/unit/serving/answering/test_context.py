@@ -2,15 +2,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import ASKER, DESK, SCOPE
 from tests.unit.serving.examples import release_of
 
-from antiphon.catalog.rollouts import Assignment
+from antiphon.catalog.releases.rollouts import Assignment
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.serving.answering.context import arrive, as_requested, cache_namespace
 from antiphon.serving.request import AnswerRequest, MirroredAnswer
-from antiphon.testing.small_desk import ASKER, DESK, SCOPE
 
 KEY = b"k" * 32
 MIRRORS = MirroredAnswer("roll_1", "pred_1", "t", 0.5, 1.0)

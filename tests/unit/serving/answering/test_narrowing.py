@@ -3,11 +3,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.small_desk import DESK, SCHEMA
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec, FigureGuard
 from antiphon.serving.answering.narrowing import narrowed, narrowed_to_schema
-from antiphon.testing.small_desk import DESK, SCHEMA
 
 
 def with_schema(schema: dict[str, Any] | None, **fields: Any) -> ApplicationSpec:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from antiphon.catalog.snapshot_facts import RuleCheck
+from antiphon.catalog.features.snapshot_facts import RuleCheck
 from antiphon.core.errors import SetupError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import NotNullRule, PythonRule, RangeRule, SqlRule, digest_of

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from antiphon.catalog.snapshot_facts import Statistics
+from antiphon.catalog.features.snapshot_facts import Statistics
 
 LEAST = 100
 """With fewer values on either side there is no result."""

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import RuleCheck, Statistics
-from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import GateFinding
+from antiphon.catalog.features.snapshot_facts import RuleCheck, Statistics
+from antiphon.catalog.features.snapshots import SnapshotManifest
+from antiphon.catalog.features.verdicts import GateFinding
 from antiphon.core.clock import microseconds
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import (

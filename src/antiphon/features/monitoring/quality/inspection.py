@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
-from antiphon.catalog.snapshots import QuarantinedRows, SnapshotFile, SnapshotManifest
+from antiphon.catalog.features.snapshot_facts import RuleCheck, SourceQuality
+from antiphon.catalog.features.snapshots import QuarantinedRows, SnapshotFile, SnapshotManifest
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec

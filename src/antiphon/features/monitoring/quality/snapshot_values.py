@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from antiphon.catalog.snapshots import SnapshotFile
+from antiphon.catalog.features.snapshots import SnapshotFile
 from antiphon.core.disk import room_needed
 from antiphon.core.errors import UnavailableError
 from antiphon.features.expressions.expression_sql import quoted

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.events import StoredEvent
-from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.events import StoredEvent
+from antiphon.catalog.features.snapshot_facts import RuleCheck, SourceQuality
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import WITHHELD, Statistics
+from antiphon.catalog.features.snapshot_facts import WITHHELD, Statistics
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antiphon.catalog.skew_reports import Basis
+from antiphon.catalog.features.skew_reports import Basis
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.definitions.objects import is_objects

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake

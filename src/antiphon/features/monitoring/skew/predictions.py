@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import FeatureReceipt
-from antiphon.catalog.skew_reports import Difference
+from antiphon.catalog.features.skew_reports import Difference
+from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.definitions.sensitivity import Tags

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from antiphon.catalog.skew_reports import Difference, FeatureSkew, Path
-from antiphon.catalog.snapshot_facts import WITHHELD
+from antiphon.catalog.features.skew_reports import Difference, FeatureSkew, Path
+from antiphon.catalog.features.snapshot_facts import WITHHELD
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.values import MeasureValue
 

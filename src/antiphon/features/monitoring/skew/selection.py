@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 from antiphon.features.catalog import FeatureCatalog

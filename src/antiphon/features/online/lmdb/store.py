@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, unpack
 from antiphon.core.disk import delete_older
 from antiphon.core.errors import CorruptionError

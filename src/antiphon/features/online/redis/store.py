@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, unpack
 from antiphon.core.errors import CorruptionError, WriteConflictError
 from antiphon.core.scope import Scope

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError
 from antiphon.definitions.feature_view import FeatureViewSpec

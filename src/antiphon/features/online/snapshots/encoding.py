@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import SnapshotFacts
+from antiphon.catalog.features.snapshot_facts import SnapshotFacts
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS

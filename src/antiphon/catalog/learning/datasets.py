@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import Role
 from antiphon.catalog.rows import Documents
+from antiphon.catalog.serving.receipts import Role
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.source import SourceSpec

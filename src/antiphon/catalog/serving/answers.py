@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import Path, UsageReceipt
 from antiphon.catalog.rows import Documents
+from antiphon.catalog.serving.receipts import Path, UsageReceipt
 from antiphon.core.scope import Scope
 
 

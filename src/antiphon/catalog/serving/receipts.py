@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
-from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import Documents
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 

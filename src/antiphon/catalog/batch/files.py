@@ -16,8 +16,8 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
+from antiphon.catalog.batch.jobs import ENDED
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import ENDED
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import NotFoundError, TooLargeError

@@ -14,11 +14,11 @@ from antiphon.batch.gauge import Gauge
 from antiphon.batch.lines import RequestFileLimits
 from antiphon.batch.request_batches import RequestBatches
 from antiphon.batch.row_runner import BatchContext
-from antiphon.catalog.batch_work import BatchWork
-from antiphon.catalog.batches import Batches
+from antiphon.catalog.batch.batch_work import BatchWork
+from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.batch.files import Files
+from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import Files
-from antiphon.catalog.jobs import Jobs
 from antiphon.core.clock import ClockAgreement
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs

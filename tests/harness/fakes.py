@@ -14,15 +14,18 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import msgspec
+from tests.harness.fake_batches import FakeBatches
+from tests.harness.stored_files import file_store, request_batches
 
 from antiphon.batch.estimates import Estimates
-from antiphon.catalog.batch_work import BatchWork
+from antiphon.catalog.batch.batch_work import BatchWork
+from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.events import Event, EventLog
+from antiphon.catalog.features.events import Event, EventLog
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.jobs import Jobs
-from antiphon.catalog.quotas import QuotaLevels
-from antiphon.catalog.receipts import (
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.serving.quotas import QuotaLevels
+from antiphon.catalog.serving.receipts import (
     Attempt,
     CacheReceipt,
     FeatureReceipt,
@@ -34,7 +37,6 @@ from antiphon.catalog.receipts import (
     Timing,
     UsageReceipt,
 )
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError, UnsupportedParameterError
 from antiphon.core.ids import content_hash, new_id
@@ -80,8 +82,6 @@ from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
-from antiphon.testing.fake_batches import FakeBatches
-from antiphon.testing.stored_files import file_store, request_batches
 
 SECRET = bytes(range(32))
 T = TypeVar("T")

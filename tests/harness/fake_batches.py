@@ -7,7 +7,7 @@ from itertools import islice
 
 from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.orders import Outlook, TableOrder
-from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
+from antiphon.catalog.batch.jobs import BatchJob, JobRow, Jobs
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rollouts import Arm, Exposure, JudgedMetric, Judgement, RolloutRecord, ShadowPair
+from antiphon.catalog.releases.rollouts import Arm, Exposure, JudgedMetric, Judgement, RolloutRecord, ShadowPair
 from antiphon.catalog.rows import row_of, value_of
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope

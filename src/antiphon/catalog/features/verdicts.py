@@ -16,8 +16,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.catalog.rows import Documents, row_of, value_of
-from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 

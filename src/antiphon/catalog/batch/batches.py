@@ -17,9 +17,9 @@ from sqlalchemy import Select, func, insert, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
+from antiphon.catalog.batch.files import new_file_id
+from antiphon.catalog.batch.jobs import ENDED, BatchJob, Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.files import new_file_id
-from antiphon.catalog.jobs import ENDED, BatchJob, Jobs
 from antiphon.catalog.rows import value_of
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import new_id

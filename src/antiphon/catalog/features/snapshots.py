@@ -15,8 +15,7 @@ from sqlalchemy import insert, select, update
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.rows import Documents
-from antiphon.catalog.snapshot_facts import (
+from antiphon.catalog.features.snapshot_facts import (
     RuleCheck,
     SnapshotCost,
     SnapshotFacts,
@@ -24,6 +23,7 @@ from antiphon.catalog.snapshot_facts import (
     SourceRead,
     Statistics,
 )
+from antiphon.catalog.rows import Documents
 from antiphon.core.errors import ConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope

@@ -14,16 +14,16 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.answers import Answers
-from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.catalog.jobs import Jobs
-from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
-from antiphon.catalog.rollouts import RolloutRecord as RolloutUnderWay
-from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.releases.evidence import Exposures, ShadowPairs
+from antiphon.catalog.releases.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.releases.rollouts import RolloutRecord as RolloutUnderWay
+from antiphon.catalog.releases.rollouts import Rollouts
+from antiphon.catalog.serving.answers import Answers
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.catalog.serving.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope

@@ -17,9 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import Role
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.rows import missing, next_moment, row_of, value_of
+from antiphon.catalog.serving.receipts import Role
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, new_id

@@ -17,8 +17,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
+from antiphon.catalog.batch.jobs import ENDED
 from antiphon.catalog.database import Database
-from antiphon.catalog.jobs import ENDED
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope

@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import SEEN_ROLES, Role
 from antiphon.catalog.rows import Documents
+from antiphon.catalog.serving.receipts import SEEN_ROLES, Role
 from antiphon.core.clock import utc
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope

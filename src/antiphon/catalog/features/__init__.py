@@ -1,0 +1,1 @@
+"""Features: definitions, snapshots, publications, verdicts, and the event log."""

@@ -1,0 +1,1 @@
+"""Learning: datasets, evaluations, model versions and outcomes."""

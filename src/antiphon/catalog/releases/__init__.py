@@ -1,0 +1,1 @@
+"""Releases, their rollouts, and the evidence that judges them."""

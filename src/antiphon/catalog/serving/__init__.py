@@ -1,0 +1,1 @@
+"""Answers: receipts, the texts that they name, stored answers, and levels of quotas."""

@@ -1,0 +1,1 @@
+"""What tests and benchmarks build on: fakes, a small desk, an issuer, stored files."""
