@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.training.files import replace_file
+from antiphon.core.disk import replace_file
 from examples.flight_desk.machine import Machine
 from examples.flight_desk.settings import LearningSize, Settings
 

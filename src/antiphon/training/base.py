@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from antiphon.core.disk import file_sha256
 from antiphon.core.errors import CorruptionError, InvalidInputError
-from antiphon.training.files import file_sha256
 
 Matrix = NDArray[np.float32]
 Real = TypeVar("Real", bound=np.floating[Any])

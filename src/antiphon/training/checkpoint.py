@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.disk import file_sha256, replace_file
 from antiphon.core.errors import CorruptionError
-from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 
 KEPT = 2

@@ -5,7 +5,6 @@ Invariant: it gives way to everything else, ends with its parent, and is alone i
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -17,10 +16,9 @@ from typing import Any
 import msgspec
 
 from antiphon.core.child_process import end_with_parent, lower_session
-from antiphon.core.disk import FULL
+from antiphon.core.disk import FULL, file_lock, replace_file
 from antiphon.core.errors import AntiphonError, ConflictError, SetupError
 from antiphon.core.logs import described
-from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 from antiphon.training.order import ERROR, Failure
 
@@ -105,20 +103,15 @@ def set_priority(pid: int, nice: int) -> bool:
 def alone(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go of it however the process ends. Raises ``ConflictError``
     when another one holds it."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with file_lock(folder / LOCK, wait=False) as held:
+        if held is None:
             raise ConflictError(
                 "Another process trains in this folder.", where=str(folder), next_step="Wait for it, or stop it."
-            ) from None
+            )
         mark = ProcessMark(os.getpid(), started_ticks(os.getpid()) or 0)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, msgspec.json.encode(mark), 0)
+        os.ftruncate(held, 0)
+        os.pwrite(held, msgspec.json.encode(mark), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def started_ticks(pid: int) -> int | None:

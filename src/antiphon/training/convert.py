@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.core.disk import sync_folder
+from antiphon.core.disk import file_sha256, sync_file, sync_folder
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.base import Base, dequantized, hugging_face_name, permute
-from antiphon.training.files import file_sha256, sync_file
 from antiphon.training.model import read_adapter
 from antiphon.training.recipe import PRECISIONS
 

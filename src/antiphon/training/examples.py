@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.disk import replace_file
 from antiphon.core.errors import CorruptionError, InvalidInputError
-from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import msgspec
 
 from antiphon.core import disk, logs
+from antiphon.core.disk import replace_file
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.training import batches, child, examples
 from antiphon.training.checkpoint import Checkpoints, CheckpointState
-from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
 from antiphon.training.order import (
     ADAPTER,

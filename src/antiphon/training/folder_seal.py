@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
+from antiphon.core.disk import replace_file
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
-from antiphon.training.files import replace_file
 
 KEY = "folder.key"
 _SCHEMA, _MAGIC, _NONCE = "training/1", b"ANTPHTF1", 12

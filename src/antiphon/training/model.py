@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from antiphon.core.disk import file_sha256, replace_file
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.base import Base
-from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.order import ParentAdapter
 from antiphon.training.recipe import Recipe, torch_dtype
 

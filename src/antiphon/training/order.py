@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.disk import file_sha256, replace_file
 from antiphon.core.errors import AntiphonError, CorruptionError
-from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.recipe import Recipe, identity
 
 ORDER, PROGRESS, RESULT, ERROR, LOG = "order.json", "progress.jsonl", "result.json", "error.json", "training.log"

@@ -12,13 +12,13 @@ from tests.integration.training.conftest import SHARE, TINY, Reference
 from tests.integration.training.tiny import SPECIAL, flights, order
 
 from antiphon.core.clock import SystemClock
+from antiphon.core.disk import file_sha256
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.runtime import Layout
 from antiphon.engine.weights import Weights, resolve
 from antiphon.training.base import Base
 from antiphon.training.convert import convert
-from antiphon.training.files import file_sha256
 from antiphon.training.model import LoraModel
 from antiphon.training.order import ParentAdapter, TrainingResult
 from antiphon.training.processes import TrainingProcesses

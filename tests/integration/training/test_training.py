@@ -19,13 +19,13 @@ from tests.integration.training.tiny import flights, order
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
+from antiphon.core.disk import file_sha256
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.training import child
 from antiphon.training.base import Base
 from antiphon.training.batches import TokenizedExample
-from antiphon.training.files import file_sha256
 from antiphon.training.fine_tune import Training
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from antiphon.core.disk import file_sha256
 from antiphon.training.examples import Example, Part, write
-from antiphon.training.files import file_sha256
 from antiphon.training.order import ParentAdapter, TrainingOrder
 from antiphon.training.recipe import Recipe
 

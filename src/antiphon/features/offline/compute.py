@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import msgspec
 
 from antiphon.core.clock import Clock
+from antiphon.core.disk import file_sha256
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import local_paths
 from antiphon.features.expressions.expression_sql import text
@@ -239,8 +240,7 @@ def together(digests: Sequence[str]) -> str:
 def digest_of(file: str) -> str:
     """SHA-256 of a file's contents; raises ``UnavailableError`` when it is gone since it was found or not readable."""
     try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(Path(file))
     except OSError as error:
         raise UnavailableError(
             f"A file of the source cannot be read: {error.strerror}.",

@@ -7,11 +7,8 @@ two may run. When the lake has lost a snapshot too, a refresh of the view reads 
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -19,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.disk import file_lock
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.retry_delays import RetryDelays
 from antiphon.core.scope import Scope
@@ -122,8 +120,9 @@ class Healer:
         due = [one for one in damaged if not self._delays.waiting(one.snapshot, now)]
         if not due:
             return None
-        with _alone(self.lock) as alone:
-            built = [one for one in due if self._built(one, now)] if alone else []
+        self.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with file_lock(self.lock, wait=False) as held:  # unless another process on this machine heals
+            built = [one for one in due if self._built(one, now)] if held is not None else []
         return ", ".join(f"{one.view} ({one.snapshot})" for one in built) or None
 
     def _built(self, one: Damage, now: float) -> bool:
@@ -156,19 +155,3 @@ class Healer:
         except AntiphonError as error:
             if not known:
                 _log.error("The view %s cannot be rebuilt: %s", one.key, error)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[bool]:
-    """Take the lock unless another process on this machine heals; the kernel releases it when a process dies."""
-    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)

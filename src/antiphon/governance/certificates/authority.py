@@ -10,12 +10,11 @@ cross certificate is served beside the leaf: clients that know either authority 
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -34,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from antiphon.core.disk import sync_folder
+from antiphon.core.disk import file_lock, sync_folder
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 
 AUTHORITY, AUTHORITY_KEY = "authority.crt", "authority.key"
@@ -75,7 +74,7 @@ def init(folder: Path, spec: CertificateSpec, now: datetime) -> Path:
         ConflictError: there is an authority already. InvalidInputError: a name, an address or the days cannot be used.
     """
     _require_usable(spec)
-    with _locked(folder):
+    with _alone(folder):
         if (folder / CURRENT).is_symlink():
             raise ConflictError(
                 "There is an authority here already.",
@@ -96,7 +95,7 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
         NotFoundError: nothing to rotate.
         CorruptionError: the files there cannot be read. InvalidInputError: ``days`` cannot be used.
     """
-    with _locked(folder):
+    with _alone(folder):
         spec = _present_spec(folder / CURRENT, days)
         _require_usable(spec)
         key, roots = _authority(folder / CURRENT)
@@ -327,13 +326,7 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One maker at a time; the kernel lets go when it dies."""
+def _alone(folder: Path) -> AbstractContextManager[int | None]:
+    """One maker at a time."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return file_lock(folder / "lock")

@@ -9,9 +9,7 @@ The passphrase becomes a key by scrypt (RFC 7914), once a process and salt; N = 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import secrets
 import stat
 import threading
@@ -22,7 +20,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from antiphon.core.disk import put_private
+from antiphon.core.disk import file_lock, put_private
 from antiphon.core.errors import ConflictError, CorruptionError, SetupError
 from antiphon.governance.encryption.key_provider import (
     KEY_BYTES,
@@ -147,12 +145,8 @@ class FileKeyring:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self._state()  # a missing keyring is not made by locking it
-        lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(self._path.with_name(f".{self._path.name}.lock")):
             yield
-        finally:
-            os.close(lock)
 
     def _state(self) -> tuple[int, int, int]:
         try:

@@ -13,9 +13,8 @@ from pathlib import Path
 import msgspec
 
 from antiphon.catalog.learning.models import ModelFile
-from antiphon.core.disk import sync_folder
+from antiphon.core.disk import file_sha256, sync_file, sync_folder
 from antiphon.core.errors import CorruptionError
-from antiphon.training.files import file_sha256, sync_file
 from antiphon.training.order import ADAPTER, WEIGHTS, TrainedFile, TrainingResult
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
-from antiphon.core.disk import put_private, sync_folder
+from antiphon.core.disk import file_sha256, put_private, sync_file, sync_folder
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import new_cipher
 from antiphon.features.online.snapshots.encoding import FORMAT, META, SnapshotMeta, encode
@@ -96,8 +95,7 @@ def is_whole(file: Path, snapshot: str) -> bool:
     if not is_sealed(file, snapshot):
         return False
     try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_sha256(file)
         return any((seal.snapshot, seal.sha256) == (snapshot, digest) for seal in read_seal(file).alternatives)
     except (OSError, msgspec.DecodeError):
         return False
@@ -161,9 +159,8 @@ class LmdbWriter:
         except BaseException:
             self.discard()
             raise
-        with self._temporary.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
+        digest = file_sha256(self._temporary)
+        sync_file(self._temporary)
         seal = FileSeal(
             self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format
         )
