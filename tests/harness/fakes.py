@@ -66,11 +66,10 @@ from antiphon.governance.secret import load_secret
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
-from antiphon.services.features.feature_services import FeatureServices
+from antiphon.services.features.feature_services import FeatureRollback, FeatureServices
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity

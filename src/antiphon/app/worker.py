@@ -37,8 +37,7 @@ from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.governance.policies import row_decisions
 from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
-from antiphon.services.learning.training import LearningPlatform
-from antiphon.services.learning.training_records import TrainingRecords
+from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.workflows import APPLY

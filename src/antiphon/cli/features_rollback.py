@@ -16,8 +16,8 @@ from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.features.publication.rollback import ViewRollback
+    from antiphon.services.features.feature_services import FeatureRollback
     from antiphon.services.features.platform import FeaturePlatform
-    from antiphon.services.features.rollback import FeatureRollback
     from antiphon.services.project.store import Store
 
 
@@ -68,7 +68,7 @@ def resume(view: View, reason: Reason, project: Project = HERE, as_json: Json = 
 
 @contextmanager
 def _hand(project: Path) -> Iterator[tuple[Store, FeaturePlatform, FeatureRollback]]:
-    from antiphon.services.features.rollback import FeatureRollback
+    from antiphon.services.features.feature_services import FeatureRollback
 
     with features_of(project) as (store, platform):
         yield store, platform, FeatureRollback(store, platform)

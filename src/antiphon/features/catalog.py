@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.definitions import DefinitionVersions
-from antiphon.catalog.features.holds import FeatureHolds
-from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.snapshots import SnapshotManifest, Snapshots
 from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
 from antiphon.core.scope import Scope

@@ -43,8 +43,8 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import answerer
 from antiphon.services.apply.apply import apply
+from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.features.refreshing import finish_apply
-from antiphon.services.features.rollback import FeatureRollback
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.rollouts import rollout_transitions

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import event
 
-from antiphon.catalog.features.holds import FeatureHolds
+from antiphon.catalog.features.publications import FeatureHolds
 from antiphon.catalog.features.verdicts import StagedSnapshot
 from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import AntiphonError, InvalidInputError

@@ -14,7 +14,7 @@ import pytest
 
 from antiphon.core.clock import SystemClock
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
-from antiphon.services.learning.training_records import TrainingRecords
+from antiphon.services.learning.training import TrainingRecords
 from antiphon.training.processes import TrainingProcess
 
 

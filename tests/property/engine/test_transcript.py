@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.engine.execution.transcript import Transcript
+from antiphon.engine.execution.sequence import Transcript
 
 texts = st.text(alphabet="ab\n☃é", max_size=30)
 stops = st.lists(st.text(alphabet="ab\n☃", min_size=1, max_size=4), max_size=3)

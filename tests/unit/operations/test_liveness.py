@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.operations.liveness import Silence
+from antiphon.operations.supervisor import Silence
 
 
 def test_a_silence_that_lasts_too_long_is_told_and_a_sign_of_life_ends_it() -> None:

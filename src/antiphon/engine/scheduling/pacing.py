@@ -8,6 +8,7 @@ conformal inference, Gibbs and Candès 2021).
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, replace
 from math import exp, inf, log
@@ -17,7 +18,51 @@ from antiphon.engine.scheduling.latency_model import StepTimes
 from antiphon.engine.scheduling.service_level import DEFAULT_LEVEL, Factors, ServiceLevel
 from antiphon.engine.scheduling.state import SequenceView, StepBudget
 from antiphon.engine.scheduling.twin import Twin
-from antiphon.engine.scheduling.work_clock import WorkClock
+
+_MOST_POINTS = 8192
+"""A minute or more of a busy engine."""
+
+
+class WorkClock:
+    """A monotonic, piecewise linear map between time and work; both are seconds since the same beginning."""
+
+    def __init__(self) -> None:
+        self._times = [0.0]
+        self._works = [0.0]
+
+    def observe(self, begin: float, end: float, predicted: float) -> None:
+        """A call ran from ``begin`` to ``end``. Calls come in order and do not overlap."""
+        begin = max(begin, self._times[-1])
+        if end <= begin:
+            return
+        if begin > self._times[-1]:
+            self._add(begin, self._works[-1] + begin - self._times[-1])
+        self._add(end, self._works[-1] + predicted)
+
+    def work(self, time: float) -> float:
+        """Seconds of work done by a moment."""
+        return _mapped(self._times, self._works, time, bisect_right(self._times, time))
+
+    def time(self, work: float) -> float:
+        """The first moment at which so much work is done."""
+        return _mapped(self._works, self._times, work, bisect_left(self._works, work))
+
+    def _add(self, time: float, work: float) -> None:
+        if len(self._times) >= _MOST_POINTS:
+            del self._times[: _MOST_POINTS // 2], self._works[: _MOST_POINTS // 2]
+        self._times.append(time)
+        self._works.append(work)
+
+
+def _mapped(points: list[float], images: list[float], at: float, right: int) -> float:
+    """The image of a value before ``points[right]``; outside of all points a second is a second."""
+    if right == len(points):
+        return images[-1] + at - points[-1]
+    if right == 0:
+        return images[0] - (points[0] - at)
+    left = right - 1
+    return images[left] + (at - points[left]) / (points[right] - points[left]) * (images[right] - images[left])
+
 
 _STEP = 0.1
 _FIRST, _LEAST = 0.5, 0.1

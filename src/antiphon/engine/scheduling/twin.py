@@ -2,7 +2,7 @@
 
 The time an online request takes without batch work cannot be measured while batch runs. So every online request also
 goes through this twin, whose steps are planned by the same function and take as long as the model predicts. Its time is
-that of predicted work (:mod:`~antiphon.engine.scheduling.work_clock`).
+that of predicted work (:mod:`~antiphon.engine.scheduling.pacing`).
 
 Invariant: the twin is never ahead of the clock it is given. It does not know the length of an output: a request leaves
 it after as many tokens as recent requests had, so that a request that batch work slows down in reality does not stay in

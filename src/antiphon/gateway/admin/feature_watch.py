@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.features.holds import Hold
+from antiphon.catalog.features.publications import Hold
 from antiphon.catalog.features.skew_reports import SkewReport, ViewSkew
 from antiphon.features.embedding.neighbors import MOST, NeighborQuery, Neighbors
 from antiphon.features.offline.lineage import Lineage

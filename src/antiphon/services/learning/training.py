@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Any
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Dataset
 from antiphon.catalog.releases.releases import ModelPin, Release
+from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
@@ -32,6 +34,8 @@ from antiphon.learning.retraining.rebuild import ModelRebuild
 from antiphon.learning.retraining.steps import RetrainingServices, RunTraining
 from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
+from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
+from antiphon.orchestration.worker import wait
 from antiphon.services.answering import answerer
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import may_train, unattended
@@ -42,6 +46,7 @@ from antiphon.services.rollouts import feature_exists, rollout_transitions
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.serving.ports import EntityReader
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
+from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Arithmetic
 
 MOST_THREADS = 8
@@ -235,3 +240,52 @@ class LearningPlatform:
 def models_folder(store: Store) -> Path:
     """Returns the folder with the files of model versions."""
     return store.paths.directory / "models"
+
+
+_LOOK_SECONDS = 1.0
+_PREFIX = "training"
+
+
+class TrainingRecords:
+    """Keeps ``run/training-NAME.pid`` for each training process of this worker, so that it is shown, and ended when the
+    worker could not."""
+
+    def __init__(self, training: TrainingProcesses, run: Path, clock: Clock) -> None:
+        self._training = training
+        self._run = run
+        self._clock = clock
+        self._known: dict[str, ProcessRecord] = {}
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Write and remove records until ``stop``."""
+        # Of an earlier worker, with which its trainings ended; those of another worker that runs are its own.
+        for one in statuses(self._run):
+            if one.name.startswith(f"{_PREFIX}-") and not one.alive:
+                (self._run / f"{one.name}.pid").unlink(missing_ok=True)
+        while not stop.is_set():
+            self.look()
+            await wait(stop, _LOOK_SECONDS)
+        self._forget({})
+
+    def look(self) -> None:
+        """Bring the records up to date with what runs."""
+        running = {_name(one.name): one.pid for one in self._training.running}
+        self._forget(running)
+        for name, pid in running.items():
+            known = self._known.get(name)
+            if known is not None and known.pid == pid:
+                continue
+            restarts = 0 if known is None else known.restarts + 1
+            ticks, folder = started_ticks(pid) or 0, str(self._run.resolve())
+            record = ProcessRecord(name, pid, ticks, self._clock.now(), restarts, boot(), folder)
+            write_record(self._run, record)
+            self._known[name] = record
+
+    def _forget(self, running: dict[str, int]) -> None:
+        for name in [name for name in self._known if name not in running]:
+            del self._known[name]
+            (self._run / f"{name}.pid").unlink(missing_ok=True)
+
+
+def _name(training: str) -> str:
+    return f"{_PREFIX}-{re.sub(r'[^a-zA-Z0-9_.-]', '-', training)}"

@@ -12,8 +12,7 @@ from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database, database_file
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
-from antiphon.catalog.features.holds import FeatureHolds
-from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.publications import FeatureHolds, Publications
 from antiphon.catalog.features.skew_reports import SkewReports
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts

@@ -1,4 +1,4 @@
-from antiphon.engine.execution.transcript import Transcript
+from antiphon.engine.execution.sequence import Transcript
 
 
 def shown(transcript: Transcript) -> str:

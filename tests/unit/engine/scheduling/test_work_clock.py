@@ -1,6 +1,6 @@
 import random
 
-from antiphon.engine.scheduling.work_clock import WorkClock
+from antiphon.engine.scheduling.pacing import WorkClock
 
 
 def test_where_nothing_ran_a_second_is_a_second() -> None:

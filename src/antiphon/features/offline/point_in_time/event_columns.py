@@ -25,7 +25,7 @@ from antiphon.features.plan import DAY, ViewMeasure, ViewPlan
 from antiphon.features.ports import LogReader
 from antiphon.features.sources.opened import opened
 from antiphon.features.sources.source_rows import ROWS, load_rows
-from antiphon.features.tiles.arrow_arrays import array, integers, present
+from antiphon.features.tiles.finish_columns import array, integers, present
 
 if TYPE_CHECKING:
     import duckdb

@@ -153,7 +153,7 @@ def _points(connection: duckdb.DuckDBPyConnection, plan: ViewPlan, as_of: str) -
     makes the tables ``points`` (p, k0 …, t) and ``entities`` (k0 …, entity)."""
     import numpy as np
 
-    from antiphon.features.tiles.arrow_arrays import integers
+    from antiphon.features.tiles.finish_columns import integers
 
     keys = plan.key_columns
     casts = ", ".join(f"CAST({quoted(key)} AS VARCHAR) AS {name}" for key, name in zip(plan.keys, keys, strict=True))

@@ -10,8 +10,7 @@ from antiphon.features.offline.point_in_time.event_columns import EventColumns
 from antiphon.features.offline.point_in_time.timeline import Flags, Ints, Points, Timeline, earlier, sorted_points
 from antiphon.features.plan import DAY, PlannedFeature, ViewPlan
 from antiphon.features.tiles import finish_columns
-from antiphon.features.tiles.arrow_arrays import array
-from antiphon.features.tiles.finish_columns import Integers
+from antiphon.features.tiles.finish_columns import Integers, array
 
 if TYPE_CHECKING:
     import pyarrow
