@@ -59,8 +59,7 @@ class Journal:
         from antiphon.catalog.database import Database
         from antiphon.catalog.serving.blobs import Blobs
         from antiphon.core.scope import Scope
-        from antiphon.durable.executor import Executor
-        from antiphon.durable.registry import WorkflowRegistry
+        from antiphon.durable.executor import Executor, WorkflowRegistry
         from antiphon.durable.runs import Runs
 
         self.folder = folder

@@ -35,8 +35,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions import expect
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Quality
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.catalog import FeatureCatalog

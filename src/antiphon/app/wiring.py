@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.app import engines
-from antiphon.app.openai_batches import request_batches
+from antiphon.batch.batch_job import BatchJobs, LineAnswer
+from antiphon.batch.files import FileStore
+from antiphon.batch.lines import RequestFileLimits
+from antiphon.batch.request_batches import WORKFLOW, RequestBatches
+from antiphon.batch.row_runner import BatchContext
+from antiphon.catalog.batch.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.serving.quotas import QuotaLevels
 from antiphon.core import disk
-from antiphon.core.clock import SystemClock
+from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
+from antiphon.durable.executor import Executor, WorkflowRegistry
+from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines
 from antiphon.gateway.services import (
     AccessServices,
     GatewayServices,
@@ -30,7 +37,7 @@ from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
-from antiphon.services.batches import askable, embedding_models, file_contents, file_store
+from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
 from antiphon.services.features.feature_services import feature_services
 from antiphon.services.features.health import notices, snapshot_health
 from antiphon.services.features.lookup import Lookups
@@ -42,7 +49,6 @@ from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
 from antiphon.services.project.store import Store
 from antiphon.services.runs import ProjectRuns
-from antiphon.services.table_jobs import ProjectTableJobs
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
 from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
@@ -194,3 +200,33 @@ async def open_learning(root: Path) -> AsyncIterator[tuple[LearningPlatform, Sto
         yield LearningPlatform(wired.store, wired.engine, wired.commit, wired.features), wired.store
     finally:
         await wired.close()
+
+
+def request_batches(store: Store, files: FileStore) -> RequestBatches:
+    """The project's batches, as they are ordered."""
+    return RequestBatches(
+        Batches(store.database), files, store.runs, store.database, store.audit, store.database.clock, ENDPOINTS
+    )
+
+
+def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: str, context: BatchContext) -> Executor:
+    """Works on batches, apart from everything else that is durable: a batch may take a day."""
+    limits, registry = store.settings.batch, WorkflowRegistry()
+    jobs = BatchJobs(
+        batches=Batches(store.database),
+        jobs=store.jobs,
+        files=files,
+        database=store.database,
+        endpoints=BatchLines(store.database.clock),
+        answer=answer,
+        models=lambda scope, endpoint: (
+            list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)
+        ),
+        context=context,
+        audit=store.audit,
+        limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
+        waiting=lambda: store.runs.queued((WORKFLOW,)),
+    )
+    registry.add(WORKFLOW, jobs.run)
+    lease = parse_duration(store.settings.worker.lease)
+    return Executor(store.database, registry, f"{worker}/batches", lease=lease, concurrency=limits.batches, fair=True)

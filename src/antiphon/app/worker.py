@@ -12,8 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from antiphon.app.openai_batches import batch_executor
-from antiphon.app.wiring import ProcessServices
+from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.core import disk, logs, telemetry
@@ -21,8 +20,7 @@ from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_bo
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.orchestration.governor import Governor

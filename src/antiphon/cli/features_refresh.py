@@ -58,7 +58,7 @@ def refresh(
 
 
 async def _ordered(project: Path, views: list[str], moment: datetime | None, whole: bool, wait: bool) -> Run:
-    from antiphon.cli.run_progress import followed
+    from antiphon.cli.output import followed
 
     async with services(project) as (ports, store):
         if wait:

@@ -11,9 +11,8 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
-from antiphon.cli.output import note, show
+from antiphon.cli.output import followed, note, show
 from antiphon.cli.project import at_terminal, require_worker
-from antiphon.cli.run_progress import followed
 from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from antiphon.gateway.evidence import ReadingEvidence
 from antiphon.gateway.history import Histories
 from antiphon.gateway.http import incoming, problem
 from antiphon.gateway.http.departure import CallerLeftError
-from antiphon.gateway.http.recognition import Recognition
+from antiphon.gateway.http.incoming import Recognition
 from antiphon.gateway.http.responses import ProtectiveHeaders
 from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import GatewayMetrics

@@ -19,13 +19,13 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
+from antiphon.services.batches import ProjectTableJobs
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.runs import ProjectRuns
-from antiphon.services.table_jobs import ProjectTableJobs
 from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.embedding import Embeddings

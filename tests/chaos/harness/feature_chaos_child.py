@@ -31,8 +31,7 @@ from antiphon.core.child_process import end_with_parent
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.online.lookup import FeatureReader

@@ -32,8 +32,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.learning import TrainingWindow
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.features.offline.refresh import WORKFLOW

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import run_in
 
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.services.apply.apply import apply

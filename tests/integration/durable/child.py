@@ -20,8 +20,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event, EventLog
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED, Runs
 
 SCOPE = Scope()

@@ -23,8 +23,7 @@ from antiphon.core.errors import (
     WriteConflictError,
 )
 from antiphon.durable.context import RunContext
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run, RunResult, RunStatus
 from antiphon.durable.runs import Runs
 

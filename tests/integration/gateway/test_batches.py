@@ -21,8 +21,7 @@ from antiphon.catalog.batch.batch_work import BatchWork, EngineSupply, RowUsage,
 from antiphon.catalog.database import Database
 from antiphon.core.errors import InvalidOutputError
 from antiphon.core.scope import Scope
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
 

@@ -22,8 +22,7 @@ from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.cli.blueprints.orders import write_orders
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError, UnavailableError
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.engine import weights
 from antiphon.learning.retraining.orders import TrainingRequest

@@ -22,8 +22,7 @@ from benchmarks.features.fault_injectors import FAULTS, Fault, healthy_day
 from tests.integration.services.watched_project import Project, told
 
 from antiphon.catalog.features.events import Event
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from tests.chaos.harness.chaos_project import write_project
 
-from antiphon.app.openai_batches import request_batches
-from antiphon.app.wiring import ProjectRuns
+from antiphon.app.wiring import ProjectRuns, request_batches
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batch.batches import Batches
 from antiphon.core.errors import ConflictError, SetupError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.chaos.harness.chaos_project import SHOPS, STREAM, write_project
 
-from antiphon.app.openai_batches import request_batches
+from antiphon.app.wiring import request_batches
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.batch.batches import Batches, LineError

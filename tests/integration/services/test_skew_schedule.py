@@ -16,8 +16,7 @@ from antiphon.catalog.features.skew_reports import SCHEDULE, FeatureSkew, SkewRe
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.monitoring.skew.selection import WORKFLOW, due
 from antiphon.governance.audit.log import AuditFilter

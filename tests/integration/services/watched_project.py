@@ -23,8 +23,7 @@ from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.tiles.tile import Tile

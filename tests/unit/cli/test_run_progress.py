@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from antiphon.cli.run_progress import RunProgress
+from antiphon.cli.output import RunProgress
 
 
 def at(done: int, note: str) -> Any:

@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import InvalidInputError
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.operations.processes import statuses

@@ -19,7 +19,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.api.port import Engine

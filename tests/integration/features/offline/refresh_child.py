@@ -11,8 +11,7 @@ from tests.integration.features.desk import specs
 from tests.integration.features.world import World
 
 from antiphon.core.clock import SystemClock
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.offline.refresh import WORKFLOW
 

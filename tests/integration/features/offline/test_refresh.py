@@ -21,8 +21,7 @@ from tests.integration.features.world import NOON, World, minutes
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions import expect
 from antiphon.definitions.quality import Quality
-from antiphon.durable.executor import Executor
-from antiphon.durable.registry import WorkflowRegistry
+from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
 from antiphon.features.monitoring.quality.gate import gate

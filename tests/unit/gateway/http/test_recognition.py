@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from antiphon.core.errors import UnauthenticatedError
-from antiphon.gateway.http.recognition import Recognition
+from antiphon.gateway.http.incoming import Recognition
 from antiphon.governance.identity.principal import Principal
 
 ANN = Principal("ann", "default", "service")
