@@ -28,6 +28,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
+from antiphon.core.telemetry import traceparent
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -70,10 +71,9 @@ class Runs:
         *,
         max_attempts: int = MAX_ATTEMPTS,
         not_before: datetime | None = None,
-        trace: str | None = None,
         within: Connection | None = None,
     ) -> str:
-        """Queue a run and return its id; the same key again returns the id it gave before.
+        """Queue a run in the caller's trace and return its id; the same key again returns the id it gave before.
 
         Raises:
             ConflictError: the key was used for another workflow or other arguments.
@@ -113,7 +113,7 @@ class Runs:
                     cancel_requested=False,
                     done=0,
                     note="",
-                    trace=trace,
+                    trace=traceparent(),
                     created_at=now,
                     updated_at=now,
                 )

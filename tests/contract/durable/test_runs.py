@@ -29,15 +29,20 @@ def _mode(request: pytest.FixtureRequest, database: Database) -> None:
         database.codec = AesGcmCodec(Keys())
 
 
+CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 def claimed(runs: Runs, worker: str = "w1") -> Run:
     run = runs.claim(worker, LEASE)
     assert run is not None
     return run
 
 
-def test_a_key_makes_submitting_idempotent(database: Database) -> None:
+def test_a_key_makes_submitting_idempotent(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(database)
-    first = runs.submit(DEV, "refresh", {"views": ["a"]}, key="noon", trace="00-aa-bb-01")
+    with monkeypatch.context() as traced:
+        traced.setattr("antiphon.durable.runs.traceparent", lambda: CALLER)
+        first = runs.submit(DEV, "refresh", {"views": ["a"]}, key="noon")
     assert runs.submit(DEV, "refresh", {"views": ["a"]}, key="noon") == first
     assert runs.submit(OTHER, "refresh", {"views": ["a"]}, key="noon") != first
     assert runs.submit(DEV, "refresh", {"views": ["a"]}) != runs.submit(DEV, "refresh", {"views": ["a"]})
@@ -48,7 +53,7 @@ def test_a_key_makes_submitting_idempotent(database: Database) -> None:
         runs.submit(DEV, "refresh", {"views": object()})
     run = runs.get(DEV, first)
     assert run.key == "noon"
-    assert (run.status, run.arguments, run.trace, run.created_at) == ("queued", {"views": ["a"]}, "00-aa-bb-01", NOON)
+    assert (run.status, run.arguments, run.trace, run.created_at) == ("queued", {"views": ["a"]}, CALLER, NOON)
     with pytest.raises(NotFoundError):
         runs.get(OTHER, first)
 
