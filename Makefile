@@ -158,6 +158,9 @@ bench-load-attacks: environment  ## another tenant's waiting times beside each o
 bench-structure: environment  ## size, ports, import circles and language of the source tree
 	@$(BIN)/python -m benchmarks.structure
 
+bench-paired: environment  ## one benchmark by turns here and in an earlier revision (AGAINST=REVISION RUN="gateway --size ci --no-peer")
+	@$(BIN)/python -m benchmarks.paired $(AGAINST) $(ARGS) -- $(RUN)
+
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 
