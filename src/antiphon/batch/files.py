@@ -72,7 +72,7 @@ class FileStore:
             raise TooLargeError(
                 f"The tenant's files come to its quota of {self.limits.quota_bytes} bytes.",
                 where="file",
-                next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
+                next_step="Delete files that are no longer needed, or raise [batch] quota_bytes.",
             )
         return Upload(self, scope, principal, originator, left)
 
@@ -203,7 +203,7 @@ class Upload:
             raise TooLargeError(
                 f"The tenant's files would come to more than its quota of {self._store.limits.quota_bytes} bytes.",
                 where="file",
-                next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
+                next_step="Delete files that are no longer needed, or raise [batch] quota_bytes.",
             )
         self.draft.write(piece)
 

@@ -204,7 +204,7 @@ def _principal(store: Store, name: str, role: str, clearance: str) -> Principal:
         keys = [key for key in store.keys.list(store.scope.tenant) if key.name == name and key.revoked_at is None]
         if not keys:
             raise NotFoundError(
-                f"Nobody has a key named {name!r}.",
+                f"There is no key named {name!r}.",
                 where="principal",
                 next_step="Say the role that is meant with --role admin, engineer, service or viewer.",
             )

@@ -47,13 +47,13 @@ async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
 
 
 def require_worker(store: Store, what: str, otherwise: str) -> None:
-    """Refuse to wait for a worker that does not run, with ``what`` nobody would do and how ``otherwise`` to order it;
+    """Refuse to wait for a worker that does not run, with ``what`` is not done and how ``otherwise`` to order it;
     raises ``UnavailableError``."""
     from antiphon.operations.processes import statuses
 
     if not any(process.name == "worker" and process.alive for process in statuses(store.paths.run)):
         raise UnavailableError(
-            f"No worker runs, so nobody would {what}.",
+            f"No worker runs, so nothing would {what}.",
             where="worker",
             next_step=f"Start `antiphon up` in another terminal, or {otherwise}.",
         )

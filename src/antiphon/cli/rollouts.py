@@ -92,7 +92,7 @@ def rollback(
             store.scope, application, principal=at_terminal(store).id, reason=reason
         )
     ended = f"The rollout {moved.rollout.id} is undone; " if moved.rollout is not None else ""
-    show(moved, as_json, lambda: f"{ended}{moved.release} answers everybody of {application}, {moved.left} nobody.")
+    show(moved, as_json, lambda: f"{ended}{moved.release} answers all users of {application}, {moved.left} none.")
 
 
 def _act(project: Path, application: str, act: str, reason: str, as_json: bool) -> None:

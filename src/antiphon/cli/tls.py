@@ -57,7 +57,7 @@ def init(
         shown,
         as_json,
         lambda: f"Made {current}.\n{added}\n\n{lines.rstrip()}",
-        f"Clients trust it by {current / certificates.AUTHORITY}. Whoever reads {certificates.AUTHORITY_KEY} there",
+        f"Clients trust it by {current / certificates.AUTHORITY}. A reader of {certificates.AUTHORITY_KEY} there",
         "can make certificates that they accept; it is for this project alone.",
     )
 

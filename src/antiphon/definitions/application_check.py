@@ -156,7 +156,7 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
             if isinstance(views.get(name.partition(".")[0]), OnDemandView):
                 yield f"view {spec.name!r}: {name} is computed on demand as well; write its expression out."
     if isinstance(application.outcome, Outcome) and application.outcome.property in types:
-        yield f"the input {application.outcome.property!r} has the name of the outcome, which nobody knows yet."
+        yield f"the input {application.outcome.property!r} has the name of the outcome, which is not known yet."
     for key in _entity_keys(application):
         if types.get(key, "text") != "text":
             yield f"the input {key!r} is the entity key of that name, which is a text, not a {types[key]}."
@@ -246,7 +246,7 @@ def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]
             yield from duration_mistakes(contract.within, f"freshness of {name!r}: within")
             if contract.when_stale == "recompute" and contract.min_source_quality > 0:
                 yield (
-                    f"freshness of {name!r}: nobody knows how good a source is now, so recompute cannot keep "
+                    f"freshness of {name!r}: the quality of a source is not known now, so recompute cannot keep "
                     "min_source_quality; take previous."
                 )
             source = getattr(views.get(name), "source", None)

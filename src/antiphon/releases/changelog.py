@@ -132,7 +132,7 @@ def _move_entries(moves: list[RolloutMove], rollout: RolloutRecord, releases: di
         elif move.state == "promoted":
             act = f"promoted {candidate} over {control}"
         elif move.state == "rolled_back":
-            act = f"rolled back {candidate}; {control} answers everybody"
+            act = f"rolled back {candidate}; {control} answers all users"
         else:
             act = f"aborted the rollout of {candidate}"
         held = move.held

@@ -242,7 +242,7 @@ def _doubts(everything: Sequence[Exposure], ours: Sequence[Exposure], users: Seq
     canary, control = seen["canary"], seen["control"]
     if not canary or not control:
         doubts.append(
-            "nobody was seen in the " + " or the ".join(arm for arm in ("canary", "control") if not seen[arm])
+            "no user was seen in the " + " or the ".join(arm for arm in ("canary", "control") if not seen[arm])
         )
     if _value(float(eprocess.mismatch(canary, control))) >= IMBALANCE_BOUND:
         doubts.append(f"the arms should be equally large but have {canary} and {control} users")

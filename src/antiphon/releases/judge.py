@@ -190,7 +190,7 @@ def _figures(metric: JudgedMetric) -> str:
 def _next(rollout: RolloutRecord) -> str:
     following = rollout.step + 1 if rollout.state == "canary" else 0
     steps = rollout.plan.canary
-    return f"{steps[following]} %" if following < len(steps) else "everybody"
+    return f"{steps[following]} %" if following < len(steps) else "all users"
 
 
 def _shown(value: float) -> str:

@@ -186,7 +186,7 @@ async def test_change_log_live_at_and_diff(desk: LearnedDesk, http: httpx2.Async
     desk.clock.advance(timedelta(minutes=1))
     desk.transitions.undo(DEV, rollout.id, principal="ada", reason="no good")
     told = (await got(http, "/admin/releases/desk/changelog"))["changes"]
-    assert told[-1]["sentence"].endswith("answers everybody: no good.")
+    assert told[-1]["sentence"].endswith("answers all users: no good.")
     found = await got(http, "/admin/releases/desk/live-at", time=then.isoformat())
     assert (found["release"]["id"], found["candidate"]["id"], found["weight"]) == (
         rollout.control, rollout.candidate, 0.05

@@ -247,7 +247,7 @@ def test_the_change_log_tells_who_did_what_and_why(desk: Desk) -> None:
         f"judge made {two} live in place of {one}, which changes {change}",
         f"me let {three} answer in shadow of {two}: better.",
         f"judge let {three} answer 5 % of users, beside as many on {two}: safe.",
-        f"judge rolled back {three}; {two} answers everybody: 8 of 40 failed.",
+        f"judge rolled back {three}; {two} answers all users: 8 of 40 failed.",
     ]
     told = [entry.sentence for entry in log.of(DEV, "desk")]
     assert len(told) == len(expected), told

@@ -192,7 +192,7 @@ def test_the_latest_apply_counts(harbor: Harbor) -> None:
     third = harbor.apply(WINDOW)
     back = harbor.apply(WEEK)
     assert (back.run, harbor.status(third)) == (None, "cancelled"), "what is in force again takes its place as well"
-    with pytest.raises(InvalidInputError, match="cancelled, by somebody or by another apply"):
+    with pytest.raises(InvalidInputError, match="cancelled, by hand or by another apply"):
         harbor.finish(third)
 
 

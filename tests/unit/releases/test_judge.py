@@ -89,7 +89,7 @@ def test_a_candidate_without_faults_is_promoted_with_its_figures() -> None:
     assert "Quality was not compared" in said.sentence
     assert all(metric.safe >= said.safe_bound == 20 for metric in said.metrics)
     assert decide(canary(step=1), [*exposures(), *(exposure(n, "canary", step=1, unit=f"user-{2 * n}", probability=0.2,
-        id=f"later_{n}") for n in range(60))]).sentence.startswith("Promoted from 20 % to everybody")  # fmt: skip
+        id=f"later_{n}") for n in range(60))]).sentence.startswith("Promoted from 20 % to all users")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def in_both_arms() -> list[Exposure]:
 
 
 DOUBTFUL: list[tuple[Callable[[], list[Exposure]], str]] = [
-    (list, "nobody was seen in the canary or the control"),
-    (lambda: [one for one in exposures() if one.arm == "control"], "nobody was seen in the canary"),
-    (lambda: [one for one in exposures() if one.arm == "canary"], "nobody was seen in the control"),
+    (list, "no user was seen in the canary or the control"),
+    (lambda: [one for one in exposures() if one.arm == "control"], "no user was seen in the canary"),
+    (lambda: [one for one in exposures() if one.arm == "canary"], "no user was seen in the control"),
     (lambda: exposures(49), "49 canary users of 50"),
     (unequal, "should be equally large but have 300 and 150 users"),
     (of_publications, "the arms read different features: publication"),
@@ -216,7 +216,7 @@ def test_shadow_decides_by_pairs_alone() -> None:
     assert few.decision == "hold"
     assert "150 of 200 pairs have an outcome" in few.sentence
     assert decide(shadow(Rollout(shadow=0.5, shadow_pairs=200)), (), pairs()).sentence.startswith(
-        "Promoted from shadow to everybody"
+        "Promoted from shadow to all users"
     )
     assert [metric.name for metric in few.metrics] == ["quality"]
     assert decide(shadow(PLAN), (), pairs()).decision == "hold"

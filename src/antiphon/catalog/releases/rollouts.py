@@ -297,7 +297,7 @@ class Rollouts:
             if before.ended_at is not None or (before.state, before.step) != expected:
                 raise ConflictError(
                     f"The rollout is {described(before)}, not {expected[0]} at step {expected[1] + 1}: "
-                    f"somebody moved it ({before.principal}: {before.reason}).",
+                    f"{before.principal} moved it ({before.reason}).",
                     where=rollout,
                     next_step="Look at it again with `antiphon releases rollouts`.",
                 )

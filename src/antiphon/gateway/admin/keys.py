@@ -50,7 +50,7 @@ def _list(call: OperationCall) -> KeyList:
 @operation(
     "POST",
     "/admin/keys",
-    "Make an API key; it is shown once. Outside of dev one for somebody else waits for another's approval.",
+    "Make an API key; it is shown once. Outside of dev a key for another principal waits for approval.",
     "administer",
     status=201,
 )
@@ -100,7 +100,7 @@ def _rotate(call: OperationCall, body: RotationRequest) -> RotatedKey:
     return read(rotated, RotatedKey)
 
 
-@operation("POST", "/admin/keys/{key}/approve", "Let a key that somebody else made open what it is for.", "approve")
+@operation("POST", "/admin/keys/{key}/approve", "Approve a key that another administrator made.", "approve")
 def _approve(call: OperationCall, body: ReasonRequest) -> KeyLine:
     identity, tenant = call.services.access.identity, call.scope.tenant
     return read(identity.approve(tenant, call.path["key"], by=call.principal, reason=body.reason), KeyLine)

@@ -105,7 +105,7 @@ def _list(call: OperationCall) -> PolicyList:
 
 
 @operation(
-    "POST", "/admin/policies", "Propose policies; they act once somebody else approved them.", "propose", status=201
+    "POST", "/admin/policies", "Propose policies; they act once another person approved them.", "propose", status=201
 )
 def _propose(call: OperationCall, body: PolicyProposal) -> PolicyLine:
     policies, document = call.services.access.policies, PolicyDocument(body.cedar, body.attributes, body.cases)

@@ -169,7 +169,7 @@ def _abort(call: OperationCall, body: ReasonRequest) -> RolloutLine:
 
 
 @operation(
-    "POST", "/admin/rollouts/{rollout}/undo", "Roll a rollout back: everybody is on the live release again.", "release"
+    "POST", "/admin/rollouts/{rollout}/undo", "Roll a rollout back: all users are on the live release again.", "release"
 )
 def _undo(call: OperationCall, body: ReasonRequest) -> RolloutLine:
     return _moved(call, call.services.learning.transitions.undo, body)

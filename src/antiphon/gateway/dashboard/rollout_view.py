@@ -85,7 +85,7 @@ def _steps(detail: RolloutDetail) -> tuple[Step, ...]:
 def _step(name: str, status: Literal["done", "current", "ended", "ahead"], detail: RolloutDetail) -> Step:
     plan, now = detail.rollout.plan, status in ("current", "ended")
     if name == "live":
-        return Step(name, status, note="everybody")
+        return Step(name, status, note="all users")
     if name == "shadow":
         return Step(name, status, detail.pairs.known if now else None, plan.shadow_pairs, "pairs with an outcome")
     seen = next((arm.step_units for arm in detail.arms if arm.arm == "canary"), 0)

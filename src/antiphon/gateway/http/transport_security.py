@@ -91,7 +91,9 @@ def tls_files(settings: TlsSettings, root: Path) -> TlsFiles | None:
         return None
     if settings.require_client and settings.client_ca is None:
         raise InvalidInputError(
-            "Clients are required and nobody may vouch for them.", where=where, next_step="Set `client_ca`."
+            "Clients are required and no authority is set for them.",
+            where=where,
+            next_step="Set `client_ca`.",
         )
     if settings.require_client and settings.client_certificate is None:
         raise InvalidInputError(

@@ -255,7 +255,7 @@ class AuditLog:
         """
         if principal == name:
             raise InvalidInputError(
-                "Nobody erases themselves.", where="principal", next_step="Ask somebody else to do it."
+                "A principal cannot erase itself.", where="principal", next_step="Ask another administrator to do it."
             )
         table, erased = schema.audit_entries, 0
         name = audit_record.written(name)

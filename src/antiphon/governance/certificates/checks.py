@@ -197,7 +197,7 @@ def _unverified(
         except ValueError:
             return "The authority's file holds no certificate."
     if not trusted:
-        return "The client trusts nobody."
+        return "The client trusts no authority."
     server = host or next((name for name in facts.names if ":" not in name), None)
     if server is None:
         return "The certificate holds for no name."

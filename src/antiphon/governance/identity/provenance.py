@@ -51,7 +51,7 @@ class IdentityProvenance:
         raise ForbiddenError(
             f"{why}: another person must approve it.",
             where="policy",
-            next_step="Ask an administrator whose key was made by somebody else, or who signs in at the issuer.",
+            next_step="Ask an administrator whose key another one made, or who signs in at the issuer.",
         )
 
     def has_another(self, tenant: str, author: str) -> bool:

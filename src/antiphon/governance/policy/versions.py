@@ -112,7 +112,7 @@ class PolicySets:
             found = self.get(scope, number, within=connection)
             if found.author == principal and scope.environment != DEVELOPMENT:
                 raise ForbiddenError(
-                    f"Version {number} was written by {principal}: somebody else must approve it.",
+                    f"Version {number} was written by {principal}: another person must approve it.",
                     where="policy",
                     next_step=f"Ask another administrator to run `antiphon policy approve {number} --reason …`.",
                 )

@@ -75,7 +75,7 @@ class ProjectNeighbors:
         context = {"environment": environment, "purpose": purpose, "path": "online"}
         if self._store.decider.require(principal, "answer", resource, context).masked:
             raise ForbiddenError(
-                f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask whoever keeps policies."
+                f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask an administrator."
             )
 
 

@@ -35,7 +35,7 @@ def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, 
     ended = store.runs.get(store.scope, run)
     if ended.status != "succeeded":
         raise InvalidInputError(
-            f"The refresh {ended.status}: {(ended.error or 'somebody cancelled it').rstrip('.')}.",
+            f"The refresh {ended.status}: {(ended.error or 'it was canceled').rstrip('.')}.",
             where=run,
             next_step=f"`antiphon runs show {run}` shows its steps.",
         )
@@ -86,7 +86,7 @@ def finish_apply(
         return msgspec.convert(found.result, ApplyResult)
     if found.status == "cancelled":
         raise InvalidInputError(
-            f"The apply was cancelled, by somebody or by another apply. {NOTHING_CHANGED}",
+            f"The apply was cancelled, by hand or by another apply. {NOTHING_CHANGED}",
             where=run,
             next_step="`antiphon plan` shows what is not applied.",
         )

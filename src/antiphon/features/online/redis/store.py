@@ -195,7 +195,7 @@ class RedisStore(SnapshotStore[RedisSnapshot]):
         writer = RedisWriter(self._server, place, before.meta, self._codec)
         copy_records(before.values(), writer)
         if not writer.seal(instead_of=before.build.stored):
-            raise WriteConflictError(f"{snapshot} was sealed anew by somebody else.", where="online store")
+            raise WriteConflictError(f"{snapshot} was sealed anew by another process.", where="online store")
 
     def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
         return RedisSnapshot(self._server, SnapshotKeys(scope, view, snapshot), self._codec)
