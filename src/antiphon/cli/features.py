@@ -12,7 +12,6 @@ from antiphon.cli import (
     feast,
     features_get,
     features_lineage,
-    features_neighbors,
     features_refresh,
     features_rollback,
     features_skew,
@@ -37,7 +36,7 @@ app.command("lineage")(features_lineage.lineage)
 app.command("rollback")(features_rollback.rollback)
 app.command("hold")(features_rollback.hold)
 app.command("resume")(features_rollback.resume)
-app.command("neighbors")(features_neighbors.neighbors)
+app.command("neighbors")(features_get.neighbors)
 
 
 @app.command("list")

@@ -6,11 +6,11 @@ Every frame is a 4-byte big-endian length and a msgpack array-like struct; a con
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, EngineError, InvalidDefinitionsError, UnsupportedParameterError
+from antiphon.core.errors import AntiphonError, EngineError, InvalidDefinitionsError
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
 PROTOCOL = 3
@@ -370,19 +370,3 @@ ToEngine = (
     | ModelDeclaration
 )
 FromEngine = Hello | Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFailure | EngineDescription
-
-
-def fields(parameters: str) -> dict[str, Any]:
-    """The fields of a request's ``parameters``, by name."""
-    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
-
-
-def refuse(*names: str) -> None:
-    """Refuse the first of some fields, by name, for an engine that does not know them
-    (``UnsupportedParameterError``)."""
-    for name in names:
-        raise UnsupportedParameterError(
-            f"The engine that serves this model does not know `{name}`.",
-            where=name,
-            next_step='Leave it out; `serves = "vllm"` or `parameters` under [engine] say that a server takes it.',
-        )
