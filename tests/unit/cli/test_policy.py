@@ -83,7 +83,7 @@ def test_explain_says_who_decided(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("explain", "nobody", "answer", "a/b"), "Nobody has a key"),
+        (("explain", "nobody", "answer", "a/b"), "There is no key"),
         (("explain", "x", "fly", "a/b", "--role", "admin"), "not an action"),
         (("explain", "x", "read", "a/b", "--role", "king"), "Invalid enum value"),
         (("explain", "x", "read", "a/b", "--role", "admin", "--context", "purpose"), "not KEY=VALUE"),
