@@ -46,7 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     before = options.before.split() if options.before else options.command
     rounds: list[dict[str, float]] = []
-    with _checkout(options.revision) as (folder, commit):
+    with checkout(options.revision) as (folder, commit):
         sides = {"before": (folder, before, options.packages), "after": (ROOT, options.command, None)}
         for number in range(options.rounds):
             found: dict[str, dict[str, float]] = {}
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 @contextmanager
-def _checkout(revision: str) -> Iterator[tuple[Path, str]]:
+def checkout(revision: str) -> Iterator[tuple[Path, str]]:
     """A temporary working tree of a revision, and its commit."""
     with tempfile.TemporaryDirectory(prefix="paired-") as parent:
         folder = Path(parent) / "tree"

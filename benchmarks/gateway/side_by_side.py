@@ -1,0 +1,136 @@
+"""Streams from the gateway of this tree and from that of an earlier revision, both running at once, in turn.
+
+    python -m benchmarks.gateway.side_by_side REVISION [--packages DIR]
+
+Two processes of one benchmark that start a minute apart differ by a fifth on a shared machine; two that run at once and
+are asked alternately do not. Each has its own copy of the upstream. One request at a time: milliseconds to the first
+``data:`` and to the last byte of 16 streamed tokens, as medians of 300 pairs a round, and their ratio.
+
+A line a round, then one JSON line, kept in ``benchmarks/results/side_by_side.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.paired import checkout
+
+ROOT = Path(__file__).parents[2]
+ROUNDS, PAIRS, WARM_UP = 6, 300, 100
+GATEWAY = """
+import sys, tempfile
+from pathlib import Path
+from benchmarks.gateway import contenders
+
+cores = contenders.Cores.of_this_machine()
+with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    with contenders.upstream(cores, folder / "upstream.log") as upstream:
+        with contenders.over_remote(folder / "project", upstream, cores) as gateway:
+            print(gateway.target.port, gateway.target.key, flush=True)
+            sys.stdin.readline()
+"""
+"""Program of both sides: each runs the gateway of its own tree until its standard input ends."""
+
+
+class Side:
+    """One gateway: a connection that is kept, and a request that is the same for both."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        asked = {"model": "simulated", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 16}
+        body = json.dumps({**asked, "stream": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        self._request = f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+    def ask(self) -> tuple[float, float]:
+        """Milliseconds to the first piece and to the end of the answer.
+
+        Raises:
+            RuntimeError: the gateway refused, or closed the connection.
+        """
+        began, first, received = time.perf_counter(), 0.0, b""
+        self._socket.sendall(self._request)
+        while not (b"[DONE]" in received and received.endswith(b"0\r\n\r\n")):
+            piece = self._socket.recv(65_536)
+            received += piece
+            if not piece or not received.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(received[:500].decode(errors="replace"))
+            first = first or (time.perf_counter() - began if b"data:" in received else 0.0)
+        return first * 1e3, (time.perf_counter() - began) * 1e3
+
+
+@contextmanager
+def running(tree: Path, packages: Path | None) -> Iterator[Side]:
+    """The gateway of a tree before an upstream of its own."""
+    paths = [str(tree / "src"), str(tree), *([str(packages.resolve())] if packages else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with subprocess.Popen(
+        (sys.executable, "-c", GATEWAY), cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            port, key = process.stdout.readline().split()
+            yield Side(int(port), key)
+        finally:
+            process.stdin.close()
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("revision", help="what git knows the earlier state by")
+    parser.add_argument("--packages", type=Path, help="a folder of packages that only the revision needs")
+    options = parser.parse_args()
+    rounds: list[dict[str, float]] = []
+    with ExitStack() as stack:
+        folder, commit = stack.enter_context(checkout(options.revision))
+        before = stack.enter_context(running(folder, options.packages))
+        after = stack.enter_context(running(ROOT, None))
+        for _ in range(WARM_UP):
+            before.ask(), after.ask()
+        for _ in range(ROUNDS):
+            figures: dict[Side, list[tuple[float, float]]] = {before: [], after: []}
+            for number in range(PAIRS):
+                for side in (before, after) if number % 2 else (after, before):
+                    figures[side].append(side.ask())
+            one: dict[str, float] = {}
+            for place, name in enumerate(("first", "last")):
+                old, new = (statistics.median(each[place] for each in figures[side]) for side in (before, after))
+                one |= {f"{name}_before_ms": round(old, 3), f"{name}_ms": round(new, 3), name: round(new / old, 3)}
+            rounds.append(one)
+            print("  ".join(f"{name} {value}" for name, value in one.items()), flush=True)
+    summary = {
+        "benchmark": "gateway side by side",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "before": commit,
+        "pairs": ROUNDS * PAIRS,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "ratio_first": statistics.median(one["first"] for one in rounds),
+        "ratio_last": statistics.median(one["last"] for one in rounds),
+        "rounds": rounds,
+    }
+    line = json.dumps(summary)
+    with (ROOT / "benchmarks" / "results" / "side_by_side.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
