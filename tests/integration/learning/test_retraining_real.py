@@ -76,7 +76,7 @@ desk = Application(
         base="smollm2-135m",
         targets={"notice": "Orders take {{ features.today.minutes }} minutes."},
         window=TrainingWindow(history="10d", maturity="3h", embargo="2d"),
-        examples=16, batch=16, epochs=3.0, rank=2, alpha=4, whole_share=0.5,
+        examples=12, batch=12, epochs=3.0, rank=2, alpha=4, whole_share=0.5,
     ),
     outcome=Outcome("outlook", positive="delayed", history=told),
     gates=Gates(auc=None, brier_above_base=None, brier_above_live=None, valid_share=None, false_share=None,
@@ -94,7 +94,7 @@ def project(folder: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["order_id", "shop", "ordered", "handed_over", "outlook"])
         for number, row in enumerate(rows):
-            late = number % 2 == 0  # sixteen rows drawn of these have one label once in 32,768 times
+            late = number % 2 == 0  # twelve rows drawn of these have one label once in 2,048 times
             writer.writerow(
                 [row["order_id"], row["shop"], row["ordered"], row["handed_over"], "delayed" if late else "on_time"]
             )
@@ -176,20 +176,20 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             store, wired.engine, wired.commit, wired.features, run_training=trainer.run, served=served
         )
         async with engine_of(store, wired):
-            order = TrainingRequest("desk", rows=16, texts=1)
+            order = TrainingRequest("desk", rows=12, texts=1)
             run = await work(store, learning, learning.orders.place(store.scope, "me", order))
             assert run.status == "succeeded", run.error
             found = run.result
             assert (found["model"], found["stage"]) == ("desk.v1", "validated"), found["reasons"]
-            assert found["examples"] == {"new": 16, "replayed": 0, "refused": 0}
+            assert found["examples"] == {"new": 12, "replayed": 0, "refused": 0}
             version = store.models.get(store.scope, "desk.v1")
             chosen = learning.services.arithmetic()
             assert (version.recipe["dtype"], version.recipe["device"]) == (chosen.dtype, chosen.device)
-            first, *_, last = version.losses  # Every step is over the same sixteen examples: their losses compare.
+            first, *_, last = version.losses  # Every step is over the same twelve examples: their losses compare.
             assert (first[0], last[0]) == (1, 3)
             assert last[1] < first[1]
             evaluation = store.evaluations.get(store.scope, found["evaluation"])
-            assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (16, 1, {})
+            assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (12, 1, {})
             assert evaluation.against == applied.releases[0].id
             for text in texts_of(store, found["release"]):
                 assert json.dumps(json.loads(text), ensure_ascii=False) == text, "it is trained in another spacing"
@@ -200,9 +200,9 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             (draft,) = apply(store, principal="me", activate=False).releases
             told: list[tuple[int, int, str]] = []
             verdict = await learning.validate(
-                store.scope, draft.id, principal="me", rows=16, texts=0, progress=lambda *one: told.append(one)
+                store.scope, draft.id, principal="me", rows=12, texts=0, progress=lambda *one: told.append(one)
             )
-            assert (verdict.release.stage, verdict.reasons, told[-1][:2]) == ("validated", (), (16, 16))
+            assert (verdict.release.stage, verdict.reasons, told[-1][:2]) == ("validated", (), (12, 12))
             again = await work(store, learning, learning.orders.rebuild(store.scope, "me", "desk.v1"))
             assert again.status == "succeeded", again.error
             assert (again.result["equal"], again.result["differences"]) == (True, [])
