@@ -26,6 +26,8 @@ from pathlib import Path
 
 from benchmarks.paired import checkout
 
+from antiphon.core.child_process import start_child
+
 ROOT = Path(__file__).parents[2]
 ROUNDS, PAIRS, WARM_UP = 6, 300, 100
 GATEWAY = """
@@ -77,7 +79,7 @@ def running(tree: Path, packages: Path | None) -> Iterator[Side]:
     """The gateway of a tree before an upstream of its own."""
     paths = [str(tree / "src"), str(tree), *([str(packages.resolve())] if packages else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with subprocess.Popen(
+    with start_child(
         (sys.executable, "-c", GATEWAY), cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True,
     ) as process:  # fmt: skip

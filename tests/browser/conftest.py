@@ -64,8 +64,9 @@ async def photograph(page: Page, name: str) -> None:
 
 
 async def require_fit(page: Page, width: int) -> None:
-    """Fail if something runs off the side of a window of ``width`` pixels."""
+    """Load the page into a window of ``width`` pixels, and fail if something runs off its side."""
     await page.set_viewport_size({"width": width, "height": 844})
+    await page.reload()
     overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0, (page.url, width)
 

@@ -86,7 +86,7 @@ def test_a_move_is_a_compare_and_swap(database: Database, start: Start, clock: M
         DEV, rollout.id, state="canary", step=0, held=False, reason="pairs", principal="judge", expected=("shadow", 0)
     )
     assert (moved.entered_at, moved.ended_at, moved.weight) == (NOON + timedelta(minutes=5), None, 0.01)
-    with pytest.raises(ConflictError, match=r"in the canary at 1 % \(step 1 of 3\).*judge: pairs"):
+    with pytest.raises(ConflictError, match=r"in the canary at 1 % \(step 1 of 3\).*judge moved it \(pairs\)"):
         rollouts.move(
             DEV, rollout.id, state="canary", step=0, held=False, reason="again", principal="x", expected=("shadow", 0)
         )

@@ -120,7 +120,7 @@ def test_plain_http_stays_on_loopback(project: Path, host: str) -> None:
     [
         ('certificate = "a"', "`key` is missing"),
         ('client_ca = "a"', "over TLS only"),
-        ('certificate = "a"\nkey = "b"\nrequire_client = true', "nobody may vouch"),
+        ('certificate = "a"\nkey = "b"\nrequire_client = true', "no authority is set"),
         ('certificate = "a"\nkey = "b"\nclient_ca = "c"\nrequire_client = true', "own probes have none"),
     ],
 )

@@ -71,7 +71,7 @@ def test_one_person_is_author_and_approver_in_dev_only(sets: PolicySets, scope: 
     if scope == DEV:
         assert sets.approve(scope, 1, principal="ann", reason="mine").state == "in_force"
         return
-    with pytest.raises(ForbiddenError, match="somebody else must approve"):
+    with pytest.raises(ForbiddenError, match="another person must approve"):
         sets.approve(scope, 1, principal="ann", reason="mine")
     assert sets.in_force(scope) is None
 
