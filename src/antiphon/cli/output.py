@@ -1,4 +1,4 @@
-"""Output of the commands: JSON for programs, aligned text for people; results to stdout, the rest to stderr."""
+"""Output of the commands: JSON or aligned text to stdout; notes, progress and errors to stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: put in place whole, deleted by several processes, kept from other users; and errors of a full disk."""
+"""Files: put in place whole, locked, hashed, kept from other users; and errors of a full disk."""
 
 from __future__ import annotations
 

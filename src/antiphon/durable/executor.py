@@ -1,4 +1,4 @@
-"""The executor: claims runs, keeps their leases, calls their workflows.
+"""The executor: claims runs, keeps their leases, calls their workflows, which a registry names.
 
 Invariant: a run is left in the catalog as what happened to it (succeeded, failed, queued again, cancelled), or its
 lease ends and another executor claims it. Nothing depends on this process ending well.

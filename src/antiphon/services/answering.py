@@ -21,7 +21,6 @@ from antiphon.services.governance.audit_trail import AuditedReceipts, batch_deni
 from antiphon.services.project.store import Store
 from antiphon.serving.admission.engine_gate import EngineGate, GatedEngine
 from antiphon.serving.admission.limits import AdmissionController
-from antiphon.serving.answerer import Answerer
 from antiphon.serving.fallback.engines import FailoverPolicy
 from antiphon.serving.ports import EntityReader, PolicyDecider, ReleaseAssignment
 from antiphon.serving.services import Services
@@ -68,26 +67,6 @@ def gated(store: Store, engine: GenerationEngine) -> GatedEngine:
     return GatedEngine(engine, gate, monotonic, tells_queue=not remote)
 
 
-def answerer(
-    store: Store,
-    engine: GenerationEngine,
-    commit: GroupCommit,
-    releases: ReleaseAssignment,
-    features: FeaturePlatform,
-    *,
-    reader: Callable[[Scope], EntityReader] | None = None,
-    standbys: Mapping[str, GenerationEngine] | None = None,
-) -> Answerer:
-    """Wire serving's answer() with this project's stores. Close it before the engine and the commit.
-
-    Args:
-        reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
-        standbys: engines that may stand in for this one, by name.
-    """
-
-    return Answerer(serving_services(store, engine, commit, releases, features, reader=reader, standbys=standbys))
-
-
 def serving_services(
     store: Store,
     engine: GenerationEngine,
@@ -98,7 +77,12 @@ def serving_services(
     reader: Callable[[Scope], EntityReader] | None = None,
     standbys: Mapping[str, GenerationEngine] | None = None,
 ) -> Services:
-    """Builds the services behind answers and vectors; ``reader`` and ``standbys`` as for :func:`answerer`."""
+    """Builds the services behind answers and vectors with this project's stores.
+
+    Args:
+        reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
+        standbys: engines that may stand in for this one, by name.
+    """
     gateway = store.settings.gateway
     first_token = _first_token(store)
     return Services(

@@ -9,27 +9,16 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.releases.releases import Release
-from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount, UsageReceipt
+from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount
 from antiphon.core.clock import Clock
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import PriceSettings
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.offline.lineage import Lineage
+from antiphon.operations.cost import price
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.project.store import Store
 from antiphon.serving.replay import replay as make_again
-
-
-def price(usage: UsageReceipt, prices: PriceSettings) -> float:
-    """Prices this usage, in ``prices.currency``."""
-    charged_prompt = max(0, usage.prompt_tokens - usage.cached_prompt_tokens)
-    return (
-        usage.engine_seconds * prices.engine_second
-        + charged_prompt * prices.prompt_token
-        + usage.completion_tokens * prices.completion_token
-    )
-
 
 MOST_SOURCE_ROWS = 20
 """Source rows shown for each feature; how many there are in all is always said."""

@@ -40,13 +40,14 @@ from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
-from antiphon.services.answering import answerer
+from antiphon.services.answering import serving_services
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.feature_services import FeatureRollback
 from antiphon.services.features.refreshing import finish_apply
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.rollouts import rollout_transitions
+from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
@@ -222,7 +223,7 @@ class Role(Life):
         store = self.store
         live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts)
         self._commit = GroupCommit(store.database)
-        return answerer(store, self._engine, self._commit, live, self.platform)
+        return Answerer(serving_services(store, self._engine, self._commit, live, self.platform))
 
     def _finish(self, run: str) -> None:
         """Work until a run has ended; others may do the work, and theirs may be done here."""

@@ -15,11 +15,12 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
-from antiphon.services.answering import answerer
+from antiphon.services.answering import serving_services
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
+from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 
@@ -79,8 +80,10 @@ class Shop(Project):
     @asynccontextmanager
     async def asking(self) -> AsyncIterator[tuple[object, ProjectPredictions]]:
         store, commit = self.store, GroupCommit(self.store.database)
-        answering = answerer(
-            store, self.engine, commit, LiveReleases(store.releases, store.database.clock), self.platform
+        answering = Answerer(
+            serving_services(
+                store, self.engine, commit, LiveReleases(store.releases, store.database.clock), self.platform
+            )
         )
         try:
             yield answering, ProjectPredictions(store)

@@ -18,7 +18,7 @@ from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
-from antiphon.services.answering import answerer
+from antiphon.services.answering import serving_services
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
@@ -48,7 +48,7 @@ class Project:
 
     def wired(self, **options: Any) -> Answerer:
         releases = LiveReleases(self.store.releases, self.store.database.clock, rollouts=self.rollouts)
-        return answerer(self.store, self.engine, self.commit, releases, self.features, **options)
+        return Answerer(serving_services(self.store, self.engine, self.commit, releases, self.features, **options))
 
     def release(self, application: ApplicationSpec, *, live: bool = False) -> Release:
         bundle = Bundle(application, ModelPin(application.model, None), "p")

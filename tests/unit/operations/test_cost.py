@@ -4,7 +4,7 @@ import pytest
 
 from antiphon.catalog.serving.receipts import UsageReceipt
 from antiphon.core.settings_sections import PriceSettings
-from antiphon.services.predictions import price
+from antiphon.operations.cost import price
 
 PRICES = PriceSettings("EUR", engine_second=0.5, prompt_token=0.01, completion_token=0.1)
 

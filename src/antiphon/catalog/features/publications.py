@@ -1,4 +1,4 @@
-"""Publications: numbered, atomic sets of snapshots that are current online.
+"""Publications: numbered, atomic sets of snapshots that are current online; and holds, which keep a view's as they are.
 
 Invariant: publication N is written by compare-and-swap on N − 1 and never changes. It holds every snapshot of
 N − 1 with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1. A view that

@@ -21,9 +21,9 @@ from antiphon.gateway.http.bounds import Few
 from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import NO_LIMITS, Limits
+from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.features.view_status import ViewStatus
-from antiphon.services.predictions import price
 from antiphon.serving.admission.engine_gate import GateStatus
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from antiphon.features.publication.rollback import SnapshotRollback, ViewRollbac
 from antiphon.features.selection import unknown_views
 from antiphon.services.features.lineage import FeatureLineage
 from antiphon.services.features.lookup import Lookups
-from antiphon.services.features.platform import FeaturePlatform, ProjectNeighbors
+from antiphon.services.features.neighbors import ProjectNeighbors
+from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.streams import ProjectStreams
 from antiphon.services.features.view_status import ViewStatus, read_view_statuses

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from antiphon.batch.table_files import patterns
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.sensitivity import Tags
 from antiphon.features.catalog import FeatureCatalog
-from antiphon.features.embedding.neighbors import NeighborLookup, NeighborQuery, Neighbors
+from antiphon.features.embedding.neighbors import NeighborLookup
 from antiphon.features.embedding.space_cache import VectorSpaces
 from antiphon.features.embedding.vector_reader import TextReader, VectorReader
 from antiphon.features.feast.reader import FeastReader
@@ -30,54 +29,15 @@ from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
-from antiphon.governance.identity.principal import Principal
-from antiphon.governance.policy.request import PolicyColumn, Resource
 from antiphon.orchestration.refreshing import RefreshSlot
 from antiphon.services.apply.compatibility import pins
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.embedders import LocalEmbedders
+from antiphon.services.features.neighbors import ProjectNeighbors
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import APPLY
-
-
-class ProjectNeighbors:
-    """Answers for the project's own scope; of another scope there are no views here."""
-
-    def __init__(self, store: Store, lookup: NeighborLookup) -> None:
-        self._store = store
-        self._lookup = lookup
-
-    def find(
-        self, scope: Scope, principal: Principal, view: str, question: NeighborQuery, *, purpose: str, see_keys: bool
-    ) -> Neighbors:
-        """The entities of a view whose texts are nearest.
-
-        Raises:
-            NotFoundError: this scope has no such view, feature, publication or entity.
-            ForbiddenError: the feature is too sensitive for the principal, or not for this purpose.
-            InvalidInputError, EmbeddingModelMismatchError, FeatureUnavailableError, SetupError: as
-                :meth:`NeighborLookup.find`.
-        """
-        views = self._store.applied.project(scope).views if scope == self._store.scope else {}
-        spec = views.get(view)
-        if spec is None:
-            raise unknown_views([view], views, "view")
-        self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
-        return self._lookup.find(spec, question, see_keys=see_keys)
-
-    def _require(self, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
-        """Requires that policy allows an answer made from this feature alone."""
-        column = PolicyColumn(feature, tags.sensitivity, tags.purposes)
-        resource = Resource("view", feature.partition(".")[0], columns=(column,))
-        environment = self._store.settings.project.environment
-        context = {"environment": environment, "purpose": purpose, "path": "online"}
-        if self._store.decider.require(principal, "answer", resource, context).masked:
-            raise ForbiddenError(
-                f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask an administrator."
-            )
-
 
 _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000

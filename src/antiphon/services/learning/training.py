@@ -36,13 +36,14 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.orchestration.worker import wait
-from antiphon.services.answering import answerer
+from antiphon.services.answering import serving_services
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import may_train, unattended
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import feature_exists, rollout_transitions
+from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.serving.ports import EntityReader
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
@@ -199,7 +200,7 @@ class LearningPlatform:
         return self.builder.build(spec)
 
     def _answering(self, features: EntityReader, releases: EvaluatedReleases, once: bool) -> AnswerFunction:
-        wired = answerer(
+        wired = serving_services(
             self.store,
             DeduplicatingEngine(self.engine) if once else self.engine,
             self.commit,
@@ -207,7 +208,7 @@ class LearningPlatform:
             self.features,
             reader=lambda scope: features,
         )
-        return wired.answer
+        return Answerer(wired).answer
 
     @property
     def _threads(self) -> int:

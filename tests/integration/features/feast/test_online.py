@@ -22,12 +22,13 @@ from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, Una
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
-from antiphon.services.answering import answerer
+from antiphon.services.answering import serving_services
 from antiphon.services.apply import apply as applying
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.view_status import read_view_statuses
 from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
+from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import Answer, AnswerRequest
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 
@@ -128,7 +129,7 @@ class Desk:
         self.engine = ScriptedEngine(echo)
         self.commit = GroupCommit(self.store.database)
         releases = LiveReleases(self.store.releases, self.store.database.clock, rollouts=Rollouts(self.store.database))
-        self.answerer = answerer(self.store, self.engine, self.commit, releases, self.features)
+        self.answerer = Answerer(serving_services(self.store, self.engine, self.commit, releases, self.features))
 
     async def ask(self, application: str, entity: dict[str, str], **fields: Any) -> Answer:
         asker = Principal("someone", self.store.scope.tenant, "service")
