@@ -132,7 +132,7 @@ def histories(folder: Path) -> dict[str, bool]:
             log.append(SCOPE, "ann", action, f"rel_{number}")
 
     write(20, "release.activate")
-    database.truncate_log()
+    database.erase_free_space()
     shutil.copy(folder / "catalog.db", folder / "copy")
     write(20, "release.activate")
     CheckpointSigner(log, KEY, witness).sign(SCOPE)

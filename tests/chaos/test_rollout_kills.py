@@ -54,7 +54,7 @@ def template(place: Path) -> Path:
             releases.activate(SCOPE, APPLICATION, made, "me", "first")
         else:
             releases.set_stage(SCOPE, made, "validated", principal="gates", reason="passed")
-    database.truncate_log()
+    database.erase_free_space()
     database.close()
     return folder
 

@@ -1,4 +1,4 @@
-"""Contract tests run against every implementation of a port; embedded, that is SQLite on a real file."""
+"""Contract tests run against every implementation of a port: those of the catalog on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.catalog.examples import NOON, open_database
+from tests.catalogs import KINDS, catalog_url, drop
+from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
@@ -17,8 +18,10 @@ def clock() -> ManualClock:
     return ManualClock(NOON)
 
 
-@pytest.fixture
-def database(tmp_path: Path, clock: ManualClock) -> Iterator[Database]:
-    opened = open_database(tmp_path, clock)
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[Database]:
+    url = catalog_url(tmp_path, request.param)
+    opened = Database.open(url, clock=clock)
+    opened.migrate()
     yield opened
-    opened.close()
+    drop(opened)

@@ -1,99 +1,127 @@
 """The catalog's database: connections, transactions and migration.
 
 Invariants:
-- What must commit together is in this one file; a write transaction holds the write lock from its first
-  statement (``BEGIN IMMEDIATE``), so nothing it has read can change under it.
-- An acknowledged commit is on disk (WAL with ``synchronous=FULL``).
-- A thread that writes while another thread of this process writes waits on a lock, not on SQLite's busy
-  handler, whose sleeps grow to 100 ms.
+- What must commit together is in this one database; it has one writer at a time, from the first statement of a write
+  transaction to its commit, so nothing a writer has read can change under it.
+- An acknowledged commit is on disk.
+- A thread that writes while another thread of this process writes waits on a lock here, not on the database: SQLite's
+  busy handler sleeps for up to 100 ms, and PostgreSQL would keep a connection for each that waits.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 
-from antiphon.catalog import copies, schema
+from antiphon.catalog import schema
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translated_errors
-from antiphon.core.clock import Clock, SystemClock
+from antiphon.catalog.postgres_server import PostgresServer
+from antiphon.catalog.sqlite_file import SqliteFile
+from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import (
-    AntiphonError,
-    CorruptionError,
-    InvalidInputError,
-    SetupError,
-    UnavailableError,
-)
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
-
-_BEGIN = "antiphon_begin"
 
 Gather = Callable[[Sequence[Any], Connection], object]
 """Takes everything that a transaction gathered for it, right before the commit."""
+
+
+class Backend(Protocol):
+    """The place of a catalog: :class:`SqliteFile` or :class:`PostgresServer`."""
+
+    @property
+    def place(self) -> str:
+        """Its path, or its URL without the password."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Its URL with everything that opens it; not for a message."""
+        ...
+
+    @property
+    def engine(self) -> sa.Engine: ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that all who share the catalog agree on."""
+        ...
+
+    def exists(self) -> bool: ...
+
+    def connect(self) -> None: ...
+
+    def require_in_place(self) -> None: ...
+
+    def reading(self) -> AbstractContextManager[Connection]: ...
+
+    def writing(self) -> AbstractContextManager[Connection]: ...
+
+    def translated(self, error: sa.exc.DBAPIError) -> Exception | None: ...
+
+    def back_up(self, revision: str) -> str: ...
+
+    def erase_free_space(self) -> bool: ...
+
+    def compact(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Database:
     """One catalog. Safe to share between threads; every process opens its own.
 
     Args:
-        engine: a SQLAlchemy engine prepared by :meth:`open`.
         codec: seals payload columns.
-        clock: stamps ``created_at`` columns.
+        clock: stamps ``created_at`` columns; by default that of the place.
     """
 
-    def __init__(self, engine: sa.Engine, *, codec: Codec, clock: Clock) -> None:
-        self._engine = engine
-        self._writing = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+    def __init__(self, backend: Backend, *, codec: Codec, clock: Clock | None) -> None:
+        self.backend = backend
         self._write_lock = threading.Lock()
         self._writer: int | None = None
         self._connection: Connection | None = None
         self._gathered: list[tuple[Gather, Any]] = []
-        self._identity = _identity(self.path)
         self.codec = codec
-        self.clock = clock
+        self.clock = clock or backend.clock
 
     @classmethod
     def open(cls, url: str, *, codec: Codec | None = None, clock: Clock | None = None) -> Database:
-        """Open ``sqlite:////absolute/path/catalog.db``; the file appears when it is missing.
+        """Open ``sqlite:////absolute/path/catalog.db`` (the file appears when it is missing) or
+        ``postgresql://user@host/database``.
 
         Raises:
             InvalidInputError: the URL is malformed or of a database that is not supported.
-            SetupError: the folder does not exist or cannot be written.
+            SetupError: the folder does not exist or cannot be written; the server refuses the user.
+            UnavailableError: the server does not answer.
         """
-        parsed = _parse(url)
-        engine = sa.create_engine(
-            parsed,
-            pool_size=8,
-            max_overflow=32,
-            hide_parameters=True,  # an error's text would hold what was to be stored
-            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
-        )
-        sa.event.listen(engine, "connect", _configure)
-        sa.event.listen(engine, "begin", _begin)
-        database = cls(engine, codec=codec or PlainCodec(), clock=clock or SystemClock())
+        backend = backend_of(url)
         try:
-            with database.read() as connection:
-                connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1")
-            database._identity = _identity(database.path)
+            with translated_errors(backend.translated):
+                backend.connect()
         except BaseException:
-            engine.dispose()
+            backend.close()
             raise
-        return database
+        return cls(backend, codec=codec or PlainCodec(), clock=clock)
 
     @property
     def path(self) -> Path:
-        """The database's file."""
-        return Path(str(self._engine.url.database))
+        """The file of an embedded catalog.
+
+        Raises:
+            AntiphonError: the catalog is on a server.
+        """
+        if not isinstance(self.backend, SqliteFile):
+            raise AntiphonError("This catalog is no file.", where=self.backend.place)
+        return self.backend.path
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -110,12 +138,12 @@ class Database:
                 where="catalog",
                 next_step="Pass its connection as within=.",
             )
-        self._require_in_place()
+        self.backend.require_in_place()
         if not self._write_lock.acquire(timeout=BUSY_SECONDS):
             raise busy_error()
         try:
             self._writer = me
-            with translated_errors(), self._writing.begin() as connection:
+            with translated_errors(self.backend.translated), self.backend.writing() as connection:
                 self._connection = connection
                 yield connection
                 self._hand_over(connection)
@@ -133,22 +161,9 @@ class Database:
             UnavailableError: the catalog is busy or away.
             CorruptionError: the file is damaged or no database.
         """
-        self._require_in_place()
-        with translated_errors(), self._engine.connect() as connection:
+        self.backend.require_in_place()
+        with translated_errors(self.backend.translated), self.backend.reading() as connection:
             yield connection
-
-    def _require_in_place(self) -> None:
-        """SQLite goes on with a file that was deleted, and makes an empty one for the next connection: what is written
-        to either is lost."""
-        found = _identity(self.path)
-        if self._identity is None:  # It was closed, and is opened again with whatever file is there.
-            self._identity = found
-        if found != self._identity:
-            raise UnavailableError(
-                "The catalog's file was deleted or replaced while it was open.",
-                where="catalog",
-                next_step="Stop `antiphon up`, restore the file from a backup, and start again.",
-            )
 
     @property
     def writer(self) -> Connection | None:
@@ -225,8 +240,8 @@ class Database:
             return found
 
     def migrate(self) -> None:
-        """Bring the schema to this version's revision, after a copy of the file was made. Safe when several processes
-        do it at once; one that fails leaves the catalog as it was.
+        """Bring the schema to this version's revision; of a file a copy is made before. Safe when several processes do
+        it at once; one that fails leaves the catalog as it was.
 
         Raises:
             SetupError: the file is of an unreleased or a newer version, is no Antiphon catalog, or there is no room
@@ -237,32 +252,23 @@ class Database:
         from antiphon.catalog.migration import upgrade
 
         with self.transaction() as connection:
-            upgrade(connection, self.path)
+            upgrade(connection, self.backend.back_up)
 
-    def truncate_log(self) -> bool:
-        """Copy the write-ahead log into the file and empty it, so that erased bytes leave the disk; copies that were
-        made before migrations hold them too, and go.
+    def erase_free_space(self) -> bool:
+        """Let erased bytes leave the disk, as far as the place can: rows that were deleted, and logs of them.
 
         Returns:
-            Whether it was emptied; ``False`` while a reader still needs it.
+            Whether they are gone; ``False`` while a reader still needs them, and on a server, whose own log and backups
+            keep them (docs/encryption.md, Erasing).
         """
-        copies.remove(self.path)
-        row = self._maintain("PRAGMA wal_checkpoint(TRUNCATE)")
-        return row is not None and row[0] == 0
+        with translated_errors(self.backend.translated), self._write_lock:
+            return self.backend.erase_free_space()
 
     def compact(self) -> None:
-        """Write the file anew without free pages, and empty the log. Nothing else may have the catalog open."""
-        self._maintain("VACUUM")
-        self.truncate_log()
-
-    def _maintain(self, statement: str) -> Any:
-        """Run a statement that no transaction may hold, while no thread of this process writes; its first row."""
-        with translated_errors(), self._write_lock, closing(self._engine.raw_connection()) as raw:
-            cursor = raw.cursor()
-            cursor.execute(statement)
-            row = cursor.fetchone()
-            cursor.close()
-            return row
+        """Write the tables anew without free space. Nothing else may have the catalog open."""
+        with translated_errors(self.backend.translated), self._write_lock:
+            self.backend.compact()
+        self.erase_free_space()
 
     def seal(self, scope: Scope, schema: str, subject: str, content: bytes) -> bytes:
         """A payload column's bytes."""
@@ -295,70 +301,31 @@ class Database:
         return self.unseal(scope, schema, subject, packed).decode()
 
     def close(self) -> None:
-        """Close every idle connection. Whatever is done after it opens the file anew."""
-        self._engine.dispose()
-        self._identity = None
+        """Close every idle connection. Whatever is done after it opens the place anew."""
+        self.backend.close()
 
 
-def database_file(url: str) -> Path:
-    """The file that a catalog's URL names.
+def backend_of(url: str) -> Backend:
+    """The place that a catalog's URL names; nothing is opened yet.
 
     Raises:
         InvalidInputError, SetupError: as :meth:`Database.open`.
     """
-    return Path(str(_parse(url).database))
-
-
-def _parse(url: str) -> URL:
+    known = "Write sqlite:////absolute/path/catalog.db or postgresql://user@host/database."
     try:
-        parsed = make_url(url)
+        parsed: URL = make_url(url)
     except sa.exc.ArgumentError:
         raise InvalidInputError(
-            "`catalog.url` is no database URL.",
-            where="catalog.url",
-            next_step="Write sqlite:////absolute/path/catalog.db.",
+            "`catalog.url` is no database URL.", where="catalog.url", next_step=known
         ) from None  # the URL may hold a password
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        raise InvalidInputError(
-            f"A database of the kind {parsed.get_backend_name()!r} at this URL is no catalog this version can open.",
-            where="catalog.url",
-            next_step="Write sqlite:////absolute/path/catalog.db.",
-        )
-    folder = Path(parsed.database).parent
-    if not folder.is_dir():
-        raise SetupError(f"The folder {folder} does not exist.", where="catalog", next_step=f"mkdir -p {folder}")
-    return parsed
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _configure(raw: sqlite3.Connection, _record: object) -> None:
-    cursor = raw.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-    _enter_wal(cursor)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _enter_wal(cursor: sqlite3.Cursor) -> None:
-    # Changing the journal mode does not go through the busy handler; only the first opener of a file changes it.
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    match parsed.get_backend_name():
+        case "sqlite":
+            return SqliteFile(parsed)
+        case "postgresql" | "postgres":
+            return PostgresServer(parsed)
+        case other:
+            raise InvalidInputError(
+                f"A database of the kind {other!r} is no catalog this version can open.",
+                where="catalog.url",
+                next_step=known,
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
-from antiphon.catalog import copies, schema
+from antiphon.catalog import schema
 from antiphon.core.errors import SetupError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -32,11 +32,11 @@ def configuration(connection: Connection | None = None) -> Config:
     return config
 
 
-def upgrade(connection: Connection, catalog: Path) -> None:
+def upgrade(connection: Connection, back_up: Callable[[str], str]) -> None:
     """Bring the schema to :data:`~antiphon.catalog.schema.REVISION` inside the connection's write transaction.
 
     Args:
-        catalog: the file, of which a copy is made first when there is anything in it.
+        back_up: called with the revision that is there, before it is left; says what the way back is.
 
     Raises:
         SetupError: the file is of an unreleased or a newer version, or holds tables that are not Antiphon's, or there
@@ -48,10 +48,8 @@ def upgrade(connection: Connection, catalog: Path) -> None:
     if found == schema.REVISION:
         return  # Another process was faster.
     if found is not None:
-        copy = copies.make(catalog, found)
-        _log.warning(
-            "The catalog goes from schema revision %s to %s; %s is a copy of it.", found, schema.REVISION, copy
-        )
+        way_back = back_up(found)
+        _log.warning("The catalog goes from schema revision %s to %s; %s.", found, schema.REVISION, way_back)
     command.upgrade(config, schema.REVISION)
 
 

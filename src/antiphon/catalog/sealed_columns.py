@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import AntiphonError, CorruptionError
@@ -365,5 +365,5 @@ def _keep(
         "finished": finished,
         "updated_at": microseconds(now),
     }
-    statement = insert(schema.reencryptions).values(**key, **values)
+    statement = upsert(schema.reencryptions).values(**key, **values)
     connection.execute(statement.on_conflict_do_update(set_=values))

@@ -225,7 +225,7 @@ def erase(
     """Erase a person's name from the log for good; what was done stays provable."""
     with stores(project) as store:
         erased = store.audit.erase(_scope(store, tenant), name, principal=at_terminal(store).id, reason=reason)
-        store.database.truncate_log()
+        store.database.erase_free_space()
     show({"erased": erased}, as_json, lambda: f"Erased in {erased} places.")
 
 

@@ -136,7 +136,7 @@ def _catalog(project: Path) -> str:
 
     store = Store(*settings.load(project))
     store.required_files.require_catalog()
-    if not store.database_file.exists():
+    if not store.required_files.place.exists():
         return "not made yet"
     try:
         found = store.database.revision()

@@ -3,8 +3,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+import sqlalchemy as sa
+from tests.catalogs import stored_bytes
 from tests.unit.catalog.examples import DEV, OTHER
 
+from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import CorruptionError, NotFoundError
@@ -42,9 +45,11 @@ def test_an_erased_blob_says_so_and_leaves_the_disk(database: Database) -> None:
     assert not blobs.erase(DEV, digest)
     with pytest.raises(NotFoundError, match="was erased at 2013-04-10"):
         blobs.get(DEV, digest)
-    assert database.truncate_log()
-    stored = b"".join(path.read_bytes() for path in database.path.parent.iterdir())
-    assert b"SECRET-PHRASE" not in stored
+    if database.erase_free_space():
+        assert b"SECRET-PHRASE" not in stored_bytes(database)
+    else:
+        assert b"SECRET-PHRASE" not in stored_bytes(database)
+        pytest.xfail("a server's own log and backups keep deleted rows for their time")
 
 
 def test_an_erased_text_that_is_said_again_is_stored_again(database: Database) -> None:
@@ -59,9 +64,8 @@ def test_changed_bytes_are_found(database: Database) -> None:
     blobs = Blobs(database)
     digest, other = blobs.put_many(DEV, [b"first", b"other"])
     with database.transaction() as connection:
-        connection.exec_driver_sql(
-            "UPDATE blobs SET payload = (SELECT payload FROM blobs WHERE hash = ?) WHERE hash = ?", (other, digest)
-        )
+        payload = sa.select(schema.blobs.c.payload).where(schema.blobs.c.hash == other).scalar_subquery()
+        connection.execute(sa.update(schema.blobs).values(payload=payload).where(schema.blobs.c.hash == digest))
     with pytest.raises(CorruptionError, match="does not match its hash"):
         blobs.get(DEV, digest)
 

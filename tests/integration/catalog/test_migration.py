@@ -199,6 +199,6 @@ def test_only_the_last_copies_stay_and_erasing_removes_them(tmp_path: Path) -> N
     for revision in ("1", "2", "3"):
         copies.make(database.path, revision)
     assert len(list(tmp_path.glob("*.copy"))) == copies.KEPT
-    assert database.truncate_log()
+    assert database.erase_free_space()
     assert list(tmp_path.glob("*.copy")) == []
     database.close()

@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Table, delete, func, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.batch.jobs import ENDED
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
@@ -121,7 +121,7 @@ class BatchWork:
             **said,
             **_columns(RowUsage()),
         )
-        self._database.write(statement.on_conflict_do_update(index_elements=_work.primary_key, set_=said), within)
+        self._database.write(statement.on_conflict_do_update(set_=said), within)
 
     def used(self, scope: Scope, job: str, usage: RowUsage) -> None:
         """Add what more rows of a job took; does nothing for a job that was not declared."""
@@ -141,7 +141,7 @@ class BatchWork:
         )
         added = {name: _supply.c[name] + value for name, value in values.items()}
         with self._database.transaction() as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=_supply.primary_key, set_=added))
+            connection.execute(statement.on_conflict_do_update(set_=added))
             connection.execute(
                 delete(_supply).where(schema.owned(_supply, scope), _supply.c.began_at < self._kept_since())
             )

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.batch.jobs import ENDED
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import NotFoundError, TooLargeError
@@ -86,7 +86,7 @@ class Files:
         Raises:
             TooLargeError: with this one they would come to more.
         """
-        statement = insert(_files).values(
+        statement = upsert(_files).values(
             tenant=scope.tenant,
             environment=scope.environment,
             id=file,

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, case, func, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import missing, value_of
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import new_id
@@ -271,9 +271,7 @@ class Jobs:
         ]
         with self._database.transaction() as connection:
             self._require_epoch(connection, scope, job, epoch)
-            written = connection.execute(
-                upsert(_rows).on_conflict_do_nothing(), sealed, execution_options={"preserve_rowcount": True}
-            )
+            written = connection.execute(upsert(_rows).on_conflict_do_nothing(), sealed)
         return written.rowcount
 
     def done_lines(self, scope: Scope, job: str) -> set[int]:

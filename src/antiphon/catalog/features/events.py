@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.core.scope import Scope
 

@@ -12,13 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import missing, row_of, value_of
 from antiphon.core.clock import utc
 from antiphon.core.errors import NotFoundError, WriteConflictError
@@ -145,10 +144,9 @@ class Publications:
         principal: str,
     ) -> Publication:
         made = Publication(scope, number, snapshots, reason, principal, utc(self._database.clock.now()), base)
-        try:
-            connection.execute(insert(_table).values(row_of(_table, made, snapshots=canonical(snapshots))))
-        except IntegrityError as error:
-            raise _lost(scope, number - 1, number) from error
+        statement = upsert(_table).values(row_of(_table, made, snapshots=canonical(snapshots)))
+        if not connection.execute(statement.on_conflict_do_nothing()).rowcount:
+            raise _lost(scope, number - 1, number)
         return made
 
 

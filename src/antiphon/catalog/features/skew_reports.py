@@ -13,11 +13,11 @@ from typing import Literal
 
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import Documents, value_of
 from antiphon.core.scope import Scope
 

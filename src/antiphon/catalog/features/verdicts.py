@@ -12,10 +12,10 @@ from typing import Literal
 
 import msgspec
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.catalog.rows import Documents, row_of, value_of
 from antiphon.core.ids import content_hash

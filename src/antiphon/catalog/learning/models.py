@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import missing, next_moment, row_of, value_of
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -100,15 +100,13 @@ class ModelVersions:
             known = self._select(version.scope, connection, id=version.id)
             if known and known[0].identity == version.identity:
                 return known[0]
-            try:
-                row = row_of(table, version, weights_sha256=version.weights.sha256, document=document)
-                connection.execute(insert(table).values(row))
-            except IntegrityError as error:
+            row = row_of(table, version, weights_sha256=version.weights.sha256, document=document)
+            if not connection.execute(upsert(table).values(row).on_conflict_do_nothing()).rowcount:
                 raise ConflictError(
                     f"{version.application} has a version {version.number} already, and it is another one.",
                     where=version.id,
                     next_step="Take the next number; `antiphon models list` shows what there is.",
-                ) from error
+                )
         return version
 
     def next_number(self, scope: Scope, application: str, *, within: Connection | None = None) -> int:

@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, delete, func, insert, select
+from sqlalchemy import ColumnElement, Select, Table, delete, func, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import Documents
 from antiphon.catalog.serving.receipts import SEEN_ROLES, Role
 from antiphon.core.clock import utc
@@ -94,14 +94,13 @@ class Outcomes:
         Raises:
             ConflictError: there is one with this id.
         """
-        try:
-            self._database.write(insert(_table).values(self._documents.row(outcome)), within)
-        except IntegrityError as error:
+        statement = upsert(_table).values(self._documents.row(outcome))
+        if not self._database.write(statement.on_conflict_do_nothing(), within):
             raise ConflictError(
                 f"The outcome {outcome.id!r} is recorded already.",
                 where=str(outcome.scope),
                 next_step="Send each outcome with an id of its own.",
-            ) from error
+            )
 
     def replace(self, unknown: OutcomeRecord, by: Sequence[OutcomeRecord], *, within: Connection | None = None) -> bool:
         """Put what became of an ``unknown`` outcome in its place; whether it still was unknown."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Table, and_, case, func, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.releases.rollouts import Arm, Exposure, JudgedMetric, Judgement, RolloutRecord, ShadowPair
 from antiphon.catalog.rows import row_of, value_of
 from antiphon.core.ids import canonical

@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.rows import missing, next_moment, row_of, value_of
 from antiphon.catalog.serving.receipts import Role
@@ -222,21 +222,21 @@ class Rollouts:
             ended_at=None if state in UNDER_WAY else now,
         )
         with self._database.writing(within) as connection:
-            try:
-                connection.execute(insert(schema.rollouts).values(_row(rollout)))
-            except IntegrityError as error:
-                # The only other key that could be taken is the new id itself, and the releases' must exist.
-                if "FOREIGN KEY" in str(error.orig):
-                    raise NotFoundError(
-                        f"The release {candidate!r} or {control!r} does not exist.",
-                        where=str(scope),
-                        next_step=f"See `antiphon releases list {application}`.",
-                    ) from error
+            releases = schema.releases.c.id
+            named = select(func.count()).where(schema.owned(schema.releases, scope), releases.in_((candidate, control)))
+            if connection.execute(named).scalar() != len({candidate, control}):
+                raise NotFoundError(
+                    f"The release {candidate!r} or {control!r} does not exist.",
+                    where=str(scope),
+                    next_step=f"See `antiphon releases list {application}`.",
+                )
+            statement = upsert(schema.rollouts).values(_row(rollout)).on_conflict_do_nothing()
+            if not connection.execute(statement).rowcount:
                 raise ConflictError(
                     f"A rollout of {application!r} is under way already.",
                     where=str(scope),
                     next_step="Wait for it, or end it with `antiphon releases abort` or `antiphon rollback`.",
-                ) from error
+                )
             self._add_move(connection, rollout, 1, now)
         return rollout
 

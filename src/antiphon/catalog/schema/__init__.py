@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import (
     Instant,
     columns,
@@ -58,19 +59,19 @@ definition_versions = table(
 
 applied_projects = table(
     "applied_projects",
-    key("number", kind=sa.Integer),
-    columns(sa.Text, "name", "content_hash"),
+    key("number", kind=sa.BigInteger),
+    columns(TEXT, "name", "content_hash"),
     columns(sa.LargeBinary, "document"),
-    columns(sa.Text, "principal"),
+    columns(TEXT, "principal"),
     columns(Instant, "created_at"),
 )
 
 snapshots = table(
     "snapshots",
     key("id"),
-    columns(sa.Text, "view", "definition_version"),
+    columns(TEXT, "view", "definition_version"),
     columns(Instant, "as_of"),
-    columns(sa.Text, "logical_hash"),
+    columns(TEXT, "logical_hash"),
     dated("document"),
     optional(Instant, "pruned_at"),
     index("ix_snapshots_view", "view", "definition_version", "as_of"),
@@ -78,20 +79,20 @@ snapshots = table(
 
 publications = table(
     "publications",
-    key("number", kind=sa.Integer),
-    columns(sa.Integer, "base"),
+    key("number", kind=sa.BigInteger),
+    columns(sa.BigInteger, "base"),
     columns(sa.LargeBinary, "snapshots"),
-    columns(sa.Text, "reason", "principal"),
+    columns(TEXT, "reason", "principal"),
     columns(Instant, "created_at"),
 )
 
-streams = table("streams", key("stream"), columns(sa.BigInteger, "end_offset"), optional(sa.Text, "log"))
+streams = table("streams", key("stream"), columns(sa.BigInteger, "end_offset"), optional(TEXT, "log"))
 
 events = table(
     "events",
     key("stream"),
     key("offset", kind=sa.BigInteger),
-    columns(sa.Text, "event_id"),
+    columns(TEXT, "event_id"),
     columns(Instant, "event_time", "available_at"),
     dated("payload"),
     unique("stream", "event_id"),
@@ -100,8 +101,8 @@ events = table(
 verdicts = table(
     "verdicts",
     key("id"),
-    columns(sa.Text, "view", "definition_version", "outcome"),
-    optional(sa.Text, "snapshot", "kept_aside"),
+    columns(TEXT, "view", "definition_version", "outcome"),
+    optional(TEXT, "snapshot", "kept_aside"),
     dated("document"),
     optional(Instant, "rows_expired_at"),
     index("ix_verdicts_view", "view", "definition_version", "created_at"),
@@ -110,21 +111,21 @@ verdicts = table(
 staged_snapshots = table(
     "staged_snapshots",
     key("snapshot"),
-    columns(sa.Text, "view", "definition_version"),
+    columns(TEXT, "view", "definition_version"),
     columns(Instant, "publish_at"),
-    columns(sa.Text, "reason", "principal"),
+    columns(TEXT, "reason", "principal"),
 )
 
 feature_holds = table(
-    "feature_holds", key("view"), columns(sa.Text, "reason", "principal"), columns(Instant, "created_at")
+    "feature_holds", key("view"), columns(TEXT, "reason", "principal"), columns(Instant, "created_at")
 )
 
 skew_reports = table(
     "skew_reports",
     key("id", "view"),
-    columns(sa.Text, "trigger"),
-    optional(sa.Integer, "publication"),
-    columns(sa.Integer, "compared", "different", "not_comparable"),
+    columns(TEXT, "trigger"),
+    optional(sa.BigInteger, "publication"),
+    columns(sa.BigInteger, "compared", "different", "not_comparable"),
     columns(sa.Boolean, "complete"),
     columns(sa.LargeBinary, "document"),
     columns(Instant, "measured_at"),
@@ -137,7 +138,7 @@ blobs = table(
     "blobs",
     key("hash"),
     optional(sa.LargeBinary, "payload"),
-    columns(sa.Integer, "size"),
+    columns(sa.BigInteger, "size"),
     columns(Instant, "created_at"),
     optional(Instant, "erased_at"),
 )
@@ -145,11 +146,11 @@ blobs = table(
 receipts = table(
     "receipts",
     key("prediction"),
-    columns(sa.Text, "application", "release", "path", "origin"),
-    sa.Column("role", sa.Text, nullable=False, server_default="live"),
-    columns(sa.Text, "subject"),
+    columns(TEXT, "application", "release", "path", "origin"),
+    sa.Column("role", TEXT, nullable=False, server_default="live"),
+    columns(TEXT, "subject"),
     dated("payload"),
-    sa.Column("saved_tokens", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("saved_tokens", sa.BigInteger, nullable=False, server_default="0"),
     index("ix_receipts_created", "created_at"),
     index("ix_receipts_application", "application", "created_at"),
     index("ix_receipts_subject", "subject", "created_at"),
@@ -159,7 +160,7 @@ answers = table(
     "answers",
     key("release", "subject", "question_hash", "prediction"),
     columns(Instant, "as_of", "created_at"),
-    columns(sa.Text, "prompt_key"),
+    columns(TEXT, "prompt_key"),
     columns(sa.LargeBinary, "document"),
     index("ix_answers_prompt", "prompt_key", "as_of"),
 )
@@ -169,11 +170,11 @@ answers = table(
 releases = table(
     "releases",
     key("id"),
-    columns(sa.Text, "application"),
-    columns(sa.Integer, "number"),
-    columns(sa.Text, "content_hash"),
+    columns(TEXT, "application"),
+    columns(sa.BigInteger, "number"),
+    columns(TEXT, "content_hash"),
     columns(sa.LargeBinary, "bundle"),
-    columns(sa.Text, "author", "rationale"),
+    columns(TEXT, "author", "rationale"),
     columns(Instant, "created_at"),
     unique("application", "number"),
     unique("application", "content_hash"),
@@ -182,7 +183,7 @@ releases = table(
 release_stages = table(
     "release_stages",
     numbered("release"),
-    columns(sa.Text, "stage", "principal", "reason"),
+    columns(TEXT, "stage", "principal", "reason"),
     columns(Instant, "at"),
     refers("release", "releases"),
 )
@@ -190,7 +191,7 @@ release_stages = table(
 release_pointers = table(
     "release_pointers",
     numbered("application"),
-    columns(sa.Text, "release", "action", "principal", "reason"),
+    columns(TEXT, "release", "action", "principal", "reason"),
     columns(Instant, "at"),
     refers("release", "releases"),
 )
@@ -198,12 +199,12 @@ release_pointers = table(
 rollouts = table(
     "rollouts",
     key("id"),
-    columns(sa.Text, "application", "candidate", "control"),
+    columns(TEXT, "application", "candidate", "control"),
     columns(sa.LargeBinary, "plan"),
-    columns(sa.Text, "state"),
-    columns(sa.Integer, "step"),
+    columns(TEXT, "state"),
+    columns(sa.BigInteger, "step"),
     columns(sa.Boolean, "held"),
-    columns(sa.Text, "reason", "principal"),
+    columns(TEXT, "reason", "principal"),
     columns(Instant, "created_at", "entered_at"),
     optional(Instant, "ended_at"),
     refers("candidate", "releases"),
@@ -215,10 +216,10 @@ rollouts = table(
 rollout_moves = table(
     "rollout_moves",
     numbered("rollout"),
-    columns(sa.Text, "state"),
-    columns(sa.Integer, "step"),
+    columns(TEXT, "state"),
+    columns(sa.BigInteger, "step"),
     columns(sa.Boolean, "held"),
-    columns(sa.Text, "reason", "principal"),
+    columns(TEXT, "reason", "principal"),
     columns(Instant, "at"),
     refers("rollout", "rollouts"),
 )
@@ -226,21 +227,21 @@ rollout_moves = table(
 exposures = table(
     "exposures",
     key("rollout", "id"),
-    columns(sa.Text, "unit", "arm"),
-    columns(sa.Integer, "step"),
+    columns(TEXT, "unit", "arm"),
+    columns(sa.BigInteger, "step"),
     columns(sa.Double, "probability"),
-    optional(sa.Text, "error"),
+    optional(TEXT, "error"),
     columns(sa.Boolean, "invalid", "generated"),
     columns(sa.Double, "first_byte", "seconds"),
-    optional(sa.Integer, "publication"),
-    optional(sa.Text, "prediction"),
+    optional(sa.BigInteger, "publication"),
+    optional(TEXT, "prediction"),
     columns(Instant, "created_at"),
 )
 
 shadow_pairs = table(
     "shadow_pairs",
     key("rollout", "prediction"),
-    optional(sa.Text, "shadow", "error"),
+    optional(TEXT, "shadow", "error"),
     columns(sa.Boolean, "same_text"),
     optional(sa.Double, "live_probability", "shadow_probability"),
     columns(sa.Double, "live_seconds", "shadow_seconds"),
@@ -258,7 +259,7 @@ judgements = table(
 datasets = table(
     "datasets",
     key("id"),
-    columns(sa.Text, "application", "kind", "logical_hash"),
+    columns(TEXT, "application", "kind", "logical_hash"),
     dated("document"),
     index("ix_datasets_application", "application", "created_at"),
 )
@@ -266,9 +267,9 @@ datasets = table(
 model_versions = table(
     "model_versions",
     key("id"),
-    columns(sa.Text, "application"),
-    columns(sa.Integer, "number"),
-    columns(sa.Text, "weights_sha256"),
+    columns(TEXT, "application"),
+    columns(sa.BigInteger, "number"),
+    columns(TEXT, "weights_sha256"),
     dated("document"),
     unique("application", "number"),
 )
@@ -276,7 +277,7 @@ model_versions = table(
 model_aliases = table(
     "model_aliases",
     numbered("application", "alias"),
-    columns(sa.Text, "model", "principal", "reason"),
+    columns(TEXT, "model", "principal", "reason"),
     columns(Instant, "at"),
     refers("model", "model_versions"),
 )
@@ -284,7 +285,7 @@ model_aliases = table(
 evaluations = table(
     "evaluations",
     key("id"),
-    columns(sa.Text, "application", "release", "dataset"),
+    columns(TEXT, "application", "release", "dataset"),
     dated("document"),
     index("ix_evaluations_release", "release", "created_at"),
 )
@@ -292,9 +293,9 @@ evaluations = table(
 outcomes = table(
     "outcomes",
     key("id"),
-    columns(sa.Text, "application"),
-    optional(sa.Text, "prediction", "release", "role"),
-    columns(sa.Text, "kind", "status"),
+    columns(TEXT, "application"),
+    optional(TEXT, "prediction", "release", "role"),
+    columns(TEXT, "kind", "status"),
     optional(sa.Boolean, "positive"),
     optional(sa.Double, "probability"),
     optional(Instant, "as_of"),
@@ -310,20 +311,20 @@ outcomes = table(
 runs = table(
     "runs",
     key("id"),
-    columns(sa.Text, "workflow"),
-    optional(sa.Text, "key"),
+    columns(TEXT, "workflow"),
+    optional(TEXT, "key"),
     columns(sa.LargeBinary, "arguments"),
-    columns(sa.Text, "status"),
-    columns(sa.Integer, "epoch", "attempts", "max_attempts"),
-    optional(sa.Text, "worker"),
+    columns(TEXT, "status"),
+    columns(sa.BigInteger, "epoch", "attempts", "max_attempts"),
+    optional(TEXT, "worker"),
     optional(Instant, "lease_until"),
     columns(Instant, "not_before"),
     columns(sa.Boolean, "cancel_requested"),
-    columns(sa.Integer, "done"),
-    optional(sa.Integer, "total"),
-    columns(sa.Text, "note"),
+    columns(sa.BigInteger, "done"),
+    optional(sa.BigInteger, "total"),
+    columns(TEXT, "note"),
     optional(sa.LargeBinary, "result"),
-    optional(sa.Text, "error", "trace"),
+    optional(TEXT, "error", "trace"),
     columns(Instant, "created_at", "updated_at"),
     optional(Instant, "ended_at"),
     optional(sa.LargeBinary, "key_sealed"),
@@ -335,8 +336,8 @@ runs = table(
 steps = table(
     "steps",
     key("run", "name"),
-    key("occurrence", kind=sa.Integer),
-    columns(sa.Integer, "epoch"),
+    key("occurrence", kind=sa.BigInteger),
+    columns(sa.BigInteger, "epoch"),
     columns(sa.LargeBinary, "result"),
     columns(Instant, "started_at", "ended_at"),
     refers("run", "runs"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from antiphon.catalog.dialect import TEXT
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.scope import Scope
 
@@ -54,14 +55,14 @@ def table(name: str, *parts: sa.schema.SchemaItem | Columns) -> sa.Table:
     return sa.Table(name, metadata, *key("tenant", "environment"), *items, sqlite_with_rowid=False)
 
 
-def key(*names: str, kind: Any = sa.Text) -> Columns:
+def key(*names: str, kind: Any = TEXT) -> Columns:
     """Columns of the primary key."""
     return [sa.Column(name, kind, primary_key=True, autoincrement=False) for name in names]
 
 
 def numbered(*names: str) -> Columns:
     """The primary key of a sequence that each value of these columns has of its own."""
-    return [*key(*names), *key("sequence", kind=sa.Integer)]
+    return [*key(*names), *key("sequence", kind=sa.BigInteger)]
 
 
 def columns(kind: Any, *names: str) -> Columns:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import Instant, columns, dated, index, key, optional, refers, table
 
 jobs = table(
     "jobs",
     key("id"),
-    columns(sa.Text, "application"),
-    optional(sa.Text, "release"),
-    columns(sa.Text, "kind", "input", "output", "status"),
-    columns(sa.Integer, "epoch"),
-    optional(sa.Integer, "total"),
-    columns(sa.Text, "principal"),
+    columns(TEXT, "application"),
+    optional(TEXT, "release"),
+    columns(TEXT, "kind", "input", "output", "status"),
+    columns(sa.BigInteger, "epoch"),
+    optional(sa.BigInteger, "total"),
+    columns(TEXT, "principal"),
     columns(sa.LargeBinary, "settings"),
-    optional(sa.Text, "error"),
+    optional(TEXT, "error"),
     columns(Instant, "created_at", "updated_at"),
     index("ix_jobs_created", "created_at"),
 )
@@ -27,8 +28,8 @@ jobs = table(
 job_rows = table(
     "job_rows",
     key("job"),
-    key("line", kind=sa.Integer),
-    columns(sa.Integer, "epoch"),
+    key("line", kind=sa.BigInteger),
+    columns(sa.BigInteger, "epoch"),
     columns(sa.Boolean, "failed"),
     dated("payload"),
     refers("job", "jobs"),
@@ -39,12 +40,12 @@ job_rows = table(
 batch_work = table(
     "batch_work",
     key("job"),
-    columns(sa.Text, "model"),
+    columns(TEXT, "model"),
     columns(sa.BigInteger, "rows", "prompt_bytes", "distinct_bytes", "output_limit"),
     optional(Instant, "deadline"),
     columns(sa.BigInteger, "done_rows", "done_prompt_bytes", "done_output_limit"),
     columns(sa.BigInteger, "done_prompt_tokens", "done_cached_tokens", "done_output_tokens"),
-    columns(sa.Float, "done_engine_seconds"),
+    columns(sa.Double, "done_engine_seconds"),
     columns(Instant, "updated_at"),
     refers("job", "jobs"),
     sa.Index("ix_batch_work_updated", "environment", "updated_at"),
@@ -54,16 +55,16 @@ batch_supply = table(
     "batch_supply",
     key("worker"),
     key("began_at", kind=sa.BigInteger),
-    columns(sa.Float, "seconds", "engine_seconds"),
+    columns(sa.Double, "seconds", "engine_seconds"),
 )
 
 files = table(
     "files",
     key("id"),
-    columns(sa.Text, "purpose"),
+    columns(TEXT, "purpose"),
     columns(sa.LargeBinary, "filename"),
     columns(sa.BigInteger, "size"),
-    columns(sa.Text, "sha256", "path", "principal"),
+    columns(TEXT, "sha256", "path", "principal"),
     columns(Instant, "created_at"),
     optional(Instant, "expires_at"),
     index("ix_files_size", "size"),
@@ -73,9 +74,9 @@ files = table(
 batches = table(
     "batches",
     key("id"),
-    columns(sa.Text, "endpoint", "input_file", "window"),
+    columns(TEXT, "endpoint", "input_file", "window"),
     optional(sa.LargeBinary, "metadata", "errors"),
-    optional(sa.Text, "ending", "output_file", "error_file"),
+    optional(TEXT, "ending", "output_file", "error_file"),
     columns(sa.BigInteger, "output_kept"),
     columns(Instant, "expires_at"),
     optional(Instant, "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at"),

@@ -16,43 +16,44 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import columns, index, key, one_where, optional, table
 
 principals = table(
     "principals",
     key("id"),
-    columns(sa.Text, "role", "kind", "clearance"),
+    columns(TEXT, "role", "kind", "clearance"),
     columns(sa.BigInteger, "created_at"),
     optional(sa.BigInteger, "disabled_at"),
-    optional(sa.Text, "made_by", "promoted_by"),
+    optional(TEXT, "made_by", "promoted_by"),
 )
 
 api_keys = table(
     "api_keys",
     key("id"),
-    columns(sa.Text, "name"),
+    columns(TEXT, "name"),
     sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
-    columns(sa.Text, "hint"),
-    optional(sa.Text, "limits", "allowance"),
+    columns(TEXT, "hint"),
+    optional(TEXT, "limits", "allowance"),
     columns(sa.BigInteger, "created_at"),
     optional(sa.BigInteger, "expires_at", "revoked_at"),
-    optional(sa.Text, "replaced_by"),
-    optional(sa.Integer, "last_used_day"),
-    optional(sa.Text, "made_by", "approved_by"),
-    sa.Column("waits", sa.Integer, nullable=False, server_default="0"),
+    optional(TEXT, "replaced_by"),
+    optional(sa.BigInteger, "last_used_day"),
+    optional(TEXT, "made_by", "approved_by"),
+    sa.Column("waits", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 quota_levels = table(
     "quota_levels",
     key("bucket", "meter"),
-    columns(sa.Float, "used"),
+    columns(sa.Double, "used"),
     columns(sa.BigInteger, "at", "emptied_at"),
 )
 
 sessions = table(
     "sessions",
     key("hash", kind=sa.LargeBinary),
-    columns(sa.Text, "key"),
+    columns(TEXT, "key"),
     columns(sa.BigInteger, "created_at", "seen_at", "expires_at"),
     optional(sa.BigInteger, "ended_at"),
     sa.Index("ix_sessions_hash", "hash", unique=True),
@@ -63,9 +64,9 @@ clock_marks = table("clock_marks", columns(sa.BigInteger, "newest_at"))
 policy_versions = table(
     "policy_versions",
     key("number", kind=sa.BigInteger),
-    columns(sa.Text, "digest"),
+    columns(TEXT, "digest"),
     columns(sa.LargeBinary, "document"),
-    columns(sa.Text, "author", "rationale"),
+    columns(TEXT, "author", "rationale"),
     columns(sa.BigInteger, "created_at"),
 )
 
@@ -73,7 +74,7 @@ policy_moves = table(
     "policy_moves",
     key("sequence", kind=sa.BigInteger),
     columns(sa.BigInteger, "number"),
-    columns(sa.Text, "state", "principal", "reason"),
+    columns(TEXT, "state", "principal", "reason"),
     columns(sa.BigInteger, "at"),
 )
 
@@ -89,15 +90,15 @@ audit_entries = table(
     "audit_entries",
     key("sequence", kind=sa.BigInteger),
     columns(sa.BigInteger, "at"),
-    optional(sa.Text, "principal"),
+    optional(TEXT, "principal"),
     optional(sa.LargeBinary, "principal_salt"),
-    optional(sa.Text, "originator"),
+    optional(TEXT, "originator"),
     optional(sa.LargeBinary, "originator_salt"),
-    optional(sa.Text, "subject"),
+    optional(TEXT, "subject"),
     optional(sa.LargeBinary, "subject_salt"),
-    optional(sa.Text, "detail"),
+    optional(TEXT, "detail"),
     optional(sa.LargeBinary, "detail_salt"),
-    columns(sa.Text, "action", "outcome"),
+    columns(TEXT, "action", "outcome"),
     optional(sa.LargeBinary, "erased"),
     columns(sa.LargeBinary, "leaf"),
     optional(sa.LargeBinary, "originator_sealed"),
@@ -108,7 +109,7 @@ audit_entries = table(
 
 audit_nodes = table(
     "audit_nodes",
-    key("level", kind=sa.Integer),
+    key("level", kind=sa.BigInteger),
     key("position", kind=sa.BigInteger),
     columns(sa.LargeBinary, "hash"),
 )
@@ -116,15 +117,13 @@ audit_nodes = table(
 audit_heads = table(
     "audit_heads",
     columns(sa.BigInteger, "size"),
-    columns(sa.LargeBinary, "peaks"),
-    columns(sa.Text, "checkpoint"),
-    columns(sa.LargeBinary, "seal"),
+    columns(sa.LargeBinary, "peaks", "checkpoint", "seal"),
 )
 
 data_keys = table(
     "data_keys",
     key("id"),
-    columns(sa.Text, "purpose", "state", "provider", "wrapping_key"),
+    columns(TEXT, "purpose", "state", "provider", "wrapping_key"),
     columns(sa.LargeBinary, "wrapped"),
     columns(sa.BigInteger, "created_at"),
     optional(sa.BigInteger, "retired_at"),
@@ -133,14 +132,14 @@ data_keys = table(
 )
 
 encryption_modes = table(
-    "encryption_modes", columns(sa.Text, "mode"), columns(sa.Boolean, "migrating"), columns(sa.BigInteger, "changed_at")
+    "encryption_modes", columns(TEXT, "mode"), columns(sa.Boolean, "migrating"), columns(sa.BigInteger, "changed_at")
 )
 
 reencryptions = table(
     "reencryptions",
     key("store"),
-    columns(sa.Text, "target", "cursor"),
-    columns(sa.Integer, "done"),
+    columns(TEXT, "target", "cursor"),
+    columns(sa.BigInteger, "done"),
     columns(sa.Boolean, "finished"),
     columns(sa.BigInteger, "updated_at"),
 )

@@ -6,11 +6,11 @@ from datetime import datetime
 
 import msgspec
 from sqlalchemy import ColumnElement, delete
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import Documents
 from antiphon.catalog.serving.receipts import Path, UsageReceipt
 from antiphon.core.scope import Scope
@@ -53,7 +53,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
 
 
 # Built once: it runs for every answer that may be served again.
-_put = insert(schema.answers)
+_put = upsert(schema.answers)
 _put = _put.on_conflict_do_update(
     set_={name: _put.excluded[name] for name in ("as_of", "created_at", "prompt_key", "document")}
 )

@@ -10,18 +10,18 @@ import hashlib
 from collections.abc import Iterable
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "blob/1"
 
 # Built once: it runs for every receipt.
-_put = insert(schema.blobs)
+_put = upsert(schema.blobs)
 _put = _put.on_conflict_do_update(
     set_={"payload": _put.excluded.payload, "erased_at": None}, where=schema.blobs.c.payload.is_(None)
 )
@@ -88,7 +88,7 @@ class Blobs:
         return content
 
     def erase(self, scope: Scope, blob: str) -> bool:
-        """Delete the bytes and remember that they were erased; ``Database.truncate_log`` clears the log's copy.
+        """Delete the bytes and remember that they were erased; ``Database.erase_free_space`` clears the log's copy.
 
         Returns:
             Whether there were bytes to erase.

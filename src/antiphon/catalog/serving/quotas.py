@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import microseconds
 from antiphon.core.token_bucket import Level, Meter
@@ -98,7 +98,7 @@ class QuotaLevels:
         table = schema.quota_levels
         values = msgspec.structs.asdict(level)
         statement = upsert(table).values(tenant=tenant, environment=ANY, bucket=bucket, meter=meter, **values)
-        connection.execute(statement.on_conflict_do_update(index_elements=table.primary_key, set_=values))
+        connection.execute(statement.on_conflict_do_update(set_=values))
 
 
 def _given_back(draw: Draw, level: Level | None, now: int) -> Level:

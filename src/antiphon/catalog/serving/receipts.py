@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, insert, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import Documents
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.errors import ConflictError
@@ -225,7 +225,7 @@ class SubjectRequest(msgspec.Struct, frozen=True):
 
 
 _table = schema.receipts
-_add = insert(_table)
+_add = upsert(_table).on_conflict_do_nothing()
 _seen_online = and_(_table.c.path == "online", _table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES))
 
 
@@ -247,14 +247,12 @@ class Receipts:
         row = self._documents.row(receipt, origin=cache.origin, saved_tokens=cache.saved_tokens)
         with self._database.writing(within) as connection:
             self._blobs.put_many(receipt.scope, texts, within=connection)
-            try:
-                connection.execute(_add, row)
-            except IntegrityError as error:
+            if not connection.execute(_add, row).rowcount:
                 raise ConflictError(
                     f"The prediction {receipt.prediction!r} has a receipt already.",
                     where=str(receipt.scope),
                     next_step="Give each prediction its own id.",
-                ) from error
+                )
 
     def get(self, scope: Scope, prediction: str) -> Receipt:
         """The receipt of one prediction.

@@ -18,11 +18,12 @@ from datetime import datetime
 from typing import Any, Unpack
 
 import msgspec
-from sqlalchemy import LargeBinary, cast, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import driver_sql, position, utf8
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.ids import canonical
@@ -41,16 +42,15 @@ MOST = 1_000
 _PEAK = 32
 
 # Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
-# The checkpoint as bytes: one that is no UTF-8 any more is a damaged head and not a failing catalog.
-_HEAD = "SELECT size, peaks, CAST(checkpoint AS BLOB), seal FROM audit_heads WHERE tenant = ? AND environment = ?"
+_HEAD = "SELECT size, peaks, checkpoint, seal FROM audit_heads WHERE tenant = ? AND environment = ?"
 _KEEP = "INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)"
 _EXTEND = (
     "UPDATE audit_heads SET size = ?, peaks = ?, checkpoint = ?, seal = ? WHERE tenant = ? AND environment = ? "
     "AND seal = ? AND size = ? AND peaks = ? AND checkpoint = ?"
 )
 _MOVE = (
-    "INSERT INTO audit_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size, "
-    "peaks = excluded.peaks, checkpoint = excluded.checkpoint, seal = excluded.seal"
+    "INSERT INTO audit_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, environment) DO UPDATE SET "
+    "size = excluded.size, peaks = excluded.peaks, checkpoint = excluded.checkpoint, seal = excluded.seal"
 )
 
 
@@ -146,10 +146,10 @@ class AuditLog:
             scopes.setdefault(one.scope, []).append(one)
         for scope, group in scopes.items():
             rows, nodes = self._extend(scope, group, within)
-            within.exec_driver_sql(*insertion(self.database, scope, rows))
+            driver_sql(within, *insertion(self.database, scope, rows))
             if nodes:
                 owner = (scope.tenant, scope.environment)
-                within.exec_driver_sql(_KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
+                driver_sql(within, _KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
 
     def _extend(self, scope: Scope, group: Sequence[Act], within: Connection) -> tuple[list[AuditRow], list[Node]]:
         """Move the head over these acts; their rows and nodes, which are to be written then."""
@@ -169,7 +169,7 @@ class AuditLog:
             CorruptionError: the head is damaged, or not sealed with this server's secret.
         """
         with self.database.reading(within) as connection:
-            found = connection.exec_driver_sql(_HEAD, (scope.tenant, scope.environment)).first()
+            found = driver_sql(connection, _HEAD, (scope.tenant, scope.environment)).first()
             if found is None and within is not None and self._has_entries(scope, connection):
                 raise _damaged(scope, "there are records and no head")
         if found is None:
@@ -204,7 +204,7 @@ class AuditLog:
         found: set[Scope] = set()
         with self.database.read() as connection:
             for table in tables:
-                of = select(cast(table.c.tenant, LargeBinary), cast(table.c.environment, LargeBinary)).distinct()
+                of = select(utf8(table.c.tenant), utf8(table.c.environment)).distinct()
                 for tenant, environment in connection.execute(of):
                     # A row whose scope is no name was moved there: it is missed where it belongs.
                     with contextlib.suppress(InvalidInputError, UnicodeDecodeError):
@@ -248,7 +248,7 @@ class AuditLog:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
 
         What was done stays provable, and that something was erased too. The erased bytes leave the disk with the next
-        ``Database.truncate_log``. Returns in how many places it stood.
+        ``Database.erase_free_space``. Returns in how many places it stood.
 
         Raises:
             InvalidInputError: who erases is the one who is erased.
@@ -267,7 +267,7 @@ class AuditLog:
                 if field == "originator":
                     stands = of_user(self.database, scope, name)
                 if field == "detail":
-                    stands = (func.instr(table.c.detail, quoted) > 0) & (table.c.action != ERASE)
+                    stands = (position(table.c.detail, quoted) > 0) & (table.c.action != ERASE)
                 statement = select(*COLUMNS).where(schema.owned(table, scope), stands)
                 for found in connection.execute(statement).all():
                     row = loaded(self.database, scope, found)
@@ -307,12 +307,13 @@ class AuditLog:
         """Write the head; given the row that it stood in ``since`` (seal, size, peaks, checkpoint), only over that one.
         Whether it was written."""
         size, peaks, seal = head.tree.size, b"".join(head.tree.peaks), self.seal(scope, head)
+        checkpoint = head.checkpoint.encode()
         owner = (scope.tenant, scope.environment)
         if since is None:
-            connection.exec_driver_sql(_MOVE, (*owner, size, peaks, head.checkpoint, seal))
-        elif not connection.exec_driver_sql(_EXTEND, (size, peaks, head.checkpoint, seal, *owner, *since)).rowcount:
+            driver_sql(connection, _MOVE, (*owner, size, peaks, checkpoint, seal))
+        elif not driver_sql(connection, _EXTEND, (size, peaks, checkpoint, seal, *owner, *since)).rowcount:
             return False
-        self._left[scope] = (head, (seal, size, peaks, head.checkpoint))
+        self._left[scope] = (head, (seal, size, peaks, checkpoint))
         return True
 
     def _has_entries(self, scope: Scope, connection: Connection) -> bool:

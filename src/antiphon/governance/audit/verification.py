@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import LargeBinary, cast, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import utf8
 from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.checkpoint import Checkpoint, parse
@@ -169,7 +170,7 @@ def _rows(database: Database, scope: Scope, connection: Connection) -> Iterator[
     open: what stands for it is not what the leaf commits to.
     """
     table = schema.audit_entries
-    columns = [cast(column, LargeBinary) if column.name in _TEXTS else column for column in COLUMNS]
+    columns = [utf8(column) if column.name in _TEXTS else column for column in COLUMNS]
     statement = select(*columns).where(schema.owned(table, scope)).order_by(table.c.sequence)
     for raw in connection.execute(statement.execution_options(yield_per=_BLOCK)):
         try:

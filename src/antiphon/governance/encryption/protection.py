@@ -13,11 +13,11 @@ from typing import Literal
 
 import msgspec
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import microseconds
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import InvalidInputError, SetupError
@@ -93,7 +93,7 @@ def record_mode(
 ) -> None:
     """Record a scope's mode."""
     values = {"mode": mode, "migrating": migrating, "changed_at": microseconds(database.clock.now())}
-    statement = insert(schema.encryption_modes).values(tenant=scope.tenant, environment=scope.environment, **values)
+    statement = upsert(schema.encryption_modes).values(tenant=scope.tenant, environment=scope.environment, **values)
     with database.writing(within) as connection:
         connection.execute(statement.on_conflict_do_update(set_=values))
 

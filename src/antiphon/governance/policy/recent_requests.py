@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash

@@ -181,7 +181,7 @@ class Encryption:
                     name, "", "", error.what if isinstance(error, AntiphonError) else str(error)
                 )
             tell(name, changed)
-        database.truncate_log()
+        database.erase_free_space()
         return changed, tuple(problems.values())
 
     def check(self, tell: Tell = lambda *_: None, *, anew: bool = False) -> EncryptionCheck:

@@ -13,7 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from antiphon.catalog import schema
-from antiphon.catalog.database import Database
+from antiphon.catalog.database import Backend, Database
 from antiphon.core.errors import SetupError
 from antiphon.core.paths import ProjectPaths
 
@@ -26,12 +26,13 @@ class RequiredFiles:
 
     Attributes:
         online: URL of the online store's server; ``None`` when the store is embedded.
+        place: where the catalog is, or is to be made.
         database: opens the catalog on first use.
     """
 
     paths: ProjectPaths
     online: str | None
-    database_file: Path
+    place: Backend
     database: Callable[[], Database]
 
     def require_catalog(self) -> None:
@@ -40,14 +41,14 @@ class RequiredFiles:
         Raises:
             SetupError: it is.
         """
-        if self.database_file.exists() and self.database().revision() is not None:
+        if self.place.exists() and self.database().revision() is not None:
             return
         found = _data(self.paths)
         if found is None:
             return
         raise SetupError(
             f"The project has data ({found.name}/), and its catalog is gone or empty.",
-            where=str(self.database_file),
+            where=self.place.place,
             next_step=f"{_BACKUP} (docs/stores.md, Backups), or set catalog.url to where it is. To begin with an empty "
             f"project instead, move {self.paths.directory} away.",
         )

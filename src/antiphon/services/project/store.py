@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from antiphon.catalog.batch.jobs import Jobs
-from antiphon.catalog.database import Database, database_file
+from antiphon.catalog.database import Database, backend_of
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
 from antiphon.catalog.features.publications import FeatureHolds, Publications
@@ -121,15 +121,12 @@ class Store:
         """The catalog's place, as a URL."""
         return self.settings.catalog.url or f"sqlite:///{self.paths.catalog}"
 
-    @property
-    def database_file(self) -> Path:
-        """The catalog's file."""
-        return database_file(self.database_url)
-
     @cached_property
     def required_files(self) -> RequiredFiles:
         """The catalog and the secrets, without which the project's data is lost."""
-        return RequiredFiles(self.paths, self.settings.features.online, self.database_file, lambda: self.database)
+        return RequiredFiles(
+            self.paths, self.settings.features.online, backend_of(self.database_url), lambda: self.database
+        )
 
     @cached_property
     def database(self) -> Database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.catalogs import stored_bytes
 from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.database import Database
@@ -38,7 +39,7 @@ def test_a_session_speaks_for_its_key_in_every_gateway(database: Database, key: 
         held = gateway.sessions.find(text)
         assert held.principal == gateway.keys.authenticate(key)
         assert held.expires_at == NOON + LASTS
-    stored = b"".join(path.read_bytes() for path in database.path.parent.iterdir())
+    stored = stored_bytes(database)
     assert text.encode() not in stored
     assert held.form_token.encode() not in stored
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.catalogs import opened_again
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
@@ -149,8 +149,8 @@ def test_the_policies_in_force_decide_within_the_lease(
         live.require(SERVICE, "answer", closed)
 
 
-def test_another_process_decides_by_a_change_within_a_second(sets: PolicySets, tmp_path: Path) -> None:
-    other = Database.open(f"sqlite:///{sets._database.path}")
+def test_another_process_decides_by_a_change_within_a_second(sets: PolicySets) -> None:
+    other = opened_again(sets._database)
     live = LivePolicies(PolicySets(other, lambda *_, **__: None), SystemClock(), PROD)
     assert live.decide(SERVICE, "answer", "application/closed").allowed
     sets.propose(PROD, CLOSED, principal="ann", rationale="why")

@@ -63,7 +63,7 @@ class Desk:
         self.open()
 
     def copy(self) -> Path:
-        self.database.truncate_log()
+        self.database.erase_free_space()
         return Path(shutil.copy(self.folder / "catalog.db", self.folder / "copy"))
 
 

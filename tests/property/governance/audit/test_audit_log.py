@@ -38,7 +38,7 @@ def empty() -> bytes:
     """A migrated catalog's file."""
     with tempfile.TemporaryDirectory() as folder:
         database = open_database(Path(folder))
-        database.truncate_log()
+        database.erase_free_space()
         database.close()
         return (Path(folder) / "catalog.db").read_bytes()
 

@@ -1,0 +1,252 @@
+"""A catalog on a PostgreSQL server, shared by as many processes and hosts as have its URL.
+
+Invariants:
+- A write transaction first takes the catalog's advisory lock: what it reads is committed, and nobody changes it before
+  this transaction ends. It reads at READ COMMITTED, because a snapshot taken before the lock was granted would be old.
+- A read transaction is REPEATABLE READ: all its statements see one state.
+- An acknowledged commit is on the server's disk (``synchronous_commit``).
+- A client that hangs inside a transaction, or whose host is gone, loses the lock within :data:`LOST_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection
+
+from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, other_schema_error
+from antiphon.catalog.dialect import ROWCOUNT
+from antiphon.core.clock import Clock, SystemClock
+from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
+
+OLDEST = 15
+"""The oldest major version of a server that is tested."""
+
+CONNECTIONS = 10
+"""The most connections that one process opens."""
+
+LOST_SECONDS = 30
+"""After this the server ends a transaction in which nothing happens, and a connection whose other end is gone."""
+
+_CONNECT_SECONDS = 5
+_LOCK_SPACE = 0x416E7469
+"""``Anti`` in ASCII: the class of our advisory locks; the object is the schema's name."""
+
+_LOCK = f"SELECT pg_advisory_xact_lock({_LOCK_SPACE}, hashtext(current_schema())), clock_timestamp()"
+
+_OPTIONS = {
+    "lock_timeout": f"{BUSY_SECONDS:.0f}s",
+    "idle_in_transaction_session_timeout": f"{LOST_SECONDS}s",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "5",
+}
+
+_SETUP = {
+    "28": ("refuses the user", "Check the user and the password in catalog.url, and pg_hba.conf on the server."),
+    "3D": ("has no such database", "Create it: createdb -h HOST -U USER NAME."),
+    "3F": ("has no such schema", "Create it, or name another in search_path."),
+    "42501": ("does not let this user", "GRANT CONNECT, CREATE ON DATABASE and CREATE, USAGE ON SCHEMA to the user."),
+}
+"""The beginning of an SQLSTATE to what is wrong with the server's set-up, and what to do."""
+
+
+class ServerClock:
+    """The server's clock, read from this machine's monotonic clock since the server last told the time.
+
+    Hosts whose clocks differ agree on leases by it. It is behind by at most the time that an answer of the server
+    takes, and by the drift of the monotonic clock since (:attr:`FRESH_SECONDS`).
+    """
+
+    FRESH_SECONDS = 30.0
+
+    def __init__(self, local: Clock | None = None) -> None:
+        self._local = local or SystemClock()
+        self._lock = threading.Lock()
+        self._told: tuple[datetime, float] | None = None
+
+    def now(self) -> datetime:
+        """The server's time; this machine's before the server has told it."""
+        with self._lock:
+            told = self._told
+        if told is None:
+            return self._local.now()
+        return told[0] + timedelta(seconds=self._local.monotonic() - told[1])
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, of this process."""
+        return self._local.monotonic()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the server should tell the time again."""
+        with self._lock:
+            return self._told is None or self._local.monotonic() - self._told[1] > self.FRESH_SECONDS
+
+    def set(self, told: datetime) -> None:
+        """Take the time that the server has just told."""
+        with self._lock:
+            self._told = (told.astimezone(UTC), self._local.monotonic())
+
+
+class PostgresServer:
+    """The database that ``postgresql://user:password@host:port/database`` names, with libpq's parameters after ``?``.
+
+    Tables are made in the first schema of the ``search_path``: several projects may share a database by
+    ``?options=-csearch_path=NAME``.
+
+    Raises:
+        InvalidInputError: the URL names no database. SetupError: the driver is not installed.
+    """
+
+    def __init__(self, url: URL) -> None:
+        if not url.database:
+            raise InvalidInputError(
+                "The URL of PostgreSQL names no database.",
+                where="catalog.url",
+                next_step="Write postgresql://user@host/database.",
+            )
+        self.url = url.render_as_string(hide_password=False)
+        given = url.query.get("options", "")
+        options = " ".join([f"-c{name}={value}" for name, value in _OPTIONS.items()])
+        url = url.set(drivername="postgresql+psycopg").update_query_dict(
+            {"options": f"{options} {given if isinstance(given, str) else ' '.join(given)}".strip()}
+        )
+        self.clock = ServerClock()
+        self.place = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+        try:
+            self.engine = sa.create_engine(
+                url,
+                pool_size=CONNECTIONS // 2,
+                max_overflow=CONNECTIONS - CONNECTIONS // 2,
+                pool_timeout=BUSY_SECONDS,
+                pool_pre_ping=True,  # A server that was started again is not told by the first statement's failure.
+                hide_parameters=True,  # an error's text would hold what was to be stored
+                execution_options=ROWCOUNT,
+                connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "antiphon"},
+            )
+        except ImportError as error:
+            raise SetupError(
+                "A catalog on PostgreSQL needs the driver psycopg.",
+                where="catalog.url",
+                next_step="pip install 'antiphon[postgres]'",
+            ) from error
+        self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def exists(self) -> bool:
+        """Whether there is a database to look into; what is in it is seen by connecting."""
+        return True
+
+    def connect(self) -> None:
+        """See whether the server answers, and is new enough.
+
+        Raises:
+            SetupError: it is older than :data:`OLDEST`.
+        """
+        with self.engine.connect() as connection:
+            version = connection.exec_driver_sql("SHOW server_version_num").scalar()
+            if int(str(version)) < OLDEST * 10_000:
+                shown = connection.exec_driver_sql("SHOW server_version").scalar()
+                raise SetupError(
+                    f"The PostgreSQL server is of version {shown}.",
+                    where=self.place,
+                    next_step=f"Use version {OLDEST} or newer.",
+                )
+            self._tell_time(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A read transaction: all its statements see one state."""
+        with self._reading.connect() as connection:
+            if self.clock.stale:
+                self._tell_time(connection)
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A write transaction, which holds the catalog's lock."""
+        with self.engine.begin() as connection:
+            locked = connection.exec_driver_sql(_LOCK).one()
+            self.clock.set(locked[1])
+            yield connection
+
+    def require_in_place(self) -> None:
+        """A server is where its URL says."""
+
+    def translated(self, error: sa.exc.DBAPIError) -> Exception | None:
+        """The error that says what to do about one of the driver's; ``None`` when there is none better.
+
+        Texts of the server are not repeated: some hold values.
+        """
+        state = getattr(error.orig, "sqlstate", None) or ""
+        for prefix, (wrong, next_step) in _SETUP.items():
+            if state.startswith(prefix):
+                return SetupError(f"The PostgreSQL server {wrong}.", where=self.place, next_step=next_step)
+        match state:
+            case "42P01" | "42703":
+                return other_schema_error("a table or a column is missing")
+            case "55P03" | "40001" | "40P01":
+                return busy_error()
+            case "53100":
+                return StorageFullError(
+                    "The PostgreSQL server's disk is full.",
+                    where=self.place,
+                    next_step="Free disk space on the server and try again.",
+                )
+            case "53300":
+                return UnavailableError(
+                    "The PostgreSQL server takes no more connections.",
+                    where=self.place,
+                    next_step=f"Raise max_connections: each process of Antiphon takes up to {CONNECTIONS}.",
+                )
+            case "25006":
+                return UnavailableError(
+                    "The PostgreSQL server takes no writes.",
+                    where=self.place,
+                    next_step="Name the primary server, e.g. by target_session_attrs=read-write with all hosts.",
+                )
+            case "22003":
+                return InvalidInputError("A number is too large.", next_step="Numbers are whole and below 2**63.")
+            case "22021" | "22P05":
+                return InvalidInputError("A text holds a NUL character.", next_step="Remove it.")
+            case "54000":
+                return InvalidInputError("A name is too long to be indexed.", next_step="Shorten it.")
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated:
+            return UnavailableError(
+                "The PostgreSQL server is away" + (f" ({state})." if state else "."),
+                where=self.place,
+                next_step="What was under way may or may not be done; try again when it is back.",
+            )
+        return None
+
+    def back_up(self, revision: str) -> str:
+        """Say how a migration is undone; a server's backups are its own."""
+        return "a dump made before (pg_dump) is the way back"
+
+    def erase_free_space(self) -> bool:
+        """Let the server use the space of deleted rows again. Its own log and backups keep them for their time."""
+        self._maintain("VACUUM")
+        return False
+
+    def compact(self) -> None:
+        """Write the tables anew without deleted rows."""
+        self._maintain("VACUUM FULL")
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self.engine.dispose()
+
+    def _maintain(self, statement: str) -> None:
+        with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql(statement)
+
+    def _tell_time(self, connection: Connection) -> None:
+        told: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
+        self.clock.set(told)

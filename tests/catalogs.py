@@ -1,0 +1,82 @@
+"""Catalogs for tests: files of SQLite, and databases of a PostgreSQL server that this process of pytest starts once.
+
+``ANTIPHON_TEST_CATALOG=postgresql`` lets :func:`catalog_url` name databases for every test that asks it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from functools import cache
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.servers import PostgresProcess
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.sqlite_file import SqliteFile
+from antiphon.core.clock import Clock
+
+KINDS = ("sqlite", "postgresql")
+_numbers = count(1)
+_of_folder: dict[Path, str] = {}
+
+
+@cache
+def postgres() -> PostgresProcess:
+    """The server, with a migrated catalog as a template for others."""
+    server = PostgresProcess()
+    atexit.register(server.remove)
+    server.start()
+    server.run("CREATE DATABASE template")
+    database = Database.open(_url(server, "template"))
+    database.migrate()
+    database.close()
+    return server
+
+
+def catalog_url(folder: Path, kind: str | None = None) -> str:
+    """The URL of the folder's catalog: the same for the same folder."""
+    if (kind or os.environ.get("ANTIPHON_TEST_CATALOG", "sqlite")) == "sqlite":
+        return f"sqlite:///{folder}/catalog.db"
+    if folder not in _of_folder:
+        server, name = postgres(), f"catalog_{next(_numbers)}"
+        server.run(f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
+        _of_folder[folder] = _url(server, name)
+    return _of_folder[folder]
+
+
+def opened_again(database: Database, clock: Clock | None = None) -> Database:
+    """Another process's view of a catalog."""
+    return Database.open(database.backend.url, codec=database.codec, clock=clock)
+
+
+def stored_bytes(database: Database) -> bytes:
+    """Everything that the catalog stores: its files, or what a dump of the server's tables holds."""
+    if isinstance(database.backend, SqliteFile):
+        return b"".join(path.read_bytes() for path in database.path.parent.iterdir())
+    with database.read() as connection:
+        rows = [row for table in schema.metadata.sorted_tables for row in connection.execute(table.select())]
+    return b"".join(value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row)
+
+
+def drop(database: Database) -> None:
+    """Close a catalog, and remove it from the server: hundreds of them would fill the disk."""
+    for thread in threading.enumerate():
+        if thread.name == "last-use":  # It writes in the background, and would open another connection.
+            thread.join(5)
+    database.close()
+    url = database.backend.url
+    if url.startswith("postgresql"):
+        name = url.rpartition("/")[2]
+        postgres().run(f"DROP DATABASE {name} WITH (FORCE)")
+        for folder, known in [*_of_folder.items()]:
+            if known == url:
+                del _of_folder[folder]
+
+
+def _url(server: PostgresProcess, name: str) -> str:
+    return f"postgresql://{server.user}:{quote(server.password, safe='')}@127.0.0.1:{server.port}/{name}"
