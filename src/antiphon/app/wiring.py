@@ -225,8 +225,16 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
         context=context,
         audit=store.audit,
         limits=RequestFileLimits(limits.max_requests, store.settings.gateway.max_body_bytes),
-        waiting=lambda: store.runs.queued((WORKFLOW,)),
+        waiting=lambda: store.runs.queued(store.scope.environment, (WORKFLOW,)),
     )
     registry.add(WORKFLOW, jobs.run)
     lease = parse_duration(store.settings.worker.lease)
-    return Executor(store.database, registry, f"{worker}/batches", lease=lease, concurrency=limits.batches, fair=True)
+    return Executor(
+        store.database,
+        registry,
+        f"{worker}/batches",
+        store.scope.environment,
+        lease=lease,
+        concurrency=limits.batches,
+        fair=True,
+    )

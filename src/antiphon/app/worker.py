@@ -119,7 +119,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
     )
     learning.register(registry)
-    executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
+    executor = Executor(store.database, registry, name, store.scope.environment, lease=parse_duration(settings.lease))
     streams = StreamPoller(
         partial(wired.features.consume, believed=VIEWS_SECONDS),
         poll=parse_duration(settings.stream_poll).total_seconds(),

@@ -70,6 +70,7 @@ class Executor:
         registry: the workflows this executor knows.
         worker_id: unique among living workers; a worker that was started again under its name takes its runs back
             at once.
+        environment: the one whose runs it claims.
         clock: wall time of leases.
         concurrency: runs at once.
         lease: how long a run is held without a heartbeat; a dead worker's runs wait this long.
@@ -85,6 +86,7 @@ class Executor:
         database: Database,
         registry: WorkflowRegistry,
         worker_id: str,
+        environment: str,
         clock: Clock | None = None,
         *,
         concurrency: int = 4,
@@ -98,6 +100,7 @@ class Executor:
         self._runs = Runs(database, self._clock)
         self._registry = registry
         self._worker = worker_id
+        self._environment = environment
         self._concurrency = concurrency
         self._fair = fair
         self._lease = lease
@@ -108,14 +111,16 @@ class Executor:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then let steps in flight finish and give the runs back."""
-        await self._patiently(self._runs.reclaim, self._worker)
+        await self._patiently(self._runs.reclaim, self._worker, self._environment)
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 claimed = None
                 if len(self._contexts) < self._concurrency:
                     claim = partial(self._runs.claim, fair=self._fair)
-                    claimed = await self._patiently(claim, self._worker, self._lease, self._registry.names)
+                    claimed = await self._patiently(
+                        claim, self._worker, self._environment, self._lease, self._registry.names
+                    )
                 if claimed is not None:
                     await self._start(claimed)
                     continue

@@ -174,9 +174,16 @@ class Runs:
             return [opened(row) for row in rows]
 
     def claim(
-        self, worker: str, lease: timedelta, workflows: Collection[str] | None = None, *, fair: bool = False
+        self,
+        worker: str,
+        environment: str,
+        lease: timedelta,
+        workflows: Collection[str] | None = None,
+        *,
+        fair: bool = False,
     ) -> Run | None:
-        """Take the oldest run that is due: queued, or held by a worker whose lease is over.
+        """Take the oldest run of an environment that is due: queued, or held by a worker whose lease is over. Runs of
+        other environments are for their own workers, which have their stores and models.
 
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
@@ -185,12 +192,16 @@ class Runs:
         """
         while True:
             now = self._clock.now()
-            due = _claimable(now, workflows)
+            due = _claimable(environment, now, workflows)
             # Idle workers poll: they look without taking the write lock.
             if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
                 return None
             with self._database.transaction() as connection:
-                order = _fair_order(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
+                order = (
+                    _fair_order(environment, now, workflows)
+                    if fair
+                    else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
+                )
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
@@ -214,9 +225,11 @@ class Runs:
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
 
-    def queued(self, workflows: Collection[str]) -> bool:
-        """Tells whether a run of these workflows, of any tenant, waits to be claimed."""
-        due = and_(_runs.c.status == "queued", _runs.c.not_before <= self._clock.now())
+    def queued(self, environment: str, workflows: Collection[str]) -> bool:
+        """Tells whether a run of these workflows, of any tenant of an environment, waits to be claimed."""
+        due = and_(
+            _runs.c.status == "queued", _runs.c.environment == environment, _runs.c.not_before <= self._clock.now()
+        )
         waiting = select(_runs.c.id).where(due, _runs.c.workflow.in_(sorted(workflows))).limit(1)
         return self._database.first(waiting) is not None
 
@@ -236,9 +249,11 @@ class Runs:
             raise _lease_lost(run)
         return bool(held.cancel_requested)
 
-    def reclaim(self, worker: str) -> int:
+    def reclaim(self, worker: str, environment: str) -> int:
         """End every lease of a worker that was started again under its name; returns how many there were."""
-        held = update(_runs).where(_runs.c.status == "running", _runs.c.worker == worker)
+        held = update(_runs).where(
+            _runs.c.status == "running", _runs.c.environment == environment, _runs.c.worker == worker
+        )
         return self._database.write(held.values(lease_until=self._clock.now() - timedelta(microseconds=1)))
 
     def recorded(self, run: Run) -> dict[tuple[str, int], Any]:
@@ -358,24 +373,30 @@ def _encode(value: Any, where: str) -> bytes:
         ) from error
 
 
-def _fair_order(now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+def _fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
     """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
     others = _runs.alias()
     running = (
         select(func.count())
         .select_from(others)
-        .where(others.c.tenant == _runs.c.tenant, others.c.status == "running", others.c.lease_until >= now)
+        .where(
+            others.c.tenant == _runs.c.tenant,
+            others.c.environment == environment,
+            others.c.status == "running",
+            others.c.lease_until >= now,
+        )
     )
     if workflows is not None:
         running = running.where(others.c.workflow.in_(sorted(workflows)))
     return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
 
 
-def _claimable(now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
-    """True for runs that wait and are due, and for those whose lease ran out."""
+def _claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
+    """True for runs of an environment that wait and are due, and for those whose lease ran out."""
+    own = _runs.c.environment == environment
     due = or_(
-        and_(_runs.c.status == "queued", _runs.c.not_before <= now),
-        and_(_runs.c.status == "running", _runs.c.lease_until < now),
+        and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
+        and_(_runs.c.status == "running", own, _runs.c.lease_until < now),
     )
     return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
 

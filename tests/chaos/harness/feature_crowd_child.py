@@ -233,7 +233,8 @@ class Role(Life):
         registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         executor = Executor(
-            self.store.database, registry, self._name, concurrency=1, poll=0.02, lease=_LEASE,
+            self.store.database, registry, self._name, self.store.scope.environment, concurrency=1, poll=0.02,
+            lease=_LEASE,
             backoff=timedelta(seconds=0.1),
         )  # fmt: skip
         working = asyncio.create_task(executor.run_until(stop))
@@ -255,7 +256,7 @@ class Role(Life):
             pass
         self._let_go()
         for name in ROLES:
-            self.store.runs.reclaim(name)
+            self.store.runs.reclaim(name, "dev")
         self._runner.run(self._work_until(lambda: all(run.status in ENDED for run in self.store.runs.list(scope, 500))))
         runs = [run for run in self.store.runs.list(scope, 500) if run.status != "succeeded"]
         found["runs"] = {run.id: f"{run.status}: {run.error}" for run in runs}

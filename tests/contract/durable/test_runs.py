@@ -33,7 +33,7 @@ CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def claimed(runs: Runs, worker: str = "w1") -> Run:
-    run = runs.claim(worker, LEASE)
+    run = runs.claim(worker, "dev", LEASE)
     assert run is not None
     return run
 
@@ -95,9 +95,9 @@ def test_runs_are_claimed_once_oldest_first(database: Database, clock: ManualClo
         ids.append(runs.submit(DEV, name, {}))
         clock.advance(timedelta(seconds=1))
     later = runs.submit(DEV, "c", {}, not_before=clock.now() + timedelta(seconds=5))
-    assert runs.claim("w", LEASE, ["b"]) is not None
+    assert runs.claim("w", "dev", LEASE, ["b"]) is not None
     assert claimed(runs).id == ids[0]
-    assert runs.claim("w", LEASE) is None
+    assert runs.claim("w", "dev", LEASE) is None
     clock.advance(timedelta(seconds=5))
     assert claimed(runs).id == later
     assert [run.status for run in runs.list(DEV)] == ["running"] * 3
@@ -112,25 +112,40 @@ def test_a_fair_claim_is_of_the_tenant_with_fewest_under_way(database: Database,
             runs.submit(Scope(tenant, "dev"), "batch", {})
             clock.advance(timedelta(seconds=1))
     runs.submit(Scope("large", "dev"), "refresh", {})
-    while (run := runs.claim("w", timedelta(hours=1), ["batch"], fair=True)) is not None:
+    while (run := runs.claim("w", "dev", timedelta(hours=1), ["batch"], fair=True)) is not None:
         order.append(run.scope.tenant)
         clock.advance(timedelta(seconds=1))
     assert order == ["large", "small", "other", "large", "large", "large"]
 
 
+def test_a_worker_claims_runs_of_its_environment_alone(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    of_prod = runs.submit(Scope("default", "prod"), "batch", {})
+    assert runs.claim("w", "dev", LEASE) is None
+    assert not runs.queued("dev", ["batch"])
+    assert runs.queued("prod", ["batch"])
+    held = runs.claim("w", "prod", LEASE)
+    assert held is not None
+    assert held.id == of_prod
+    assert runs.reclaim("w", "dev") == 0
+    clock.advance(LEASE * 2)
+    assert runs.claim("w2", "dev", LEASE) is None, "nor those that a dead worker of another environment left"
+    assert runs.claim("w2", "prod", LEASE) is not None
+
+
 def test_a_run_given_back_goes_behind_those_that_wait(database: Database, clock: ManualClock) -> None:
     runs = Runs(database)
     first, second = runs.submit(DEV, "batch", {}), runs.submit(DEV, "batch", {})
-    assert runs.queued(["batch"])
-    run = runs.claim("w", LEASE, ["batch"], fair=True)
+    assert runs.queued("dev", ["batch"])
+    run = runs.claim("w", "dev", LEASE, ["batch"], fair=True)
     assert run is not None
     clock.advance(timedelta(seconds=1))
     runs.give_back(run)
-    following = runs.claim("w", LEASE, ["batch"], fair=True)
+    following = runs.claim("w", "dev", LEASE, ["batch"], fair=True)
     assert following is not None
     assert {run.id, following.id} == {first, second}
-    assert runs.queued(["batch"])
-    assert not runs.queued(["refresh"])
+    assert runs.queued("dev", ["batch"])
+    assert not runs.queued("dev", ["refresh"])
 
 
 def test_a_dead_workers_run_is_claimed_when_its_lease_is_over(database: Database, clock: ManualClock) -> None:
@@ -138,7 +153,7 @@ def test_a_dead_workers_run_is_claimed_when_its_lease_is_over(database: Database
     runs.submit(DEV, "a", {})
     dead = claimed(runs)
     clock.advance(LEASE)
-    assert runs.claim("w2", LEASE) is None
+    assert runs.claim("w2", "dev", LEASE) is None
     clock.advance(timedelta(microseconds=1))
     taken = claimed(runs, "w2")
     assert (taken.id, taken.epoch, taken.attempts, taken.worker) == (dead.id, dead.epoch + 1, 2, "w2")
@@ -151,7 +166,7 @@ def test_a_heartbeat_keeps_the_lease(database: Database, clock: ManualClock) -> 
     for done in range(3):
         clock.advance(LEASE)
         assert not runs.heartbeat(run, LEASE, ProgressReport(done, 3, "rows"))
-    assert runs.claim("w2", LEASE) is None
+    assert runs.claim("w2", "dev", LEASE) is None
     now = runs.get(DEV, run.id)
     assert (now.done, now.total, now.note) == (2, 3, "rows")
 
@@ -160,9 +175,9 @@ def test_a_worker_started_again_takes_its_runs_back_at_once(database: Database) 
     runs = Runs(database)
     runs.submit(DEV, "a", {})
     run = claimed(runs, "w1")
-    assert runs.reclaim("w2") == 0
-    assert runs.claim("w1", LEASE) is None
-    assert runs.reclaim("w1") == 1
+    assert runs.reclaim("w2", "dev") == 0
+    assert runs.claim("w1", "dev", LEASE) is None
+    assert runs.reclaim("w1", "dev") == 1
     assert claimed(runs, "w1").id == run.id
 
 
@@ -216,7 +231,7 @@ def test_a_run_that_kills_its_workers_fails(database: Database, clock: ManualClo
     for _ in range(2):
         claimed(runs)
         clock.advance(LEASE + timedelta(seconds=1))
-    assert runs.claim("w", LEASE) is None
+    assert runs.claim("w", "dev", LEASE) is None
     ended = runs.get(DEV, run)
     assert ended.status == "failed"
     assert ended.error is not None
@@ -236,17 +251,17 @@ def test_cancelling(database: Database, clock: ManualClock) -> None:
     runs = Runs(database)
     queued, held, ended = (runs.submit(DEV, name, {}) for name in ("a", "b", "c"))
     assert runs.cancel(DEV, queued).status == "cancelled"
-    run = runs.claim("w", LEASE, ["b"])
+    run = runs.claim("w", "dev", LEASE, ["b"])
     assert run is not None
     assert runs.cancel(DEV, held).status == "running"
     assert runs.heartbeat(run, LEASE)
-    other = runs.claim("w", LEASE, ["c"])
+    other = runs.claim("w", "dev", LEASE, ["c"])
     assert other is not None
     runs.end(other, {"n": 1})
     assert runs.cancel(DEV, ended).status == "succeeded"
     # The holder dies before it sees the wish: nobody runs it again.
     clock.advance(LEASE + timedelta(seconds=1))
-    assert runs.claim("w", LEASE) is None
+    assert runs.claim("w", "dev", LEASE) is None
     assert [runs.get(DEV, r).status for r in (queued, held, ended)] == ["cancelled", "cancelled", "succeeded"]
     with pytest.raises(NotFoundError):
         runs.cancel(OTHER, held)

@@ -70,7 +70,13 @@ class Worker:
     async def work(self) -> None:
         stop = asyncio.Event()
         executor = Executor(
-            self.database, self.registry, self.name, lease=timedelta(seconds=self.lease), poll=0.02, concurrency=2
+            self.database,
+            self.registry,
+            self.name,
+            "dev",
+            lease=timedelta(seconds=self.lease),
+            poll=0.02,
+            concurrency=2,
         )
         working = asyncio.create_task(executor.run_until(stop))
         runs = Runs(self.database)

@@ -41,7 +41,7 @@ async def working(database: Database, *, workflow: Body, **options: Any) -> Asyn
 
     registry.add("w", call)
     options = {"poll": 0.01, "backoff": timedelta(milliseconds=10)} | options
-    task = asyncio.create_task(Executor(database, registry, "w1", **options).run_until(stop))
+    task = asyncio.create_task(Executor(database, registry, "w1", "dev", **options).run_until(stop))
 
     async def run_to_end(**submit: Any) -> Run:
         run = runs.submit(DEV, "w", {}, **submit)
@@ -203,7 +203,7 @@ async def test_stopping_lets_the_step_in_flight_finish_and_gives_the_run_back(da
 
     registry.add("w", workflow)
     run = runs.submit(DEV, "w", {})
-    task = asyncio.create_task(Executor(database, registry, "w1", poll=0.01).run_until(stop))
+    task = asyncio.create_task(Executor(database, registry, "w1", "dev", poll=0.01).run_until(stop))
     await asyncio.to_thread(entered.wait, 20)
     stop.set()
     await asyncio.sleep(0)

@@ -200,7 +200,7 @@ def test_a_cancelled_apply_changes_nothing_even_in_its_last_step(harbor: Harbor)
     applied = harbor.apply(WINDOW)
     before, store = harbor.live(), harbor.store
     assert applied.run is not None
-    run = store.runs.claim("somebody", timedelta(minutes=1))
+    run = store.runs.claim("somebody", "dev", timedelta(minutes=1))
     assert run is not None
     assert run.id == applied.run
     store.runs.cancel(store.scope, run.id)

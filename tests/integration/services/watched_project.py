@@ -101,7 +101,7 @@ class Project:
         registry, stop = WorkflowRegistry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         run = self.platform.refresh(self.store.scope, views=views, reason="nightly", principal="ops")
-        working = asyncio.create_task(Executor(self.store.database, registry, "test", poll=0.01).run_until(stop))
+        working = asyncio.create_task(Executor(self.store.database, registry, "test", "dev", poll=0.01).run_until(stop))
         async with asyncio.timeout(60):
             while self.store.runs.get(self.store.scope, run).status not in ENDED:
                 await asyncio.sleep(0.01)

@@ -48,7 +48,7 @@ def filled(database: Database, number: int = 5) -> None:
         AuditLog(database, b"s" * 32).append(DEV, "ann", "answer", f"p{each}", originator=f"user{each}")
     jobs.set_status(DEV, job, "failed", epoch=epoch, error="because")
     run = runs.submit(DEV, "w", {"x": 1}, key="by hand")
-    claimed = runs.claim("worker", timedelta(seconds=5))
+    claimed = runs.claim("worker", "dev", timedelta(seconds=5))
     assert claimed is not None
     runs.record(claimed, "step", 0, {"y": 2}, NOON)
     runs.fail(claimed, "because")

@@ -330,7 +330,7 @@ runs = table(
     optional(sa.LargeBinary, "key_sealed"),
     unique("key"),
     index("ix_runs_created", "created_at"),
-    sa.Index("ix_runs_claimable", "status", "not_before", "created_at"),
+    sa.Index("ix_runs_claimable", "status", "environment", "not_before", "created_at"),
 )
 
 steps = table(
