@@ -22,7 +22,6 @@ from antiphon.core.clock import Clock
 
 KINDS = ("sqlite", "postgresql")
 _numbers = count(1)
-_of_folder: dict[Path, str] = {}
 
 
 @cache
@@ -39,14 +38,16 @@ def postgres() -> PostgresProcess:
 
 
 def catalog_url(folder: Path, kind: str | None = None) -> str:
-    """The URL of the folder's catalog: the same for the same folder."""
+    """The URL of the folder's catalog: the same for the same folder, in every process."""
+    known = folder / "catalog.url"
+    if known.exists():
+        return known.read_text()
     if (kind or os.environ.get("ANTIPHON_TEST_CATALOG", "sqlite")) == "sqlite":
         return f"sqlite:///{folder}/catalog.db"
-    if folder not in _of_folder:
-        server, name = postgres(), f"catalog_{next(_numbers)}"
-        server.run(f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
-        _of_folder[folder] = _url(server, name)
-    return _of_folder[folder]
+    server, name = postgres(), f"catalog_{next(_numbers)}"
+    server.run(f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
+    known.write_text(_url(server, name))
+    return known.read_text()
 
 
 def opened_again(database: Database, clock: Clock | None = None) -> Database:
@@ -69,13 +70,8 @@ def drop(database: Database) -> None:
         if thread.name == "last-use":  # It writes in the background, and would open another connection.
             thread.join(5)
     database.close()
-    url = database.backend.url
-    if url.startswith("postgresql"):
-        name = url.rpartition("/")[2]
-        postgres().run(f"DROP DATABASE {name} WITH (FORCE)")
-        for folder, known in [*_of_folder.items()]:
-            if known == url:
-                del _of_folder[folder]
+    if not isinstance(database.backend, SqliteFile):
+        postgres().run(f"DROP DATABASE {database.backend.url.rpartition('/')[2]} WITH (FORCE)")
 
 
 def _url(server: PostgresProcess, name: str) -> str:

@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from antiphon.catalog import schema
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translated_errors
-from antiphon.catalog.postgres_server import PostgresServer
+from antiphon.catalog.postgres_server import PostgresAccess, PostgresServer
 from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
@@ -56,6 +56,8 @@ class Backend(Protocol):
         ...
 
     def exists(self) -> bool: ...
+
+    def described(self) -> str: ...
 
     def connect(self) -> None: ...
 
@@ -103,7 +105,11 @@ class Database:
             SetupError: the folder does not exist or cannot be written; the server refuses the user.
             UnavailableError: the server does not answer.
         """
-        backend = backend_of(url)
+        return cls.of(backend_of(url), codec=codec, clock=clock)
+
+    @classmethod
+    def of(cls, backend: Backend, *, codec: Codec | None = None, clock: Clock | None = None) -> Database:
+        """Open the catalog at a place; raises as :meth:`open`."""
         try:
             with translated_errors(backend.translated):
                 backend.connect()
@@ -305,8 +311,11 @@ class Database:
         self.backend.close()
 
 
-def backend_of(url: str) -> Backend:
+def backend_of(url: str, access: PostgresAccess | None = None) -> Backend:
     """The place that a catalog's URL names; nothing is opened yet.
+
+    Args:
+        access: to a server; what the URL itself says by default.
 
     Raises:
         InvalidInputError, SetupError: as :meth:`Database.open`.
@@ -322,7 +331,7 @@ def backend_of(url: str) -> Backend:
         case "sqlite":
             return SqliteFile(parsed)
         case "postgresql" | "postgres":
-            return PostgresServer(parsed)
+            return PostgresServer(parsed, access or PostgresAccess())
         case other:
             raise InvalidInputError(
                 f"A database of the kind {other!r} is no catalog this version can open.",

@@ -10,12 +10,16 @@ Invariants:
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
@@ -23,12 +27,10 @@ from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, other_sch
 from antiphon.catalog.dialect import ROWCOUNT
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
+from antiphon.core.tls import ClientTls
 
 OLDEST = 15
 """The oldest major version of a server that is tested."""
-
-CONNECTIONS = 10
-"""The most connections that one process opens."""
 
 LOST_SECONDS = 30
 """After this the server ends a transaction in which nothing happens, and a connection whose other end is gone."""
@@ -96,36 +98,55 @@ class ServerClock:
             self._told = (told.astimezone(UTC), self._local.monotonic())
 
 
-class PostgresServer:
-    """The database that ``postgresql://user:password@host:port/database`` names, with libpq's parameters after ``?``.
+class PostgresAccess(msgspec.Struct, frozen=True):
+    """How a server is opened.
 
-    Tables are made in the first schema of the ``search_path``: several projects may share a database by
-    ``?options=-csearch_path=NAME``.
-
-    Raises:
-        InvalidInputError: the URL names no database. SetupError: the driver is not installed.
+    Attributes:
+        password: the user's; ``None`` leaves it to the URL and to libpq.
+        schema: made when it is missing; ``None`` is the first of the user's ``search_path``.
+        connections: most that this process opens.
+        tls: whom to trust and what to show. A server that is not on this machine is verified unless the URL says how
+            (``sslmode``).
     """
 
-    def __init__(self, url: URL) -> None:
+    password: str | None = None
+    schema: str | None = None
+    connections: int = 10
+    tls: ClientTls = ClientTls()
+
+
+class PostgresServer:
+    """The database that ``postgresql://user@host:port/database`` names, with libpq's parameters after ``?``.
+
+    Raises:
+        InvalidInputError: the URL names no database, or the schema's name is none. SetupError: the driver is not
+            installed.
+    """
+
+    def __init__(self, url: URL, access: PostgresAccess) -> None:
         if not url.database:
             raise InvalidInputError(
                 "The URL of PostgreSQL names no database.",
                 where="catalog.url",
                 next_step="Write postgresql://user@host/database.",
             )
+        if access.schema is not None and not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", access.schema):
+            raise InvalidInputError(
+                f"{access.schema!r} is no name of a schema.",
+                where="catalog.schema",
+                next_step="Use lower-case letters, digits and underscores.",
+            )
         self.url = url.render_as_string(hide_password=False)
-        given = url.query.get("options", "")
-        options = " ".join([f"-c{name}={value}" for name, value in _OPTIONS.items()])
-        url = url.set(drivername="postgresql+psycopg").update_query_dict(
-            {"options": f"{options} {given if isinstance(given, str) else ' '.join(given)}".strip()}
-        )
-        self.clock = ServerClock()
         self.place = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+        self.clock = ServerClock()
+        self._access = access
+        if access.password is not None:
+            url = url.set(password=access.password)
         try:
             self.engine = sa.create_engine(
-                url,
-                pool_size=CONNECTIONS // 2,
-                max_overflow=CONNECTIONS - CONNECTIONS // 2,
+                url.set(drivername="postgresql+psycopg").update_query_dict(_parameters(url, access)),
+                pool_size=access.connections,
+                max_overflow=0,
                 pool_timeout=BUSY_SECONDS,
                 pool_pre_ping=True,  # A server that was started again is not told by the first statement's failure.
                 hide_parameters=True,  # an error's text would hold what was to be stored
@@ -144,11 +165,25 @@ class PostgresServer:
         """Whether there is a database to look into; what is in it is seen by connecting."""
         return True
 
+    def described(self) -> str:
+        """The server's version, how long it takes to answer, and what is wrong with its settings."""
+        with self.engine.connect() as connection:
+            version = connection.exec_driver_sql("SHOW server_version").scalar()
+            fsync = connection.exec_driver_sql("SHOW fsync").scalar()
+            took = []
+            for _ in range(5):
+                began = time.perf_counter()
+                connection.exec_driver_sql("SELECT 1")
+                took.append(time.perf_counter() - began)
+        unsafe = "" if fsync == "on" else ", FSYNC IS OFF: a power cut loses what was acknowledged"
+        return f"PostgreSQL {version}, answers in {1e3 * sorted(took)[2]:.1f} ms{unsafe}"
+
     def connect(self) -> None:
-        """See whether the server answers, and is new enough.
+        """See whether the server answers, is new enough and takes writes, and make the schema.
 
         Raises:
-            SetupError: it is older than :data:`OLDEST`.
+            SetupError: it is older than :data:`OLDEST`, or the user may not make tables. UnavailableError: it is a
+                standby.
         """
         with self.engine.connect() as connection:
             version = connection.exec_driver_sql("SHOW server_version_num").scalar()
@@ -159,6 +194,9 @@ class PostgresServer:
                     where=self.place,
                     next_step=f"Use version {OLDEST} or newer.",
                 )
+            if connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
+                raise self._read_only()
+            self._make_schema(connection)
             self._tell_time(connection)
 
     @contextmanager
@@ -204,14 +242,11 @@ class PostgresServer:
                 return UnavailableError(
                     "The PostgreSQL server takes no more connections.",
                     where=self.place,
-                    next_step=f"Raise max_connections: each process of Antiphon takes up to {CONNECTIONS}.",
+                    next_step="Raise max_connections: each process of Antiphon takes up to "
+                    f"{self._access.connections} ([catalog] connections).",
                 )
             case "25006":
-                return UnavailableError(
-                    "The PostgreSQL server takes no writes.",
-                    where=self.place,
-                    next_step="Name the primary server, e.g. by target_session_attrs=read-write with all hosts.",
-                )
+                return self._read_only()
             case "22003":
                 return InvalidInputError("A number is too large.", next_step="Numbers are whole and below 2**63.")
             case "22021" | "22P05":
@@ -247,6 +282,51 @@ class PostgresServer:
         with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.exec_driver_sql(statement)
 
+    def _make_schema(self, connection: Connection) -> None:
+        name = self._access.schema
+        if name is not None and connection.exec_driver_sql(f"SELECT to_regnamespace('{name}')").scalar() is None:
+            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {name}")
+            connection.commit()
+        may = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
+        if not connection.exec_driver_sql(may).scalar():
+            raise SetupError(
+                "The user may not make tables in the schema of the catalog.",
+                where=self.place,
+                next_step="GRANT CREATE, USAGE ON SCHEMA public TO the user, or name another in [catalog] schema.",
+            )
+
+    def _read_only(self) -> UnavailableError:
+        return UnavailableError(
+            "The PostgreSQL server takes no writes.",
+            where=self.place,
+            next_step="Name the primary server, or all of them with ?target_session_attrs=read-write.",
+        )
+
     def _tell_time(self, connection: Connection) -> None:
         told: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
         self.clock.set(told)
+
+
+def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
+    """The parameters of libpq that are ours; what the URL says itself stays."""
+    given = url.query.get("options", "")
+    schema = {} if access.schema is None else {"search_path": access.schema}
+    options = " ".join(f"-c{name}={value}" for name, value in (_OPTIONS | schema).items())
+    parameters = {"options": f"{options} {given if isinstance(given, str) else ' '.join(given)}".strip()}
+    if "sslmode" not in url.query and not _on_this_machine(url):
+        parameters |= {"sslmode": "verify-full", "sslrootcert": str(access.tls.authority or "system")}
+    if access.tls.certificate is not None:
+        parameters |= {"sslcert": str(access.tls.certificate), "sslkey": str(access.tls.key)}
+    return parameters
+
+
+def _on_this_machine(url: URL) -> bool:
+    named = url.query.get("host", url.host or "")
+    for host in [named] if isinstance(named, str) else named:
+        try:
+            if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+                return False
+        except ValueError:
+            if host not in ("", "localhost") and not host.startswith("/"):
+                return False
+    return True

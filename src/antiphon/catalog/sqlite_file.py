@@ -75,6 +75,10 @@ class SqliteFile:
         """Whether the file is there; opening it would make it."""
         return self.path.exists()
 
+    def described(self) -> str:
+        """The kind and version of the database."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
     def connect(self) -> None:
         """Make the file and see whether it is a database."""
         with self.engine.connect() as connection:

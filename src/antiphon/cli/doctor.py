@@ -141,7 +141,7 @@ def _catalog(project: Path) -> str:
     try:
         found = store.database.revision()
         store.required_files.require_secrets()
-        return f"schema {found}"
+        return f"{store.database.backend.described()}, schema {found}"
     finally:
         store.database.close()
 

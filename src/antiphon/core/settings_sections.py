@@ -26,9 +26,26 @@ class ProjectSettings(Section, frozen=True):
 
 
 class CatalogSettings(Section, frozen=True):
-    """The one SQL database. ``None`` is SQLite in the project's directory."""
+    """The one SQL database, the source of truth.
+
+    Attributes:
+        url: ``postgresql://USER@HOST:PORT/DATABASE`` without a password, with libpq's parameters after ``?``; or
+            ``sqlite:////PATH``. ``None`` is SQLite in the project's directory.
+        password_variable: holds the password of that user; without it libpq looks where it always does (``~/.pgpass``).
+        schema: of PostgreSQL, made when it is missing: several projects share a database. ``None`` is the first one of
+            the user's ``search_path``.
+        connections: most that one process opens.
+        authority: PEM file of whom to trust for the server's certificate; ``None`` trusts whom the machine does.
+        client_certificate, client_key: PEM files to show when the server asks for them (mutual TLS).
+    """
 
     url: str | None = None
+    password_variable: str | None = None
+    schema: str | None = None
+    connections: int = 10
+    authority: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
 
 class FeaturesSettings(Section, frozen=True):

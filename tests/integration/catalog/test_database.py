@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.catalogs import KINDS, catalog_url
 from tests.unit.catalog.examples import DEV, NOON, manifest, open_database
 
-from antiphon.catalog import schema
+from antiphon.catalog import postgres_server, schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event, EventLog
 from antiphon.catalog.features.publications import Publications
@@ -31,8 +32,14 @@ from antiphon.core.errors import (
 spawned = multiprocessing.get_context("spawn")
 
 
+@pytest.fixture(params=KINDS, autouse=True)
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds for both databases."""
+    monkeypatch.setenv("ANTIPHON_TEST_CATALOG", request.param)
+
+
 def url(folder: Path) -> str:
-    return f"sqlite:///{folder}/catalog.db"
+    return catalog_url(folder)
 
 
 # ------------------------------------------------------------------ opening
@@ -43,7 +50,9 @@ def test_every_table_carries_its_scope() -> None:
         assert [column.name for column in table.primary_key.columns][:2] == ["tenant", "environment"], table.name
 
 
-@pytest.mark.parametrize("wrong", ["nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://host/name"])
+@pytest.mark.parametrize(
+    "wrong", ["nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://host", "mysql://host/name"]
+)
 def test_a_url_that_cannot_be_a_catalog_is_refused(wrong: str) -> None:
     with pytest.raises(InvalidInputError):
         Database.open(wrong)
@@ -51,12 +60,11 @@ def test_a_url_that_cannot_be_a_catalog_is_refused(wrong: str) -> None:
 
 def test_what_is_wrong_with_the_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="does not exist"):
-        Database.open(url(tmp_path / "absent"))
+        Database.open(f"sqlite:///{tmp_path}/absent/catalog.db")
     (tmp_path / "catalog.db").write_bytes(b"no database" * 1000)
     with pytest.raises(CorruptionError, match="damaged"):
-        Database.open(url(tmp_path))
-    (tmp_path / "empty").mkdir()
-    unmigrated = Database.open(url(tmp_path / "empty"))
+        Database.open(f"sqlite:///{tmp_path}/catalog.db")
+    unmigrated = Database.open(f"sqlite:///{tmp_path}/empty.db")
     with pytest.raises(SetupError, match="schema"):
         Publications(unmigrated).current(DEV)
     unmigrated.close()
@@ -85,7 +93,7 @@ def test_a_reader_sees_one_state_while_a_writer_commits(tmp_path: Path) -> None:
 
 
 def _publish(folder: str, name: str, attempts: int, go: object) -> None:
-    database = Database.open(f"sqlite:///{folder}/catalog.db")
+    database = Database.open(catalog_url(Path(folder)))
     publications = Publications(database)
     go.wait()  # type: ignore[attr-defined]
     won = 0
@@ -145,6 +153,7 @@ def test_threads_that_append_share_the_offsets_without_holes(tmp_path: Path) -> 
 
 def test_a_writer_that_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("antiphon.catalog.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setitem(postgres_server._OPTIONS, "lock_timeout", "50ms")
     first, second = open_database(tmp_path), Database.open(url(tmp_path))
     with first.transaction(), pytest.raises(UnavailableError, match="write lock"):
         Blobs(second).put(DEV, b"x")
@@ -248,6 +257,7 @@ async def test_what_cannot_be_kept_with_a_commit_undoes_its_own_effect_alone(tmp
 
 async def test_a_failed_commit_is_told_to_everybody_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("antiphon.catalog.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setitem(postgres_server._OPTIONS, "lock_timeout", "50ms")
     database, other = open_database(tmp_path), Database.open(url(tmp_path))
     commit, blobs = GroupCommit(database), Blobs(database)
     with other.transaction():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Connection
+from tests.catalogs import catalog_url
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event, EventLog
@@ -31,7 +32,7 @@ class Worker:
         self.folder = folder
         self.name = name
         self.lease = lease
-        self.database = Database.open(f"sqlite:///{folder}/catalog.db")
+        self.database = Database.open(catalog_url(Path(folder)))
         self.log = EventLog(self.database)
         self.registry = WorkflowRegistry()
         self.registry.add("pairs", self.pairs)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.catalogs import KINDS
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog.features.events import EventLog
@@ -21,6 +22,12 @@ from antiphon.durable.runs import Runs
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("ANTIPHON_KILLS", "3"))
 PAIRS = 4
+
+
+@pytest.fixture(params=KINDS, autouse=True)
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed has its runs in a file or on a server."""
+    monkeypatch.setenv("ANTIPHON_TEST_CATALOG", request.param)
 
 
 def spawn(folder: Path, worker: str, lease: float = 60.0) -> subprocess.Popen[bytes]:

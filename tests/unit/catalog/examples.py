@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.catalogs import catalog_url
+
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.snapshot_facts import Statistics
 from antiphon.catalog.features.snapshots import SnapshotFile, SnapshotManifest
@@ -24,7 +26,7 @@ OTHER = Scope("other", "dev")
 
 
 def open_database(folder: Path, clock: Clock | None = None) -> Database:
-    database = Database.open(f"sqlite:///{folder}/catalog.db", clock=clock)
+    database = Database.open(catalog_url(folder), clock=clock)
     database.migrate()
     return database
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from antiphon.core.errors import SetupError
-from antiphon.core.settings_sections import FeaturesSettings
+from antiphon.catalog.postgres_server import PostgresAccess
+from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.settings_sections import CatalogSettings, FeaturesSettings
 from antiphon.core.tls import ClientTls, client_tls
 from antiphon.features.streaming.nats_access import Access
 
@@ -32,6 +33,27 @@ def secret(variable: str | None, field: str, section: str = "features") -> str |
 def online_tls(features: FeaturesSettings, root: Path) -> ClientTls:
     """Returns the TLS files for the online store's server; paths are relative to the project's folder."""
     return client_tls(root, features.online_authority, features.online_client_certificate, features.online_client_key)
+
+
+def catalog_access(catalog: CatalogSettings, root: Path) -> PostgresAccess:
+    """Returns how a catalog on PostgreSQL is opened.
+
+    Raises:
+        SetupError: the variable that the settings name is not set.
+        InvalidInputError: the URL holds a password.
+    """
+    if catalog.url is not None and "@" in catalog.url and ":" in catalog.url.partition("://")[2].partition("@")[0]:
+        raise InvalidInputError(
+            "The URL holds a password.",
+            where="[catalog] url",
+            next_step="Put it into an environment variable and name that in password_variable.",
+        )
+    return PostgresAccess(
+        password=secret(catalog.password_variable, "password_variable", "catalog"),
+        schema=catalog.schema,
+        connections=catalog.connections,
+        tls=client_tls(root, catalog.authority, catalog.client_certificate, catalog.client_key),
+    )
 
 
 def log_access(features: FeaturesSettings, root: Path) -> Access:

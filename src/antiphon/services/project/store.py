@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from antiphon.catalog.batch.jobs import Jobs
-from antiphon.catalog.database import Database, backend_of
+from antiphon.catalog.database import Backend, Database, backend_of
 from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.features.events import EventLog, StreamHomes
 from antiphon.catalog.features.publications import FeatureHolds, Publications
@@ -41,7 +41,7 @@ from antiphon.governance.policy.recent_requests import RecentRequests
 from antiphon.governance.policy.versions import PolicySets
 from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
-from antiphon.services.project.credentials import log_access
+from antiphon.services.project.credentials import catalog_access, log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
 
 T = TypeVar("T")
@@ -116,21 +116,21 @@ class Store:
         """The folder of this project's traces; ``None``: none are recorded."""
         return self.paths.logs if self.settings.telemetry.traces else None
 
-    @property
-    def database_url(self) -> str:
-        """The catalog's place, as a URL."""
-        return self.settings.catalog.url or f"sqlite:///{self.paths.catalog}"
-
     @cached_property
     def required_files(self) -> RequiredFiles:
         """The catalog and the secrets, without which the project's data is lost."""
-        return RequiredFiles(
-            self.paths, self.settings.features.online, backend_of(self.database_url), lambda: self.database
-        )
+        return RequiredFiles(self.paths, self.settings.features.online, self._backend, lambda: self.database)
+
+    @cached_property
+    def _backend(self) -> Backend:
+        catalog = self.settings.catalog
+        if catalog.url is None:
+            return backend_of(f"sqlite:///{self.paths.catalog}")
+        return backend_of(catalog.url, catalog_access(catalog, self.paths.root))
 
     @cached_property
     def database(self) -> Database:
-        return Database.open(self.database_url)
+        return Database.of(self._backend)
 
     @cached_property
     def renewer(self) -> Renewer:
