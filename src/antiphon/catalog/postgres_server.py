@@ -60,6 +60,19 @@ _SETUP = {
 """The beginning of an SQLSTATE to what is wrong with the server's set-up, and what to do."""
 
 
+_TEXTS = {
+    "authentication failed": "28P01",
+    "no pg_hba.conf entry": "28000",
+    "no password supplied": "28P01",
+    "permission denied": "42501",
+    "too many clients": "53300",
+    "remaining connection slots": "53300",
+    "certificate": "28",
+    "does not exist": "3D000",
+    "NUL (0x00)": "22021",
+}
+
+
 class ServerClock:
     """The server's clock, read from this machine's monotonic clock since the server last told the time.
 
@@ -223,7 +236,7 @@ class PostgresServer:
 
         Texts of the server are not repeated: some hold values.
         """
-        state = getattr(error.orig, "sqlstate", None) or ""
+        state = getattr(error.orig, "sqlstate", None) or _state_of(str(error.orig))
         for prefix, (wrong, next_step) in _SETUP.items():
             if state.startswith(prefix):
                 return SetupError(f"The PostgreSQL server {wrong}.", where=self.place, next_step=next_step)
@@ -318,6 +331,12 @@ def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
     if access.tls.certificate is not None:
         parameters |= {"sslcert": str(access.tls.certificate), "sslkey": str(access.tls.key)}
     return parameters
+
+
+def _state_of(text: str) -> str:
+    """The SQLSTATE of an error that has none: psycopg passes on of a failed connection what the server wrote, and
+    refuses some values itself."""
+    return next((state for words, state in _TEXTS.items() if words in text), "")
 
 
 def _on_this_machine(url: URL) -> bool:

@@ -1,0 +1,280 @@
+"""What can be wrong with a PostgreSQL server, and what a catalog on it says and does then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from tests.catalogs import catalog_url, postgres
+from tests.servers import PostgresProcess, free_port
+from tests.unit.catalog.examples import DEV
+
+from antiphon.catalog import postgres_server, schema
+from antiphon.catalog.database import Database, backend_of
+from antiphon.catalog.postgres_server import PostgresAccess, ServerClock
+from antiphon.catalog.serving.blobs import Blobs
+from antiphon.core import settings
+from antiphon.core.clock import ManualClock, SystemClock
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
+from antiphon.services.project.store import Store
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(catalog_url(tmp_path, "postgresql"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresProcess]:
+    """A server that a test may stop."""
+    server = PostgresProcess()
+    server.start()
+    yield server
+    server.remove()
+
+
+def of(server: PostgresProcess, access: PostgresAccess | None = None) -> Database:
+    return Database.of(backend_of(server.url, access or PostgresAccess(password=server.password)))
+
+
+def told(error: AntiphonError) -> str:
+    return f"{error} {error.where} {error.next_step}"
+
+
+# ------------------------------------------------------------------ opening
+
+
+def test_ten_processes_that_start_at_once_migrate_an_empty_database_once(tmp_path: Path) -> None:
+    server = postgres()
+    server.run("CREATE DATABASE empty")
+    url = catalog_url(tmp_path, "postgresql").rpartition("/")[0] + "/empty"
+    code = (
+        f"from antiphon.catalog.database import Database; d = Database.open({url!r}); d.migrate(); print(d.revision())"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(10)
+    ]
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in ended] == [schema.REVISION] * 10, [error[-500:] for _, error in ended]
+    server.run("DROP DATABASE empty")
+
+
+def test_a_server_that_is_not_there_a_wrong_password_and_a_missing_database_are_told() -> None:
+    server = postgres()
+    nowhere = f"postgresql://antiphon@127.0.0.1:{free_port()}/catalog"
+    with pytest.raises(UnavailableError, match="away") as away:
+        Database.open(nowhere)
+    with pytest.raises(SetupError, match="refuses the user") as refused:
+        of(server, PostgresAccess(password="wrong secret"))
+    with pytest.raises(SetupError, match="no such database") as missing:
+        Database.of(backend_of(server.url.replace("/postgres", "/nothing"), PostgresAccess(password=server.password)))
+    for error in (away.value, refused.value, missing.value):
+        assert error.next_step
+        assert server.password not in told(error)
+        assert "wrong secret" not in told(error)
+        assert "wrong secret" not in str(error.__cause__)
+
+
+def test_a_user_without_rights_an_old_server_and_a_standby_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = postgres()
+    server.run("CREATE ROLE reader LOGIN PASSWORD 'reads'", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    try:
+        url = server.url.replace("antiphon@", "reader@")
+        with pytest.raises(SetupError, match="may not make tables"):
+            Database.of(backend_of(url, PostgresAccess(password="reads")))
+        with pytest.raises(SetupError, match="does not let this user"):
+            Database.of(backend_of(url, PostgresAccess(password="reads", schema="elsewhere")))
+    finally:
+        server.run("DROP ROLE reader")
+    access = PostgresAccess(password=server.password)
+    with pytest.raises(UnavailableError, match="takes no writes") as standby:
+        Database.of(backend_of(f"{server.url}?options=-cdefault_transaction_read_only%3Don", access))
+    assert "target_session_attrs" in str(standby.value.next_step)
+    monkeypatch.setattr(postgres_server, "OLDEST", 99)
+    with pytest.raises(SetupError, match="version 15"):
+        of(server)
+
+
+def test_projects_share_a_database_by_schemas(tmp_path: Path) -> None:
+    server = postgres()
+    here, there = (of(server, PostgresAccess(password=server.password, schema=name)) for name in ("desk", "shop"))
+    for each in (here, there):
+        each.migrate()
+    digest = Blobs(here).put(DEV, b"of the desk")
+    with there.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 0
+    assert Blobs(here).get(DEV, digest) == b"of the desk"
+    with here.transaction():  # Nor does one wait for the other.
+        Blobs(there).put(DEV, b"of the shop")
+    for each in (here, there):
+        each.close()
+    server.run("DROP SCHEMA desk CASCADE", "DROP SCHEMA shop CASCADE")
+    with pytest.raises(InvalidInputError, match="no name of a schema"):
+        of(server, PostgresAccess(schema="desk; DROP"))
+
+
+def test_a_project_opens_it_by_its_settings_and_refuses_a_password_in_the_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = postgres()
+    monkeypatch.setenv("DESK_DATABASE", server.password)
+    written = f'[catalog]\nurl = "{server.url}"\npassword_variable = "DESK_DATABASE"\nschema = "project"\n'
+    (tmp_path / "antiphon.toml").write_text(written)
+    store = Store.open(tmp_path)
+    assert store.database.revision() == schema.REVISION
+    assert store.database.backend.described().startswith("PostgreSQL 1")
+    store.close()
+    server.run("DROP SCHEMA project CASCADE")
+    monkeypatch.delenv("DESK_DATABASE")
+    with pytest.raises(SetupError, match="DESK_DATABASE is not set"):
+        Store.open(tmp_path)
+    (tmp_path / "antiphon.toml").write_text('[catalog]\nurl = "postgresql://antiphon:hunter2@127.0.0.1/desk"\n')
+    with pytest.raises(InvalidInputError, match="holds a password") as refused:
+        Store(*settings.load(tmp_path)).required_files  # noqa: B018
+    assert "hunter2" not in told(refused.value)
+
+
+def test_a_server_elsewhere_is_verified_unless_the_url_says_how() -> None:
+    def parameters(url: str) -> dict[str, object]:
+        backend = backend_of(url)
+        assert isinstance(backend, postgres_server.PostgresServer)
+        return dict(backend.engine.url.query)
+
+    assert parameters("postgresql://u@db.internal/desk")["sslmode"] == "verify-full"
+    assert parameters("postgresql://u@db.internal/desk?sslmode=require")["sslmode"] == "require"
+    for here in ("u@127.0.0.1", "u@localhost", "u@[::1]", ""):
+        assert "sslmode" not in parameters(f"postgresql://{here}/desk")
+
+
+# ------------------------------------------------------------------ while it runs
+
+
+def test_a_server_that_was_started_again_is_used_again(own_server: PostgresProcess) -> None:
+    database = of(own_server)
+    database.migrate()
+    blobs = Blobs(database)
+    digest = blobs.put(DEV, b"before")
+    own_server.kill()
+    for use in (lambda: blobs.get(DEV, digest), lambda: blobs.put(DEV, b"meanwhile")):
+        with pytest.raises(UnavailableError, match="away"):
+            use()
+    own_server.start()
+    assert blobs.get(DEV, digest) == b"before"
+    assert blobs.get(DEV, blobs.put(DEV, b"after")) == b"after"
+    database.close()
+
+
+def test_a_transaction_whose_connection_breaks_is_undone_and_told(database: Database) -> None:
+    blobs = Blobs(database)
+
+    def cut() -> None:
+        with database.transaction() as connection:
+            blobs.put(DEV, b"half", within=connection)
+            own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+            postgres().run(f"SELECT pg_terminate_backend({own})")
+            blobs.put(DEV, b"other half", within=connection)
+
+    with pytest.raises(UnavailableError, match="away"):
+        cut()
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 0
+    blobs.put(DEV, b"and the lock is free again")
+
+
+def test_a_writer_that_hangs_loses_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = catalog_url(tmp_path, "postgresql")
+    monkeypatch.setitem(postgres_server._OPTIONS, "idle_in_transaction_session_timeout", "200ms")
+    hanging, other = Database.open(url), Database.open(url)
+    held, ended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with hanging.transaction() as connection:
+            Blobs(hanging).put(DEV, b"never", within=connection)
+            held.set()
+            ended.wait(30)
+
+    with ThreadPoolExecutor(1) as threads:
+        hung = threads.submit(hang)
+        assert held.wait(30)
+        digest = Blobs(other).put(DEV, b"mine")
+        ended.set()
+        with pytest.raises(UnavailableError):
+            hung.result(30)
+    with other.read() as connection:
+        assert connection.execute(sa.select(schema.blobs.c.hash)).scalars().all() == [digest]
+    hanging.close()
+    other.close()
+
+
+def test_connections_are_bounded_and_too_many_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = postgres()
+    monkeypatch.setattr(postgres_server, "BUSY_SECONDS", 0.2)
+    database = of(server, PostgresAccess(password=server.password, connections=2))
+    with database.read(), database.read(), pytest.raises(UnavailableError, match="in use"), database.read():
+        pass
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: database.scalar(sa.select(sa.literal(1))), range(64)))
+    assert found == [1] * 64
+    counted = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'antiphon' AND datname = 'postgres'"
+    assert server.run(counted)[0][0] <= 2
+    database.close()
+
+
+def test_texts_and_numbers_that_it_cannot_hold_are_the_callers(database: Database) -> None:
+    table = schema.feature_holds
+    row = {"tenant": "default", "environment": "dev", "view": "v", "principal": "me", "created_at": SystemClock().now()}
+    with pytest.raises(InvalidInputError, match="NUL"):
+        database.write(sa.insert(table).values(row | {"reason": "a\0b"}))
+    with pytest.raises(InvalidInputError, match="too long"):
+        database.write(sa.insert(table).values(row | {"reason": "r", "view": os.urandom(9_000).hex()}))
+    with pytest.raises(InvalidInputError, match="too large"):
+        database.rows(sa.select(schema.publications).where(schema.publications.c.number == 2**70))
+
+
+# ------------------------------------------------------------------ its clock
+
+
+def test_processes_whose_clocks_differ_agree_on_the_servers(database: Database) -> None:
+    assert isinstance(database.clock, ServerClock)
+    wrong = ServerClock(ManualClock(datetime(1999, 1, 1, tzinfo=UTC)))
+    assert wrong.now().year == 1999
+    assert wrong.stale
+    database.backend.clock = wrong  # type: ignore[misc]
+    with database.transaction():
+        pass
+    assert abs(wrong.now() - SystemClock().now()) < timedelta(seconds=1)
+    assert not wrong.stale
+
+
+def test_the_servers_clock_goes_on_between_two_tellings() -> None:
+    local = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    clock = ServerClock(local)
+    clock.set(datetime(2030, 5, 1, tzinfo=UTC))
+    local.set(datetime(1980, 1, 1, tzinfo=UTC))  # A step of this machine's wall clock changes nothing.
+    local.advance(timedelta(seconds=29))
+    assert clock.now() == datetime(2030, 5, 1, 0, 0, 29, tzinfo=UTC)
+    assert not clock.stale
+    local.advance(timedelta(seconds=2))
+    assert clock.stale
+
+
+def test_a_reader_tells_the_time_again_when_it_is_old(database: Database) -> None:
+    clock = database.clock
+    assert isinstance(clock, ServerClock)
+    clock.set(datetime(2001, 1, 1, tzinfo=UTC))
+    clock._told = (clock._told[0], time.monotonic() - ServerClock.FRESH_SECONDS - 1)  # type: ignore[index]
+    with database.read():
+        pass
+    assert clock.now().year > 2020
