@@ -140,6 +140,8 @@ def _catalog(project: Path) -> str:
         return "not made yet"
     try:
         found = store.database.revision()
+        if found is None:
+            return f"{store.database.backend.described()}, not made yet"
         store.required_files.require_secrets()
         return f"{store.database.backend.described()}, schema {found}"
     finally:
