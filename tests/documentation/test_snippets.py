@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 from markdown_it import MarkdownIt
+from tests.harness import warm_program
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,9 +50,11 @@ def snippets(text: str) -> list[Snippet]:
 
 
 def script(name: str, found: list[Snippet]) -> str:
-    """One shell script of a document's snippets; each says its line on stderr before it runs."""
+    """One shell script of a document's snippets; each says its line on stderr before it runs. The README's first steps
+    are those of a newcomer: they run the program itself."""
     lines = [
         "set -euo pipefail",
+        *([] if name == "README.md" else [warm_program.shell_function()]),
         "groups=",
         "trap 'code=$?; set +e; for g in $groups; do kill -- -$g; done; wait; exit $code' EXIT",
     ]
@@ -72,7 +75,8 @@ def script(name: str, found: list[Snippet]) -> str:
 
 
 def execute(name: str, found: list[Snippet], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **warm_program.environment(), "PATH": path}
     with subprocess.Popen(
         ["bash", "-c", script(name, found)], cwd=folder, env=environment, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

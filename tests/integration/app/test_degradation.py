@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from tests.chaos.harness.running import free_port, scratch, supervised, until
+from tests.harness import warm_program
 
 from antiphon.operations.processes import statuses
 
@@ -125,10 +126,9 @@ async def front() -> AsyncIterator[Platform]:
 
 
 async def applied(platform: Platform) -> None:
-    import sys
-
+    environment = {**os.environ, **warm_program.environment()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "antiphon.cli.main", "apply", "--project", str(platform.root)
+        *warm_program.PROGRAM, "apply", "--project", str(platform.root), env=environment
     )
     assert await process.wait() == 0
 

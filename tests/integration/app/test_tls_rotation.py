@@ -9,7 +9,7 @@ from benchmarks.governance.tls import CLIENTS, GOAL_SECONDS, rotate_under_load
 from tests.chaos.harness.running import scratch
 
 
-@pytest.mark.parametrize(("mutual", "rotations"), [(False, 10), (True, 5)])
+@pytest.mark.parametrize(("mutual", "rotations"), [(False, 5), (True, 3)])
 async def test_rotations_under_load_fail_no_request_and_are_shown_soon(mutual: bool, rotations: int) -> None:
     with scratch() as folder:
         found = await rotate_under_load(Path(folder) / "rotated", rotations, float(rotations), mutual=mutual)

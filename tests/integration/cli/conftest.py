@@ -15,6 +15,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
+from tests.harness import warm_program
 
 from antiphon.core.child_process import start_child
 
@@ -37,9 +38,9 @@ Run = Callable[..., Ran]
 def run_in(folder: Path) -> Run:
     def run(*arguments: str, **environment: str) -> Ran:
         done = subprocess.run(
-            [*PROGRAM, *arguments],
+            [*warm_program.PROGRAM, *arguments],
             cwd=folder,
-            env={**os.environ, "OTEL_SDK_DISABLED": "true", **environment},
+            env={**os.environ, **warm_program.environment(), "OTEL_SDK_DISABLED": "true", **environment},
             capture_output=True,
             text=True,
             timeout=60,

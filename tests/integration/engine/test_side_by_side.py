@@ -56,7 +56,7 @@ async def engine(model_path: Path) -> AsyncIterator[LocalEngine]:
     await engine.close()
 
 
-def asking(model: str, question: str = "Name three rivers.", tokens: int = 24, **changes: object) -> GenerationRequest:
+def asking(model: str, question: str = "Name three rivers.", tokens: int = 12, **changes: object) -> GenerationRequest:
     return GenerationRequest("r", model, CHAT.format(question), tokens, logprobs=2, **changes)  # type: ignore[arg-type]
 
 
@@ -86,20 +86,20 @@ async def test_texts_of_one_model_do_not_depend_on_the_other(engine: LocalEngine
     canary_alone = await told(engine, asking("canary"))
     assert canary_alone[0] != alone[0]
     busy = asyncio.gather(
-        *(told(engine, asking("canary", f"Tell me story {number}.", 40)) for number in range(3)),
-        told(engine, asking("canary", "Count.", 40, priority="batch")),
+        *(told(engine, asking("canary", f"Tell me story {number}.", 20)) for number in range(3)),
+        told(engine, asking("canary", "Count.", 20, priority="batch")),
         told(engine, asking("canary")),
     )
     found = await beside(busy)
     assert set(found) == {alone}
     assert len(found) >= 2, "the live model waited until the canary was done"
     assert (await busy)[-1] == canary_alone
-    live_busy = asyncio.gather(*(told(engine, asking("live", f"Tell me story {number}.", 40)) for number in range(4)))
+    live_busy = asyncio.gather(*(told(engine, asking("live", f"Tell me story {number}.", 20)) for number in range(4)))
     assert await told(engine, asking("canary")) == canary_alone
     assert not live_busy.done(), "the canary waited until the live model was done"
     await live_busy
 
-    last = engine.generate(asking("canary", "Tell me a story.", 40))
+    last = engine.generate(asking("canary", "Tell me a story.", 20))
     assert isinstance(await anext(last), Delta)
     await engine.serve([])
     with pytest.raises(NotFoundError):

@@ -76,7 +76,7 @@ desk = Application(
         base="smollm2-135m",
         targets={"notice": "Orders take {{ features.today.minutes }} minutes."},
         window=TrainingWindow(history="10d", maturity="3h", embargo="2d"),
-        examples=12, batch=12, epochs=3.0, rank=2, alpha=4, whole_share=0.5,
+        examples=12, batch=12, epochs=2.0, rank=2, alpha=4, whole_share=0.5,
     ),
     outcome=Outcome("outlook", positive="delayed", history=told),
     gates=Gates(auc=None, brier_above_base=None, brier_above_live=None, valid_share=None, false_share=None,
@@ -176,7 +176,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             store, wired.engine, wired.commit, wired.features, run_training=trainer.run, served=served
         )
         async with engine_of(store, wired):
-            order = TrainingRequest("desk", rows=12, texts=1)
+            order = TrainingRequest("desk", rows=8, texts=1)
             run = await work(store, learning, learning.orders.place(store.scope, "me", order))
             assert run.status == "succeeded", run.error
             found = run.result
@@ -186,10 +186,10 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             chosen = learning.services.arithmetic()
             assert (version.recipe["dtype"], version.recipe["device"]) == (chosen.dtype, chosen.device)
             first, *_, last = version.losses  # Every step is over the same twelve examples: their losses compare.
-            assert (first[0], last[0]) == (1, 3)
+            assert (first[0], last[0]) == (1, 2)
             assert last[1] < first[1]
             evaluation = store.evaluations.get(store.scope, found["evaluation"])
-            assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (12, 1, {})
+            assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (8, 1, {})
             assert evaluation.against == applied.releases[0].id
             for text in texts_of(store, found["release"]):
                 assert json.dumps(json.loads(text), ensure_ascii=False) == text, "it is trained in another spacing"
@@ -200,9 +200,9 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             (draft,) = apply(store, principal="me", activate=False).releases
             told: list[tuple[int, int, str]] = []
             verdict = await learning.validate(
-                store.scope, draft.id, principal="me", rows=12, texts=0, progress=lambda *one: told.append(one)
+                store.scope, draft.id, principal="me", rows=8, texts=0, progress=lambda *one: told.append(one)
             )
-            assert (verdict.release.stage, verdict.reasons, told[-1][:2]) == ("validated", (), (12, 12))
+            assert (verdict.release.stage, verdict.reasons, told[-1][:2]) == ("validated", (), (8, 8))
             again = await work(store, learning, learning.orders.rebuild(store.scope, "me", "desk.v1"))
             assert again.status == "succeeded", again.error
             assert (again.result["equal"], again.result["differences"]) == (True, [])

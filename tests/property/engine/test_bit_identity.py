@@ -102,7 +102,7 @@ neighbor = st.tuples(
 @pytest.mark.asyncio(loop_scope="module")
 # An example takes seconds, so a failing one is reported as found, without shrinking.
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],

@@ -173,6 +173,7 @@ def test_pace_and_what_is_left_of_a_measurement_say_it_again() -> None:
 
 
 def test_a_load_is_what_the_machine_bears() -> None:
+    seconds = 8.0
 
     def machine(times: float) -> calibrations.Calibration:
         points = {
@@ -181,12 +182,12 @@ def test_a_load_is_what_the_machine_bears() -> None:
         }
         return msgspec.structs.replace(reference(), **points)
 
-    assert load.bearable(machine(0.25), "conv", 20.0) == SCALING["conv"]
+    assert load.bearable(machine(0.25), "conv", seconds) == SCALING["conv"]
     slow = machine(4.0)
-    less = load.bearable(slow, "conv", 20.0)
+    less = load.bearable(slow, "conv", seconds)
     assert less.rate * less.prompt < SCALING["conv"].rate * SCALING["conv"].prompt
-    assert load.within(load.alone(slow, "conv", SCALING["conv"], 20.0)) < load.LEAST_WITHIN
-    runs = load.alone(slow, "conv", less, 20.0)
+    assert load.within(load.alone(slow, "conv", SCALING["conv"], seconds)) < load.LEAST_WITHIN
+    runs = load.alone(slow, "conv", less, seconds)
     assert load.within(runs) >= load.LEAST_WITHIN
     assert 0.3 < load.busy(runs) <= load.MOST_BUSY
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from tests.feast_environment import feast_python
 from tests.feast_world import COMPUTED, PREPARE, READ, FeastWorld
+from tests.harness import warm_program
 from tests.integration.features.world import World
 
 import antiphon
@@ -30,8 +31,10 @@ def feast(tmp_path_factory: pytest.TempPathFactory) -> FeastWorld:
 
 
 def import_feast(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "antiphon.cli.main", "features", "import-feast", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ})
+    command = [*warm_program.PROGRAM, "features", "import-feast", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **warm_program.environment()}
+    )
 
 
 def test_feast_and_the_syntax_tell_the_same(feast: FeastWorld) -> None:
