@@ -85,15 +85,15 @@ class ServerClock:
     def __init__(self, local: Clock | None = None) -> None:
         self._local = local or SystemClock()
         self._lock = threading.Lock()
-        self._told: tuple[datetime, float] | None = None
+        self._reading: tuple[datetime, float] | None = None
 
     def now(self) -> datetime:
         """The server's time; this machine's before the server has told it."""
         with self._lock:
-            told = self._told
-        if told is None:
+            reading = self._reading
+        if reading is None:
             return self._local.now()
-        return told[0] + timedelta(seconds=self._local.monotonic() - told[1])
+        return reading[0] + timedelta(seconds=self._local.monotonic() - reading[1])
 
     def monotonic(self) -> float:
         """Seconds that never go back, of this process."""
@@ -101,18 +101,18 @@ class ServerClock:
 
     @property
     def stale(self) -> bool:
-        """Whether the server should tell the time again."""
+        """True when the server should tell the time again."""
         with self._lock:
-            return self._told is None or self._local.monotonic() - self._told[1] > self.FRESH_SECONDS
+            return self._reading is None or self._local.monotonic() - self._reading[1] > self.FRESH_SECONDS
 
-    def set(self, told: datetime) -> None:
-        """Take the time that the server has just told."""
+    def set(self, now: datetime) -> None:
+        """Take the time that the server has just said."""
         with self._lock:
-            self._told = (told.astimezone(UTC), self._local.monotonic())
+            self._reading = (now.astimezone(UTC), self._local.monotonic())
 
 
 class PostgresAccess(msgspec.Struct, frozen=True):
-    """How a server is opened.
+    """Access to a server.
 
     Attributes:
         password: the user's; ``None`` leaves it to the URL and to libpq.
@@ -175,7 +175,7 @@ class PostgresServer:
         self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def exists(self) -> bool:
-        """Whether there is a database to look into; what is in it is seen by connecting."""
+        """Always true: a database on a server is made by its owner, not by opening it."""
         return True
 
     def described(self) -> str:
@@ -275,7 +275,7 @@ class PostgresServer:
         return None
 
     def back_up(self, revision: str) -> str:
-        """Say how a migration is undone; a server's backups are its own."""
+        """Name the way back from a migration; a server's backups are its own."""
         return "a dump made before (pg_dump) is the way back"
 
     def erase_free_space(self) -> bool:
@@ -316,8 +316,8 @@ class PostgresServer:
         )
 
     def _tell_time(self, connection: Connection) -> None:
-        told: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
-        self.clock.set(told)
+        answered: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
+        self.clock.set(answered)
 
 
 def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:

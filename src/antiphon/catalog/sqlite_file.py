@@ -72,7 +72,7 @@ class SqliteFile:
         return f"sqlite:///{self.path}"
 
     def exists(self) -> bool:
-        """Whether the file is there; opening it would make it."""
+        """True when the file is there; opening it would make it."""
         return self.path.exists()
 
     def described(self) -> str:

@@ -274,7 +274,7 @@ def test_a_reader_tells_the_time_again_when_it_is_old(database: Database) -> Non
     clock = database.clock
     assert isinstance(clock, ServerClock)
     clock.set(datetime(2001, 1, 1, tzinfo=UTC))
-    clock._told = (clock._told[0], time.monotonic() - ServerClock.FRESH_SECONDS - 1)  # type: ignore[index]
+    clock._reading = (clock._reading[0], time.monotonic() - ServerClock.FRESH_SECONDS - 1)  # type: ignore[index]
     with database.read():
         pass
     assert clock.now().year > 2020
