@@ -164,6 +164,10 @@ bench-paired: environment  ## one benchmark by turns here and in an earlier revi
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 
+bench-catalogs: environment  ## answers kept a second and the time of a step, on SQLite and on PostgreSQL
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.durability.catalogs --size $(SIZE) --record
+
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durability.durable_spike
 

@@ -269,11 +269,12 @@ rgw frontends = beast endpoint=127.0.0.1:{self.port}
 
 
 class PostgresProcess(ServerProcess):
-    """``postgres`` with one user that has a password, and a database of that user's name."""
+    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``."""
 
     user, password = "antiphon", "hunter2 with @ and /"
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self.durable = durable
         homes = sorted(str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
         self.program = program("postgres", *homes)
         super().__init__("postgres")
@@ -301,7 +302,7 @@ class PostgresProcess(ServerProcess):
     def command(self) -> list[str]:
         options = {
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.folder),
-            "fsync": "off", "max_connections": "20", "shared_buffers": "16MB",
+            "fsync": "on" if self.durable else "off", "max_connections": "40", "shared_buffers": "32MB",
         }  # fmt: skip
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         return [*self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
