@@ -63,14 +63,14 @@ def running(kind: str) -> Iterator[Platform]:
             runner.run(up.__aexit__(None, None, None))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def simulated() -> Iterator[Platform]:
     """With the simulated engine: what it writes means nothing, and everything round it is real."""
     with running("simulated") as platform:
         yield platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real() -> Iterator[Platform]:
     """With llama.cpp, for what a client reads in the content."""
     try:
