@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from antiphon.app.wiring import ProcessServices
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import SystemClock
@@ -32,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.gateway", description="Serve HTTP.")
     parser.add_argument("--project", type=Path, default=Path("."))
+    parser.add_argument("--name", default="gateway", help="names its log; unique among this project's processes here")
+    parser.add_argument("--port", type=int, help="instead of the one in antiphon.toml")
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
     disk.make_private()
@@ -39,16 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop
 
-        uvloop.run(_serve(options.project, supervision))
+        uvloop.run(_serve(options, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.gateway").error("%s", error)
         return error.exit_code
     return 0
 
 
-async def _serve(root: Path, supervision: Supervision) -> None:
-    store = await asyncio.to_thread(Store.open, root)
-    logs.bound(store.paths.logs / "gateway.log", store.settings.telemetry.bounds)
+async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
+    store = await asyncio.to_thread(Store.open, options.project)
+    logs.bound(store.paths.logs / f"{options.name}.log", store.settings.telemetry.bounds)
     telemetry.configure("gateway", store.traces, store.settings.telemetry.bounds)
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
@@ -56,7 +60,10 @@ async def _serve(root: Path, supervision: Supervision) -> None:
     store.renewer.start()
     wired = ProcessServices(store, "gateway")
     app = create_app(wired.gateway_services(confined=True))
-    server = server_of(app, store.settings.gateway, transport)
+    listening = store.settings.gateway
+    if options.port is not None:
+        listening = msgspec.structs.replace(listening, port=options.port)
+    server = server_of(app, listening, transport)
     watching = None if transport is None else asyncio.create_task(_watch(transport, server))
     # What there is by now stays as long as the process: the collector need not look through it beside requests.
     gc.collect()

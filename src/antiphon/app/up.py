@@ -22,13 +22,14 @@ from antiphon.services.governance.identity import at_terminal, key_detail
 from antiphon.services.project.store import Store
 
 DRAIN_ORDER = ("gateway", "worker", "engine")
-"""Order of stopping: the gateway takes no new requests, then batch stops, then the engine."""
+"""Order of stopping: the gateways take no new requests, then batch stops, then the engine."""
 
 
 def children(store: Store) -> tuple[ChildSpec, ...]:
-    """Engine (unless it is remote), gateway and worker of this project."""
+    """Engine (unless it is remote), gateways and workers of this project."""
     settings, paths = store.settings, store.paths
     project = ("--project", str(paths.root))
+    host, port = settings.gateway.host, settings.gateway.port
     silence = parse_duration(settings.supervision.silence).total_seconds() or None
     specs: list[ChildSpec] = []
     if settings.engine.kind != "remote":
@@ -46,29 +47,38 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             )
         )
     after, bounds = tuple(spec.name for spec in specs), settings.telemetry.bounds
-    specs.append(
-        ChildSpec(
-            name="gateway",
-            command=(sys.executable, "-m", "antiphon.app.gateway", *project),
-            ready=HttpAnswers(settings.gateway.host, settings.gateway.port, tls=_probing(store)),
-            after=after,
-            listens=(settings.gateway.host, settings.gateway.port),
-            silence=silence,
-            log=bounds,
+    names = _names("gateway", settings.processes.gateways)
+    for number, name in enumerate(names, start=1):
+        # Whichever is free takes a connection to the shared port: a probe needs one of the process's own.
+        own = port if len(names) == 1 else port + number
+        specs.append(
+            ChildSpec(
+                name=name,
+                command=(sys.executable, "-m", "antiphon.app.gateway", *project, "--name", name),
+                ready=HttpAnswers(host, own, tls=_probing(store)),
+                after=after,
+                listens=tuple(dict.fromkeys(((host, port), (host, own)))),
+                silence=silence,
+                log=bounds,
+            )
         )
-    )
-    specs.append(
-        ChildSpec(
-            name="worker",
-            command=(sys.executable, "-m", "antiphon.app.worker", *project),
-            ready=FileExists(paths.worker_ready),
-            nice=15,
-            after=after,
-            silence=silence,
-            log=bounds,
+    for name in _names("worker", settings.processes.workers):
+        specs.append(
+            ChildSpec(
+                name=name,
+                command=(sys.executable, "-m", "antiphon.app.worker", *project, "--name", name),
+                ready=FileExists(paths.ready(name)),
+                nice=15,
+                after=after,
+                silence=silence,
+                log=bounds,
+            )
         )
-    )
     return tuple(specs)
+
+
+def _names(kind: str, number: int) -> list[str]:
+    return [kind if one == 1 else f"{kind}-{one}" for one in range(1, number + 1)]
 
 
 def _probing(store: Store) -> ClientTls | None:
@@ -113,11 +123,12 @@ async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Call
     Raises:
         SetupError: another ``up`` runs here, the port is taken, or a process never became ready.
     """
+    specs = children(store)
     supervisor = Supervisor(
-        children(store),
+        specs,
         run=store.paths.run,
         logs=store.paths.logs,
-        drain_order=DRAIN_ORDER,
+        drain_order=[spec.name for kind in DRAIN_ORDER for spec in specs if spec.name.partition("-")[0] == kind],
         tell=tell,
     )
     await supervisor.supervise(stop, hurry)

@@ -15,6 +15,7 @@ from pathlib import Path
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
 from antiphon.core.errors import AntiphonError
@@ -23,6 +24,8 @@ from antiphon.core.supervision import Supervision
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
+from antiphon.operations.processes import ProcessIdentity
+from antiphon.orchestration.duties import Duties
 from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
@@ -70,8 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--project", type=Path, default=Path("."))
     parser.add_argument(
         "--name",
-        default=f"worker@{socket.gethostname()}",
-        help="unique among workers; one that is started again under its name takes its runs back at once",
+        default="worker",
+        help="unique among the workers of this machine; one that is started again under its name takes its runs back "
+        "at once, and one whose name is taken stands by",
     )
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
@@ -85,9 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-async def _work(root: Path, name: str, supervision: Supervision) -> None:
+async def _work(root: Path, own: str, supervision: Supervision) -> None:
     store = Store.open(root)
-    logs.bound(store.paths.logs / "worker.log", store.settings.telemetry.bounds)
+    logs.bound(store.paths.logs / f"{own}.log", store.settings.telemetry.bounds)
+    name, process = f"{own}@{socket.gethostname()}", ProcessIdentity.own()
     telemetry.configure("worker", store.traces, store.settings.telemetry.bounds)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -128,11 +133,15 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     )
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
-    parts: list[WorkerPart] = [
-        executor,
-        batch_executor(store, wired.files, wired.answer_line, name, shared),
+    held = partial(
+        Duties,
+        leases=ProcessLeases(store.database, store.scope.environment),
+        holder=str(process),
+        gone=process.has_ended,
+    )
+    executors: list[WorkerPart] = [executor, batch_executor(store, wired.files, wired.answer_line, name, shared)]
+    duties: list[WorkerPart] = [
         streams,
-        served,
         rollout_keeper(store),
         store.trail.checkpointing,
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
@@ -162,16 +171,21 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         describe=wired.engine.describe,
     )
     half_life = parse_duration(settings.demand_half_life)
-    parts.append(RefreshedAnswers(store.scope, refreshed, store.database.clock, half_life=half_life))
-    parts.append(TrainingRecords(training, store.paths.run, store.database.clock))
+    duties.append(RefreshedAnswers(store.scope, refreshed, store.database.clock, half_life=half_life))
+    parts: list[WorkerPart] = [
+        held(f"worker/{name}", executors),
+        held("duties", duties),
+        served,
+        TrainingRecords(training, store.paths.run, store.database.clock),
+    ]
     if settings.training_governed:
         quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
         parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
     if settings.refresh:
         features = wired.features
-        parts.append(RefreshSchedule(features.scheduled, features.refresh_slot, store.database.clock))
+        duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, store.database.clock))
     beating = asyncio.create_task(supervision.beat())
-    _say_ready(store.paths.worker_ready)
+    _say_ready(store.paths.ready(own))
     try:
         await work(parts, stop)
     finally:

@@ -29,6 +29,7 @@ from antiphon.cli import (
     policy,
     predictions,
     principals,
+    processes,
     releases,
     rollouts,
     runs,
@@ -94,6 +95,9 @@ def assemble() -> typer.Typer:
     app.callback()(_options)
     app.command("init")(init.init)
     app.command("up")(up.up)
+    app.command("gateway")(processes.gateway)
+    app.command("worker")(processes.worker)
+    app.command("engine")(processes.engine)
     app.command("plan")(plan.plan)
     app.command("apply")(plan.apply)
     app.command("status")(status.status)

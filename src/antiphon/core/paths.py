@@ -60,10 +60,9 @@ class ProjectPaths(msgspec.Struct, frozen=True):
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / "engine.sock"
 
-    @property
-    def worker_ready(self) -> Path:
-        """Written by the worker once it works."""
-        return self.run / "worker.ready"
+    def ready(self, process: str) -> Path:
+        """Written by a process that answers no probe, once it works."""
+        return self.run / f"{process}.ready"
 
 
 def require_nameable(path: Path, where: str) -> None:

@@ -8,6 +8,9 @@ import msgspec
 
 from antiphon.core.errors import InvalidInputError
 
+ANY = "*"
+"""The environment of what belongs to a whole tenant, and the tenant of what belongs to all."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 
 

@@ -35,6 +35,7 @@ class Settings(sections.Section, frozen=True):
     batch: sections.BatchSettings = sections.BatchSettings()
     telemetry: sections.TelemetrySettings = sections.TelemetrySettings()
     worker: sections.WorkerSettings = sections.WorkerSettings()
+    processes: sections.ProcessesSettings = sections.ProcessesSettings()
     supervision: sections.SupervisionSettings = sections.SupervisionSettings()
     prices: sections.PriceSettings = sections.PriceSettings()
     identity: sections.IdentitySettings = sections.IdentitySettings()

@@ -293,6 +293,18 @@ class SupervisionSettings(Section, frozen=True):
     silence: str = "60s"
 
 
+class ProcessesSettings(Section, frozen=True):
+    """How many processes of a kind `antiphon up` starts.
+
+    Attributes:
+        gateways: they share the gateway's port; each has one of its own beside it, the next ones after that port.
+        workers: they share the runs; one of them has the duties (streams, schedules, housekeeping), under a lease.
+    """
+
+    gateways: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+
+
 class OidcSettings(Section, frozen=True):
     """An OpenID Connect issuer whose JWTs are accepted. ``None`` for ``issuer`` accepts none.
 

@@ -62,7 +62,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         ready_seconds: how long one start may take, as far as it has a processor.
         drain_seconds: how long it may finish its work after SIGTERM before it is killed.
         sockets: Unix sockets it makes; left-over ones are removed before a start.
-        listens: host and port that the supervisor binds for it.
+        listens: hosts and ports that the supervisor binds for it; children with the same one share its sockets.
         silence: seconds without a sign of life after which it counts as hung, once ready; ``None``: it gives none.
         loops: kernel names of threads that must turn, beside the main one, for it to give signs of life.
         log: bounds of its log, which the process keeps to while it runs, and its start before it does.
@@ -77,7 +77,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     ready_seconds: float = 180.0
     drain_seconds: float = 20.0
     sockets: tuple[Path, ...] = ()
-    listens: tuple[str, int] | None = None
+    listens: tuple[tuple[str, int], ...] = ()
     silence: float | None = None
     loops: tuple[str, ...] = ()
     log: RotationBounds = RotationBounds()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
@@ -90,6 +91,33 @@ def is_running(record: ProcessRecord) -> bool:
     """``True`` while the very process of this record runs."""
     ticks = started_ticks(record.pid)
     return ticks is not None and ticks == record.started_ticks and record.boot in ("", boot())
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """Names one process among all of all machines and of all times."""
+
+    host: str
+    boot: str
+    pid: int
+    started_ticks: int
+
+    @classmethod
+    def own(cls) -> ProcessIdentity:
+        """That of this process."""
+        return cls(socket.gethostname(), boot(), os.getpid(), started_ticks(os.getpid()) or 0)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.boot}/{self.pid}/{self.started_ticks}"
+
+    def has_ended(self, other: str) -> bool:
+        """``True`` when another one, by its text, is known to have ended: it was of this machine, and is not there."""
+        try:
+            host, started, pid, ticks = other.rsplit("/", 3)
+            if host != self.host:
+                return False
+            return started != self.boot or started_ticks(int(pid)) != int(ticks)
+        except ValueError:  # Another version wrote it.
+            return False
 
 
 def statuses(run: Path) -> tuple[ProcessStatus, ...]:

@@ -124,7 +124,7 @@ class Supervisor:
         self._starting: dict[str, asyncio.Task[Child]] = {}
         self._was_ready = {name: asyncio.Event() for name in self._specs}
         self._draining: set[str] = set()
-        self._listeners: dict[str, list[socket.socket]] = {}
+        self._listeners: dict[tuple[str, int], list[socket.socket]] = {}
 
     async def supervise(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
         """Start everything, keep it running until ``stop`` is set, drain; ``hurry`` kills instead of draining.
@@ -138,9 +138,8 @@ class Supervisor:
         with directory_lock(self._run):
             for name in await end_orphans(self._run):
                 self._report(name, "orphan_ended", "left behind by an earlier run")
-            for name, spec in self._specs.items():
-                if spec.listens is not None:
-                    self._listeners[name] = listen(*spec.listens)
+            for address in dict.fromkeys(address for spec in self._specs.values() for address in spec.listens):
+                self._listeners[address] = listen(*address)
             keepers = {name: asyncio.create_task(self._keep(spec), name=name) for name, spec in self._specs.items()}
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -179,7 +178,7 @@ class Supervisor:
 
     async def _start(self, spec: ChildSpec, restarts: int) -> Child:
         # Shielded: a drain that comes while the process is being made must find it, not lose it.
-        listeners = self._listeners.get(spec.name, ())
+        listeners = [one for address in spec.listens for one in self._listeners[address]]
         starting = asyncio.create_task(start(spec, self._run, self._logs, self._clock, restarts, listeners))
         self._starting[spec.name] = starting
         child = self._running[spec.name] = await asyncio.shield(starting)
@@ -229,7 +228,7 @@ class Supervisor:
             )
 
     async def _drain(self, keepers: dict[str, asyncio.Task[None]], hurry: asyncio.Event) -> None:
-        # DtypeSetting no more, all of them, before the first is asked to go: nothing may be restarted behind our back.
+        # All of them are to end, before the first is asked to go: nothing may be restarted behind our back.
         self._draining.update(self._specs)
         for listener in [one for listeners in self._listeners.values() for one in listeners]:
             listener.close()  # The children have theirs, and close them as they drain.

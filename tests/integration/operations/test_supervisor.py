@@ -201,7 +201,7 @@ async def test_a_taken_port_is_said_before_anything_starts(tmp_path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        watched = Watched(tmp_path, child(tmp_path, "one", listens=listener.getsockname()))
+        watched = Watched(tmp_path, child(tmp_path, "one", listens=(listener.getsockname(),)))
         with pytest.raises(SetupError, match=f"already in use by process {os.getpid()} ") as caught:
             await watched.supervisor.supervise(watched.stop)
     assert watched.happened == []
@@ -209,7 +209,7 @@ async def test_a_taken_port_is_said_before_anything_starts(tmp_path) -> None:
 
 
 async def test_a_host_that_is_not_ours_is_said(tmp_path) -> None:
-    watched = Watched(tmp_path, child(tmp_path, "one", listens=("192.0.2.1", 8700)))
+    watched = Watched(tmp_path, child(tmp_path, "one", listens=(("192.0.2.1", 8700),)))
     with pytest.raises(SetupError, match="cannot be used"):
         await watched.supervisor.supervise(watched.stop)
 
@@ -273,7 +273,7 @@ async def test_readiness_over_a_socket_and_over_http_and_a_left_over_socket(tmp_
     """.replace("PATH", repr(str(path)))
     one = child(tmp_path, "one", server, ready=SocketAnswers(path), sockets=(path,))
     address = ("127.0.0.1", port)
-    two = child(tmp_path, "two", server, ready=HttpAnswers(*address), nice=15, after=("one",), listens=address)
+    two = child(tmp_path, "two", server, ready=HttpAnswers(*address), nice=15, after=("one",), listens=(address,))
     async with Watched(tmp_path, one, two) as watched:
         await watched.until(lambda: len(watched.of("ready")) == 2)
         assert os.getpriority(os.PRIO_PROCESS, watched.pid("two")) == 15
@@ -401,7 +401,7 @@ async def test_of_two_that_begin_on_one_port_one_is_told_by_what_it_is_taken(tmp
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-    both = [Watched(folder, child(folder, "one", listens=address)) for folder in folders]
+    both = [Watched(folder, child(folder, "one", listens=(address,))) for folder in folders]
     async with both[0], both[1]:
         async with asyncio.timeout(20):
             while not any(one.task.done() for one in both):
@@ -436,7 +436,7 @@ async def test_connections_wait_while_what_serves_them_is_started_again(tmp_path
             connection.sendall(word)
             return connection.recv(1)
 
-    spec = child(tmp_path, "one", server, listens=address)
+    spec = child(tmp_path, "one", server, listens=(address,))
     async with Watched(tmp_path, spec, backoff=Backoff(first=0.3, last=0.3)) as watched:
         await watched.until(lambda: watched.of("ready"))
         assert await asyncio.to_thread(ask, b"x") == b""

@@ -305,7 +305,8 @@ outcomes = table(
     index("ix_outcomes_prediction", "prediction"),
 )
 
-# --- Durable runs and their steps. In an encrypted project ``key`` holds a keyed hash that a run is found by, and
+# --- Durable runs and their steps; and what one process of an environment does at a time (the tenant of such a row is
+# ``*``). In an encrypted project ``key`` holds a keyed hash that a run is found by, and
 # ``key_sealed`` the key itself.
 
 runs = table(
@@ -341,4 +342,12 @@ steps = table(
     columns(sa.LargeBinary, "result"),
     columns(Instant, "started_at", "ended_at"),
     refers("run", "runs"),
+)
+
+leases = table(
+    "leases",
+    key("name"),
+    columns(TEXT, "holder"),
+    columns(sa.BigInteger, "epoch"),
+    columns(Instant, "until"),
 )

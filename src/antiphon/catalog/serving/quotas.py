@@ -16,9 +16,8 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import value_of
 from antiphon.core.clock import microseconds
+from antiphon.core.scope import ANY
 from antiphon.core.token_bucket import Level, Meter
-
-ANY = "*"
 
 
 class Draw(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 
 from antiphon.catalog import schema
 from antiphon.core.clock import from_microseconds
-from antiphon.governance.identity.last_use import ANY
+from antiphon.core.scope import ANY
 from antiphon.governance.identity.principal import (
     NO_ALLOWANCE,
     NO_LIMITS,

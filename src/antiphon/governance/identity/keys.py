@@ -23,7 +23,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
 from antiphon.core.leases import Renewer
-from antiphon.core.scope import Scope
+from antiphon.core.scope import ANY, Scope
 from antiphon.governance.identity.key_records import (
     KeyRecord,
     KeyRotation,
@@ -32,7 +32,7 @@ from antiphon.governance.identity.key_records import (
     select_keys,
     stored_allowance,
 )
-from antiphon.governance.identity.last_use import ANY, LastUse
+from antiphon.governance.identity.last_use import LastUse
 from antiphon.governance.identity.principal import (
     NO_ALLOWANCE,
     NO_LIMITS,

@@ -22,9 +22,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError
-
-ANY = "*"
-"""The environment of what belongs to a whole tenant, and the tenant of what belongs to all."""
+from antiphon.core.scope import ANY
 
 SESSION_SECONDS = 30.0
 MARK_SECONDS = 60.0

@@ -18,8 +18,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
-from antiphon.core.scope import Scope
-from antiphon.governance.identity.last_use import ANY
+from antiphon.core.scope import ANY, Scope
 from antiphon.governance.identity.principal import Clearance, Kind, Role, check_name
 
 

@@ -21,9 +21,10 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError
+from antiphon.core.scope import ANY
 from antiphon.governance.identity.key_records import KeyRecord, key_record, select_keys
 from antiphon.governance.identity.keys import Keys
-from antiphon.governance.identity.last_use import ANY, SESSION_SECONDS
+from antiphon.governance.identity.last_use import SESSION_SECONDS
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.revocation import LEEWAY, REVOCATION_BOUND_SECONDS, CredentialLeases
 

@@ -1,0 +1,77 @@
+"""Leases of processes: what one process of an environment does at a time, and which process has a name.
+
+Invariant: a lease has one holder; another takes it over once it is over, or once its holder is known to be gone. What
+is done under it must bear that two do it for a moment: a holder that was paused does not know yet that it has lost it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
+from antiphon.core.scope import ANY
+
+_table = schema.leases
+
+
+class ProcessLease(msgspec.Struct, frozen=True):
+    """A lease as it stands: the epoch counts its holders."""
+
+    name: str
+    holder: str
+    epoch: int
+    until: datetime
+
+
+class ProcessLeases:
+    """Repository of the leases of one environment."""
+
+    def __init__(self, database: Database, environment: str) -> None:
+        self._database = database
+        self._environment = environment
+
+    def acquire(
+        self, name: str, holder: str, seconds: float, gone: Callable[[str], bool] = lambda holder: False
+    ) -> bool:
+        """Take a lease or renew it, for so many seconds; tells whether ``holder`` has it now.
+
+        Args:
+            gone: tells whether another holder is known to have ended.
+        """
+        # Those who stand by look without taking the write lock.
+        if self._taken(self.find(name), holder, gone):
+            return False
+        with self._database.transaction() as connection:
+            found = self.find(name, within=connection)
+            if self._taken(found, holder, gone):
+                return False
+            epoch = 1 if found is None else found.epoch + (found.holder != holder)
+            until = self._database.clock.now() + timedelta(seconds=seconds)
+            values = {"holder": holder, "epoch": epoch, "until": until}
+            row = upsert(_table).values(tenant=ANY, environment=self._environment, name=name, **values)
+            connection.execute(row.on_conflict_do_update(set_=values))
+        return True
+
+    def _taken(self, found: ProcessLease | None, holder: str, gone: Callable[[str], bool]) -> bool:
+        if found is None or found.holder == holder:
+            return False
+        return found.until >= self._database.clock.now() and not gone(found.holder)
+
+    def release(self, name: str, holder: str) -> None:
+        """Give a lease back, if this holder has it."""
+        own = _table.c.tenant == ANY, _table.c.environment == self._environment, _table.c.name == name
+        self._database.write(delete(_table).where(*own, _table.c.holder == holder))
+
+    def find(self, name: str, *, within: Connection | None = None) -> ProcessLease | None:
+        """The lease of a name, if it was ever taken and not given back; it may be over."""
+        own = _table.c.tenant == ANY, _table.c.environment == self._environment, _table.c.name == name
+        columns = _table.c.name, _table.c.holder, _table.c.epoch, _table.c.until
+        row = self._database.first(select(*columns).where(*own), within)
+        return None if row is None else ProcessLease(row.name, row.holder, row.epoch, row.until)

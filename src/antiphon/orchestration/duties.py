@@ -1,0 +1,84 @@
+"""Duties: parts of the worker that one process of an environment has at a time, under a lease; the others stand by.
+
+Invariant: each part bears that two processes do it for a moment (numbers by compare-and-swap, runs by keys, offsets
+that only grow): the lease spares doing things twice, it does not make them right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.errors import UnavailableError
+from antiphon.orchestration.worker import WorkerPart, wait, work
+
+_log = logging.getLogger("antiphon.worker")
+
+LEASE_SECONDS = 15.0
+
+
+class Duties:
+    """Runs parts while this process holds the lease of their name.
+
+    Args:
+        holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
+        seconds: of the lease: when its holder's machine is gone another process takes over after so long.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[WorkerPart],
+        leases: ProcessLeases,
+        holder: str,
+        gone: Callable[[str], bool],
+        *,
+        seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self._name = name
+        self._parts = parts
+        self._leases = leases
+        self._holder = holder
+        self._gone = gone
+        self._seconds = seconds
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Hold the lease or wait for it, until ``stop``; then give it back."""
+        waiting = False
+        while not stop.is_set():
+            if await self._acquired() is not True:
+                if not waiting:
+                    _log.info("another process has %s; this one stands by", self._name)
+                waiting = True
+                await wait(stop, self._seconds / 3)
+                continue
+            waiting = False
+            ended = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(work(self._parts, ended))
+                group.create_task(self._hold(stop, ended))
+            try:
+                await asyncio.to_thread(self._leases.release, self._name, self._holder)
+            except UnavailableError:
+                _log.warning("the catalog is away; the lease of %s ends by itself", self._name)
+
+    async def _hold(self, stop: asyncio.Event, ended: asyncio.Event) -> None:
+        """Renew the lease; end the parts when it is another's, or at ``stop``."""
+        try:
+            while not stop.is_set():
+                await wait(stop, self._seconds / 3)
+                # While the catalog is away nobody else can take the lease either.
+                if await self._acquired() is False:
+                    _log.warning("another process took %s over", self._name)
+                    return
+        finally:
+            ended.set()
+
+    async def _acquired(self) -> bool | None:
+        """``True`` while the lease is ours, ``None`` when the catalog does not say."""
+        try:
+            return await asyncio.to_thread(self._leases.acquire, self._name, self._holder, self._seconds, self._gone)
+        except UnavailableError:
+            return None

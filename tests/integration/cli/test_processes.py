@@ -1,0 +1,116 @@
+"""Several gateways and workers of one project, and single processes that are started by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx2
+import pytest
+from tests.integration.cli.conftest import PROGRAM, Up
+
+from antiphon.catalog.process_leases import ProcessLease
+from antiphon.core.child_process import start_child
+from antiphon.services.project.store import Store
+
+
+@pytest.fixture
+def several(project: Path) -> Iterator[Up]:
+    settings = project / "antiphon.toml"
+    before = settings.read_text()
+    settings.write_text(before + "\n[processes]\ngateways = 2\nworkers = 2\n")
+    started = Up(project)
+    try:
+        started.until(lambda told: any(line.get("event") == "up" for line in told))
+        yield started
+    finally:
+        started.stop()
+        settings.write_text(before)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = monotonic() + seconds
+    while not condition():
+        assert monotonic() < end
+        sleep(0.02)
+
+
+def lease(project: Path, name: str) -> ProcessLease | None:
+    from antiphon.catalog.process_leases import ProcessLeases
+
+    store = Store.open(project)
+    try:
+        return ProcessLeases(store.database, store.scope.environment).find(name)
+    finally:
+        store.close()
+
+
+def pid_of(holder: str) -> int:
+    return int(holder.split("/")[-2])
+
+
+def test_gateways_share_a_port_and_workers_the_runs(project: Path, antiphon, several: Up) -> None:
+    ready = {line["process"]: line["pid"] for line in several.told() if line.get("event") == "ready"}
+    assert set(ready) == {"engine", "gateway", "gateway-2", "worker", "worker-2"}
+    for port in (several.port, several.port + 1, several.port + 2):
+        assert httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
+    duties = lease(project, "duties")
+    assert duties is not None
+    assert pid_of(duties.holder) in (ready["worker"], ready["worker-2"])
+    os.kill(pid_of(duties.holder), signal.SIGKILL)
+
+    def taken_over() -> bool:
+        now = lease(project, "duties")
+        return now is not None and now.holder != duties.holder
+
+    until(taken_over)
+    os.kill(ready["gateway"], signal.SIGKILL)
+    for _ in range(20):  # Whoever takes the connection, and while the other one is started again.
+        assert httpx2.get(f"http://127.0.0.1:{several.port}/readyz", timeout=10).status_code == 200
+    refreshed = antiphon("features", "refresh", "--wait", "--json")
+    assert (refreshed.code, refreshed.json()["status"]) == (0, "succeeded"), refreshed.err
+    by_hand(project)
+    assert several.stop() == 0
+    assert lease(project, "duties") is None
+
+
+def by_hand(project: Path) -> None:
+    """A gateway on a port of its own, and a worker whose name is taken: it stands by."""
+    port = 2 + int(next(line for line in (project / "antiphon.toml").read_text().splitlines() if "port" in line)[7:])
+    log = project.parent / "by_hand.log"
+    with log.open("w") as out:
+        options = {"cwd": project, "stdout": out, "stderr": subprocess.STDOUT}
+        gateway = start_child([*PROGRAM, "gateway", "--name", "third", "--port", str(port + 1)], **options)
+        worker = start_child([*PROGRAM, "worker"], **options)
+        try:
+
+            def answers() -> bool:
+                try:
+                    return httpx2.get(f"http://127.0.0.1:{port + 1}/readyz", timeout=5).status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            until(answers)
+            until(lambda: "this one stands by" in (project / ".antiphon" / "logs" / "worker.log").read_text())
+        finally:
+            for process in (gateway, worker):
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
+    assert (gateway.returncode, worker.returncode) == (0, 0), log.read_text()
+    assert (project / ".antiphon" / "logs" / "third.log").exists()
+
+
+def test_an_engine_is_started_by_itself(project: Path) -> None:
+    process = start_child([*PROGRAM, "engine", "--json"], cwd=project, stdout=subprocess.PIPE, text=True)
+    socket = project / ".antiphon" / "run" / "engine.sock"
+    try:
+        assert '"process": "engine"' in process.stdout.readline() + process.stdout.readline()
+        until(socket.exists)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0

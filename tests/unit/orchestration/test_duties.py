@@ -1,0 +1,91 @@
+"""Duties are done by one holder of the lease at a time, and taken over when it goes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.unit.catalog.examples import open_database
+
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.errors import UnavailableError
+from antiphon.orchestration.duties import Duties
+
+SECONDS = 0.09
+
+
+class Part:
+    """Tells whether it is being done."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.times = 0
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        self.done, self.times = True, self.times + 1
+        await stop.wait()
+        self.done = False
+
+
+class Worker:
+    def __init__(self, leases: ProcessLeases, name: str, gone: tuple[str, ...] = ()) -> None:
+        self.part, self.stop = Part(), asyncio.Event()
+        self.duties = Duties("duties", [self.part], leases, name, lambda holder: holder in gone, seconds=SECONDS)
+        self.task = asyncio.create_task(self.duties.run_until(self.stop))
+
+    async def end(self) -> None:
+        self.stop.set()
+        await self.task
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def leases(tmp_path: Path) -> ProcessLeases:
+    return ProcessLeases(open_database(tmp_path), "dev")
+
+
+async def test_one_does_them_and_another_takes_over_when_it_stops(leases: ProcessLeases) -> None:
+    one = Worker(leases, "one")
+    await until(lambda: one.part.done)
+    two = Worker(leases, "two")
+    await asyncio.sleep(3 * SECONDS)
+    assert (one.part.done, two.part.done, one.part.times) == (True, False, 1)
+    await one.end()
+    assert not one.part.done
+    await until(lambda: two.part.done)
+    await two.end()
+    assert leases.find("duties") is None
+
+
+async def test_who_is_cut_off_loses_them_and_one_that_is_gone_is_not_waited_for(leases: ProcessLeases) -> None:
+    leases.acquire("duties", "dead", 1_000)
+    one = Worker(leases, "one", gone=("dead",))
+    await until(lambda: one.part.done)
+    leases.release("duties", "one")
+    leases.acquire("duties", "other", 1_000)  # As if this one had been paused for longer than the lease.
+    await until(lambda: not one.part.done)
+    leases.release("duties", "other")
+    await until(lambda: one.part.done)
+    assert one.part.times == 2
+    await one.end()
+
+
+async def test_while_the_catalog_is_away_they_go_on(leases: ProcessLeases, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Worker(leases, "one")
+    await until(lambda: one.part.done)
+
+    def away(*_: object) -> bool:
+        raise UnavailableError("The catalog is away.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(leases, "acquire", away)
+        await asyncio.sleep(2 * SECONDS)
+        assert one.part.done
+    await one.end()
+    assert one.part.times == 1
