@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.gateway", description="Serve HTTP.")
     parser.add_argument("--project", type=Path, default=Path("."))
-    parser.add_argument("--name", default="gateway", help="names its log; unique among this project's processes here")
+    parser.add_argument("--name", default="gateway", help="unique among this project's processes on this machine")
     parser.add_argument("--port", type=int, help="instead of the one in antiphon.toml")
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
