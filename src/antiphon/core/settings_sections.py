@@ -294,7 +294,7 @@ class SupervisionSettings(Section, frozen=True):
 
 
 class ProcessesSettings(Section, frozen=True):
-    """How many processes of a kind `antiphon up` starts.
+    """The number of processes of a kind that `antiphon up` starts.
 
     Attributes:
         gateways: they share the gateway's port; each has one of its own beside it, the next ones after that port.

@@ -103,7 +103,7 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
 
     @classmethod
     def own(cls) -> ProcessIdentity:
-        """That of this process."""
+        """The identity of this process."""
         return cls(socket.gethostname(), boot(), os.getpid(), started_ticks(os.getpid()) or 0)
 
     def __str__(self) -> str:
