@@ -150,7 +150,8 @@ class PostgresServer:
                 next_step="Use lower-case letters, digits and underscores.",
             )
         self.url = url.render_as_string(hide_password=False)
-        self.place = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+        shown = url.set(drivername="postgresql", query={} if access.schema is None else {"schema": access.schema})
+        self.place = shown.render_as_string(hide_password=True)
         self.clock = ServerClock()
         self._access = access
         if access.password is not None:

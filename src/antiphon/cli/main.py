@@ -23,6 +23,7 @@ from antiphon.cli import (
     features,
     init,
     keys,
+    migrate,
     models,
     outcomes,
     plan,
@@ -108,6 +109,7 @@ def assemble() -> typer.Typer:
     app.command("evaluate")(evaluate.evaluate)
     app.command("rollback")(rollouts.rollback)
     app.command("doctor")(doctor.doctor)
+    app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
     for noun in (
         features, datasets, models, releases, outcomes, batch, runs, events,

@@ -30,6 +30,7 @@ from antiphon.core import settings
 from antiphon.core.clock import parse_duration
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
+from antiphon.core.settings_sections import CatalogSettings
 from antiphon.durable.runs import Runs
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
@@ -41,6 +42,7 @@ from antiphon.governance.policy.recent_requests import RecentRequests
 from antiphon.governance.policy.versions import PolicySets
 from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
+from antiphon.services.project.catalog_move import require_present
 from antiphon.services.project.credentials import catalog_access, log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
 
@@ -99,6 +101,7 @@ class Store:
         try:
             store.required_files.require_catalog()
             store.database.migrate()
+            require_present(store.database)
             store.required_files.require_secrets()
             store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
         except BaseException:
@@ -123,10 +126,7 @@ class Store:
 
     @cached_property
     def _backend(self) -> Backend:
-        catalog = self.settings.catalog
-        if catalog.url is None:
-            return backend_of(f"sqlite:///{self.paths.catalog}")
-        return backend_of(catalog.url, catalog_access(catalog, self.paths.root))
+        return _place(self.settings.catalog, self.paths)
 
     @cached_property
     def database(self) -> Database:
@@ -209,3 +209,14 @@ def open_store(root: Path) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def catalog_of(catalog: CatalogSettings, paths: settings.ProjectPaths) -> Database:
+    """The catalog that a section names; raises as ``Database.open``."""
+    return Database.of(_place(catalog, paths))
+
+
+def _place(catalog: CatalogSettings, paths: settings.ProjectPaths) -> Backend:
+    if catalog.url is None:
+        return backend_of(f"sqlite:///{paths.catalog}")
+    return backend_of(catalog.url, catalog_access(catalog, paths.root))

@@ -1,0 +1,133 @@
+"""A catalog moves from its file to PostgreSQL and back: the same rows, and nobody goes on with what was left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from tests.catalogs import catalog_url, drop
+from tests.unit.catalog.examples import DEV, NOON, answer, manifest, open_database, receipt
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.features.events import Event, EventLog
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.snapshots import Snapshots
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.catalog.serving.answers import Answers
+from antiphon.catalog.serving.receipts import Receipts
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, SetupError
+from antiphon.durable.runs import Runs
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.verification import verify
+from antiphon.services.project import catalog_move
+from antiphon.services.project.catalog_move import move, require_present
+
+SECRET = bytes(range(32))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Database]:
+    (tmp_path / "file").mkdir()
+    database = open_database(tmp_path / "file")
+    receipts, log = Receipts(database), AuditLog(database, SECRET)
+    for number in range(2_500):
+        with database.transaction() as connection:
+            receipts.add(receipt(f"pred_{number:05}"), [b"text %d" % (number % 7)], within=connection)
+            if number % 100 == 0:
+                log.append(DEV, "ann", "release.activate", f"rel_{number}", {"number": number}, within=connection)
+    Answers(database).put(answer("pred_00001"))
+    EventLog(database).append(DEV, "orders", [Event(f"e{n}", NOON, NOON, {"n": n, "é": 0.1}) for n in range(50)])
+    Snapshots(database).add(manifest("s1"))
+    Publications(database).publish(DEV, {"congestion@v": "s1"}, expected=0, reason="r", principal="me")
+    Runs(database).submit(DEV, "refresh", {"views": ["today"]}, key="noon")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Database]:
+    (tmp_path / "server").mkdir()
+    database = Database.open(catalog_url(tmp_path / "server", "postgresql"))
+    yield database
+    drop(database)
+
+
+def hashes(moved: catalog_move.CatalogMove) -> dict[str, tuple[int, str]]:
+    return {one.table: (one.rows, one.sha256) for one in moved.tables}
+
+
+def test_there_and_back_every_row_is_the_same(source: Database, target: Database) -> None:
+    steps: list[tuple[str, int, int]] = []
+    there = move(source, target, lambda *step: steps.append(step))
+    assert hashes(there)["receipts"][0] == 2_500
+    assert ("receipts", 2_500, 2_500) in steps
+    require_present(target)
+    with pytest.raises(SetupError, match="was moved to") as left:
+        require_present(source)
+    assert target.backend.place in str(left.value)
+    assert len(Receipts(target).list(DEV, limit=500)) == 500
+    assert verify(AuditLog(target, SECRET), DEV).sound
+    EventLog(target).append(DEV, "orders", [Event("later", NOON, NOON, {})])
+    back = move(target, source)
+    assert EventLog(source).end(DEV, "orders") == 51
+    assert verify(AuditLog(source, SECRET), DEV).sound
+    require_present(source)
+    changed = {name for name, found in hashes(back).items() if hashes(there)[name] != found}
+    assert changed == {"events", "streams"}
+    with pytest.raises(SetupError):
+        require_present(target)
+    again = move(source, target)
+    assert hashes(again) == hashes(back)
+
+
+def test_a_move_that_was_cut_off_goes_on(source: Database, target: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(table: str, done: int, total: int) -> None:
+        if table == "receipts" and done >= 1_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        move(source, target, cut)
+    require_present(source)
+    with pytest.raises(SetupError, match="has not ended"):
+        require_present(target)
+    steps: list[tuple[str, int, int]] = []
+    move(source, target, lambda *step: steps.append(step))
+    assert next(step for step in steps if step[0] == "receipts") == ("receipts", 2_000, 2_500)
+    require_present(target)
+
+
+def test_a_difference_is_found_and_the_source_stays(
+    source: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = catalog_move._copy
+
+    def loses_one(*arguments: object) -> None:
+        whole(*arguments)  # type: ignore[arg-type]
+        if arguments[2] is schema.receipts:
+            target.write(sa.delete(schema.receipts).where(schema.receipts.c.prediction == "pred_00042"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(catalog_move, "_copy", loses_one)
+        with pytest.raises(CorruptionError, match="receipts differs: 2500 rows were read and 2499"):
+            move(source, target)
+    require_present(source)
+    with pytest.raises(SetupError, match="has not ended"):
+        require_present(target)
+
+
+def test_what_must_not_be_moved_is_refused(source: Database, target: Database) -> None:
+    with pytest.raises(InvalidInputError, match="there already"):
+        move(source, source)
+    leases = ProcessLeases(source, "dev")
+    leases.acquire("worker/a", "one", 60)
+    with pytest.raises(ConflictError, match="worker/a"):
+        move(source, target)
+    leases.release("worker/a", "one")
+    target.migrate()
+    Runs(target).submit(DEV, "refresh", {})
+    with pytest.raises(ConflictError, match="holds a catalog already"):
+        move(source, target)
+    require_present(source)
