@@ -37,7 +37,7 @@ def migrate(
             closing(catalog_of(section, store.paths)) as target,
             Progress() as progress,
         ):
-            moved = move(store.database, target, lambda table, done, total: progress(done, total, table))
+            moved = move(store.database, target, lambda table, done, total: progress(done, total, f"rows of {table}"))
     given = {"url": section.url, "password_variable": password_variable, "schema": schema}
     lines = "\n".join(f'  {name} = "{value}"' for name, value in given.items() if value is not None)
     say = f"Write into antiphon.toml before the next start:\n  [catalog]\n{lines}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from tests.catalogs import catalog_url, drop
@@ -63,6 +64,7 @@ def test_there_and_back_every_row_is_the_same(source: Database, target: Database
     steps: list[tuple[str, int, int]] = []
     there = move(source, target, lambda *step: steps.append(step))
     assert hashes(there)["receipts"][0] == 2_500
+    assert msgspec.json.decode(msgspec.json.encode(there), type=catalog_move.CatalogMove) == there
     assert ("receipts", 2_500, 2_500) in steps
     require_present(target)
     with pytest.raises(SetupError, match="was moved to") as left:

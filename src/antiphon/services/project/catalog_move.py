@@ -145,7 +145,7 @@ def _copy(reading: Connection, target: Database, table: sa.Table, tell: Tell) ->
         with target.transaction() as connection:
             connection.execute(upsert(table).on_conflict_do_nothing(), [dict(row._mapping) for row in rows])
         done += len(rows)
-        tell(table.name, done, total)
+        tell(str(table.name), done, total)
 
 
 def _batches(connection: Connection, table: sa.Table, after: tuple[Any, ...] | None) -> Iterator[Sequence[sa.Row[Any]]]:
@@ -171,7 +171,7 @@ def _compared(reading: Connection, written: Connection, table: sa.Table) -> Move
             where="catalog",
             next_step="The project goes on with the catalog that it has. Empty the target and try again.",
         )
-    return MovedTable(table.name, *ours)
+    return MovedTable(str(table.name), *ours)
 
 
 def _digest(connection: Connection, table: sa.Table) -> tuple[int, str]:
