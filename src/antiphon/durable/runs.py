@@ -205,14 +205,14 @@ class Runs:
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
-                values: dict[str, Any]
+                values: dict[str, Any] = {"worker": None, "lease_until": None}
                 scope = Scope(row.tenant, row.environment)
                 if row.cancel_requested:
-                    values = {"status": "cancelled", "ended_at": now}
+                    values |= {"status": "cancelled", "ended_at": now}
                 elif row.attempts >= row.max_attempts:
                     why = f"The run's worker died or lost its lease in each of {row.attempts} attempts."
                     error = self._database.seal_text(scope, ERROR, row.id, why)
-                    values = {"status": "failed", "ended_at": now, "error": error}
+                    values |= {"status": "failed", "ended_at": now, "error": error}
                 else:
                     values = {
                         "status": "running",

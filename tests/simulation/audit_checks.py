@@ -1,0 +1,49 @@
+"""Invariants of the audit log: numbers without a gap, and the root that RFC 6962 defines over the leaves."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tests.simulation.world import Process, Violation
+
+from antiphon.core.scope import Scope
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.verification import verify
+
+
+def check_log(process: Process, scope: Scope, secret: bytes) -> None:
+    """Holds a scope's whole log against its head; raises :class:`Violation`."""
+    database = process.world.file.connection()
+    try:
+        owner = (scope.tenant, scope.environment)
+        where = "WHERE tenant = ? AND environment = ?"
+        rows = database.execute(f"SELECT sequence, leaf FROM audit_entries {where} ORDER BY sequence", owner).fetchall()
+        head = database.execute(f"SELECT size, peaks FROM audit_heads {where}", owner).fetchone() or (0, b"")
+    finally:
+        database.close()
+    if [number for number, _ in rows] != list(range(len(rows))):
+        raise Violation(f"the audit log has a gap: {[number for number, _ in rows]}")
+    peaks = b"".join(_peaks([leaf for _, leaf in rows]))
+    if head != (len(rows), peaks):
+        raise Violation(f"the head of the audit log is of {head[0]} records, there are {len(rows)}, or its root is wrong")
+    found = verify(AuditLog(process.database, secret), scope)
+    if not found.sound:
+        raise Violation(f"the audit log does not verify: {found.problems}")
+
+
+def _peaks(leaves: list[bytes]) -> list[bytes]:
+    """Roots of the complete subtrees that the binary digits of the number of leaves name, largest first."""
+    found, start = [], 0
+    for level in reversed(range(len(leaves).bit_length())):
+        if len(leaves) >> level & 1:
+            found.append(_root(leaves[start : start + (1 << level)]))
+            start += 1 << level
+    return found
+
+
+def _root(leaves: list[bytes]) -> bytes:
+    """The Merkle tree hash of RFC 6962, section 2.1, written as it stands there; leaves are hashed already."""
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\x01" + _root(leaves[:split]) + _root(leaves[split:])).digest()
