@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from tests.simulation.world import Process, Violation
+from tests.simulation.world import Process, Violation, World
 
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog
@@ -47,3 +47,21 @@ def _root(leaves: list[bytes]) -> bytes:
         return leaves[0]
     split = 1 << (len(leaves) - 1).bit_length() - 1
     return hashlib.sha256(b"\x01" + _root(leaves[:split]) + _root(leaves[split:])).digest()
+
+
+class AuditObserver:
+    """Holds the numbers of every scope's log against its head after every commit."""
+
+    def __init__(self, world: World) -> None:
+        self._database = world.file.connection()
+        world.observers.append(self)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __call__(self, process: Process) -> None:
+        counted = "SELECT tenant, environment, count(*), max(sequence) + 1 FROM audit_entries GROUP BY 1, 2 ORDER BY 1, 2"
+        entries = self._database.execute(counted).fetchall()
+        heads = self._database.execute("SELECT tenant, environment, size FROM audit_heads ORDER BY 1, 2").fetchall()
+        if [row[:3] for row in entries] != heads or any(number != last for _, _, number, last in entries):
+            raise Violation(f"the audit heads are {heads}, the records {entries}")

@@ -7,10 +7,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import msgspec
 from tests.simulation.audit_checks import check_log
 from tests.simulation.run_checks import RunObserver, read
-from tests.simulation.world import Crashed, Process, Violation, World
+from tests.simulation.world import Process, Violation, World
 
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
@@ -81,24 +80,13 @@ class RunsScenario:
     async def client(self, key: str) -> None:
         await asyncio.sleep(self.random.random() * 6)
         self.plans[key] = self.drawn_plan()
-        run = await self.acknowledged(lambda process: partial(Runs(process.database).submit, SCOPE, "work", {"key": key}, key))
+        submission = SCOPE, "work", {"key": key}, key
+        run = await self.world.told("gateway", lambda process: process.call(Runs(process.database).submit, *submission))
         self.submitted[key] = run
         if self.random.random() < 0.25:
             await asyncio.sleep(self.random.random() * 4)
             self.cancelled.add(run)
-            await self.acknowledged(lambda process: partial(Runs(process.database).cancel, SCOPE, run))
-
-    async def acknowledged(self, act: Any) -> Any:
-        """Ask any gateway until one says that it is done."""
-        while True:
-            gateways = self.world.alive("gateway")
-            try:
-                if gateways:
-                    process = self.random.choice(gateways)
-                    return await process.call(act(process))
-            except (Crashed, UnavailableError):
-                pass
-            await asyncio.sleep(0.1 + self.random.random() * 0.5)
+            await self.world.told("gateway", lambda process: process.call(Runs(process.database).cancel, SCOPE, run))
 
     def drawn_plan(self) -> list[tuple[str, Any]]:
         plan: list[tuple[str, Any]] = []
@@ -184,7 +172,3 @@ class RunsScenario:
 async def play(world: World) -> None:
     """The scenario."""
     await RunsScenario(world).play()
-
-
-def describe(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

@@ -23,7 +23,7 @@ from tests.simulation.virtual_loop import VirtualLoop
 from antiphon.catalog.database import Database
 from antiphon.core import ids
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.governance.audit import record as audit_record
 from antiphon.orchestration import rollouts as rollout_keeping
 
@@ -33,6 +33,13 @@ CLOCK_STEP = 5.0
 
 _threads = BatonThreads()
 _process: ContextVar[Process | None] = ContextVar("process", default=None)
+
+
+def current() -> tuple[Process, BatonThread | None]:
+    """The process that asks and, unless it is in its event loop, the thread."""
+    process = _process.get()
+    assert process is not None
+    return process, _threads.current
 
 
 class Crashed(BaseException):
@@ -267,6 +274,11 @@ class World:
         rate = self.faults.crash
         return 1 + int(self.random.expovariate(rate)) if rate else 1 << 60
 
+    def wake_up(self) -> float:
+        """Seconds until a thread that is told to go on does so."""
+        late = not self.healed and self.random.random() < self.faults.slow
+        return self.random.random() * (self.faults.stall if late else 0.001)
+
     def resume(self, process: Process, thread: BatonThread) -> None:
         """Let a parked thread go on."""
         if process.parked.pop(thread, 0) is None:
@@ -308,6 +320,17 @@ class World:
         except Crashed as crashed:
             outcome = [None, crashed]
         _resolve(future, *outcome)
+
+    async def told(self, prefix: str, act: Callable[[Process], Awaitable[Any]]) -> Any:
+        """What a client hears at last who asks one process of a kind after another until one answers."""
+        while True:
+            processes = self.alive(prefix)
+            try:
+                if processes:
+                    return await act(self.random.choice(processes))
+            except (Crashed, UnavailableError):
+                pass
+            await asyncio.sleep(0.1 + self.random.random() * 0.5)
 
     def start_thread(self, process: Process, function: Callable[[], None]) -> None:
         """A thread that a process keeps."""
