@@ -11,8 +11,7 @@ from tests.harness.stored_files import batch_context
 from tests.simulation.batch_checks import JobObserver
 from tests.simulation.run_checks import RunObserver, read
 from tests.simulation.runs_scenario import LEASE
-from tests.simulation.threads import CooperativeLock
-from tests.simulation.world import Process, Violation, World
+from tests.simulation.world import CooperativeLock, Process, Violation, World
 from tests.unit.catalog.examples import bundle, receipt
 
 from antiphon.batch.table_job import TableJobs
@@ -29,7 +28,7 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
 SCOPE = Scope()
-ASKER = Principal("ops", SCOPE.tenant, "operator")
+ASKER = Principal("ops", SCOPE.tenant, "admin")
 
 
 class BatchesScenario:
@@ -152,7 +151,7 @@ class BatchesScenario:
                 raise Violation(f"rows {sorted(failed)} of {job} failed, {sorted(expected)} were to")
             told = run.result or {}
             if run.status != "cancelled" and (told.get("rows"), told.get("failed")) != (total, len(failed)):
-                raise Violation(f"the run of {job}, {run.status}, tells of {told}, there are {total} rows")
+                raise Violation(f"the run of {job}, {run.status}, tells of {told}, there are {total} rows: {run.error}")
 
 
 async def play(world: World) -> None:

@@ -17,10 +17,15 @@ PATIENCE = 60.0
 
 
 class BatonThread:
-    """One thread. It runs only while :meth:`run` or :meth:`resume` waits for it."""
+    """One thread. It runs only while :meth:`run` or :meth:`resume` waits for it.
+
+    Attributes:
+        depth: transactions that it has open.
+    """
 
     def __init__(self, pool: BatonThreads) -> None:
         self._pool = pool
+        self.depth = 0
         self._go = threading.Lock()
         self._back = threading.Lock()
         self._go.acquire()

@@ -1,7 +1,8 @@
 """The catalog of simulations: a real file of SQLite in memory, as new for each seed, and its view by one process.
 
-A process parks before each transaction, may die at each statement, before the commit and after it, and may find the
-catalog busy. A transaction itself is not interrupted by others: it holds the write lock, or reads one state.
+A process parks before each transaction and, while it holds the write lock, before the commit; it may die at each
+statement, before the commit and right after it, and may find the catalog busy. Between the statements of a transaction
+nothing happens elsewhere: it holds the write lock, or it reads one state, so that others would make no difference.
 """
 
 from __future__ import annotations
@@ -67,14 +68,23 @@ class CatalogUser(Protocol):
     def before_transaction(self) -> None:
         """Park; raises when the process is dead."""
 
-    def in_transaction(self) -> AbstractContextManager[None]: ...
-
     def finds_it_busy(self) -> bool: ...
 
     def point(self, where: str) -> None:
         """A moment at which it may die."""
 
     def note(self, what: str) -> None: ...
+
+    def reads(self) -> AbstractContextManager[None]:
+        """A read transaction: nothing parks in it."""
+        ...
+
+    def writes(self) -> AbstractContextManager[None]:
+        """A write transaction, of which there is one at a time: it waits for the one before."""
+        ...
+
+    def commits(self) -> None:
+        """The disk takes its time; others read meanwhile."""
 
     def committed(self) -> None:
         """A write transaction of it is committed, and the process does not know yet."""
@@ -108,7 +118,7 @@ class CatalogView:
     def reading(self) -> Iterator[Connection]:
         if self._user.finds_it_busy():
             raise busy_error()
-        with self._user.in_transaction(), self._file.sqlite.reading() as connection:
+        with self._user.reads(), self._file.sqlite.reading() as connection:
             yield connection
 
     @contextmanager
@@ -116,8 +126,9 @@ class CatalogView:
         if self._user.finds_it_busy():
             raise busy_error()
         try:
-            with self._user.in_transaction(), self._file.sqlite.writing() as connection:
+            with self._user.writes(), self._file.sqlite.writing() as connection:
                 yield connection
+                self._user.commits()
                 self._user.point("before commit")
                 if self._user.finds_it_busy():
                     raise busy_error()

@@ -77,23 +77,6 @@ class CooperativeQueue:
         return len(self._items)
 
 
-class CooperativeLock:
-    """``threading.Lock``, for what reads the catalog while it holds one."""
-
-    def __init__(self) -> None:
-        self._held = False
-
-    def __enter__(self) -> None:
-        while self._held:
-            process, thread = current()
-            assert thread is not None
-            process.park(thread, 0.001)
-        self._held = True
-
-    def __exit__(self, *error: object) -> None:
-        self._held = False
-
-
 class CooperativeThread:
     """``threading.Thread``."""
 

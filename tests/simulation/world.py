@@ -21,6 +21,7 @@ from tests.simulation.catalog_file import CatalogFile, CatalogView
 from tests.simulation.virtual_loop import VirtualLoop
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error
 from antiphon.core import ids
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import AntiphonError, UnavailableError
@@ -82,6 +83,34 @@ class Faults(msgspec.Struct, frozen=True):
         )
 
 
+class CooperativeLock:
+    """A lock as the simulation schedules it, for what reads or writes the catalog while it is held."""
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def acquire(self, timeout: float = -1) -> bool:
+        waited = 0.0
+        while self._held:
+            process, thread = current()
+            if thread is None or waited > timeout >= 0:
+                return False
+            delay = 0.001 + process.world.random.random() * 0.01
+            process.park(thread, delay)
+            waited += delay
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        self._held = False
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
 class ProcessClock:
     """The clock of one process: the world's time, and what it is wrong by; ``latest`` is the latest that it told."""
 
@@ -114,6 +143,7 @@ class Process:
         self.alive = True
         self.clock = ProcessClock(world)
         self.database = Database(CatalogView(world.file, self, self.clock), codec=PlainCodec(), clock=None)
+        self.database._write_lock = CooperativeLock()  # type: ignore[assignment]
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.parked: dict[BatonThread, None] = {}
         self.stop = asyncio.Event()
@@ -146,7 +176,7 @@ class Process:
     def before_transaction(self) -> None:
         self._require_alive()
         world, thread = self.world, _threads.current
-        if thread is None or world.depth:
+        if thread is None or thread.depth:
             return
         if world.healed:
             delay = world.random.random() * 0.002
@@ -159,12 +189,34 @@ class Process:
         self.park(thread, delay)
 
     @contextmanager
-    def in_transaction(self) -> Iterator[None]:
-        self.world.depth += 1
+    def reads(self) -> Iterator[None]:
+        thread = _threads.current or self.world.main
+        thread.depth += 1
         try:
             yield
         finally:
-            self.world.depth -= 1
+            thread.depth -= 1
+
+    @contextmanager
+    def writes(self) -> Iterator[None]:
+        world, thread = self.world, _threads.current
+        given_up = world.loop.time() + BUSY_SECONDS
+        while world.writer is not None:
+            if thread is None or world.loop.time() >= given_up:
+                raise busy_error()
+            self.park(thread, 0.001 + world.random.random() * 0.05)
+        world.writer = self
+        try:
+            with self.reads():
+                yield
+        finally:
+            world.writer = None
+
+    def commits(self) -> None:
+        world, thread = self.world, _threads.current
+        if thread is not None and thread.depth == 1 and not world.healed and world.random.random() < world.slow_commits:
+            self.note("flushes")
+            self.park(thread, world.random.random() * 3.0)
 
     def park(self, thread: BatonThread, delay: float | None) -> None:
         """Let others go on for so long; without a delay until the thread is resumed."""
@@ -211,7 +263,8 @@ class World:
     Attributes:
         faults: what goes wrong, until :meth:`heal`.
         observers: called after every commit, before the process that committed knows of it.
-        depth: transactions that are open.
+        writer: the process that holds the catalog's write lock.
+        main: stands for the event loop's thread.
     """
 
     def __init__(self, file: CatalogFile, seed: int, faults: Faults | None = None) -> None:
@@ -228,7 +281,9 @@ class World:
         self.commits = 0
         self.crashes = 0
         self.healed = False
-        self.depth = 0
+        self.writer: Process | None = None
+        self.main = SimpleNamespace(depth=0)
+        self.slow_commits = 0.05 + self.faults.slow
         self._loops: list[asyncio.Task[Any]] = []
 
     # --- Processes.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
@@ -44,6 +44,8 @@ from antiphon.durable.run import (
     StepRecord,
     read_run,
 )
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 5
 
@@ -278,9 +280,8 @@ class Runs:
             LeaseLostError: the run is not this holder's any more; the effect was not run.
             InvalidInputError: the result is no JSON; the effect is undone.
         """
-        with self._database.transaction() as connection:
-            if connection.execute(select(_runs.c.id).where(_holds(run))).first() is None:
-                raise _lease_lost(run)
+
+        def recorded(connection: Connection) -> bytes:
             encoded = _encode(effect(connection), f"result of step {name!r}")
             connection.execute(
                 insert(_steps).values(
@@ -295,7 +296,20 @@ class Runs:
                     ended_at=self._clock.now(),
                 )
             )
-        return msgspec.json.decode(encoded)
+            return encoded
+
+        return msgspec.json.decode(self.fenced(run, recorded))
+
+    def fenced(self, run: Run, effect: Callable[[Connection], T]) -> T:
+        """Run an effect in a transaction that makes sure of the run's holder first.
+
+        Raises:
+            LeaseLostError: the run is not this holder's any more; the effect was not run.
+        """
+        with self._database.transaction() as connection:
+            if connection.execute(select(_runs.c.id).where(_holds(run))).first() is None:
+                raise _lease_lost(run)
+            return effect(connection)
 
     def end(self, run: Run, result: Mapping[str, Any], progress: ProgressReport | None = None) -> None:
         """End a run with its result, as succeeded unless a :class:`RunResult` says otherwise.
