@@ -13,14 +13,10 @@ from antiphon.governance.audit.verification import verify
 
 def check_log(process: Process, scope: Scope, secret: bytes) -> None:
     """Holds a scope's whole log against its head; raises :class:`Violation`."""
-    database = process.world.file.connection()
-    try:
-        owner = (scope.tenant, scope.environment)
-        where = "WHERE tenant = ? AND environment = ?"
-        rows = database.execute(f"SELECT sequence, leaf FROM audit_entries {where} ORDER BY sequence", owner).fetchall()
-        head = database.execute(f"SELECT size, peaks FROM audit_heads {where}", owner).fetchone() or (0, b"")
-    finally:
-        database.close()
+    database, owner = process.world.connection(), (scope.tenant, scope.environment)
+    where = "WHERE tenant = ? AND environment = ?"
+    rows = database.execute(f"SELECT sequence, leaf FROM audit_entries {where} ORDER BY sequence", owner).fetchall()
+    head = database.execute(f"SELECT size, peaks FROM audit_heads {where}", owner).fetchone() or (0, b"")
     if [number for number, _ in rows] != list(range(len(rows))):
         raise Violation(f"the audit log has a gap: {[number for number, _ in rows]}")
     peaks = b"".join(_peaks([leaf for _, leaf in rows]))
@@ -53,11 +49,8 @@ class AuditObserver:
     """Holds the numbers of every scope's log against its head after every commit."""
 
     def __init__(self, world: World) -> None:
-        self._database = world.file.connection()
+        self._database = world.connection()
         world.observers.append(self)
-
-    def close(self) -> None:
-        self._database.close()
 
     def __call__(self, process: Process) -> None:
         counted = "SELECT tenant, environment, count(*), max(sequence) + 1 FROM audit_entries GROUP BY 1, 2 ORDER BY 1, 2"

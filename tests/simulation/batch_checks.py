@@ -19,14 +19,11 @@ class JobObserver:
     """Checks every change of a job and every row that is written."""
 
     def __init__(self, world: World) -> None:
-        self._database = world.file.connection()
+        self._database = world.connection()
         self._jobs: dict[str, tuple[str, int, int]] = {}
         self._rows: dict[tuple[str, int], tuple[Any, ...]] = {}
         self._owners: dict[tuple[str, int], Process] = {}
         world.observers.append(self)
-
-    def close(self) -> None:
-        self._database.close()
 
     def __call__(self, process: Process) -> None:
         jobs = {row[0]: row[1:] for row in self._database.execute("SELECT id, status, epoch, total FROM jobs")}

@@ -45,7 +45,8 @@ class BatchesScenario:
         self.release = ""
 
     async def play(self) -> None:
-        world, runs, jobs = self.world, RunObserver(self.world), JobObserver(self.world)
+        world, runs = self.world, RunObserver(self.world)
+        JobObserver(world)
         self.prepare(world.boot("setup"))
         for number in range(self.random.choice((1, 2, 2, 3))):
             world.keep_up(f"worker-{number}", self.worker)
@@ -55,16 +56,9 @@ class BatchesScenario:
         await asyncio.sleep(self.random.random() * 10)
         world.heal()
         await asyncio.gather(*clients)
-        database = world.file.connection()
-        try:
-            waiting = "SELECT count(*) FROM runs WHERE status IN ('queued', 'running')"
-            await world.until(lambda: read(database, waiting) == [(0,)], 200.0)
-            runs.check_end()
-            self.check(world.boot("check"))
-        finally:
-            database.close()
-            runs.close()
-            jobs.close()
+        await world.until(runs.all_ended, 200.0)
+        runs.check_end()
+        self.check(world.boot("check"))
 
     def prepare(self, process: Process) -> None:
         healed, self.world.healed = self.world.healed, True
@@ -132,10 +126,9 @@ class BatchesScenario:
 
     def check(self, process: Process) -> None:
         """Every job ended with its rows, and its run says what they say."""
-        database, runs = self.world.file.connection(), Runs(process.database)
+        database, runs = self.world.connection(), Runs(process.database)
         rows = read(database, "SELECT job, line, failed FROM job_rows ORDER BY job, line")
         status = dict(read(database, "SELECT id, status FROM jobs"))
-        database.close()
         for job, total in self.ordered.items():
             lines = [line for owner, line, _ in rows if owner == job]
             failed = {line for owner, line, bad in rows if owner == job and bad}

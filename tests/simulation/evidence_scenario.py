@@ -48,7 +48,8 @@ class EvidenceScenario:
         self.tried = 0
 
     async def play(self) -> None:
-        world, observer = self.world, AuditObserver(self.world)
+        world = self.world
+        AuditObserver(world)
         for number in range(self.random.choice((1, 2, 2, 3))):
             world.keep_up(f"gateway-{number}", self.gateway)
         clients = [asyncio.ensure_future(self.client()) for _ in range(self.random.randint(3, 5))]
@@ -56,7 +57,6 @@ class EvidenceScenario:
         world.heal()
         await asyncio.gather(*clients)
         await asyncio.sleep(20.0)  # What was accepted and not acknowledged is written, or lost with its process.
-        observer.close()
         self.check(world.boot("check"))
 
     async def gateway(self, process: Process) -> None:
@@ -111,10 +111,9 @@ class EvidenceScenario:
 
     def check(self, process: Process) -> None:
         """What was acknowledged is there once, what was refused is not there, the rest at most once."""
-        database = self.world.file.connection()
+        database = self.world.connection()
         query = "SELECT subject, action, tenant FROM audit_entries WHERE action LIKE 'sim.%'"
         rows, blobs = read(database, query), {row[0] for row in read(database, "SELECT hash FROM blobs")}
-        database.close()
         found = [row[0] for row in rows]
         if twice := sorted({name for name in found if found.count(name) > 1}):
             raise Violation(f"recorded twice: {twice}")

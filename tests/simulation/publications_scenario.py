@@ -44,13 +44,10 @@ class PublicationObserver:
     """
 
     def __init__(self, world: World, orders: dict[str, Order], ages: dict[str, int]) -> None:
-        self._database = world.file.connection()
+        self._database = world.connection()
         self._orders, self._ages = orders, ages
         self.rows: list[tuple[int, int, dict[str, str], str]] = []
         world.observers.append(self)
-
-    def close(self) -> None:
-        self._database.close()
 
     def __call__(self, process: Process) -> None:
         read = self._database.execute("SELECT number, base, snapshots, reason FROM publications ORDER BY number")
@@ -101,7 +98,6 @@ class PublicationsScenario:
         await world.until(lambda: all(client.done() for client in clients), 40.0)
         world.heal()
         await asyncio.gather(*clients)
-        observer.close()
         self.check(observer)
 
     async def idle(self, process: Process) -> None:

@@ -14,15 +14,12 @@ _ENDED = ("promoted", "rolled_back", "aborted")
 class RolloutObserver:
     """Holds what is committed against what a rollout may be and become."""
 
-    def __init__(self, world: World, canaries: tuple[tuple[int, ...], ...]) -> None:
-        self._database = world.file.connection()
+    def __init__(self, world: World) -> None:
+        self._database = world.connection()
         self._moves: dict[str, list[tuple[Any, ...]]] = {}
         self._pointers: list[tuple[Any, ...]] = []
         world.observers.append(self)
         self(world.processes[0])
-
-    def close(self) -> None:
-        self._database.close()
 
     def __call__(self, process: Process) -> None:
         rollouts = self._rows("SELECT id, state, step, held, candidate, control, plan, ended_at, reason FROM rollouts")

@@ -46,7 +46,8 @@ class RolloutsScenario:
     async def play(self) -> None:
         world = self.world
         self.prepare(world.boot("setup"))
-        observer, audit = RolloutObserver(world, (PLAN.canary, DIRECT.canary)), AuditObserver(world)
+        observer = RolloutObserver(world)
+        AuditObserver(world)
         for number in range(self.random.choice((1, 2, 2))):
             world.keep_up(f"judge-{number}", self.keeper)
         world.keep_up("gateway-0", self.gateway)
@@ -56,8 +57,6 @@ class RolloutsScenario:
         world.heal()
         await asyncio.gather(*operators)
         await asyncio.sleep(3.0)
-        observer.close()
-        audit.close()
         observer.check_end(self.told)
         check_log(world.boot("check"), SCOPE, SECRET)
 

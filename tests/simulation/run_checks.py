@@ -32,14 +32,11 @@ class RunObserver:
     """Checks every change of a run: who made it, and whether it might."""
 
     def __init__(self, world: World) -> None:
-        self._database = world.file.connection()
+        self._database = world.connection()
         self._runs: dict[str, RunRow] = {}
         self._owners: dict[tuple[str, int], Process] = {}
         self._steps: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         world.observers.append(self)
-
-    def close(self) -> None:
-        self._database.close()
 
     def __call__(self, process: Process) -> None:
         now = {row[0]: RunRow(*row) for row in self._database.execute(f"SELECT {_COLUMNS} FROM runs")}
@@ -104,6 +101,10 @@ class RunObserver:
                 f"{process.label} recorded step {key} in epoch {epoch}; the run is {run.status} in epoch {run.epoch}, of "
                 f"{_label(owner)}",
             )
+
+    def all_ended(self) -> bool:
+        """Whether no run waits or runs."""
+        return all(run.status in _ENDED for run in self._runs.values())
 
     def check_end(self) -> None:
         """Every run ended."""

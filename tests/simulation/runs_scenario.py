@@ -50,15 +50,9 @@ class RunsScenario:
         await asyncio.sleep(self.random.random() * 8)
         world.heal()
         await asyncio.gather(*clients)
-        database = world.file.connection()
-        try:
-            ended = "SELECT count(*) FROM runs WHERE status IN ('queued', 'running')"
-            await world.until(lambda: read(database, ended) == [(0,)], 150.0)
-            observer.check_end()
-            self.check_effects(world.boot("check"))
-        finally:
-            observer.close()
-            database.close()
+        await world.until(observer.all_ended, 150.0)
+        observer.check_end()
+        self.check_effects(world.boot("check"))
 
     async def worker(self, process: Process) -> None:
         registry = WorkflowRegistry()
@@ -128,11 +122,10 @@ class RunsScenario:
 
     def check_effects(self, process: Process) -> None:
         """Nothing that was acknowledged is lost, and nothing was done twice."""
-        runs, database = Runs(process.database), self.world.file.connection()
+        runs, database = Runs(process.database), self.world.connection()
         found = read(database, "SELECT subject, count(*) FROM audit_entries WHERE action = 'sim.effect' GROUP BY subject")
         effects = dict(found)
         keys = dict(read(database, "SELECT key, id FROM runs"))
-        database.close()
         for key, run in self.submitted.items():
             if keys.get(key) != run:
                 raise Violation(f"the submission of {key} was acknowledged as {run} and is {keys.get(key)}")

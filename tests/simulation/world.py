@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
@@ -284,6 +285,7 @@ class World:
         self.writer: Process | None = None
         self.main = SimpleNamespace(depth=0)
         self.slow_commits = 0.05 + self.faults.slow
+        self._connections: list[sqlite3.Connection] = []
         self._loops: list[asyncio.Task[Any]] = []
 
     # --- Processes.
@@ -425,6 +427,11 @@ class World:
         self.violations.append(what)
         self.note(None, f"VIOLATION {what}")
 
+    def connection(self) -> sqlite3.Connection:
+        """A connection beside production code's, for checks; it is closed with the world."""
+        self._connections.append(self.file.connection())
+        return self._connections[-1]
+
     def heal(self) -> None:
         """Nothing goes wrong from now on."""
         self.healed = True
@@ -457,6 +464,8 @@ class World:
                 self.loop.run_until_complete(self._play(scenario))
             finally:
                 self.file.statement = lambda text: None
+                for connection in self._connections:
+                    connection.close()
                 self.loop.close()
 
     async def _play(self, scenario: Callable[[World], Awaitable[None]]) -> None:
