@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from tests.simulation.world import Process, Violation, World
+from tests.simulation.process import Process, Violation
+from tests.simulation.world import World
 
 from antiphon.core.scope import Scope
 from antiphon.governance.audit.log import AuditLog
@@ -21,7 +22,9 @@ def check_log(process: Process, scope: Scope, secret: bytes) -> None:
         raise Violation(f"the audit log has a gap: {[number for number, _ in rows]}")
     peaks = b"".join(_peaks([leaf for _, leaf in rows]))
     if head != (len(rows), peaks):
-        raise Violation(f"the head of the audit log is of {head[0]} records, there are {len(rows)}, or its root is wrong")
+        raise Violation(
+            f"the head of the audit log is of {head[0]} records, there are {len(rows)}, or its root is wrong"
+        )
     found = verify(AuditLog(process.database, secret), scope)
     if not found.sound:
         raise Violation(f"the audit log does not verify: {found.problems}")
@@ -53,7 +56,9 @@ class AuditObserver:
         world.observers.append(self)
 
     def __call__(self, process: Process) -> None:
-        counted = "SELECT tenant, environment, count(*), max(sequence) + 1 FROM audit_entries GROUP BY 1, 2 ORDER BY 1, 2"
+        counted = (
+            "SELECT tenant, environment, count(*), max(sequence) + 1 FROM audit_entries GROUP BY 1, 2 ORDER BY 1, 2"
+        )
         entries = self._database.execute(counted).fetchall()
         heads = self._database.execute("SELECT tenant, environment, size FROM audit_heads ORDER BY 1, 2").fetchall()
         if [row[:3] for row in entries] != heads or any(number != last for _, _, number, last in entries):

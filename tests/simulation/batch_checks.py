@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.simulation.world import Process, Violation, World
+from tests.simulation.process import Process, Violation
+from tests.simulation.world import World
 
 _ENDED = ("completed", "failed", "cancelled")
 _MOVES = {
@@ -41,7 +42,11 @@ class JobObserver:
                 raise Violation(f"{job} was {before} in epoch {past[job][1]} and is {status} in epoch {epoch}")
             if status != before and status not in _MOVES.get(before, ()):
                 raise Violation(f"{job} went from {before} to {status}")
-            if status in ("finalizing", "completed") and status != before and self._owners.get((job, epoch)) is not process:
+            if (
+                status in ("finalizing", "completed")
+                and status != before
+                and self._owners.get((job, epoch)) is not process
+            ):
                 raise Violation(f"{process.label} moved {job} to {status} and does not hold it")
             if status == "completed" and sum(key[0] == job for key in rows) != jobs[job][2]:
                 raise Violation(f"{job} is completed without all of its {jobs[job][2]} rows")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
 
 import msgspec
 from tests.harness.stored_files import batch_context
 from tests.simulation.batch_checks import JobObserver
+from tests.simulation.process import CooperativeLock, Process, Violation
 from tests.simulation.run_checks import RunObserver, read
 from tests.simulation.runs_scenario import LEASE
-from tests.simulation.world import CooperativeLock, Process, Violation, World
+from tests.simulation.world import World
 from tests.unit.catalog.examples import bundle, receipt
 
 from antiphon.batch.table_job import TableJobs

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.audit_checks import AuditObserver, check_log
+from tests.simulation.process import Crashed, Process, Violation
 from tests.simulation.run_checks import read
 from tests.simulation.threads import cooperative
-from tests.simulation.world import Crashed, Process, Violation, World
+from tests.simulation.world import World
 
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.serving.blobs import Blobs

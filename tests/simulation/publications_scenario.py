@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-from tests.simulation.world import START, Process, Violation, World
+from tests.simulation.process import START, Process, Violation
+from tests.simulation.world import World
 from tests.unit.catalog.examples import manifest
 
 from antiphon.catalog.features.publications import Publication
@@ -127,7 +128,7 @@ class PublicationsScenario:
             if done and self.random.random() < 0.15:
                 order = Order(name, back=self.random.choice(done).number)
                 self.orders[name] = order
-                self.acknowledged[name] = await self.told(lambda process: self.roll_back(process, order))
+                self.acknowledged[name] = await self.told(partial(self.roll_back, order))
             else:
                 await self.publish(name)
 
@@ -149,7 +150,7 @@ class PublicationsScenario:
 
         self.acknowledged[name] = await self.told(act)
 
-    async def roll_back(self, process: Process, order: Order) -> Any:
+    async def roll_back(self, order: Order, process: Process) -> Any:
         catalog = self.publisher(process).catalog
         back = partial(catalog.publications.rollback, SCOPE, order.back, order.name, "client")
         return await process.call(back)
@@ -171,7 +172,9 @@ class PublicationsScenario:
             order = self.orders[name]
             if told.reason != name and order.back is None:
                 for view, snapshot in order.changes.items():
-                    if view not in held or (held[view] != snapshot and not self.replaced(observer, view, snapshot, told)):
+                    if view not in held or (
+                        held[view] != snapshot and not self.replaced(observer, view, snapshot, told)
+                    ):
                         raise Violation(f"{name} was told that {view} is current, publication {number} has it not")
 
     def replaced(self, observer: PublicationObserver, view: str, snapshot: str, told: Publication) -> bool:
@@ -184,5 +187,3 @@ class PublicationsScenario:
 async def play(world: World) -> None:
     """The scenario."""
     await PublicationsScenario(world).play()
-
-

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import msgspec
-from tests.simulation.world import Process, Violation, World
+from tests.simulation.process import Process, Violation
+from tests.simulation.world import World
 
 _ENDED = ("promoted", "rolled_back", "aborted")
 
@@ -24,10 +26,14 @@ class RolloutObserver:
     def __call__(self, process: Process) -> None:
         rollouts = self._rows("SELECT id, state, step, held, candidate, control, plan, ended_at, reason FROM rollouts")
         moves: dict[str, list[tuple[Any, ...]]] = {}
-        for rollout, *move in self._rows("SELECT rollout, sequence, state, step, held, reason, principal FROM rollout_moves ORDER BY 1, 2"):
+        for rollout, *move in self._rows(
+            "SELECT rollout, sequence, state, step, held, reason, principal FROM rollout_moves ORDER BY 1, 2"
+        ):
             moves.setdefault(rollout, []).append(tuple(move))
         pointers = self._rows("SELECT sequence, release, action, reason FROM release_pointers ORDER BY sequence")
-        stages: dict[str, str] = dict(self._rows("SELECT release, stage FROM release_stages ORDER BY release, sequence"))
+        stages: dict[str, str] = dict(
+            self._rows("SELECT release, stage FROM release_stages ORDER BY release, sequence")
+        )
         past, self._moves = self._moves, moves
         past_pointers, self._pointers = self._pointers, pointers
         for rollout, known in past.items():
@@ -46,13 +52,15 @@ class RolloutObserver:
 
     def _check_rollout(self, row: tuple[Any, ...], moves: list[Any], stages: dict[str, str], live: str | None) -> None:
         rollout, state, step, held, candidate, control, plan, ended, reason = row
-        _require(bool(moves) and moves[-1][1:5] == (state, step, held, reason), f"{rollout} is not as its last move left it")
+        _require(
+            bool(moves) and moves[-1][1:5] == (state, step, held, reason), f"{rollout} is not as its last move left it"
+        )
         _require((state in _ENDED) == (ended is not None), f"{rollout} is {state} and ended at {ended}")
         canary = len(msgspec.json.decode(plan)["canary"])
         shadow = msgspec.json.decode(plan).get("shadow", 0) > 0
         first = ("shadow", 0) if shadow else ("canary", 0)
         _require(moves[0][:3] == (1, *first), f"{rollout} began as {moves[0]}")
-        for before, after in zip(moves, moves[1:], strict=False):
+        for before, after in pairwise(moves):
             _require(after[0] == before[0] + 1, f"{rollout} has a gap in its moves after {before[0]}")
             _require(_legal(before[1:4], after[1:4], canary), f"{rollout} went from {before[1:4]} to {after[1:4]}")
         if ended is None:
@@ -73,13 +81,19 @@ class RolloutObserver:
         held = {rollout for rollout, known in moves.items() if any(move[3] for move in known)}
         for sentence, rollout in decided.items():
             # A held rollout is judged and not moved.
-            _require(sentence in carried or rollout in held, f"{sentence} about {rollout} is recorded and moved nothing")
+            _require(
+                sentence in carried or rollout in held, f"{sentence} about {rollout} is recorded and moved nothing"
+            )
 
     def _check_audit(self, moves: dict[str, list[Any]], pointers: list[tuple[Any, ...]]) -> None:
-        records = Counter(row[0] for row in self._rows("SELECT subject FROM audit_entries WHERE action LIKE 'rollout.%'"))
+        records = Counter(
+            row[0] for row in self._rows("SELECT subject FROM audit_entries WHERE action LIKE 'rollout.%'")
+        )
         for rollout, known in moves.items():
             _require(records[rollout] == len(known), f"{rollout} has {len(known)} moves and {records[rollout]} records")
-        acted = self._rows("SELECT count(*) FROM audit_entries WHERE action IN ('release.activate', 'release.rollback')")[0][0]
+        acted = self._rows(
+            "SELECT count(*) FROM audit_entries WHERE action IN ('release.activate', 'release.rollback')"
+        )[0][0]
         promoted = sum(move[1] == "promoted" for known in moves.values() for move in known)
         _require(acted >= len(pointers) - promoted, f"the pointer moved {len(pointers)} times, {acted} are recorded")
 

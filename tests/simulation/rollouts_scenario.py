@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from tests.simulation.audit_checks import AuditObserver, check_log
+from tests.simulation.process import Process
 from tests.simulation.rollout_checks import RolloutObserver
-from tests.simulation.world import Process, World
+from tests.simulation.world import World
 from tests.unit.catalog.examples import bundle
 
 from antiphon.catalog.database import Database
@@ -107,7 +108,9 @@ class RolloutsScenario:
             await asyncio.sleep(self.random.random() * 1.5)
             self.acts += 1
             reason = f"operator {self.acts}"
-            name = self.random.choice(("begin", "begin", "begin", "hold", "resume", "abort", "advance", "rollback", "activate"))
+            name = self.random.choice(
+                ("begin", "begin", "begin", "hold", "resume", "abort", "advance", "rollback", "activate")
+            )
             release = self.random.choice(self.releases)
 
             async def act(process: Process, name: str = name, release: str = release, reason: str = reason) -> Any:
@@ -149,5 +152,3 @@ class RolloutsScenario:
 async def play(world: World) -> None:
     """The scenario."""
     await RolloutsScenario(world).play()
-
-

@@ -6,7 +6,8 @@ import sqlite3
 from typing import Any
 
 import msgspec
-from tests.simulation.world import Process, Violation, World
+from tests.simulation.process import Process, Violation
+from tests.simulation.world import World
 
 from antiphon.core.clock import microseconds
 
@@ -54,7 +55,9 @@ class RunObserver:
             elif row != before:
                 self._changed(process, before, row)
             _require((row.status == "running") == (row.worker is not None), f"{name}, {row.status}, is of {row.worker}")
-            _require((row.worker is None) == (row.lease_until is None), f"{name} has an owner without a lease, or a lease")
+            _require(
+                (row.worker is None) == (row.lease_until is None), f"{name} has an owner without a lease, or a lease"
+            )
             _require(0 <= row.attempts <= row.max_attempts, f"{name} has {row.attempts} attempts")
         _require(past.keys() <= now.keys(), "a run is gone")
 
@@ -98,8 +101,8 @@ class RunObserver:
             owner = self._owners.get((run.id, run.epoch))
             _require(
                 epoch == run.epoch and run.status == "running" and owner is process,
-                f"{process.label} recorded step {key} in epoch {epoch}; the run is {run.status} in epoch {run.epoch}, of "
-                f"{_label(owner)}",
+                f"{process.label} recorded step {key} in epoch {epoch}; the run is {run.status} in epoch {run.epoch}, "
+                f"of {_label(owner)}",
             )
 
     def all_ended(self) -> bool:

@@ -1,4 +1,4 @@
-"""Durable runs under several workers: steps, transactions, retries, cancellation; clients that ask until they are told."""
+"""Durable runs under several workers: steps, transactions, retries, cancellation; clients ask until they hear."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from tests.simulation.audit_checks import check_log
+from tests.simulation.process import Process, Violation
 from tests.simulation.run_checks import RunObserver, read
-from tests.simulation.world import Process, Violation, World
+from tests.simulation.world import World
 
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
@@ -123,7 +124,9 @@ class RunsScenario:
     def check_effects(self, process: Process) -> None:
         """Nothing that was acknowledged is lost, and nothing was done twice."""
         runs, database = Runs(process.database), self.world.connection()
-        found = read(database, "SELECT subject, count(*) FROM audit_entries WHERE action = 'sim.effect' GROUP BY subject")
+        found = read(
+            database, "SELECT subject, count(*) FROM audit_entries WHERE action = 'sim.effect' GROUP BY subject"
+        )
         effects = dict(found)
         keys = dict(read(database, "SELECT key, id FROM runs"))
         for key, run in self.submitted.items():

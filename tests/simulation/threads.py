@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from tests.simulation.batons import BatonThread
-from tests.simulation.world import Process, current
+from tests.simulation.process import Process, current
 
 from antiphon.catalog import group_commit
 from antiphon.governance.audit import writer as audit_writer

@@ -25,7 +25,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import missing, value_of
 from antiphon.core.clock import Clock
-from antiphon.core.errors import ConflictError, InvalidInputError
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
@@ -190,7 +190,8 @@ class Runs:
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
 
-        A run whose lease ended too often fails here instead of killing one worker after another.
+        A run whose lease ended too often, or that cannot be read, fails here instead of killing one worker after
+        another.
         """
         while True:
             now = self._clock.now()
@@ -211,8 +212,7 @@ class Runs:
                 scope = Scope(row.tenant, row.environment)
                 if row.cancel_requested:
                     values |= {"status": "cancelled", "ended_at": now}
-                elif row.attempts >= row.max_attempts:
-                    why = f"The run's worker died or lost its lease in each of {row.attempts} attempts."
+                elif (why := self._hopeless(row)) is not None:
                     error = self._database.seal_text(scope, ERROR, row.id, why)
                     values |= {"status": "failed", "ended_at": now, "error": error}
                 else:
@@ -226,6 +226,18 @@ class Runs:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=row.id)).values(values))
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
+
+    def _hopeless(self, row: Row[Any]) -> str | None:
+        """Why no worker can bring a run to its end; ``None`` for one that may be claimed."""
+        if row.attempts >= row.max_attempts:
+            return f"The run's worker died or lost its lease in each of {row.attempts} attempts."
+        try:
+            read_run(row, self._database)
+        except CorruptionError as error:
+            return f"The run cannot be read: {error.what}"
+        except msgspec.DecodeError:
+            return "The run cannot be read: another version wrote it, or it is damaged."
+        return None
 
     def queued(self, environment: str, workflows: Collection[str]) -> bool:
         """Tells whether a run of these workflows, of any tenant of an environment, waits to be claimed."""
