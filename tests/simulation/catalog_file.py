@@ -70,6 +70,10 @@ class CatalogUser(Protocol):
 
     def finds_it_busy(self) -> bool: ...
 
+    def loses_the_answer(self) -> bool:
+        """Whether a commit that is done is reported as failed."""
+        ...
+
     def point(self, where: str) -> None:
         """A moment at which it may die."""
 
@@ -138,6 +142,8 @@ class CatalogView:
         self._user.note("commit")
         self._user.committed()
         self._user.point("after commit")
+        if self._user.loses_the_answer():
+            raise busy_error()
 
     def translated(self, error: sa.exc.DBAPIError) -> Exception | None:
         return self._file.sqlite.translated(error)

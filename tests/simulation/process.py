@@ -50,6 +50,7 @@ class Faults(msgspec.Struct, frozen=True):
     Attributes:
         crash: chance of a death at one statement, commit or thread; ``restart`` seconds until the process is back.
         busy: chance that a transaction finds the catalog busy.
+        unsure: chance that a commit is done and reported as failed, as when a connection to a server breaks.
         slow: chance that a thread is held up for up to ``stall`` seconds before a transaction, or its result after it.
         renamed: chance that a process comes back under another name.
         clocks: chance that a process's clock is stepped when something happens to it.
@@ -58,6 +59,7 @@ class Faults(msgspec.Struct, frozen=True):
     crash: float = 0.0
     restart: float = 2.0
     busy: float = 0.0
+    unsure: float = 0.0
     slow: float = 0.0
     stall: float = 12.0
     renamed: float = 0.3
@@ -70,6 +72,7 @@ class Faults(msgspec.Struct, frozen=True):
             crash=random.choice((0.0, 0.003, 0.01, 0.03)),
             restart=random.choice((0.2, 2.0, 8.0)),
             busy=random.choice((0.0, 0.0, 0.01, 0.05)),
+            unsure=random.choice((0.0, 0.0, 0.03)),
             slow=random.choice((0.0, 0.01, 0.05, 0.15)),
             renamed=random.choice((0.0, 0.5)),
             clocks=random.choice((0.0, 0.02)),
@@ -235,6 +238,10 @@ class Process:
         if found:
             self.note("busy")
         return found
+
+    def loses_the_answer(self) -> bool:
+        world = self.world
+        return not world.healed and world.random.random() < world.faults.unsure
 
     def point(self, where: str) -> None:
         self._require_alive()
