@@ -18,11 +18,10 @@ from datetime import UTC, datetime
 from multiprocessing.pool import Pool
 from typing import Any
 
+from benchmarks.durability.kill_harness_command import command
 from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulator import SCENARIOS, Played, catalog_file, hunt, mutant_named, play
-
-from benchmarks.durability.kill_harness_command import command
 
 SIZES = {"ci": 2_000, "demo": 20_000, "full": 100_000}
 WITHIN = 2_000

@@ -179,7 +179,8 @@ MUTANTS = (
                 Jobs,
                 "write_rows",
                 "return written.rowcount",
-                'counted = self.__dict__.setdefault("counted", {})\n    counted[job] = counted.get(job, 0) + len(rows)\n'
+                'counted = self.__dict__.setdefault("counted", {})\n'
+                "    counted[job] = counted.get(job, 0) + len(rows)\n"
                 "    return written.rowcount",
             ),
             Change(Jobs, "_job", "rows_done=int(done)", 'rows_done=self.__dict__.get("counted", {}).get(row.id, 0)'),
@@ -245,7 +246,8 @@ MUTANTS = (
         "rollouts",
         RolloutKeeper,
         "_act",
-        "with self._database.transaction() as connection:\n        self._judgements.add(judgement, within=connection)\n",
+        "with self._database.transaction() as connection:\n"
+        "        self._judgements.add(judgement, within=connection)\n",
         "self._judgements.add(judgement)\n    with self._database.transaction() as connection:\n",
     ),
     _one(

@@ -1,4 +1,4 @@
-"""Five races that journals of durable workflows lost in the field (DBOS Transact), played against ours moment by moment.
+"""Five races that journals of durable workflows lost in the field (DBOS Transact), played against ours.
 
 Each is named after its issue there.
 """

@@ -228,7 +228,7 @@ class Runs:
                     return self.get(scope, row.id, within=connection)
 
     def _hopeless(self, row: Row[Any]) -> str | None:
-        """Why no worker can bring a run to its end; ``None`` for one that may be claimed."""
+        """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
         if row.attempts >= row.max_attempts:
             return f"The run's worker died or lost its lease in each of {row.attempts} attempts."
         try:
