@@ -31,6 +31,12 @@ SCOPE = Scope()
 ASKER = Principal("ops", SCOPE.tenant, "admin")
 
 
+def answered(about: str) -> Answer:
+    """An answer about something."""
+    usage = UsageReceipt(prompt_tokens=3, engine_seconds=0.1)
+    return Answer("pred", "req", f"about {about}", "stop", usage, receipt("pred"), None)
+
+
 class BatchesScenario:
     """Workers of table jobs, and clients that order and cancel them."""
 
@@ -52,11 +58,13 @@ class BatchesScenario:
             world.keep_up(f"worker-{number}", self.worker)
         world.keep_up("gateway", self.gateway)
         clients = [asyncio.ensure_future(self.client(number)) for number in range(self.random.randint(1, 2))]
+        if self.random.random() < 0.3:
+            clients.append(asyncio.ensure_future(world.start_twin("worker-0", self.worker)))
         await world.until(lambda: all(client.done() for client in clients), 30.0)
         await asyncio.sleep(self.random.random() * 10)
         world.heal()
         await asyncio.gather(*clients)
-        await world.until(runs.all_ended, 200.0)
+        await world.until(runs.all_ended, 400.0)  # A run that failed often waits for five minutes.
         runs.check_end()
         self.check(world.boot("check"))
 
@@ -86,8 +94,7 @@ class BatchesScenario:
             raise UnavailableError("The engine is away.")
         if request.entity["origin"] in self.refused:
             raise InvalidInputError("The engine knows no such origin.")
-        usage = UsageReceipt(prompt_tokens=3, engine_seconds=0.1)
-        return Answer("pred", "req", f"about {request.entity['origin']}", "stop", usage, receipt("pred"), None)
+        return answered(request.entity["origin"])
 
     async def client(self, number: int) -> None:
         await asyncio.sleep(self.random.random() * 3)

@@ -15,7 +15,9 @@ from unittest import mock
 
 import msgspec
 
+from antiphon.batch.batch_job import BatchJobs
 from antiphon.batch.row_runner import RowRunner
+from antiphon.catalog.batch.batches import Batches
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.publications import Publications
@@ -171,6 +173,26 @@ MUTANTS = (
         "False",
     ),
     _one("ended job opens again", "batches", Jobs, "set_status", "if found.status in ENDED:", "if False:"),
+    _one(
+        "take-over of a batch keeps the epoch",
+        "requests",
+        Batches,
+        "take_over",
+        ".values(epoch=found.job.epoch + 1)",
+        ".values(epoch=found.job.epoch or 1)",
+    ),
+    _one("batch without the epoch", "requests", Batches, "_held", "if found.job.epoch != epoch:", "if False:"),
+    _one("ending settled twice", "requests", Batches, "settle", "if found.ending is not None:", "if False:"),
+    _one(
+        "batch ends before its files are named",
+        "requests",
+        BatchJobs,
+        "_finish",
+        "with self.database.transaction() as connection:\n        for file",
+        "with self.database.transaction() as connection:\n"
+        "        self.batches.finish(scope, batch.id, epoch, within=connection)\n"
+        "    with self.database.transaction() as connection:\n        for file",
+    ),
     Mutant(
         "counter instead of rows",
         "batches",

@@ -51,6 +51,7 @@ class Faults(msgspec.Struct, frozen=True):
         crash: chance of a death at one statement, commit or thread; ``restart`` seconds until the process is back.
         busy: chance that a transaction finds the catalog busy.
         unsure: chance that a commit is done and reported as failed, as when a connection to a server breaks.
+        pause: chance that a whole process stands still for up to ``stall`` seconds, as when its machine is suspended.
         slow: chance that a thread is held up for up to ``stall`` seconds before a transaction, or its result after it.
         renamed: chance that a process comes back under another name.
         clocks: chance that a process's clock is stepped when something happens to it.
@@ -60,6 +61,7 @@ class Faults(msgspec.Struct, frozen=True):
     restart: float = 2.0
     busy: float = 0.0
     unsure: float = 0.0
+    pause: float = 0.0
     slow: float = 0.0
     stall: float = 12.0
     renamed: float = 0.3
@@ -73,6 +75,7 @@ class Faults(msgspec.Struct, frozen=True):
             restart=random.choice((0.2, 2.0, 8.0)),
             busy=random.choice((0.0, 0.0, 0.01, 0.05)),
             unsure=random.choice((0.0, 0.0, 0.03)),
+            pause=random.choice((0.0, 0.0, 0.03, 0.1)),
             slow=random.choice((0.0, 0.01, 0.05, 0.15)),
             renamed=random.choice((0.0, 0.5)),
             clocks=random.choice((0.0, 0.02)),
@@ -146,6 +149,7 @@ class Process:
         self.parked: dict[BatonThread, None] = {}
         self.stop = asyncio.Event()
         self.points_left = world.points_until_crash()
+        self.still_until = 0.0
         self.away: tuple[int, float] | None = None
         self._back_at = 0.0
 
@@ -184,9 +188,18 @@ class Process:
             delay = world.random.random() * world.faults.stall
         else:
             delay = world.random.random() ** 4 * 0.05
+        if not world.healed and world.random.random() < world.faults.pause:
+            self.still_until = world.loop.time() + world.random.random() * world.faults.stall
+            self.note(f"stands still until {self.still_until:.3f}")
+        delay += self.still_for
         if not world.healed and world.random.random() < world.faults.clocks:
             self.step_clock()
         self.park(thread, delay)
+
+    @property
+    def still_for(self) -> float:
+        """Seconds for which it still does nothing."""
+        return max(0.0, self.still_until - self.world.loop.time())
 
     @contextmanager
     def reads(self) -> Iterator[None]:

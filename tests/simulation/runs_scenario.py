@@ -46,7 +46,7 @@ class RunsScenario:
         world.keep_up("gateway", self.gateway)
         clients = [asyncio.ensure_future(self.client(f"order-{number}")) for number in range(self.random.randint(2, 4))]
         if self.random.random() < 0.3:
-            clients.append(asyncio.ensure_future(self.start_twin()))
+            clients.append(asyncio.ensure_future(world.start_twin("worker-0", self.worker)))
         await world.until(lambda: all(client.done() for client in clients), 40.0)
         await asyncio.sleep(self.random.random() * 8)
         world.heal()
@@ -65,12 +65,6 @@ class RunsScenario:
 
     async def gateway(self, process: Process) -> None:
         await process.stop.wait()
-
-    async def start_twin(self) -> None:
-        """Somebody starts a worker under the name of one that runs."""
-        await asyncio.sleep(self.random.random() * 10)
-        twin = self.world.boot("worker-0")
-        twin.spawn(self.worker(twin))
 
     async def client(self, key: str) -> None:
         await asyncio.sleep(self.random.random() * 6)

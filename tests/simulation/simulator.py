@@ -13,6 +13,7 @@ from tests.simulation import (
     batches_scenario,
     evidence_scenario,
     publications_scenario,
+    requests_scenario,
     rollouts_scenario,
     runs_scenario,
 )
@@ -23,6 +24,7 @@ from tests.simulation.world import World
 SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "runs": runs_scenario.play,
     "batches": batches_scenario.play,
+    "requests": requests_scenario.play,
     "publications": publications_scenario.play,
     "rollouts": rollouts_scenario.play,
     "evidence": evidence_scenario.play,

@@ -70,6 +70,12 @@ class World:
         """Start a process and start it again whenever it dies, as a supervisor does, under its own or another name."""
         self._loops.append(self.loop.create_task(self._supervise(name, main)))
 
+    async def start_twin(self, name: str, main: Callable[[Process], Awaitable[None]]) -> None:
+        """Start a process, some time, under the name of one that may run."""
+        await asyncio.sleep(self.random.random() * 10)
+        twin = self.boot(name)
+        twin.spawn(main(twin))  # type: ignore[arg-type]
+
     async def _supervise(self, name: str, main: Callable[[Process], Awaitable[None]]) -> None:
         first = name
         while True:
@@ -133,9 +139,9 @@ class World:
 
         def job() -> None:
             outcome.extend(_outcome(function) if process.alive else (None, Crashed()))
-            delay = 0.0
+            delay = process.still_for
             if not self.healed and self.random.random() < self.faults.slow:
-                delay = self.random.random() * self.faults.stall
+                delay += self.random.random() * self.faults.stall
             self.loop.call_later(delay, self._deliver, process, outcome, future)
 
         THREADS.take().run(partial(copy_context().run, job))
