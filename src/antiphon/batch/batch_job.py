@@ -162,7 +162,7 @@ class BatchJobs:
             return _summary(run, batch)
         epoch = 0
         try:
-            epoch = await asyncio.to_thread(self.batches.take_over, scope, name)
+            epoch = await run.fenced(partial(self.batches.take_over, scope, name))
             return _summary(run, await self._work(run, batch, epoch))
         except ConflictError:
             # Ended meanwhile, or lost to another worker: only the first is an end.

@@ -204,7 +204,7 @@ class TableJobs:
             return _result(run, job)
         epoch: int | None = None
         try:
-            epoch = await asyncio.to_thread(self.jobs.take_over, scope, job_id)
+            epoch = await run.fenced(partial(self.jobs.take_over, scope, job_id))
             return await self._work(run, job, epoch)
         except ConflictError:
             # Cancelled meanwhile, or lost to another worker: only the first is an end.

@@ -89,6 +89,15 @@ class RunContext:
             result = await asyncio.to_thread(self._runs.transact, self._run, name, occurrence, fn, self._clock.now())
         return cast(T, result)
 
+    async def fenced(self, effect: Callable[[Connection], T]) -> T:
+        """Run an effect on the catalog that every attempt has, such as taking something over: the check that the run
+        is still this worker's and the effect are one transaction. Nothing is recorded. It runs in a thread.
+
+        Raises:
+            LeaseLostError: another worker took the run over; the effect was not run.
+        """
+        return await asyncio.to_thread(self._runs.fenced, self._run, effect)
+
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say how far the run is; written with the next heartbeat, so it may be called often."""
         self._progress = ProgressReport(done, total, note)

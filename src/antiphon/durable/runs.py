@@ -15,7 +15,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
@@ -25,7 +25,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import missing, value_of
 from antiphon.core.clock import Clock
-from antiphon.core.errors import ConflictError, InvalidInputError
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
@@ -44,6 +44,8 @@ from antiphon.durable.run import (
     StepRecord,
     read_run,
 )
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 5
 
@@ -188,7 +190,8 @@ class Runs:
         With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
         alone for longest.
 
-        A run whose lease ended too often fails here instead of killing one worker after another.
+        A run whose lease ended too often, or that cannot be read, fails here instead of killing one worker after
+        another.
         """
         while True:
             now = self._clock.now()
@@ -205,14 +208,13 @@ class Runs:
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
-                values: dict[str, Any]
+                values: dict[str, Any] = {"worker": None, "lease_until": None}
                 scope = Scope(row.tenant, row.environment)
                 if row.cancel_requested:
-                    values = {"status": "cancelled", "ended_at": now}
-                elif row.attempts >= row.max_attempts:
-                    why = f"The run's worker died or lost its lease in each of {row.attempts} attempts."
+                    values |= {"status": "cancelled", "ended_at": now}
+                elif (why := self._hopeless(row)) is not None:
                     error = self._database.seal_text(scope, ERROR, row.id, why)
-                    values = {"status": "failed", "ended_at": now, "error": error}
+                    values |= {"status": "failed", "ended_at": now, "error": error}
                 else:
                     values = {
                         "status": "running",
@@ -224,6 +226,18 @@ class Runs:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=row.id)).values(values))
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
+
+    def _hopeless(self, row: Row[Any]) -> str | None:
+        """The reason for which no worker can bring a run to its end; ``None`` for one that may be claimed."""
+        if row.attempts >= row.max_attempts:
+            return f"The run's worker died or lost its lease in each of {row.attempts} attempts."
+        try:
+            read_run(row, self._database)
+        except CorruptionError as error:
+            return f"The run cannot be read: {error.what}"
+        except msgspec.DecodeError:
+            return "The run cannot be read: another version wrote it, or it is damaged."
+        return None
 
     def queued(self, environment: str, workflows: Collection[str]) -> bool:
         """Tells whether a run of these workflows, of any tenant of an environment, waits to be claimed."""
@@ -278,9 +292,8 @@ class Runs:
             LeaseLostError: the run is not this holder's any more; the effect was not run.
             InvalidInputError: the result is no JSON; the effect is undone.
         """
-        with self._database.transaction() as connection:
-            if connection.execute(select(_runs.c.id).where(_holds(run))).first() is None:
-                raise _lease_lost(run)
+
+        def recorded(connection: Connection) -> bytes:
             encoded = _encode(effect(connection), f"result of step {name!r}")
             connection.execute(
                 insert(_steps).values(
@@ -295,7 +308,20 @@ class Runs:
                     ended_at=self._clock.now(),
                 )
             )
-        return msgspec.json.decode(encoded)
+            return encoded
+
+        return msgspec.json.decode(self.fenced(run, recorded))
+
+    def fenced(self, run: Run, effect: Callable[[Connection], T]) -> T:
+        """Run an effect in a transaction that makes sure of the run's holder first.
+
+        Raises:
+            LeaseLostError: the run is not this holder's any more; the effect was not run.
+        """
+        with self._database.transaction() as connection:
+            if connection.execute(select(_runs.c.id).where(_holds(run))).first() is None:
+                raise _lease_lost(run)
+            return effect(connection)
 
     def end(self, run: Run, result: Mapping[str, Any], progress: ProgressReport | None = None) -> None:
         """End a run with its result, as succeeded unless a :class:`RunResult` says otherwise.

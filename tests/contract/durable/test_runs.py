@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.catalog import schema, sealed_columns
+from antiphon.catalog.batch.jobs import JobRow, Jobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import ManualClock
@@ -236,6 +238,47 @@ def test_a_run_that_kills_its_workers_fails(database: Database, clock: ManualClo
     assert ended.status == "failed"
     assert ended.error is not None
     assert "each of 2 attempts" in ended.error
+
+
+def test_a_run_that_cannot_be_read_fails_and_the_next_is_claimed(database: Database) -> None:
+    runs = Runs(database)
+    bad = runs.submit(DEV, "refresh", {})
+    with database.transaction() as connection:
+        connection.execute(sa.update(schema.runs).values(arguments=b"\x00"))
+    good = runs.submit(DEV, "refresh", {})
+    assert claimed(runs).id == good
+    with database.read() as connection:
+        left = connection.execute(sa.select(schema.runs.c.status, schema.runs.c.worker).where(schema.runs.c.id == bad))
+        assert tuple(left.one()) == ("failed", None)
+
+
+def test_a_run_that_ends_as_its_lease_does_is_of_no_worker(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    run = runs.submit(DEV, "refresh", {}, max_attempts=1)
+    other = runs.submit(DEV, "refresh", {})
+    claimed(runs)
+    claimed(runs)
+    runs.cancel(DEV, other)
+    clock.advance(2 * LEASE)
+    assert runs.claim("w2", "dev", LEASE) is None
+    ended = [runs.get(DEV, name) for name in (run, other)]
+    assert [(one.status, one.worker, one.lease_until) for one in ended] == [
+        ("failed", None, None),
+        ("cancelled", None, None),
+    ]
+
+
+def test_who_lost_the_run_takes_no_job_over(database: Database, clock: ManualClock) -> None:
+    runs, jobs = Runs(database), Jobs(database)
+    runs.submit(DEV, "table_job", {"job": "job_1"})
+    jobs.create(DEV, application="desk", release=None, input="i", output="", principal="me", job="job_1")
+    lost = claimed(runs)
+    clock.advance(2 * LEASE)
+    holder = claimed(runs, "w2")
+    assert runs.fenced(holder, partial(jobs.take_over, DEV, "job_1")) == 1
+    with pytest.raises(LeaseLostError):
+        runs.fenced(lost, partial(jobs.take_over, DEV, "job_1"))
+    assert jobs.write_rows(DEV, "job_1", 1, [JobRow(0, {})]) == 1
 
 
 def test_giving_back_does_not_count_as_an_attempt(database: Database) -> None:

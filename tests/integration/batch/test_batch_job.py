@@ -47,6 +47,9 @@ class FakeRun(msgspec.Struct):
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
         self.said.append((done, total, note))
 
+    async def fenced(self, effect: Callable[[Any], Any]) -> Any:
+        return await asyncio.to_thread(effect, None)
+
 
 def line(custom_id: str, **body: Any) -> dict[str, Any]:
     asked = {"model": "scripted", "messages": [{"role": "user", "content": f"say {custom_id}"}], **body}

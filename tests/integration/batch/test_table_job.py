@@ -49,6 +49,9 @@ class FakeRun(msgspec.Struct):
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
         self.said.append((done, total, note))
 
+    async def fenced(self, effect: Callable[[Any], Any]) -> Any:
+        return await asyncio.to_thread(effect, None)
+
 
 class Bench:
     """A small desk with a table of flights to answer."""

@@ -174,14 +174,15 @@ class Batches:
             raise _missing(batch)
         return cast(BatchStatus, found)
 
-    def take_over(self, scope: Scope, batch: str) -> int:
-        """Raise the epoch and return it: from now on only its holder writes. The batch stays where it is.
+    def take_over(self, scope: Scope, batch: str, within: Connection | None = None) -> int:
+        """Raise the epoch and return it: from now on only its holder writes. The batch stays where it is. For
+        ``within`` see :meth:`.jobs.Jobs.take_over`.
 
         Raises:
             NotFoundError: there is no such batch.
             ConflictError: it ended.
         """
-        with self._database.transaction() as connection:
+        with self._database.writing(within) as connection:
             found = self.get(scope, batch, within=connection)
             if found.ended:
                 raise _ended(found)

@@ -231,14 +231,15 @@ class Jobs:
             self._write(connection, scope, job, status=status, error=sealed, updated_at=self._database.clock.now())
             return self.get(scope, job, within=connection)
 
-    def take_over(self, scope: Scope, job: str) -> int:
-        """Raise the epoch and return it: from now on only its holder writes rows. Sets the job running.
+    def take_over(self, scope: Scope, job: str, within: Connection | None = None) -> int:
+        """Raise the epoch and return it: from now on only its holder writes rows. Sets the job running. A worker does
+        it ``within`` a transaction that makes sure of its run: a lost one would take the job from the run's holder.
 
         Raises:
             NotFoundError: there is no such job.
             ConflictError: the job ended.
         """
-        with self._database.transaction() as connection:
+        with self._database.writing(within) as connection:
             running = self.set_status(scope, job, "running", within=connection)
             epoch = running.epoch + 1
             self._write(connection, scope, job, epoch=epoch)

@@ -1,0 +1,321 @@
+"""Planted faults: small changes to the source of production functions, one at a time, that a simulation must find.
+
+They share nothing with the checks: each is a text that stands in a function, and what stands there instead.
+"""
+
+from __future__ import annotations
+import __future__
+
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from antiphon.batch.batch_job import BatchJobs
+from antiphon.batch.row_runner import RowRunner
+from antiphon.catalog.batch.batches import Batches
+from antiphon.catalog.batch.jobs import Jobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.releases.rollouts import Rollouts
+from antiphon.durable import runs
+from antiphon.durable.runs import Runs
+from antiphon.features.publication.publish import Publisher
+from antiphon.governance.audit.log import AuditLog
+from antiphon.governance.audit.writer import AuditWriter
+from antiphon.orchestration.rollouts import RolloutKeeper
+from antiphon.releases.rollout import RolloutTransitions
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A text in the source of ``owner.function``, and the one in its place."""
+
+    owner: Any
+    function: str
+    old: str
+    new: str
+
+
+class Mutant(msgspec.Struct, frozen=True):
+    """A fault.
+
+    Attributes:
+        kind: of scenario in which it shows.
+    """
+
+    name: str
+    kind: str
+    changes: tuple[Change, ...]
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Production code has this fault."""
+        with ExitStack() as stack:
+            for change in self.changes:
+                stack.enter_context(mock.patch.object(change.owner, change.function, _changed(change)))
+            yield
+
+
+def _changed(change: Change) -> Any:
+    original = inspect.unwrap(inspect.getattr_static(change.owner, change.function))
+    source = textwrap.dedent(inspect.getsource(original))
+    if source.count(change.old) != 1:
+        raise ValueError(f"{change.old!r} stands {source.count(change.old)} times in {change.function}.")
+    code = compile(
+        source.replace(change.old, change.new),
+        f"<mutant of {change.function}>",
+        "exec",
+        flags=__future__.annotations.compiler_flag,
+        dont_inherit=True,
+    )
+    made: dict[str, Any] = {}
+    exec(code, original.__globals__, made)
+    return made[change.function]
+
+
+def _one(name: str, kind: str, owner: Any, function: str, old: str, new: str) -> Mutant:
+    return Mutant(name, kind, (Change(owner, function, old, new),))
+
+
+_LEAVING = (
+    "if self._database.write(update(_runs).where(_holds(run)).values(values)) != 1:\n        raise _lease_lost(run)"
+)
+_RUN = "schema.owned(_runs, run.scope, id=run.id"
+
+MUTANTS = (
+    _one("heartbeat without the epoch", "runs", Runs, "heartbeat", "_holds(run)", _RUN + ', status="running")'),
+    _one(
+        "heartbeat revives a lost lease",
+        "runs",
+        Runs,
+        "heartbeat",
+        "update(_runs).where(_holds(run)).values(values)",
+        f"update(_runs).where({_RUN}))"
+        '.values(values | {"status": "running", "epoch": run.epoch, "worker": run.worker})',
+    ),
+    _one("end without the epoch", "runs", Runs, "_leave", "_holds(run)", _RUN + ', status="running")'),
+    _one(
+        "ownership cleared late",
+        "runs",
+        Runs,
+        "_leave",
+        _LEAVING,
+        'late = {name: values.pop(name) for name in ("worker", "lease_until")}\n'
+        f"    {_LEAVING}\n"
+        f"    self._database.write(update(_runs).where({_RUN})).values(late))",
+    ),
+    _one(
+        "steps without a fence",
+        "runs",
+        Runs,
+        "fenced",
+        "connection.execute(select(_runs.c.id).where(_holds(run))).first() is None",
+        "False",
+    ),
+    _one(
+        "effect apart from its record",
+        "runs",
+        Runs,
+        "transact",
+        "def recorded(connection: Connection) -> bytes:\n        encoded = _encode(effect(connection)",
+        "with self._database.transaction() as apart:\n        done = effect(apart)\n\n"
+        "    def recorded(connection: Connection) -> bytes:\n        encoded = _encode(done",
+    ),
+    _one(
+        "claim of what another holds",
+        "runs",
+        runs,
+        "_claimable",
+        "_runs.c.lease_until < now",
+        "_runs.c.lease_until < now + timedelta(seconds=60)",
+    ),
+    _one("claim keeps the epoch", "runs", Runs, "claim", "row.epoch + 1", "row.epoch or 1"),
+    _one("claim before its time", "runs", runs, "_claimable", "_runs.c.not_before <= now", "_runs.c.not_before > 0"),
+    _one(
+        "reclaim of another's leases",
+        "runs",
+        Runs,
+        "reclaim",
+        "_runs.c.worker == worker",
+        "_runs.c.worker.is_not(None)",
+    ),
+    _one(
+        "retry forgets the attempts", "runs", Runs, "fail", "not_before=retry_at)", "not_before=retry_at, attempts=0)"
+    ),
+    _one(
+        "submission forgets its key",
+        "runs",
+        Runs,
+        "submit",
+        "(None, None) if key is None else",
+        "(None, None) if key else",
+    ),
+    _one(
+        "rows without the epoch",
+        "batches",
+        Jobs,
+        "_require_epoch",
+        "row.epoch != epoch or row.status in ENDED",
+        "row.status in ENDED",
+    ),
+    _one("take-over keeps the epoch", "batches", Jobs, "take_over", "running.epoch + 1", "running.epoch or 1"),
+    _one(
+        "take-over by a worker that lost its run",
+        "batches",
+        Runs,
+        "fenced",
+        "connection.execute(select(_runs.c.id).where(_holds(run))).first() is None",
+        "False",
+    ),
+    _one("ended job opens again", "batches", Jobs, "set_status", "if found.status in ENDED:", "if False:"),
+    _one(
+        "take-over of a batch keeps the epoch",
+        "requests",
+        Batches,
+        "take_over",
+        ".values(epoch=found.job.epoch + 1)",
+        ".values(epoch=found.job.epoch or 1)",
+    ),
+    _one("batch without the epoch", "requests", Batches, "_held", "if found.job.epoch != epoch:", "if False:"),
+    _one("ending settled twice", "requests", Batches, "settle", "if found.ending is not None:", "if False:"),
+    _one(
+        "batch ends before its files are named",
+        "requests",
+        BatchJobs,
+        "_finish",
+        "with self.database.transaction() as connection:\n        for file",
+        "with self.database.transaction() as connection:\n"
+        "        self.batches.finish(scope, batch.id, epoch, within=connection)\n"
+        "    with self.database.transaction() as connection:\n        for file",
+    ),
+    Mutant(
+        "counter instead of rows",
+        "batches",
+        (
+            Change(
+                Jobs,
+                "write_rows",
+                "return written.rowcount",
+                'counted = self.__dict__.setdefault("counted", {})\n'
+                "    counted[job] = counted.get(job, 0) + len(rows)\n"
+                "    return written.rowcount",
+            ),
+            Change(Jobs, "_job", "rows_done=int(done)", 'rows_done=self.__dict__.get("counted", {}).get(row.id, 0)'),
+        ),
+    ),
+    _one(
+        "rows under way are forgotten",
+        "batches",
+        RowRunner,
+        "run",
+        "    await self._write()\n    self._require",
+        "    self._require",
+    ),
+    _one(
+        "publication without compare-and-swap",
+        "publications",
+        Publications,
+        "publish",
+        "if number != expected:",
+        "if (expected := number) != number:",
+    ),
+    _one(
+        "publication upon what was read",
+        "publications",
+        Publications,
+        "publish",
+        "if number != expected:\n            raise _lost(scope, expected, number)",
+        "snapshots = self.get(scope, expected, within=connection).snapshots if expected else {}\n"
+        "        expected = number",
+    ),
+    _one(
+        "rollback forgets what came since",
+        "publications",
+        Publications,
+        "rollback",
+        "{**current.snapshots, **back.snapshots}",
+        "{**back.snapshots}",
+    ),
+    _one(
+        "older snapshot over a newer one",
+        "publications",
+        Publisher,
+        "_changes",
+        "_age(manifest) >= _age(self.catalog.snapshots.get(self._scope, known))",
+        "True",
+    ),
+    Mutant(
+        "rollout moved without a check of its state",
+        "rollouts",
+        (
+            Change(Rollouts, "move", "before.ended_at is not None or (before.state, before.step) != expected", "False"),
+            Change(
+                RolloutTransitions,
+                "_under_way",
+                "found.ended_at is not None or (expected is not None and (found.state, found.step) != expected)",
+                "False",
+            ),
+        ),
+    ),
+    _one("held rollout advances", "rollouts", RolloutTransitions, "advance", "if before.held:", "if False:"),
+    _one(
+        "judgement apart from its move",
+        "rollouts",
+        RolloutKeeper,
+        "_act",
+        "with self._database.transaction() as connection:\n"
+        "        self._judgements.add(judgement, within=connection)\n",
+        "self._judgements.add(judgement)\n    with self._database.transaction() as connection:\n",
+    ),
+    _one(
+        "release activated beside a rollout",
+        "rollouts",
+        RolloutTransitions,
+        "require_permission",
+        "self._no_other(scope, application, connection)",
+        "pass",
+    ),
+    _one(
+        "promotion without the pointer",
+        "rollouts",
+        RolloutTransitions,
+        "_enter",
+        "self.releases.activate(scope, rollout.application, candidate, principal, reason, within=connection)",
+        'self.releases.set_stage(scope, candidate, "live", principal=principal, reason=reason, within=connection)',
+    ),
+    _one(
+        "acknowledged before the commit",
+        "evidence",
+        GroupCommit,
+        "_commit",
+        "outcomes += [(future, *self._apply(connection, effect)) for effect, future in group]",
+        "outcomes += [(future, *self._apply(connection, effect)) for effect, future in group]\n"
+        "            for future, value, failure in outcomes:\n                _resolve(future, value, failure)",
+    ),
+    _one("refused effect is kept", "evidence", Database, "savepoint", '"ROLLBACK TO part"', '"SELECT 1"'),
+    _one(
+        "audit number taken outside the transaction",
+        "evidence",
+        AuditLog,
+        "append",
+        "with self.database.writing(within) as connection:\n        self.append_all([one], within=connection)",
+        "rows, nodes, head = _extended(self.head(scope), [one])\n"
+        "    with self.database.writing(within) as connection:\n"
+        "        self._move(scope, head, connection)\n"
+        "        driver_sql(connection, *insertion(self.database, scope, rows))",
+    ),
+    _one("audit head believed from memory", "evidence", AuditLog, "_extend", "within, since=left[1])", "within)"),
+    _one(
+        "audit group dropped when its commit fails",
+        "evidence",
+        AuditWriter,
+        "_write",
+        "self._changed.wait_for(lambda: False, pause)\n            continue",
+        "self._changed.wait_for(lambda: False, pause)",
+    ),
+)

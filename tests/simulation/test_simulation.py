@@ -1,0 +1,83 @@
+"""The short form of the simulation; ``make simulate`` plays more seeds and plants every fault."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.simulation.catalog_file import CatalogFile
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.simulator import SCENARIOS, hunt, kind_of, mutant_named, play, world_of
+
+SEEDS, AT_ONCE = 300, 50
+WITHIN = 2_000
+"""Seeds within which a planted fault must be found."""
+
+PLANTED = (
+    "heartbeat revives a lost lease",
+    "ownership cleared late",
+    "claim of what another holds",
+    "take-over by a worker that lost its run",
+    "counter instead of rows",
+    "publication without compare-and-swap",
+    "judgement apart from its move",
+    "acknowledged before the commit",
+    "audit number taken outside the transaction",
+)
+"""Faults that the short form plants; all of them are in ``mutants``."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+def test_no_seed_violates_an_invariant(file: CatalogFile, first: int) -> None:
+    played = [play(file, seed) for seed in range(first, first + AT_ONCE)]
+    wrong = [f"python -m tests.simulation {one.seed}: {one.violations[0]}" for one in played if one.violations]
+    assert not wrong, "\n".join(wrong)
+    assert sum(one.commits for one in played) > 10 * AT_ONCE
+    assert any(one.crashes for one in played)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(file: CatalogFile, name: str) -> None:
+    found = hunt(file, mutant_named(name), range(WITHIN))
+    assert found is not None
+    again = play(file, found.seed, mutant=mutant_named(name))
+    assert again == found
+    assert play(file, found.seed).violations == ()
+
+
+def test_every_mutant_changes_what_stands_in_the_source() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 12
+    for mutant in MUTANTS:
+        assert mutant.kind in SCENARIOS
+        with mutant.planted():
+            pass
+
+
+def test_a_seed_replays_byte_by_byte(file: CatalogFile) -> None:
+    """Here twice, and in processes that hash texts otherwise."""
+    seeds = [next(seed for seed in range(100) if kind_of(seed) == kind) for kind in SCENARIOS]
+    here = []
+    for _ in range(2):
+        worlds = [world_of(file, seed) for seed in seeds]
+        here.append("\n".join(line for world in worlds for line in [*world.trace, world.digest]))
+    assert here[0] == here[1]
+    elsewhere = {_played_by_another_process(seeds, hashing) for hashing in ("1", "2")}
+    assert len(elsewhere) == 1
+    for world in worlds:
+        assert world.digest in next(iter(elsewhere))
+
+
+def _played_by_another_process(seeds: list[int], hashing: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *map(str, seeds)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": hashing},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
