@@ -231,9 +231,9 @@ def streamed(world: World) -> None:
     world.consume()
 
 
-@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize(("fenced", "whole"), [(True, False), (True, True), (False, False)])
 def test_a_collection_decided_before_a_rollback_takes_no_events_from_it_although_both_are_killed(
-    world: World, monkeypatch: pytest.MonkeyPatch, fenced: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, fenced: bool, whole: bool
 ) -> None:
     """The collector reads which publications there are; a rollback restores its events and commits, and is killed; the
     collector prunes, and is killed. Without the fence the current publication cannot be read."""
@@ -243,7 +243,10 @@ def test_a_collection_decided_before_a_rollback_takes_no_events_from_it_although
 
     def overtaken(view: bytes, through: int, decided: int) -> None:
         assert (through, decided) == (6, 2)
-        hand.back()
+        if whole:
+            world.publisher.rollback(1, **WHY)
+        else:
+            hand.back()
         prune(view, through, decided if fenced else 3)
         raise KeyboardInterrupt
 
