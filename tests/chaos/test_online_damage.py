@@ -49,7 +49,7 @@ class Desk:
         self.healer = Healer(
             self.world.catalog,
             health,
-            online=self.world.online,
+            publisher=self.world.publisher,
             lock=folder / "healing.lock",
             rebuild=lambda one, key: self.refreshed.append(f"{one.view} {key}"),
         )

@@ -24,6 +24,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.online.lmdb.overlay_file import _OverlayEnvironment
 from antiphon.features.online.overlay_records import OverlayEvent, view_prefix
+from antiphon.features.online.prune_fence import IncludedOffsets
 from antiphon.features.publication.healing import Healer, SnapshotHealth
 from antiphon.features.publication.publish import included_offsets
 from antiphon.features.streaming.consumer import StreamConsumer
@@ -77,20 +78,23 @@ class Desk:
     def restart(self) -> None:
         world = self.world
         world.overlay.close()
-        world.overlay = world.new_overlay()
+        world.overlay = world.publisher.overlay = world.new_overlay()
         self.consumer()
         world.reader = world.new_reader()
 
     def consumer(self) -> None:
         world = self.world
-        world.consumer = StreamConsumer(
+        world.consumer = world.publisher.consumer = StreamConsumer(
             world.scope,
             log=world.log,
             overlay=world.overlay,
             online=world.online,
             views=list(world.specs.values()),
-            included=lambda: included_offsets(world.catalog),
+            included=lambda: self.included(),
         )
+
+    def included(self) -> IncludedOffsets:
+        return included_offsets(self.world.catalog, 1)
 
 
 @pytest.fixture
@@ -189,7 +193,7 @@ def _healer(world: World) -> Healer:
     return Healer(
         world.catalog,
         SnapshotHealth(world.catalog, online=world.online),
-        online=world.online,
+        publisher=world.publisher,
         lock=world.folder / "healing.lock",
         rebuild=lambda one, key: None,
         overlay=world.overlay,
@@ -221,6 +225,26 @@ def test_a_replay_ends_while_events_keep_coming(desk: Desk) -> None:
         if not desk.world.overlay.read(()).replaying:
             break
     assert [desk.orders(shop) for shop in SHOPS[:10]] == [2] * 10
+
+
+def test_a_replay_begins_where_a_rollback_that_came_meanwhile_needs_it(desk: Desk) -> None:
+    """The replay decides where it begins; a rollback restores its events and commits; the replay begins."""
+    world = desk.world
+    world.publish(NOON + minutes(1))
+    desk.consumer()
+    desk.damage()
+    included = desk.included
+
+    def overtaken() -> IncludedOffsets:
+        found = included()
+        if found.publication == 2:
+            world.publisher.rollback(1, reason="drift", principal="test")
+        return found
+
+    desk.included = overtaken  # type: ignore[method-assign]
+    world.consume()
+    assert world.publications.current(world.scope).number == 3  # type: ignore[union-attr]
+    assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
 
 
 def test_a_stream_that_cannot_be_read_holds_back_its_own_views_alone(tmp_path: Path) -> None:

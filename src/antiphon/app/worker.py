@@ -145,7 +145,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         rollout_keeper(store),
         store.trail.checkpointing,
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
-        HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Built again from the lake"),
+        HousekeepingTask(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Healed"),
         HousekeepingTask(
             wired.files.expire,
             every=EXPIRY_SECONDS,

@@ -136,12 +136,13 @@ class StreamedOverlay(Protocol):
         """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
         where one moves. Raises ``UnavailableError`` when the store or its disk is full or does not answer."""
 
-    def prune(self, view: bytes, through: int) -> int:
-        """Drop a view's events with ``offset ≤ through``, which every snapshot still in use includes; return their
-        number."""
+    def prune(self, view: bytes, through: int, decided: int) -> int:
+        """Drop a view's events with ``offset ≤ through``, which every snapshot in use includes as of publication
+        ``decided``; at most up to the view's fence (``prune_fence``). Return their number."""
 
-    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
-        """Put the events with ``through < offset ≤ pruned`` back, so that only those up to ``through`` are missing.
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int, publication: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back, so that only those up to ``through`` are missing, and
+        keep what is after ``through`` from prunes decided before ``publication``, which needs it; all or nothing.
         Return ``False`` and change nothing when more was pruned meanwhile."""
 
     def replay_through(self, targets: Mapping[bytes, int]) -> None:

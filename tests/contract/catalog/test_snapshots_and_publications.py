@@ -8,7 +8,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, manifest
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.publications import Publications
 from antiphon.catalog.features.snapshots import Snapshots
-from antiphon.core.errors import ConflictError, NotFoundError
+from antiphon.core.errors import ConflictError, NotFoundError, WriteConflictError
 
 
 def test_a_manifest_is_read_back_as_it_was_written(database: Database) -> None:
@@ -83,10 +83,13 @@ def test_rollback_is_a_new_publication_with_old_snapshots(database: Database) ->
     snapshots.add(manifest("a2"))
     publications.publish(DEV, {"a@v": "a1"}, expected=0, reason="r", principal="me")
     publications.publish(DEV, {"a@v": "a2"}, expected=1, reason="r", principal="me")
-    back = publications.rollback(DEV, 1, "drift", "me")
+    back = publications.rollback(DEV, 1, expected=2, reason="drift", principal="me")
     assert (back.number, back.base, back.snapshots, back.reason) == (3, 1, {"a@v": "a1"}, "drift")
     with pytest.raises(NotFoundError):
-        publications.rollback(DEV, 9, "r", "me")
+        publications.rollback(DEV, 9, expected=3, reason="r", principal="me")
+    with pytest.raises(WriteConflictError, match="Publication 2 is not current any more; 3 is"):
+        publications.rollback(DEV, 1, expected=2, reason="r", principal="me")
+    assert publications.current(DEV) == back
 
 
 def test_a_rollback_withdraws_nothing_that_was_published_since(database: Database) -> None:
@@ -95,5 +98,5 @@ def test_a_rollback_withdraws_nothing_that_was_published_since(database: Databas
         snapshots.add(manifest(name))
     publications.publish(DEV, {"a@v": "a1"}, expected=0, reason="r", principal="me")
     publications.publish(DEV, {"a@v": "a2", "a@w": "b1"}, expected=1, reason="r", principal="me")
-    back = publications.rollback(DEV, 1, "drift", "me")
+    back = publications.rollback(DEV, 1, expected=2, reason="drift", principal="me")
     assert back.snapshots == {"a@v": "a1", "a@w": "b1"}, "a release pins a@w"

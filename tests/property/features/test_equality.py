@@ -349,7 +349,7 @@ def check(case: Case, folder: Path) -> None:
             pass
         again = StreamConsumer(SCOPE, log=late, overlay=overlay, online=online, views=specs)
         for spec in specs:
-            again.restore(spec, 0)
+            again.restore(spec, 0, 1)
         reader = FeatureReader(
             SCOPE, publications=OnePublication(published), online=online, clock=clock, overlay=overlay
         )

@@ -107,20 +107,23 @@ class Publications:
             self._require_snapshots(connection, scope, {s for s in changes.values() if s is not None})
             return self._write(connection, scope, expected + 1, expected, merged, reason, principal)
 
-    def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Publication:
-        """Publish the snapshots of publication ``to`` again, as N + 1.
+    def rollback(self, scope: Scope, to: int, *, expected: int, reason: str, principal: str) -> Publication:
+        """Publish the snapshots of publication ``to`` again, as ``expected + 1``.
 
         A definition version that was published later stays: a release that pins it goes on being answered from it.
 
         Raises:
+            WriteConflictError: another publication came first.
             NotFoundError: there is no publication ``to``, or one of its snapshots was pruned.
         """
         with self._database.transaction() as connection:
             back = self.get(scope, to, within=connection)
             self._require_snapshots(connection, scope, set(back.snapshots.values()))
             current = self.current(scope, within=connection) or back
+            if current.number != expected:
+                raise _lost(scope, expected, current.number)
             snapshots = {**current.snapshots, **back.snapshots}
-            return self._write(connection, scope, current.number + 1, to, snapshots, reason, principal)
+            return self._write(connection, scope, expected + 1, to, snapshots, reason, principal)
 
     def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots

@@ -1,8 +1,10 @@
-"""Repair: rebuilds missing or damaged online snapshots of the current publication from the lake.
+"""Repair: rebuilds online snapshots of the current publication from the lake, and restores its streamed events.
 
 Invariants: a snapshot is immutable and a function of its lake files, so building it again changes no value; a build is
 put in place whole or not at all, and building an existing one changes nothing, so a healer may be killed anywhere and
-two may run. When the lake has lost a snapshot too, a refresh of the view reads its source again.
+two may run. When the lake has lost a snapshot too, a refresh of the view reads its source again. The fence of prunes
+keeps every event that the current publication needs; but it is lost with an overlay that was damaged, and does not know
+of a catalog that was restored from a backup, so missing events are looked for, and read again from the log.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.disk import file_lock
 from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.retry_delays import RetryDelays
@@ -23,6 +26,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.ports import OnlineSnapshots
+from antiphon.features.publication.publish import Publisher
 
 _log = logging.getLogger("antiphon.features")
 
@@ -30,7 +34,7 @@ READ_SECONDS = 3_600.0
 """Interval of reading every byte of the current snapshots, to find silent disk errors; first when a healer starts."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
-"""Backoff after a failed build of a snapshot, at first and at most (seconds)."""
+"""Backoff after a snapshot could not be built or its events not be restored, at first and at most (seconds)."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -86,9 +90,10 @@ class SnapshotHealth:
 
 @dataclass
 class Healer:
-    """Builds damaged snapshots of one scope again; one at a time on a machine.
+    """Builds damaged snapshots of one scope again, one at a time on a machine, and restores missing streamed events.
 
     Args:
+        publisher: whose online store and stream consumer are used.
         lock: a lock file, held while healing.
         rebuild: starts a refresh of a damaged view that reads all of its source, or withdraws an unused one; the key
             makes it start once.
@@ -98,32 +103,35 @@ class Healer:
 
     catalog: FeatureCatalog
     health: SnapshotHealth
-    online: OnlineSnapshots
+    publisher: Publisher
     lock: Path
     rebuild: Callable[[Damage, str], object]
     reads: bool = True
     overlay: LmdbOverlay | None = None
     _reported: set[str] = field(default_factory=set, init=False)
+    _manifests: dict[str, SnapshotManifest] = field(default_factory=dict, init=False)
     _read_at: float = field(default=float("-inf"), init=False)
     _delays: RetryDelays = field(default_factory=partial(RetryDelays, _FIRST_DELAY, _LONGEST_DELAY), init=False)
 
     def heal(self) -> str | None:
-        """Rebuild damaged snapshots; return their names, or ``None`` without any. Raises ``UnavailableError`` when
-        catalog or online store do not answer."""
+        """Rebuild damaged snapshots and restore missing events; say which, or ``None`` without any. Raises
+        ``UnavailableError`` when catalog or online store do not answer."""
         now = self.catalog.clock.monotonic()
         if self.reads and now - self._read_at >= READ_SECONDS:
             self.health.condemn()
             if self.overlay is not None and (found := self.overlay.check()).damaged:
                 self.overlay.renew(found.problem or "an event does not open")
             self._read_at = now
-        damaged = self.health.damaged()
-        due = [one for one in damaged if not self._delays.waiting(one.snapshot, now)]
+        return ", ".join([*self._rebuilt(now), *self._restored(now)]) or None
+
+    def _rebuilt(self, now: float) -> list[str]:
+        due = [one for one in self.health.damaged() if not self._delays.waiting(one.snapshot, now)]
         if not due:
-            return None
+            return []
         self.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(self.lock, wait=False) as held:  # unless another process on this machine heals
             built = [one for one in due if self._built(one, now)] if held is not None else []
-        return ", ".join(f"{one.view} ({one.snapshot})" for one in built) or None
+        return [f"{one.view} ({one.snapshot})" for one in built]
 
     def _built(self, one: Damage, now: float) -> bool:
         _log.warning("The online snapshot %s of %s is gone or damaged; it is built again.", one.snapshot, one.view)
@@ -131,7 +139,7 @@ class Healer:
 
         try:
             manifest = self.catalog.snapshots.get(self.catalog.scope, one.snapshot)
-            self.online.build(manifest, self.catalog.definition(one.key), self.catalog.lake)
+            self.publisher.online.build(manifest, self.catalog.definition(one.key), self.catalog.lake)
         except (CorruptionError, NotFoundError, OSError, ArrowException) as error:
             self._delays.failed(one.snapshot, now)
             self._ask_source(one, error)
@@ -143,6 +151,31 @@ class Healer:
         self._delays.succeeded(one.snapshot)
         self._reported.discard(one.snapshot)
         return True
+
+    def _restored(self, now: float) -> list[str]:
+        """Restore streamed events that the current publication lacks; return their views."""
+        current = self.catalog.publications.current(self.catalog.scope)
+        if current is None or self.publisher.consumer is None:
+            return []
+        self._manifests = {  # They never change, and this is asked every second.
+            snapshot: self._manifests.get(snapshot) or self.catalog.snapshots.get(self.catalog.scope, snapshot)
+            for snapshot in current.snapshots.values()
+        }
+        missing, restored = self.publisher.missing_events(self._manifests.values()), list[str]()
+        for snapshot, number in missing.items():
+            manifest, name = self._manifests[snapshot], f"events/{snapshot}"
+            if self._delays.waiting(name, now):
+                continue
+            try:
+                self.publisher.restore_events(manifest, self.catalog.definition(manifest.key), current.number)
+            except AntiphonError as error:
+                self._delays.failed(name, now)
+                _log.error("Streamed events of %s could not be restored; tried again later: %s", manifest.view, error)
+                continue
+            self._delays.succeeded(name)
+            _log.warning("%d streamed events of %s were missing and are restored.", number, manifest.view)
+            restored.append(f"streamed events of {manifest.view}")
+        return restored
 
     def _ask_source(self, one: Damage, why: Exception) -> None:
         known = one.snapshot in self._reported

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +22,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.online.overlay_records import view_prefix
+from antiphon.features.online.prune_fence import IncludedOffsets
 from antiphon.features.ports import OnlineSnapshots, StreamedOverlay
 from antiphon.features.streaming.consumer import StreamConsumer
 
@@ -124,7 +124,7 @@ class Publisher:
         """Publish the snapshots of publication ``to`` again, as N + 1.
 
         Files that were collected are built again from the lake, and pruned streamed events are read again from
-        the log, before the flip.
+        the log, before the flip; again for each number that another publisher takes first.
 
         Raises:
             NotFoundError: there is no publication ``to``, or the files of one of its snapshots were pruned.
@@ -134,27 +134,44 @@ class Publisher:
             (self.catalog.snapshots.get(self._scope, snapshot), self.catalog.definition(key))
             for key, snapshot in self.catalog.publications.get(self._scope, to).snapshots.items()
         ]
-        for manifest, spec in going:
-            self.bring_back(manifest, spec)
-        published = self.catalog.publications.rollback(self._scope, to, reason=reason, principal=principal)
-        for manifest, spec in going:  # In case a collection of garbage came between.
-            self.bring_back(manifest, spec)
-        return published
 
-    def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
-        """Restore the online file and the streamed events of an old snapshot, where they are missing; raises
-        ``NotFoundError`` when its lake files were pruned, ``CorruptionError`` when they are gone."""
+        def attempt(current: Publication | None) -> Publication:
+            expected = current.number if current is not None else 0
+            for manifest, spec in going:
+                self.bring_back(manifest, spec, expected + 1)
+            return self.catalog.publications.rollback(
+                self._scope, to, expected=expected, reason=reason, principal=principal
+            )
+
+        return race(self.catalog, attempt)
+
+    def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec, publication: int) -> None:
+        """Restore the online file and the streamed events of an old snapshot, where they are missing, for a publication
+        to come by this number: no collection that was decided before it takes them. Raises ``NotFoundError`` when its
+        lake files were pruned, ``CorruptionError`` when they are gone."""
         self._require_unpruned(manifest)
         self.online.build(manifest, spec, self.catalog.lake)
-        if self.consumer is not None and manifest.stream_offset is not None:
-            self.consumer.restore(spec, manifest.stream_offset)
+        self.restore_events(manifest, spec, publication)
 
-    def missing_events(self, manifest: SnapshotManifest) -> int:
-        """Number of log offsets after a snapshot that are pruned from the overlay."""
-        if self.overlay is None or manifest.stream_offset is None:
-            return 0
-        prefix = view_prefix(manifest.key)
-        return max(0, self.overlay.read([prefix]).pruned[prefix] - manifest.stream_offset)
+    def restore_events(self, manifest: SnapshotManifest, spec: FeatureViewSpec, publication: int) -> None:
+        """Restore the streamed events after a snapshot that a publication, current or to come, needs."""
+        if self.consumer is not None and manifest.stream_offset is not None:
+            self.consumer.restore(spec, manifest.stream_offset, publication)
+
+    def missing_events(self, manifests: Iterable[SnapshotManifest]) -> dict[str, int]:
+        """Count by snapshot the log offsets after it that are pruned from the overlay, where there are any; one reading
+        of the overlay."""
+        streamed = {
+            one.id: (view_prefix(one.key), one.stream_offset) for one in manifests if one.stream_offset is not None
+        }
+        if self.overlay is None or not streamed:
+            return {}
+        pruned = self.overlay.read([prefix for prefix, _ in streamed.values()]).pruned
+        return {
+            snapshot: pruned[prefix] - offset
+            for snapshot, (prefix, offset) in streamed.items()
+            if pruned[prefix] > offset
+        }
 
     def require_files(self, manifest: SnapshotManifest) -> None:
         """Refuse a snapshot whose files are not in the lake any more; raises ``NotFoundError`` when they were pruned,
@@ -214,25 +231,24 @@ class Publisher:
     def _prune(self, keep: int) -> int:
         if self.overlay is None:
             return 0
-        included = partial(included_offsets, self.catalog, keep)
-        dropped = sum(self.overlay.prune(view_prefix(key), offset) for key, offset in included().items())
-        # A rollback may have checked before the events went; a collector killed here leaves this to the next.
-        if self.consumer is not None:
-            for key, offset in included().items():
-                self.consumer.restore(self.catalog.definition(key), offset)
-        return dropped
+        included = included_offsets(self.catalog, keep)
+        return sum(
+            self.overlay.prune(view_prefix(key), offset, included.publication)
+            for key, offset in included.offsets.items()
+        )
 
 
-def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> dict[str, int]:
-    """``view@definition_version`` to the log offset up to which every snapshot of it in the last ``keep`` publications
-    includes the events."""
+def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> IncludedOffsets:
+    """Find the log offset up to which every snapshot of a view in the last ``keep`` publications includes the
+    events."""
     least: dict[str, int] = {}
-    for publication in catalog.publications.list(catalog.scope, keep):
+    publications = catalog.publications.list(catalog.scope, keep)
+    for publication in publications:
         for key, snapshot in publication.snapshots.items():
             offset = catalog.snapshots.get(catalog.scope, snapshot).stream_offset
             if offset is not None:
                 least[key] = min(offset, least.get(key, offset))
-    return least
+    return IncludedOffsets(publications[0].number if publications else 0, least)
 
 
 def race(catalog: FeatureCatalog, attempt: Callable[[Publication | None], _Result]) -> _Result:

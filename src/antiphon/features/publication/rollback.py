@@ -1,8 +1,9 @@
 """Rollback: a view's earlier snapshot is published again, as publication N + 1.
 
 Invariant: what the old snapshot needs to be read (its online file, the streamed events after it) is in place before the
-flip, and again after it, in case a collection of garbage came between. Flip, hold and evidence are one transaction: a
-crash before it leaves files without a reference, after it everything is done.
+flip, and no collection of garbage takes it: files are spared for an hour, events by the fence of their view
+(``prune_fence``). Flip, hold and evidence are one transaction: a crash before it leaves files without a reference,
+after it everything is done.
 """
 
 from __future__ import annotations
@@ -218,7 +219,7 @@ class SnapshotRollback:
             ) from error
         return Move(
             manifest.view, manifest.definition_version, current.snapshots.get(key), snapshot, manifest.as_of,
-            manifest.created_at, last_in, self.publisher.missing_events(manifest),
+            manifest.created_at, last_in, self.publisher.missing_events([manifest]).get(snapshot, 0),
         )  # fmt: skip
 
     def _flip(
@@ -233,22 +234,25 @@ class SnapshotRollback:
             self.publisher.require_files(manifest)
         if dry_run:
             return ViewRollback(None, moves, hold, reason, principal)
-        self._bring_back(going)
-        published = self._published(moves, reason=reason, principal=principal, hold=hold, seen=seen)
-        self._bring_back(going)
+        published = self._published(moves, going, reason=reason, principal=principal, hold=hold, seen=seen)
         return ViewRollback(published.number, moves, hold, reason, principal)
 
-    def _bring_back(self, going: Sequence[tuple[SnapshotManifest, FeatureViewSpec]]) -> None:
-        for manifest, spec in going:
-            self.publisher.bring_back(manifest, spec)
-
     def _published(
-        self, moves: tuple[Move, ...], *, reason: str, principal: str, hold: bool, seen: int | None
+        self,
+        moves: tuple[Move, ...],
+        going: Sequence[tuple[SnapshotManifest, FeatureViewSpec]],
+        *,
+        reason: str,
+        principal: str,
+        hold: bool,
+        seen: int | None,
     ) -> Publication:
         changes = {one.key: one.snapshot for one in moves}
         views = sorted({one.view for one in moves})
 
         def attempt(number: int) -> Publication:
+            for manifest, spec in going:
+                self.publisher.bring_back(manifest, spec, number + 1)
             with self.transaction() as connection:
                 made = self.catalog.publications.publish(
                     self._scope, changes, expected=number, reason=reason, principal=principal, within=connection

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -25,6 +25,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import Measured, compile_measures, key_texts, sequence
 from antiphon.features.expressions.expression_python import Payload
 from antiphon.features.online.overlay_records import OverlayEvent, OverlayState, StreamProgress, view_prefix
+from antiphon.features.online.prune_fence import IncludedOffsets
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
 from antiphon.features.values import StreamedEvent
@@ -94,12 +95,11 @@ class StreamConsumer:
         online: OnlineSnapshots,
         views: Iterable[FeatureViewSpec] = (),
         now: Callable[[], float] = time.monotonic,
-        included: Callable[[], Mapping[str, int]] = dict,
+        included: Callable[[], IncludedOffsets] = IncludedOffsets,
     ) -> None:
         """
         Args:
-            included: by ``view@definition_version`` the offset up to which every kept snapshot includes the log; a
-                damaged overlay is replayed from there.
+            included: what every kept snapshot includes; a damaged overlay is replayed from there.
         """
         self._scope = scope
         self._now = now
@@ -193,12 +193,13 @@ class StreamConsumer:
             end = self._log.end(self._scope, stream)
             self._overlay.replay_through({one.prefix: end for one in followers})
         fresh = [one for one in followers if not reading.offsets[one.prefix]]
-        included = self._included() if fresh else {}
+        included = self._included() if fresh else IncludedOffsets()
         for one in fresh:
-            if offset := included.get(one.spec.key, 0):
-                self._overlay.prune(one.prefix, offset)  # First: who is killed in between begins here again.
-                self._overlay.apply({one.prefix: offset}, (), {})
-        return self._overlay.read([one.prefix for one in followers]) if included else reading
+            if offset := included.offsets.get(one.spec.key, 0):
+                # First: who is killed in between begins here again. It goes less far where a rollback needs more.
+                self._overlay.prune(one.prefix, offset, included.publication)
+                self._overlay.apply({one.prefix: self._overlay.read([one.prefix]).pruned[one.prefix]}, (), {})
+        return self._overlay.read([one.prefix for one in followers]) if included.offsets else reading
 
     def _apply(self, followers: list[_FollowedView], stored: Sequence[StoredEvent], reading: OverlayState) -> None:
         events: list[OverlayEvent] = []
@@ -264,9 +265,10 @@ class StreamConsumer:
         most = max(view.lag_seconds for view in views)
         return StreamStatus(stream, consumed, end, end - consumed, most, tuple(views))
 
-    def restore(self, spec: FeatureViewSpec, after: int) -> int:
-        """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back; how
-        many log events were read again. Raises ``WriteConflictError`` when others pruned each time meanwhile."""
+    def restore(self, spec: FeatureViewSpec, after: int, publication: int) -> int:
+        """Put back a view's pruned events with ``offset > after``, which ``publication``, current or to come, needs,
+        and keep them from prunes decided before it; return how many log events were read again. Raises
+        ``WriteConflictError`` when others pruned each time meanwhile."""
         follower = self._followers.get(spec.key) or _FollowedView(spec)
         for _ in range(_ATTEMPTS):
             pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
@@ -277,7 +279,7 @@ class StreamConsumer:
                 read += len(needed)
                 measured = [self._measured(follower, item) for item in needed]
                 events += [event for event in measured if event is not None and event is not _FILTERED]
-            if after >= pruned or self._overlay.restore(follower.prefix, after, events, pruned):
+            if self._overlay.restore(follower.prefix, after, events, pruned, publication):
                 return read
         raise WriteConflictError(
             f"The streamed events of {spec.name!r} were pruned while they were put back.",

@@ -32,7 +32,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
     return Healer(
         platform.catalog,
         snapshot_health(platform),
-        online=platform.online,
+        publisher=platform.publisher,
         lock=store.paths.run / "healing.lock",
         rebuild=rebuild,
         reads=not platform.far,

@@ -142,32 +142,116 @@ def test_scopes_do_not_meet(opening: Callable[..., StreamedOverlay]) -> None:
     opening().apply({VIEW: 5}, [written(5)], {})
     assert offsets(opening(OTHER)) == []
     assert opening(OTHER).read([VIEW]).offsets == {VIEW: 0}
-    assert opening(OTHER).prune(VIEW, 10) == 0
+    assert opening(OTHER).prune(VIEW, 10, 1) == 0
     assert offsets(opening()) == [5]
 
 
 def test_pruned_events_are_gone_said_to_be_and_can_come_back(overlay: StreamedOverlay) -> None:
     overlay.apply({VIEW: 9}, [written(n, EWR if n % 2 else LGA) for n in range(1, 10)], {})
     overlay.apply({SECOND: 3}, [written(3, view=SECOND)], {})
-    assert overlay.prune(VIEW, 6) == 6
-    assert overlay.prune(VIEW, 6) == 0
+    assert overlay.prune(VIEW, 6, 1) == 6
+    assert overlay.prune(VIEW, 6, 1) == 0
     assert (offsets(overlay), offsets(overlay, LGA)) == ([7, 9], [8])
     assert offsets(overlay, view=SECOND) == [3]
     assert overlay.read([VIEW, SECOND]).pruned == {VIEW: 6, SECOND: 0}
-    assert overlay.prune(VIEW, 2) == 0
+    assert overlay.prune(VIEW, 2, 1) == 0
     assert overlay.read([VIEW]).pruned == {VIEW: 6}
     back = [written(5), written(6, LGA)]
-    assert not overlay.restore(VIEW, 4, back, 5), "6 was pruned since"
+    assert not overlay.restore(VIEW, 4, back, 5, 2), "6 was pruned since"
     assert overlay.read([VIEW]).pruned == {VIEW: 6}
     assert (offsets(overlay), offsets(overlay, LGA)) == ([7, 9], [8])
-    assert overlay.restore(VIEW, 4, back, 6)
+    assert overlay.restore(VIEW, 4, back, 6, 2)
     assert overlay.read([VIEW]).pruned == {VIEW: 4}
-    assert overlay.restore(VIEW, 5, [], 6), "somebody else has put back more"
+    assert overlay.restore(VIEW, 5, [], 6, 2), "more was put back already"
     assert overlay.read([VIEW]).pruned == {VIEW: 4}
     assert (offsets(overlay), offsets(overlay, LGA)) == ([5, 7, 9], [6, 8])
     assert overlay.read([VIEW]).offsets == {VIEW: 9}
-    assert overlay.prune(VIEW, 100) == 5
+    assert overlay.prune(VIEW, 100, 2) == 5
     assert offsets(overlay) == offsets(overlay, LGA) == []
+
+
+def test_what_was_never_pruned_is_not_marked_by_a_restore(overlay: StreamedOverlay) -> None:
+    overlay.apply({VIEW: 9}, [written(9)], {})
+    assert overlay.restore(VIEW, 4, [], 0, 2)
+    assert overlay.read([VIEW]).pruned == {VIEW: 0}
+    assert offsets(overlay) == [9]
+
+
+def filled(opening: Callable[..., StreamedOverlay]) -> StreamedOverlay:
+    """An overlay with events 1 to 9 of one view and 1 of another."""
+    overlay = opening()
+    overlay.apply({VIEW: 9, SECOND: 1}, [*(written(n) for n in range(1, 10)), written(1, view=SECOND)], {})
+    return overlay
+
+
+def test_a_prune_decided_before_a_publication_leaves_what_that_publication_needs(
+    opening: Callable[..., StreamedOverlay],
+) -> None:
+    overlay = filled(opening)
+    assert overlay.prune(VIEW, 6, 2) == 6
+    assert overlay.restore(VIEW, 4, [written(5), written(6)], 6, 3)
+    collector = opening()
+    assert collector.prune(VIEW, 6, 2) == 0
+    assert (offsets(overlay), overlay.read([VIEW]).pruned) == ([5, 6, 7, 8, 9], {VIEW: 4})
+    assert collector.prune(SECOND, 1, 2) == 1, "a fence is of one view"
+    assert collector.prune(VIEW, 6, 3) == 2, "decided with the publication known"
+    assert overlay.read([VIEW]).pruned == {VIEW: 6}
+
+
+def test_events_that_were_there_are_kept_from_an_earlier_decision_as_well(
+    opening: Callable[..., StreamedOverlay],
+) -> None:
+    overlay = filled(opening)
+    assert overlay.restore(VIEW, 4, [], 0, 3)
+    assert opening().prune(VIEW, 6, 2) == 4
+    assert (offsets(overlay), overlay.read([VIEW]).pruned) == ([5, 6, 7, 8, 9], {VIEW: 4})
+
+
+def test_a_fence_stays_for_earlier_decisions_after_a_later_one(opening: Callable[..., StreamedOverlay]) -> None:
+    """Two collectors: one has stood still since before the rollback, one decides after it."""
+    overlay = filled(opening)
+    assert overlay.restore(VIEW, 2, [], 0, 3)
+    assert overlay.prune(VIEW, 3, 4) == 3
+    assert opening().prune(VIEW, 9, 2) == 0
+    assert offsets(overlay) == [4, 5, 6, 7, 8, 9]
+
+
+def test_of_two_rollbacks_each_finds_its_events(opening: Callable[..., StreamedOverlay]) -> None:
+    """The second one is killed before it commits; the first one's publication is current."""
+    overlay = filled(opening)
+    assert overlay.restore(VIEW, 2, [], 0, 3)
+    assert opening().restore(VIEW, 5, [], 0, 4)
+    assert overlay.prune(VIEW, 9, 2) == 2
+    assert overlay.prune(VIEW, 9, 3) == 0
+    assert offsets(overlay) == [3, 4, 5, 6, 7, 8, 9]
+    assert overlay.prune(VIEW, 9, 4) == 7
+
+
+def test_prunes_and_restores_at_once_leave_what_the_last_publication_needs(
+    opening: Callable[..., StreamedOverlay],
+) -> None:
+    """Whichever comes first, a collector that decided before a rollback takes nothing that it needs."""
+    overlay = filled(opening)
+    for publication in range(3, 23):
+        begin = threading.Barrier(2)
+
+        def collect(decided: int = publication - 1, begin: threading.Barrier = begin) -> None:
+            begin.wait(timeout=30)
+            opening().prune(VIEW, 6, decided)
+
+        thread = threading.Thread(target=collect)
+        thread.start()
+        begin.wait(timeout=30)
+        restored = False
+        for _ in range(10):
+            pruned = overlay.read([VIEW]).pruned[VIEW]
+            if overlay.restore(VIEW, 4, [written(n) for n in range(5, pruned + 1)], pruned, publication):
+                restored = True
+                break
+        thread.join(timeout=30)
+        assert restored
+        assert offsets(overlay)[-5:] == [5, 6, 7, 8, 9]
+        assert overlay.read([VIEW]).pruned[VIEW] <= 4
 
 
 def test_a_reading_is_one_state(opening: Callable[..., StreamedOverlay]) -> None:

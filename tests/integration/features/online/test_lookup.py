@@ -78,7 +78,7 @@ def test_redelivery_and_a_second_consumer_change_nothing(world: World) -> None:
     before = world.read(NOON + minutes(10), **EWR)
     world.append("departures", departure(9001, 5, -3.0))
     for spec in world.specs.values():
-        world.consumer.restore(spec, 0)
+        world.consumer.restore(spec, 0, 1)
     world.consume()
     assert world.read(NOON + minutes(10), **EWR) == before
     assert [view.consumed for status in world.consumer.status(NOON) for view in status.views] == [1, 1]

@@ -38,6 +38,9 @@ from tests.integration.features.publication.test_publish import (  # noqa: F401
     test_rollback_brings_old_values_back_as_a_new_publication,
     test_two_definition_versions_are_served_side_by_side,
 )
+from tests.integration.features.publication.test_rollback import (  # noqa: F401
+    test_a_collection_decided_before_a_rollback_takes_no_events_from_it_although_both_are_killed,
+)
 from tests.integration.features.world import NOON, World, minutes
 from tests.servers import RedisProcess, until
 from tests.unit.governance.encryption.test_sealing import Keys

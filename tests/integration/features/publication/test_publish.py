@@ -106,7 +106,7 @@ def test_readers_never_see_a_mix_while_publications_flip(world: World) -> None:
     thread = threading.Thread(target=read)
     thread.start()
     for turn in range(30):
-        world.publications.rollback(world.scope, 1 + turn % 2, reason="flip", principal="test")
+        world.publications.rollback(world.scope, 1 + turn % 2, expected=2 + turn, reason="flip", principal="test")
     stop.set()
     thread.join(timeout=30)
     assert not torn

@@ -13,7 +13,7 @@ from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.catalog.features.verdicts import StagedSnapshot
-from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, UnavailableError
 from antiphon.features.offline.materialize import Materialization, materialize
 from antiphon.features.offline.refresh import RefreshResult
 from antiphon.features.online.overlay_records import view_prefix
@@ -231,36 +231,62 @@ def streamed(world: World) -> None:
     world.consume()
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_collection_that_has_looked_before_a_rollback_takes_no_events_from_it(
-    world: World, monkeypatch: pytest.MonkeyPatch, killed: bool
+@pytest.mark.parametrize(("fenced", "whole"), [(True, False), (True, True), (False, False)])
+def test_a_collection_decided_before_a_rollback_takes_no_events_from_it_although_both_are_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch, fenced: bool, whole: bool
 ) -> None:
-    """The collector reads which publications there are; somebody rolls back; the collector drops events."""
+    """The collector reads which publications there are; a rollback restores its events and commits, and is killed; the
+    collector prunes, and is killed. Without the fence the current publication cannot be read."""
     hand, prune = Hand(world), world.overlay.prune
     streamed(world)
     values = world.read(NOON + minutes(90), "congestion", **EWR).values
 
-    def rolled_back_meanwhile(view: bytes, through: int) -> int:
-        if hand.world.publications.current(world.scope).number == 2:  # type: ignore[union-attr]
+    def overtaken(view: bytes, through: int, decided: int) -> None:
+        assert (through, decided) == (6, 2)
+        if whole:
+            world.publisher.rollback(1, **WHY)
+        else:
             hand.back()
-            if killed:
-                broken.setattr(world.consumer, "restore", die)
-        return prune(view, through)
-
-    def die(*given: object) -> None:
+        prune(view, through, decided if fenced else 3)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(world.overlay, "prune", rolled_back_meanwhile)
-        if killed:
-            with pytest.raises(KeyboardInterrupt):
-                world.publisher.collect_garbage(keep=1)
-        else:
+        broken.setattr(world.overlay, "prune", overtaken)
+        with pytest.raises(KeyboardInterrupt):
             world.publisher.collect_garbage(keep=1)
-    if killed:
-        world.publisher.collect_garbage(keep=1)
+    if not fenced:
+        with pytest.raises(UnavailableError, match="are pruned"):
+            world.read(NOON + minutes(90), "congestion", **EWR)
+        return
     found = world.read(NOON + minutes(90), "congestion", **EWR)
     assert found.publication == 3
+    assert {name: one.value for name, one in found.values.items()} == {name: one.value for name, one in values.items()}
+    world.publish(NOON + minutes(90), "congestion")
+    assert world.publisher.collect_garbage(keep=1).events == 4, "the fence ended with the next publication"
+
+
+def test_a_rollback_restores_events_for_each_number_that_it_tries(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publication comes first, and a collection that knows it prunes; the rollback restores once more."""
+    hand, transaction = Hand(world), world.database.transaction
+    streamed(world)
+    values = world.read(NOON + minutes(90), "congestion", **EWR).values
+    prefix = view_prefix(world.specs["congestion"].key)
+    raced: list[int] = []
+
+    def overtaken() -> Any:
+        if not raced:
+            raced.append(world.publish(NOON + minutes(40), "route_history").number)
+            world.publisher.collect_garbage(keep=1)
+            raced.append(world.overlay.read([prefix]).pruned[prefix])
+        return transaction()
+
+    monkeypatch.setattr(hand.rollback, "transaction", overtaken)
+    done = hand.back()
+    assert raced == [3, 6]
+    assert done.publication == 4
+    found = world.read(NOON + minutes(90), "congestion", **EWR)
     assert {name: one.value for name, one in found.values.items()} == {name: one.value for name, one in values.items()}
 
 
@@ -271,11 +297,11 @@ def test_events_that_are_pruned_while_others_are_put_back_are_put_back_too(
     streamed(world)
     values = world.read(NOON + minutes(90), "congestion", **EWR).values
     prefix = view_prefix(world.specs["congestion"].key)
-    world.overlay.prune(prefix, 4)
+    world.overlay.prune(prefix, 4, 2)
 
     def pruned_meanwhile(*given: Any) -> Any:
         found = read(*given)
-        world.overlay.prune(prefix, 6)
+        world.overlay.prune(prefix, 6, 2)
         return found
 
     with monkeypatch.context() as meanwhile:

@@ -209,11 +209,11 @@ class Played:
         """Keep what the last publications need."""
         kept = self.manifests[-(1 + number % 2) :]
         least = sorted(manifest.stream_offset or 0 for manifest in kept)[0]
-        self.overlay.prune(self.prefix, least)
+        self.overlay.prune(self.prefix, least, len(self.manifests))
 
     def back(self, number: int) -> None:
         manifest = self.manifests[number % len(self.manifests)]
-        self.consumer.restore(self.spec, manifest.stream_offset or 0)
+        self.consumer.restore(self.spec, manifest.stream_offset or 0, len(self.manifests) + 1)
         self.manifests.append(manifest)
         self.publications.publish(self.spec.key, manifest.id)
 

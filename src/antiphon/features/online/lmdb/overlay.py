@@ -5,6 +5,7 @@ skipped; an event stands under its log offset, so a reading on top of a snapshot
 takes exactly the events after O, whichever snapshot that is.
 
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
+``f`` + view: the fence of its prunes (``prune_fence``);
 ``w`` + view: what was seen of its stream (:class:`StreamProgress`);
 ``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
 (``overlay_file``), and ``r`` + view: the offset at which the view is. ``view`` is 8 bytes of the
@@ -35,6 +36,7 @@ from antiphon.features.online.overlay_records import (
     encode_event,
     encode_progress,
 )
+from antiphon.features.online.prune_fence import decode_fence, encode_fence
 from antiphon.features.values import StreamedEvent
 
 FILE_NAME = "overlay.mdb"
@@ -100,10 +102,13 @@ class LmdbOverlay:
                         together = _progress(transaction, view).and_then(seen[view])
                         transaction.put(b"w" + view, encode_progress(together))
 
-    def prune(self, view: bytes, through: int) -> int:
-        """Drop a view's events with ``offset ≤ through``, and tell how many."""
+    def prune(self, view: bytes, through: int, decided: int) -> int:
+        """Drop a view's events with ``offset ≤ through``, as far as its fence lets; return their number."""
         dropped = 0
         with self._file.transaction(write=True) as transaction:
+            fence = decode_fence(transaction.get(b"f" + view))
+            through = fence.limit(through, decided)
+            transaction.put(b"f" + view, encode_fence(fence.pruned(through, decided)))
             prefix = b"e" + view
             cursor = transaction.cursor()
             found = cursor.set_range(prefix)
@@ -117,8 +122,8 @@ class LmdbOverlay:
                 transaction.put(b"p" + view, through.to_bytes(8, "big"))
         return dropped
 
-    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
-        """Put the events with ``through < offset ≤ pruned`` back, unless more was pruned meanwhile."""
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int, publication: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back for a publication, unless more was pruned since."""
         with environments.room_needed(*_ROOM), self._file.transaction(write=True) as transaction:
             now = _number(transaction.get(b"p" + view))
             if now > pruned:
@@ -126,6 +131,8 @@ class LmdbOverlay:
             self._put(transaction, events)
             if through < now:
                 transaction.put(b"p" + view, through.to_bytes(8, "big"))
+            fence = decode_fence(transaction.get(b"f" + view)).restored(through, publication)
+            transaction.put(b"f" + view, encode_fence(fence))
         return True
 
     def replay_through(self, targets: Mapping[bytes, int]) -> None:

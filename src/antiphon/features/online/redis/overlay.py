@@ -1,13 +1,14 @@
 """The overlay in Redis or Valkey: measured events that came through the stream, and the consumer's offsets.
 
 Invariants: events and the consumer's offset change in one MULTI; a reading is one MULTI too. An event stands under its
-log offset and counts once, however often it was written. What is pruned is said before it is gone, and goes only while
-that is what is said.
+log offset and counts once, however often it was written. What is pruned is marked, within the view's fence, before it
+is gone, and goes only while it is marked.
 
 Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes in hex:
 
 - ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected``, ``late`` hashes of counts by view;
   ``watermark``, ``lateness`` hashes of the greatest so far by view (microseconds)
+- ``fences`` a hash of the fences of prunes by view (``prune_fence``)
 - ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
 - ``entities:VIEW`` the set of entities that have events, for pruning
 - ``keys`` a hash of the overlay's own keys, sealed by the codec; ``retired`` those that are being replaced: nothing is
@@ -17,12 +18,13 @@ Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import ConflictError, CorruptionError, UnavailableError
+from antiphon.core.errors import CorruptionError, UnavailableError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.features.online.overlay_records import (
     KeyRecords,
@@ -35,11 +37,13 @@ from antiphon.features.online.overlay_records import (
     encode_event,
     key_place,
 )
+from antiphon.features.online.prune_fence import PruneFence, decode_fence, encode_fence
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.values import StreamedEvent
 
 _PATIENCE = 10.0
-"""Seconds that a writer starts again for while keys are being replaced. Each time somebody else has got on."""
+"""Seconds for which a writer starts again while what it watches is changed. Each time another process has got on."""
+_Result = TypeVar("_Result")
 _PAGE = 500
 _OFFSET = 8
 
@@ -86,6 +90,7 @@ class RedisOverlay:
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
         self._offsets, self._pruned = self._prefix + "offsets", self._prefix + "pruned"
         self._seen = [self._prefix + name for name in ("rejected", "late", "watermark", "lateness")]
+        self._fences = self._prefix + "fences"
         self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
 
     def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
@@ -153,15 +158,19 @@ class RedisOverlay:
 
         self._write(listed, write)
 
-    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
-        """Put the events with ``through < offset ≤ pruned`` back, unless more was pruned meanwhile."""
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int, publication: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back for a publication, unless more was pruned since."""
+        fence = PruneFence()
 
         def no_more_pruned(pipeline: Any) -> bool:
-            pipeline.watch(self._pruned)
+            nonlocal fence
+            pipeline.watch(self._pruned, self._fences)
+            fence = decode_fence(pipeline.hget(self._fences, view)).restored(through, publication)
             return bool((pipeline.zscore(self._pruned, view) or 0) <= pruned)
 
         def lower(pipeline: Any) -> None:
-            pipeline.zadd(self._pruned, {view: through}, lt=True)
+            pipeline.zadd(self._pruned, {view: through}, lt=True, xx=True)
+            pipeline.hset(self._fences, view, encode_fence(fence))
 
         return self._write(list(events), lower, no_more_pruned)
 
@@ -172,43 +181,53 @@ class RedisOverlay:
         provided: Callable[[Any], bool] = lambda pipeline: True,
     ) -> bool:
         """Events and ``also`` in one step, or nothing (``False``) unless what is ``provided`` holds until then."""
+
+        def attempt(pipeline: Any) -> bool:
+            records = self._records(self._server.bulk)
+            by_entity: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
+            for item in events:
+                offset = item.event.offset.to_bytes(_OFFSET, "big")
+                name = _sealed_for(item.view, item.entity, offset)
+                member = offset + self._keys.seal(records, name, encode_event(item.event))
+                by_entity.setdefault((item.view, item.entity), {})[member] = item.event.offset
+            if self._sealing:
+                # Whoever replaces the keys takes them away first; what they sealed must not come after.
+                pipeline.watch(self._held)
+                if records.known and None in pipeline.hmget(self._held, list(records.known)):
+                    raise WriteConflictError("The overlay's keys were replaced meanwhile.", where="online store")
+            if not provided(pipeline):
+                return False
+            pipeline.multi()
+            for (view, entity), members in by_entity.items():
+                pipeline.zadd(self._events(view, entity), members)
+                pipeline.sadd(self._entities(view), entity.hex())
+            also(pipeline)
+            pipeline.execute()
+            return True
+
+        return self._repeated(attempt)
+
+    def _repeated(self, attempt: Callable[[Any], _Result]) -> _Result:
+        """Attempt a transaction, given its pipeline, until nothing that it watches is changed by another process."""
         end = monotonic() + _PATIENCE
         while monotonic() < end:
-            try:
-                with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
-                    records = self._records(self._server.bulk)
-                    by_entity: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
-                    for item in events:
-                        offset = item.event.offset.to_bytes(_OFFSET, "big")
-                        name = _sealed_for(item.view, item.entity, offset)
-                        member = offset + self._keys.seal(records, name, encode_event(item.event))
-                        by_entity.setdefault((item.view, item.entity), {})[member] = item.event.offset
-                    if self._sealing:
-                        # Whoever replaces the keys takes them away first; what they sealed must not come after.
-                        pipeline.watch(self._held)
-                        if records.known and None in pipeline.hmget(self._held, list(records.known)):
-                            continue
-                    if not provided(pipeline):
-                        return False
-                    pipeline.multi()
-                    for (view, entity), members in by_entity.items():
-                        pipeline.zadd(self._events(view, entity), members)
-                        pipeline.sadd(self._entities(view), entity.hex())
-                    also(pipeline)
-                    pipeline.execute()
-                    return True
-            except ConflictError:
-                continue
+            with (
+                suppress(WriteConflictError),
+                self._server.answering(),
+                self._server.bulk.pipeline(transaction=True) as pipeline,
+            ):
+                return attempt(pipeline)
         raise UnavailableError(
-            "The overlay's keys are being replaced.", where="online store", next_step="Try again in a moment."
+            "The overlay's keys or fences are changed all the time.",
+            where="online store",
+            next_step="Try again in a moment.",
         )
 
-    def prune(self, view: bytes, through: int) -> int:
-        """Drop a view's events with ``offset ≤ through``, and tell how many."""
+    def prune(self, view: bytes, through: int, decided: int) -> int:
+        """Drop a view's events with ``offset ≤ through``, as far as its fence lets; return their number."""
         client = self._server.bulk
         dropped: int = 0
-        with self._server.answering():
-            client.zadd(self._pruned, {view: through}, gt=True)
+        through = self._repeated(partial(self._marked, view, through, decided))
         for entities in self._pages(view):
             with self._server.answering():
                 pipeline = client.pipeline(transaction=False)
@@ -220,6 +239,17 @@ class RedisOverlay:
             if -1 in gone:
                 return dropped
         return dropped
+
+    def _marked(self, view: bytes, through: int, decided: int, pipeline: Any) -> int:
+        """Mark events as pruned as far as the fence lets; return the offset through which they are to be dropped."""
+        pipeline.watch(self._fences)
+        fence = decode_fence(pipeline.hget(self._fences, view))
+        through = fence.limit(through, decided)
+        pipeline.multi()
+        pipeline.hset(self._fences, view, encode_fence(fence.pruned(through, decided)))
+        pipeline.zadd(self._pruned, {view: through}, gt=True)
+        pipeline.execute()
+        return through
 
     def replay_through(self, targets: Mapping[bytes, int]) -> None:
         """As :meth:`caught_up`."""
