@@ -83,7 +83,7 @@ publications = table(
     columns(sa.BigInteger, "base"),
     columns(sa.LargeBinary, "snapshots"),
     columns(TEXT, "reason", "principal"),
-    columns(Instant, "created_at"),
+    columns(Instant, "created_at", "served_from"),
 )
 
 streams = table("streams", key("stream"), columns(sa.BigInteger, "end_offset"), optional(TEXT, "log"))

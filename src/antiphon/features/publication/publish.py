@@ -91,9 +91,11 @@ class Publisher:
             if not changes:
                 return current
             expected = current.number if current is not None else 0
-            return self.catalog.publications.publish(
+            made = self.catalog.publications.publish(
                 self._scope, changes, expected=expected, reason=reason, principal=principal
             )
+            self.catalog.publications.committed_in_time(made)
+            return made
 
         return race(self.catalog, attempt)
 
@@ -137,6 +139,7 @@ class Publisher:
         for manifest, spec in going:
             self.bring_back(manifest, spec)
         published = self.catalog.publications.rollback(self._scope, to, reason=reason, principal=principal)
+        self.catalog.publications.committed_in_time(published)
         for manifest, spec in going:  # In case a collection of garbage came between.
             self.bring_back(manifest, spec)
         return published
@@ -185,7 +188,7 @@ class Publisher:
 
         ``grace`` spares recent files, whose publication may be under way.
         """
-        kept = self.catalog.publications.list(self._scope, keep)
+        kept = kept_publications(self.catalog, keep)
         in_use = _builds(kept)
         older_than = (self.catalog.clock.now() - grace).timestamp()
         self.online.forget(self._scope, in_use)
@@ -196,7 +199,7 @@ class Publisher:
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> CollectedGarbage:
         """Lake files and online snapshots, whatever their age, that a collection would remove after these snapshots
         were pruned; it does not tell of events."""
-        named, builds = self._named(without), _builds(self.catalog.publications.list(self._scope, keep))
+        named, builds = self._named(without), _builds(kept_publications(self.catalog, keep))
         lake = [path for path in self.catalog.lake.files(self._scope) if path not in named]
         online = [
             f"{view}/{snapshot}" for view, snapshot in self.online.files(self._scope) if (view, snapshot) not in builds
@@ -223,11 +226,17 @@ class Publisher:
         return dropped
 
 
+def kept_publications(catalog: FeatureCatalog, keep: int) -> list[Publication]:
+    """The last ``keep`` publications, counted from the one that is served, the latest first."""
+    announced = len(catalog.publications.schedule(catalog.scope).announced)
+    return catalog.publications.list(catalog.scope, keep + announced)
+
+
 def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> dict[str, int]:
     """``view@definition_version`` to the log offset up to which every snapshot of it in the last ``keep`` publications
     includes the events."""
     least: dict[str, int] = {}
-    for publication in catalog.publications.list(catalog.scope, keep):
+    for publication in kept_publications(catalog, keep):
         for key, snapshot in publication.snapshots.items():
             offset = catalog.snapshots.get(catalog.scope, snapshot).stream_offset
             if offset is not None:
