@@ -105,7 +105,7 @@ class Project:
         self.snapshots, self.publications = Snapshots(self.database), Publications(self.database)
         self.verdicts, definitions = Verdicts(self.database), DefinitionVersions(self.database)
         self.lake, self.online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
-        catalog = FeatureCatalog(self.database, SCOPE, self.lake, notice=timedelta(0))
+        catalog = FeatureCatalog(self.database, SCOPE, self.lake, notice=0)
         publisher = Publisher(catalog, online=self.online)
         self.refresher = Refresher(
             catalog,

@@ -38,7 +38,7 @@ from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon import sum as added
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.definitions import DefinitionVersions
-from antiphon.catalog.features.publications import LONGEST_LEASE, NOTICE
+from antiphon.catalog.features.publications import LONGEST_LEASE, NOTICE, Publication
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
@@ -55,7 +55,7 @@ SEED = 20240102
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 BETWEEN = (0.02, 0.08)
 GOAL_P99_MS = 20.0
-READERS = {"asking": (0.0, 0), "leased": (LONGEST_LEASE.total_seconds(), 4_096)}
+READERS = {"asking": (0.0, 0), "leased": (LONGEST_LEASE, 4_096)}
 """Lease in seconds and rows kept of each of the two that read batches."""
 
 
@@ -109,7 +109,7 @@ class Flipper:
         size: Size,
         *,
         atomic: bool = True,
-        notice: timedelta = NOTICE,
+        notice: float = NOTICE,
         catalog: str | None = None,
     ) -> None:
         import pyarrow
@@ -140,14 +140,16 @@ class Flipper:
             manifests = [materialize(one, lake=lake, log=None, clock=clock) for one in wanted]
             made = list(zip(manifests, specs, strict=True))
             self._made.append([(self._publisher.prepare(manifest, spec), spec) for manifest, spec in made])
+        publications = self._publisher.catalog.publications
+        self._committed_at: dict[int, float] = {}
+        self._serve, publications.serve = publications.serve, self._noted  # type: ignore[method-assign]
         self._atomic = atomic
         self._chance = random.Random(SEED)
         self.generation_of: dict[int, int] = {}
         self.committed: list[tuple[int, float]] = []
-        """Number of each publication and the monotonic second of its commit."""
+        """Number of each publication and the monotonic second of the commit of its row."""
         self._current = 0
         self._publish(0)
-        FeatureCatalog(self._database, SCOPE, lake).publications.wait_until_served(SCOPE)
         versions = {spec.name: spec.definition_version for spec in specs}
         told = {"versions": versions, "entities": size.entities, "catalog": self._database.backend.url}
         (folder / "told.json").write_text(json.dumps(told))
@@ -177,8 +179,12 @@ class Flipper:
             self._note(publication.number, generation)
         return self.committed[-1][1] - started
 
+    def _noted(self, announced: Publication) -> Publication:
+        self._committed_at.setdefault(announced.number, time.monotonic())
+        return self._serve(announced)
+
     def _note(self, number: int, generation: int) -> None:
-        self.committed.append((number, time.monotonic()))
+        self.committed.append((number, self._committed_at[number]))
         self.generation_of[number] = generation
         self._current = generation
 
@@ -202,7 +208,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-def measure(folder: Path, redis: str, size: Size, *, atomic: bool = True, notice: timedelta = NOTICE) -> dict[str, Any]:
+def measure(folder: Path, redis: str, size: Size, *, atomic: bool = True, notice: float = NOTICE) -> dict[str, Any]:
     """One store: flips with nobody reading, then under readers and a client of two gateways.
 
     Args:

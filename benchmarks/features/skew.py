@@ -98,7 +98,7 @@ def run(size: str) -> dict[str, Any]:
         started = time.perf_counter()
         manifest = materialize(Materialization(scope, view, NOON), lake=lake, log=log, clock=clock)
         materialized = time.perf_counter() - started
-        catalog = FeatureCatalog(database, scope, lake, notice=timedelta(0))
+        catalog = FeatureCatalog(database, scope, lake, notice=0)
         publisher = Publisher(catalog, online=online)
         publisher.publish([(manifest, view)], reason="benchmark", principal="benchmark")
         reader = FeatureReader(scope, publications=publications, online=online, clock=clock)

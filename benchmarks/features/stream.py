@@ -35,7 +35,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +136,7 @@ class Opened:
         from antiphon.features.publication.publish import Publisher
 
         lake, clock = LocalLake(self.folder / "lake"), self.database.clock
-        publisher = Publisher(FeatureCatalog(self.database, self.scope, lake, notice=timedelta(0)), online=self.online)
+        publisher = Publisher(FeatureCatalog(self.database, self.scope, lake, notice=0), online=self.online)
         made = []
         for spec in self.specs:
             wanted = Materialization(scope=self.scope, spec=spec, as_of=clock.now())

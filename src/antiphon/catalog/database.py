@@ -15,7 +15,6 @@ import binascii
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,10 +53,6 @@ class Backend(Protocol):
     @property
     def clock(self) -> Clock:
         """The clock that all who share the catalog agree on."""
-        ...
-
-    def told_time(self, connection: Connection) -> datetime:
-        """The time of that clock, read anew within a transaction."""
         ...
 
     def exists(self) -> bool: ...
@@ -122,10 +117,6 @@ class Database:
             backend.close()
             raise
         return cls(backend, codec=codec or PlainCodec(), clock=clock)
-
-    def told_time(self, connection: Connection) -> datetime:
-        """The time of the clock, read anew: a server is asked for it, so that it lies between call and return."""
-        return self.backend.told_time(connection) if self.clock is self.backend.clock else self.clock.now()
 
     @property
     def path(self) -> Path:

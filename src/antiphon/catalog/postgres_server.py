@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL, Connection
 
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, other_schema_error
 from antiphon.catalog.dialect import ROWCOUNT
-from antiphon.core.clock import Clock, SystemClock, utc
+from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
 from antiphon.core.tls import ClientTls
 
@@ -174,12 +174,6 @@ class PostgresServer:
             ) from error
         self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
-    def told_time(self, connection: Connection) -> datetime:
-        """The server's time, as it tells it now."""
-        told: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
-        self.clock.set(told)
-        return utc(told)
-
     def exists(self) -> bool:
         """Whether there is a database to look into; what is in it is seen by connecting."""
         return True
@@ -216,14 +210,14 @@ class PostgresServer:
             if connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
                 raise self._read_only()
             self._make_schema(connection)
-            self.told_time(connection)
+            self._tell_time(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read transaction: all its statements see one state."""
         with self._reading.connect() as connection:
             if self.clock.stale:
-                self.told_time(connection)
+                self._tell_time(connection)
             yield connection
 
     @contextmanager
@@ -320,6 +314,10 @@ class PostgresServer:
             where=self.place,
             next_step="Name the primary server, or all of them with ?target_session_attrs=read-write.",
         )
+
+    def _tell_time(self, connection: Connection) -> None:
+        told: Any = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
+        self.clock.set(told)
 
 
 def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:

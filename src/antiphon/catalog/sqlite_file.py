@@ -11,7 +11,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import AbstractContextManager, closing
-from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -71,10 +70,6 @@ class SqliteFile:
     def url(self) -> str:
         """The URL that opens it."""
         return f"sqlite:///{self.path}"
-
-    def told_time(self, connection: Connection) -> datetime:
-        """The machine's time, which all who have the file share."""
-        return self.clock.now()
 
     def exists(self) -> bool:
         """Whether the file is there; opening it would make it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.definitions import DefinitionVersions
 from antiphon.catalog.features.publications import NOTICE, FeatureHolds, Publications
@@ -16,9 +14,9 @@ from antiphon.features.lake.content import Lake
 
 class FeatureCatalog:
     """Repositories and lake of one scope's features, passed along as one; with another ``notice`` of publications where
-    one reader serves all clients."""
+    one reader serves every client."""
 
-    def __init__(self, database: Database, scope: Scope, lake: Lake, *, notice: timedelta = NOTICE) -> None:
+    def __init__(self, database: Database, scope: Scope, lake: Lake, *, notice: float = NOTICE) -> None:
         self.scope = scope
         self.clock = database.clock
         self.lake = lake

@@ -263,7 +263,6 @@ class Role(Life):
         if self._order["collect"]:
             found["cutoff"] = time.time()
             self._collect()
-        self.store.publications.wait_until_served(self.store.scope)
         found["pins"] = self._try_pins()
         found["settled"] = self._served(KEPT)
         found["consumed"] = {

@@ -120,7 +120,6 @@ class LogLife:
                 self._wait(_PAUSE)
 
     def _served(self) -> list[dict[str, Any]]:
-        self.store.publications.wait_until_served(self.store.scope)
         publication = self.store.publications.current(self.store.scope)
         assert publication is not None
         known = self.platform.views()

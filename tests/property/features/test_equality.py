@@ -34,7 +34,7 @@ from antiphon import (
     sum,
 )
 from antiphon.catalog.features.events import Event, StoredEvent
-from antiphon.catalog.features.publications import Publication, PublicationSchedule
+from antiphon.catalog.features.publications import OnlinePublications, Publication
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
 from antiphon.core.codec import PlainCodec
 from antiphon.core.scope import Scope
@@ -213,8 +213,8 @@ class OnePublication:
     def __init__(self, snapshots: dict[str, str]) -> None:
         self._publication = Publication(SCOPE, 1, snapshots, "", "", T, 0, T)
 
-    def schedule(self, scope: Scope) -> PublicationSchedule:
-        return PublicationSchedule(self._publication, (), T, 0.0, 0.0, 0.0)
+    def online(self, scope: Scope) -> OnlinePublications:
+        return OnlinePublications(self._publication)
 
     def get(self, scope: Scope, number: int) -> Publication:
         return self._publication

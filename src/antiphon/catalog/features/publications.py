@@ -1,23 +1,23 @@
 """Publications: numbered, atomic sets of snapshots that are current online; and holds, which keep a view's as they are.
 
 Invariants:
-- Publication N is written by compare-and-swap on N − 1 and never changes. It holds every snapshot of N − 1 with the
-  given changes applied, so one row is the whole truth of what is current. Rollback is N + 1. A view that was published
-  stays so, in every definition version, until it is withdrawn by name.
-- It is served from a moment of the catalog's clock that is :data:`NOTICE` after its row. By then every reader that had
-  read the publications before the row was there has read them again, so all of them begin at that moment (ADR 0135).
+- Publication N is written by compare-and-swap on N − 1 and its snapshots never change. It holds every snapshot of N − 1
+  with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1. A view that was
+  published stays so, in every definition version, until it is withdrawn by name.
+- It is announced first and served by a commit of its own, :data:`NOTICE` later. A reader that knows of an announced
+  publication asks for each request, and by then every reader that did not know has asked again: all of them begin to
+  serve it with that commit, whatever their clocks say and however long a commit takes (ADR 0135).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -29,20 +29,16 @@ from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
-LONGEST_LEASE = timedelta(milliseconds=100)
-"""For so long at most a reader believes what it has read of the publications."""
+LONGEST_LEASE = 0.1
+"""Seconds for which at most a reader believes that nothing is announced."""
 
-COMMIT = timedelta(milliseconds=200)
-"""Longest time from a publication's row to the end of its commit that is counted with."""
-
-NOTICE = LONGEST_LEASE + COMMIT
-"""Time from a publication's row to the moment from which it is served."""
-
-_log = logging.getLogger("antiphon.features")
+NOTICE = 1.05 * LONGEST_LEASE
+"""Seconds from the end of the commit that announces a publication to the one that serves it: longer than a lease on any
+clock."""
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """A set of snapshots that is online from ``served_from`` on.
+    """The set of snapshots that is online since ``served_at``; announced only before.
 
     ``snapshots`` maps ``view@definition_version`` to a snapshot id. ``base`` is the publication whose snapshots
     the changes were applied to: N − 1, or for a rollback the one whose set came back.
@@ -55,29 +51,14 @@ class Publication(msgspec.Struct, frozen=True):
     principal: str
     created_at: datetime
     base: int
-    served_from: datetime
+    served_at: datetime | None = None
 
 
-class PublicationSchedule(msgspec.Struct, frozen=True):
-    """The publications of a scope from the served one on.
-
-    Attributes:
-        served: the one that is served; ``None`` before the first.
-        announced: later ones, in order of their numbers.
-        now: the time of the catalog's clock, told between ``asked_at`` and ``told_at`` of this process's monotonic one.
-        read_at: what was committed before this second of the monotonic clock is among them.
-    """
+class OnlinePublications(msgspec.Struct, frozen=True):
+    """The publication that is served, ``None`` before the first, and those announced after it, in order."""
 
     served: Publication | None
-    announced: tuple[Publication, ...]
-    now: datetime
-    read_at: float
-    asked_at: float
-    told_at: float
-
-    def until_served(self) -> float:
-        """Seconds from ``told_at`` on until all of them are served."""
-        return max(((one.served_from - self.now).total_seconds() for one in self.announced), default=0.0)
+    announced: tuple[Publication, ...] = ()
 
 
 _table = schema.publications
@@ -87,35 +68,40 @@ class Publications:
     """Repository of publications.
 
     Args:
-        notice: time from a publication's row to the moment from which it is served; less than :data:`NOTICE` only where
-            one reader serves all clients.
+        notice: seconds for which one is announced; less than :data:`NOTICE` only where one reader serves every client.
     """
 
-    def __init__(self, database: Database, *, notice: timedelta = NOTICE) -> None:
+    def __init__(self, database: Database, *, notice: float = NOTICE) -> None:
         self._database = database
         self._notice = notice
 
-    def schedule(self, scope: Scope, *, within: Connection | None = None) -> PublicationSchedule:
-        """The served publication and those announced."""
-        clock = self._database.clock
-        read_at = clock.monotonic()
-        with self._database.reading(within) as connection:
-            asked_at = clock.monotonic()
-            now = self._database.told_time(connection)
-            told_at = clock.monotonic()
-            # No row is further ahead than the notice unless the catalog's clock was set back: it is not waited for.
-            due = or_(_table.c.served_from <= now, _table.c.served_from > now + NOTICE)
-            owned = schema.owned(_table, scope)
-            latest = select(_table.c.number).where(owned, due).order_by(_table.c.number.desc()).limit(1)
-            number = connection.execute(latest).scalar()
-            later = select(_table).where(owned, _table.c.number >= (number or 0)).order_by(_table.c.number)
-            found = tuple(_publication(row) for row in connection.execute(later))
-        served, announced = (None, found) if number is None else (found[0], found[1:])
-        return PublicationSchedule(served, announced, now, read_at, asked_at, told_at)
+    def online(self, scope: Scope) -> OnlinePublications:
+        """The publication that is served, and those announced."""
+        served = select(func.max(_table.c.number)).where(schema.owned(_table, scope), _table.c.served_at.is_not(None))
+        from_it_on = _table.c.number >= func.coalesce(served.scalar_subquery(), 0)
+        rows = self._database.rows(select(_table).where(schema.owned(_table, scope), from_it_on).order_by("number"))
+        found = tuple(map(_publication, rows))
+        if found and found[0].served_at is not None:
+            return OnlinePublications(found[0], found[1:])
+        return OnlinePublications(None, found)
 
-    def wait_until_served(self, scope: Scope) -> None:
-        """Return when what is published now is served, which takes :data:`NOTICE` at most."""
-        time.sleep(self.schedule(scope).until_served())
+    def serve(self, announced: Publication) -> Publication:
+        """Have a publication served whose announcement is committed, once every reader knows of it.
+
+        What was announced before it is passed over. Where this is never called, for the process was killed, a reader
+        does it.
+        """
+        if announced.served_at is not None:
+            return announced
+        time.sleep(self._notice)
+        return self.serve_known(announced)
+
+    def serve_known(self, announced: Publication) -> Publication:
+        """As :meth:`serve`, by a caller who has known of it for the time of notice."""
+        now = utc(self._database.clock.now())
+        mine = schema.owned(_table, announced.scope, number=announced.number)
+        self._database.write(update(_table).where(mine, _table.c.served_at.is_(None)).values(served_at=now))
+        return self.get(announced.scope, announced.number)
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> Publication | None:
         """The latest publication, served or announced; ``None`` before the first."""
@@ -154,7 +140,8 @@ class Publications:
         principal: str,
         within: Connection | None = None,
     ) -> Publication:
-        """Make publication ``expected + 1`` current.
+        """Make publication ``expected + 1`` current. In a transaction of its own it is served when this returns; in the
+        caller's it is announced, and :meth:`serve` is to be called after the commit.
 
         Args:
             changes: ``view@definition_version`` to snapshot id; ``None`` withdraws the view.
@@ -172,10 +159,11 @@ class Publications:
             changed = {**snapshots, **changes}
             merged = {view: snapshot for view, snapshot in changed.items() if snapshot is not None}
             self._require_snapshots(connection, scope, {s for s in changes.values() if s is not None})
-            return self._write(connection, scope, expected + 1, expected, merged, reason, principal)
+            made = self._write(connection, scope, expected + 1, expected, merged, reason, principal)
+        return self.serve(made) if within is None else made
 
     def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Publication:
-        """Publish the snapshots of publication ``to`` again, as N + 1.
+        """Publish the snapshots of publication ``to`` again, as N + 1, which is served when this returns.
 
         A definition version that was published later stays: a release that pins it goes on being answered from it.
 
@@ -187,7 +175,8 @@ class Publications:
             self._require_snapshots(connection, scope, set(back.snapshots.values()))
             current = self.current(scope, within=connection) or back
             snapshots = {**current.snapshots, **back.snapshots}
-            return self._write(connection, scope, current.number + 1, to, snapshots, reason, principal)
+            made = self._write(connection, scope, current.number + 1, to, snapshots, reason, principal)
+        return self.serve(made)
 
     def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots
@@ -210,43 +199,12 @@ class Publications:
         reason: str,
         principal: str,
     ) -> Publication:
-        asked_at = self._database.clock.monotonic()
-        now = utc(self._database.told_time(connection))
-        made = Publication(scope, number, snapshots, reason, principal, now, base, now + self._notice)
+        now = utc(self._database.clock.now())
+        made = Publication(scope, number, snapshots, reason, principal, now, base, None if self._notice else now)
         statement = upsert(_table).values(row_of(_table, made, snapshots=canonical(snapshots)))
         if not connection.execute(statement.on_conflict_do_nothing()).rowcount:
             raise _lost(scope, number - 1, number)
-        if self._notice:
-            self._database.gather(self._require_in_time, (made, asked_at))
         return made
-
-    def _require_in_time(self, made: Sequence[tuple[Publication, float]], _connection: Connection) -> None:
-        """Undo a transaction that has taken half of the time for its commit already, as that of a process that was
-        stopped meanwhile: a reader might learn of its publications too late."""
-        now = self._database.clock.monotonic()
-        for one, asked_at in made:
-            if now - asked_at > COMMIT.total_seconds() / 2:
-                raise WriteConflictError(
-                    f"Publication {one.number} was not ready to be committed within {_milliseconds(COMMIT / 2)} ms.",
-                    where=str(one.scope),
-                    next_step="Publish again.",
-                )
-
-    def committed_in_time(self, made: Publication) -> bool:
-        """Whether the commit of a publication that just ended was early enough for every reader; a late one is
-        logged."""
-        late = utc(self._database.clock.now()) - made.created_at - COMMIT
-        if not self._notice or late <= timedelta(0):
-            return True
-        _log.warning(
-            "The commit of publication %d took %d ms longer than readers count with. For so long a client of several "
-            "gateways may have seen it and after it the one before.", made.number, _milliseconds(late),
-        )  # fmt: skip
-        return False
-
-
-def _milliseconds(duration: timedelta) -> int:
-    return round(duration.total_seconds() * 1e3)
 
 
 def _publication(row: Row[Any]) -> Publication:

@@ -83,7 +83,8 @@ publications = table(
     columns(sa.BigInteger, "base"),
     columns(sa.LargeBinary, "snapshots"),
     columns(TEXT, "reason", "principal"),
-    columns(Instant, "created_at", "served_from"),
+    columns(Instant, "created_at"),
+    optional(Instant, "served_at"),
 )
 
 streams = table("streams", key("stream"), columns(sa.BigInteger, "end_offset"), optional(TEXT, "log"))

@@ -9,7 +9,6 @@ changes nothing. So a run that was killed continues where it stopped.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -136,7 +135,6 @@ class Refresher:
             )
         run.progress(total - 1, total, "publish")
         published = await run.step("publish", self._publish, request, passed)
-        await asyncio.to_thread(self._catalog.publications.wait_until_served, self._scope)
         run.progress(total, total, "published" if passed else "nothing published: every view is blocked")
         snapshots = {f"{made['view']}@{made['definition_version']}": made["id"] for made in passed}
         result = RefreshResult(

@@ -33,9 +33,6 @@ from antiphon.features.online.remedies import EarlierRows
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOverlay
 from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
 
-LEASE_SECONDS = LONGEST_LEASE.total_seconds()
-"""Lease of a reader on what it has read of the publications."""
-
 _log = logging.getLogger("antiphon.features")
 
 _CHECK_SECONDS = 60.0
@@ -79,7 +76,7 @@ class FeatureReader:
         online: OnlineSnapshots,
         clock: Clock,
         overlay: StreamedOverlay | None = None,
-        lease: float = LEASE_SECONDS,
+        lease: float = LONGEST_LEASE,
         kept: int = KEPT_ROWS,
     ) -> None:
         self._scope = scope
@@ -194,9 +191,9 @@ class FeatureReader:
         found = self.publication()
         if found is not None and found.number > number:
             return found
-        for one in self._lease.announced():
+        for one in self._lease.announced:
             if all(f"{view}@{version}" in one.snapshots for view, version in views.items()):
-                raise lookup_errors.announced(one)
+                raise lookup_errors.announced(one.number)
         return None
 
     def _let_go(self, before: Publication | None, after: Publication) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from antiphon.catalog.features.publications import Publication
 from antiphon.core.errors import CorruptionError, FeatureUnavailableError, UnavailableError
 from antiphon.core.scope import Scope
 
@@ -25,17 +24,6 @@ def not_published(view: str, version: str, publication: int) -> FeatureUnavailab
         next_step=f"Run `antiphon features refresh {view}`; a held view is set free by "
         f"`antiphon features resume {view} --reason …` first.",
     )
-
-
-def announced(publication: Publication) -> UnavailableError:
-    """A release that pins what is published and not served yet."""
-    error = UnavailableError(
-        f"Publication {publication.number} has this view and is not served yet.",
-        where="features",
-        next_step=f"Try again: it is served from {publication.served_from:%H:%M:%S.%f} UTC on.",
-    )
-    error.retry_after = RETRY_SECONDS
-    return error
 
 
 def not_reached(minimum: int, number: int) -> UnavailableError:
@@ -63,6 +51,11 @@ def corrupt(view: str, snapshot: str) -> CorruptionError:
         where="online store",
         next_step="`antiphon up` builds it again from the lake.",
     )
+
+
+def announced(number: int) -> UnavailableError:
+    """A release that pins what is published and not served yet."""
+    return _soon(f"Publication {number}, which has this view, is not served yet.", "features", "It is")
 
 
 def damaged(broken: CorruptionError) -> UnavailableError:

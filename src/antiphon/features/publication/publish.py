@@ -88,14 +88,12 @@ class Publisher:
             # Read after the publication: a hold written in the transaction of a flip makes this race lost.
             held = self.catalog.holds.of(self._scope)
             changes = self._changes(current, {key: one for key, one in prepared.items() if one.view not in held})
-            if not changes:
-                return current
+            if not changes:  # Also when this is done again because it was killed before all were served.
+                return None if current is None else self.catalog.publications.serve(current)
             expected = current.number if current is not None else 0
-            made = self.catalog.publications.publish(
+            return self.catalog.publications.publish(
                 self._scope, changes, expected=expected, reason=reason, principal=principal
             )
-            self.catalog.publications.committed_in_time(made)
-            return made
 
         return race(self.catalog, attempt)
 
@@ -139,7 +137,6 @@ class Publisher:
         for manifest, spec in going:
             self.bring_back(manifest, spec)
         published = self.catalog.publications.rollback(self._scope, to, reason=reason, principal=principal)
-        self.catalog.publications.committed_in_time(published)
         for manifest, spec in going:  # In case a collection of garbage came between.
             self.bring_back(manifest, spec)
         return published
@@ -228,7 +225,7 @@ class Publisher:
 
 def kept_publications(catalog: FeatureCatalog, keep: int) -> list[Publication]:
     """The last ``keep`` publications, counted from the one that is served, the latest first."""
-    announced = len(catalog.publications.schedule(catalog.scope).announced)
+    announced = len(catalog.publications.online(catalog.scope).announced)
     return catalog.publications.list(catalog.scope, keep + announced)
 
 

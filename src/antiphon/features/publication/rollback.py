@@ -261,8 +261,7 @@ class SnapshotRollback:
                 }  # fmt: skip
                 subject = ",".join(views)[:200]
                 self.audit(self._scope, principal, "features.rollback", subject, detail, within=connection)
-            self.catalog.publications.committed_in_time(made)
-            return made
+            return self.catalog.publications.serve(made)
 
         if seen is not None:
             return attempt(seen)

@@ -156,7 +156,6 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     replaced: list[tuple[Release, Mapping[str, str]]] = []
     waiting: list[str] = []
     notes: list[str] = []
-    store.publications.wait_until_served(scope)  # A release that goes live is answered from them at once.
     with store.database.transaction() as connection:
         before = store.applied.project(scope, within=connection).views
         for application in project.applications.values():

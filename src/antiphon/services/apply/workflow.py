@@ -95,8 +95,6 @@ class ApplyWorkflow:
                 raise asyncio.CancelledError
             await asyncio.sleep(_LOOK_SECONDS)
             await asyncio.to_thread(self._refresher.release_staged, order.views)
-        # A release that goes live is answered from what is published for it at once.
-        await asyncio.to_thread(self._store.publications.wait_until_served, self._store.scope)
         done = await run.transaction("put in force", partial(self._put_in_force, run.id, order))
         # Of the releases that are in use now, whoever calls this again after a kill.
         notes = await asyncio.to_thread(lambda: [*consequences(self._store, self._project(order).views)])

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.features.desk import flight
 from tests.integration.features.world import NOON, World, event, minutes
 
-from antiphon.catalog.features.publications import Publication, PublicationSchedule
+from antiphon.catalog.features.publications import OnlinePublications, Publication
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.writer import seal_path
@@ -178,11 +178,11 @@ class FlakyCatalog:
         self.away = False
         self.asked = 0
 
-    def schedule(self, scope: Scope) -> PublicationSchedule:
+    def online(self, scope: Scope) -> OnlinePublications:
         self.asked += 1
         if self.away:
             raise UnavailableError("The catalog is away.")
-        return self._world.publications.schedule(scope)
+        return self._world.publications.online(scope)
 
     def get(self, scope: Scope, number: int) -> Publication:
         return self._world.publications.get(scope, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -64,5 +63,5 @@ def test_views_that_are_published_one_after_the_other_are_found_torn(tmp_path: P
 
 def test_a_client_of_two_gateways_goes_back_when_publications_are_not_announced(tmp_path: Path) -> None:
     """The check can fail."""
-    found = measure(tmp_path, "-", SMALL, notice=timedelta(0))
+    found = measure(tmp_path, "-", SMALL, notice=0)
     assert found["client"]["backward_without_minimum"] > 0
