@@ -29,12 +29,12 @@ from typing import Any
 from benchmarks.features.torn import generations, is_torn
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.publications import LONGEST_LEASE, Publications
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.store import LmdbStore
-from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 
@@ -62,7 +62,7 @@ def online_store(folder: Path, redis: str) -> tuple[Any, Callable[[], None]]:
 class Gateway:
     """What a gateway has of the feature platform."""
 
-    def __init__(self, folder: Path, redis: str, lease: float = LEASE_SECONDS, kept: int = 4_096) -> None:
+    def __init__(self, folder: Path, redis: str, lease: float = LONGEST_LEASE, kept: int = 4_096) -> None:
         told = json.loads((folder / "told.json").read_text())
         self.versions: Mapping[str, str] = told["versions"]
         self.entities: int = told["entities"]
