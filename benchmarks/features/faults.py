@@ -105,9 +105,10 @@ class Project:
         self.snapshots, self.publications = Snapshots(self.database), Publications(self.database)
         self.verdicts, definitions = Verdicts(self.database), DefinitionVersions(self.database)
         self.lake, self.online = LocalLake(folder / "lake"), LmdbStore(folder / "online", b"k" * 32)
-        publisher = Publisher(FeatureCatalog(self.database, SCOPE, self.lake), online=self.online)
+        catalog = FeatureCatalog(self.database, SCOPE, self.lake, notice=0)
+        publisher = Publisher(catalog, online=self.online)
         self.refresher = Refresher(
-            FeatureCatalog(self.database, SCOPE, self.lake),
+            catalog,
             publisher=publisher,
             log=EventLog(self.database),
             keyed_hash=self.online.entity_hash,

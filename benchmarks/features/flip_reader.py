@@ -3,10 +3,11 @@
 ``hammer FOLDER REDIS RESULT BATCHES MOVES SEED LEASE KEPT``
     Reads batches of random entities of both views until there are so many, of so many publications, and judges each
     by its values.
-``serve FOLDER REDIS``
+``serve FOLDER REDIS LEASE``
     A gateway: answers ``{"minimum": N}`` lines with the publication and the generations that it read.
-``client FOLDER REDIS RESULT READS SEED``
-    Starts two gateways and asks either by chance, handing its last publication on as the minimum; then without.
+``client FOLDER REDIS RESULT READS SEED GATEWAYS LEASE MINIMUM``
+    Starts gateways and asks one of them by chance, at first handing its last publication on as the minimum (unless
+    MINIMUM is 0), then without. Every hundredth time it stops one for a while (SIGSTOP) and asks it when it goes on.
 
 REDIS is a URL or ``-`` for LMDB. Each prints ``ready`` and waits for a line; the first and the last write what they
 found into the file RESULT.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -27,13 +29,12 @@ from typing import Any
 from benchmarks.features.torn import generations, is_torn
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.publications import LONGEST_LEASE, Publications
 from antiphon.core.child_process import start_child
-from antiphon.core.clock import SystemClock
 from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.store import LmdbStore
-from antiphon.features.online.lookup import LEASE_SECONDS, FeatureReader
+from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.online.redis.store import RedisStore
 
@@ -45,6 +46,8 @@ PAUSE = (0.002, 0.01)
 """Seconds between two reads of a client, so that they span many leases."""
 SMALL = 3
 """Entities of each view that a client asks about."""
+STOPPED = (0.05, 0.6)
+"""Seconds for which a gateway is stopped."""
 
 
 def online_store(folder: Path, redis: str) -> tuple[Any, Callable[[], None]]:
@@ -59,16 +62,16 @@ def online_store(folder: Path, redis: str) -> tuple[Any, Callable[[], None]]:
 class Gateway:
     """What a gateway has of the feature platform."""
 
-    def __init__(self, folder: Path, redis: str, lease: float = LEASE_SECONDS, kept: int = 4_096) -> None:
+    def __init__(self, folder: Path, redis: str, lease: float = LONGEST_LEASE, kept: int = 4_096) -> None:
         told = json.loads((folder / "told.json").read_text())
         self.versions: Mapping[str, str] = told["versions"]
         self.entities: int = told["entities"]
-        clock = SystemClock()
+        catalog = Database.open(told["catalog"])
         self.reader = FeatureReader(
             Scope(),
-            publications=Publications(Database.open(f"sqlite:///{folder}/catalog.db", clock=clock)),
+            publications=Publications(catalog),
             online=online_store(folder, redis)[0],
-            clock=clock,
+            clock=catalog.clock,
             lease=lease,
             kept=kept,
         )
@@ -114,26 +117,66 @@ def hammer(folder: Path, redis: str, batches: int, moves: int, seed: int, lease:
     return {**found, "seen": seen, "told": sorted(told.items())}
 
 
-def serve(folder: Path, redis: str) -> None:
-    gateway = Gateway(folder, redis)
+def serve(folder: Path, redis: str, lease: float) -> None:
+    gateway = Gateway(folder, redis, lease)
+    gateway.read(range(SMALL))
     print("ready", flush=True)
     for line in sys.stdin:
+        minimum, began = json.loads(line)["minimum"], time.perf_counter()
         try:
-            number, found = gateway.read(range(SMALL), json.loads(line)["minimum"])
+            number, found = gateway.read(range(SMALL), minimum)
             answer = {"publication": number, "generation": None if is_torn(found) else next(iter(found))}
         except UnavailableError:
             answer = {"behind": True}
+        answer["took"] = time.perf_counter() - began
         print(json.dumps(answer), flush=True)
 
 
-def client(folder: Path, redis: str, reads: int, seed: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.features.flip_reader", "serve", str(folder), redis]
-    gateways = [start_child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    chance = random.Random(seed)
-    found = {"reads": reads, "backward": 0, "behind": 0, "torn": 0, "backward_without_minimum": 0, "moves": 0}
+class Client:
+    """Asks gateways by chance, and counts what goes back."""
 
-    def ask(which: int, minimum: int | None) -> dict[str, Any]:
-        process = gateways[which]
+    def __init__(self, folder: Path, redis: str, seed: int, gateways: int, lease: float) -> None:
+        command = [sys.executable, "-m", "benchmarks.features.flip_reader", "serve", str(folder), redis, str(lease)]
+        self._gateways = [
+            start_child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(gateways)
+        ]
+        self._chance = random.Random(seed)
+        self.found: dict[str, Any] = {
+            "reads": 0, "backward": 0, "behind": 0, "torn": 0, "backward_without_minimum": 0, "moves": 0, "stopped": 0,
+        }  # fmt: skip
+        self.seen: list[tuple[int, float]] = []
+        self.took: list[float] = []
+        for process in self._gateways:
+            assert process.stdout is not None
+            process.stdout.readline()
+
+    def read(self, reads: int, *, minimum: bool) -> None:
+        last = done = 0
+        until = time.monotonic() + 120
+        while done < reads and time.monotonic() < until:
+            process = self._chance.choice(self._gateways)
+            if done % 100 == 99:
+                self._stop(process)
+            answer = self._ask(process, last if minimum else None)
+            if "behind" in answer:
+                # The other gateway is further; a client comes again in a moment.
+                self.found["behind"] += 1
+                time.sleep(0.005)
+                continue
+            done += 1
+            number = answer["publication"]
+            if not minimum:
+                self.took.append(answer["took"])
+                if not self.seen or number > self.seen[-1][0]:
+                    self.seen.append((number, time.monotonic()))
+            time.sleep(self._chance.uniform(*PAUSE))
+            self.found["torn"] += answer["generation"] is None
+            self.found["moves"] += number > last
+            self.found["backward" if minimum else "backward_without_minimum"] += number < last
+            last = number
+        self.found["reads"] = done
+
+    def _ask(self, process: subprocess.Popen[str], minimum: int | None) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps({"minimum": minimum}) + "\n")
@@ -141,49 +184,44 @@ def client(folder: Path, redis: str, reads: int, seed: int) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(process.stdout.readline())
         return answer
 
-    try:
-        for process in gateways:
-            assert process.stdout is not None
-            process.stdout.readline()
-        begin()
-        for kept in (True, False):
-            last = done = 0
-            until = time.monotonic() + 60
-            while done < reads and time.monotonic() < until:
-                answer = ask(chance.randrange(2), last if kept else None)
-                if "behind" in answer:
-                    # The other gateway is further; a client comes again in a moment.
-                    found["behind"] += 1
-                    time.sleep(0.005)
-                    continue
-                done += 1
-                time.sleep(chance.uniform(*PAUSE))
-                number = answer["publication"]
-                found["torn"] += answer["generation"] is None
-                found["moves"] += kept and number > last
-                found["backward" if kept else "backward_without_minimum"] += number < last
-                last = number
-            if kept:
-                found["reads"] = done
-    finally:
-        for process in gateways:
+    def _stop(self, process: subprocess.Popen[str]) -> None:
+        self.found["stopped"] += 1
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(self._chance.uniform(*STOPPED))
+        process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        for process in self._gateways:
             assert process.stdin is not None
             process.stdin.close()
             process.wait(30)
-    return found
+
+
+def client(
+    folder: Path, redis: str, reads: int, seed: int, gateways: int, lease: float, minimum: bool
+) -> dict[str, Any]:
+    one = Client(folder, redis, seed, gateways, lease)
+    try:
+        begin()
+        for kept in (True, False) if minimum else (False,):
+            one.read(reads, minimum=kept)
+    finally:
+        one.close()
+    return {**one.found, "seen": one.seen, "took": one.took}
 
 
 def main(arguments: list[str]) -> int:
     what, folder, redis = arguments[0], Path(arguments[1]), arguments[2]
     if what == "serve":
-        serve(folder, redis)
+        serve(folder, redis, float(arguments[3]))
         return 0
     result, numbers = Path(arguments[3]), arguments[4:]
     if what == "hammer":
         batches, moves, seed, lease, kept = numbers
         found = hammer(folder, redis, int(batches), int(moves), int(seed), float(lease), int(kept))
     else:
-        found = client(folder, redis, int(numbers[0]), int(numbers[1]))
+        reads, seed, gateways, lease, minimum = numbers
+        found = client(folder, redis, int(reads), int(seed), int(gateways), float(lease), minimum != "0")
     result.write_text(json.dumps(found))
     return 0
 

@@ -120,7 +120,7 @@ class Desk:
         lake, log = LocalLake(folder / "lake"), EventLog(self.database)
         self.online = online
         self.publications = Publications(self.database)
-        publisher = Publisher(FeatureCatalog(self.database, SCOPE, lake), online=online)
+        publisher = Publisher(FeatureCatalog(self.database, SCOPE, lake, notice=0), online=online)
         started = time.perf_counter()
         wanted = Materialization(scope=SCOPE, spec=self.spec, as_of=NOW)
         publisher.publish(

@@ -34,7 +34,7 @@ from benchmarks.features.read_paths_cases import BASE, SEED, Case, T, case_of, v
 from benchmarks.features.read_paths_oracle import SourceEvent, expected
 
 from antiphon.catalog.features.events import Event, StoredEvent
-from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.publications import OnlinePublications, Publication
 from antiphon.core.clock import ManualClock, from_microseconds
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -110,10 +110,10 @@ class OnePublication:
     """A catalog with one publication."""
 
     def __init__(self, snapshots: dict[str, str]) -> None:
-        self._publication = Publication(SCOPE, 1, snapshots, "", "", T, 0)
+        self._publication = Publication(SCOPE, 1, snapshots, "", "", T, 0, T)
 
-    def current(self, scope: Scope) -> Publication:
-        return self._publication
+    def online(self, scope: Scope) -> OnlinePublications:
+        return OnlinePublications(self._publication)
 
     def get(self, scope: Scope, number: int) -> Publication:
         return self._publication

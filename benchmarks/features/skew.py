@@ -98,10 +98,11 @@ def run(size: str) -> dict[str, Any]:
         started = time.perf_counter()
         manifest = materialize(Materialization(scope, view, NOON), lake=lake, log=log, clock=clock)
         materialized = time.perf_counter() - started
-        publisher = Publisher(FeatureCatalog(database, scope, lake), online=online)
+        catalog = FeatureCatalog(database, scope, lake, notice=0)
+        publisher = Publisher(catalog, online=online)
         publisher.publish([(manifest, view)], reason="benchmark", principal="benchmark")
         reader = FeatureReader(scope, publications=publications, online=online, clock=clock)
-        skew = Skew(FeatureCatalog(database, scope, lake), reader=reader, log=log)
+        skew = Skew(catalog, reader=reader, log=log)
 
         def compared(basis: str) -> dict[str, Any]:
             seconds = []

@@ -136,7 +136,7 @@ class Opened:
         from antiphon.features.publication.publish import Publisher
 
         lake, clock = LocalLake(self.folder / "lake"), self.database.clock
-        publisher = Publisher(FeatureCatalog(self.database, self.scope, lake), online=self.online)
+        publisher = Publisher(FeatureCatalog(self.database, self.scope, lake, notice=0), online=self.online)
         made = []
         for spec in self.specs:
             wanted = Materialization(scope=self.scope, spec=spec, as_of=clock.now())

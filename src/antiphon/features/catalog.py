@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.definitions import DefinitionVersions
-from antiphon.catalog.features.publications import FeatureHolds, Publications
+from antiphon.catalog.features.publications import NOTICE, FeatureHolds, Publications
 from antiphon.catalog.features.snapshots import SnapshotManifest, Snapshots
 from antiphon.catalog.features.verdicts import StagedSnapshots, Verdicts
 from antiphon.core.scope import Scope
@@ -13,15 +13,16 @@ from antiphon.features.lake.content import Lake
 
 
 class FeatureCatalog:
-    """Repositories and lake of one scope's features, passed along as one."""
+    """Repositories and lake of one scope's features, passed along as one; with another ``notice`` of publications where
+    one reader serves every client."""
 
-    def __init__(self, database: Database, scope: Scope, lake: Lake) -> None:
+    def __init__(self, database: Database, scope: Scope, lake: Lake, *, notice: float = NOTICE) -> None:
         self.scope = scope
         self.clock = database.clock
         self.lake = lake
         self.definitions = DefinitionVersions(database)
         self.snapshots = Snapshots(database)
-        self.publications = Publications(database)
+        self.publications = Publications(database, notice=notice)
         self.verdicts = Verdicts(database)
         self.staged = StagedSnapshots(database)
         self.holds = FeatureHolds(database)

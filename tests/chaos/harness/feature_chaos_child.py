@@ -26,7 +26,7 @@ from tests.chaos.harness import feature_chaos_broken
 from tests.chaos.harness.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 
 from antiphon.catalog.features.events import Event
-from antiphon.catalog.features.publications import Publication, Publications
+from antiphon.catalog.features.publications import OnlinePublications, Publication, Publications
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, NotFoundError
@@ -249,8 +249,8 @@ class _Fixed(Publications):
         self._publication = publication
         self._publications = publications
 
-    def current(self, scope: Scope, *, within: Any = None) -> Publication:
-        return self._publication
+    def online(self, scope: Scope, *, within: Any = None) -> OnlinePublications:
+        return OnlinePublications(self._publication)
 
     def get(self, scope: Scope, number: int, *, within: Any = None) -> Publication:
         raise NotFoundError(f"Publication {number} is not the one that was asked for.", where=str(scope))

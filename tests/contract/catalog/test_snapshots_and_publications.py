@@ -6,7 +6,7 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER, manifest
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.features.publications import Publications
+from antiphon.catalog.features.publications import OnlinePublications, Publication, Publications
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.core.errors import ConflictError, NotFoundError, WriteConflictError
 
@@ -100,3 +100,34 @@ def test_a_rollback_withdraws_nothing_that_was_published_since(database: Databas
     publications.publish(DEV, {"a@v": "a2", "a@w": "b1"}, expected=1, reason="r", principal="me")
     back = publications.rollback(DEV, 1, expected=2, reason="drift", principal="me")
     assert back.snapshots == {"a@v": "a1", "a@w": "b1"}, "a release pins a@w"
+
+
+def test_a_publication_is_announced_before_it_is_served(database: Database) -> None:
+    snapshots, publications = Snapshots(database), Publications(database)
+    for name in ("a1", "a2", "a3"):
+        snapshots.add(manifest(name))
+    assert publications.online(DEV) == OnlinePublications(None)
+
+    def announced(number: int) -> Publication:
+        with database.transaction() as connection:
+            return publications.publish(
+                DEV, {"a@v": f"a{number}"}, expected=number - 1, reason="r", principal="me", within=connection
+            )
+
+    first = announced(1)
+    assert first.served_at is None
+    assert publications.online(DEV) == OnlinePublications(None, (first,))
+    first = publications.serve(first)
+    assert first.served_at == NOON
+    assert publications.online(DEV) == OnlinePublications(first)
+    second, third = announced(2), announced(3)
+    assert publications.online(DEV) == OnlinePublications(first, (second, third))
+    assert publications.current(DEV) == third
+    third = publications.serve(third)
+    assert publications.online(DEV) == OnlinePublications(third)
+    assert publications.serve(second).number == 2, "it was passed over"
+    assert publications.online(DEV) == OnlinePublications(third)
+    assert publications.serve(third) == third
+    back = publications.rollback(DEV, 1, "drift", "me")
+    assert publications.online(DEV) == OnlinePublications(back)
+    assert publications.online(OTHER) == OnlinePublications(None)

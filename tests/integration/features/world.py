@@ -54,7 +54,7 @@ class World:
         self.database.migrate()
         self.log = log(self.database)
         self.lake = lake or LocalLake(folder / "lake", codec)
-        self.catalog = FeatureCatalog(self.database, self.scope, self.lake)
+        self.catalog = FeatureCatalog(self.database, self.scope, self.lake, notice=0)
         self.snapshots, self.publications = self.catalog.snapshots, self.catalog.publications
         self.definitions, self.verdicts = self.catalog.definitions, self.catalog.verdicts
         self.staged = self.catalog.staged

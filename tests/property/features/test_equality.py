@@ -34,7 +34,7 @@ from antiphon import (
     sum,
 )
 from antiphon.catalog.features.events import Event, StoredEvent
-from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.publications import OnlinePublications, Publication
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
 from antiphon.core.codec import PlainCodec
 from antiphon.core.scope import Scope
@@ -211,10 +211,10 @@ class OnePublication:
     """A catalog with one publication."""
 
     def __init__(self, snapshots: dict[str, str]) -> None:
-        self._publication = Publication(SCOPE, 1, snapshots, "", "", T, 0)
+        self._publication = Publication(SCOPE, 1, snapshots, "", "", T, 0, T)
 
-    def current(self, scope: Scope) -> Publication:
-        return self._publication
+    def online(self, scope: Scope) -> OnlinePublications:
+        return OnlinePublications(self._publication)
 
     def get(self, scope: Scope, number: int) -> Publication:
         return self._publication

@@ -1,18 +1,23 @@
 """Publications: numbered, atomic sets of snapshots that are current online; and holds, which keep a view's as they are.
 
-Invariant: publication N is written by compare-and-swap on N − 1 and never changes. It holds every snapshot of
-N − 1 with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1. A view that
-was published stays so, in every definition version, until it is withdrawn by name.
+Invariants:
+- Publication N is written by compare-and-swap on N − 1 and its snapshots never change. It holds every snapshot of N − 1
+  with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1. A view that was
+  published stays so, in every definition version, until it is withdrawn by name.
+- It is announced first and served by a commit of its own, :data:`NOTICE` later. A reader that knows of an announced
+  publication asks for each request, and by then every reader that did not know has asked again: all of them begin to
+  serve it with that commit, whatever their clocks say and however long a commit takes (ADR 0135).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -24,9 +29,16 @@ from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
+LONGEST_LEASE = 0.1
+"""Seconds for which at most a reader believes that nothing is announced."""
+
+NOTICE = 1.05 * LONGEST_LEASE
+"""Seconds from the end of the commit that announces a publication to the one that serves it: longer than a lease on any
+clock."""
+
 
 class Publication(msgspec.Struct, frozen=True):
-    """The set of snapshots that is current online since ``created_at``.
+    """The set of snapshots that is online since ``served_at``; announced only before.
 
     ``snapshots`` maps ``view@definition_version`` to a snapshot id. ``base`` is the publication whose snapshots
     the changes were applied to: N − 1, or for a rollback the one whose set came back.
@@ -39,19 +51,60 @@ class Publication(msgspec.Struct, frozen=True):
     principal: str
     created_at: datetime
     base: int
+    served_at: datetime | None = None
+
+
+class OnlinePublications(msgspec.Struct, frozen=True):
+    """The publication that is served, ``None`` before the first, and those announced after it, in order."""
+
+    served: Publication | None
+    announced: tuple[Publication, ...] = ()
 
 
 _table = schema.publications
 
 
 class Publications:
-    """Repository of publications."""
+    """Repository of publications.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        notice: seconds for which one is announced; less than :data:`NOTICE` only where one reader serves every client.
+    """
+
+    def __init__(self, database: Database, *, notice: float = NOTICE) -> None:
         self._database = database
+        self._notice = notice
+
+    def online(self, scope: Scope) -> OnlinePublications:
+        """The publication that is served, and those announced."""
+        served = select(func.max(_table.c.number)).where(schema.owned(_table, scope), _table.c.served_at.is_not(None))
+        from_it_on = _table.c.number >= func.coalesce(served.scalar_subquery(), 0)
+        rows = self._database.rows(select(_table).where(schema.owned(_table, scope), from_it_on).order_by("number"))
+        found = tuple(map(_publication, rows))
+        if found and found[0].served_at is not None:
+            return OnlinePublications(found[0], found[1:])
+        return OnlinePublications(None, found)
+
+    def serve(self, announced: Publication) -> Publication:
+        """Have a publication served whose announcement is committed, once every reader knows of it.
+
+        What was announced before it is passed over. Where this is never called, for the process was killed, a reader
+        does it.
+        """
+        if announced.served_at is not None:
+            return announced
+        time.sleep(self._notice)
+        return self.serve_known(announced)
+
+    def serve_known(self, announced: Publication) -> Publication:
+        """As :meth:`serve`, by a caller who has known of it for the time of notice."""
+        now = utc(self._database.clock.now())
+        mine = schema.owned(_table, announced.scope, number=announced.number)
+        self._database.write(update(_table).where(mine, _table.c.served_at.is_(None)).values(served_at=now))
+        return self.get(announced.scope, announced.number)
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> Publication | None:
-        """The latest publication, ``None`` before the first."""
+        """The latest publication, served or announced; ``None`` before the first."""
         found = self.list(scope, 1, within=within)
         return found[0] if found else None
 
@@ -87,7 +140,8 @@ class Publications:
         principal: str,
         within: Connection | None = None,
     ) -> Publication:
-        """Make publication ``expected + 1`` current.
+        """Make publication ``expected + 1`` current. In a transaction of its own it is served when this returns; in the
+        caller's it is announced, and :meth:`serve` is to be called after the commit.
 
         Args:
             changes: ``view@definition_version`` to snapshot id; ``None`` withdraws the view.
@@ -105,10 +159,11 @@ class Publications:
             changed = {**snapshots, **changes}
             merged = {view: snapshot for view, snapshot in changed.items() if snapshot is not None}
             self._require_snapshots(connection, scope, {s for s in changes.values() if s is not None})
-            return self._write(connection, scope, expected + 1, expected, merged, reason, principal)
+            made = self._write(connection, scope, expected + 1, expected, merged, reason, principal)
+        return self.serve(made) if within is None else made
 
     def rollback(self, scope: Scope, to: int, *, expected: int, reason: str, principal: str) -> Publication:
-        """Publish the snapshots of publication ``to`` again, as ``expected + 1``.
+        """Publish the snapshots of publication ``to`` again, as ``expected + 1``, which is served when this returns.
 
         A definition version that was published later stays: a release that pins it goes on being answered from it.
 
@@ -123,7 +178,8 @@ class Publications:
             if current.number != expected:
                 raise _lost(scope, expected, current.number)
             snapshots = {**current.snapshots, **back.snapshots}
-            return self._write(connection, scope, expected + 1, to, snapshots, reason, principal)
+            made = self._write(connection, scope, expected + 1, to, snapshots, reason, principal)
+        return self.serve(made)
 
     def _require_snapshots(self, connection: Connection, scope: Scope, requested: set[str]) -> None:
         table = schema.snapshots
@@ -146,7 +202,8 @@ class Publications:
         reason: str,
         principal: str,
     ) -> Publication:
-        made = Publication(scope, number, snapshots, reason, principal, utc(self._database.clock.now()), base)
+        now = utc(self._database.clock.now())
+        made = Publication(scope, number, snapshots, reason, principal, now, base, None if self._notice else now)
         statement = upsert(_table).values(row_of(_table, made, snapshots=canonical(snapshots)))
         if not connection.execute(statement.on_conflict_do_nothing()).rowcount:
             raise _lost(scope, number - 1, number)

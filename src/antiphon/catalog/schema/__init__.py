@@ -84,6 +84,7 @@ publications = table(
     columns(sa.LargeBinary, "snapshots"),
     columns(TEXT, "reason", "principal"),
     columns(Instant, "created_at"),
+    optional(Instant, "served_at"),
 )
 
 streams = table("streams", key("stream"), columns(sa.BigInteger, "end_offset"), optional(TEXT, "log"))

@@ -1,21 +1,20 @@
 """Lookup: feature values of entities as of a moment, from one publication.
 
-Invariants: a request resolves publication N once and every value comes from it; N never goes back within a
-process; a publication with a missing or broken file is passed over for the one before, never answered with null;
-the catalog being away changes nothing but is said.
+Invariants: a request resolves publication N once and every value comes from it; N never goes back, whichever process
+of a catalog is asked (``publication_lease.py``); a publication with a missing or broken file is passed over for the one
+before, never answered with null; the catalog being away changes nothing but is said.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
 import msgspec
 
-from antiphon.catalog.features.publications import Publication, Publications
+from antiphon.catalog.features.publications import LONGEST_LEASE, Publication, Publications
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import (
     AntiphonError,
@@ -29,12 +28,10 @@ from antiphon.core.scope import Scope
 from antiphon.features.online import lookup_errors
 from antiphon.features.online.entity_rows import KEPT_ROWS, Entity, SnapshotRows
 from antiphon.features.online.overlay_records import OverlayState
+from antiphon.features.online.publication_lease import PublicationLease
 from antiphon.features.online.remedies import EarlierRows
 from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, StreamedOverlay
 from antiphon.features.values import EntityRow, FeatureValue, FeatureVector
-
-LEASE_SECONDS = 0.25
-"""Lease of a reader on the current publication; at most 0.5."""
 
 _log = logging.getLogger("antiphon.features")
 
@@ -67,7 +64,7 @@ class FeatureReader:
 
     Args:
         overlay: streamed events; ``None`` reads snapshots alone.
-        lease: seconds a publication is taken for current without asking.
+        lease: seconds for which the publications are not read again.
         kept: how many rows of each snapshot are kept while they hold.
     """
 
@@ -79,22 +76,16 @@ class FeatureReader:
         online: OnlineSnapshots,
         clock: Clock,
         overlay: StreamedOverlay | None = None,
-        lease: float = LEASE_SECONDS,
+        lease: float = LONGEST_LEASE,
         kept: int = KEPT_ROWS,
     ) -> None:
-        if not 0 <= lease <= 0.5:
-            raise InvalidInputError(f"The lease on a publication is at most 0.5 s, not {lease}.", where="lease")
         self._scope = scope
         self._publications = publications
         self._online = online
         self._overlay = overlay
         self._clock = clock
-        self._lease = lease
         self._kept = kept
-        self._lock = threading.Lock()
-        self._current: Publication | None = None
-        self._leased_at: float | None = None
-        self._away = False
+        self._lease = PublicationLease(scope, publications, clock, seconds=lease, moved=self._let_go)
         self._snapshots: dict[tuple[str, str], SnapshotRows] = {}
         self._condemned_ones: set[tuple[str, str]] = set()
         self._checked: dict[tuple[str, str], float] = {}
@@ -169,7 +160,7 @@ class FeatureReader:
                 raise lookup_errors.not_reached(minimum_publication, publication.number) from broken
             try:
                 return FeatureRows(
-                    publication.number, self._read(self._opened(publication, views), keys, as_of), self._away
+                    publication.number, self._read(self._opened(publication, views), keys, as_of), self._lease.away
                 )
             except CorruptionError as error:
                 broken = broken or error
@@ -177,7 +168,7 @@ class FeatureReader:
                 if broken is not None:
                     raise lookup_errors.damaged(broken) from error
                 # A release that went live within the lease pins what was published just before it.
-                later = self._later(publication.number)
+                later = self._later(publication.number, views)
                 if later is None:
                     raise
                 publication = later
@@ -190,33 +181,20 @@ class FeatureReader:
         raise lookup_errors.damaged(broken) from broken
 
     def publication(self) -> Publication | None:
-        """The publication currently leased, asked for again when the lease is over."""
-        now = self._clock.monotonic()
-        leased_at = self._leased_at
-        if leased_at is not None and now - leased_at < self._lease:
-            return self._current
-        with self._lock:
-            if self._leased_at is None or now - self._leased_at >= self._lease:
-                try:
-                    found = self._publications.current(self._scope)
-                    self._away = False
-                except AntiphonError:
-                    if self._current is None:
-                        raise
-                    self._away = True
-                    found = None
-                if found is not None and (self._current is None or found.number > self._current.number):
-                    self._let_go(self._current, found)
-                    self._current = found
-                self._leased_at = now
-            return self._current
+        """The publication to serve now."""
+        return self._lease.current()
 
-    def _later(self, number: int) -> Publication | None:
-        """The current publication, asked for within the lease, if it is later than this one."""
-        with self._lock:
-            self._leased_at = None
+    def _later(self, number: int, views: Mapping[str, str]) -> Publication | None:
+        """The served publication, asked for within the lease, if it is later than this one; raises
+        ``UnavailableError`` when one that is announced has the views."""
+        self._lease.end()
         found = self.publication()
-        return found if found is not None and found.number > number else None
+        if found is not None and found.number > number:
+            return found
+        for one in self._lease.announced:
+            if all(f"{view}@{version}" in one.snapshots for view, version in views.items()):
+                raise lookup_errors.announced(one.number)
+        return None
 
     def _let_go(self, before: Publication | None, after: Publication) -> None:
         """Keep open what is current and, for requests still under way and a broken file, what was just before."""

@@ -88,8 +88,8 @@ class Publisher:
             # Read after the publication: a hold written in the transaction of a flip makes this race lost.
             held = self.catalog.holds.of(self._scope)
             changes = self._changes(current, {key: one for key, one in prepared.items() if one.view not in held})
-            if not changes:
-                return current
+            if not changes:  # Also when this is done again because it was killed before all were served.
+                return None if current is None else self.catalog.publications.serve(current)
             expected = current.number if current is not None else 0
             return self.catalog.publications.publish(
                 self._scope, changes, expected=expected, reason=reason, principal=principal
@@ -202,7 +202,7 @@ class Publisher:
 
         ``grace`` spares recent files, whose publication may be under way.
         """
-        kept = self.catalog.publications.list(self._scope, keep)
+        kept = kept_publications(self.catalog, keep)
         in_use = _builds(kept)
         older_than = (self.catalog.clock.now() - grace).timestamp()
         self.online.forget(self._scope, in_use)
@@ -213,7 +213,7 @@ class Publisher:
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> CollectedGarbage:
         """Lake files and online snapshots, whatever their age, that a collection would remove after these snapshots
         were pruned; it does not tell of events."""
-        named, builds = self._named(without), _builds(self.catalog.publications.list(self._scope, keep))
+        named, builds = self._named(without), _builds(kept_publications(self.catalog, keep))
         lake = [path for path in self.catalog.lake.files(self._scope) if path not in named]
         online = [
             f"{view}/{snapshot}" for view, snapshot in self.online.files(self._scope) if (view, snapshot) not in builds
@@ -238,11 +238,17 @@ class Publisher:
         )
 
 
+def kept_publications(catalog: FeatureCatalog, keep: int) -> list[Publication]:
+    """The last ``keep`` publications, counted from the one that is served, the latest first."""
+    announced = len(catalog.publications.online(catalog.scope).announced)
+    return catalog.publications.list(catalog.scope, keep + announced)
+
+
 def included_offsets(catalog: FeatureCatalog, keep: int = KEPT_PUBLICATIONS) -> IncludedOffsets:
     """Find the log offset up to which every snapshot of a view in the last ``keep`` publications includes the
     events."""
     least: dict[str, int] = {}
-    publications = catalog.publications.list(catalog.scope, keep)
+    publications = kept_publications(catalog, keep)
     for publication in publications:
         for key, snapshot in publication.snapshots.items():
             offset = catalog.snapshots.get(catalog.scope, snapshot).stream_offset

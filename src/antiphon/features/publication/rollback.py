@@ -265,7 +265,7 @@ class SnapshotRollback:
                 }  # fmt: skip
                 subject = ",".join(views)[:200]
                 self.audit(self._scope, principal, "features.rollback", subject, detail, within=connection)
-            return made
+            return self.catalog.publications.serve(made)
 
         if seen is not None:
             return attempt(seen)

@@ -46,13 +46,15 @@ class IncomingEvents(msgspec.Struct, frozen=True):
 
 
 class PublicationLine(msgspec.Struct, frozen=True):
-    """A publication: which snapshot of each ``view@definition_version`` is online with it."""
+    """A publication: which snapshot of each ``view@definition_version`` is online with it since ``served_at``; without
+    that moment it is announced only, or was passed over."""
 
     number: int
     snapshots: dict[str, str]
     reason: str
     principal: str
     created_at: datetime
+    served_at: datetime | None = None
     base: int | None = None
 
 

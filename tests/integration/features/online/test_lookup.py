@@ -8,7 +8,7 @@ import pytest
 from tests.integration.features.desk import flight
 from tests.integration.features.world import NOON, World, event, minutes
 
-from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.publications import OnlinePublications, Publication
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.writer import seal_path
@@ -178,11 +178,11 @@ class FlakyCatalog:
         self.away = False
         self.asked = 0
 
-    def current(self, scope: Scope) -> Publication | None:
+    def online(self, scope: Scope) -> OnlinePublications:
         self.asked += 1
         if self.away:
             raise UnavailableError("The catalog is away.")
-        return self._world.publications.current(scope)
+        return self._world.publications.online(scope)
 
     def get(self, scope: Scope, number: int) -> Publication:
         return self._world.publications.get(scope, number)
@@ -192,19 +192,19 @@ def test_the_lease_bounds_how_long_an_old_publication_is_served(world: World) ->
     world.publish(NOON - minutes(60))
     catalog = FlakyCatalog(world)
     reader = FeatureReader(
-        world.scope, publications=catalog, online=world.online, clock=world.clock, overlay=world.overlay, lease=0.5
+        world.scope, publications=catalog, online=world.online, clock=world.clock, overlay=world.overlay, lease=0.1
     )
     versions = {n: s.definition_version for n, s in world.specs.items()}
     assert reader.read(versions, EWR, NOON).publication == 1
     world.publish(NOON)
     assert reader.read(versions, EWR, NOON).publication == 1
-    world.clock.advance(timedelta(milliseconds=499))
+    world.clock.advance(timedelta(milliseconds=99))
     assert reader.read(versions, EWR, NOON).publication == 1
     assert catalog.asked == 1
     world.clock.advance(timedelta(milliseconds=1))
     assert reader.read(versions, EWR, NOON).publication == 2
-    with pytest.raises(InvalidInputError, match=r"at most 0\.5 s"):
-        FeatureReader(world.scope, publications=catalog, online=world.online, clock=world.clock, lease=0.6)
+    with pytest.raises(InvalidInputError, match=r"at most 0\.1 s"):
+        FeatureReader(world.scope, publications=catalog, online=world.online, clock=world.clock, lease=0.2)
 
 
 def test_without_the_catalog_the_leased_publication_is_served_and_said_so(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Two views flip together under readers in other processes, and who hands its publication on never goes back."""
+"""Two views flip together under readers in other processes, and a client of two gateways never goes back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.features.flips import Size, measure
 from benchmarks.features.torn import generations, is_torn
 from tests.servers import RedisProcess
 
-SMALL = Size(batches=300, moves=8, entities=60, generations=3, quiet=4, reads=60, peer_seconds=0, longest=60)
+SMALL = Size(batches=300, moves=8, entities=60, generations=3, quiet=4, reads=120, peer_seconds=0, longest=60)
 
 
 def told(view: str, generation: int) -> dict[str, float]:
@@ -49,11 +49,19 @@ def test_no_batch_is_torn_while_publications_flip(store: str, tmp_path: Path) ->
     assert found["batches"] >= SMALL.batches
     assert found["flips"] >= SMALL.moves
     assert (found["torn"], found["of_another_publication"]) == (0, 0)
-    assert found["backward_in_one_reader"] == found["client"]["backward"] == 0
-    assert found["client"]["reads"] == 60
+    client = found["client"]
+    assert found["backward_in_one_reader"] == client["backward"] == client["backward_without_minimum"] == 0
+    assert client["reads"] == SMALL.reads
+    assert client["stopped"] >= 2
 
 
 def test_views_that_are_published_one_after_the_other_are_found_torn(tmp_path: Path) -> None:
     """The check can fail."""
     found = measure(tmp_path, "-", SMALL, atomic=False)
     assert found["torn"] > 0
+
+
+def test_a_client_of_two_gateways_goes_back_when_publications_are_not_announced(tmp_path: Path) -> None:
+    """The check can fail."""
+    found = measure(tmp_path, "-", SMALL, notice=0)
+    assert found["client"]["backward_without_minimum"] > 0

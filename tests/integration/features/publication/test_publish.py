@@ -11,7 +11,7 @@ import pytest
 from tests.integration.features.online.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.publications import Publication, Publications
 from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 
@@ -73,6 +73,30 @@ def test_a_loser_rebases_and_both_views_are_current(world: World) -> None:
     assert current is not None
     assert current.number == 2
     assert current.snapshots == {spec.key: manifest.id for manifest, spec in made.values()}
+
+
+def test_a_publication_whose_publisher_was_killed_is_served_when_it_is_made_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish(NOON - minutes(60))
+    publications = Publications(world.database, notice=0.001)
+    made = [(world.materialize("congestion", NOON), world.specs["congestion"])]
+    monkeypatch.setattr(world.catalog, "publications", publications)
+
+    def killed(announced: Publication) -> Publication:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publications, "serve", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.publisher.publish(made, reason="test", principal="tester")
+    found = publications.online(world.scope)
+    assert found.served is not None
+    assert (found.served.number, [one.number for one in found.announced]) == (1, [2])
+    world.publisher.publish(made, reason="test", principal="tester")
+    found = publications.online(world.scope)
+    assert found.served is not None
+    assert (found.served.number, found.announced) == (2, ())
 
 
 def test_an_older_snapshot_never_replaces_a_newer_one(world: World) -> None:

@@ -28,7 +28,7 @@ from tests.property.features.test_equality import DAY, SCOPE, MemoryLog, T, edge
 
 from antiphon import Entity, Source, col, count, distinct, feature_view, last, max, mean, min, sum
 from antiphon.catalog.features.events import Event
-from antiphon.catalog.features.publications import Publication
+from antiphon.catalog.features.publications import OnlinePublications, Publication
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
 from antiphon.core.scope import Scope
@@ -134,10 +134,10 @@ class Publications:
         self.made: list[Publication] = []
 
     def publish(self, key: str, snapshot: str) -> None:
-        self.made.append(Publication(SCOPE, len(self.made) + 1, {key: snapshot}, "", "", T, 0))
+        self.made.append(Publication(SCOPE, len(self.made) + 1, {key: snapshot}, "", "", T, 0, T))
 
-    def current(self, scope: Scope) -> Publication:
-        return self.made[-1]
+    def online(self, scope: Scope) -> OnlinePublications:
+        return OnlinePublications(self.made[-1])
 
     def get(self, scope: Scope, number: int) -> Publication:
         return self.made[number - 1]

@@ -27,7 +27,7 @@ def manifest(name: str, at: datetime, version: str = "v1") -> SnapshotManifest:
 
 
 def publication(number: int, snapshot: str, at: datetime) -> Publication:
-    return Publication(Scope(), number, {"view@v1": snapshot}, "r", "p", at, number - 1)
+    return Publication(Scope(), number, {"view@v1": snapshot}, "r", "p", at, number - 1, at)
 
 
 MANIFESTS = [manifest(f"s{age}", days(age)) for age in (1, 35, 45, 50, 60)]
