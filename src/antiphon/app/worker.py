@@ -15,6 +15,7 @@ from pathlib import Path
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
+from antiphon.catalog.doorbell import Topic, ring_name
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
 from antiphon.core.errors import AntiphonError
@@ -59,9 +60,9 @@ SETTLED_SECONDS = 600.0
 EMBARGO_SECONDS = 1.0
 """Interval of the search for snapshots whose embargo is over."""
 
-VIEWS_SECONDS = 1.0
-"""Interval at which the stream consumer reads the list of views: a worker with nothing to do polls logs twenty times as
-often."""
+STREAM_SECONDS = 1.0
+"""Interval at most at which the catalog's log is looked at when nothing rings: a stream that failed is tried again, and
+an overlay that is read again from the log begins."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,6 +95,8 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     wired = ProcessServices(store, "worker")
     settings = store.settings.worker
+    poll, doorbell = parse_duration(settings.poll).total_seconds(), store.database.doorbell
+    environment = store.scope.environment
     shared = batch_context(store, name)
     jobs = TableJobs(
         store.jobs,
@@ -119,10 +122,14 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
     )
     learning.register(registry)
-    executor = Executor(store.database, registry, name, store.scope.environment, lease=parse_duration(settings.lease))
+    executor = Executor(store.database, registry, name, environment, lease=parse_duration(settings.lease), poll=poll)
+    in_catalog = store.nats is None
+    views: tuple[Topic, ...] = ("features", "releases", "runs")
+    doorbell.listen(wired.features.views_changed, [ring_name(topic, environment) for topic in views])
     streams = StreamPoller(
-        partial(wired.features.consume, believed=VIEWS_SECONDS),
-        poll=parse_duration(settings.stream_poll).total_seconds(),
+        partial(wired.features.consume, believed=poll),
+        poll=min(poll, STREAM_SECONDS) if in_catalog else parse_duration(settings.stream_poll).total_seconds(),
+        wakeup=doorbell.wakeup(environment, "events", *views),
         batch=settings.stream_batch,
         budget=parse_duration(settings.stream_budget).total_seconds(),
     )
@@ -162,14 +169,25 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         describe=wired.engine.describe,
     )
     half_life = parse_duration(settings.demand_half_life)
-    parts.append(RefreshedAnswers(store.scope, refreshed, store.database.clock, half_life=half_life))
+    parts.append(
+        RefreshedAnswers(
+            store.scope,
+            refreshed,
+            store.database.clock,
+            half_life=half_life,
+            poll=poll,
+            wakeup=doorbell.wakeup(environment, "features", "releases"),
+        )
+    )
     parts.append(TrainingRecords(training, store.paths.run, store.database.clock))
     if settings.training_governed:
-        quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
-        parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
+        quiet, looks = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
+        parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=looks.total_seconds()))
     if settings.refresh:
         features = wired.features
-        parts.append(RefreshSchedule(features.scheduled, features.refresh_slot, store.database.clock))
+        changes = doorbell.wakeup(environment, "features", "releases")
+        clock = store.database.clock
+        parts.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
     beating = asyncio.create_task(supervision.beat())
     _say_ready(store.paths.worker_ready)
     try:

@@ -167,7 +167,9 @@ class StagedSnapshots:
     def add(self, staged: StagedSnapshot) -> None:
         """Let a snapshot wait; one that waits already keeps its moment."""
         statement = upsert(schema.staged_snapshots).values(row_of(schema.staged_snapshots, staged))
-        self._database.write(statement.on_conflict_do_nothing())
+        with self._database.transaction() as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+            self._database.ring("features", staged.scope)
 
     def list(self, scope: Scope, due_by: datetime | None = None) -> list[StagedSnapshot]:
         """Returns the snapshots that wait, or those that are due, the earliest first."""
