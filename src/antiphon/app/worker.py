@@ -57,13 +57,6 @@ EXPIRY_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
 """For how long the wall clock must not have been set before a file is taken for expired."""
 
-EMBARGO_SECONDS = 1.0
-"""Interval of the search for snapshots whose embargo is over."""
-
-STREAM_SECONDS = 1.0
-"""Interval at most at which the catalog's log is looked at when nothing rings: a stream that failed is tried again, and
-an overlay that is read again from the log begins."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Work until SIGTERM or SIGINT; returns the exit code."""
@@ -128,8 +121,9 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     doorbell.listen(wired.features.views_changed, [ring_name(topic, environment) for topic in views])
     streams = StreamPoller(
         partial(wired.features.consume, believed=poll),
-        poll=min(poll, STREAM_SECONDS) if in_catalog else parse_duration(settings.stream_poll).total_seconds(),
+        poll=poll if in_catalog else parse_duration(settings.stream_poll).total_seconds(),
         wakeup=doorbell.wakeup(environment, "events", *views),
+        unsettled=lambda: wired.features.consumer.unsettled,
         batch=settings.stream_batch,
         budget=parse_duration(settings.stream_budget).total_seconds(),
     )
@@ -153,7 +147,11 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         ),
         HousekeepingTask(wired.files.collect, name="Removed contents that no file names", clock=agreement),
         HousekeepingTask(
-            wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"
+            wired.features.refresher.release_staged,
+            every=poll,
+            name="Published after an embargo",
+            wakeup=doorbell.wakeup(environment, "features"),
+            due=partial(store.staged.due_in, store.scope),
         ),
         HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),

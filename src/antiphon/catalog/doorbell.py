@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from sqlalchemy.engine import Connection
-
 
 Topic = Literal["runs", "cancellations", "events", "features", "releases"]
 """What a ring is about: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
@@ -135,7 +134,7 @@ class Wakeup:
         if self._end is not None:
             self._end()
 
-    async def wait(self, seconds: float, *others: asyncio.Future[object], found: bool = True) -> None:
+    async def wait(self, seconds: float, *others: asyncio.Future[Any], found: bool = True) -> None:
         """Return after a ring, after so many seconds, or when one of ``others`` is done.
 
         Args:
@@ -159,7 +158,7 @@ class Wakeup:
 
     async def wait_until(self, stop: asyncio.Event, seconds: float, *, found: bool = True) -> None:
         """Like :meth:`wait`, and returns as soon as ``stop`` is set."""
-        stopping: asyncio.Future[object] = asyncio.ensure_future(stop.wait())
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
             await self.wait(seconds, stopping, found=found)
         finally:

@@ -69,9 +69,7 @@ class NotifyChannel:
         if thread is not threading.current_thread():
             thread.join()
 
-    def _listen(
-        self, closed: threading.Event, ending: int, deliver: Callable[[Collection[str] | None], None]
-    ) -> None:
+    def _listen(self, closed: threading.Event, ending: int, deliver: Callable[[Collection[str] | None], None]) -> None:
         pause = _FIRST_PAUSE
         try:
             while not closed.is_set():

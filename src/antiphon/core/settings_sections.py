@@ -262,8 +262,7 @@ class WorkerSettings(Section, frozen=True):
     """Bounds and intervals of the worker: workflows, streamed features, training.
 
     Attributes:
-        poll: how often new work is looked for when no other process has told of any (docs/settings.md, Wake-ups); usually it
-            begins at once.
+        poll: how often new work is looked for when no other process has told of any; usually it begins at once.
         stream_poll: how often a log on NATS is looked at while there is nothing new.
         stream_batch: events in one go at most.
         stream_budget: a batch that takes longer than this is followed by a smaller one.

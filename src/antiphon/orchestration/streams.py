@@ -1,4 +1,4 @@
-"""Keeps streamed features fresh: takes new events from the log when it rings, and without a pause while there are some."""
+"""Keeps streamed features fresh: takes new events from the log when it rings, and more while there are some."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.errors import AntiphonError
 from antiphon.orchestration.worker import wait
 
+_UNSETTLED_SECONDS = 1.0
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds after a failure, at first (doubled) and at most."""
 
@@ -22,7 +24,8 @@ class StreamPoller:
 
     Args:
         consume: takes at most so many events of each stream and says how many there were; called in a thread.
-        poll: seconds between looks while there is nothing new and nothing rings.
+        poll: seconds between looks while there is nothing new and nothing rings; at most a second while ``unsettled``
+            says that there is work without new events.
         batch: events taken in one go at most, so that stopping is never far.
         budget: seconds that one go may take: a slow store gets smaller batches, down to a hundredth, so that the first
             event of a burst does not wait for its last.
@@ -38,6 +41,7 @@ class StreamPoller:
         batch: int,
         budget: float = 0.25,
         wakeup: Wakeup | None = None,
+        unsettled: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._consume = consume
@@ -46,18 +50,20 @@ class StreamPoller:
         self._budget = budget
         self._next = batch
         self._wakeup = wakeup or Wakeup()
+        self._unsettled = unsettled
         self._now = now
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Consume until ``stop``. What fails is tried again, less and less often: offsets say where it was."""
-        pause, failed, found = self._poll, 0, True
+        failed, found = 0, True
         with self._wakeup as wakeup:
             while not stop.is_set():
                 try:
                     started = self._now()
                     moved = await asyncio.to_thread(self._consume, self._next)
                     self._next = self._sized(self._now() - started)
-                    pause, failed = self._poll, 0
+                    failed = 0
+                    pause = min(self._poll, _UNSETTLED_SECONDS) if self._unsettled() else self._poll
                 except AntiphonError:
                     _log.exception("The streams cannot be consumed; trying again.")
                     moved, failed = 0, failed + 1

@@ -99,7 +99,8 @@ def test_a_listener_whose_server_was_killed_hears_again_and_rings_once_for_what_
         assert heard.get(timeout=20) is None
         ring(database)
         assert heard.get(timeout=5) == {"runs:dev", "events:dev"}
-    assert "new work is polled for" in caplog.text and own_server.password not in caplog.text
+    assert "new work is polled for" in caplog.text
+    assert own_server.password not in caplog.text
     database.close()
 
 

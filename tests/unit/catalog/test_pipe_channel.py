@@ -45,7 +45,8 @@ def test_pipes_are_the_owners_alone_and_go_with_their_channel(folder: Path) -> N
     channel = PipeChannel(folder)
     channel.open(print)
     (pipe,) = folder.iterdir()
-    assert stat.S_ISFIFO(pipe.stat().st_mode) and stat.S_IMODE(pipe.stat().st_mode) == 0o600
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_IMODE(pipe.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     channel.close()
     assert list(folder.iterdir()) == []
@@ -68,7 +69,8 @@ def test_a_pipe_that_is_being_made_is_let_alone(folder: Path, heard: Heard) -> N
     hidden = folder / ".1-new.pipe"
     os.mkfifo(hidden)
     PipeChannel(folder).committed({"runs:dev"})
-    assert heard.get(timeout=5) and hidden.exists()
+    assert heard.get(timeout=5)
+    assert hidden.exists()
 
 
 def test_a_full_pipe_holds_nobody_up_and_its_owner_takes_it_for_everything(folder: Path, heard: Heard) -> None:
