@@ -277,7 +277,7 @@ class WorkerSettings(Section, frozen=True):
     """
 
     lease: str = "10s"
-    poll: str = "5s"
+    poll: str = "10s"
     stream_poll: str = "50ms"
     stream_batch: int = 2_000
     stream_budget: str = "250ms"

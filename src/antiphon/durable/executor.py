@@ -23,7 +23,7 @@ from antiphon.durable.context import RunContext
 from antiphon.durable.run import LeaseLostError, Run
 from antiphon.durable.runs import Runs
 
-POLL_SECONDS = 5.0
+POLL_SECONDS = 10.0
 """Interval of looks for what no ring has told."""
 
 _AWAY_SECONDS = 1.0

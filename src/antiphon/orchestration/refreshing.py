@@ -73,7 +73,7 @@ class RefreshSchedule:
         clock: Clock,
         *,
         look_every: float = 1.0,
-        poll: float = 5.0,
+        poll: float = 10.0,
         wakeup: Wakeup | None = None,
     ) -> None:
         self._views = views

@@ -71,7 +71,7 @@ class ServedModels:
     clock: Clock
     _: KW_ONLY
     every: float = 2.0
-    poll: float = 5.0
+    poll: float = 10.0
     wakeup: Wakeup = field(default_factory=Wakeup)
     linger: float = LINGER_SECONDS
     _needed_at: dict[ServedModel, float] = field(init=False, default_factory=dict)
