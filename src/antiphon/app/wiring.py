@@ -237,4 +237,5 @@ def batch_executor(store: Store, files: FileStore, answer: LineAnswer, worker: s
         lease=lease,
         concurrency=limits.batches,
         fair=True,
+        poll=parse_duration(store.settings.worker.poll).total_seconds(),
     )

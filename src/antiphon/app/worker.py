@@ -15,6 +15,7 @@ from pathlib import Path
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
+from antiphon.catalog.doorbell import Topic, ring_name
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
@@ -59,13 +60,6 @@ EXPIRY_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
 """For how long the wall clock must not have been set before a file is taken for expired."""
 
-EMBARGO_SECONDS = 1.0
-"""Interval of the search for snapshots whose embargo is over."""
-
-VIEWS_SECONDS = 1.0
-"""Interval at which the stream consumer reads the list of views: a worker with nothing to do polls logs twenty times as
-often."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Work until SIGTERM or SIGINT; returns the exit code."""
@@ -99,6 +93,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     wired = ProcessServices(store, "worker")
     settings = store.settings.worker
+    poll, doorbell = parse_duration(settings.poll).total_seconds(), store.database.doorbell
+    environment = store.scope.environment
     shared = batch_context(store, name)
     jobs = TableJobs(
         store.jobs,
@@ -124,10 +120,15 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
     )
     learning.register(registry)
-    executor = Executor(store.database, registry, name, store.scope.environment, lease=parse_duration(settings.lease))
+    executor = Executor(store.database, registry, name, environment, lease=parse_duration(settings.lease), poll=poll)
+    in_catalog = store.nats is None
+    views: tuple[Topic, ...] = ("features", "releases", "runs")
+    doorbell.listen(wired.features.views_changed, [ring_name(topic, environment) for topic in views])
     streams = StreamPoller(
-        partial(wired.features.consume, believed=VIEWS_SECONDS),
-        poll=parse_duration(settings.stream_poll).total_seconds(),
+        partial(wired.features.consume, believed=poll),
+        poll=poll if in_catalog else parse_duration(settings.stream_poll).total_seconds(),
+        wakeup=doorbell.wakeup(environment, "events", *views),
+        unsettled=lambda: wired.features.consumer.unsettled,
         batch=settings.stream_batch,
         budget=parse_duration(settings.stream_budget).total_seconds(),
     )
@@ -155,7 +156,11 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         ),
         HousekeepingTask(wired.files.collect, name="Removed contents that no file names", clock=agreement),
         HousekeepingTask(
-            wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"
+            wired.features.refresher.release_staged,
+            every=poll,
+            name="Published after an embargo",
+            wakeup=doorbell.wakeup(environment, "features"),
+            due=partial(store.staged.due_in, store.scope),
         ),
         HousekeepingTask(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         HousekeepingTask(skew.expire, name="Old lines about skew removed", clock=agreement),
@@ -171,7 +176,16 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         describe=wired.engine.describe,
     )
     half_life = parse_duration(settings.demand_half_life)
-    duties.append(RefreshedAnswers(store.scope, refreshed, store.database.clock, half_life=half_life))
+    duties.append(
+        RefreshedAnswers(
+            store.scope,
+            refreshed,
+            store.database.clock,
+            half_life=half_life,
+            poll=poll,
+            wakeup=doorbell.wakeup(environment, "features", "releases"),
+        )
+    )
     parts: list[WorkerPart] = [
         held(f"worker/{name}", executors),
         held("duties", duties),
@@ -179,11 +193,13 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         TrainingRecords(training, store.paths.run, store.database.clock),
     ]
     if settings.training_governed:
-        quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
-        parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
+        quiet, looks = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
+        parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=looks.total_seconds()))
     if settings.refresh:
         features = wired.features
-        duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, store.database.clock))
+        changes = doorbell.wakeup(environment, "features", "releases")
+        clock = store.database.clock
+        duties.append(RefreshSchedule(features.scheduled, features.refresh_slot, clock, poll=poll, wakeup=changes))
     beating = asyncio.create_task(supervision.beat())
     _say_ready(store.paths.ready(own))
     try:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from antiphon.catalog import schema
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translated_errors
+from antiphon.catalog.doorbell import Doorbell, NotificationChannel, Topic, ring_name
 from antiphon.catalog.postgres_server import PostgresAccess, PostgresServer
 from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core.clock import Clock
@@ -53,6 +54,11 @@ class Backend(Protocol):
     @property
     def clock(self) -> Clock:
         """The clock that all who share the catalog agree on."""
+        ...
+
+    @property
+    def channel(self) -> NotificationChannel:
+        """Carries rings of the doorbell to other processes."""
         ...
 
     def exists(self) -> bool: ...
@@ -92,6 +98,8 @@ class Database:
         self._writer: int | None = None
         self._connection: Connection | None = None
         self._gathered: list[tuple[Gather, Any]] = []
+        self._rung: set[str] = set()
+        self.doorbell = Doorbell(backend.channel)
         self.codec = codec
         self.clock = clock or backend.clock
 
@@ -147,17 +155,24 @@ class Database:
         self.backend.require_in_place()
         if not self._write_lock.acquire(timeout=BUSY_SECONDS):
             raise busy_error()
+        rung: frozenset[str] = frozenset()
         try:
             self._writer = me
             with translated_errors(self.backend.translated), self.backend.writing() as connection:
                 self._connection = connection
                 yield connection
                 self._hand_over(connection)
+                rung = frozenset(self._rung)
+                if rung:
+                    self.backend.channel.notify(connection, rung)
         finally:
             self._connection = None
             self._gathered.clear()
+            self._rung.clear()
             self._writer = None
             self._write_lock.release()
+        if rung:
+            self.doorbell.committed(rung)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -186,6 +201,17 @@ class Database:
         if self.writer is None:
             raise AntiphonError("No write transaction is open in this thread.", where="catalog")
         self._gathered.append((sink, item))
+
+    def ring(self, topic: Topic, scope: Scope) -> None:
+        """Wake who waits for this in the scope's environment, in every process, once this thread's write transaction
+        is committed.
+
+        Raises:
+            AntiphonError: no write transaction is open in this thread.
+        """
+        if self.writer is None:
+            raise AntiphonError("No write transaction is open in this thread.", where="catalog")
+        self._rung.add(ring_name(topic, scope.environment))
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -307,7 +333,8 @@ class Database:
         return self.unseal(scope, schema, subject, packed).decode()
 
     def close(self) -> None:
-        """Close every idle connection. Whatever is done after it opens the place anew."""
+        """Close every idle connection and the doorbell. Whatever is done after it opens the place anew."""
+        self.doorbell.close()
         self.backend.close()
 
 

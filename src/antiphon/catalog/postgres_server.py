@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, Connection
 
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, other_schema_error
 from antiphon.catalog.dialect import ROWCOUNT
+from antiphon.catalog.notify_channel import NotifyChannel
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
 from antiphon.core.tls import ClientTls
@@ -50,6 +51,9 @@ _OPTIONS = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "5",
 }
+
+_KEEPALIVES = {"keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "3"}
+"""After 20 s this end, too, knows that the server's host is gone: a connection that listens sends nothing else."""
 
 _SETUP = {
     "28": ("refuses the user", "Check the user and the password in catalog.url, and pg_hba.conf on the server."),
@@ -117,7 +121,7 @@ class PostgresAccess(msgspec.Struct, frozen=True):
     Attributes:
         password: the user's; ``None`` leaves it to the URL and to libpq.
         schema: made when it is missing; ``None`` is the first of the user's ``search_path``.
-        connections: most that this process opens.
+        connections: most that this process opens, besides the one on which it hears notifications.
         tls: whom to trust and what to show. A server that is not on this machine is verified unless the URL says how
             (``sslmode``).
     """
@@ -173,6 +177,7 @@ class PostgresServer:
                 where="catalog.url",
                 next_step="pip install 'antiphon[postgres]'",
             ) from error
+        self.channel = NotifyChannel(self.engine, self.place)
         self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def exists(self) -> bool:
@@ -257,7 +262,7 @@ class PostgresServer:
                     "The PostgreSQL server takes no more connections.",
                     where=self.place,
                     next_step="Raise max_connections: each process of Antiphon takes up to "
-                    f"{self._access.connections} ([catalog] connections).",
+                    f"{self._access.connections + 1} ([catalog] connections, and one that listens).",
                 )
             case "25006":
                 return self._read_only()
@@ -329,6 +334,7 @@ def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
     parameters = {"options": f"{options} {given if isinstance(given, str) else ' '.join(given)}".strip()}
     if "sslmode" not in url.query and not _on_this_machine(url):
         parameters |= {"sslmode": "verify-full", "sslrootcert": str(access.tls.authority or "system")}
+    parameters |= {name: value for name, value in _KEEPALIVES.items() if name not in url.query}
     if access.tls.certificate is not None:
         parameters |= {"sslcert": str(access.tls.certificate), "sslkey": str(access.tls.key)}
     return parameters

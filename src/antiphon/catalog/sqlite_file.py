@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, Connection
 from antiphon.catalog import copies
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, damaged_error, other_schema_error
 from antiphon.catalog.dialect import ROWCOUNT
+from antiphon.catalog.pipe_channel import PipeChannel
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import InvalidInputError, SetupError, StorageFullError, UnavailableError
 
@@ -48,6 +49,7 @@ class SqliteFile:
                 where="catalog",
                 next_step=f"mkdir -p {self.path.parent}",
             )
+        self.channel = PipeChannel(self.path.parent / "run" / "doorbell")
         self.engine = sa.create_engine(
             url,
             pool_size=8,

@@ -17,6 +17,11 @@ class RetryDelays:
         known = self._delays.get(name)
         return known is not None and known[0] > now
 
+    @property
+    def pending(self) -> bool:
+        """True while anything failed last."""
+        return bool(self._delays)
+
     def failed(self, name: str, now: float) -> float:
         """Record a failure; return the seconds until the next try."""
         known = self._delays.get(name)

@@ -262,7 +262,9 @@ class WorkerSettings(Section, frozen=True):
     """Bounds and intervals of the worker: workflows, streamed features, training.
 
     Attributes:
-        stream_poll, stream_batch: how often logs are looked at while there is nothing new; events in one go at most.
+        poll: how often new work is looked for when no other process has told of any; usually it begins at once.
+        stream_poll: how often a log on NATS is looked at while there is nothing new.
+        stream_batch: events in one go at most.
         stream_budget: a batch that takes longer than this is followed by a smaller one.
         training_governed: whether training is stopped while the engine serves online requests.
         training_quiet: how long there must have been none before it goes on.
@@ -275,6 +277,7 @@ class WorkerSettings(Section, frozen=True):
     """
 
     lease: str = "10s"
+    poll: str = "10s"
     stream_poll: str = "50ms"
     stream_batch: int = 2_000
     stream_budget: str = "250ms"

@@ -23,6 +23,12 @@ from antiphon.durable.context import RunContext
 from antiphon.durable.run import LeaseLostError, Run
 from antiphon.durable.runs import Runs
 
+POLL_SECONDS = 10.0
+"""Interval of looks for what no ring has told."""
+
+_AWAY_SECONDS = 1.0
+"""Wait for a catalog that is away, at most."""
+
 Workflow = Callable[[RunContext, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -74,7 +80,8 @@ class Executor:
         clock: wall time of leases.
         concurrency: runs at once.
         lease: how long a run is held without a heartbeat; a dead worker's runs wait this long.
-        poll: seconds between looks for new runs.
+        poll: seconds between looks for new runs when the doorbell does not ring; a run that is due at a moment, or
+            whose lease ends, is looked for then.
         grace: seconds a step may still take after ``stop`` before it is cancelled.
         fair: of runs that are due, those of the tenant go first that has fewest under way, and of these those that were
             left alone for longest; else the oldest.
@@ -92,11 +99,12 @@ class Executor:
         concurrency: int = 4,
         fair: bool = False,
         lease: timedelta = timedelta(seconds=15),
-        poll: float = 0.1,
+        poll: float = POLL_SECONDS,
         grace: float = 10.0,
         backoff: timedelta = timedelta(seconds=1),
     ) -> None:
         self._clock = clock or database.clock
+        self._doorbell = database.doorbell
         self._runs = Runs(database, self._clock)
         self._registry = registry
         self._worker = worker_id
@@ -111,23 +119,36 @@ class Executor:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then let steps in flight finish and give the runs back."""
-        await self._patiently(self._runs.reclaim, self._worker, self._environment)
         stopping = asyncio.create_task(stop.wait())
+        found = True
         try:
-            while not stop.is_set():
-                claimed = None
-                if len(self._contexts) < self._concurrency:
-                    claim = partial(self._runs.claim, fair=self._fair)
-                    claimed = await self._patiently(
-                        claim, self._worker, self._environment, self._lease, self._registry.names
-                    )
-                if claimed is not None:
-                    await self._start(claimed)
-                    continue
-                await asyncio.wait({stopping, *self._contexts}, timeout=self._poll, return_when=asyncio.FIRST_COMPLETED)
+            with self._doorbell.wakeup(self._environment, "runs") as wakeup:
+                await self._patiently(self._runs.reclaim, self._worker, self._environment)
+                while not stop.is_set():
+                    full = len(self._contexts) >= self._concurrency
+                    claimed = None if full else await self._claim()
+                    if claimed is not None:
+                        found = True
+                        await self._start(claimed)
+                        continue
+                    poll = self._poll if full else await self._idle_seconds()
+                    await wakeup.wait(poll, stopping, *self._contexts, found=found)
+                    found = False
         finally:
             stopping.cancel()
             await self._drain()
+
+    async def _claim(self) -> Run | None:
+        claim = partial(self._runs.claim, fair=self._fair)
+        claimed: Run | None = await self._patiently(
+            claim, self._worker, self._environment, self._lease, self._registry.names
+        )
+        return claimed
+
+    async def _idle_seconds(self) -> float:
+        """How long there is nothing to claim, unless it rings."""
+        due = await self._patiently(self._runs.next_due, self._environment, self._registry.names)
+        return self._poll if due is None else min(self._poll, due.total_seconds())
 
     async def _start(self, run: Run) -> None:
         try:
@@ -173,14 +194,15 @@ class Executor:
             LeaseLostError: the run is not ours any more.
         """
         every = min(self._lease.total_seconds() / 3, 1.0)
-        while True:
-            await asyncio.sleep(every)
-            try:
-                if await asyncio.to_thread(self._runs.heartbeat, run, self._lease, context.latest_progress):
-                    return True
-            except UnavailableError:
-                # The lease may last until the catalog is back; if not, the next heartbeat says so.
-                _log.warning("the catalog is away; run %s is held without a heartbeat", run.id)
+        with self._doorbell.wakeup(run.scope.environment, "cancellations") as wakeup:
+            while True:
+                await wakeup.wait(every, found=False)
+                try:
+                    if await asyncio.to_thread(self._runs.heartbeat, run, self._lease, context.latest_progress):
+                        return True
+                except UnavailableError:
+                    # The lease may last until the catalog is back; if not, the next heartbeat says so.
+                    _log.warning("the catalog is away; run %s is held without a heartbeat", run.id)
 
     async def _leave(self, run: Run, context: RunContext, ended: Any, heartbeat: Any) -> None:
         try:
@@ -218,7 +240,7 @@ class Executor:
             return await asyncio.to_thread(call, *args)
         except UnavailableError:
             _log.warning("the catalog is away; the worker waits", exc_info=True)
-            await asyncio.sleep(min(1.0, self._poll * 10))
+            await asyncio.sleep(min(_AWAY_SECONDS, self._poll * 10))
             return None
 
 

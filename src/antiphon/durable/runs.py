@@ -120,6 +120,7 @@ class Runs:
                     updated_at=now,
                 )
             )
+            self._database.ring("runs", scope)
         return run
 
     def get(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
@@ -246,6 +247,19 @@ class Runs:
         )
         waiting = select(_runs.c.id).where(due, _runs.c.workflow.in_(sorted(workflows))).limit(1)
         return self._database.first(waiting) is not None
+
+    def next_due(self, environment: str, workflows: Collection[str]) -> timedelta | None:
+        """How long until the next of these runs may be claimed: until the moment that one waits for, or until a lease
+        ends; ``None`` while there is neither."""
+        waits = (
+            select(func.min(moment)).where(
+                _runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(sorted(workflows))
+            )
+            for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
+        )
+        row = self._database.first(select(*(each.scalar_subquery() for each in waits)))
+        moments = [moment for moment in row or () if moment is not None]
+        return max(min(moments) - self._clock.now(), timedelta()) if moments else None
 
     def heartbeat(self, run: Run, lease: timedelta, progress: ProgressReport | None = None) -> bool:
         """Extend the lease; returns whether somebody asked to cancel the run.
@@ -377,13 +391,17 @@ class Runs:
                 values |= {"status": "cancelled", "ended_at": now}
             if found.status not in ENDED:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope, id=run)).values(values))
+                self._database.ring("cancellations", scope)
             return self.get(scope, run, within=connection)
 
     def _leave(self, run: Run, *, ended: bool = False, **values: Any) -> None:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
-        if self._database.write(update(_runs).where(_holds(run)).values(values)) != 1:
-            raise _lease_lost(run)
+        with self._database.transaction() as connection:
+            if connection.execute(update(_runs).where(_holds(run)).values(values)).rowcount != 1:
+                raise _lease_lost(run)
+            if not ended:
+                self._database.ring("runs", run.scope)
 
 
 def _columns(progress: ProgressReport | None) -> dict[str, Any]:

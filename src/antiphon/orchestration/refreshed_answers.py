@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.batch.demand import Demand, EntityDemand
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import Receipts
@@ -27,7 +28,6 @@ from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, Un
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
 from antiphon.governance.identity.principal import Principal
-from antiphon.orchestration.worker import wait
 from antiphon.serving.request import Answer, AnswerRequest
 
 _log = logging.getLogger("antiphon.worker")
@@ -88,7 +88,9 @@ class RefreshedAnswers:
 
     Args:
         half_life: of demand.
-        every: seconds between looks at publications and requests.
+        every: seconds between looks at publications and requests while an application has refreshed answers.
+        poll: seconds between looks while none has.
+        wakeup: rings after a publication and when a release goes live.
         demand: tells otherwise than by decayed counts what will be asked for; a benchmark compares.
     """
 
@@ -100,6 +102,8 @@ class RefreshedAnswers:
         *,
         half_life: timedelta,
         every: float = 2.0,
+        poll: float | None = None,
+        wakeup: Wakeup | None = None,
         demand: Callable[[], Demand] | None = None,
     ) -> None:
         self._scope = scope
@@ -107,6 +111,8 @@ class RefreshedAnswers:
         self._clock = clock
         self._half_life = half_life
         self._every = every
+        self._poll = every if poll is None else poll
+        self._wakeup = wakeup or Wakeup()
         self._demand = demand or (lambda: Demand(half_life.total_seconds()))
         self._followed: dict[str, _ApplicationDemand] = {}
         self._principal = Principal(PRINCIPAL, scope.tenant, "service", clearance="restricted")
@@ -115,18 +121,20 @@ class RefreshedAnswers:
     async def run_until(self, stop: asyncio.Event) -> None:
         """Refresh until ``stop``; what fails is tried again with the next look."""
         said = ""
-        while not stop.is_set():
-            refreshed = 0
-            try:
-                for name in await asyncio.to_thread(self.look):
-                    refreshed += await self._some(name, stop)
-                said = ""
-            except AntiphonError as error:
-                if str(error) != said:
-                    said = str(error)
-                    _log.warning("Answers cannot be refreshed now: %s", said)
-            if not refreshed:
-                await wait(stop, self._every)
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                refreshed = 0
+                try:
+                    for name in await asyncio.to_thread(self.look):
+                        refreshed += await self._some(name, stop)
+                    said = ""
+                except AntiphonError as error:
+                    if str(error) != said:
+                        said = str(error)
+                        _log.warning("Answers cannot be refreshed now: %s", said)
+                if not refreshed:
+                    pause = self._every if self._followed or said else self._poll
+                    await wakeup.wait_until(stop, pause, found=False)
 
     def look(self) -> list[str]:
         """Reads the demand, starts rounds where a publication is new; returns applications with answers to refresh."""

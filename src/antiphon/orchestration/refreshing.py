@@ -9,9 +9,9 @@ from datetime import datetime
 
 import msgspec
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.orchestration.worker import wait
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -39,6 +39,11 @@ class RefreshSlot(msgspec.Struct, frozen=True):
         """Begin of the slot."""
         return from_microseconds(self.cadence * self.number)
 
+    @property
+    def ends(self) -> datetime:
+        """End of the slot, at which the next is due."""
+        return from_microseconds(self.cadence * (self.number + 1))
+
 
 def due(views: Mapping[str, FeatureViewSpec], now: datetime) -> tuple[RefreshSlot, ...]:
     """The present slot of each cadence that a view declares; views are by ``view@definition_version``."""
@@ -56,6 +61,9 @@ class RefreshSchedule:
     Args:
         views: the views to keep fresh, by ``view@definition_version``.
         order: orders what of a slot was not ordered yet; called in a thread, again and again after a restart.
+        look_every: seconds until what failed is tried again.
+        poll: seconds between looks at the views at most; a slot is ordered when it begins.
+        wakeup: rings when the views change.
     """
 
     def __init__(
@@ -65,26 +73,32 @@ class RefreshSchedule:
         clock: Clock,
         *,
         look_every: float = 1.0,
+        poll: float = 10.0,
+        wakeup: Wakeup | None = None,
     ) -> None:
         self._views = views
         self._order = order
         self._clock = clock
         self._look_every = look_every
+        self._poll = poll
+        self._wakeup = wakeup or Wakeup()
         self._ordered: set[RefreshSlot] = set()
         self._failed: dict[str, str] = {}
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Look for due views until ``stop``."""
-        while not stop.is_set():
-            await asyncio.to_thread(self._look)
-            await wait(stop, self._look_every)
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                pause = await asyncio.to_thread(self._look)
+                await wakeup.wait_until(stop, pause, found=False)
 
-    def _look(self) -> None:
+    def _look(self) -> float:
+        """Orders what is due; returns the seconds until there may be more."""
         try:
             slots = due(self._views(), self._clock.now())
         except Exception as error:
             self._say("The refresh schedule cannot be read; it is tried again.", "", error)
-            return
+            return self._look_every
         self._failed.pop("", None)
         for slot in slots:
             if slot in self._ordered:
@@ -98,6 +112,10 @@ class RefreshSchedule:
                 self._failed.pop(slot.key, None)
         self._ordered &= set(slots)
         self._failed = {key: said for key, said in self._failed.items() if key in ("", *(slot.key for slot in slots))}
+        if self._failed:
+            return self._look_every
+        now = self._clock.now()
+        return min(self._poll, *(max((slot.ends - now).total_seconds(), 0.0) for slot in slots))
 
     def _say(self, what: str, key: str, error: Exception) -> None:
         """Log an error, once until it is another one: it may come back every second."""

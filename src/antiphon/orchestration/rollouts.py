@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.releases.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases.releases import Releases
 from antiphon.catalog.releases.rollouts import Exposure, Judgement, RolloutRecord, Rollouts, ShadowPair, described
@@ -95,7 +96,10 @@ class RolloutKeeper:
 
     Args:
         judge: decides; any exception from it holds the rollout where it is.
-        every: seconds between two looks; longer when judging takes long, so that it never takes the worker over.
+        every: seconds between two looks while a rollout is under way; longer when judging takes long, so that it never
+            takes the worker over.
+        poll: seconds between looks while none is.
+        wakeup: rings when a rollout begins or moves.
     """
 
     def __init__(
@@ -110,6 +114,8 @@ class RolloutKeeper:
         judge: Judge,
         *,
         every: float = 1.0,
+        poll: float | None = None,
+        wakeup: Wakeup | None = None,
     ) -> None:
         self._scope = scope
         self._database = database
@@ -120,19 +126,25 @@ class RolloutKeeper:
         self._evidence = evidence
         self._judge = judge
         self._every = every
+        self._poll = every if poll is None else poll
+        self._wakeup = wakeup or Wakeup()
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Look after the rollouts until ``stop``."""
-        while not stop.is_set():
-            began = time.monotonic()
-            try:
-                await asyncio.to_thread(self.look)
-            except Exception:
-                _log.exception("The rollouts cannot be read; trying again.")
-            await wait(stop, max(self._every, 4 * (time.monotonic() - began)))
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                began, under_way = time.monotonic(), 1
+                try:
+                    under_way = await asyncio.to_thread(self.look)
+                except Exception:
+                    _log.exception("The rollouts cannot be read; trying again.")
+                if under_way:
+                    await wait(stop, max(self._every, 4 * (time.monotonic() - began)))
+                else:
+                    await wakeup.wait_until(stop, self._poll, found=False)
 
-    def look(self) -> None:
-        """Judges each rollout under way once and makes the transition decided."""
+    def look(self) -> int:
+        """Judges each rollout under way once and makes the transition decided; returns how many there were."""
         active = self._rollouts.list_active(self._scope)
         self._evidence.keep_only(active)
         for rollout in active:
@@ -143,6 +155,7 @@ class RolloutKeeper:
             except Exception:
                 # The next look tries again; a rollout that cannot be looked at must not stop the worker's other work.
                 _log.exception("The rollout %s cannot be looked after; trying again.", rollout.id)
+        return len(active)
 
     def _look_at(self, rollout: RolloutRecord) -> None:
         now = self._database.clock.now()

@@ -1,4 +1,4 @@
-"""Keeps streamed features fresh: the log is polled for new events, quickly while there are some."""
+"""Keeps streamed features fresh: takes new events from the log when it rings, and more while there are some."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import logging
 import time
 from collections.abc import Callable
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.errors import AntiphonError
 from antiphon.orchestration.worker import wait
+
+_UNSETTLED_SECONDS = 1.0
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds after a failure, at first (doubled) and at most."""
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -18,10 +24,12 @@ class StreamPoller:
 
     Args:
         consume: takes at most so many events of each stream and says how many there were; called in a thread.
-        poll: seconds between looks while there is nothing new.
+        poll: seconds between looks while there is nothing new and nothing rings; at most a second while ``unsettled``
+            says that there is work without new events.
         batch: events taken in one go at most, so that stopping is never far.
         budget: seconds that one go may take: a slow store gets smaller batches, down to a hundredth, so that the first
             event of a burst does not wait for its last.
+        wakeup: rings for new events; ``None`` polls alone.
         now: monotonic seconds.
     """
 
@@ -32,6 +40,8 @@ class StreamPoller:
         poll: float,
         batch: int,
         budget: float = 0.25,
+        wakeup: Wakeup | None = None,
+        unsettled: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._consume = consume
@@ -39,22 +49,31 @@ class StreamPoller:
         self._batch = batch
         self._budget = budget
         self._next = batch
+        self._wakeup = wakeup or Wakeup()
+        self._unsettled = unsettled
         self._now = now
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Consume until ``stop``. What fails is tried again, less and less often: offsets say where it was."""
-        pause = self._poll
-        while not stop.is_set():
-            try:
-                started = self._now()
-                moved = await asyncio.to_thread(self._consume, self._next)
-                self._next = self._sized(self._now() - started)
-                pause = self._poll
-            except AntiphonError:
-                _log.exception("The streams cannot be consumed; trying again.")
-                moved, pause = 0, min(max(pause, 0.1) * 2, 5.0)
-            if moved == 0:
-                await wait(stop, pause)
+        failed, found = 0, True
+        with self._wakeup as wakeup:
+            while not stop.is_set():
+                try:
+                    started = self._now()
+                    moved = await asyncio.to_thread(self._consume, self._next)
+                    self._next = self._sized(self._now() - started)
+                    failed = 0
+                    pause = min(self._poll, _UNSETTLED_SECONDS) if self._unsettled() else self._poll
+                except AntiphonError:
+                    _log.exception("The streams cannot be consumed; trying again.")
+                    moved, failed = 0, failed + 1
+                    pause = min(_FIRST_PAUSE * 2**failed, _LONGEST_PAUSE)
+                found = found or moved > 0
+                if failed:
+                    await wait(stop, pause)  # New events would be logged as another failure.
+                elif moved == 0:
+                    await wakeup.wait_until(stop, pause, found=found)
+                    found = False
 
     def _sized(self, took: float) -> int:
         """Half as many when it took too long, twice as many when there was time for it."""

@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.core.clock import ClockAgreement
+from antiphon.core.errors import AntiphonError
 
 _log = logging.getLogger("antiphon.worker")
 
@@ -43,10 +45,16 @@ async def wait(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
+SOON = 1.0
+"""What is due and could not be done is tried again no sooner."""
+
+
 class HousekeepingTask:
     """Calls ``collect`` once an interval, the first time an interval after the start.
 
     Args:
+        wakeup: rings when there may be something sooner.
+        due: tells in how many seconds there is something; ``None``: nothing is known of.
         clock: for what deletes by age: nothing is collected until the wall clock has not been set for ``settled``
             seconds, because what is deleted does not come back when the clock does.
     """
@@ -59,26 +67,40 @@ class HousekeepingTask:
         name: str = "Collected garbage",
         clock: ClockAgreement | None = None,
         settled: float = HOUR,
+        wakeup: Wakeup | None = None,
+        due: Callable[[], float | None] | None = None,
     ) -> None:
         self._collect = collect
         self._clock = clock
         self._settled = settled
         self._name = name
         self._every = every
+        self._wakeup = wakeup or Wakeup()
+        self._due = due
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Collect until ``stop``. A collection that fails is tried again an interval later: garbage can wait."""
-        pause = self._every
-        while not stop.is_set():
-            await wait(stop, pause)
-            if stop.is_set():
-                return
-            pause = self._every
-            if self._clock is not None and (left := self._settled - self._clock.seconds()) > 0:
-                pause = min(left, self._every)  # A machine that is often asleep has no whole interval to wait.
-                continue
-            try:
-                if found := await asyncio.to_thread(self._collect):
-                    _log.info("%s: %s", self._name, found)
-            except Exception:  # It ends neither the worker nor the duties beside it.
-                _log.exception("%s: it failed and is tried again later.", self._name)
+        with self._wakeup as wakeup:
+            pause = await self._pause()
+            while not stop.is_set():
+                await wakeup.wait_until(stop, pause, found=False)
+                if stop.is_set():
+                    return
+                if self._clock is not None and (left := self._settled - self._clock.seconds()) > 0:
+                    pause = min(left, self._every)  # A machine that is often asleep has no whole interval to wait.
+                    continue
+                try:
+                    if found := await asyncio.to_thread(self._collect):
+                        _log.info("%s: %s", self._name, found)
+                except Exception:  # It ends neither the worker nor the duties beside it.
+                    _log.exception("%s: it failed and is tried again later.", self._name)
+                pause = await self._pause()
+
+    async def _pause(self) -> float:
+        if self._due is None:
+            return self._every
+        try:
+            seconds = await asyncio.to_thread(self._due)
+        except AntiphonError:  # The catalog is away.
+            return self._every
+        return self._every if seconds is None else min(self._every, max(seconds, SOON))

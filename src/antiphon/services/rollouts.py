@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from antiphon.catalog.releases.rollouts import Rollouts
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
@@ -52,4 +53,6 @@ def rollout_keeper(store: Store) -> RolloutKeeper:
         rollout_transitions(store),
         EvidenceReader(store.exposures, store.pairs, store.outcomes.labels),
         judge,
+        poll=parse_duration(store.settings.worker.poll).total_seconds(),
+        wakeup=database.doorbell.wakeup(store.scope.environment, "releases"),
     )

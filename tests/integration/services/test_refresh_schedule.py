@@ -102,7 +102,7 @@ def test_a_key_that_somebody_took_for_something_else_keeps_no_slot_from_starting
 async def test_the_schedule_itself_goes_on_over_a_change(slots: Slots) -> None:
     platform = FeaturePlatform(slots.store)
     clock, stop = ManualClock(slots.now), asyncio.Event()
-    schedule = RefreshSchedule(platform.scheduled, platform.refresh_slot, clock, look_every=0.001)
+    schedule = RefreshSchedule(platform.scheduled, platform.refresh_slot, clock, look_every=0.001, poll=0.001)
     task = asyncio.create_task(schedule.run_until(stop))
     try:
         async with asyncio.timeout(20):

@@ -82,7 +82,7 @@ async def test_views_that_are_applied_within_a_slot_are_ordered_in_it() -> None:
 @asynccontextmanager
 async def _scheduled(views: Any, order: Any, clock: ManualClock) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    task = asyncio.create_task(RefreshSchedule(views, order, clock, look_every=0.001).run_until(stop))
+    task = asyncio.create_task(RefreshSchedule(views, order, clock, look_every=0.001, poll=0.001).run_until(stop))
     try:
         yield
     finally:

@@ -119,6 +119,7 @@ class AppliedProjects:
             document = self._database.seal(scope, _PROJECT, str(number), canonical(project))
             row = row_of(schema.applied_projects, made, name=project.name, document=document)
             connection.execute(insert(schema.applied_projects).values(row))
+            self._database.ring("features", scope)
         return made
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> AppliedProject | None:

@@ -98,6 +98,7 @@ class EventLog:
                 tenant=scope.tenant, environment=scope.environment, stream=stream, end_offset=end
             )
             connection.execute(statement.on_conflict_do_update(set_={"end_offset": end}))
+            self._database.ring("events", scope)
         return end
 
     def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:

@@ -207,6 +207,7 @@ class Publications:
         statement = upsert(_table).values(row_of(_table, made, snapshots=canonical(snapshots)))
         if not connection.execute(statement.on_conflict_do_nothing()).rowcount:
             raise _lost(scope, number - 1, number)
+        self._database.ring("features", scope)
         return made
 
 
@@ -248,7 +249,10 @@ class FeatureHolds:
     def remove(self, scope: Scope, view: str, *, within: Connection | None = None) -> bool:
         """Let a view go on; whether it was held."""
         table = schema.feature_holds
-        return bool(self._database.write(delete(table).where(schema.owned(table, scope, view=view)), within))
+        with self._database.writing(within) as connection:
+            held = bool(connection.execute(delete(table).where(schema.owned(table, scope, view=view))).rowcount)
+            self._database.ring("features", scope)  # A snapshot of it may be due.
+        return held
 
     def of(self, scope: Scope) -> dict[str, Hold]:
         """Held views by name."""

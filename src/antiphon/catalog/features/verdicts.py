@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
@@ -167,7 +167,9 @@ class StagedSnapshots:
     def add(self, staged: StagedSnapshot) -> None:
         """Let a snapshot wait; one that waits already keeps its moment."""
         statement = upsert(schema.staged_snapshots).values(row_of(schema.staged_snapshots, staged))
-        self._database.write(statement.on_conflict_do_nothing())
+        with self._database.transaction() as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+            self._database.ring("features", staged.scope)
 
     def list(self, scope: Scope, due_by: datetime | None = None) -> list[StagedSnapshot]:
         """Returns the snapshots that wait, or those that are due, the earliest first."""
@@ -176,6 +178,15 @@ class StagedSnapshots:
         if due_by is not None:
             statement = statement.where(table.c.publish_at <= due_by)
         return [value_of(StagedSnapshot, row) for row in self._database.rows(statement)]
+
+    def due_in(self, scope: Scope) -> float | None:
+        """Seconds until the earliest of them is due, 0 when it is; ``None`` while none waits."""
+        table = schema.staged_snapshots
+        statement = select(func.min(table.c.publish_at)).where(schema.owned(table, scope))
+        earliest: datetime | None = self._database.scalar(statement)
+        if earliest is None:
+            return None
+        return max((earliest - self._database.clock.now()).total_seconds(), 0.0)
 
     def remove(self, scope: Scope, snapshot: str) -> None:
         """It is published, or withdrawn."""

@@ -159,6 +159,7 @@ class Releases:
             at = next_moment(self._database.clock, moves)
             move = StageMove(release, len(moves) + 1, stage, principal, reason, at)
             connection.execute(insert(schema.release_stages).values(row_of(schema.release_stages, move, scope)))
+            self._database.ring("releases", scope)
         return move
 
     def stages(self, scope: Scope, release: str, *, within: Connection | None = None) -> builtins.list[StageMove]:

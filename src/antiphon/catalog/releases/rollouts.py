@@ -327,6 +327,7 @@ class Rollouts:
     def _add_move(self, connection: Connection, rollout: RolloutRecord, sequence: int, at: datetime) -> None:
         row = row_of(schema.rollout_moves, rollout, rollout=rollout.id, sequence=sequence, at=at)
         connection.execute(insert(schema.rollout_moves).values(row))
+        self._database.ring("releases", rollout.scope)
 
     def _select(
         self, scope: Scope, within: Connection | None, *conditions: ColumnElement[bool], limit: int | None = None

@@ -56,10 +56,15 @@ class SnapshotHealth:
     """Finds snapshots of the current publication that cannot be read. Safe to share between threads.
 
     Every method raises ``UnavailableError`` while catalog or online store do not answer.
+
+    Attributes:
+        believed: seconds for which the publication that was read last is looked at, unless it :meth:`changed`.
     """
 
     catalog: FeatureCatalog
     online: OnlineSnapshots
+    believed: float = 0.0
+    _read: tuple[list[tuple[str, str]], float] | None = field(default=None, init=False)
     _since: dict[tuple[str, str], datetime] = field(default_factory=dict, init=False)
 
     def damaged(self) -> list[Damage]:
@@ -76,16 +81,40 @@ class SnapshotHealth:
             self.online.condemn(self.catalog.scope, key.partition("@")[0], snapshot)
 
     def _failing(self, readable: Callable[[Scope, str, str], bool]) -> list[Damage]:
-        found: dict[tuple[str, str], datetime] = {}
-        for key, snapshot in self._current():
-            if not readable(self.catalog.scope, key.partition("@")[0], snapshot):
-                found[key, snapshot] = self._since.get((key, snapshot)) or self.catalog.clock.now()
+        found = self._found(readable, self._last())
+        if found:  # What a newer publication does not need may be gone.
+            found = self._found(readable, self._current())
         self._since = found
         return [Damage(key, snapshot, since) for (key, snapshot), since in found.items()]
 
+    def _found(
+        self, readable: Callable[[Scope, str, str], bool], snapshots: list[tuple[str, str]]
+    ) -> dict[tuple[str, str], datetime]:
+        return {
+            (key, snapshot): self._since.get((key, snapshot)) or self.catalog.clock.now()
+            for key, snapshot in snapshots
+            if not readable(self.catalog.scope, key.partition("@")[0], snapshot)
+        }
+
+    def changed(self) -> None:
+        """Read the current publication with the next look."""
+        self._read = None
+
+    def _last(self) -> list[tuple[str, str]]:
+        read = self._read
+        if read is not None and self.catalog.clock.monotonic() - read[1] < self.believed:
+            return read[0]
+        return self._current()
+
     def _current(self) -> list[tuple[str, str]]:
+        at = self.catalog.clock.monotonic()
+        self._read = ([], float("-inf"))  # A change while it is read makes it unread again.
+        unread = self._read
         current = self.catalog.publications.current(self.catalog.scope)
-        return [] if current is None else list(current.snapshots.items())
+        snapshots = [] if current is None else list(current.snapshots.items())
+        if self._read is unread:
+            self._read = (snapshots, at)
+        return snapshots
 
 
 @dataclass

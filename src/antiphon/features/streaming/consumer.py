@@ -153,6 +153,11 @@ class StreamConsumer:
             self._end_replay()
         return taken
 
+    @property
+    def unsettled(self) -> bool:
+        """``True`` while there is work without new events: a stream to try again, a damaged overlay to replay."""
+        return self._delays.pending or (self._replaying and bool(self._followers))
+
     def _end_replay(self) -> None:
         """End the replay of a damaged overlay once every view has what it held, also when no view follows a stream."""
         prefixes = [follower.prefix for follower in self._followers.values()]

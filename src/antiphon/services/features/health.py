@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from antiphon.catalog.doorbell import ring_name
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import CorruptionError
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.ports import StreamedOverlay
@@ -21,7 +23,10 @@ def snapshot_health(platform: FeaturePlatform) -> SnapshotHealth:
 
 
 def healer(store: Store, platform: FeaturePlatform) -> Healer:
-    """For the worker."""
+    """For the worker; it hears of publications."""
+    health = snapshot_health(platform)
+    health.believed = parse_duration(store.settings.worker.poll).total_seconds()
+    store.database.doorbell.listen(health.changed, [ring_name("features", store.scope.environment)])
 
     def rebuild(one: Damage, key: str) -> None:
         if one.key in platform.views():
@@ -31,7 +36,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
 
     return Healer(
         platform.catalog,
-        snapshot_health(platform),
+        health,
         publisher=platform.publisher,
         lock=store.paths.run / "healing.lock",
         rebuild=rebuild,

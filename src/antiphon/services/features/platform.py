@@ -243,9 +243,17 @@ class FeaturePlatform(FeatureStores):
         looked for when ``believed`` seconds are over."""
         now = time.monotonic()
         if now >= self._looked + believed:
-            self.consumer.follow([*self.views().values(), *self._coming()])
-            self._looked = now
+            self._looked = now  # First: what changes while it is read is looked for again.
+            try:
+                self.consumer.follow([*self.views().values(), *self._coming()])
+            except BaseException:
+                self.views_changed()
+                raise
         return self.consumer.poll(limit)
+
+    def views_changed(self) -> None:
+        """Look for newly applied views before the next events are taken."""
+        self._looked = float("-inf")
 
     def refresh(
         self,

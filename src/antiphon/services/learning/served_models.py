@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
+from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.learning.models import ModelVersions
 from antiphon.catalog.releases.releases import Activation, Release, Releases, activation_stack
 from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
-from antiphon.core.clock import Clock
+from antiphon.core.clock import Clock, parse_duration
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
-from antiphon.orchestration.worker import wait
 from antiphon.services.project.store import Store
 
 _log = logging.getLogger("antiphon.worker")
@@ -57,7 +57,9 @@ class ServedModels:
 
     Attributes:
         folder: where the files of model versions lie.
-        every: seconds between looks at the catalog.
+        every: seconds until what failed is tried again.
+        poll: seconds between looks at the catalog when it does not ring, and at what the engine serves.
+        wakeup: rings when a release or a rollout moves.
     """
 
     scope: Scope
@@ -69,6 +71,8 @@ class ServedModels:
     clock: Clock
     _: KW_ONLY
     every: float = 2.0
+    poll: float = 10.0
+    wakeup: Wakeup = field(default_factory=Wakeup)
     linger: float = LINGER_SECONDS
     _needed_at: dict[ServedModel, float] = field(init=False, default_factory=dict)
     _declared: tuple[ServedModel, ...] | None = field(init=False, default=None)
@@ -78,6 +82,7 @@ class ServedModels:
     @classmethod
     def of(cls, store: Store, engine: Engine) -> ServedModels:
         """For one project's stores."""
+        poll = parse_duration(store.settings.worker.poll).total_seconds()
         return cls(
             store.scope,
             store.releases,
@@ -86,6 +91,8 @@ class ServedModels:
             engine,
             store.paths.directory / "models",
             store.database.clock,
+            poll=poll,
+            wakeup=store.database.doorbell.wakeup(store.scope.environment, "releases"),
         )
 
     async def reconcile(self) -> None:
@@ -133,15 +140,16 @@ class ServedModels:
     async def run_until(self, stop: asyncio.Event) -> None:
         """Reconcile again and again until ``stop``; a failure is said once and tried again."""
         said = ""
-        while not stop.is_set():
-            try:
-                await self.reconcile()
-                said = ""
-            except AntiphonError as error:
-                if str(error) != said:
-                    said = str(error)
-                    _log.warning("Not every model that is needed is served: %s", said)
-            await wait(stop, self.every)
+        with self.wakeup as wakeup:
+            while not stop.is_set():
+                try:
+                    await self.reconcile()
+                    said = ""
+                except AntiphonError as error:
+                    if str(error) != said:
+                        said = str(error)
+                        _log.warning("Not every model that is needed is served: %s", said)
+                await wakeup.wait_until(stop, self.every if said else self.poll, found=False)
 
     def _needed(self) -> list[ServedModel]:
         releases = self.releases.list(self.scope)
