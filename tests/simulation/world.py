@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
+from io import IOBase
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -150,6 +151,7 @@ class World:
         try:
             process.point("await")
         except Crashed as crashed:
+            _drop(outcome[0])
             outcome = [None, crashed]
         _resolve(future, *outcome)
 
@@ -324,8 +326,15 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     if future.done():
+        _drop(value)
         return
     if error is None:
         future.set_result(value)
     else:
         future.set_exception(error)
+
+
+def _drop(value: Any) -> None:
+    """A file that a process had open is closed with it."""
+    if isinstance(value, IOBase):
+        value.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ class _Run(msgspec.Struct):
 
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
         pass
+
+    async def fenced(self, effect: Callable[[Any], Any]) -> Any:
+        return await asyncio.to_thread(effect, None)
 
 
 @pytest.fixture
