@@ -39,8 +39,8 @@ class Tenant(msgspec.Struct, frozen=True):
 
 
 class ServedParts(msgspec.Struct, frozen=True):
-    """Counts of what is served of a tenant, in all environments: applications with a live release, environments with published
-    features, and runs that have not ended."""
+    """Counts of what is served of a tenant, in all environments: applications with a live release, environments with
+    published features, and runs that have not ended."""
 
     applications: int
     published: int
