@@ -74,6 +74,7 @@ from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
+from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import LearningServices, learning_services
 from antiphon.services.project.required_files import secret_file
 from antiphon.services.project.store import Store
@@ -309,6 +310,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         "replay": replay,
         "reuse": lambda scope: (),
         "identity": ProjectIdentity(store),
+        "tenants": ProjectTenants(store),
         "authorize": Decider().require,
         "records": records(store),
         "audit": store.audit.append,

@@ -44,6 +44,7 @@ from antiphon.services.features.lookup import Lookups
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService, records
+from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import learning_services
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.predictions import ProjectPredictions, RecentReuse
@@ -112,6 +113,7 @@ class ProcessServices:
             ),
             access=AccessServices(
                 identity=ProjectIdentity(store),
+                tenants=ProjectTenants(store),
                 authorize=authorize,
                 records=records(store),
                 audit=store.audit.append,

@@ -35,6 +35,7 @@ from antiphon.cli import (
     rollouts,
     runs,
     status,
+    tenants,
     tls,
     train,
     up,
@@ -113,7 +114,7 @@ def assemble() -> typer.Typer:
     models.app.command("rebuild")(train.rebuild)
     for noun in (
         features, datasets, models, releases, outcomes, batch, runs, events,
-        keys, principals, policy, audit, encryption, tls,
+        keys, principals, tenants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)
     return app

@@ -436,8 +436,11 @@ def _fair_order(environment: str, now: datetime, workflows: Collection[str] | No
 
 
 def _claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
-    """True for runs of an environment that wait and are due, and for those whose lease ran out."""
-    own = _runs.c.environment == environment
+    """True for runs of an environment that wait and are due, and for those whose lease ran out; not for those of a
+    tenant that is suspended or deleted."""
+    tenants = schema.tenants
+    stopped = select(tenants.c.tenant).where(tenants.c.state != "active")
+    own = and_(_runs.c.environment == environment, _runs.c.tenant.not_in(stopped))
     due = or_(
         and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
         and_(_runs.c.status == "running", own, _runs.c.lease_until < now),

@@ -31,6 +31,7 @@ from antiphon.gateway.admin import (
     releases,
     rollouts,
     status,
+    tenants,
     views,
     work,
 )
@@ -52,7 +53,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
-        feature_watch, work, keys, policies, audit, files, batches,
+        feature_watch, work, keys, tenants, policies, audit, files, batches,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

@@ -24,6 +24,7 @@ from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.governance.identity import ProjectIdentity
 from antiphon.services.governance.policy_versions import PolicyService
+from antiphon.services.governance.tenants import ProjectTenants
 from antiphon.services.learning.learning_services import LearningServices
 from antiphon.services.runs import ProjectRuns
 from antiphon.serving.admission.engine_gate import GateStatus
@@ -82,6 +83,7 @@ class AccessServices:
     """
 
     identity: ProjectIdentity
+    tenants: ProjectTenants
     authorize: Callable[[Principal, str, str | Resource], object]
     records: Records
     audit: Callable[..., Any]

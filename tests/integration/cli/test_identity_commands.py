@@ -1,8 +1,9 @@
-"""``antiphon keys`` and ``antiphon principals`` over one project, in process."""
+"""``antiphon keys``, ``antiphon principals`` and ``antiphon tenants`` over one project, in process."""
 
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from antiphon.cli import keys, principals
+from antiphon.cli import keys, principals, tenants
 from antiphon.core.errors import (
     AntiphonError,
     ConflictError,
@@ -19,17 +20,19 @@ from antiphon.core.errors import (
     NotFoundError,
     UnauthenticatedError,
 )
+from antiphon.core.scope import Scope
 from antiphon.services.project.store import Store
 
 
 class Terminal:
-    """Runs commands of both nouns."""
+    """Runs commands of these nouns."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._app = typer.Typer()
         self._app.add_typer(keys.app)
         self._app.add_typer(principals.app)
+        self._app.add_typer(tenants.app)
 
     def __call__(self, *arguments: str) -> str:
         done = CliRunner().invoke(self._app, [*arguments, "--project", str(self.root)])
@@ -124,3 +127,23 @@ def test_the_clock_is_trusted_on_record(terminal: Terminal) -> None:
     store = Store.open(terminal.root)
     assert store.audit.query(store.scope)[0].action == "clock.trust"
     store.close()
+
+
+def test_a_tenant_is_made_suspended_resumed_and_deleted(terminal: Terminal) -> None:
+    assert terminal.json("tenants", "create", "acme")["state"] == "active"
+    why = ("--reason", "unpaid")
+    assert "acme is suspended." in terminal("tenants", "suspend", "acme", *why)
+    assert "unpaid" in terminal("tenants", "list")
+    assert "acme is active." in terminal("tenants", "resume", "acme", *why)
+    with pytest.raises(ConflictError, match="of this project"):
+        terminal("tenants", "delete", "default", *why)
+    with closing(Store.open(terminal.root)) as store:
+        store.runs.submit(Scope("acme", "dev"), "refresh", {})
+    with pytest.raises(ConflictError, match="1 runs have not ended"):
+        terminal("tenants", "delete", "acme", *why)
+    assert terminal.json("tenants", "delete", "acme", "--force", *why)["state"] == "deleted"
+    with pytest.raises(NotFoundError, match="no tenant 'globex'"):
+        terminal("tenants", "suspend", "globex", *why)
+    with closing(Store.open(terminal.root)) as store:
+        acts = [entry.action for entry in store.audit.query(store.scope)]
+    assert sorted(acts) == ["tenant.create", "tenant.delete", "tenant.resume", "tenant.suspend"]

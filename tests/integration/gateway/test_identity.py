@@ -368,3 +368,30 @@ async def test_a_confined_administrator_makes_no_key_that_is_for_more(running, d
         assert (await http.post(f"/admin/keys/{whole.id}/rotate", json={})).status_code == 403
         assert (await http.post("/admin/keys", json={**wanted, "actions": ["administer"]})).status_code == 201
         assert (await http.post("/admin/keys/clerk/rotate", json={})).status_code == 201
+
+
+# ------------------------------------------------------------------ tenants
+
+
+async def test_a_tenant_is_made_suspended_resumed_and_deleted_over_http(browser, keys, database) -> None:
+    admin = {"authorization": f"Bearer {keys['admin']}"}
+    assert (await browser.post("/admin/tenants", json={"name": "acme"}, headers=admin)).status_code == 201
+    text, _ = Keys(database, fakes.SECRET).create("acme", "root", "admin", kind="person")
+    theirs = {"authorization": f"Bearer {text}"}
+    listed = await browser.get("/admin/tenants", headers=admin)
+    assert [(one["id"], one["state"]) for one in listed.json()["tenants"]] == [
+        ("acme", "active"),
+        ("default", "active"),
+    ]
+    foreign = await browser.get("/admin/tenants", headers=theirs)
+    assert foreign.status_code == 403
+    assert "the tenant that runs this installation" in foreign.text
+    own = await browser.post("/admin/tenants/default/suspend", json={"reason": "r"}, headers=admin)
+    assert own.status_code == 422
+    for move, state in (("suspend", "suspended"), ("resume", "active"), ("delete", "deleted")):
+        moved = await browser.post(f"/admin/tenants/acme/{move}", json={"reason": "unpaid"}, headers=admin)
+        assert (moved.status_code, moved.json()["state"]) == (200, state)
+        answer = await browser.post("/v1/chat/completions", json=BODY, headers=theirs)
+        refused = answer.status_code == 403
+        assert (f"'acme' is {state}" in answer.text) == refused == (state != "active"), answer.text
+    assert (await browser.post("/admin/tenants/globex/suspend", json={"reason": "r"}, headers=admin)).status_code == 404

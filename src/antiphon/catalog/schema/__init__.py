@@ -45,6 +45,7 @@ from antiphon.catalog.schema.governance import principals as principals
 from antiphon.catalog.schema.governance import quota_levels as quota_levels
 from antiphon.catalog.schema.governance import reencryptions as reencryptions
 from antiphon.catalog.schema.governance import sessions as sessions
+from antiphon.catalog.schema.governance import tenants as tenants
 
 REVISION = "1"
 """The Alembic revision these tables are at."""

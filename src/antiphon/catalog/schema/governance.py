@@ -1,6 +1,7 @@
 """Tables of governance: identity, policies, the audit log, encryption. Instants are whole microseconds since 1970 UTC.
 
-A principal belongs to a tenant, not to one environment: the environment of the rows of identity is ``*``.
+A principal belongs to a tenant, not to one environment: the environment of the rows of identity is ``*``. A tenant
+without a row of its own is active.
 
 A policy version's row is never changed; what became of it are its moves, of which the last ``in_force`` of a scope is
 what decides there.
@@ -18,6 +19,12 @@ import sqlalchemy as sa
 
 from antiphon.catalog.dialect import TEXT
 from antiphon.catalog.schema.base import columns, index, key, one_where, optional, table
+
+tenants = table(
+    "tenants",
+    columns(TEXT, "state", "reason", "changed_by"),
+    columns(sa.BigInteger, "changed_at"),
+)
 
 principals = table(
     "principals",

@@ -56,7 +56,7 @@ class PublicationLease:
         self.announced: tuple[Publication, ...] = ()
         """The later publications that were announced when the catalog was read last."""
         self.away = False
-        """Whether the catalog did not answer when it was asked last."""
+        """True if the catalog did not answer when it was asked last."""
 
     def current(self) -> Publication | None:
         """The publication to serve now; ``None`` before the first. Raises what the catalog raises when it was never

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Row
 
 from antiphon.catalog import schema
@@ -25,6 +25,7 @@ from antiphon.governance.identity.principal import (
     reserved,
 )
 from antiphon.governance.identity.revocation import LEEWAY
+from antiphon.governance.identity.tenants import TenantState
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
@@ -34,7 +35,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
         role, kind, clearance: of its principal, as they are now.
         replaced_by: the key that it was rotated to.
         last_used_on: the day (UTC) of its last use, as far as it is written.
-        disabled: whether its principal is.
+        disabled: whether its principal is. tenant_state: of its tenant.
         made_by: who made it, and so has seen its text; ``None`` for keys from before that was kept.
         waits: it opens nothing until another person has approved it; ``approved_by`` is who did.
     """
@@ -57,6 +58,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
     made_by: str | None = None
     approved_by: str | None = None
     waits: bool = False
+    tenant_state: TenantState = "active"
 
     @property
     def principal(self) -> Principal:
@@ -100,8 +102,10 @@ def select_keys() -> Select[Any]:
     keys, who, marks = schema.api_keys, schema.principals, schema.clock_marks
     owner = (who.c.tenant == keys.c.tenant) & (who.c.environment == ANY) & (who.c.id == keys.c.name)
     newest = select(marks.c.newest_at).where(marks.c.tenant == ANY, marks.c.environment == ANY).scalar_subquery()
-    columns = keys, who.c.role, who.c.kind, who.c.clearance, who.c.disabled_at, newest.label("newest_at")
-    return select(*columns).join_from(keys, who, owner)
+    tenants = schema.tenants
+    state = func.coalesce(tenants.c.state, "active").label("tenant_state")
+    columns = keys, who.c.role, who.c.kind, who.c.clearance, who.c.disabled_at, newest.label("newest_at"), state
+    return select(*columns).join_from(keys, who, owner).outerjoin(tenants, tenants.c.tenant == keys.c.tenant)
 
 
 def key_record(row: Row[Any]) -> KeyRecord:
@@ -124,6 +128,7 @@ def key_record(row: Row[Any]) -> KeyRecord:
         made_by=row.made_by,
         approved_by=row.approved_by,
         waits=bool(row.waits),
+        tenant_state=row.tenant_state,
         allowance=NO_ALLOWANCE if row.allowance is None else msgspec.json.decode(row.allowance, type=Allowance),
     )
 

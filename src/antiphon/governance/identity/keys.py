@@ -48,6 +48,7 @@ from antiphon.governance.identity.principal import (
 )
 from antiphon.governance.identity.principals import Principals
 from antiphon.governance.identity.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
+from antiphon.governance.identity.tenants import require_served
 from antiphon.governance.policy.request import Action
 
 PREFIX = "ak_"
@@ -212,6 +213,7 @@ class Keys:
 
         Raises:
             UnauthenticatedError: no key, an unknown one, an expired or revoked one, or one of a disabled principal.
+            ForbiddenError: its tenant is suspended or deleted.
             UnavailableError: the catalog is away and the key was not seen within the revocation bound.
         """
         if not _SHAPE.match(text):
@@ -233,6 +235,7 @@ class Keys:
                 where="Authorization",
                 next_step=f"Make a new one with `antiphon keys create`.{self.newest.behind()}",
             )
+        require_served(record.tenant, record.tenant_state)
         self.last_use.key(record.tenant, record.id, now)
         return principal
 
@@ -242,12 +245,13 @@ class Keys:
             return None
         digest = self._hash(text)
         known = self._leases.fresh(digest, lambda: self._of_hash(digest))
-        if known is None or known[0].refusal(self.newest.now()) is not None:
+        if known is None or known[0].refusal(self.newest.now()) is not None or known[0].tenant_state != "active":
             return None
         return known[1]
 
     def stop_reason(self, principal: Principal) -> str | None:
-        """Reason to stop work in the name of this principal, or ``None``: its key was revoked, or it is disabled.
+        """Reason to stop work in the name of this principal, or ``None``: its key was revoked, it is disabled, or its
+        tenant deleted.
 
         A key that expired or was rotated after the work was ordered does not stop it.
 
@@ -378,6 +382,8 @@ class Keys:
         return record, record.principal
 
     def _stands(self, principal: Principal) -> bool:
+        if self.principals.tenants.state(principal.tenant) == "deleted":
+            return False
         for name in filter(None, (principal.id, subject_of(principal.id))):
             there = self.principals.find(principal.tenant, name)
             if there is not None and there.disabled_at is not None:

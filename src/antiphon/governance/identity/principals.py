@@ -20,6 +20,7 @@ from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import ANY, Scope
 from antiphon.governance.identity.principal import Clearance, Kind, Role, check_name
+from antiphon.governance.identity.tenants import Tenants
 
 
 class PrincipalRecord(msgspec.Struct, frozen=True):
@@ -47,6 +48,7 @@ class Principals:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.tenants = Tenants(database)
 
     def create(
         self,
@@ -187,11 +189,12 @@ class Principals:
             return [_record(row) for row in connection.execute(statement)]
 
     def has_tenant(self, tenant: str) -> bool:
-        """Tell whether the tenant exists: has, or had, a principal."""
-        table = schema.principals
-        statement = select(table.c.id).where(table.c.tenant == tenant, table.c.environment == ANY).limit(1)
-        with self._database.read() as connection:
-            return connection.execute(statement).first() is not None
+        """Tell whether the tenant exists: was made, or has, or had, a principal."""
+        try:
+            self.tenants.get(tenant)
+        except NotFoundError:
+            return False
+        return True
 
 
 def _is(tenant: str, name: str) -> Any:

@@ -27,6 +27,7 @@ from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.last_use import SESSION_SECONDS
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.revocation import LEEWAY, REVOCATION_BOUND_SECONDS, CredentialLeases
+from antiphon.governance.identity.tenants import require_served
 
 LASTS = timedelta(hours=12)
 IDLE = timedelta(hours=1)
@@ -118,6 +119,7 @@ class Sessions:
 
         Raises:
             UnauthenticatedError: there is none, or it has ended, expired, been idle, or lost its key.
+            ForbiddenError: its tenant is suspended or deleted.
             UnavailableError: the catalog is away, and the session was not seen within the revocation bound.
         """
         if not _ID.match(text):
@@ -190,6 +192,7 @@ class Sessions:
             raise _none(f"The session was idle for too long.{behind}")
         if (refusal := row.key.refusal(now)) is not None:
             raise _none(f"The key of this session is {refusal}.")
+        require_served(row.tenant, row.key.tenant_state)
 
     def _read(self, digest: bytes, within: Connection | None) -> _Row | None:
         table = schema.sessions

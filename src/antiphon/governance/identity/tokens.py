@@ -25,6 +25,7 @@ from antiphon.governance.identity.keys import PREFIX, Keys
 from antiphon.governance.identity.principal import Principal, Role, check_name, subject_of, token_principal
 from antiphon.governance.identity.principals import Principals
 from antiphon.governance.identity.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
+from antiphon.governance.identity.tenants import require_served
 from antiphon.governance.policy.request import LEVELS
 
 ALGORITHMS = {
@@ -206,6 +207,7 @@ class BearerTokens:
         """
         if principal.tenant != self._tenant and not self._principals.has_tenant(principal.tenant):
             raise _refused("Its tenant does not exist here", "Make a principal of that tenant first.")
+        require_served(principal.tenant, self._principals.tenants.state(principal.tenant))
         there = self._principals.find(principal.tenant, principal.id)
         bare = there is None
         if there is None:
