@@ -30,7 +30,7 @@ from tests.harness.local_issuer import LocalIssuer
 from antiphon.catalog.database import Database
 from antiphon.core.child_process import start_child
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import OidcSettings
+from antiphon.core.settings_governance import OidcSettings
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.writer import AuditWriter
 from antiphon.governance.identity.issuer_keys import IssuerKeys

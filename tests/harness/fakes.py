@@ -43,7 +43,8 @@ from antiphon.core.ids import content_hash, new_id
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.scope import Scope
 from antiphon.core.settings import Settings
-from antiphon.core.settings_sections import GatewaySettings, IdentitySettings, ProjectSettings
+from antiphon.core.settings_governance import IdentitySettings
+from antiphon.core.settings_sections import GatewaySettings, ProjectSettings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt

@@ -82,23 +82,25 @@ def _one(name: str, kind: str, owner: Any, function: str, old: str, new: str) ->
     return Mutant(name, kind, (Change(owner, function, old, new),))
 
 
-_LEAVING = (
-    "if self._database.write(update(_runs).where(_holds(run)).values(values)) != 1:\n        raise _lease_lost(run)"
-)
+_LEAVING = """with self._database.transaction() as connection:
+        if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
+            raise _lease_lost(run)
+        if not ended:
+            self._database.ring("runs", run.scope)"""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
 
 MUTANTS = (
-    _one("heartbeat without the epoch", "runs", Runs, "heartbeat", "_holds(run)", _RUN + ', status="running")'),
+    _one("heartbeat without the epoch", "runs", Runs, "heartbeat", "holds(run)", _RUN + ', status="running")'),
     _one(
         "heartbeat revives a lost lease",
         "runs",
         Runs,
         "heartbeat",
-        "update(_runs).where(_holds(run)).values(values)",
+        "update(_runs).where(holds(run)).values(values)",
         f"update(_runs).where({_RUN}))"
         '.values(values | {"status": "running", "epoch": run.epoch, "worker": run.worker})',
     ),
-    _one("end without the epoch", "runs", Runs, "_leave", "_holds(run)", _RUN + ', status="running")'),
+    _one("end without the epoch", "runs", Runs, "_leave", "holds(run)", _RUN + ', status="running")'),
     _one(
         "ownership cleared late",
         "runs",
@@ -114,7 +116,7 @@ MUTANTS = (
         "runs",
         Runs,
         "fenced",
-        "connection.execute(select(_runs.c.id).where(_holds(run))).first() is None",
+        "connection.execute(select(_runs.c.id).where(holds(run))).first() is None",
         "False",
     ),
     _one(
@@ -130,12 +132,12 @@ MUTANTS = (
         "claim of what another holds",
         "runs",
         runs,
-        "_claimable",
+        "claimable",
         "_runs.c.lease_until < now",
         "_runs.c.lease_until < now + timedelta(seconds=60)",
     ),
     _one("claim keeps the epoch", "runs", Runs, "claim", "row.epoch + 1", "row.epoch or 1"),
-    _one("claim before its time", "runs", runs, "_claimable", "_runs.c.not_before <= now", "_runs.c.not_before > 0"),
+    _one("claim before its time", "runs", runs, "claimable", "_runs.c.not_before <= now", "_runs.c.not_before > 0"),
     _one(
         "reclaim of another's leases",
         "runs",
@@ -169,7 +171,7 @@ MUTANTS = (
         "batches",
         Runs,
         "fenced",
-        "connection.execute(select(_runs.c.id).where(_holds(run))).first() is None",
+        "connection.execute(select(_runs.c.id).where(holds(run))).first() is None",
         "False",
     ),
     _one("ended job opens again", "batches", Jobs, "set_status", "if found.status in ENDED:", "if False:"),

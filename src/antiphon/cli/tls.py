@@ -16,7 +16,7 @@ from antiphon.core import settings
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.core.settings import ProjectPaths
-from antiphon.core.settings_sections import TlsSettings
+from antiphon.core.settings_governance import TlsSettings
 
 if TYPE_CHECKING:
     from antiphon.governance.certificates.checks import CertificateFinding

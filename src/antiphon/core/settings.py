@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core import settings_governance as governance
 from antiphon.core import settings_sections as sections
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.paths import ProjectPaths as ProjectPaths
@@ -38,11 +39,11 @@ class Settings(sections.Section, frozen=True):
     processes: sections.ProcessesSettings = sections.ProcessesSettings()
     supervision: sections.SupervisionSettings = sections.SupervisionSettings()
     prices: sections.PriceSettings = sections.PriceSettings()
-    identity: sections.IdentitySettings = sections.IdentitySettings()
-    policy: sections.PolicySettings = sections.PolicySettings()
-    audit: sections.AuditSettings = sections.AuditSettings()
-    encryption: sections.EncryptionSettings = sections.EncryptionSettings()
-    tls: sections.TlsSettings = sections.TlsSettings()
+    identity: governance.IdentitySettings = governance.IdentitySettings()
+    policy: governance.PolicySettings = governance.PolicySettings()
+    audit: governance.AuditSettings = governance.AuditSettings()
+    encryption: governance.EncryptionSettings = governance.EncryptionSettings()
+    tls: governance.TlsSettings = governance.TlsSettings()
 
     @property
     def metrics(self) -> sections.MetricsAccess:

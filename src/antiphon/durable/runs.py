@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import and_, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -29,6 +29,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
+from antiphon.durable.claims import claimable, fair_order, holds
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -196,13 +197,13 @@ class Runs:
         """
         while True:
             now = self._clock.now()
-            due = _claimable(environment, now, workflows)
+            due = claimable(environment, now, workflows)
             # Idle workers poll: they look without taking the write lock.
             if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
                 return None
             with self._database.transaction() as connection:
                 order = (
-                    _fair_order(environment, now, workflows)
+                    fair_order(environment, now, workflows)
                     if fair
                     else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
                 )
@@ -271,7 +272,7 @@ class Runs:
         values = {"lease_until": now + lease, "updated_at": now, **_columns(progress)}
         with self._database.transaction() as connection:
             held = connection.execute(
-                update(_runs).where(_holds(run)).values(values).returning(_runs.c.cancel_requested)
+                update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
             ).first()
         if held is None:
             raise _lease_lost(run)
@@ -333,7 +334,7 @@ class Runs:
             LeaseLostError: the run is not this holder's any more; the effect was not run.
         """
         with self._database.transaction() as connection:
-            if connection.execute(select(_runs.c.id).where(_holds(run))).first() is None:
+            if connection.execute(select(_runs.c.id).where(holds(run))).first() is None:
                 raise _lease_lost(run)
             return effect(connection)
 
@@ -398,7 +399,7 @@ class Runs:
         now = self._clock.now()
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
         with self._database.transaction() as connection:
-            if connection.execute(update(_runs).where(_holds(run)).values(values)).rowcount != 1:
+            if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
                 raise _lease_lost(run)
             if not ended:
                 self._database.ring("runs", run.scope)
@@ -415,42 +416,6 @@ def _encode(value: Any, where: str) -> bytes:
         raise InvalidInputError(
             f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
         ) from error
-
-
-def _fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
-    """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
-    others = _runs.alias()
-    running = (
-        select(func.count())
-        .select_from(others)
-        .where(
-            others.c.tenant == _runs.c.tenant,
-            others.c.environment == environment,
-            others.c.status == "running",
-            others.c.lease_until >= now,
-        )
-    )
-    if workflows is not None:
-        running = running.where(others.c.workflow.in_(sorted(workflows)))
-    return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
-
-
-def _claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
-    """True for runs of an environment that wait and are due, and for those whose lease ran out; not for those of a
-    tenant that is suspended or deleted."""
-    tenants = schema.tenants
-    stopped = select(tenants.c.tenant).where(tenants.c.state != "active")
-    own = and_(_runs.c.environment == environment, _runs.c.tenant.not_in(stopped))
-    due = or_(
-        and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
-        and_(_runs.c.status == "running", own, _runs.c.lease_until < now),
-    )
-    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
-
-
-def _holds(run: Run) -> ColumnElement[bool]:
-    """True for the run while its claim, by this epoch, lasts."""
-    return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
 
 
 def _lease_lost(run: Run) -> LeaseLostError:

@@ -14,7 +14,7 @@ from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.database import Database
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import IdentitySettings, OidcSettings
+from antiphon.core.settings_governance import IdentitySettings, OidcSettings
 from antiphon.gateway.application import create_app
 from antiphon.gateway.dashboard import session
 from antiphon.governance.audit.log import AuditLog

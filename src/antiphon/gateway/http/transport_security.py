@@ -26,7 +26,7 @@ import msgspec
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
 from antiphon.core.settings import Settings
-from antiphon.core.settings_sections import TlsSettings
+from antiphon.core.settings_governance import TlsSettings
 from antiphon.governance.certificates.checks import CertificateFacts, chain, described, require_pair
 
 _log = logging.getLogger("antiphon.gateway")

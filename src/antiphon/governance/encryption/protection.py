@@ -22,7 +22,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import EncryptionSettings
+from antiphon.core.settings_governance import EncryptionSettings
 from antiphon.governance.encryption.data_keys import DataKeys
 from antiphon.governance.encryption.held_keys import HeldKeys
 from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider

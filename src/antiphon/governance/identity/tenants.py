@@ -19,8 +19,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError
-from antiphon.core.scope import Scope
-from antiphon.governance.identity.last_use import ANY
+from antiphon.core.scope import ANY, Scope
 
 TenantState = Literal["active", "suspended", "deleted"]
 

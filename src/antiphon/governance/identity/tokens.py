@@ -19,7 +19,7 @@ import msgspec
 from antiphon.core.clock import Clock, from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import OidcSettings
+from antiphon.core.settings_governance import OidcSettings
 from antiphon.governance.identity.issuer_keys import IssuerKey, IssuerKeys
 from antiphon.governance.identity.keys import PREFIX, Keys
 from antiphon.governance.identity.principal import Principal, Role, check_name, subject_of, token_principal

@@ -20,7 +20,7 @@ from antiphon.core.errors import (
     SetupError,
     UnavailableError,
 )
-from antiphon.core.settings_sections import EncryptionSettings
+from antiphon.core.settings_governance import EncryptionSettings
 from antiphon.governance.encryption import keyring
 from antiphon.governance.encryption.key_provider import EnvironmentKeys, KeyProvider, WrappedKey
 from antiphon.governance.encryption.keyring import FileKeyring

@@ -17,7 +17,7 @@ from tests.harness.local_issuer import LocalIssuer, encoded, make_key, signed
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInputError, UnauthenticatedError, UnavailableError
-from antiphon.core.settings_sections import OidcSettings
+from antiphon.core.settings_governance import OidcSettings
 from antiphon.governance.identity import issuer_keys
 from antiphon.governance.identity.issuer_keys import BELIEVED_SECONDS, FRESH_SECONDS, LEAST_SECONDS, IssuerKeys
 from antiphon.governance.identity.keys import Keys

@@ -21,7 +21,7 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.codec import unpack
 from antiphon.core.errors import ConflictError, CorruptionError, SetupError
 from antiphon.core.scope import Scope
-from antiphon.core.settings_sections import EncryptionSettings
+from antiphon.core.settings_governance import EncryptionSettings
 from antiphon.governance.encryption import keyring
 from antiphon.governance.encryption.held_keys import LEASE_SECONDS
 from antiphon.governance.encryption.protection import Protection, mode_of, protect, record_mode, recorded_mode

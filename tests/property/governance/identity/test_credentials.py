@@ -13,7 +13,7 @@ from tests.harness.local_issuer import LocalIssuer
 from tests.unit.catalog.examples import open_database
 
 from antiphon.core.errors import ForbiddenError, UnauthenticatedError, UnavailableError
-from antiphon.core.settings_sections import OidcSettings
+from antiphon.core.settings_governance import OidcSettings
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.last_use import LastUse

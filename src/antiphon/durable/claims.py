@@ -1,0 +1,50 @@
+"""Conditions and order by which runs are claimed and held."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+
+from antiphon.catalog import schema
+from antiphon.durable.run import Run
+
+_runs = schema.runs
+
+
+def fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+    """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
+    others = _runs.alias()
+    running = (
+        select(func.count())
+        .select_from(others)
+        .where(
+            others.c.tenant == _runs.c.tenant,
+            others.c.environment == environment,
+            others.c.status == "running",
+            others.c.lease_until >= now,
+        )
+    )
+    if workflows is not None:
+        running = running.where(others.c.workflow.in_(sorted(workflows)))
+    return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
+
+
+def claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
+    """True for runs of an environment that wait and are due, and for those whose lease ran out; not for those of a
+    tenant that is suspended or deleted."""
+    tenants = schema.tenants
+    stopped = select(tenants.c.tenant).where(tenants.c.state != "active")
+    own = and_(_runs.c.environment == environment, _runs.c.tenant.not_in(stopped))
+    due = or_(
+        and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
+        and_(_runs.c.status == "running", own, _runs.c.lease_until < now),
+    )
+    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
+
+
+def holds(run: Run) -> ColumnElement[bool]:
+    """True for the run while its claim, by this epoch, lasts."""
+    return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
