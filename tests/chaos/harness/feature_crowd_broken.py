@@ -38,11 +38,11 @@ def _written_over(platform: FeaturePlatform, store: Store) -> None:
     database = store.database
 
     def publish(scope: Scope, changes: Mapping[str, str | None], *, expected: int, **said: Any) -> Publication:
-        seen = publications.current(scope)
+        seen = publications.latest(scope)
         merged = {**(seen.snapshots if seen is not None else {}), **changes}
         time.sleep(_GAP)
         with database.writing(said.get("within")) as connection:
-            now = publications.current(scope, within=connection)
+            now = publications.latest(scope, within=connection)
             number = now.number if now is not None else 0
             made: Publication = publications._write(
                 connection, scope, number + 1, number, {key: one for key, one in merged.items() if one is not None},

@@ -122,7 +122,7 @@ def test_a_publication_is_announced_before_it_is_served(database: Database) -> N
     assert publications.online(DEV) == OnlinePublications(first)
     second, third = announced(2), announced(3)
     assert publications.online(DEV) == OnlinePublications(first, (second, third))
-    assert publications.current(DEV) == third
+    assert (publications.current(DEV), publications.latest(DEV)) == (first, third)
     third = publications.serve(third)
     assert publications.online(DEV) == OnlinePublications(third)
     assert publications.serve(second).number == 2, "it was passed over"

@@ -75,12 +75,12 @@ class Publications:
         self._database = database
         self._notice = notice
 
-    def online(self, scope: Scope) -> OnlinePublications:
+    def online(self, scope: Scope, *, within: Connection | None = None) -> OnlinePublications:
         """The publication that is served, and those announced."""
         served = select(func.max(_table.c.number)).where(schema.owned(_table, scope), _table.c.served_at.is_not(None))
         from_it_on = _table.c.number >= func.coalesce(served.scalar_subquery(), 0)
-        rows = self._database.rows(select(_table).where(schema.owned(_table, scope), from_it_on).order_by("number"))
-        found = tuple(map(_publication, rows))
+        statement = select(_table).where(schema.owned(_table, scope), from_it_on).order_by(_table.c.number)
+        found = tuple(map(_publication, self._database.rows(statement, within)))
         if found and found[0].served_at is not None:
             return OnlinePublications(found[0], found[1:])
         return OnlinePublications(None, found)
@@ -104,12 +104,16 @@ class Publications:
         return self.get(announced.scope, announced.number)
 
     def current(self, scope: Scope, *, within: Connection | None = None) -> Publication | None:
-        """The latest publication, served or announced; ``None`` before the first."""
+        """The publication that is served, ``None`` before the first."""
+        return self.online(scope, within=within).served
+
+    def latest(self, scope: Scope, *, within: Connection | None = None) -> Publication | None:
+        """The latest publication, served or announced, which the next one follows; ``None`` before the first."""
         found = self.list(scope, 1, within=within)
         return found[0] if found else None
 
     def snapshots(self, scope: Scope, *, within: Connection | None = None) -> dict[str, str]:
-        """The snapshots of the latest publication; none before the first."""
+        """The snapshots of the publication that is served; none before the first."""
         current = self.current(scope, within=within)
         return {} if current is None else current.snapshots
 
@@ -152,7 +156,7 @@ class Publications:
             NotFoundError: a snapshot is not recorded in this scope, or was pruned.
         """
         with self._database.writing(within) as connection:
-            current = self.current(scope, within=connection)
+            current = self.latest(scope, within=connection)
             number, snapshots = (0, {}) if current is None else (current.number, current.snapshots)
             if number != expected:
                 raise _lost(scope, expected, number)
@@ -174,7 +178,7 @@ class Publications:
         with self._database.transaction() as connection:
             back = self.get(scope, to, within=connection)
             self._require_snapshots(connection, scope, set(back.snapshots.values()))
-            current = self.current(scope, within=connection) or back
+            current = self.latest(scope, within=connection) or back
             if current.number != expected:
                 raise _lost(scope, expected, current.number)
             snapshots = {**current.snapshots, **back.snapshots}

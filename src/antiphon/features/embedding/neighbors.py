@@ -137,7 +137,7 @@ class NeighborLookup:
     def _publication(self, number: int | None) -> Publication:
         if number is not None:
             return self.catalog.publications.get(self.catalog.scope, number)
-        found = self.catalog.publications.online(self.catalog.scope).served
+        found = self.catalog.publications.current(self.catalog.scope)
         if found is None:
             raise FeatureUnavailableError(
                 "Nothing is published yet.", where=str(self.catalog.scope), next_step="Run `antiphon features refresh`."

@@ -168,7 +168,7 @@ class FeatureReader:
                 if broken is not None:
                     raise lookup_errors.damaged(broken) from error
                 # A release that went live within the lease pins what was published just before it.
-                later = self._later(publication.number, views)
+                later = self._later(publication.number)
                 if later is None:
                     raise
                 publication = later
@@ -184,17 +184,11 @@ class FeatureReader:
         """The publication to serve now."""
         return self._lease.current()
 
-    def _later(self, number: int, views: Mapping[str, str]) -> Publication | None:
-        """The served publication, asked for within the lease, if it is later than this one; raises
-        ``UnavailableError`` when one that is announced has the views."""
+    def _later(self, number: int) -> Publication | None:
+        """The served publication, asked for within the lease, if it is later than this one."""
         self._lease.end()
         found = self.publication()
-        if found is not None and found.number > number:
-            return found
-        for one in self._lease.announced:
-            if all(f"{view}@{version}" in one.snapshots for view, version in views.items()):
-                raise lookup_errors.announced(one.number)
-        return None
+        return found if found is not None and found.number > number else None
 
     def _let_go(self, before: Publication | None, after: Publication) -> None:
         """Keep open what is current and, for requests still under way and a broken file, what was just before."""

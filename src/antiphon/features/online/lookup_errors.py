@@ -53,11 +53,6 @@ def corrupt(view: str, snapshot: str) -> CorruptionError:
     )
 
 
-def announced(number: int) -> UnavailableError:
-    """A release that pins what is published and not served yet."""
-    return _soon(f"Publication {number}, which has this view, is not served yet.", "features", "It is")
-
-
 def damaged(broken: CorruptionError) -> UnavailableError:
     """A damaged snapshot, and no earlier one that can stand in for it."""
     return _soon(f"No publication can be read: {broken.what}", "online store", "It is built again from the lake")

@@ -53,8 +53,6 @@ class PublicationLease:
         self._served: Publication | None = None
         self._until = self._read_at = float("-inf")
         self._known: dict[int, float] = {}
-        self.announced: tuple[Publication, ...] = ()
-        """The later publications that were announced when the catalog was read last."""
         self.away = False
         """True if the catalog did not answer when it was asked last."""
 
@@ -85,7 +83,6 @@ class PublicationLease:
             self._until = self._clock.monotonic() + self._seconds
             return
         self.away = False
-        self.announced = found.announced
         if found.served is not None and (self._served is None or found.served.number > self._served.number):
             self._moved(self._served, found.served)
             self._served = found.served

@@ -100,7 +100,7 @@ class Publisher:
     def withdraw(self, key: str, snapshot: str, *, reason: str, principal: str) -> None:
         """Take ``view@definition_version`` out of the current publication while it has this snapshot there; raises
         ``WriteConflictError`` when another publication came first."""
-        current = self.catalog.publications.current(self._scope)
+        current = self.catalog.publications.latest(self._scope)
         if current is not None and current.snapshots.get(key) == snapshot:
             self.catalog.publications.publish(
                 self._scope, {key: None}, expected=current.number, reason=reason, principal=principal
@@ -262,8 +262,8 @@ def race(catalog: FeatureCatalog, attempt: Callable[[Publication | None], _Resul
     other publishers won every race."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(ConflictError):
-            return attempt(catalog.publications.current(catalog.scope))
-    return attempt(catalog.publications.current(catalog.scope))
+            return attempt(catalog.publications.latest(catalog.scope))
+    return attempt(catalog.publications.latest(catalog.scope))
 
 
 def _age(manifest: SnapshotManifest) -> tuple[datetime, int]:

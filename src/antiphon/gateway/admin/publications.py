@@ -59,7 +59,7 @@ class PublicationLine(msgspec.Struct, frozen=True):
 
 
 class PublicationList(msgspec.Struct, frozen=True):
-    """Newest first; the first is current."""
+    """Newest first; the first that has a ``served_at`` is current."""
 
     publications: tuple[PublicationLine, ...]
 
