@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -29,6 +29,7 @@ from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
+from antiphon.durable.claim_order import claimable, fair_order, next_moments
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -193,13 +194,13 @@ class Runs:
         """
         while True:
             now = self._clock.now()
-            due = _claimable(environment, now, workflows)
+            due = claimable(environment, now, workflows)
             # Idle workers poll: they look without taking the write lock.
             if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
                 return None
             with self._database.transaction() as connection:
                 order = (
-                    _fair_order(environment, now, workflows)
+                    fair_order(environment, now, workflows)
                     if fair
                     else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
                 )
@@ -237,13 +238,7 @@ class Runs:
     def next_due(self, environment: str, workflows: Collection[str]) -> timedelta | None:
         """How long until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
-        waits = (
-            select(func.min(moment)).where(
-                _runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(sorted(workflows))
-            )
-            for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
-        )
-        row = self._database.first(select(*(each.scalar_subquery() for each in waits)))
+        row = self._database.first(next_moments(environment, workflows))
         moments = [moment for moment in row or () if moment is not None]
         return max(min(moments) - self._clock.now(), timedelta()) if moments else None
 
@@ -389,34 +384,6 @@ def _encode(value: Any, where: str) -> bytes:
         raise InvalidInputError(
             f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
         ) from error
-
-
-def _fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
-    """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
-    others = _runs.alias()
-    running = (
-        select(func.count())
-        .select_from(others)
-        .where(
-            others.c.tenant == _runs.c.tenant,
-            others.c.environment == environment,
-            others.c.status == "running",
-            others.c.lease_until >= now,
-        )
-    )
-    if workflows is not None:
-        running = running.where(others.c.workflow.in_(sorted(workflows)))
-    return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
-
-
-def _claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
-    """True for runs of an environment that wait and are due, and for those whose lease ran out."""
-    own = _runs.c.environment == environment
-    due = or_(
-        and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
-        and_(_runs.c.status == "running", own, _runs.c.lease_until < now),
-    )
-    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
 
 
 def _holds(run: Run) -> ColumnElement[bool]:

@@ -1,0 +1,52 @@
+"""Which runs may be claimed, in which order, and when the next one may be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+
+from antiphon.catalog import schema
+
+_runs = schema.runs
+
+
+def fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+    """The order of claims: tenants with fewer running runs first, then the run that waited longest."""
+    others = _runs.alias()
+    running = (
+        select(func.count())
+        .select_from(others)
+        .where(
+            others.c.tenant == _runs.c.tenant,
+            others.c.environment == environment,
+            others.c.status == "running",
+            others.c.lease_until >= now,
+        )
+    )
+    if workflows is not None:
+        running = running.where(others.c.workflow.in_(sorted(workflows)))
+    return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
+
+
+def claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
+    """True for runs of an environment that wait and are due, and for those whose lease ran out."""
+    own = _runs.c.environment == environment
+    due = or_(
+        and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
+        and_(_runs.c.status == "running", own, _runs.c.lease_until < now),
+    )
+    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
+
+
+def next_moments(environment: str, workflows: Collection[str]) -> Select[tuple[datetime | None, datetime | None]]:
+    """Selects the earliest moment that a run waits for, and the earliest end of a lease."""
+    waits = (
+        select(func.min(moment))
+        .where(_runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(sorted(workflows)))
+        .scalar_subquery()
+        for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
+    )
+    return select(*waits)
