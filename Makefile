@@ -171,6 +171,9 @@ bench-catalogs: environment  ## answers kept a second and the time of a step, on
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durability.durable_spike
 
+bench-wakeups: environment  ## idle processes, and how soon a submitted run begins
+	@$(BIN)/python -m benchmarks.durability.wakeups --keep
+
 bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
 	@$(BIN)/python -m benchmarks.learning.judge --full
 

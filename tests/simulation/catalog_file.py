@@ -8,7 +8,7 @@ nothing happens elsewhere: it holds the write lock, or it reads one state, so th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,12 +37,14 @@ class CatalogFile:
         self.path = folder / "catalog.db"
         self.path.write_bytes(self._template)
         self.sqlite = SqliteFile(make_url(f"sqlite:///{self.path}"))
+        self.channels: list[RingChannel] = []
         self.statement: Callable[[str], None] = lambda text: None
         sa.event.listen(self.sqlite.engine, "connect", _without_flushes)
         sa.event.listen(self.sqlite.engine, "before_cursor_execute", self._executing)
 
     def reset(self) -> None:
-        """Bring it back to an empty catalog."""
+        """Bring it back to an empty catalog, that nobody hears of."""
+        self.channels.clear()
         self.sqlite.close()
         self.path.write_bytes(self._template)
         for suffix in ("-wal", "-shm"):
@@ -64,6 +66,10 @@ def _without_flushes(raw: sqlite3.Connection, record: object) -> None:
 
 class CatalogUser(Protocol):
     """A process as its view of the catalog sees it."""
+
+    def loses_a_ring(self) -> bool:
+        """Whether another process does not hear of a commit."""
+        ...
 
     def before_transaction(self) -> None:
         """Park; raises when the process is dead."""
@@ -94,6 +100,31 @@ class CatalogUser(Protocol):
         """A write transaction of it is committed, and the process does not know yet."""
 
 
+class RingChannel:
+    """Carries rings between the simulated processes of a file; some are lost."""
+
+    def __init__(self, file: CatalogFile, user: CatalogUser) -> None:
+        self._file = file
+        self._user = user
+        self._deliver: Callable[[Collection[str] | None], None] | None = None
+
+    def notify(self, connection: Connection, names: Collection[str]) -> None:
+        """A file rings after the commit."""
+
+    def committed(self, names: Collection[str]) -> None:
+        for other in [*self._file.channels]:
+            if other is not self and other._deliver is not None and not self._user.loses_a_ring():
+                other._deliver(names)
+
+    def open(self, deliver: Callable[[Collection[str] | None], None]) -> None:
+        self._deliver = deliver
+        self._file.channels.append(self)
+
+    def close(self) -> None:
+        self._deliver = None
+        self._file.channels.remove(self)
+
+
 class CatalogView:
     """One process's backend of the shared file."""
 
@@ -104,6 +135,7 @@ class CatalogView:
         self.place = file.sqlite.place
         self.url = file.sqlite.url
         self.engine = file.sqlite.engine
+        self.channel = RingChannel(file, user)
 
     def exists(self) -> bool:
         return True

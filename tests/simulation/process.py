@@ -50,6 +50,7 @@ class Faults(msgspec.Struct, frozen=True):
     Attributes:
         crash: chance of a death at one statement, commit or thread; ``restart`` seconds until the process is back.
         busy: chance that a transaction finds the catalog busy.
+        deaf: chance that a process does not hear that another one committed.
         unsure: chance that a commit is done and reported as failed, as when a connection to a server breaks.
         pause: chance that a whole process stands still for up to ``stall`` seconds, as when its machine is suspended.
         slow: chance that a thread is held up for up to ``stall`` seconds before a transaction, or its result after it.
@@ -61,6 +62,7 @@ class Faults(msgspec.Struct, frozen=True):
     restart: float = 2.0
     busy: float = 0.0
     unsure: float = 0.0
+    deaf: float = 0.0
     pause: float = 0.0
     slow: float = 0.0
     stall: float = 12.0
@@ -75,6 +77,7 @@ class Faults(msgspec.Struct, frozen=True):
             restart=random.choice((0.2, 2.0, 8.0)),
             busy=random.choice((0.0, 0.0, 0.01, 0.05)),
             unsure=random.choice((0.0, 0.0, 0.03)),
+            deaf=random.choice((0.0, 0.2, 1.0)),
             pause=random.choice((0.0, 0.0, 0.03, 0.1)),
             slow=random.choice((0.0, 0.01, 0.05, 0.15)),
             renamed=random.choice((0.0, 0.5)),
@@ -251,6 +254,9 @@ class Process:
         if found:
             self.note("busy")
         return found
+
+    def loses_a_ring(self) -> bool:
+        return self.world.random.random() < self.world.faults.deaf
 
     def loses_the_answer(self) -> bool:
         world = self.world

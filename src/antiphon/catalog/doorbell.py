@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -141,17 +140,18 @@ class Wakeup:
             found: whether the look before found something; after one for nothing the next ring waits until
                 :data:`REST_SECONDS` are over since the last.
         """
+        loop = asyncio.get_running_loop()
         rung = asyncio.ensure_future(self._event.wait())
         try:
             await asyncio.wait({rung, *others}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            rest = self._woken_at + REST_SECONDS - time.monotonic()
+            rest = self._woken_at + REST_SECONDS - loop.time()
             if rung.done() and not found and rest > 0:
                 if others:
                     await asyncio.wait(others, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(rest)
             if rung.done():
-                self._woken_at = time.monotonic()
+                self._woken_at = loop.time()
                 self._event.clear()
         finally:
             rung.cancel()

@@ -268,7 +268,8 @@ class WorkerSettings(Section, frozen=True):
         stream_budget: a batch that takes longer than this is followed by a smaller one.
         training_governed: whether training is stopped while the engine serves online requests.
         training_quiet: how long there must have been none before it goes on.
-        training_poll: how often the engine is asked while there is training.
+        training_poll: how often the engine is asked while training is stopped; a remote one also while it runs, our own
+            tells by itself of the request for which training is to stop.
         training_dtype: what models are computed in while they are trained: ``bf16``, ``fp32``, or whichever a short
             measurement finds quicker here.
         training_min_share: of a core, that a training is to get beside other work on the machine; when it gets less for

@@ -1,4 +1,4 @@
-"""Conditions and order by which runs are claimed and held."""
+"""Conditions and order by which runs are claimed and held, and the moments at which the next one may be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from antiphon.catalog import schema
 from antiphon.durable.run import Run
@@ -48,3 +48,14 @@ def claimable(environment: str, now: datetime, workflows: Collection[str] | None
 def holds(run: Run) -> ColumnElement[bool]:
     """True for the run while its claim, by this epoch, lasts."""
     return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
+
+
+def next_moments(environment: str, workflows: Collection[str]) -> Select[tuple[datetime | None, datetime | None]]:
+    """Selects the earliest moment that a run waits for, and the earliest end of a lease."""
+    waits = (
+        select(func.min(moment))
+        .where(_runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(sorted(workflows)))
+        .scalar_subquery()
+        for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
+    )
+    return select(*waits)

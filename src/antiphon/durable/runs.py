@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from antiphon.catalog import schema
@@ -29,7 +29,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
-from antiphon.durable.claims import claimable, fair_order, holds
+from antiphon.durable.claims import claimable, fair_order, holds, next_moments
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -252,13 +252,7 @@ class Runs:
     def next_due(self, environment: str, workflows: Collection[str]) -> timedelta | None:
         """How long until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
-        waits = (
-            select(func.min(moment)).where(
-                _runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(sorted(workflows))
-            )
-            for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
-        )
-        row = self._database.first(select(*(each.scalar_subquery() for each in waits)))
+        row = self._database.first(next_moments(environment, workflows))
         moments = [moment for moment in row or () if moment is not None]
         return max(min(moments) - self._clock.now(), timedelta()) if moments else None
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from antiphon.core.errors import AntiphonError, UnavailableError
-from antiphon.engine.api.messages import EngineLoad
+from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.engine.api.port import Engine
 from antiphon.orchestration.worker import wait
 from antiphon.training.processes import TrainingProcess, TrainingProcesses
@@ -27,6 +27,9 @@ IDLE_SECONDS = 0.25
 
 BLIND_SECONDS = 1.0
 """An engine that does not answer for so long counts as out of sight."""
+
+WATCH_SECONDS = 1.0
+"""While training runs and nobody is served, one look lasts so long, unless an online request ends it."""
 
 NOTE_SECONDS = 60.0
 """Interval of log lines on paused training, and the uninterrupted pause that comes before the first."""
@@ -80,6 +83,8 @@ class Governor:
     Args:
         quiet: seconds without online work before training goes on.
         poll: seconds between looks at the engine while there is training.
+        watch: a look that an online request ends, and so many seconds at the latest; ``None``: the engine is asked
+            again and again.
     """
 
     def __init__(
@@ -89,8 +94,10 @@ class Governor:
         *,
         quiet: float = 1.0,
         poll: float = 0.05,
+        watch: Callable[[float], Awaitable[EngineDescription]] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._watch = watch
         self._engine = engine
         self._training = training
         self._quiet = quiet
@@ -124,9 +131,10 @@ class Governor:
         if self._governed is None:
             self._governed = GovernorState(self._monotonic())
             self._noted_at = self._governed.watched_since
+        watch = None if self._governed.paused or self._blind else self._watch
         try:
-            async with asyncio.timeout(BLIND_SECONDS):
-                load = (await self._engine.describe()).load
+            async with asyncio.timeout(BLIND_SECONDS + (0 if watch is None else WATCH_SECONDS)):
+                load = (await (self._engine.describe() if watch is None else watch(WATCH_SECONDS))).load
         except (AntiphonError, TimeoutError) as error:
             self._lost(error)
         else:

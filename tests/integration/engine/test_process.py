@@ -231,3 +231,22 @@ async def test_an_engine_that_dies_while_it_loads_is_away_for_who_waits(tmp_path
         process.kill()
         with pytest.raises(UnavailableError, match="went away"):
             await waiting
+
+
+async def test_a_description_waits_for_an_online_request_and_no_longer_than_it_is_asked_to(tmp_path: Path) -> None:
+    async with engine_process(tmp_path / "engine.sock", *SLOW) as (client, _):
+        async with asyncio.timeout(20):
+            calm = await client.describe_when_online(0.05)
+            assert calm.load.running_online + calm.load.waiting_online == 0
+            waiting = asyncio.create_task(client.describe_when_online(60))
+            await client.describe()  # Whatever was asked before is known to the engine by now.
+            assert not waiting.done()
+            batch = client.generate(GenerationRequest("b", "words", "About lakes.\n", 4, priority="batch"))
+            assert [event async for event in batch]
+            assert not waiting.done(), "a batch request ended it"
+            online = client.generate(GenerationRequest("r", "words", "About rivers.\n", 400, stop=("never",)))
+            assert isinstance(await anext(online), Delta)
+            await waiting
+            seen = (await client.describe_when_online(60)).load
+            assert seen.running_online + seen.waiting_online == 1
+            await online.aclose()

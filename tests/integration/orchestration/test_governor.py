@@ -60,11 +60,13 @@ async def until(child: psutil.Process, *, stopped: bool) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="without the extra no training is started")
-async def test_the_kernel_stops_training_while_an_online_request_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("watching", [False, True])
+async def test_the_kernel_stops_training_while_an_online_request_runs(tmp_path: Path, watching: bool) -> None:
     order = TrainingOrder(str(tmp_path / "training"), "desk.v1", "/base", "0", "/examples", "0")
     processes, stop = TrainingProcesses(SystemClock(), command=CHILD), asyncio.Event()
     async with asyncio.timeout(60), engine_process(tmp_path) as client, training(processes, order):
-        governor = Governor(client, processes, quiet=0.1, poll=0.01)
+        watch = client.describe_when_online if watching else None
+        governor = Governor(client, processes, quiet=0.1, poll=0.01, watch=watch)
         governing = asyncio.create_task(governor.run_until(stop))
         while governor.governed is None:
             await asyncio.sleep(0.005)

@@ -132,6 +132,36 @@ async def test_training_stops_for_online_work_and_goes_on_afterwards() -> None:
             await asyncio.sleep(0)
 
 
+async def test_a_look_lasts_until_an_online_request_comes_while_training_runs() -> None:
+    engine, training, stop = Engine(), Training(["run_1"]), asyncio.Event()
+    arrived, watched = asyncio.Event(), 0
+
+    async def watch(seconds: float) -> EngineDescription:
+        nonlocal watched
+        watched += 1
+        await arrived.wait()
+        return await engine.describe()
+
+    governor = Governor(engine, training, quiet=0.02, poll=0.001, watch=watch)
+    running = asyncio.create_task(governor.run_until(stop))
+    async with asyncio.timeout(10):
+        while not watched:
+            await asyncio.sleep(0.001)
+        await asyncio.wait({running}, timeout=0.05)
+        assert (watched, engine.asked) == (1, 0)
+        engine.load = EngineLoad(running_online=1)
+        arrived.set()
+        while not training.stopped:
+            await asyncio.sleep(0)
+        await looked(engine)  # A paused training is looked after as before: it goes on after the quiet time.
+        assert watched == 1
+        engine.load = CALM
+        while training.stopped:
+            await asyncio.sleep(0)
+        stop.set()
+        await running
+
+
 async def test_a_governor_that_ends_leaves_nothing_stopped() -> None:
     engine, training = Engine(EngineLoad(waiting_online=1)), Training(["run_1"])
     async with governed(engine, training):

@@ -56,6 +56,10 @@ class EngineClient:
     async def describe(self) -> EngineDescription:
         return await self._describe(DescriptionRequest(""))
 
+    async def describe_when_online(self, seconds: float) -> EngineDescription:
+        """Like :meth:`describe`, as soon as an online request is in the engine, at the latest after so many seconds."""
+        return await self._describe(DescriptionRequest("", seconds))
+
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         return await self._describe(ModelDeclaration("", tuple(models)))
 

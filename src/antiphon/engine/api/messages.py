@@ -157,9 +157,11 @@ class Cancellation(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class DescriptionRequest(msgspec.Struct, frozen=True, tag="describe"):
-    """Asks for the served models and the load of the engine."""
+    """Asks for the served models and the load of the engine: now, or as soon as an online request is in it, and at the
+    latest after ``online_within`` seconds."""
 
     id: str
+    online_within: float = 0.0
 
 
 class ServedModel(msgspec.Struct, frozen=True, array_like=True):

@@ -186,7 +186,10 @@ class _ServerConnection:
             elif message.id in self._tickets:
                 self._cancelled.add(message.id)
         elif isinstance(message, DescriptionRequest):
-            self._send(self._engine.description(message.id))
+            if message.online_within > 0:
+                self._begin(self._describe_when_online(message))
+            else:
+                self._send(self._engine.description(message.id))
         elif isinstance(message, ModelDeclaration):
             self._begin(self._serve(message))
         elif isinstance(message, TokenizationRequest):
@@ -196,6 +199,10 @@ class _ServerConnection:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _describe_when_online(self, request: DescriptionRequest) -> None:
+        await self._engine.online(request.online_within)
+        self._send(self._engine.description(request.id))
 
     async def _serve(self, declaration: ModelDeclaration) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -132,6 +133,7 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._run_steps, name="antiphon-step-loop", daemon=True)
         self._drained = asyncio.Event()
         self._drained.set()
+        self._online = asyncio.Event()
         self._closed = False
         self._tokenization = TokenizationQueue()
         self._text_preparation = ThreadPoolExecutor(1, "antiphon-text-preparation", initializer=lower_thread_priority)
@@ -233,6 +235,7 @@ class LocalEngine:
         self._sinks[ticket] = _Recipient(request.priority, sink, sum(map(len, request.texts)))
         self._drained.clear()
         self._step_loop.submit(executor, work)
+        self._submitted(request.priority)
         return ticket
 
     async def submit(self, request: GenerationRequest, sink: Sink) -> int:
@@ -256,6 +259,7 @@ class LocalEngine:
             self._sinks[ticket] = _Recipient(request.priority, sink, held_bytes)
             self._drained.clear()
             self._step_loop.submit(entry.executor, sequence)
+            self._submitted(request.priority)
         finally:
             if ticket not in self._sinks:
                 self._memory.used(held_bytes)
@@ -271,6 +275,19 @@ class LocalEngine:
         """Cancel a request; a ticket of one that has ended is ignored."""
         if ticket in self._sinks:
             self._step_loop.cancel(ticket)
+
+    async def online(self, seconds: float) -> None:
+        """Return once an online request is in flight, at the latest after so many seconds."""
+        if any(recipient.priority == "online" for recipient in self._sinks.values()):
+            return
+        self._online.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._online.wait()
+
+    def _submitted(self, priority: Priority) -> None:
+        if priority == "online":
+            self._online.set()
 
     async def drain(self) -> None:
         """Wait until no request is in flight."""
