@@ -1,4 +1,4 @@
-"""Which runs may be claimed, in which order, and when the next one may be."""
+"""Conditions and order of claims."""
 
 from __future__ import annotations
 
