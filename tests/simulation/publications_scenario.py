@@ -17,7 +17,7 @@ from antiphon.catalog.features.publications import Publication
 from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.features.catalog import FeatureCatalog
-from antiphon.features.publication.publish import Publisher
+from antiphon.features.publication.publish import Publisher, race
 
 SCOPE, VIEWS = Scope(), ("congestion", "weather", "fleet")
 
@@ -152,8 +152,13 @@ class PublicationsScenario:
 
     async def roll_back(self, order: Order, process: Process) -> Any:
         catalog = self.publisher(process).catalog
-        back = partial(catalog.publications.rollback, SCOPE, order.back, order.name, "client")
-        return await process.call(back)
+
+        def attempt(current: Publication | None) -> Publication:
+            expected = 0 if current is None else current.number
+            back = order.back or 0
+            return catalog.publications.rollback(SCOPE, back, expected=expected, reason=order.name, principal="client")
+
+        return await process.call(partial(race, catalog, attempt))
 
     async def told(self, act: Any) -> Any:
         try:

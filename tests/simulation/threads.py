@@ -18,6 +18,7 @@ from tests.simulation.batons import BatonThread
 from tests.simulation.process import Process, current
 
 from antiphon.catalog import group_commit
+from antiphon.catalog.features import publications
 from antiphon.governance.audit import writer as audit_writer
 
 
@@ -91,6 +92,10 @@ class CooperativeThread:
         """Whoever stops a process in the simulation kills it."""
 
 
+def _sleep(seconds: float) -> None:
+    CooperativeCondition().wait_for(lambda: False, seconds)
+
+
 @contextmanager
 def cooperative() -> Iterator[None]:
     """Production's own threads are the simulation's."""
@@ -100,4 +105,5 @@ def cooperative() -> Iterator[None]:
         stack.enter_context(mock.patch.object(audit_writer, "threading", ours))
         queues = SimpleNamespace(SimpleQueue=CooperativeQueue, Empty=queue.Empty)
         stack.enter_context(mock.patch.object(group_commit, "queue", queues))
+        stack.enter_context(mock.patch.object(publications, "time", SimpleNamespace(sleep=_sleep)))
         yield

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, Self
 from sqlalchemy.engine import Connection
 
 Topic = Literal["runs", "cancellations", "events", "features", "releases"]
-"""What a ring is about: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
+"""Subject of a ring: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
 definitions with their publications, releases with their rollouts."""
 
 REST_SECONDS = 0.02

@@ -29,8 +29,8 @@ _EVERYTHING = "*"
 _LONGEST = 400
 """Bytes of one message: fewer than every system writes to a pipe in one piece (POSIX: 512)."""
 
-_CROWDED = 1_024
-"""More than so many bytes at once were not read for a while, and others may have found the pipe full."""
+_PILED_UP = 1_024
+"""More bytes than this at once were not read for a while: the pipe may have been full, and rings lost."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def message_of(names: Collection[str]) -> bytes:
 def names_of(content: bytes) -> Collection[str] | None:
     """The names in what was read at once; ``None`` when it may be any."""
     names = {name for line in content.decode(errors="replace").split("\n") for name in line.split(_SEPARATOR) if name}
-    return None if len(content) > _CROWDED or _EVERYTHING in names else names
+    return None if len(content) > _PILED_UP or _EVERYTHING in names else names
 
 
 def _write(path: Path, message: bytes) -> None:

@@ -146,7 +146,7 @@ class Executor:
         return claimed
 
     async def _idle_seconds(self) -> float:
-        """How long there is nothing to claim, unless it rings."""
+        """Seconds for which there is nothing to claim, unless it rings."""
         due = await self._patiently(self._runs.next_due, self._environment, self._registry.names)
         return self._poll if due is None else min(self._poll, due.total_seconds())
 

@@ -250,7 +250,7 @@ class Runs:
         return self._database.first(waiting) is not None
 
     def next_due(self, environment: str, workflows: Collection[str]) -> timedelta | None:
-        """How long until the next of these runs may be claimed: until the moment that one waits for, or until a lease
+        """Time until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
         row = self._database.first(next_moments(environment, workflows))
         moments = [moment for moment in row or () if moment is not None]

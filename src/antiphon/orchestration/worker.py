@@ -46,7 +46,7 @@ async def wait(stop: asyncio.Event, seconds: float) -> None:
 
 
 SOON = 1.0
-"""What is due and could not be done is tried again no sooner."""
+"""The shortest pause, also when something is due that could not be done."""
 
 
 class HousekeepingTask:
