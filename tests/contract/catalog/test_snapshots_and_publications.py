@@ -128,6 +128,6 @@ def test_a_publication_is_announced_before_it_is_served(database: Database) -> N
     assert publications.serve(second).number == 2, "it was passed over"
     assert publications.online(DEV) == OnlinePublications(third)
     assert publications.serve(third) == third
-    back = publications.rollback(DEV, 1, "drift", "me")
+    back = publications.rollback(DEV, 1, expected=3, reason="drift", principal="me")
     assert publications.online(DEV) == OnlinePublications(back)
     assert publications.online(OTHER) == OnlinePublications(None)
