@@ -329,7 +329,7 @@ def test_open_applies_are_found_without_going_through_those_that_ended(harbor: H
     store = harbor.store
     asked = list[str]()
     event.listen(
-        store.database._engine,
+        store.database.backend.engine,
         "before_cursor_execute",
         lambda *told: asked.append(told[2]) if "runs" in told[2] else None,
     )
