@@ -115,7 +115,7 @@ class RefreshSchedule:
         if self._failed:
             return self._look_every
         now = self._clock.now()
-        return min(self._poll, *(max((slot.ends - now).total_seconds(), 0.0) for slot in slots))
+        return min([self._poll, *(max((slot.ends - now).total_seconds(), 0.0) for slot in slots)])
 
     def _say(self, what: str, key: str, error: Exception) -> None:
         """Log an error, once until it is another one: it may come back every second."""

@@ -79,6 +79,18 @@ async def test_views_that_are_applied_within_a_slot_are_ordered_in_it() -> None:
     assert (ordered[2].key, ordered[2].views) == (ordered[0].key, ("a@1", "a@2", "b@1"))
 
 
+async def test_a_project_without_a_schedule_orders_nothing_and_goes_on() -> None:
+    looks = 0
+
+    def views() -> dict[str, Any]:
+        nonlocal looks
+        looks += 1
+        return {}
+
+    async with _scheduled(views, lambda *_: None, ManualClock(datetime(2026, 1, 1, tzinfo=UTC))):
+        await _until(lambda: looks >= 3)
+
+
 @asynccontextmanager
 async def _scheduled(views: Any, order: Any, clock: ManualClock) -> AsyncIterator[None]:
     stop = asyncio.Event()
