@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 from tests.chaos.harness import feature_crowd_broken
-from tests.chaos.harness.feature_chaos_child import KEPT, Life, _Fixed, operation, say, zygote
+from tests.chaos.harness.feature_chaos_child import KEPT, Life, _Fixed, operation, say, serve_announced, zygote
 from tests.chaos.harness.feature_chaos_project import SHOPS, moments, write_stock
 from tests.chaos.harness.feature_crowd_evidence import watch_syncs
 from tests.chaos.harness.feature_crowd_project import APPLICATION
@@ -261,6 +261,7 @@ class Role(Life):
         runs = [run for run in self.store.runs.list(scope, 500) if run.status != "succeeded"]
         found["runs"] = {run.id: f"{run.status}: {run.error}" for run in runs}
         if self._order["collect"]:
+            serve_announced(self.store)
             found["cutoff"] = time.time()
             self._collect()
         found["pins"] = self._try_pins()
