@@ -417,7 +417,7 @@ def _crash(root: Path, seed: str) -> None:
     codec, scope = store.database.codec, store.scope
     store.blobs.erase(scope, store.blobs.put(scope, word("erased-text").encode() * 100))
     store.runs.submit(scope, "planted", {"note": word("run-error")})
-    claimed = store.runs.claim("bench", timedelta(seconds=5), ["planted"])
+    claimed = store.runs.claim("bench", scope.environment, timedelta(seconds=5), ["planted"])
     store.runs.fail(claimed, f"It cannot use {word('run-error')}.")
     folder = store.paths.directory / "training" / "run_planted"
     folder.mkdir(parents=True, exist_ok=True)
