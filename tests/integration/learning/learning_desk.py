@@ -221,7 +221,14 @@ class LearningDesk(EvaluatedDesk):
         registry.add(REBUILD, ModelRebuild(self.services).run)
         stop = asyncio.Event()
         executor = Executor(
-            self.database, registry, "worker", "dev", clock=self.clock, poll=0.005, backoff=timedelta(0), grace=5.0
+            self.database,
+            registry,
+            "worker",
+            SCOPE.environment,
+            clock=self.clock,
+            poll=0.005,
+            backoff=timedelta(0),
+            grace=5.0,
         )
         working = asyncio.create_task(executor.run_until(stop))
         try:

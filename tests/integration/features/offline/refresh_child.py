@@ -24,7 +24,14 @@ async def work(folder: Path, wanted: int) -> None:
     runs = Runs(world.database, clock)
     stop = asyncio.Event()
     executor = Executor(
-        world.database, registry, "worker-1", "dev", clock, concurrency=1, lease=timedelta(seconds=2), poll=0.02
+        world.database,
+        registry,
+        "worker-1",
+        world.scope.environment,
+        clock,
+        concurrency=1,
+        lease=timedelta(seconds=2),
+        poll=0.02,
     )
     working = asyncio.create_task(executor.run_until(stop))
     while sum(run.status in ENDED for run in runs.list(world.scope)) < wanted:
