@@ -31,6 +31,7 @@ from tests.unit.catalog.examples import DEV, receipt
 from antiphon.catalog.database import Database
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.serving.receipts import Receipts
+from antiphon.core.child_process import start_child
 from antiphon.core.ids import new_id
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
@@ -127,7 +128,7 @@ def measure(size: str) -> dict[str, Any]:
 
 def _at_once(url: str, seconds: float) -> float:
     command = [sys.executable, "-m", "benchmarks.durability.catalogs", "--slice", url, "--seconds", str(seconds)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(GATEWAYS)]
+    started = [start_child(command, stdout=subprocess.PIPE, text=True) for _ in range(GATEWAYS)]
     return sum(float(process.communicate(timeout=120)[0]) for process in started)
 
 

@@ -134,7 +134,7 @@ class Database:
             AntiphonError: the catalog is on a server.
         """
         if not isinstance(self.backend, SqliteFile):
-            raise AntiphonError("This catalog is no file.", where=self.backend.place)
+            raise AntiphonError("The catalog is on a server and no file.", where=self.backend.place)
         return self.backend.path
 
     @contextmanager

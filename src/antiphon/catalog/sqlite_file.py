@@ -38,7 +38,7 @@ class SqliteFile:
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
             raise InvalidInputError(
-                "This URL of SQLite names no file.",
+                "The URL of SQLite names no file.",
                 where="catalog.url",
                 next_step="Write sqlite:////absolute/path/catalog.db.",
             )

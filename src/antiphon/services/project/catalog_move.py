@@ -67,7 +67,7 @@ def require_present(database: Database) -> None:
     """
     if (elsewhere := _mark(database, _MOVED_TO)) is not None:
         raise SetupError(
-            f"This catalog was moved to {elsewhere}.",
+            f"The catalog was moved to {elsewhere}.",
             where=database.backend.place,
             next_step="Name that one in [catalog] url, or move it back with `antiphon migrate`.",
         )
