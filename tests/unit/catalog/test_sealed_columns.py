@@ -23,8 +23,9 @@ from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 
 HASHES = {
     "api_keys.hash", "audit_entries.detail_salt", "audit_entries.erased", "audit_entries.leaf",
-    "audit_entries.originator_salt", "audit_entries.principal_salt", "audit_entries.subject_salt", 
-    "audit_heads.checkpoint", "audit_heads.peaks", "audit_heads.seal", "audit_nodes.hash", "data_keys.wrapped", "sessions.hash",
+    "audit_entries.originator_salt", "audit_entries.principal_salt", "audit_entries.subject_salt",
+    "audit_heads.checkpoint", "audit_heads.peaks", "audit_heads.seal", "audit_nodes.hash", "data_keys.wrapped",
+    "sessions.hash",
 }  # fmt: skip
 """Columns of hashes, salts and wrapped keys."""
 
