@@ -273,8 +273,9 @@ class PostgresProcess(ServerProcess):
 
     user, password = "antiphon", "hunter2 with @ and /"
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, certificate: tuple[Path, Path] | None = None) -> None:
         self.durable = durable
+        self.tls: dict[str, str] = {}
         homes = sorted(str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
         self.program = program("postgres", *homes)
         super().__init__("postgres")
@@ -293,6 +294,13 @@ class PostgresProcess(ServerProcess):
             capture_output=True, text=True, timeout=120, cwd=self.folder,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr[-2000:]
+        for name, file in zip(("ssl_cert_file", "ssl_key_file"), certificate or (), strict=False):
+            own = self.folder / file.name  # It insists on files of its own user.
+            own.write_bytes(file.read_bytes())
+            own.chmod(0o600)
+            if self._as_user:
+                shutil.chown(own, "postgres", "postgres")
+            self.tls |= {"ssl": "on", name: str(own)}
 
     @property
     def url(self) -> str:
@@ -302,7 +310,7 @@ class PostgresProcess(ServerProcess):
     def command(self) -> list[str]:
         options = {
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.folder),
-            "fsync": "on" if self.durable else "off", "max_connections": "40", "shared_buffers": "32MB",
+            "fsync": "on" if self.durable else "off", "max_connections": "40", "shared_buffers": "32MB", **self.tls,
         }  # fmt: skip
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         return [*self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]

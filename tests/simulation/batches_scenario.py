@@ -54,18 +54,8 @@ class BatchesScenario:
         world, runs = self.world, RunObserver(self.world)
         JobObserver(world)
         self.prepare(world.boot("setup"))
-        for number in range(self.random.choice((1, 2, 2, 3))):
-            world.keep_up(f"worker-{number}", self.worker)
-        world.keep_up("gateway", self.gateway)
-        clients = [asyncio.ensure_future(self.client(number)) for number in range(self.random.randint(1, 2))]
-        if self.random.random() < 0.3:
-            clients.append(asyncio.ensure_future(world.start_twin("worker-0", self.worker)))
-        await world.until(lambda: all(client.done() for client in clients), 30.0)
-        await asyncio.sleep(self.random.random() * 10)
-        world.heal()
-        await asyncio.gather(*clients)
-        await world.until(runs.all_ended, 400.0)  # A run that failed often waits for five minutes.
-        runs.check_end()
+        orders = [partial(self.client, number) for number in range(self.random.randint(1, 2))]
+        await runs.work_off(self.random.choice((1, 2, 2, 3)), self.worker, self.gateway, orders)
         self.check(world.boot("check"))
 
     def prepare(self, process: Process) -> None:

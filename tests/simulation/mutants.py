@@ -84,7 +84,7 @@ def _one(name: str, kind: str, owner: Any, function: str, old: str, new: str) ->
 
 _LEAVING = """with self._database.transaction() as connection:
         if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
-            raise _lease_lost(run)
+            raise lease_lost(run)
         if not ended:
             self._database.ring("runs", run.scope)"""
 _RUN = "schema.owned(_runs, run.scope, id=run.id"
@@ -124,9 +124,9 @@ MUTANTS = (
         "runs",
         Runs,
         "transact",
-        "def recorded(connection: Connection) -> bytes:\n        encoded = _encode(effect(connection)",
+        "def recorded(connection: Connection) -> bytes:\n        encoded = encode_json(effect(connection)",
         "with self._database.transaction() as apart:\n        done = effect(apart)\n\n"
-        "    def recorded(connection: Connection) -> bytes:\n        encoded = _encode(done",
+        "    def recorded(connection: Connection) -> bytes:\n        encoded = encode_json(done",
     ),
     _one(
         "claim of what another holds",

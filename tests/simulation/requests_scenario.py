@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -75,18 +76,8 @@ class RequestsScenario:
         JobObserver(world)
         self.prepare(world.boot("setup"))
         AuditObserver(world)
-        for number in range(self.random.choice((1, 2, 2, 3))):
-            world.keep_up(f"worker-{number}", self.worker)
-        world.keep_up("gateway", self.gateway)
-        clients = [asyncio.ensure_future(self.client(*given)) for given in self.inputs]
-        if self.random.random() < 0.3:
-            clients.append(asyncio.ensure_future(world.start_twin("worker-0", self.worker)))
-        await world.until(lambda: all(client.done() for client in clients), 30.0)
-        await asyncio.sleep(self.random.random() * 10)
-        world.heal()
-        await asyncio.gather(*clients)
-        await world.until(runs.all_ended, 400.0)  # A run that failed often waits for five minutes.
-        runs.check_end()
+        orders = [partial(self.client, *given) for given in self.inputs]
+        await runs.work_off(self.random.choice((1, 2, 2, 3)), self.worker, self.gateway, orders)
         self.check(world.boot("check"))
 
     def prepare(self, process: Process) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -33,6 +35,7 @@ class RunObserver:
     """Checks every change of a run: who made it, and whether it might."""
 
     def __init__(self, world: World) -> None:
+        self._world = world
         self._database = world.connection()
         self._runs: dict[str, RunRow] = {}
         self._owners: dict[tuple[str, int], Process] = {}
@@ -104,6 +107,32 @@ class RunObserver:
                 f"{process.label} recorded step {key} in epoch {epoch}; the run is {run.status} in epoch {run.epoch}, "
                 f"of {_label(owner)}",
             )
+
+    async def work_off(
+        self,
+        workers: int,
+        worker: Callable[[Process], Awaitable[None]],
+        gateway: Callable[[Process], Awaitable[None]],
+        orders: Iterable[Callable[[], Awaitable[None]]],
+    ) -> None:
+        """Keep workers and a gateway up while clients order, with faults, and then without until every run ended.
+
+        Args:
+            orders: a client's each.
+        """
+        world, random = self._world, self._world.random
+        for number in range(workers):
+            world.keep_up(f"worker-{number}", worker)
+        world.keep_up("gateway", gateway)
+        clients = [asyncio.ensure_future(order()) for order in orders]
+        if random.random() < 0.3:
+            clients.append(asyncio.ensure_future(world.start_twin("worker-0", worker)))
+        await world.until(lambda: all(client.done() for client in clients), 40.0)
+        await asyncio.sleep(random.random() * 10)
+        world.heal()
+        await asyncio.gather(*clients)
+        await world.until(self.all_ended, 400.0)  # A run that failed often waits for five minutes.
+        self.check_end()
 
     def all_ended(self) -> bool:
         """Whether no run waits or runs."""

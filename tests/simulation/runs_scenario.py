@@ -41,18 +41,8 @@ class RunsScenario:
 
     async def play(self) -> None:
         world, observer = self.world, RunObserver(self.world)
-        for number in range(self.random.choice((2, 2, 3))):
-            world.keep_up(f"worker-{number}", self.worker)
-        world.keep_up("gateway", self.gateway)
-        clients = [asyncio.ensure_future(self.client(f"order-{number}")) for number in range(self.random.randint(2, 4))]
-        if self.random.random() < 0.3:
-            clients.append(asyncio.ensure_future(world.start_twin("worker-0", self.worker)))
-        await world.until(lambda: all(client.done() for client in clients), 40.0)
-        await asyncio.sleep(self.random.random() * 8)
-        world.heal()
-        await asyncio.gather(*clients)
-        await world.until(observer.all_ended, 150.0)
-        observer.check_end()
+        orders = [partial(self.client, f"order-{number}") for number in range(self.random.randint(2, 4))]
+        await observer.work_off(self.random.choice((2, 2, 3)), self.worker, self.gateway, orders)
         self.check_effects(world.boot("check"))
 
     async def worker(self, process: Process) -> None:

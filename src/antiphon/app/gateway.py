@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.app.wiring import ProcessServices
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
@@ -23,11 +24,16 @@ from antiphon.core.settings_sections import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
 from antiphon.gateway.application import create_app
 from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
+from antiphon.operations.processes import ProcessIdentity
+from antiphon.orchestration.duties import Duties
 from antiphon.services.project.store import Store
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
+
+PRESENCE_SECONDS = 60.0
+"""The lease by which others know that a gateway works with the catalog; a killed one is forgotten after it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +75,8 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     gc.collect()
     gc.freeze()
     beating = asyncio.create_task(supervision.beat())
+    stopped = asyncio.Event()
+    present = asyncio.create_task(_presence(store).run_until(stopped))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)
@@ -76,10 +84,19 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
         await server.serve(inherited_listeners())
     finally:
         beating.cancel()
+        stopped.set()
+        await asyncio.gather(present, return_exceptions=True)
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         await wired.close()
+
+
+def _presence(store: Store) -> Duties:
+    """A lease that says that this process works with the catalog; whoever moves it elsewhere asks."""
+    process = ProcessIdentity.own()
+    leases = ProcessLeases(store.database, store.scope.environment)
+    return Duties(f"gateway/{process}", (), leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
 
 
 def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:

@@ -32,9 +32,9 @@ def busy_error() -> UnavailableError:
 def damaged_error(why: str) -> CorruptionError:
     """The error of a catalog that cannot be read."""
     return CorruptionError(
-        f"The catalog's file is damaged: {why}.",
+        f"The catalog is damaged: {why}.",
         where="catalog",
-        next_step="Stop the platform and restore catalog.db from a backup; nothing was changed.",
+        next_step="Stop the platform and restore the catalog from a backup; nothing was changed.",
     )
 
 

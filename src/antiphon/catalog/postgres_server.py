@@ -55,14 +55,19 @@ _OPTIONS = {
 _KEEPALIVES = {"keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "3"}
 """After 20 s this end, too, knows that the server's host is gone: a connection that listens sends nothing else."""
 
+_CERTIFICATE = "certificate"
+
 _SETUP = {
+    _CERTIFICATE: (
+        "has no certificate for its name that is trusted here, or refuses the one of this client",
+        "Name the authority in [catalog] authority, and what to show in client_certificate and client_key.",
+    ),
     "28": ("refuses the user", "Check the user and the password in catalog.url, and pg_hba.conf on the server."),
     "3D": ("has no such database", "Create it: createdb -h HOST -U USER NAME."),
     "3F": ("has no such schema", "Create it, or name another in search_path."),
     "42501": ("does not let this user", "GRANT CONNECT, CREATE ON DATABASE and CREATE, USAGE ON SCHEMA to the user."),
 }
 """The beginning of an SQLSTATE to what is wrong with the server's set-up, and what to do."""
-
 
 _TEXTS = {
     "authentication failed": "28P01",
@@ -71,7 +76,9 @@ _TEXTS = {
     "permission denied": "42501",
     "too many clients": "53300",
     "remaining connection slots": "53300",
-    "certificate": "28",
+    "certificate": _CERTIFICATE,
+    "SSL error": _CERTIFICATE,
+    "server does not support SSL": _CERTIFICATE,
     "does not exist": "3D000",
     "NUL (0x00)": "22021",
 }
@@ -332,8 +339,10 @@ def _parameters(url: URL, access: PostgresAccess) -> dict[str, str]:
     schema = {} if access.schema is None else {"search_path": access.schema}
     options = " ".join(f"-c{name}={value}" for name, value in (_OPTIONS | schema).items())
     parameters = {"options": f"{options} {given if isinstance(given, str) else ' '.join(given)}".strip()}
-    if "sslmode" not in url.query and not _on_this_machine(url):
-        parameters |= {"sslmode": "verify-full", "sslrootcert": str(access.tls.authority or "system")}
+    if access.tls.authority is not None:
+        parameters["sslrootcert"] = str(access.tls.authority)
+    if "sslmode" not in url.query and (access.tls.authority is not None or not _on_this_machine(url)):
+        parameters = {"sslrootcert": "system", "sslmode": "verify-full"} | parameters
     parameters |= {name: value for name, value in _KEEPALIVES.items() if name not in url.query}
     if access.tls.certificate is not None:
         parameters |= {"sslcert": str(access.tls.certificate), "sslkey": str(access.tls.key)}

@@ -18,6 +18,9 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.core.scope import ANY
 
+FORGOTTEN = timedelta(days=1)
+"""Leases that have been over for so long are removed: of processes that were killed and never came back."""
+
 _table = schema.leases
 
 
@@ -36,6 +39,7 @@ class ProcessLeases:
     def __init__(self, database: Database, environment: str) -> None:
         self._database = database
         self._environment = environment
+        self._own = (_table.c.tenant == ANY) & (_table.c.environment == environment)
 
     def acquire(
         self, name: str, holder: str, seconds: float, gone: Callable[[str], bool] = lambda holder: False
@@ -57,6 +61,8 @@ class ProcessLeases:
             values = {"holder": holder, "epoch": epoch, "until": until}
             row = upsert(_table).values(tenant=ANY, environment=self._environment, name=name, **values)
             connection.execute(row.on_conflict_do_update(set_=values))
+            long_over = _table.c.until < self._database.clock.now() - FORGOTTEN
+            connection.execute(delete(_table).where(self._own, long_over))
         return True
 
     def _taken(self, found: ProcessLease | None, holder: str, gone: Callable[[str], bool]) -> bool:
@@ -66,12 +72,10 @@ class ProcessLeases:
 
     def release(self, name: str, holder: str) -> None:
         """Give a lease back, if this holder has it."""
-        own = _table.c.tenant == ANY, _table.c.environment == self._environment, _table.c.name == name
-        self._database.write(delete(_table).where(*own, _table.c.holder == holder))
+        self._database.write(delete(_table).where(self._own, _table.c.name == name, _table.c.holder == holder))
 
     def find(self, name: str, *, within: Connection | None = None) -> ProcessLease | None:
         """The lease of a name, if it was ever taken and not given back; it may be over."""
-        own = _table.c.tenant == ANY, _table.c.environment == self._environment, _table.c.name == name
         columns = _table.c.name, _table.c.holder, _table.c.epoch, _table.c.until
-        row = self._database.first(select(*columns).where(*own), within)
+        row = self._database.first(select(*columns).where(self._own, _table.c.name == name), within)
         return None if row is None else ProcessLease(row.name, row.holder, row.epoch, row.until)

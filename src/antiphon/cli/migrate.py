@@ -30,7 +30,7 @@ def migrate(
     from antiphon.services.project.store import Store, catalog_of
 
     section = CatalogSettings(url=None if to == "sqlite" else to, password_variable=password_variable, schema=schema)
-    with closing(Store.open(project)) as store:
+    with closing(Store.unprotected(project, moved=True)) as store:
         store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (
             directory_lock(store.paths.run),

@@ -13,6 +13,9 @@ from antiphon.durable.run import Run
 
 _runs = schema.runs
 
+OLDEST_FIRST = (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
+"""The order of claims by which the run that is due for longest goes first."""
+
 
 def fair_order(environment: str, now: datetime, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
     """The order of claims: tenants with fewer running runs first, then the run that waited longest."""

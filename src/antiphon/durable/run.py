@@ -13,7 +13,8 @@ from antiphon.catalog import sealed_columns
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import value_of
 from antiphon.catalog.sealed_columns import SealedName
-from antiphon.core.errors import ConflictError
+from antiphon.core.errors import ConflictError, InvalidInputError
+from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
 RunStatus = Literal["queued", "running", "succeeded", "succeeded_with_failures", "failed", "cancelled"]
@@ -116,3 +117,22 @@ def read_run(row: Row[Any], database: Database) -> Run:
         result=None if row.result is None else opened(RESULT, row.result),
         error=None if row.error is None else database.unseal_text(scope, ERROR, row.id, row.error),
     )
+
+
+def lease_lost(run: Run) -> LeaseLostError:
+    """The error of a worker whose claim is over."""
+    return LeaseLostError(
+        f"Epoch {run.epoch} of run {run.id} is over.",
+        where=str(run.scope),
+        next_step="Another worker has it, or it ended; nothing was committed here.",
+    )
+
+
+def encode_json(value: Any, where: str) -> bytes:
+    """A value as JSON; raises ``InvalidInputError``, which says ``where``, for what is none."""
+    try:
+        return canonical(value)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
+        ) from error

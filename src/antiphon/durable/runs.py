@@ -25,11 +25,11 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.rows import missing, value_of
 from antiphon.core.clock import Clock
-from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
-from antiphon.core.ids import canonical, new_id
+from antiphon.core.errors import ConflictError, CorruptionError
+from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
-from antiphon.durable.claims import claimable, fair_order, holds, next_moments
+from antiphon.durable.claims import OLDEST_FIRST, claimable, fair_order, holds, next_moments
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -37,12 +37,13 @@ from antiphon.durable.run import (
     RESULT,
     RUN_KEY,
     STEP,
-    LeaseLostError,
     ProgressReport,
     Run,
     RunResult,
     RunStatus,
     StepRecord,
+    encode_json,
+    lease_lost,
     read_run,
 )
 
@@ -82,7 +83,7 @@ class Runs:
             ConflictError: the key was used for another workflow or other arguments.
             InvalidInputError: the arguments are no JSON.
         """
-        encoded = _encode(dict(arguments), f"arguments of {workflow}")
+        encoded = encode_json(dict(arguments), f"arguments of {workflow}")
         now = self._clock.now()
         with self._database.writing(within) as connection:
             if key is not None:
@@ -198,15 +199,11 @@ class Runs:
         while True:
             now = self._clock.now()
             due = claimable(environment, now, workflows)
-            # Idle workers poll: they look without taking the write lock.
+            # Most looks find nothing: they do not take the write lock.
             if self._database.first(select(_runs.c.id).where(due).limit(1)) is None:
                 return None
             with self._database.transaction() as connection:
-                order = (
-                    fair_order(environment, now, workflows)
-                    if fair
-                    else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
-                )
+                order = fair_order(environment, now, workflows) if fair else OLDEST_FIRST
                 row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
@@ -269,7 +266,7 @@ class Runs:
                 update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
             ).first()
         if held is None:
-            raise _lease_lost(run)
+            raise lease_lost(run)
         return bool(held.cancel_requested)
 
     def reclaim(self, worker: str, environment: str) -> int:
@@ -303,7 +300,7 @@ class Runs:
         """
 
         def recorded(connection: Connection) -> bytes:
-            encoded = _encode(effect(connection), f"result of step {name!r}")
+            encoded = encode_json(effect(connection), f"result of step {name!r}")
             connection.execute(
                 insert(_steps).values(
                     tenant=run.scope.tenant,
@@ -329,7 +326,7 @@ class Runs:
         """
         with self._database.transaction() as connection:
             if connection.execute(select(_runs.c.id).where(holds(run))).first() is None:
-                raise _lease_lost(run)
+                raise lease_lost(run)
             return effect(connection)
 
     def end(self, run: Run, result: Mapping[str, Any], progress: ProgressReport | None = None) -> None:
@@ -341,7 +338,7 @@ class Runs:
         """
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
-        sealed = self._database.seal(run.scope, RESULT, run.id, _encode(dict(ended), "result"))
+        sealed = self._database.seal(run.scope, RESULT, run.id, encode_json(dict(ended), "result"))
         self._leave(run, ended=True, status=ended.status, result=sealed, error=error, **_columns(progress))
 
     def fail(self, run: Run, error: str, retry_at: datetime | None = None) -> None:
@@ -394,28 +391,10 @@ class Runs:
         values |= {"worker": None, "lease_until": None, "updated_at": now, **({"ended_at": now} if ended else {})}
         with self._database.transaction() as connection:
             if connection.execute(update(_runs).where(holds(run)).values(values)).rowcount != 1:
-                raise _lease_lost(run)
+                raise lease_lost(run)
             if not ended:
                 self._database.ring("runs", run.scope)
 
 
 def _columns(progress: ProgressReport | None) -> dict[str, Any]:
     return {} if progress is None else msgspec.structs.asdict(progress)
-
-
-def _encode(value: Any, where: str) -> bytes:
-    try:
-        return canonical(value)
-    except TypeError as error:
-        raise InvalidInputError(
-            f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
-        ) from error
-
-
-def _lease_lost(run: Run) -> LeaseLostError:
-    """The error of a worker whose claim is over."""
-    return LeaseLostError(
-        f"Epoch {run.epoch} of run {run.id} is over.",
-        where=str(run.scope),
-        next_step="Another worker has it, or it ended; nothing was committed here.",
-    )

@@ -46,6 +46,13 @@ def test_a_holder_that_is_known_to_be_gone_is_not_waited_for(leases: ProcessLeas
     assert (found.holder, found.epoch) == ("two", 2)
 
 
+def test_leases_of_the_dead_are_forgotten(leases: ProcessLeases, clock: ManualClock) -> None:
+    assert leases.acquire("gateway/1", "one", 60)
+    clock.advance(timedelta(days=1, seconds=61))
+    assert leases.acquire("gateway/2", "two", 60)
+    assert leases.find("gateway/1") is None
+
+
 def test_names_and_environments_are_apart(leases: ProcessLeases, database: Database) -> None:
     assert leases.acquire("duties", "one", 10)
     assert leases.acquire("worker/a", "two", 10)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from tests.catalogs import catalog_url, postgres
+from tests.integration.gateway.tls_world import issue
 from tests.servers import PostgresProcess, free_port
 from tests.unit.catalog.examples import DEV
 
@@ -25,6 +26,7 @@ from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core import settings
 from antiphon.core.clock import ManualClock, SystemClock
 from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
+from antiphon.core.tls import ClientTls
 from antiphon.services.project.store import Store
 
 
@@ -156,6 +158,30 @@ def test_a_server_elsewhere_is_verified_unless_the_url_says_how() -> None:
     assert parameters("postgresql://u@db.internal/desk?sslmode=require")["sslmode"] == "require"
     for here in ("u@127.0.0.1", "u@localhost", "u@[::1]", ""):
         assert "sslmode" not in parameters(f"postgresql://{here}/desk")
+
+
+def test_a_server_is_verified_by_the_named_authority_and_no_other(tmp_path: Path) -> None:
+    authority, stranger = issue("authority", authority=True), issue("stranger", authority=True)
+    server = PostgresProcess(certificate=issue("server", authority).write(tmp_path, "server"))
+    trusted, _ = authority.write(tmp_path, "authority")
+    other, _ = stranger.write(tmp_path, "stranger")
+    try:
+        server.start()
+        url = server.url.replace("127.0.0.1", "localhost")
+        opened = Database.of(backend_of(url, PostgresAccess(server.password, tls=ClientTls(trusted))))
+        with opened.read() as connection:
+            assert connection.exec_driver_sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").scalar()
+        opened.close()
+        with pytest.raises(SetupError, match="no certificate for its name") as refused:
+            Database.of(backend_of(url, PostgresAccess(server.password, tls=ClientTls(other))))
+        assert "[catalog] authority" in str(refused.value.next_step)
+        with pytest.raises(SetupError, match="no certificate for its name"):
+            Database.of(backend_of(f"{url}?sslmode=verify-full&sslrootcert=system", PostgresAccess(server.password)))
+    finally:
+        server.remove()
+    plain = postgres()
+    with pytest.raises(SetupError, match="no certificate for its name"):
+        of(plain, PostgresAccess(plain.password, tls=ClientTls(trusted)))
 
 
 # ------------------------------------------------------------------ while it runs

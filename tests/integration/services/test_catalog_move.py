@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from antiphon.catalog.features.publications import Publications
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.serving.answers import Answers
+from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import Receipts
-from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, SetupError
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, SetupError
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
@@ -99,6 +101,43 @@ def test_a_move_that_was_cut_off_goes_on(source: Database, target: Database, mon
     move(source, target, lambda *step: steps.append(step))
     assert next(step for step in steps if step[0] == "receipts") == ("receipts", 2_000, 2_500)
     require_present(target)
+
+
+def test_the_project_may_go_on_between_a_move_that_was_cut_off_and_the_next(source: Database, target: Database) -> None:
+    def cut(table: str, done: int, total: int) -> None:
+        if table == "steps" or (table == "receipts" and done == total):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        move(source, target, cut)
+    Blobs(source).erase(DEV, Blobs(source).put(DEV, b"text 3"))  # A row that was copied changes.
+    moved = move(source, target)
+    assert hashes(moved)["receipts"][0] == 2_500
+    with pytest.raises(NotFoundError, match="erased"):
+        Blobs(target).get(DEV, hashlib.sha256(b"text 3").hexdigest())
+
+
+def test_a_move_that_was_killed_before_its_last_row_is_ended_by_the_next(
+    source: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Database.transaction
+
+    def dies_at_the_end(database: Database) -> object:
+        if database is target and catalog_move._marks(source):
+            raise KeyboardInterrupt
+        return whole(database)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "transaction", dies_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            move(source, target)
+    for left in (source, target):  # Neither is used before it is decided.
+        with pytest.raises(SetupError):
+            require_present(left)
+    assert hashes(move(source, target))["receipts"][0] == 2_500
+    require_present(target)
+    with pytest.raises(SetupError, match="was moved to"):
+        move(source, Database.open(f"sqlite:///{source.path.parent}/third.db"))
 
 
 def test_a_difference_is_found_and_the_source_stays(

@@ -30,8 +30,13 @@ class Part:
 
 class Worker:
     def __init__(self, leases: ProcessLeases, name: str, gone: tuple[str, ...] = ()) -> None:
-        self.part, self.stop = Part(), asyncio.Event()
-        self.duties = Duties("duties", [self.part], leases, name, lambda holder: holder in gone, seconds=SECONDS)
+        self.part, self.stop, self.looks = Part(), asyncio.Event(), 0
+
+        def has_ended(holder: str) -> bool:
+            self.looks += 1
+            return holder in gone
+
+        self.duties = Duties("duties", [self.part], leases, name, has_ended, seconds=SECONDS)
         self.task = asyncio.create_task(self.duties.run_until(self.stop))
 
     async def end(self) -> None:
@@ -54,7 +59,7 @@ async def test_one_does_them_and_another_takes_over_when_it_stops(leases: Proces
     one = Worker(leases, "one")
     await until(lambda: one.part.done)
     two = Worker(leases, "two")
-    await asyncio.sleep(3 * SECONDS)
+    await until(lambda: two.looks >= 5)  # It has asked for longer than a lease lasts.
     assert (one.part.done, two.part.done, one.part.times) == (True, False, 1)
     await one.end()
     assert not one.part.done
@@ -80,12 +85,16 @@ async def test_while_the_catalog_is_away_they_go_on(leases: ProcessLeases, monke
     one = Worker(leases, "one")
     await until(lambda: one.part.done)
 
+    refused = 0
+
     def away(*_: object) -> bool:
+        nonlocal refused
+        refused += 1
         raise UnavailableError("The catalog is away.")
 
     with monkeypatch.context() as patched:
         patched.setattr(leases, "acquire", away)
-        await asyncio.sleep(2 * SECONDS)
+        await until(lambda: refused >= 5)
         assert one.part.done
     await one.end()
     assert one.part.times == 1

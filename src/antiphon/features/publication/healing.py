@@ -81,7 +81,7 @@ class SnapshotHealth:
             self.online.condemn(self.catalog.scope, key.partition("@")[0], snapshot)
 
     def _failing(self, readable: Callable[[Scope, str, str], bool]) -> list[Damage]:
-        found = self._found(readable, self._last())
+        found = self._found(readable, self.last())
         if found:  # What a newer publication does not need may be gone.
             found = self._found(readable, self._current())
         self._since = found
@@ -100,7 +100,8 @@ class SnapshotHealth:
         """Read the current publication with the next look."""
         self._read = None
 
-    def _last(self) -> list[tuple[str, str]]:
+    def last(self) -> list[tuple[str, str]]:
+        """The snapshots of the publication that was read last, each behind its ``view@definition_version``."""
         read = self._read
         if read is not None and self.catalog.clock.monotonic() - read[1] < self.believed:
             return read[0]
@@ -183,17 +184,19 @@ class Healer:
 
     def _restored(self, now: float) -> list[str]:
         """Restore streamed events that the current publication lacks; return their views."""
-        current = self.catalog.publications.current(self.catalog.scope)
-        if current is None or self.publisher.consumer is None:
+        if self.publisher.consumer is None:
             return []
         self._manifests = {  # They never change, and this is asked every second.
             snapshot: self._manifests.get(snapshot) or self.catalog.snapshots.get(self.catalog.scope, snapshot)
-            for snapshot in current.snapshots.values()
+            for _, snapshot in self.health.last()
         }
         missing, restored = self.publisher.missing_events(self._manifests.values()), list[str]()
+        current = self.catalog.publications.current(self.catalog.scope) if missing else None
+        if current is None:
+            return []
         for snapshot, number in missing.items():
             manifest, name = self._manifests[snapshot], f"events/{snapshot}"
-            if self._delays.waiting(name, now):
+            if snapshot not in current.snapshots.values() or self._delays.waiting(name, now):
                 continue
             try:
                 self.publisher.restore_events(manifest, self.catalog.definition(manifest.key), current.number)

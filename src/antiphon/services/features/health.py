@@ -17,15 +17,14 @@ from antiphon.services.project.store import Store, open_store
 _REPLAYING = "The overlay of streamed events was damaged or lost, and is being read again from the log."
 
 
-def snapshot_health(platform: FeaturePlatform) -> SnapshotHealth:
+def snapshot_health(platform: FeaturePlatform, believed: float = 0.0) -> SnapshotHealth:
     """Of the project's own scope."""
-    return SnapshotHealth(platform.catalog, online=platform.online)
+    return SnapshotHealth(platform.catalog, online=platform.online, believed=believed)
 
 
 def healer(store: Store, platform: FeaturePlatform) -> Healer:
     """For the worker; it hears of publications."""
-    health = snapshot_health(platform)
-    health.believed = parse_duration(store.settings.worker.poll).total_seconds()
+    health = snapshot_health(platform, parse_duration(store.settings.worker.poll).total_seconds())
     store.database.doorbell.listen(health.changed, [ring_name("features", store.scope.environment)])
 
     def rebuild(one: Damage, key: str) -> None:

@@ -13,7 +13,6 @@ import msgspec
 
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.sealed_columns import UnreadablePayload
-from antiphon.core import settings as project_settings
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
@@ -83,7 +82,7 @@ def open_encryption(root: Path) -> Iterator[Encryption]:
     Raises:
         SetupError: the project would not start; says why.
     """
-    store = unprotected(root)
+    store = Store.unprotected(root)
     try:
         yield Encryption(store, protect(store.database, store.settings.encryption, store.scope, store.paths.root))
     finally:
@@ -259,15 +258,6 @@ class Encryption:
                 next_step='Set mode = "encrypted" and run `antiphon encryption enable`.',
             )
         return found.keys, found.provider, found.held
-
-
-def unprotected(root: Path) -> Store:
-    """A project's stores without a codec: only what decides about the codec may open them so."""
-    store = Store(*project_settings.load(root))
-    store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store.required_files.require_catalog()
-    store.database.migrate()
-    return store
 
 
 def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:

@@ -26,7 +26,8 @@ from antiphon.governance.encryption.protection import (
 )
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.operations.processes import is_running, read_records
-from antiphon.services.governance.encryption import Encryption, Tell, unprotected
+from antiphon.services.governance.encryption import Encryption, Tell
+from antiphon.services.project.store import Store
 
 
 def initialize(root: Path) -> str:
@@ -45,7 +46,7 @@ def initialize(root: Path) -> str:
     if encryption.provider == "file":
         passphrase = secret_in(os.environ, encryption.secret, "the keyring's passphrase")
         keyring.create(paths.root / encryption.keyring, passphrase)
-    store = unprotected(root)
+    store = Store.unprotected(root)
     try:
         found = protect(store.database, encryption, store.scope, paths.root)
         assert found.provider is not None
@@ -79,7 +80,7 @@ def migrate(root: Path, mode: Mode, tell: Tell = lambda *_: None) -> tuple[int, 
     encryption = msgspec.structs.replace(project.encryption, mode="encrypted")
     provider = provider_of(encryption, paths.root)
     provider.current()
-    store = unprotected(root)
+    store = Store.unprotected(root)
     try:
         known = recorded_mode(store.database, store.scope)
         if known is not None and known.mode == mode and not known.migrating:

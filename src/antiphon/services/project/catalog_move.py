@@ -65,13 +65,14 @@ def require_present(database: Database) -> None:
     Raises:
         SetupError: it is such a one.
     """
-    if (elsewhere := _mark(database, _MOVED_TO)) is not None:
+    marks = _marks(database)
+    if (elsewhere := marks.get(_MOVED_TO)) is not None:
         raise SetupError(
             f"The catalog was moved to {elsewhere}.",
             where=database.backend.place,
             next_step="Name that one in [catalog] url, or move it back with `antiphon migrate`.",
         )
-    if (source := _mark(database, _MOVING_FROM)) is not None:
+    if (source := marks.get(_MOVING_FROM)) is not None:
         raise SetupError(
             f"The move of {source} into this catalog has not ended.",
             where=database.backend.place,
@@ -80,28 +81,37 @@ def require_present(database: Database) -> None:
 
 
 def move(source: Database, target: Database, tell: Tell = lambda *_: None) -> CatalogMove:
-    """Move the catalog; the caller has made sure that nothing else has it open.
+    """Move the catalog, or go on with a move that was cut off; the caller has made sure that nothing else has it open.
 
     Raises:
         InvalidInputError: both are the same. ConflictError: the target holds another catalog, or a process has the
-            source open.
+            source open. SetupError: the source was moved elsewhere.
         CorruptionError: what was written is not what was read; the source stays in use.
     """
-    if source.backend.place == target.backend.place:
-        raise InvalidInputError("The catalog is there already.", where=target.backend.place)
-    _require_unused(source)
+    here, there = source.backend.place, target.backend.place
+    if here == there:
+        raise InvalidInputError("The catalog is there already.", where=there)
     target.migrate()
-    _begin(source, target)
-    with source.read() as reading:
-        for table in schema.metadata.sorted_tables:
-            _copy(reading, target, table, tell)
-        with target.read() as written:
-            tables = tuple(_compared(reading, written, table) for table in schema.metadata.sorted_tables)
-    with source.transaction() as connection:
-        _set_mark(connection, _MOVED_TO, target.backend.place)
+    resumed = _marks(target).get(_MOVING_FROM) == here
+    left = resumed and _marks(source).get(_MOVED_TO) == there  # All but the end was done.
+    if not left:
+        require_present(source)
+    _require_unused(source)
+    if not resumed:
+        _begin(source, target)
+    try:
+        tables = _copied(source, target, tell)
+    except CorruptionError:
+        if left or not resumed:
+            raise
+        _begin(source, target)  # The project went on with the source since the move was cut off.
+        tables = _copied(source, target, tell)
+    if not left:
+        with source.transaction() as connection:
+            _set_mark(connection, _MOVED_TO, there)
     with target.transaction() as connection:
         connection.execute(sa.delete(_leases).where(_leases.c.tenant == ANY, _leases.c.environment == ANY))
-    return CatalogMove(source.backend.place, target.backend.place, tables)
+    return CatalogMove(here, there, tables)
 
 
 def _require_unused(source: Database) -> None:
@@ -110,17 +120,15 @@ def _require_unused(source: Database) -> None:
         raise ConflictError(
             f"Processes work with this catalog: {', '.join(names)}.",
             where=source.backend.place,
-            next_step="Stop them on every machine; one that was killed is forgotten after 15 s.",
+            next_step="Stop them on every machine; one that was killed is forgotten within a minute.",
         )
 
 
 def _begin(source: Database, target: Database) -> None:
-    """Mark the target, and empty one that was moved here before."""
-    came_from, went_to = _mark(target, _MOVING_FROM), _mark(target, _MOVED_TO)
-    if came_from == source.backend.place:
-        return  # It goes on where it was.
+    """Mark the target, and empty it if it holds what was moved from here, or is moved to here."""
+    here = source.backend.place
     empty = all(target.first(sa.select(table).limit(1)) is None for table in schema.metadata.sorted_tables)
-    if not empty and went_to != source.backend.place:
+    if not empty and here not in _marks(target).values():
         raise ConflictError(
             "The target holds a catalog already.",
             where=target.backend.place,
@@ -131,7 +139,16 @@ def _begin(source: Database, target: Database) -> None:
     with target.transaction() as connection:
         for table in reversed(schema.metadata.sorted_tables):
             connection.execute(sa.delete(table))
-        _set_mark(connection, _MOVING_FROM, source.backend.place)
+        _set_mark(connection, _MOVING_FROM, here)
+
+
+def _copied(source: Database, target: Database, tell: Tell) -> tuple[MovedTable, ...]:
+    """Copy what the target lacks, and compare every table."""
+    with source.read() as reading:
+        for table in schema.metadata.sorted_tables:
+            _copy(reading, target, table, tell)
+        with target.read() as written:
+            return tuple(_compared(reading, written, table) for table in schema.metadata.sorted_tables)
 
 
 def _copy(reading: Connection, target: Database, table: sa.Table, tell: Tell) -> None:
@@ -169,7 +186,7 @@ def _compared(reading: Connection, written: Connection, table: sa.Table) -> Move
         raise CorruptionError(
             f"The table {table.name} differs: {ours[0]} rows were read and {theirs[0]} written.",
             where="catalog",
-            next_step="The project goes on with the catalog that it has. Empty the target and try again.",
+            next_step="The project goes on with the catalog that it has; run `antiphon migrate` again.",
         )
     return MovedTable(str(table.name), *ours)
 
@@ -193,10 +210,10 @@ def _not_a_mark(table: sa.Table) -> list[sa.ColumnElement[bool]]:
     return [sa.or_(_leases.c.tenant != ANY, _leases.c.environment != ANY)] if table is _leases else []
 
 
-def _mark(database: Database, name: str) -> str | None:
-    own = _leases.c.tenant == ANY, _leases.c.environment == ANY, _leases.c.name == name
-    found: str | None = database.scalar(sa.select(_leases.c.holder).where(*own))
-    return found
+def _marks(database: Database) -> dict[str, str]:
+    """The place that each mark names."""
+    own = _leases.c.tenant == ANY, _leases.c.environment == ANY
+    return {row.name: row.holder for row in database.rows(sa.select(_leases.c.name, _leases.c.holder).where(*own))}
 
 
 def _set_mark(connection: Connection, name: str, place: str) -> None:

@@ -96,14 +96,32 @@ class Store:
             NotFoundError: no project here.
             InvalidInputError: bad settings. SetupError: the directory cannot be written.
         """
+        store = cls.unprotected(root)
+        try:
+            store.required_files.require_secrets()
+            store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def unprotected(cls, root: Path, *, moved: bool = False) -> Store:
+        """Open a project's stores without a codec: for what decides about the codec, and for what moves the catalog.
+
+        Args:
+            moved: also a catalog that was moved elsewhere.
+
+        Raises:
+            As :meth:`open`.
+        """
         store = cls(*settings.load(root))
         store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             store.required_files.require_catalog()
             store.database.migrate()
-            require_present(store.database)
-            store.required_files.require_secrets()
-            store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
+            if not moved:
+                require_present(store.database)
         except BaseException:
             store.close()
             raise
