@@ -7,7 +7,8 @@ where the queue is now; it ends so many tokens later, divided by the tenant's we
 Invariants:
 - One tenant's requests are let in in order of arrival, and so are all where there is one tenant.
 - Of tenants that have requests waiting, each is let in by its weight, to within one request of each, however many they
-  have. A tenant that has nothing inside does not wait for one that has: a few places beyond the limit are for it.
+  have. A tenant that has nothing inside and has not had more than the others does not wait for one that has: a few
+  places beyond the limit are for it.
 - A request that was never let in costs its tenant nothing, and neither does what was let in before the gate was last
   empty.
 - Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
@@ -134,7 +135,7 @@ class EngineGate:
             OverloadedError: there will be none within the queue's bound; ``retry_after`` says when there will.
         """
         begin = max(self._turn, self._ends.get((rank, tenant), 0.0))
-        if self._has_room(tenant):  # Nobody who waits has: whoever gets room is let in at once.
+        if self._has_room(tenant, begin):  # Nobody who waits has: whoever gets room is let in at once.
             self._book(rank, tenant, begin, tokens)
             self._take(tenant, begin)
             return
@@ -186,9 +187,11 @@ class EngineGate:
         self._opened, self._seconds, self._queued, self._most = now, [], [], self._inside
         self._admit()
 
-    def _has_room(self, tenant: str) -> bool:
+    def _has_room(self, tenant: str, begin: float) -> bool:
         limit = int(self.gradient.limit)
-        beyond = 0 if self._inside_of[tenant] else max(limit // BEYOND_SHARE, 1)
+        # One that is ahead of the queue's time waits for its turn: with one place, tenants would take turns by
+        # requests, however long those are.
+        beyond = 0 if self._inside_of[tenant] or begin > self._turn else max(limit // BEYOND_SHARE, 1)
         return self._inside < limit + beyond
 
     def _book(self, rank: int, tenant: str, begin: float, tokens: float) -> None:
@@ -219,7 +222,7 @@ class EngineGate:
     def _admit(self) -> None:
         while True:
             self._waiting = [each for each in self._waiting if not each.future.done()]
-            following = next((each for each in self._waiting if self._has_room(each.tenant)), None)
+            following = next((each for each in self._waiting if self._has_room(each.tenant, each.begin)), None)
             if following is None:
                 break
             self._take(following.tenant, following.begin)

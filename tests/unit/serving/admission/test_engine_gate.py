@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon.core.errors import EngineError, OverloadedError
@@ -246,6 +246,8 @@ async def test_tenants_are_let_in_by_weight(weight: float, share: int) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), min_size=2, max_size=30))
+@example([("a", 1)] * 30 + [("b", 50)] * 30)
+@example([("b", 50)] * 3 + [("a", 1)] * 30 + [("b", 1)])
 def test_no_tenant_gets_more_than_a_request_of_each_ahead(wanted: list[tuple[str, int]]) -> None:
     gate = EngineGate(1, 64, 30.0, Ticking(), adaptive=False)
     order = asyncio.run(entered(gate, [(tenant, float(tokens)) for tenant, tokens in wanted]))
