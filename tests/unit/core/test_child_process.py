@@ -21,7 +21,9 @@ ROOMS = ("benchmarks", "examples", "src/antiphon/testing", "tests/harness", "tes
 WITHIN = 20.0
 
 PARENT = """
-import subprocess, sys
+import signal, subprocess, sys
+# Ignored by what a shell starts in the background, and inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from antiphon.core.child_process import start_child
 child = start_child([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
 try:
@@ -51,7 +53,7 @@ def test_a_child_ends_with_the_process_that_started_it(number: signal.Signals, u
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.send_signal(number)
-        said = parent.stdout.read()
+        said, _ = parent.communicate(timeout=WITHIN)
         assert parent.wait(WITHIN) == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}.get(number, -number)
     assert ("unwound" in said) == unwinds
     assert ended(child)
