@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -60,6 +61,11 @@ OPERATIONS: tuple[Operation, ...] = tuple(
 )  # fmt: skip
 
 
+@cache
+def _openapi_document() -> bytes:
+    return msgspec.json.encode(openapi.document(OPERATIONS))
+
+
 def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette:
     """The ASGI application over these services.
 
@@ -69,7 +75,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     measurements = GatewayMetrics()
     histories = Histories(services, measurements)
     denials = Denials(services)
-    document = msgspec.json.encode(openapi.document(OPERATIONS))
+    document = _openapi_document()
 
     async def openapi_json(request: Request) -> Response:
         return Response(document, media_type="application/json")

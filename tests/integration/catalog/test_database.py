@@ -153,6 +153,7 @@ def test_threads_that_append_share_the_offsets_without_holes(tmp_path: Path) -> 
 
 def test_a_writer_that_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("antiphon.catalog.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("antiphon.catalog.sqlite_file.BUSY_SECONDS", 0.05)
     monkeypatch.setitem(postgres_server._OPTIONS, "lock_timeout", "50ms")
     first, second = open_database(tmp_path), Database.open(url(tmp_path))
     with first.transaction(), pytest.raises(UnavailableError, match="write lock"):
@@ -257,6 +258,7 @@ async def test_what_cannot_be_kept_with_a_commit_undoes_its_own_effect_alone(tmp
 
 async def test_a_failed_commit_is_told_to_everybody_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("antiphon.catalog.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("antiphon.catalog.sqlite_file.BUSY_SECONDS", 0.05)
     monkeypatch.setitem(postgres_server._OPTIONS, "lock_timeout", "50ms")
     database, other = open_database(tmp_path), Database.open(url(tmp_path))
     commit, blobs = GroupCommit(database), Blobs(database)

@@ -1,0 +1,50 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import migration, schema
+
+_Statements = tuple[tuple[str, tuple[object, ...]], ...]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_files_from_known_statements() -> Iterator[None]:
+    """Makes catalogs in empty files by the statements that the migration made the first one with.
+
+    Thousands of tests make one, and Alembic and SQLAlchemy take 60 ms to find the same text each time.
+    """
+    known: dict[tuple[str, str], _Statements] = {}
+    migrate = migration.upgrade
+
+    def upgrade(connection: Connection, back_up: Callable[[str], str]) -> None:
+        if connection.dialect.name != "sqlite" or _tables(connection):
+            migrate(connection, back_up)
+            return
+        version = str(migration.MIGRATIONS), schema.REVISION
+        if version not in known:
+            migrate(connection, back_up)
+            known[version] = _statements(connection)
+            return
+        for statement, parameters in known[version]:
+            connection.exec_driver_sql(statement, parameters)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(migration, "upgrade", upgrade)
+        yield
+
+
+def _tables(connection: Connection) -> list[str]:
+    """What makes the tables and indexes, in the order in which they were made."""
+    made = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid").scalars()
+    return list(made)
+
+
+def _statements(connection: Connection) -> _Statements:
+    revisions = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
+    stamps = (("INSERT INTO alembic_version VALUES (?)", (revision,)) for revision in revisions)
+    return (*((statement, ()) for statement in _tables(connection)), *stamps)
