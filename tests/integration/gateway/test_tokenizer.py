@@ -85,10 +85,9 @@ async def test_a_body_that_is_too_long_is_refused_before_it_is_read(http: httpx2
     reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
     writer.write(f"{head}content-length: 3900000\r\n\r\n".encode())
     async with asyncio.timeout(10):
-        answer = await reader.read()
+        answer = await reader.readuntil(b"Send it in parts.")
     writer.close()
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"Send it in parts." in answer
 
 
 async def test_the_longest_text_may_be_escaped(http: httpx2.AsyncClient) -> None:
