@@ -67,6 +67,9 @@ test-clients: environment  ## clients of OpenAI's API, unmodified, against a run
 	@scripts/client-environment >/dev/null
 	@ANTIPHON_REQUIRE_CLIENTS=1 ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
 
+test-model: environment  ## tests of the base model with all of its layers, where `make test` takes two
+	@MODEL_LAYERS=30 $(BIN)/python -m pytest -q -m model tests/property tests/integration
+
 check: environment  ## format, lint, strict types, import contracts, package, documentation and its site
 	@$(BIN)/ruff format --check src tests benchmarks examples scripts
 	@$(BIN)/ruff check src tests benchmarks examples scripts

@@ -6,13 +6,13 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import gguf
 import pytest
 import pytest_asyncio
+from tests.harness.base_model import LAYERS, write_first_layers
 from tests.integration.engine.test_process import answering, spawn
 
+from antiphon.core.disk import file_sha256
 from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
-from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, ServedModel
 from antiphon.engine.api.port import Engine
@@ -20,6 +20,7 @@ from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.declared_models import checked
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.weights import Weights
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 
@@ -31,26 +32,19 @@ Told = tuple[str, tuple[int, ...], str, tuple[object, ...]]
 
 @pytest.fixture(scope="module")
 def canary(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    """The base model with some of its weights changed."""
+    """The live model without its last layer."""
     path = tmp_path_factory.mktemp("models") / "canary.gguf"
-    shutil.copyfile(model_path, path)
-    reader = gguf.GGUFReader(path, "r+")
-    for tensor in reader.tensors:
-        if tensor.name in ("blk.20.ffn_down.weight", "blk.28.ffn_down.weight"):
-            # Q4_1: per block of 20 bytes a scale, a minimum, and 16 bytes of quants, which alone are changed.
-            blocks = tensor.data.reshape(-1, 20)
-            blocks[:, 4:] ^= 0x11
-    reader.data.flush()
-    return ServedModel("canary", str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    write_first_layers(model_path, path, LAYERS - 1)
+    return ServedModel("canary", str(path), file_sha256(path))
 
 
 def load(model: ServedModel) -> LlamaCpp:
-    return LlamaCpp(model.name, checked(model), LAYOUT, threads=2)
+    return LlamaCpp(model.name, checked(model), LAYOUT, threads=1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(model_path: Path) -> AsyncIterator[LocalEngine]:
-    runtime = LlamaCpp("live", weights.resolve("smollm2-135m"), LAYOUT, threads=2)
+async def engine(few_layers: Weights) -> AsyncIterator[LocalEngine]:
+    runtime = LlamaCpp("live", few_layers, LAYOUT, threads=1)
     engine = await LocalEngine({"live": runtime}, load=load).start()
     yield engine
     await engine.close()
@@ -136,12 +130,12 @@ async def test_a_file_that_is_missing_or_changed_is_left_out(
 
 
 async def test_an_engine_starts_without_the_declared_models_that_it_cannot_load(
-    canary: ServedModel, tmp_path: Path
+    few_layers: Weights, canary: ServedModel, tmp_path: Path
 ) -> None:
     path, kept = tmp_path / "engine.sock", tmp_path / "engine.models"
     gone = tmp_path / "gone.gguf"
     shutil.copyfile(canary.path, gone)
-    options = ("--model", "smollm2-135m", "--models-file", str(kept), "--slots", "2", "--context", "256")
+    options = ("--model", f"live={few_layers.path}", "--models-file", str(kept), "--slots", "2", "--context", "256")
     process = await spawn(path, *options, simulated=False)
     client = EngineClient(path)
     try:
@@ -153,7 +147,7 @@ async def test_an_engine_starts_without_the_declared_models_that_it_cannot_load(
         gone.unlink()
         process = await spawn(path, *options, simulated=False)
         await answering(client)
-        assert {model.name for model in (await client.describe()).models} == {"smollm2-135m", "canary"}
+        assert {model.name for model in (await client.describe()).models} == {"live", "canary"}
         assert await told(client, asking("canary")) == expected
     finally:
         await client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,13 +13,14 @@ import httpx2
 import pytest
 import uvicorn
 from tests.harness import fakes
+from tests.harness.base_model import few_layers, model_path
 
 from antiphon.catalog.database import Database
-from antiphon.core.errors import SetupError
-from antiphon.engine import weights
 from antiphon.gateway.application import create_app
 from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.keys import Keys
+
+__all__ = ["few_layers", "model_path"]
 
 
 @pytest.fixture
@@ -93,14 +93,3 @@ async def http(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx2.A
     headers = {"authorization": f"Bearer {keys['engineer']}"}
     async with httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
         yield client
-
-
-@pytest.fixture(scope="session")
-def model_path() -> Path:
-    """The base model's file; pulled if need be."""
-    try:
-        return weights.pull("smollm2-135m")
-    except SetupError as error:
-        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
-            raise
-        pytest.skip(str(error))

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from tests.harness import fakes
 from tests.harness.small_desk import ASKER, DESK, SCOPE, SmallDesk
 from tests.integration.gateway.conftest import serve
 
-from antiphon.engine import weights
 from antiphon.engine.api.port import Engine
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.weights import Weights
 from antiphon.gateway.openai.batch_lines import BatchLines
 from antiphon.governance.identity.keys import Keys
 from antiphon.serving import several
@@ -121,8 +122,8 @@ async def with_tags(stack: AsyncExitStack, folder: Path) -> World:
     return await over(stack, folder, engine)
 
 
-async def llama(stack: AsyncExitStack, folder: Path) -> World:
-    runtime = LlamaCpp(MODEL, weights.resolve("smollm2-135m"), Layout(slots=4, context_tokens=1024), threads=1)
+async def llama(stack: AsyncExitStack, folder: Path, weights: Weights) -> World:
+    runtime = LlamaCpp(MODEL, weights, Layout(slots=4, context_tokens=1024), threads=1)
     engine = await LocalEngine({MODEL: runtime}).start()
     stack.push_async_callback(engine.close)
     return await over(stack, folder, engine)
@@ -136,7 +137,7 @@ async def remote(stack: AsyncExitStack, folder: Path) -> World:
     return await over(stack, folder, engine)
 
 
-WORLDS = {"simulated": simulated, "tags": with_tags, "remote": remote, "llama": llama}
+WORLDS: dict[str, Any] = {"simulated": simulated, "tags": with_tags, "remote": remote, "llama": llama}
 
 
 @pytest_asyncio.fixture(
@@ -145,10 +146,11 @@ WORLDS = {"simulated": simulated, "tags": with_tags, "remote": remote, "llama": 
     params=["simulated", "tags", "remote", pytest.param("llama", marks=pytest.mark.model)],
 )
 async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    if request.param == "llama":
-        request.getfixturevalue("model_path")
+    start = WORLDS[request.param]
+    if start is llama:
+        start = partial(start, weights=request.getfixturevalue("few_layers"))
     async with AsyncExitStack() as stack:
-        yield await WORLDS[request.param](stack, tmp_path_factory.mktemp(request.param) / "world")
+        yield await start(stack, tmp_path_factory.mktemp(request.param) / "world")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

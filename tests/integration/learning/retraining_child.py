@@ -1,4 +1,4 @@
-"""A worker that is killed at one point: ``python -m tests.integration.learning.retraining_child FOLDER RUN POINT``.
+"""A worker that is killed at one point.
 
 A point is where the process sends itself SIGKILL: ``before:STEP`` (its effect is done, its record is not),
 ``train:N`` (before that step of the training), ``register`` (inside the transaction), ``row:N`` (of an evaluation), or
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,12 @@ def arm(desk: LearningDesk, folder: Path, point: str) -> None:
     desk.trainer.before_step = step
 
 
-async def main(folder: Path, run: str, point: str) -> None:
+def run(folder: Path, run: str, point: str) -> None:
+    """In a process of its own."""
+    asyncio.run(_work(folder, run, point))
+
+
+async def _work(folder: Path, run: str, point: str) -> None:
     desk = LearningDesk(folder)
     # One example a step, so that there is a middle of the training to be killed in.
     tune = msgspec.structs.replace(desk.application.fine_tune, batch=4)
@@ -61,7 +65,3 @@ async def main(folder: Path, run: str, point: str) -> None:
     arm(desk, folder, point)
     await desk.work(run)
     desk.close()
-
-
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.harness.base_model import few_layers, model_path
+from tests.harness.small_desk import SCHEMA
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk
 
-from antiphon.core.errors import SetupError
-from antiphon.engine import weights
+from antiphon.definitions.application import Decoding
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.weights import Weights
+
+__all__ = ["few_layers", "model_path"]
 
 pytestmark = pytest.mark.model
 
 MODEL = "smollm2-135m"
 
 
-@pytest.fixture(scope="module")
-def model_path() -> Path:
-    try:
-        return weights.pull(MODEL)
-    except SetupError as error:
-        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
-            raise
-        pytest.skip(str(error))
-
-
-async def test_twelve_rows_through_the_engine_that_serves(tmp_path: Path, model_path: Path) -> None:
-    runtime = LlamaCpp(MODEL, weights.resolve(MODEL), Layout(slots=8, context_tokens=512), threads=2)
+async def test_twelve_rows_through_the_engine_that_serves(tmp_path: Path, few_layers: Weights) -> None:
+    runtime = LlamaCpp(MODEL, few_layers, Layout(slots=8, context_tokens=512), threads=1)
     engine = await LocalEngine({MODEL: runtime}).start()
-    desk = EvaluatedDesk(tmp_path, engine, msgspec.structs.replace(LEARNS, model=MODEL), rows=12)
+    # A notice that ends on its own, whatever the model says.
+    notice = {"notice": {"type": "string", "maxLength": 60}}
+    schema = json.dumps({**SCHEMA, "properties": {**SCHEMA["properties"], **notice}})
+    application = msgspec.structs.replace(LEARNS, model=MODEL, output_schema=schema, decoding=Decoding(max_tokens=80))
+    desk = EvaluatedDesk(tmp_path, engine, application, rows=12)
     try:
         classes = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False)
         whole = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=4, with_attacks=False)

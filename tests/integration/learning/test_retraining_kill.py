@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.harness.small_desk import SCOPE
+from tests.integration.learning import retraining_child
 from tests.integration.learning.learning_desk import ORDER, LearningDesk
 
-ROOT = Path(__file__).parents[3]
 POINTS = (
     "before:build training set",
     "before:write examples",
@@ -31,13 +29,13 @@ def test_a_killed_retraining_is_finished_by_the_next_worker(tmp_path: Path) -> N
     desk = LearningDesk(tmp_path)
     live = desk.live()
     run = desk.orders.place(SCOPE, "me", msgspec.structs.replace(ORDER, rollout=True))
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "OTEL_SDK_DISABLED": "true"}
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pytest", retraining_child.__name__])
     for point in (*POINTS, "none"):
-        child = subprocess.run(
-            [sys.executable, "-m", "tests.integration.learning.retraining_child", str(tmp_path), run, point],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert child.returncode == (0 if point == "none" else -signal.SIGKILL), (point, child.stderr)
+        child = processes.Process(target=retraining_child.run, args=(tmp_path, run, point))
+        child.start()
+        child.join(60)
+        assert child.exitcode == (0 if point == "none" else -signal.SIGKILL), point
         status = desk.runs.get(SCOPE, run).status
         assert status == ("succeeded" if point == "none" else "running"), (point, desk.runs.get(SCOPE, run).error)
         assert desk.live() == live, point

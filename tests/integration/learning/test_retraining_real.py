@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from tests.integration.training.tiny import write_base
 
 from antiphon.app import engines
 from antiphon.app.wiring import ProcessServices
@@ -24,7 +25,6 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
-from antiphon.engine import weights
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.services.apply.apply import apply
 from antiphon.services.learning.served_models import ServedModels
@@ -37,7 +37,7 @@ SETTINGS = """
 [project]
 name = "shops"
 [engine]
-models = ["smollm2-135m"]
+models = ["{model}"]
 slots = 4
 context = 256
 """
@@ -70,10 +70,10 @@ desk = Application(
         "required": ["outlook", "notice"],
         "additionalProperties": False,
     },
-    decoding=Decoding(max_tokens=24),
+    decoding=Decoding(max_tokens=64),
     figures=[Figure("today.minutes", step=5)],
     model=FineTune(
-        base="smollm2-135m",
+        base="{model}",
         targets={"notice": "Orders take {{ features.today.minutes }} minutes."},
         window=TrainingWindow(history="10d", maturity="3h", embargo="2d"),
         examples=12, batch=12, epochs=2.0, rank=2, alpha=4, whole_share=0.5,
@@ -98,8 +98,9 @@ def project(folder: Path) -> Path:
             writer.writerow(
                 [row["order_id"], row["shop"], row["ordered"], row["handed_over"], "delayed" if late else "on_time"]
             )
-    (folder / "antiphon.toml").write_text(SETTINGS)
-    (folder / "definitions.py").write_text(DEFINITIONS)
+    model = str(write_base(folder / "tiny.gguf"))
+    (folder / "antiphon.toml").write_text(SETTINGS.replace("{model}", model))
+    (folder / "definitions.py").write_text(DEFINITIONS.replace("{model}", model))
     return folder
 
 
@@ -156,7 +157,6 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
 ) -> None:
     try:
         require_libraries()
-        weights.pull("smollm2-135m")
     except SetupError as error:
         if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
             raise
@@ -196,7 +196,8 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             live = store.releases.live(store.scope, "desk")
             assert live is not None
             assert live.id == applied.releases[0].id
-            (tmp_path / "definitions.py").write_text(DEFINITIONS.replace("max_tokens=24", "max_tokens=23"))
+            definitions = tmp_path / "definitions.py"
+            definitions.write_text(definitions.read_text().replace("max_tokens=64", "max_tokens=63"))
             (draft,) = apply(store, principal="me", activate=False).releases
             told: list[tuple[int, int, str]] = []
             verdict = await learning.validate(

@@ -11,10 +11,10 @@ import pytest_asyncio
 from tests.harness.small_desk import DESK, SCHEMA, SCOPE, START, SmallDesk
 
 from antiphon.definitions.application import Decoding
-from antiphon.engine import weights
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.weights import Weights
 from antiphon.serving.replay import replay
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
@@ -23,8 +23,8 @@ LABELS = {"flat": ["on_time", "delayed"], "sharing a beginning": ["delayed", "de
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(model_path: Path) -> AsyncIterator[LocalEngine]:
-    runtime = LlamaCpp("base", weights.resolve("smollm2-135m"), Layout(slots=4, context_tokens=512), threads=2)
+async def engine(few_layers: Weights) -> AsyncIterator[LocalEngine]:
+    runtime = LlamaCpp("base", few_layers, Layout(slots=4, context_tokens=512), threads=1)
     engine = await LocalEngine({"base": runtime}).start()
     yield engine
     await engine.close()

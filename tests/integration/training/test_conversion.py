@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.training.conftest import SHARE, TINY, Reference
-from tests.integration.training.tiny import SPECIAL, flights, order
+from tests.integration.training.conftest import TINY
+from tests.integration.training.tiny import SPECIAL, flights, order, train_here
 
-from antiphon.core.clock import SystemClock
 from antiphon.core.disk import file_sha256
-from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.runtime import Layout
-from antiphon.engine.weights import Weights, resolve
+from antiphon.engine.weights import Weights
 from antiphon.training.base import Base
 from antiphon.training.convert import convert
 from antiphon.training.model import LoraModel
 from antiphon.training.order import ParentAdapter, TrainingResult
-from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import PRECISIONS, Recipe
 from antiphon.training.vocabulary import Vocabulary
 
@@ -61,7 +58,7 @@ def last_logits(llama: Any, tokens: list[int]) -> np.ndarray:
 
 
 def served(path: Path, sha256: str) -> LlamaCpp:
-    return LlamaCpp("trained", Weights(path, sha256), Layout(128, 1, 256), threads=2)
+    return LlamaCpp("trained", Weights(path, sha256), Layout(128, 1, 256), threads=1)
 
 
 def agreement(base: Base, recipe: Recipe, trained: TrainingResult, prompts: tuple[str, ...]) -> float:
@@ -85,12 +82,12 @@ def agreement(base: Base, recipe: Recipe, trained: TrainingResult, prompts: tupl
     return largest
 
 
-def test_llama_cpp_computes_what_was_trained(reference: Reference, base: Path) -> None:
+def test_llama_cpp_computes_what_was_trained(trained_here: TrainingResult, base: Path) -> None:
     # Logits reach 10 here; the embedding stays Q8_0, whose products llama.cpp rounds to eight bits.
-    assert agreement(Base(base), TINY, reference.trained, PROMPTS[:2]) < 0.2
+    assert agreement(Base(base), TINY, trained_here, PROMPTS[:2]) < 0.2
 
 
-def test_the_adapter_is_in_the_file(reference: Reference, base: Path) -> None:
+def test_the_adapter_is_in_the_file(trained_here: TrainingResult, base: Path) -> None:
     """The check above would not notice a merge that changes nothing if training had changed little."""
     import torch
 
@@ -98,7 +95,7 @@ def test_the_adapter_is_in_the_file(reference: Reference, base: Path) -> None:
     tokens = runtime.tokenize(PROMPTS[0])
     before = np.array(runtime.feed(0, 0, tokens, True))
     runtime.close()
-    runtime = served(Path(reference.trained.weights.path), reference.trained.weights.sha256)
+    runtime = served(Path(trained_here.weights.path), trained_here.weights.sha256)
     after = np.array(runtime.feed(0, 0, tokens, True))
     runtime.close()
     assert np.abs(before - after).max() > 1.0
@@ -107,9 +104,9 @@ def test_the_adapter_is_in_the_file(reference: Reference, base: Path) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_is_written_the_same_each_time_and_served(
-    reference: Reference, base: Path, tmp_path: Path, precision: str
+    trained_here: TrainingResult, base: Path, tmp_path: Path, precision: str
 ) -> None:
-    opened, adapter = Base(base), Path(reference.trained.adapter.path)
+    opened, adapter = Base(base), Path(trained_here.adapter.path)
     hashes = {convert(opened, adapter, tmp_path / name, precision) for name in ("one.gguf", "two.gguf")}
     assert len(hashes) == 1
     assert file_sha256(tmp_path / "one.gguf") in hashes
@@ -126,8 +123,8 @@ def test_every_precision_is_written_the_same_each_time_and_served(
     runtime.close()
 
 
-def test_what_cannot_be_converted_leaves_no_file(reference: Reference, base: Path, tmp_path: Path) -> None:
-    opened, adapter, target = Base(base), Path(reference.trained.adapter.path), tmp_path / "weights.gguf"
+def test_what_cannot_be_converted_leaves_no_file(trained_here: TrainingResult, base: Path, tmp_path: Path) -> None:
+    opened, adapter, target = Base(base), Path(trained_here.adapter.path), tmp_path / "weights.gguf"
     with pytest.raises(InvalidInputError, match="precision"):
         convert(opened, adapter, target, "q2_k")
     with pytest.raises(CorruptionError, match="adapter is corrupt"):
@@ -153,15 +150,10 @@ def test_a_file_that_is_no_model_is_corrupt(tmp_path: Path, content: bytes) -> N
 
 
 @pytest.mark.model
-def test_the_real_base_model_is_trained_and_served(tmp_path: Path) -> None:
+def test_the_base_model_is_trained_and_served(few_layers: Weights, tmp_path: Path) -> None:
     """Three steps of two examples: a loss that falls, and llama.cpp's logits after Q8_0 beside torch's in float32."""
-    try:
-        weights = resolve("smollm2-135m")
-    except SetupError as error:
-        pytest.skip(str(error))
     recipe = Recipe(rank=4, alpha=8, batch=2, steps=3, warmup=0.0, learning_rate=2e-3, precision="q8_0")
-    ordered = order(tmp_path, weights.path, flights(8), recipe)
-    run = TrainingProcesses(SystemClock(), **SHARE).run(ordered, lambda _: None, lambda: False)
-    trained = asyncio.run(asyncio.wait_for(run, 400))
+    trained = train_here(order(tmp_path, few_layers.path, flights(8), recipe))
+    assert trained is not None
     assert trained.losses[-1][1] < trained.losses[0][1]
-    assert agreement(Base(weights.path), recipe, trained, PROMPTS) < 1.0  # Logits reach 20.
+    assert agreement(Base(few_layers.path), recipe, trained, PROMPTS) < 1.0  # Logits reach 20.

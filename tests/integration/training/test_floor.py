@@ -22,9 +22,11 @@ from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
 
 SLEEPS = (sys.executable, "-c", "import signal; signal.pause()")
+CORE = min(os.sched_getaffinity(0))
+PINNED = f"import os; os.sched_setaffinity(0, {{{CORE}}})\n"
 SPINS = (
     sys.executable, "-c",
-    "import os; from antiphon.training import child; child.confine(None, None)\nwhile True: pass",
+    f"{PINNED}from antiphon.training import child; child.confine(None, None)\nwhile True: pass",
 )  # fmt: skip
 
 
@@ -40,11 +42,8 @@ def _libraries() -> None:
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Neighbors that want every core, at ordinary priority and in sessions of their own."""
-    hogs = [
-        start_child([sys.executable, "-c", "while True: pass"], start_new_session=True)
-        for _ in range(2 * len(os.sched_getaffinity(0)))
-    ]
+    """Neighbors that want the core of the training, at ordinary priority and in sessions of their own."""
+    hogs = [start_child([sys.executable, "-c", f"{PINNED}while True: pass"], start_new_session=True) for _ in range(2)]
     try:
         yield
     finally:

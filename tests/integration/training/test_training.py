@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 from tests.autogroups import session_nice
 from tests.integration.training.conftest import SHARE, TINY, Reference
-from tests.integration.training.tiny import flights, order
+from tests.integration.training.tiny import flights, order, train_here
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
@@ -34,6 +35,9 @@ from antiphon.training.recipe import Recipe
 
 BOUND = 400.0
 """Seconds; generous, because training takes only what others leave of the processor."""
+
+PEFT_WARNING = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+"""peft reads a property of transformers that its next release renames."""
 
 
 def never() -> bool:
@@ -148,16 +152,18 @@ def pause(processes: TrainingProcesses, pid: int) -> None:
     assert not processes.paused
 
 
-async def test_in_float32_it_learns_the_same_and_ends_with_the_same_bytes_after_a_stop(
+@PEFT_WARNING
+def test_in_float32_it_learns_the_same_and_ends_with_the_same_bytes_after_a_stop(
     reference: Reference, base: Path, tmp_path: Path
 ) -> None:
     recipe = msgspec.structs.replace(TINY, dtype="fp32")
-    whole = await train(order(tmp_path / "whole", base, flights(12), recipe))
+    whole = train_here(order(tmp_path / "whole", base, flights(12), recipe))
+    assert whole is not None
     ordered = order(tmp_path / "stopped", base, flights(12), recipe)
-    seen: list[TrainingProgress] = []
-    with pytest.raises(asyncio.CancelledError):
-        await train(ordered, seen.append, lambda: any(progress.step >= 1 for progress in seen))
-    again = await train(ordered)
+    checkpoints = Path(ordered.folder) / "checkpoints"
+    assert train_here(ordered, lambda: checkpoints.exists()) is None
+    again = train_here(ordered)
+    assert again is not None
     assert (again.adapter.sha256, again.weights.sha256) == (whole.adapter.sha256, whole.weights.sha256)
     assert again.losses == whole.losses
     assert (whole.environment["dtype"], whole.environment["device"]) == ("fp32", "cpu")
@@ -201,14 +207,16 @@ async def test_a_paused_process_ends_when_it_is_told_to_stop(base: Path, tmp_pat
     assert not (Path(ordered.folder) / "result.json").exists()
 
 
-async def test_training_goes_on_from_an_earlier_version_with_old_examples_among_the_new(
+@PEFT_WARNING
+def test_training_goes_on_from_an_earlier_version_with_old_examples_among_the_new(
     reference: Reference, base: Path, tmp_path: Path
 ) -> None:
     earlier = ParentAdapter(reference.trained.adapter.path, reference.trained.adapter.sha256)
     recipe = msgspec.structs.replace(TINY, steps=1, replay=0.5)
     examples = flights(6) + flights(9, old=True)
     ordered = order(tmp_path, base, examples, recipe, parent=earlier)
-    trained = await train(ordered)
+    trained = train_here(ordered)
+    assert trained is not None
     assert trained.losses[0][1] < 0.5 * reference.trained.losses[0][1]  # Not begun anew.
     assert trained.identity != msgspec.structs.replace(ordered, parent=None).identity
 
@@ -247,8 +255,7 @@ async def test_changed_files_are_refused_by_name(reference: Reference, base: Pat
         await train(ordered)
 
 
-# peft reads a property of transformers that its next release renames.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@PEFT_WARNING
 def test_a_loss_that_is_not_finite_is_told(base: Path, tmp_path: Path) -> None:
     training = Training(order(tmp_path, base, flights(6), TINY), Base(base))
     before = training.model.masters.detach().clone()
@@ -263,15 +270,24 @@ async def test_too_little_memory_is_told(base: Path, tmp_path: Path) -> None:
         await train(order(tmp_path, base, flights(6), TINY, memory_bytes=300_000_000))
 
 
-async def test_a_full_disk_is_told_and_earlier_checkpoints_stay(base: Path, tmp_path: Path) -> None:
-    # A limit on the size of a file stands for the disk: one checkpoint is larger, everything else is smaller.
-    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-    limit += "sys.argv[0] = 'fine_tune'; runpy.run_module('antiphon.training.fine_tune', run_name='__main__')"
-    processes = TrainingProcesses(SystemClock(), **SHARE, command=(sys.executable, "-c", limit))
+@PEFT_WARNING
+def test_a_full_disk_is_told_and_earlier_checkpoints_stay(base: Path, tmp_path: Path) -> None:
     ordered = order(tmp_path, base, flights(6), TINY)
-    with pytest.raises(SetupError, match="disk is full"):
-        await train(ordered, processes=processes)
     folder = Path(ordered.folder)
+    checkpoints = folder / "checkpoints"
+    assert train_here(ordered, lambda: checkpoints.exists()) is None
+    before = sorted(checkpoints.iterdir())
+    # A limit on the size of a file stands for the disk: one checkpoint is larger, everything else is smaller.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            train_here(ordered)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert child.explain(raised.value, folder) == child.DISK_FULL
+    assert b"disk is full" in (folder / "error.json").read_bytes()
+    assert sorted(checkpoints.iterdir()) == before
     assert not (folder / "result.json").exists()
     assert not list(folder.rglob("*.partial"))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from antiphon.core.disk import file_sha256
 from antiphon.training.examples import Example, Part, write
-from antiphon.training.order import ParentAdapter, TrainingOrder
+from antiphon.training.fine_tune import ProgressLog, fine_tune
+from antiphon.training.order import PROGRESS, ParentAdapter, TrainingOrder, TrainingResult
 from antiphon.training.recipe import Recipe
 
 WIDTH, FEED_FORWARD, LAYERS, HEADS, KEY_HEADS = 64, 96, 2, 4, 2
@@ -118,3 +121,14 @@ def order(
         parent=parent,
         memory_bytes=memory_bytes,
     )
+
+
+def train_here(ordered: TrainingOrder, stopping: Callable[[], bool] = lambda: False) -> TrainingResult | None:
+    """Train in this process, which has torch already: for what a process of its own does not change.
+
+    One thread: others would spin while they wait (``child.environment`` keeps a process of its own from that).
+    """
+    ordered = msgspec.structs.replace(ordered, recipe=msgspec.structs.replace(ordered.recipe, threads=1))
+    folder = Path(ordered.folder)
+    folder.mkdir(exist_ok=True)
+    return fine_tune(ordered, ProgressLog(folder / PROGRESS, ordered.recipe.steps), stopping)

@@ -24,6 +24,7 @@ from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import CallInterruptedError, Layout
 from antiphon.engine.scheduling.state import StepBudget
+from antiphon.engine.weights import Weights
 
 pytestmark = [pytest.mark.model]
 
@@ -73,11 +74,9 @@ class Engines:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engines(model_path: Path) -> AsyncIterator[Engines]:
-    found = weights.resolve("smollm2-135m")
-
+async def engines(few_layers: Weights) -> AsyncIterator[Engines]:
     async def start(*, slots: int, share_prefixes: bool, threads: int) -> LocalEngine:
-        runtime = LlamaCpp("base", found, Layout(slots=slots, context_tokens=512), threads=threads)
+        runtime = LlamaCpp("base", few_layers, Layout(slots=slots, context_tokens=512), threads=threads)
         return await LocalEngine({"base": runtime}, share_prefixes=share_prefixes, budget=StepBudget(0.05, 0.1)).start()
 
     alone = await start(slots=1, share_prefixes=False, threads=1)
@@ -225,15 +224,15 @@ async def test_a_reused_beginning_gives_what_computing_it_gives(engines: Engines
 
 def test_what_was_interrupted_is_computed_again_to_the_same_bits(model_path: Path) -> None:
     """A call that is given up in the middle leaves every sequence as it was, in both kinds of call."""
-    slots = 8
+    slots, half = 4, 24
     runtime = LlamaCpp("base", weights.resolve(str(model_path)), Layout(slots=slots, context_tokens=256), threads=2)
     try:
-        tokens = [int(token) for token in np.random.default_rng(5).integers(100, 40_000, 64 + slots)]
-        positions, following = [64] * slots, tokens[64:]
+        tokens = [int(token) for token in np.random.default_rng(5).integers(100, 40_000, 2 * half + slots)]
+        positions, following = [2 * half] * slots, tokens[2 * half :]
 
         def fed(slot: int) -> np.ndarray:
-            runtime.feed(slot, 0, tokens[:32], False)
-            logits = runtime.feed(slot, 32, tokens[32:64], True)
+            runtime.feed(slot, 0, tokens[:half], False)
+            logits = runtime.feed(slot, half, tokens[half : 2 * half], True)
             assert logits is not None
             return logits.copy()
 
@@ -242,10 +241,10 @@ def test_what_was_interrupted_is_computed_again_to_the_same_bits(model_path: Pat
         for slot in range(slots):
             runtime.drop(slot)
         for slot in range(slots):
-            runtime.feed(slot, 0, tokens[:32], False)
+            runtime.feed(slot, 0, tokens[:half], False)
             if slot % 2:
-                interrupted(runtime, lambda slot=slot: runtime.feed(slot, 32, tokens[32:64], True))
-            logits = runtime.feed(slot, 32, tokens[32:64], True)
+                interrupted(runtime, lambda slot=slot: runtime.feed(slot, half, tokens[half : 2 * half], True))
+            logits = runtime.feed(slot, half, tokens[half : 2 * half], True)
             assert logits is not None
             assert np.array_equal(logits, expected[slot])
         for _ in range(3):
