@@ -66,11 +66,14 @@ desk = Application(
     prompt=Prompt("At the {{ entity.shop }} orders take {{ features.today.minutes }} minutes."),
     output={
         "type": "object",
-        "properties": {"outlook": {"type": "string", "enum": ["on_time", "delayed"]}, "notice": {"type": "string"}},
+        "properties": {
+            "outlook": {"type": "string", "enum": ["on_time", "delayed"]},
+            "notice": {"type": "string", "maxLength": 32},
+        },
         "required": ["outlook", "notice"],
         "additionalProperties": False,
     },
-    decoding=Decoding(max_tokens=64),
+    decoding=Decoding(max_tokens=160),
     figures=[Figure("today.minutes", step=5)],
     model=FineTune(
         base="{model}",
@@ -197,7 +200,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             assert live is not None
             assert live.id == applied.releases[0].id
             definitions = tmp_path / "definitions.py"
-            definitions.write_text(definitions.read_text().replace("max_tokens=64", "max_tokens=63"))
+            definitions.write_text(definitions.read_text().replace("max_tokens=160", "max_tokens=159"))
             (draft,) = apply(store, principal="me", activate=False).releases
             told: list[tuple[int, int, str]] = []
             verdict = await learning.validate(

@@ -17,6 +17,10 @@ from antiphon.training.recipe import Recipe
 
 WIDTH, FEED_FORWARD, LAYERS, HEADS, KEY_HEADS = 64, 96, 2, 4, 2
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT = (
+    "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def byte_tokens() -> list[str]:
@@ -54,6 +58,7 @@ def write_base(path: Path) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
+    writer.add_chat_template(CHAT)
 
     def matrix(rows: int, columns: int) -> np.ndarray:
         return values.normal(0.0, 0.15, (rows, columns)).astype(np.float32)
