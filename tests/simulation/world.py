@@ -17,11 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from tests.simulation.batons import BatonThread
+from tests.simulation.batons import BatonThread, patience
 from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.process import PROCESS, START, THREADS, Crashed, Faults, Process, Violation
 from tests.simulation.virtual_loop import VirtualLoop
 
+from antiphon.catalog import database
 from antiphon.core import ids
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.governance.audit import record as audit_record
@@ -235,6 +236,7 @@ class World:
         with ExitStack() as stack:
             stack.enter_context(self._seeded())
             stack.enter_context(self._logged())
+            stack.enter_context(patience(self.violate))
             self.file.reset()
             self.file.statement = self._statement
             try:
@@ -242,7 +244,7 @@ class World:
             finally:
                 self.file.statement = lambda text: None
                 for connection in self._connections:
-                    connection.close()
+                    self.file.give_back(connection)
                 self.loop.close()
 
     async def _play(self, scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -275,7 +277,7 @@ class World:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Ids, salts and the time that production code reads by itself."""
+        """Ids, salts, and the time and the thread that production code reads by itself."""
         drawn = random.Random(f"ids {self.seed}")
         system = SimpleNamespace(urandom=drawn.randbytes)
         watch = SimpleNamespace(
@@ -286,6 +288,7 @@ class World:
             mock.patch.object(ids, "time", watch),
             mock.patch.object(audit_record, "os", system),
             mock.patch.object(rollout_keeping, "time", watch),
+            mock.patch.object(database, "threading", THREADS.module),
         ):
             yield
 
