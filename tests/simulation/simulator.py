@@ -16,6 +16,7 @@ from tests.simulation import (
     requests_scenario,
     rollouts_scenario,
     runs_scenario,
+    streams_scenario,
 )
 from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.mutants import MUTANTS, Mutant
@@ -31,6 +32,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "publications": publications_scenario.play,
     "rollouts": rollouts_scenario.play,
     "evidence": evidence_scenario.play,
+    "streams": streams_scenario.play,
 }
 
 

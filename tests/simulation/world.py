@@ -85,8 +85,12 @@ class World:
             task = process.spawn(main(process))  # type: ignore[arg-type]
             await asyncio.wait({task})
             if process.alive:
-                task.result()
-                return
+                error = task.exception()
+                if error is None or not _planned(error):
+                    if error is not None:
+                        self.violate(f"unexpected {type(error).__name__}: {error}")
+                    return
+                self.kill(process, "its end")
             if not self.healed:
                 await asyncio.sleep(self.random.random() * self.faults.restart)
                 if self.random.random() < self.faults.renamed:
@@ -183,7 +187,7 @@ class World:
 
     def _unhandled(self, loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not isinstance(error, (Crashed, AntiphonError, asyncio.CancelledError)) and error is not None:
+        if error is not None and not _planned(error):
             self.violations.append(f"unexpected {error!r}: {context.get('message')}")
 
     # --- What happens.
@@ -316,8 +320,14 @@ class _FaultLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, (Crashed, AntiphonError, asyncio.CancelledError)):
+        if error is not None and not _planned(error):
             self._world.violate(f"unexpected {type(error).__name__}: {error}")
+
+
+def _planned(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_planned, error.exceptions))
+    return isinstance(error, (Crashed, AntiphonError, asyncio.CancelledError))
 
 
 def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
