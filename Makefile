@@ -228,7 +228,7 @@ chaos-log: environment  ## the event log on NATS: publishers, consumer and serve
 	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/streaming/test_nats_cluster.py
 	@$(BIN)/python -m benchmarks.durability.log_chaos --size full --keep
 
-simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
+simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches, streams and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
 	@$(BIN)/python -m benchmarks.durability.simulation --keep $(if $(JOBS),--jobs $(JOBS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS),--size $(if $(filter file,$(origin SIZE)),full,$(SIZE)))
 

@@ -153,6 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-mutants", action="store_true", help="plant no faults")
     parser.add_argument("--keep", action="store_true", help="append the line to the results")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` ends it in order, too.
     seeds = range(SIZES[options.size]) if options.seeds is None else options.seeds
     return finish("simulation", run(seeds, options.jobs, not options.no_mutants, sys.stdout), keep=options.keep)
 
