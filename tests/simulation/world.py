@@ -58,6 +58,7 @@ class World:
         self.slow_commits = 0.05 + self.faults.slow
         self._connections: list[sqlite3.Connection] = []
         self._loops: list[asyncio.Task[Any]] = []
+        self._undelivered: dict[asyncio.Future[Any], list[Any]] = {}
 
     # --- Processes.
 
@@ -148,11 +149,13 @@ class World:
             delay = process.still_for
             if not self.healed and self.random.random() < self.faults.slow:
                 delay += self.random.random() * self.faults.stall
+            self._undelivered[future] = outcome
             self.loop.call_later(delay, self._deliver, process, outcome, future)
 
         THREADS.take().run(partial(copy_context().run, job))
 
     def _deliver(self, process: Process, outcome: list[Any], future: asyncio.Future[Any]) -> None:
+        del self._undelivered[future]
         try:
             process.point("await")
         except Crashed as crashed:
@@ -247,6 +250,8 @@ class World:
                 self.loop.run_until_complete(self._play(scenario))
             finally:
                 self.file.statement = lambda text: None
+                for outcome in self._undelivered.values():
+                    _drop(outcome[0])
                 for connection in self._connections:
                     self.file.give_back(connection)
                 self.loop.close()
