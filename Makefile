@@ -231,8 +231,9 @@ chaos-log: environment  ## the event log on NATS: publishers, consumer and serve
 	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/streaming/test_nats_cluster.py
 	@$(BIN)/python -m benchmarks.durability.log_chaos --size full --keep
 
-simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches and audit with faults, and planted faults; SIZE=ci|demo|full
-	@$(BIN)/python -m benchmarks.durability.simulation --size $(if $(filter file,$(origin SIZE)),full,$(SIZE)) --keep
+simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches, streams and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
+	@$(BIN)/python -m benchmarks.durability.simulation --keep $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(SEEDS),--seeds $(SEEDS),--size $(if $(filter file,$(origin SIZE)),full,$(SIZE)))
 
 clean:  ## remove what was made here (not the caches outside)
 	rm -rf $(VENV) .venv-vllm .venv-floors dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

@@ -25,9 +25,13 @@ def command(
     parser.add_argument("--size", choices=sorted(sizes), default="demo")
     parser.add_argument("--keep", action="store_true", help="append the line to the results")
     options = parser.parse_args(arguments)
-    found = run(options.size, sys.stdout)
+    return finish(name, run(options.size, sys.stdout), keep=options.keep)
+
+
+def finish(name: str, found: dict[str, Any], *, keep: bool) -> int:
+    """Print the JSON line, append it to the results if asked to, and return the exit code."""
     line = json.dumps(found)
-    if options.keep:
+    if keep:
         with (_RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as results:
             results.write(line + "\n")
     sys.stdout.write(line + "\n")

@@ -30,30 +30,53 @@ class CatalogFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        template = Database.open(f"sqlite:///{folder}/template.db")
-        template.migrate()
-        template.close()
-        self._template = (folder / "template.db").read_bytes()
         self.path = folder / "catalog.db"
-        self.path.write_bytes(self._template)
+        made = Database.open(f"sqlite:///{self.path}")
+        made.migrate()
+        made.close()
         self.sqlite = SqliteFile(make_url(f"sqlite:///{self.path}"))
         self.channels: list[RingChannel] = []
         self.statement: Callable[[str], None] = lambda text: None
+        self._spare: list[sqlite3.Connection] = []
+        self._tables = self._empty_tables()
         sa.event.listen(self.sqlite.engine, "connect", _without_flushes)
         sa.event.listen(self.sqlite.engine, "before_cursor_execute", self._executing)
+        sa.event.listen(self.sqlite.engine, "handle_error", _keep_connected)
+        self.sqlite.connect()
 
     def reset(self) -> None:
-        """Bring it back to an empty catalog, that nobody hears of."""
+        """Bring it back to an empty catalog, that nobody hears of. Connections stay open, with what they prepared."""
         self.channels.clear()
-        self.sqlite.close()
-        self.path.write_bytes(self._template)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        self.sqlite.connect()
+        connection = self.connection()
+        connection.execute("BEGIN IMMEDIATE")
+        for table in self._tables:
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("COMMIT")
+        self.give_back(connection)
 
     def connection(self) -> sqlite3.Connection:
         """A connection beside SQLAlchemy, for checks."""
+        if self._spare:
+            return self._spare.pop()
         return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Keep a connection for the next simulation."""
+        self._spare.append(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._spare:
+            connection.close()
+        self.sqlite.close()
+
+    def _empty_tables(self) -> list[str]:
+        connection = self.connection()
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        empty = [name for name in tables if connection.execute(f"SELECT 1 FROM {name}").fetchone() is None]
+        assert {*tables} - {*empty} == {"alembic_version"}, "A new catalog is not empty, and would not be as new."
+        self.give_back(connection)
+        return empty
 
     def _executing(self, connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
         self.statement(text)
@@ -62,6 +85,11 @@ class CatalogFile:
 def _without_flushes(raw: sqlite3.Connection, record: object) -> None:
     # No power is cut here: a commit is durable because the machine goes on.
     raw.execute("PRAGMA synchronous=OFF")
+
+
+def _keep_connected(context: sa.engine.ExceptionContext) -> None:
+    # SQLAlchemy gives a connection up after what is no Exception. The death of a process undoes its transaction alone.
+    context.is_disconnect = False
 
 
 class CatalogUser(Protocol):

@@ -20,14 +20,19 @@ from antiphon.batch.row_runner import RowRunner
 from antiphon.catalog.batch.batches import Batches
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.features.events import EventLog
 from antiphon.catalog.features.publications import Publications
 from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.durable import runs
 from antiphon.durable.runs import Runs
+from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.publication.publish import Publisher
+from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.writer import AuditWriter
+from antiphon.orchestration.duties import Duties
 from antiphon.orchestration.rollouts import RolloutKeeper
 from antiphon.releases.rollout import RolloutTransitions
 
@@ -134,10 +139,17 @@ MUTANTS = (
         runs,
         "claimable",
         "_runs.c.lease_until < now",
-        "_runs.c.lease_until < now + timedelta(seconds=60)",
+        "_runs.c.lease_until.is_not(None)",
     ),
     _one("claim keeps the epoch", "runs", Runs, "claim", "row.epoch + 1", "row.epoch or 1"),
-    _one("claim before its time", "runs", runs, "claimable", "_runs.c.not_before <= now", "_runs.c.not_before > 0"),
+    _one(
+        "claim before its time",
+        "runs",
+        runs,
+        "claimable",
+        "_runs.c.not_before <= now",
+        "_runs.c.not_before.is_not(None)",
+    ),
     _one(
         "reclaim of another's leases",
         "runs",
@@ -319,5 +331,55 @@ MUTANTS = (
         "_write",
         "self._changed.wait_for(lambda: False, pause)\n            continue",
         "self._changed.wait_for(lambda: False, pause)",
+    ),
+    _one(
+        "offset moved before its events",
+        "streams",
+        StreamConsumer,
+        "_apply",
+        "for follower in followers}, events, seen)",
+        "for follower in followers}, (), seen)\n    self._overlay.apply({}, events, {})",
+    ),
+    _one(
+        "view set back by a late consumer",
+        "streams",
+        LmdbOverlay,
+        "apply",
+        'if offset > _number(transaction.get(b"o" + view)):',
+        "if True:",
+    ),
+    _one("event id forgotten", "streams", EventLog, "_unknown", "if index not in known", "if index"),
+    _one(
+        "lease taken upon what was read before",
+        "streams",
+        ProcessLeases,
+        "acquire",
+        "within=connection)\n        if self._taken(found, holder, gone):",
+        "within=connection)\n        if False:",
+    ),
+    _one(
+        "lease taken before it is over",
+        "streams",
+        ProcessLeases,
+        "_taken",
+        "self._database.clock.now()",
+        "self._database.clock.now() + timedelta(seconds=3)",
+    ),
+    _one(
+        "lease changes hands in one epoch",
+        "streams",
+        ProcessLeases,
+        "acquire",
+        "found.epoch + (found.holder != holder)",
+        "found.epoch",
+    ),
+    _one("lease of another given back", "streams", ProcessLeases, "release", ", _table.c.holder == holder", ""),
+    _one(
+        "duties without the lease",
+        "streams",
+        Duties,
+        "_hold",
+        "if await self._acquired() is False:",
+        "if await self._acquired() and False:",
     ),
 )

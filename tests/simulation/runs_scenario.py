@@ -48,9 +48,7 @@ class RunsScenario:
     async def worker(self, process: Process) -> None:
         registry = WorkflowRegistry()
         registry.add("work", partial(self.work, process))
-        executor = Executor(
-            process.database, registry, process.name, "dev", concurrency=2, lease=LEASE, poll=1.0, grace=3.0
-        )
+        executor = Executor(process.database, registry, process.name, "dev", concurrency=2, lease=LEASE, grace=3.0)
         await executor.run_until(process.stop)
 
     async def gateway(self, process: Process) -> None:

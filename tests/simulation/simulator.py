@@ -16,10 +16,14 @@ from tests.simulation import (
     requests_scenario,
     rollouts_scenario,
     runs_scenario,
+    streams_scenario,
 )
 from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.world import World
+
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""A folder in memory, where there is one."""
 
 SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "runs": runs_scenario.play,
@@ -28,6 +32,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
     "publications": publications_scenario.play,
     "rollouts": rollouts_scenario.play,
     "evidence": evidence_scenario.play,
+    "streams": streams_scenario.play,
 }
 
 
@@ -54,15 +59,14 @@ def kind_of(seed: int) -> str:
 
 
 @contextmanager
-def catalog_file() -> Iterator[CatalogFile]:
-    """A catalog in memory for the seeds of this process of Python."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="antiphon-simulation-", dir=memory if memory.is_dir() else None) as folder:
+def catalog_file(within: Path | None = MEMORY) -> Iterator[CatalogFile]:
+    """A catalog in memory for the seeds of this process of Python, or in another folder."""
+    with tempfile.TemporaryDirectory(prefix="antiphon-simulation-", dir=within) as folder:
         file = CatalogFile(Path(folder))
         try:
             yield file
         finally:
-            file.sqlite.close()
+            file.close()
 
 
 def world_of(file: CatalogFile, seed: int, kind: str | None = None) -> World:
@@ -87,10 +91,9 @@ def play(file: CatalogFile, seed: int, kind: str | None = None, mutant: Mutant |
 
 def hunt(file: CatalogFile, mutant: Mutant, seeds: Sequence[int]) -> Played | None:
     """The first of these seeds that finds a planted fault; those that play another scenario are passed over."""
-    for seed in seeds:
-        if kind_of(seed) == mutant.kind:
-            played = play(file, seed, mutant=mutant)
-            if played.violations:
+    with mutant.planted():
+        for seed in seeds:
+            if kind_of(seed) == mutant.kind and (played := play(file, seed)).violations:
                 return played
     return None
 

@@ -17,11 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from tests.simulation.batons import BatonThread
+from tests.simulation.batons import BatonThread, patience
 from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.process import PROCESS, START, THREADS, Crashed, Faults, Process, Violation
 from tests.simulation.virtual_loop import VirtualLoop
 
+from antiphon.catalog import database
 from antiphon.core import ids
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.governance.audit import record as audit_record
@@ -57,6 +58,7 @@ class World:
         self.slow_commits = 0.05 + self.faults.slow
         self._connections: list[sqlite3.Connection] = []
         self._loops: list[asyncio.Task[Any]] = []
+        self._undelivered: dict[asyncio.Future[Any], list[Any]] = {}
 
     # --- Processes.
 
@@ -84,8 +86,12 @@ class World:
             task = process.spawn(main(process))  # type: ignore[arg-type]
             await asyncio.wait({task})
             if process.alive:
-                task.result()
-                return
+                error = task.exception()
+                if error is None or not _planned(error):
+                    if error is not None:
+                        self.violate(f"unexpected {type(error).__name__}: {error}")
+                    return
+                self.kill(process, "its end")
             if not self.healed:
                 await asyncio.sleep(self.random.random() * self.faults.restart)
                 if self.random.random() < self.faults.renamed:
@@ -143,11 +149,13 @@ class World:
             delay = process.still_for
             if not self.healed and self.random.random() < self.faults.slow:
                 delay += self.random.random() * self.faults.stall
+            self._undelivered[future] = outcome
             self.loop.call_later(delay, self._deliver, process, outcome, future)
 
         THREADS.take().run(partial(copy_context().run, job))
 
     def _deliver(self, process: Process, outcome: list[Any], future: asyncio.Future[Any]) -> None:
+        del self._undelivered[future]
         try:
             process.point("await")
         except Crashed as crashed:
@@ -182,7 +190,7 @@ class World:
 
     def _unhandled(self, loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not isinstance(error, (Crashed, AntiphonError, asyncio.CancelledError)) and error is not None:
+        if error is not None and not _planned(error):
             self.violations.append(f"unexpected {error!r}: {context.get('message')}")
 
     # --- What happens.
@@ -235,14 +243,17 @@ class World:
         with ExitStack() as stack:
             stack.enter_context(self._seeded())
             stack.enter_context(self._logged())
+            stack.enter_context(patience(self.violate))
             self.file.reset()
             self.file.statement = self._statement
             try:
                 self.loop.run_until_complete(self._play(scenario))
             finally:
                 self.file.statement = lambda text: None
+                for outcome in self._undelivered.values():
+                    _drop(outcome[0])
                 for connection in self._connections:
-                    connection.close()
+                    self.file.give_back(connection)
                 self.loop.close()
 
     async def _play(self, scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -275,7 +286,7 @@ class World:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Ids, salts and the time that production code reads by itself."""
+        """Ids, salts, and the time and the thread that production code reads by itself."""
         drawn = random.Random(f"ids {self.seed}")
         system = SimpleNamespace(urandom=drawn.randbytes)
         watch = SimpleNamespace(
@@ -286,6 +297,7 @@ class World:
             mock.patch.object(ids, "time", watch),
             mock.patch.object(audit_record, "os", system),
             mock.patch.object(rollout_keeping, "time", watch),
+            mock.patch.object(database, "threading", THREADS.module),
         ):
             yield
 
@@ -313,8 +325,14 @@ class _FaultLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, (Crashed, AntiphonError, asyncio.CancelledError)):
+        if error is not None and not _planned(error):
             self._world.violate(f"unexpected {type(error).__name__}: {error}")
+
+
+def _planned(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_planned, error.exceptions))
+    return isinstance(error, (Crashed, AntiphonError, asyncio.CancelledError))
 
 
 def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
@@ -38,14 +39,19 @@ def fair_order(environment: str, now: datetime, workflows: Collection[str] | Non
 def claimable(environment: str, now: datetime, workflows: Collection[str] | None) -> ColumnElement[bool]:
     """True for runs of an environment that wait and are due, and for those whose lease ran out; not for those of a
     tenant that is suspended or deleted."""
+    queued, running, *known = _claimed_by(environment, None if workflows is None else tuple(sorted(workflows)))
+    due = or_(and_(queued, _runs.c.not_before <= now), and_(running, _runs.c.lease_until < now))
+    return and_(due, *known)
+
+
+@lru_cache(maxsize=64)
+def _claimed_by(environment: str, workflows: tuple[str, ...] | None) -> tuple[ColumnElement[bool], ...]:
+    """The part of :func:`claimable` that no time changes: a worker looks often, and mostly for nothing."""
     tenants = schema.tenants
     stopped = select(tenants.c.tenant).where(tenants.c.state != "active")
     own = and_(_runs.c.environment == environment, _runs.c.tenant.not_in(stopped))
-    due = or_(
-        and_(_runs.c.status == "queued", own, _runs.c.not_before <= now),
-        and_(_runs.c.status == "running", own, _runs.c.lease_until < now),
-    )
-    return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
+    known = [] if workflows is None else [_runs.c.workflow.in_(workflows)]
+    return and_(_runs.c.status == "queued", own), and_(_runs.c.status == "running", own), *known
 
 
 def holds(run: Run) -> ColumnElement[bool]:
@@ -53,11 +59,12 @@ def holds(run: Run) -> ColumnElement[bool]:
     return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
 
 
-def next_moments(environment: str, workflows: Collection[str]) -> Select[tuple[datetime | None, datetime | None]]:
+@lru_cache(maxsize=64)
+def next_moments(environment: str, workflows: tuple[str, ...]) -> Select[tuple[datetime | None, datetime | None]]:
     """Selects the earliest moment that a run waits for, and the earliest end of a lease."""
     waits = (
         select(func.min(moment))
-        .where(_runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(sorted(workflows)))
+        .where(_runs.c.status == status, _runs.c.environment == environment, _runs.c.workflow.in_(workflows))
         .scalar_subquery()
         for status, moment in (("queued", _runs.c.not_before), ("running", _runs.c.lease_until))
     )

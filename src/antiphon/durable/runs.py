@@ -249,7 +249,7 @@ class Runs:
     def next_due(self, environment: str, workflows: Collection[str]) -> timedelta | None:
         """Time until the next of these runs may be claimed: until the moment that one waits for, or until a lease
         ends; ``None`` while there is neither."""
-        row = self._database.first(next_moments(environment, workflows))
+        row = self._database.first(next_moments(environment, tuple(sorted(workflows))))
         moments = [moment for moment in row or () if moment is not None]
         return max(min(moments) - self._clock.now(), timedelta()) if moments else None
 
