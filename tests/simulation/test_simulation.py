@@ -1,4 +1,4 @@
-"""The simulation in short: 2,000 seeds violate nothing, planted faults are found. ``make simulate`` plays more."""
+"""The simulation finds planted faults and replays. ``make simulate`` plays more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.simulation.catalog_file import CatalogFile
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.simulator import SCENARIOS, hunt, kind_of, play, world_of
 
-SEEDS, AT_ONCE = 2_000, 100
 WITHIN = 2_000
 """Seeds within which a planted fault must be found."""
 
@@ -30,15 +29,6 @@ FOUND = _found()
 
 _BROKEN = re.compile("unexpected (Attribute|Name|Statement|Type|Value)Error")
 """What a planted fault raises that no longer fits its function; such a one is found whatever is checked."""
-
-
-@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
-def test_no_seed_violates_an_invariant(file: CatalogFile, first: int) -> None:
-    played = [play(file, seed) for seed in range(first, first + AT_ONCE)]
-    wrong = [f"python -m tests.simulation {one.seed}: {one.violations[0]}" for one in played if one.violations]
-    assert not wrong, "\n".join(wrong)
-    assert sum(one.commits for one in played) > 10 * AT_ONCE
-    assert any(one.crashes for one in played)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
