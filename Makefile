@@ -97,6 +97,9 @@ bench-gateway: environment  ## latency, requests a second and memory of the gate
 bench-desk: environment  ## the flight desk over a month
 	@$(BIN)/python -m benchmarks.flight_desk.desk
 
+bench-prefix-affinity: environment  ## prompt tokens computed by two engines with affinity and at random, beside one engine
+	@$(BIN)/python -m benchmarks.engine.prefix_affinity --record $(ARGS)
+
 bench-parity: environment  ## batch and online text, and replay, byte by byte on 200 requests
 	@$(BIN)/python -m benchmarks.engine.parity
 

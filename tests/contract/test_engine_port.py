@@ -25,13 +25,22 @@ from antiphon.core.errors import (
     UnsupportedParameterError,
 )
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, Penalties, ServedModel
+from antiphon.engine.api.messages import (
+    Delta,
+    EngineInstance,
+    EngineLoad,
+    GenerationRequest,
+    GenerationResult,
+    Penalties,
+    ServedModel,
+)
 from antiphon.engine.api.port import Engine
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.routing.routed_engine import RoutedEngine
 
 SCHEMA = json.dumps(
     {
@@ -66,8 +75,9 @@ async def in_process(_: Path) -> AsyncIterator[Engine]:
 
 
 @contextlib.asynccontextmanager
-async def behind_a_socket(folder: Path) -> AsyncIterator[Engine]:
+async def behind_a_socket(folder: Path) -> AsyncIterator[EngineClient]:
     stop, ready = asyncio.Event(), asyncio.Event()
+    folder.mkdir(exist_ok=True)
     serving = asyncio.create_task(serve(await local(), folder / "engine.sock", stop, ready=ready.set))
     await ready.wait()
     client = EngineClient(folder / "engine.sock")
@@ -75,6 +85,19 @@ async def behind_a_socket(folder: Path) -> AsyncIterator[Engine]:
     await client.close()
     stop.set()
     await serving
+
+
+@contextlib.asynccontextmanager
+async def over_two_that_have_joined(folder: Path) -> AsyncIterator[Engine]:
+    async with behind_a_socket(folder / "a") as one, behind_a_socket(folder / "b") as other:
+        clients = {"a": one, "b": other}
+
+        async def living() -> list[EngineInstance]:
+            return [EngineInstance(name, name, "host", "", "", {}, {}, EngineLoad(slots=4)) for name in clients]
+
+        engine = RoutedEngine(living, lambda instance: clients[instance.name])
+        yield engine
+        await engine.close()
 
 
 def openai_server(engine: LocalEngine) -> Starlette:
@@ -154,7 +177,12 @@ async def behind_a_url(_: Path) -> AsyncIterator[Engine]:
     await backend.close()
 
 
-IMPLEMENTATIONS = {"local": in_process, "socket": behind_a_socket, "remote": behind_a_url}
+IMPLEMENTATIONS = {
+    "local": in_process,
+    "socket": behind_a_socket,
+    "remote": behind_a_url,
+    "routed": over_two_that_have_joined,
+}
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))

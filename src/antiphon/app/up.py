@@ -12,9 +12,11 @@ import msgspec
 from antiphon.app import engines
 from antiphon.core.clock import parse_duration
 from antiphon.core.disk import put_private
-from antiphon.core.errors import SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.settings import Settings
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
+from antiphon.engine.api.address import joined, parse_host_port
 from antiphon.governance.identity.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import ProcessEvent, Supervisor
@@ -26,21 +28,27 @@ DRAIN_ORDER = ("gateway", "worker", "engine")
 
 
 def children(store: Store) -> tuple[ChildSpec, ...]:
-    """Engine (unless it is remote), gateways and workers of this project."""
+    """Engines (unless they are elsewhere), gateways and workers of this project."""
     settings, paths = store.settings, store.paths
     project = ("--project", str(paths.root))
     host, port = settings.gateway.host, settings.gateway.port
     silence = parse_duration(settings.supervision.silence).total_seconds() or None
     specs: list[ChildSpec] = []
-    if settings.engine.kind != "remote":
+    for number, name in enumerate(_engine_names(settings)):
+        path = paths.engine_socket_of(name)
         specs.append(
             ChildSpec(
-                name="engine",
-                command=engines.command(store),
-                ready=SocketAnswers(paths.engine_socket),
+                name=name,
+                command=engines.command(
+                    store,
+                    name,
+                    listen=_next_port(settings.engine.listen, number),
+                    advertise=_next_port(settings.engine.advertise, number),
+                ),
+                ready=SocketAnswers(path),
                 # A small spin count: waiting threads must not hold the cores of a shared machine.
                 environment={"GOMP_SPINCOUNT": "1000"},
-                sockets=(paths.engine_socket,),
+                sockets=(path,),
                 silence=silence,
                 loops=(STEP_LOOP,),
                 log=settings.telemetry.bounds,
@@ -75,6 +83,27 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             )
         )
     return tuple(specs)
+
+
+def _engine_names(settings: Settings) -> list[str]:
+    if settings.engine.kind == "remote":
+        return []
+    engines = settings.processes.engines
+    if engines != 1 and not settings.engine.join:
+        raise InvalidInputError(
+            f"{engines} engines on this machine need `join`.",
+            where="antiphon.toml, [processes] engines",
+            next_step="Set join = true under [engine]: then requests are routed over all engines that have joined.",
+        )
+    return _names("engine", engines)
+
+
+def _next_port(address: str | None, number: int) -> str | None:
+    """The address of the engine after so many others of this machine."""
+    if address is None:
+        return None
+    host, port = parse_host_port(address, "antiphon.toml, [engine]")
+    return joined(host, port + number if port else 0)
 
 
 def _names(kind: str, number: int) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import delete, select
@@ -22,15 +23,17 @@ FORGOTTEN = timedelta(days=1)
 """Leases that have been over for so long are removed: of processes that were killed and never came back."""
 
 _table = schema.leases
+_columns = _table.c.name, _table.c.holder, _table.c.epoch, _table.c.until, _table.c.detail
 
 
 class ProcessLease(msgspec.Struct, frozen=True):
-    """A lease as it stands: the epoch counts its holders."""
+    """A lease as it stands: the epoch counts its holders; ``detail`` is what the holder says of itself."""
 
     name: str
     holder: str
     epoch: int
     until: datetime
+    detail: str | None
 
 
 class ProcessLeases:
@@ -42,12 +45,18 @@ class ProcessLeases:
         self._own = (_table.c.tenant == ANY) & (_table.c.environment == environment)
 
     def acquire(
-        self, name: str, holder: str, seconds: float, gone: Callable[[str], bool] = lambda holder: False
+        self,
+        name: str,
+        holder: str,
+        seconds: float,
+        gone: Callable[[str], bool] = lambda holder: False,
+        detail: str | None = None,
     ) -> bool:
         """Take a lease or renew it, for so many seconds; tells whether ``holder`` has it now.
 
         Args:
             gone: tells whether another holder is known to have ended.
+            detail: kept with the lease, for those who list it.
         """
         # Those who stand by look without taking the write lock.
         if self._taken(self.find(name), holder, gone):
@@ -58,7 +67,7 @@ class ProcessLeases:
                 return False
             epoch = 1 if found is None else found.epoch + (found.holder != holder)
             until = self._database.clock.now() + timedelta(seconds=seconds)
-            values = {"holder": holder, "epoch": epoch, "until": until}
+            values = {"holder": holder, "epoch": epoch, "until": until, "detail": detail}
             row = upsert(_table).values(tenant=ANY, environment=self._environment, name=name, **values)
             connection.execute(row.on_conflict_do_update(set_=values))
             long_over = _table.c.until < self._database.clock.now() - FORGOTTEN
@@ -76,6 +85,15 @@ class ProcessLeases:
 
     def find(self, name: str, *, within: Connection | None = None) -> ProcessLease | None:
         """The lease of a name, if it was ever taken and not given back; it may be over."""
-        columns = _table.c.name, _table.c.holder, _table.c.epoch, _table.c.until
-        row = self._database.first(select(*columns).where(self._own, _table.c.name == name), within)
-        return None if row is None else ProcessLease(row.name, row.holder, row.epoch, row.until)
+        row = self._database.first(select(*_columns).where(self._own, _table.c.name == name), within)
+        return None if row is None else _lease(row)
+
+    def living(self, prefix: str) -> tuple[ProcessLease, ...]:
+        """The leases of all names that begin so and are not over, by name."""
+        begins = _table.c.name.startswith(prefix, autoescape=True)
+        listed = select(*_columns).where(self._own, begins, _table.c.until >= self._database.clock.now())
+        return tuple(_lease(row) for row in self._database.rows(listed.order_by(_table.c.name)))
+
+
+def _lease(row: Any) -> ProcessLease:
+    return ProcessLease(row.name, row.holder, row.epoch, row.until, row.detail)

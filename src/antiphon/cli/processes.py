@@ -32,19 +32,33 @@ def worker(project: Project = HERE, name: Name = "worker", as_json: Json = False
     _become(name, (sys.executable, *arguments), as_json)
 
 
-def engine(project: Project = HERE, as_json: Json = False) -> None:
-    """Serve this project's models on its socket in this process, until it is stopped."""
+def engine(
+    project: Project = HERE,
+    name: Name = "engine",
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve other hosts there too, over mutual TLS.")
+    ] = None,
+    advertise: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where they reach it, if that is another address.")
+    ] = None,
+    join: Annotated[
+        bool | None,
+        typer.Option("--join/--no-join", help="Have gateways and workers route to it, or not."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve this project's models in this process, until it is stopped."""
     from antiphon.app import engines
     from antiphon.services.project.store import Store
 
     store = Store.open(project)
     try:
-        command = engines.command(store)
+        command = engines.command(store, name, listen=listen, advertise=advertise, join=join)
         store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     finally:
         store.close()
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # Threads that wait must not hold the cores of a shared machine.
-    _become("engine", command, as_json)
+    _become(name, command, as_json)
 
 
 def _become(name: str, command: tuple[str, ...], as_json: bool) -> None:

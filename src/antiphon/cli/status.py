@@ -64,6 +64,8 @@ def _text(found: Status) -> str:
             "no process",
         ),
     ]
+    if found.engine.instances:
+        parts.append(engines_table(found.engine.instances))
     if found.reuse:
         parts.append(reuse_table(found.reuse))
     if found.freshness:
@@ -81,6 +83,26 @@ def _text(found: Status) -> str:
             )
         )
     return "\n\n".join(parts)
+
+
+def engines_table(instances: Any) -> str:
+    """Lists the engines that have joined."""
+    return table(
+        ("engine", "address", "state", "online", "batch", "waiting", "slots", "models"),
+        [
+            (
+                one.name,
+                one.address or "this machine",
+                "answers" if one.answers else "away",
+                one.load.running_online,
+                one.load.running_batch,
+                one.load.waiting_online + one.load.waiting_batch,
+                one.load.slots,
+                ", ".join(f"{name} {fingerprint[:8]}" for name, fingerprint in one.models.items()),
+            )
+            for one in instances
+        ],
+    )
 
 
 def reuse_table(reuse: Any) -> str:

@@ -1,4 +1,4 @@
-"""``antiphon tls``: the local authority, and the certificates of the gateway and of its own clients."""
+"""``antiphon tls``: local authorities, and the certificates of gateway, engines and their clients."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from antiphon.core.settings_governance import TlsSettings
 if TYPE_CHECKING:
     from antiphon.governance.certificates.checks import CertificateFinding
 
-app = typer.Typer(name="tls", help="Certificates of the gateway.", no_args_is_help=True)
+app = typer.Typer(name="tls", help="Certificates of the gateway and of engines.", no_args_is_help=True)
 
 FOLDER = "tls"
+
+Engines = Annotated[
+    bool, typer.Option("--engines", help="Of engines on the network, which have an authority of their own.")
+]
 
 
 @app.command()
@@ -33,6 +37,7 @@ def init(
     days: Annotated[int, typer.Option(help="How long server and client certificates hold.")] = 90,
     client: Annotated[str, typer.Option(help="The principal that the client certificate names.")] = "operator",
     mutual: Annotated[bool, typer.Option("--mutual", help="Require certificates of clients too.")] = False,
+    engines: Engines = False,
     write: Annotated[bool, typer.Option("--write", help="Add the section [tls] to antiphon.toml.")] = False,
     project: Project = HERE,
     as_json: Json = False,
@@ -42,13 +47,15 @@ def init(
 
     loaded, paths = settings.load(project)
     file = project / settings.FILE_NAME
-    if write and "tls" in tomllib.loads(file.read_text(encoding="utf-8")):
+    section = "engine" if engines else "tls"
+    if write and section in tomllib.loads(file.read_text(encoding="utf-8")):
         raise ConflictError(
-            f"{file.name} has a section [tls] already.", where=str(file), next_step="Change the section by hand."
+            f"{file.name} has a section [{section}] already.", where=str(file), next_step="Change the section by hand."
         )
     spec = certificates.CertificateSpec(tuple(name), tuple(ip), client, loaded.project.tenant, days)
-    current = certificates.init(paths.directory / FOLDER, spec, SystemClock().now())
-    lines = certificates.settings_lines(_written(current.parent, paths), mutual=mutual)
+    current = certificates.init(_folder(paths, engines), spec, SystemClock().now())
+    # Engines always demand certificates of clients, by `authority`.
+    lines = certificates.settings_lines(_written(current.parent, paths), section, mutual=mutual and not engines)
     if write:
         _append(file, lines)
     shown = {"folder": str(current), "settings": lines, "written": write}
@@ -66,15 +73,17 @@ def init(
 def rotate(
     days: Annotated[int, typer.Option(help="How long the new ones hold; as the ones before when left out.")] = 0,
     authority: Annotated[bool, typer.Option("--authority", help="Make a new authority too.")] = False,
+    engines: Engines = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Make new keys and certificates for the same names; a running gateway takes them over within a second."""
+    """Make new keys and certificates for the same names; running processes take them over within a second."""
     from antiphon.governance.certificates import authority as certificates
     from antiphon.governance.certificates import checks as certificate_checks
 
     _, paths = settings.load(project)
-    current = certificates.rotate(paths.directory / FOLDER, SystemClock().now(), days=days or None, authority=authority)
+    folder, now = _folder(paths, engines), SystemClock().now()
+    current = certificates.rotate(folder, now, days=days or None, authority=authority)
     file = current / certificates.SERVER
     facts = certificate_checks.described(certificate_checks.chain(file.read_bytes(), str(file))[0])
     hint = f"Give clients the new {certificates.AUTHORITY} before the next rotation of the authority."
@@ -134,6 +143,11 @@ def check(
     show(found, as_json, lambda: "\n".join(_line(finding) for finding in found))
     if any(finding.problem for finding in found):
         raise typer.Exit(SetupError.exit_code)
+
+
+def _folder(paths: ProjectPaths, engines: bool) -> Path:
+    # Engines believe whom their authority has certified: it must not be the one that certifies users for the gateway.
+    return paths.directory / FOLDER / "engines" if engines else paths.directory / FOLDER
 
 
 def _line(finding: CertificateFinding) -> str:

@@ -126,7 +126,8 @@ class EngineSettings(Section, frozen=True):
     """The engine of the section ``[engine]``.
 
     Attributes:
-        kind: ``llamacpp`` (own process), ``remote`` (an OpenAI-compatible ``url``) or ``simulated``.
+        kind: ``llamacpp`` (own process), ``remote`` (an OpenAI-compatible ``url``, or ``antiphon+tls://HOST:PORT`` of
+            one of our engines) or ``simulated``.
         models: names of pulled models or paths of GGUF files that the engine loads.
         embedding_models: names of pulled embedding models that the engine serves at ``/v1/embeddings``.
         slots: sequences that may run at once; ``context`` tokens each.
@@ -139,7 +140,12 @@ class EngineSettings(Section, frozen=True):
             takes; of a vLLM none needs to be named.
         api_key_variable: name of the environment variable that holds the remote engine's key.
         authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
+            An engine that listens trusts it for its clients'.
         client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
+        join: engines of this project join its catalog, and gateways and workers route over those that have.
+        listen: ``HOST:PORT`` where an engine serves other hosts over mutual TLS, beside its socket; ``advertise``:
+            where they reach it, if that is another address.
+        certificate, key: PEM files that it shows there.
         first_token: how long an online request waits for an engine's first token before the next one is asked, but at
             most half of ``request_timeout``.
         fallback: what plain models fall back to, ``ENGINE`` or ``ENGINE/MODEL`` each; an application names its own.
@@ -160,6 +166,11 @@ class EngineSettings(Section, frozen=True):
     authority: str | None = None
     client_certificate: str | None = None
     client_key: str | None = None
+    join: bool = False
+    listen: str | None = None
+    advertise: str | None = None
+    certificate: str | None = None
+    key: str | None = None
     first_token: str = "30s"
     fallback: tuple[str, ...] = ()
 
@@ -303,8 +314,11 @@ class ProcessesSettings(Section, frozen=True):
     Attributes:
         gateways: they share the gateway's port; each has one of its own beside it, the next ones after that port.
         workers: they share the runs; one of them has the duties (streams, schedules, housekeeping), under a lease.
+        engines: several, or none on this machine, take ``join`` under ``[engine]``; each listens on a port of its own,
+            the next ones after that of ``listen``.
     """
 
+    engines: Annotated[int, msgspec.Meta(ge=0, le=64)] = 1
     gateways: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
 

@@ -32,14 +32,14 @@ class ClientTls(msgspec.Struct, frozen=True):
     key: Path | None = None
     check_name: bool = True
 
-    def context(self) -> ssl.SSLContext:
-        """A context for TLS 1.2 and later that verifies.
+    def context(self, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
+        """A context for this version of TLS and later that verifies.
 
         Raises:
             InvalidInputError: a file is missing or is not what it should be.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.minimum_version = minimum
         context.check_hostname = self.check_name
         try:
             if self.authority is None:

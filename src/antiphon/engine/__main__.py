@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,7 @@ from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.log_files import RotationBounds
 from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
+from antiphon.engine.api.listener import NetworkListener
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.declared_models import DeclaredModels, checked
 from antiphon.engine.execution.embedding_executor import Encoder
@@ -28,14 +30,38 @@ from antiphon.engine.execution.swap_space import CAPACITY_BYTES, SwapSpace
 from antiphon.engine.scheduling.state import StepBudget
 from antiphon.engine.weights import Weights
 
+if TYPE_CHECKING:
+    from antiphon.engine.execution.local import LocalEngine
+
+Presence = Callable[["LocalEngine", asyncio.Event], Awaitable[None]]
+"""Runs while an engine serves, and returns some time after the event was set: only then the engine drains."""
+
 _LONG_TURN = 2 * BEAT_SECONDS
 """A turn of the step loop that lasts longer sends no heartbeat; the supervisor bounds how long that may go on."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
+    return run(arguments, Supervision.inherited())
+
+
+async def _until_stopped(engine: LocalEngine, stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+def run(
+    arguments: Sequence[str] | None,
+    supervision: Supervision,
+    *,
+    network: NetworkListener | None = None,
+    presence: Presence = _until_stopped,
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        network: a listener beside the socket.
+    """
     options = _parser().parse_args(arguments)
-    supervision = Supervision.inherited()
     disk.make_private()
     logs.configure(options.log_level.upper())
     bounds = RotationBounds(options.file_bytes, options.files)
@@ -43,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         logs.bound(options.log_file, bounds)
     telemetry.configure("engine", options.traces, bounds)
     try:
-        asyncio.run(_serve(options, supervision))
+        asyncio.run(_serve(options, supervision, network, presence))
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
@@ -213,7 +239,9 @@ def load_configured(
     return found
 
 
-async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
+async def _serve(
+    options: argparse.Namespace, supervision: Supervision, network: NetworkListener | None, presence: Presence
+) -> None:
     from antiphon.engine.api.server import serve
     from antiphon.engine.execution.local import LocalEngine
 
@@ -255,18 +283,28 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
             # The others are served; clients declare their models again.
             log.error("Not all of the models in %s are served: %s", options.models_file, error)
     beating = asyncio.create_task(supervision.beat(lambda: engine.turn_seconds < _LONG_TURN))
+    listening, leaving = asyncio.Event(), asyncio.Event()
+
+    async def stay() -> None:
+        await listening.wait()
+        served = ", ".join(model.name for model in engine.models())
+        log.info("The engine serves %s on %s%s.", served, options.socket, "" if network is None else f" and {network}")
+        try:
+            await presence(engine, stop)
+        finally:
+            leaving.set()
+
+    staying = asyncio.create_task(stay())
     try:
         await serve(
-            engine,
-            options.socket,
-            stop,
-            drain_seconds=options.drain_seconds,
-            ready=lambda: log.info(
-                "The engine serves %s on %s.", ", ".join(model.name for model in engine.models()), options.socket
-            ),
+            engine, options.socket, leaving, network=network, drain_seconds=options.drain_seconds, ready=listening.set
         )
     finally:
+        staying.cancel()
         beating.cancel()
+    (failure,) = await asyncio.gather(staying, return_exceptions=True)
+    if isinstance(failure, Exception):
+        raise failure
     log.info("The engine has drained and stops.")
 
 

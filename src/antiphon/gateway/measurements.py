@@ -17,6 +17,7 @@ from antiphon.catalog.features.skew_reports import ViewSkew
 from antiphon.catalog.serving.receipts import STAND_IN_ROLES
 from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.logs import without_credentials
+from antiphon.engine.api.messages import EngineLoad
 from antiphon.features.streaming.consumer import StreamStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 
@@ -96,6 +97,9 @@ class GatewayMetrics:
         self._file_bytes = gauge("antiphon_file_bytes", "What stored files come to.")
         self._rejected = gauge("antiphon_stream_rejected_events", "Events without keys.", views)
 
+        self._instance = gauge("antiphon_engine_instance_up", "1 for a joined engine that answers, else 0.", engine)
+        self._inside = gauge("antiphon_engine_instance_requests", "In it, by state.", ("engine", "state"))
+
         self._gate = gauge("antiphon_engine_gate", "Online requests: limit, inside the engine, waiting.", ("state",))
         self._drain = gauge("antiphon_engine_drain_per_second", "Requests that come out while it is full.")
 
@@ -133,6 +137,15 @@ class GatewayMetrics:
         for state, count in (("limit", gate.limit), ("inside", gate.inside), ("waiting", gate.waiting)):
             self._gate.labels(state).set(count)
         self._drain.set(gate.pace)
+
+    def watch_engines(self, joined: Mapping[str, tuple[bool, EngineLoad]]) -> None:
+        """Take over whether each engine that has joined answers, and its load; one that has left is told no more."""
+        self._instance.clear()
+        self._inside.clear()
+        for name, (answers, load) in joined.items():
+            self._instance.labels(name).set(answers)
+            for state in ("running_online", "running_batch", "waiting_online", "waiting_batch"):
+                self._inside.labels(name, state).set(getattr(load, state))
 
     def watch_batches(self, batches: Mapping[str, int], file_bytes: int) -> None:
         """Take over how many batches are in each status, and what files come to."""

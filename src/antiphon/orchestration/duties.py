@@ -25,6 +25,7 @@ class Duties:
     Args:
         holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
         seconds: of the lease: when its holder's machine is gone another process takes over after so long.
+        detail: said with each renewal, for those who list the leases.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Duties:
         gone: Callable[[str], bool],
         *,
         seconds: float = LEASE_SECONDS,
+        detail: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._name = name
         self._parts = parts
@@ -43,6 +45,7 @@ class Duties:
         self._holder = holder
         self._gone = gone
         self._seconds = seconds
+        self._detail = detail
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Hold the lease or wait for it, until ``stop``; then give it back."""
@@ -79,6 +82,8 @@ class Duties:
     async def _acquired(self) -> bool | None:
         """``True`` while the lease is ours, ``None`` when the catalog does not say."""
         try:
-            return await asyncio.to_thread(self._leases.acquire, self._name, self._holder, self._seconds, self._gone)
+            return await asyncio.to_thread(
+                self._leases.acquire, self._name, self._holder, self._seconds, self._gone, self._detail()
+            )
         except UnavailableError:
             return None

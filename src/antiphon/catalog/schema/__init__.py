@@ -352,4 +352,5 @@ leases = table(
     columns(TEXT, "holder"),
     columns(sa.BigInteger, "epoch"),
     columns(Instant, "until"),
+    optional(TEXT, "detail"),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,9 +13,11 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from antiphon.core.errors import AntiphonError, CorruptionError, EngineError, UnavailableError
+from antiphon.core.errors import AntiphonError, CorruptionError, EngineError, InvalidInputError, UnavailableError
 from antiphon.core.ids import new_id
+from antiphon.core.tls import problem_of
 from antiphon.engine.api import frames
+from antiphon.engine.api.address import EngineAddress, connect
 from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.messages import (
     PROTOCOL,
@@ -45,10 +49,10 @@ _Answer = Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFail
 
 
 class EngineClient:
-    """Implements :class:`~antiphon.engine.api.port.Engine` over a socket; the engine logs this side as ``peer``."""
+    """Implements :class:`~antiphon.engine.api.port.Engine` over a connection; the engine logs this side as ``peer``."""
 
-    def __init__(self, path: Path, *, peer: str = "client") -> None:
-        self._path = path
+    def __init__(self, address: EngineAddress, *, peer: str = "client") -> None:
+        self._address = address
         self._peer = peer
         self._connection: _ClientConnection | None = None
         self._connecting = asyncio.Lock()
@@ -66,7 +70,7 @@ class EngineClient:
     async def _describe(self, question: DescriptionRequest | ModelDeclaration) -> EngineDescription:
         answer = await self._ask(question)
         if isinstance(answer, AntiphonError):
-            raise UnavailableError("The engine went away.", where=str(self._path)) from answer
+            raise UnavailableError("The engine went away.", where=str(self._address)) from answer
         return self._require(answer, EngineDescription)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
@@ -110,7 +114,7 @@ class EngineClient:
         if isinstance(answer, RequestFailure):
             raise answer.error
         if not isinstance(answer, kind):
-            raise EngineError("The engine answered another question.", where=str(self._path))
+            raise EngineError("The engine answered another question.", where=str(self._address))
         return answer
 
     async def close(self) -> None:
@@ -127,37 +131,73 @@ class EngineClient:
             return self._connection
 
     async def _connect(self) -> _ClientConnection:
-        where = str(self._path)
+        where = str(self._address)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(self._path)
+                reader, writer = await connect(self._address, CONNECT_SECONDS)
                 try:
-                    if not is_same_user(writer.get_extra_info("socket")):
-                        raise UnavailableError(
-                            "The socket is served by a process of another user; nothing was sent to it.",
-                            where=where,
-                            next_step="Find out who made it, remove it, and start the engine again.",
-                        )
-                    writer.write(frames.encode(Hello(PROTOCOL, self._peer)))
-                    hello = await frames.read(reader, _decoder)
-                    if not isinstance(hello, Hello):
-                        raise UnavailableError("The engine hung up without greeting.", where=where)
-                    if hello.protocol != PROTOCOL:
-                        raise UnavailableError(
-                            f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
-                            where=where,
-                            next_step="Run both from the same version of Antiphon.",
-                        )
+                    await self._greet(reader, writer)
                 except BaseException:
                     writer.close()
                     raise
-        except (OSError, TimeoutError) as error:
-            raise UnavailableError(
-                "The engine cannot be reached.",
-                where=where,
-                next_step="`antiphon up` starts it; `antiphon status` shows which processes run.",
-            ) from error
+        except (OSError, TimeoutError, CorruptionError, InvalidInputError) as error:
+            raise _unreachable(self._address, error) from error
         return _ClientConnection(reader, writer, where)
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        where = str(self._address)
+        if isinstance(self._address, Path) and not is_same_user(writer.get_extra_info("socket")):
+            raise UnavailableError(
+                "The socket is served by a process of another user; nothing was sent to it.",
+                where=where,
+                next_step="Find out who made it, remove it, and start the engine again.",
+            )
+        writer.write(frames.encode(Hello(PROTOCOL, self._peer)))
+        hello = await frames.read(reader, _decoder)
+        if not isinstance(hello, Hello):
+            raise UnavailableError("The engine hung up without greeting.", where=where)
+        if hello.protocol != PROTOCOL:
+            raise UnavailableError(
+                f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
+                where=where,
+                next_step="Run both from the same version of Antiphon.",
+            )
+
+
+def _unreachable(address: EngineAddress, error: Exception) -> UnavailableError:
+    """The error of a connection that was not made."""
+    where = str(address)
+    if isinstance(error, CorruptionError):
+        return UnavailableError(
+            "Something else than an engine listens there.", where=where, next_step="Look at the address."
+        )
+    if isinstance(error, InvalidInputError):
+        return UnavailableError(error.what, where=error.where, next_step=error.next_step)
+    if isinstance(address, Path):
+        return UnavailableError(
+            "The engine cannot be reached.",
+            where=where,
+            next_step="`antiphon up` starts it; `antiphon status` shows which processes run.",
+        )
+    problem = problem_of(
+        error, "the engine", where=where, authority="[engine] authority", certificate="[engine] client_certificate"
+    )
+    if problem is not None:
+        return UnavailableError(problem.what, where=where, next_step=problem.next_step)
+    reason = "it does not answer in time" if isinstance(error, TimeoutError) else _reason(error)
+    return UnavailableError(
+        f"The engine cannot be reached: {reason}.",
+        where=where,
+        next_step="See whether `antiphon engine` listens there, and whether the network lets this machine through.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The system's word for a failure, without addresses."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, socket.gaierror):
+        return "there is no host of this name"
+    return os.strerror(number).lower() if number is not None and number > 0 else "the connection ended"
 
 
 class _ClientConnection:

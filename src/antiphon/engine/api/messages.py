@@ -351,15 +351,37 @@ class EngineLoad(msgspec.Struct, frozen=True):
     embedded_tokens: int = 0
 
 
+class EngineInstance(msgspec.Struct, frozen=True):
+    """One of several engines that serve a project, as it describes itself in the catalog.
+
+    Attributes:
+        process: names the process among all of all machines and times.
+        socket: its path, which processes on ``host`` use; ``address``: HOST:PORT for all others, empty without one.
+        models, embedders: fingerprints by the name callers use.
+        answers: whether it could be asked last.
+    """
+
+    name: str
+    process: str
+    host: str
+    socket: str
+    address: str
+    models: dict[str, str]
+    embedders: dict[str, str]
+    load: EngineLoad
+    answers: bool = True
+
+
 class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`. ``missing``: configured models that could
-    not be loaded, and why."""
+    not be loaded, and why. ``instances``: the engines behind one that routes."""
 
     id: str
     models: tuple[ModelDescription, ...]
     load: EngineLoad
     embedders: tuple[EmbedderDescription, ...] = ()
     missing: dict[str, str] = {}
+    instances: tuple[EngineInstance, ...] = ()
 
 
 ToEngine = (

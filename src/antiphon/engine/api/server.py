@@ -1,4 +1,4 @@
-"""The engine process: a Unix socket in front of a local engine.
+"""The engine process: a Unix socket in front of a local engine, and a port of the network beside it.
 
 A client that disconnects cancels its own requests and no other's. SIGTERM drains: no new connection, no new
 request, what is in flight finishes (within a bound).
@@ -22,6 +22,7 @@ from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError, UnavailableError
 from antiphon.engine.api import frames
 from antiphon.engine.api.frames import is_same_user
+from antiphon.engine.api.listener import NetworkListener
 from antiphon.engine.api.messages import (
     PROTOCOL,
     Cancellation,
@@ -45,19 +46,23 @@ _decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 MOST_UNREAD = 32 << 20
 """Bytes a client may leave unread before it is cut off."""
 
+GREETING_SECONDS = 5.0
+"""A client that has not greeted by then is cut off."""
+
 
 async def serve(
     engine: LocalEngine,
     path: Path,
     stop: asyncio.Event,
     *,
+    network: NetworkListener | None = None,
     drain_seconds: float = 30.0,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then drain and close the engine. The socket exists only while it answers.
 
     Raises:
-        SetupError: another process answers on the socket, or the path cannot be used.
+        SetupError: another process answers on the socket, or the path or the network's address cannot be used.
     """
     _claim(path)
     connections: set[_ServerConnection] = set()
@@ -67,6 +72,9 @@ async def serve(
             _log.warning("A client was refused: it is a process of another user.")
             writer.close()
             return
+        await converse(reader, writer)
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _ServerConnection(engine, reader, writer, stop)
         connections.add(connection)
         try:
@@ -80,15 +88,20 @@ async def serve(
         server = await asyncio.start_unix_server(accept, path)
     finally:
         os.umask(mask)
+    servers = [server]
     try:
+        if network is not None:
+            servers.append(await network.start(converse))
         if ready is not None:
             ready()
         await stop.wait()
-        server.close()
+        for server in servers:
+            server.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(engine.drain(), drain_seconds)
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         await engine.close()
         for connection in list(connections):
             await connection.close()
@@ -148,6 +161,8 @@ class _ServerConnection:
                     self._receive(message)
         except CorruptionError as error:
             _log.warning("A client was cut off: %s", error)
+        except OSError:  # It vanished: the kernel, or TLS, says so.
+            pass
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -164,7 +179,12 @@ class _ServerConnection:
 
     async def _greet(self) -> bool:
         self._send(Hello(PROTOCOL, "engine"))
-        hello = await frames.read(self._reader, _decoder)
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                hello = await frames.read(self._reader, _decoder)
+        except TimeoutError:
+            _log.warning("A client was cut off: it did not greet within %g s.", GREETING_SECONDS)
+            return False
         if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
             _log.warning("A client was refused: it does not speak protocol %d.", PROTOCOL)
             return False

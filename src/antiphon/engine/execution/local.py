@@ -18,6 +18,7 @@ from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.engine.api.messages import (
     Delta,
+    EmbedderDescription,
     EngineDescription,
     EngineLoad,
     GenerationRequest,
@@ -156,12 +157,15 @@ class LocalEngine:
 
     def description(self, request: str) -> EngineDescription:
         """The served and missing models and the load, as the response to a request by its id."""
-        embedders = tuple(executor.encoder.description for executor in self._embedding.values())
-        return EngineDescription(request, self.models(), self.load(), embedders, self._models.missing)
+        return EngineDescription(request, self.models(), self.load(), self.embedders(), self._models.missing)
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
         return tuple(executor.runtime.description for executor in self._models.executors)
+
+    def embedders(self) -> tuple[EmbedderDescription, ...]:
+        """The served embedding models."""
+        return tuple(executor.encoder.description for executor in self._embedding.values())
 
     def load(self) -> EngineLoad:
         """The present load of the engine."""

@@ -185,13 +185,24 @@ class RotatedKey(msgspec.Struct, frozen=True):
     replaced: KeyLine
 
 
+class EngineInstanceLine(msgspec.Struct, frozen=True):
+    """One of the engines that have joined: fingerprints of its models by name, and its load as it was last told."""
+
+    name: str
+    address: str
+    answers: bool
+    models: dict[str, str]
+    load: EngineLoad
+
+
 class EngineStatus(msgspec.Struct, frozen=True):
-    """``reachable`` is false when it did not answer; ``reason`` says why."""
+    """``reachable`` is false when it did not answer; ``reason`` says why. ``instances``: where engines have joined."""
 
     reachable: bool
     reason: str | None
     models: tuple[ModelDescription, ...]
     load: EngineLoad | None
+    instances: tuple[EngineInstanceLine, ...] = ()
 
 
 class EngineElsewhere(msgspec.Struct, frozen=True):

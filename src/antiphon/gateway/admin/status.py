@@ -37,6 +37,7 @@ async def status(
     engine, ready, stored = await asyncio.gather(
         engine_status(services), services.health.ready(), run_in_threadpool(_stored, services, scope, who)
     )
+    measurements.watch_engines({one.name: (one.answers, one.load) for one in engine.instances})
     now = services.clock.monotonic()
     breakers = tuple(services.generation.breakers())
     return shapes.Status(
@@ -56,10 +57,15 @@ async def status(
 def engines_elsewhere(
     processes: Sequence[ProcessStatus], engine: shapes.EngineStatus, breakers: Sequence[BreakerStatus]
 ) -> tuple[shapes.EngineElsewhere, ...]:
-    """The engines that answer and are no process of this project: a remote one, and those that stand in."""
+    """The engines that are no process of this project: a remote one, those that have joined, and those that stand
+    in."""
     here = any(process.name == "engine" for process in processes)
+    joined = tuple(shapes.EngineElsewhere(one.name, one.answers) for one in engine.instances)
     own = () if here else (shapes.EngineElsewhere("engine", engine.reachable),)
-    return (*own, *(shapes.EngineElsewhere(one.name, one.state != "open") for one in breakers if one.name != MAIN))
+    return (
+        *(joined or own),
+        *(shapes.EngineElsewhere(one.name, one.state != "open") for one in breakers if one.name != MAIN),
+    )
 
 
 async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
@@ -69,7 +75,11 @@ async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
             described = await services.generation.engine.describe()
     except (AntiphonError, TimeoutError, OSError) as error:
         return shapes.EngineStatus(False, str(error) or "It did not answer in time.", (), None)
-    return shapes.EngineStatus(True, None, described.models, described.load)
+    instances = tuple(
+        shapes.EngineInstanceLine(one.name, one.address, one.answers, one.models | one.embedders, one.load)
+        for one in described.instances
+    )
+    return shapes.EngineStatus(True, None, described.models, described.load, instances)
 
 
 def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> dict[str, Any]:

@@ -29,8 +29,6 @@ from antiphon.core.settings import Settings
 from antiphon.core.settings_governance import TlsSettings
 from antiphon.governance.certificates.checks import CertificateFacts, chain, described, require_pair
 
-_log = logging.getLogger("antiphon.gateway")
-
 POLL_SECONDS = 0.25
 """Interval of reading the files; a changed pair is used within about twice that."""
 
@@ -143,19 +141,28 @@ class TransportSecurity:
     Args:
         files: where certificate, key and the clients' authority lie.
         on_client_ca: called when an authority of clients is trusted no more; connections it vouched for must end.
+        role: of the process, whose log tells of certificates and refusals.
 
     Raises:
         SetupError: the files cannot be served with at all.
     """
 
-    def __init__(self, files: TlsFiles, clock: Clock, *, on_client_ca: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        files: TlsFiles,
+        clock: Clock,
+        *,
+        on_client_ca: Callable[[], object] = lambda: None,
+        role: str = "gateway",
+    ) -> None:
+        self._log = logging.getLogger(f"antiphon.{role}")
         self._files = files
         self._clock = clock
         self.on_client_ca = on_client_ca
         self._loaded_stamp = self._failed_stamp = self._stamp()
         self._failure: str | None = None
         self._told: tuple[Any, ...] | None = None
-        self._refused = _HandshakeFailures(clock)
+        self._refused = _HandshakeFailures(clock, self._log)
         try:
             self._context, self._facts, self._authorities = self._load()
         except AntiphonError as error:
@@ -188,7 +195,7 @@ class TransportSecurity:
             try:
                 await asyncio.to_thread(self.reload)
             except Exception:  # whatever it is, the certificate that is shown stays
-                _log.exception("The certificate's files cannot be looked at; trying again")
+                self._log.exception("The certificate's files cannot be looked at; trying again")
 
     def reload(self) -> bool:
         """Look at the files; ``True`` when a new pair is shown from now on."""
@@ -203,15 +210,17 @@ class TransportSecurity:
             if stamp == self._failed_stamp and stamp != self._told:
                 self._told = stamp
                 self._failure = f"The new certificate is not taken over: {error} The one before is still shown."
-                _log.error("%s", self._failure)
+                self._log.error("%s", self._failure)
             self._failed_stamp = stamp
             return False
         distrusted = self._authorities - authorities
         self._context, self._facts, self._authorities = context, facts, authorities
         self._loaded_stamp, self._failure = stamp, None
-        _log.info("A new certificate is shown: %s, until %s.", facts.fingerprint[:16], f"{facts.not_after:%Y-%m-%d}")
+        self._log.info(
+            "A new certificate is shown: %s, until %s.", facts.fingerprint[:16], f"{facts.not_after:%Y-%m-%d}"
+        )
         if distrusted:
-            _log.info("An authority of clients is trusted no more; the connections that are open end.")
+            self._log.info("An authority of clients is trusted no more; the connections that are open end.")
             self.on_client_ca()
         return True
 
@@ -280,8 +289,9 @@ class TransportSecurity:
 class _HandshakeFailures:
     """Tells about handshakes that failed, at most one line a second for each reason."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, log: logging.Logger) -> None:
         self._clock = clock
+        self._log = log
         self._last: dict[str, float] = {}
         self._since: Counter[str] = Counter()
 
@@ -298,7 +308,7 @@ class _HandshakeFailures:
         if len(self._last) > 64:
             self._last.clear()
         self._last[reason] = now
-        _log.warning("A client was refused: %s%s.", reason, f" ({before} more before)" if before else "")
+        self._log.warning("A client was refused: %s%s.", reason, f" ({before} more before)" if before else "")
 
 
 class _HandshakeContext(ssl.SSLContext):

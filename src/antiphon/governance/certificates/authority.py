@@ -115,10 +115,10 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
         return _publish(folder, _files(spec, now, key, roots, crossed))
 
 
-def settings_lines(folder: str, *, mutual: bool) -> str:
-    """The section ``[tls]`` for these files; ``folder`` as it is to be written."""
+def settings_lines(folder: str, section: str = "tls", *, mutual: bool) -> str:
+    """The section for these files; ``folder`` as it is to be written."""
     lines = [
-        "[tls]",
+        f"[{section}]",
         f'certificate = "{folder}/{CURRENT}/{SERVER}"',
         f'key = "{folder}/{CURRENT}/{SERVER_KEY}"',
         f'authority = "{folder}/{CURRENT}/{AUTHORITY}"',

@@ -1,0 +1,50 @@
+"""One description of several engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from antiphon.engine.api.messages import (
+    EmbedderDescription,
+    EngineDescription,
+    EngineInstance,
+    EngineLoad,
+    ModelDescription,
+)
+
+
+def merged(
+    request: str, descriptions: Sequence[EngineDescription], instances: Sequence[EngineInstance]
+) -> EngineDescription:
+    """Everything that any of them serves, their loads added up.
+
+    A model is described as the first one describes it, with the smallest context of all: a prompt must fit wherever it
+    goes. An answer names the fingerprint it was made under, whatever stands here.
+    """
+    models: dict[str, ModelDescription] = {}
+    embedders: dict[str, EmbedderDescription] = {}
+    missing: dict[str, str] = {}
+    for one in descriptions:
+        for model in one.models:
+            known = models.setdefault(model.name, model)
+            least = min(known.context_tokens, model.context_tokens)
+            models[model.name] = msgspec.structs.replace(known, context_tokens=least)
+        for embedder in one.embedders:
+            embedders.setdefault(embedder.name, embedder)
+        missing |= one.missing
+    return EngineDescription(
+        request,
+        tuple(models.values()),
+        total([one.load for one in descriptions]),
+        tuple(embedders.values()),
+        {name: reason for name, reason in missing.items() if name not in models and name not in embedders},
+        tuple(instances),
+    )
+
+
+def total(loads: Sequence[EngineLoad]) -> EngineLoad:
+    """The sum of loads, field by field."""
+    names = EngineLoad.__struct_fields__
+    return EngineLoad(**{name: sum(getattr(load, name) for load in loads) for name in names})

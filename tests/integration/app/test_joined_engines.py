@@ -1,0 +1,219 @@
+"""Engines that join the catalog: real processes that come, are replaced one by one under load, and are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from antiphon.app import engines, up
+from antiphon.app.engine import LEASE_SECONDS
+from antiphon.catalog.engine_instances import EngineInstances
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.child_process import start_child
+from antiphon.core.errors import EngineError, InvalidInputError
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
+from antiphon.engine.routing.routed_engine import RoutedEngine
+from antiphon.governance.certificates.authority import CertificateSpec, init, settings_lines
+from antiphon.services.project.store import Store
+
+ENGINE = '[engine]\nkind = "simulated"\nmodels = ["words"]\nslots = 8\n'
+
+
+@contextlib.contextmanager
+def opened(folder: Path, settings: str) -> Iterator[Store]:
+    (folder / "antiphon.toml").write_text(settings)
+    (folder / "definitions.py").write_text("")
+    store = Store.open(folder)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@dataclass
+class Machines:
+    """The processes of a project's engines."""
+
+    store: Store
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def listed(self) -> dict[str, str]:
+        """Processes by the names of the engines that have joined."""
+        leases = ProcessLeases(self.store.database, self.store.scope.environment)
+        return {one.name.partition("@")[0]: one.process for one in EngineInstances(leases).living()}
+
+    def start(self, name: str, **options: str) -> None:
+        command = engines.command(self.store, name, join=True, **options)
+        self.store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store.paths.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.store.paths.logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = start_child(command, stderr=log)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Stream:
+    """Requests one after another, a few at a time, and what became of them."""
+
+    engine: RoutedEngine
+    answered: int = 0
+    failed: list[str] = field(default_factory=list)
+    broken_off: int = 0
+    over: bool = False
+
+    async def ask(self, lane: int) -> None:
+        number = 0
+        while not self.over:
+            number += 1
+            request = GenerationRequest(
+                "r", "words", f"{lane} of {number}. " + "About lakes. " * 20, 40, temperature=1.0, ignore_end=True
+            )
+            shown = False
+            try:
+                async for event in self.engine.generate(request):
+                    shown = shown or (isinstance(event, Delta) and bool(event.text))
+                    self.answered += isinstance(event, GenerationResult)
+            except EngineError as error:
+                if not shown:
+                    self.failed.append(str(error))
+                self.broken_off += shown
+            except Exception as error:
+                self.failed.append(repr(error))
+
+    async def more(self, number: int) -> None:
+        """Return once so many more were answered."""
+        goal = self.answered + number
+        async with asyncio.timeout(30):
+            while self.answered < goal:
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def asking(engine: RoutedEngine, lanes: int = 4) -> AsyncIterator[Stream]:
+    stream = Stream(engine)
+    tasks = [asyncio.create_task(stream.ask(lane)) for lane in range(lanes)]
+    try:
+        yield stream
+    finally:
+        stream.over = True
+        await asyncio.gather(*tasks)
+
+
+async def test_engines_are_replaced_one_by_one_and_killed_under_load(tmp_path: Path) -> None:
+    certified = init(tmp_path / "certificates", CertificateSpec(), datetime.now(UTC)).parent
+    engine_section = settings_lines(str(certified), "engine", mutual=False)
+    with opened(tmp_path, engine_section + ENGINE.replace("[engine]\n", "") + "join = true\n") as store:
+        machines = Machines(store)
+        try:
+            machines.start("one")
+            machines.start("two", listen="127.0.0.1:0")
+            await machines.until(lambda: set(machines.listed) == {"one", "two"})
+            engine = engines.connect(store, "test")
+            assert isinstance(engine, RoutedEngine)
+            async with asking(engine) as stream:
+                await stream.more(20)
+                await _replaced(machines, stream)
+                assert (stream.failed, stream.broken_off) == ([], 0)
+                await _killed(machines, stream)
+            assert stream.failed == []
+            async with asyncio.timeout(5):
+                while len((described := await engine.describe()).instances) > 1:
+                    await asyncio.sleep(0.02)
+            assert described.instances[0].name.startswith("two@")
+            assert described.instances[0].address.startswith("127.0.0.1:")
+            await engine.close()
+        finally:
+            machines.end()
+
+
+async def _replaced(machines: Machines, stream: Stream) -> None:
+    for name, options in (("one", {}), ("two", {"listen": "127.0.0.1:0"})):
+        before = machines.listed[name]
+        machines.processes[name].terminate()
+        await machines.until(lambda name=name: machines.processes[name].poll() is not None)  # type: ignore[misc]
+        assert machines.processes[name].returncode == 0, (machines.store.paths.logs / f"{name}.log").read_text()
+        assert name not in machines.listed, "it left before it ended"
+        await stream.more(10)
+        machines.start(name, **options)
+        await machines.until(lambda name=name, before=before: machines.listed.get(name, before) != before)  # type: ignore[misc]
+        await stream.more(20)
+
+
+async def _killed(machines: Machines, stream: Stream) -> None:
+    machines.processes["one"].kill()
+    killed_at = asyncio.get_running_loop().time()
+    await stream.more(20)
+    stream.over = True
+    await machines.until(lambda: "one" not in machines.listed)
+    assert asyncio.get_running_loop().time() - killed_at < LEASE_SECONDS + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('url = "antiphon+tls://me:planted@gpu:8790"\n', "not the URL of an engine"),
+        ('url = "antiphon+tls://gpu:8790"\n', "needs `authority`"),
+        (
+            'url = "antiphon+tls://gpu:8790"\nauthority = "a"\nclient_certificate = "c"\n',
+            "authorities in .* cannot be used",
+        ),
+        ('url = "antiphon+tls://gpu:8790"\nparameters = ["top_k"]\n', "are for servers of OpenAI's API"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_named(tmp_path: Path, settings: str, said: str) -> None:
+    with opened(tmp_path, f'[engine]\nkind = "remote"\n{settings}') as store:
+        with pytest.raises(InvalidInputError, match=said) as refused:
+            engines.connect(store, "test")
+        assert "planted" not in str(refused.value)
+
+
+def test_a_url_of_an_engine_is_a_client_of_it(tmp_path: Path) -> None:
+    certified = init(tmp_path / "certificates", CertificateSpec(), datetime.now(UTC)).parent
+    section = settings_lines(str(certified), "engine", mutual=False)
+    with opened(tmp_path, f'{section}kind = "remote"\nurl = "antiphon+tls://gpu-1.example:8790"\n') as store:
+        assert isinstance(engines.connect(store, "test"), EngineClient)
+
+
+def test_several_engines_are_started_with_sockets_and_ports_of_their_own(tmp_path: Path) -> None:
+    settings = ENGINE + 'join = true\nlisten = "0.0.0.0:8790"\n[processes]\nengines = 2\n'
+    with opened(tmp_path, settings) as store:
+        specs = {spec.name: spec for spec in up.children(store) if spec.name.startswith("engine")}
+        assert set(specs) == {"engine", "engine-2"}
+        assert {spec.command[-2] for spec in specs.values()} == {"0.0.0.0:8790", "0.0.0.0:8791"}
+        assert len({spec.sockets for spec in specs.values()}) == 2
+    with opened(tmp_path, ENGINE + "join = true\n[processes]\nengines = 0\n") as store:
+        assert not [spec for spec in up.children(store) if spec.name.startswith("engine")]
+    with (
+        opened(tmp_path, ENGINE + "[processes]\nengines = 2\n") as store,
+        pytest.raises(InvalidInputError, match="join"),
+    ):
+        up.children(store)
+
+
+def test_an_engine_that_listens_says_which_certificates_it_lacks(tmp_path: Path) -> None:
+    with opened(tmp_path, ENGINE) as store:
+        command = engines.command(store, listen="127.0.0.1:0", join=False)
+        store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "needs `certificate`, `key`, `authority`" in done.stderr
+    assert "antiphon tls init --engines" in done.stderr
+    assert "Traceback" not in done.stderr
