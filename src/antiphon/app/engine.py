@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.http.transport_security import TlsFiles, TransportSecurity
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
+from antiphon.services.learning.weights_files import weights_files
+from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 
 LEASE_SECONDS = 5.0
@@ -67,7 +70,15 @@ def _run(store: Store, options: argparse.Namespace, supervision: Supervision) ->
         listener = NetworkListener(host, port, transport.context)
         transport.on_client_ca = listener.end_connections
     presence = partial(_stay, store, options, listener, transport)
-    return engine_process.run(engines.arguments(store, options.name), supervision, network=listener, presence=presence)
+    with closing(FeatureStores(store)) as stores:
+        fetched = weights_files(store, stores.lake)
+        return engine_process.run(
+            engines.arguments(store, options.name),
+            supervision,
+            network=listener,
+            presence=presence,
+            locate=engine_process.as_declared if fetched is None else fetched.locate,
+        )
 
 
 def _tls_files(engine: EngineSettings, root: Path) -> TlsFiles:

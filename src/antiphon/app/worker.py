@@ -42,6 +42,7 @@ from antiphon.services.governance.policies import row_decisions
 from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
+from antiphon.services.learning.weights_files import weights_files
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.workflows import APPLY
@@ -117,7 +118,9 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     training = TrainingProcesses(
         store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
     )
-    served = ServedModels.of(store, wired.engine)
+    # Engines of other hosts do not see this project's folder; they see the lake where it is an object store.
+    elsewhere = weights_files(store, wired.features.catalog.lake)
+    served = ServedModels.of(store, wired.engine, None if elsewhere is None else elsewhere.publish)
     learning = LearningPlatform(
         store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
     )

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Presence = Callable[["LocalEngine", asyncio.Event], Awaitable[None]]
 """Runs while an engine serves, and returns some time after the event was set: only then the engine drains."""
 
+Locate = Callable[[ServedModel], ServedModel]
+
 _LONG_TURN = 2 * BEAT_SECONDS
 """A turn of the step loop that lasts longer sends no heartbeat; the supervisor bounds how long that may go on."""
 
@@ -43,6 +45,11 @@ _LONG_TURN = 2 * BEAT_SECONDS
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     return run(arguments, Supervision.inherited())
+
+
+def as_declared(model: ServedModel) -> ServedModel:
+    """The model at the path that was declared."""
+    return model
 
 
 async def _until_stopped(engine: LocalEngine, stop: asyncio.Event) -> None:
@@ -55,11 +62,13 @@ def run(
     *,
     network: NetworkListener | None = None,
     presence: Presence = _until_stopped,
+    locate: Locate = as_declared,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         network: a listener beside the socket.
+        locate: finds the file of a declared model on this machine.
     """
     options = _parser().parse_args(arguments)
     disk.make_private()
@@ -69,7 +78,7 @@ def run(
         logs.bound(options.log_file, bounds)
     telemetry.configure("engine", options.traces, bounds)
     try:
-        asyncio.run(_serve(options, supervision, network, presence))
+        asyncio.run(_serve(options, supervision, network, presence, locate))
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
@@ -177,12 +186,13 @@ def _encoder(options: argparse.Namespace, described: str) -> tuple[str, Encoder]
     return name, LlamaCppEncoder(name, weights.resolve(name, options.cache), tokens=tokens, dimensions=dimensions)
 
 
-def _declared(options: argparse.Namespace, saved: DeclaredModels | None, model: ServedModel) -> Runtime:
+def _declared(options: argparse.Namespace, saved: DeclaredModels | None, locate: Locate, model: ServedModel) -> Runtime:
     """A declared model; a simulated one needs no file."""
     if options.simulated:
         return _simulated(options, model.name, model.sha256)
+    there = locate(model)
     with nullcontext() if saved is None else saved.loading(model):
-        return _loaded(options, model.name, checked(model))
+        return _loaded(options, model.name, checked(there))
 
 
 class LoadedModels(msgspec.Struct):
@@ -240,7 +250,11 @@ def load_configured(
 
 
 async def _serve(
-    options: argparse.Namespace, supervision: Supervision, network: NetworkListener | None, presence: Presence
+    options: argparse.Namespace,
+    supervision: Supervision,
+    network: NetworkListener | None,
+    presence: Presence,
+    locate: Locate,
 ) -> None:
     from antiphon.engine.api.server import serve
     from antiphon.engine.execution.local import LocalEngine
@@ -267,7 +281,7 @@ async def _serve(
     engine = LocalEngine(
         loaded.runtimes,
         digests=loaded.digests,
-        load=functools.partial(_declared, options, saved),
+        load=functools.partial(_declared, options, saved, locate),
         save_declaration=None if saved is None else saved.write,
         encoders=loaded.encoders,
         missing=loaded.missing,

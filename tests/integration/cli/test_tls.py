@@ -181,3 +181,19 @@ def test_an_expired_certificate_ends_the_start_with_what_to_do(project: Path) ->
     assert ended.returncode == 7
     assert "expired" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_engines_have_an_authority_of_their_own(project: Path) -> None:
+    assert antiphon(project, "init")[0] == 0
+    code, out = antiphon(project, "init", "--engines", "--name", "gpu-1.example", "--mutual")
+    assert code == 0
+    assert "[engine]" in out
+    assert 'certificate = ".antiphon/tls/engines/current/server.crt"' in out
+    assert "client_ca" not in out, "engines always demand certificates"
+    folder = project / ".antiphon" / "tls"
+    before = (folder / "current" / "authority.crt").read_bytes()
+    assert (folder / "engines" / "current" / "authority.crt").read_bytes() != before
+    assert antiphon(project, "rotate", "--engines", "--authority")[0] == 0
+    assert (folder / "current" / "authority.crt").read_bytes() == before
+    with pytest.raises(ConflictError, match=r"section \[engine\] already"):
+        antiphon(project, "init", "--engines", "--write")

@@ -48,6 +48,19 @@ class Engine(ScriptedEngine):
         return [model.name for model in self.declared[-1]] if self.declared else []
 
 
+class WeightsShelf:
+    """Where weights are published; away as long as a test says so."""
+
+    def __init__(self) -> None:
+        self.published: list[str] = []
+        self.away = False
+
+    def __call__(self, model: Any) -> None:
+        if self.away:
+            raise UnavailableError("The lake is away.")
+        self.published.append(model.name)
+
+
 class Desk:
     """A catalog, an engine, and what keeps the one what the other needs."""
 
@@ -239,3 +252,16 @@ async def test_a_pinned_model_that_is_not_registered_is_left_out_and_named(
     await desk.served_models.reconcile()
     assert desk.engine.served == ["desk.v1"]
     assert "desk.v9, which is not registered" in caplog.text
+
+
+async def test_weights_are_published_before_engines_are_told_and_again_when_that_failed(desk: Desk) -> None:
+    shelf = WeightsShelf()
+    desk.served_models.publish = shelf
+    desk.release(1, live=True)
+    shelf.away = True
+    with pytest.raises(UnavailableError, match="lake is away"):
+        await desk.served_models.reconcile()
+    assert desk.engine.served == ["desk.v1"], "an engine that has the file serves it nevertheless"
+    shelf.away = False
+    await desk.served_models.reconcile()
+    assert shelf.published == ["desk.v1"]

@@ -27,7 +27,7 @@ EXCESS, SLACK = 0.25, 0.25
 """An engine is passed over when its load is above the least one by this share of that and by this share of slots."""
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class InstanceLoad(msgspec.Struct, frozen=True):
     """An engine by its name: ``busy`` requests are in it, ``slots`` of them run at once."""
 
     name: str
@@ -70,14 +70,14 @@ def preference(key: bytes, names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (weight(name), name), reverse=True)
 
 
-def place(key: bytes, candidates: Sequence[Candidate]) -> Candidate:
+def place(key: bytes, loads: Sequence[InstanceLoad]) -> InstanceLoad:
     """The engine for a request with this key, of one or more."""
-    by_name = {candidate.name: candidate for candidate in candidates}
-    bound = (1 + EXCESS) * min(one.busy / one.slots for one in candidates) + SLACK
+    by_name = {one.name: one for one in loads}
+    bound = (1 + EXCESS) * min(one.busy / one.slots for one in loads) + SLACK
     ordered = [by_name[name] for name in preference(key, list(by_name))]
     return next(one for one in ordered if one.busy / one.slots <= bound)
 
 
-def least_loaded(candidates: Sequence[Candidate]) -> Candidate:
+def least_loaded(loads: Sequence[InstanceLoad]) -> InstanceLoad:
     """The engine with the smallest load for its slots, of one or more."""
-    return min(candidates, key=lambda one: ((one.busy + 1) / one.slots, one.name))
+    return min(loads, key=lambda one: ((one.busy + 1) / one.slots, one.name))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineDescription, EngineInstance, EngineLoad, Priority
-from antiphon.engine.routing.placement import Candidate
+from antiphon.engine.routing.placement import InstanceLoad
 
 
 class Route:
@@ -66,11 +66,11 @@ class Route:
         """True if it was said to serve this model."""
         return model in self.instance.models or model in self.instance.embedders
 
-    def candidate(self, priority: Priority) -> Candidate:
+    def load_for(self, priority: Priority) -> InstanceLoad:
         """Its load as a request of this priority meets it: batch work gives way to online requests."""
         counted: tuple[Priority, ...] = ("online",) if priority == "online" else ("online", "batch")
         busy = sum(self._own[one] + self._others[one] for one in counted)
-        return Candidate(self.instance.name, busy, max(1, self.instance.load.slots))
+        return InstanceLoad(self.instance.name, busy, max(1, self.instance.load.slots))
 
     @contextmanager
     def carrying(self, priority: Priority) -> Iterator[None]:

@@ -315,12 +315,12 @@ class _Attempts:
 
 def by_affinity(key: bytes, routes: Sequence[Route], priority: Priority) -> Route:
     """The instance that :func:`~antiphon.engine.routing.placement.place` chooses."""
-    chosen = place(key, [route.candidate(priority) for route in routes])
+    chosen = place(key, [route.load_for(priority) for route in routes])
     return next(route for route in routes if route.instance.name == chosen.name)
 
 
 def _by_load(routes: Sequence[Route], priority: Priority) -> Route:
-    chosen = least_loaded([route.candidate(priority) for route in routes])
+    chosen = least_loaded([route.load_for(priority) for route in routes])
     return next(route for route in routes if route.instance.name == chosen.name)
 
 

@@ -86,6 +86,10 @@ class Lake(ABC):
         cannot be written."""
 
     @abstractmethod
+    def has(self, relative: str) -> bool:
+        """Tells whether a file is there, without reading it."""
+
+    @abstractmethod
     def open(self, relative: str) -> BinaryIO:
         """Open the clear content of a file, for reading at any position; raises ``CorruptionError`` when it is gone, or
         was changed or moved from another place."""

@@ -46,6 +46,9 @@ class LocalLake(Lake):
             finally:
                 partial.unlink(missing_ok=True)
 
+    def has(self, relative: str) -> bool:
+        return (self._root / relative).is_file()
+
     def open(self, relative: str) -> BinaryIO:
         stream = self.path(relative).open("rb")
         try:

@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 from antiphon.core.codec import Codec
 from antiphon.core.disk import room_needed
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import Bucket, BucketRole, S3Place
 from antiphon.features.lake.content import Lake, LakeDraft, changed, context_of, missing
@@ -72,6 +73,14 @@ class S3Lake(Lake):
         with self._bucket.answering(), partial.open("rb") as stream:
             # In parts when it is large; the client aborts an upload that fails.
             self._bucket.client.upload_fileobj(stream, self.place.bucket, self._key(relative), Config=whole)
+
+    def has(self, relative: str) -> bool:
+        try:
+            with self._bucket.answering(missing(relative)):
+                self._bucket.client.head_object(Bucket=self.place.bucket, Key=self._key(relative))
+        except CorruptionError:
+            return False
+        return True
 
     def open(self, relative: str) -> BinaryIO:
         """Open a copy on the local disk, deleted when it is closed."""

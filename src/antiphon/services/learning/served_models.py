@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class ServedModels:
         every: seconds until what failed is tried again.
         poll: seconds between looks at the catalog when it does not ring, and at what the engine serves.
         wakeup: rings when a release or a rollout moves.
+        publish: makes a model's weights reachable for engines elsewhere; ``None`` where the folder is enough.
     """
 
     scope: Scope
@@ -74,13 +75,14 @@ class ServedModels:
     poll: float = 10.0
     wakeup: Wakeup = field(default_factory=Wakeup)
     linger: float = LINGER_SECONDS
+    publish: Callable[[ServedModel], None] | None = None
     _needed_at: dict[ServedModel, float] = field(init=False, default_factory=dict)
     _declared: tuple[ServedModel, ...] | None = field(init=False, default=None)
     _again_at: float = field(init=False, default=0.0)
     _one_at_a_time: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     @classmethod
-    def of(cls, store: Store, engine: Engine) -> ServedModels:
+    def of(cls, store: Store, engine: Engine, publish: Callable[[ServedModel], None] | None = None) -> ServedModels:
         """For one project's stores."""
         poll = parse_duration(store.settings.worker.poll).total_seconds()
         return cls(
@@ -93,6 +95,7 @@ class ServedModels:
             store.database.clock,
             poll=poll,
             wakeup=store.database.doorbell.wakeup(store.scope.environment, "releases"),
+            publish=publish,
         )
 
     async def reconcile(self) -> None:
@@ -113,11 +116,15 @@ class ServedModels:
                 if now < self._again_at or all(model.name in served for model in declared):
                     return
             self._declared, self._again_at = declared, now + RETRY_SECONDS
+            failure = await asyncio.to_thread(self._published, declared)
             try:
                 await self.engine.serve(declared)
             except UnavailableError:
                 self._declared = None
                 raise
+            if failure is not None:
+                self._declared = None
+                raise failure
             self._again_at = 0.0
             _log.info("The engine serves %s.", ", ".join(model.name for model in declared) or "no trained model")
 
@@ -150,6 +157,17 @@ class ServedModels:
                         said = str(error)
                         _log.warning("Not every model that is needed is served: %s", said)
                 await wakeup.wait_until(stop, self.every if said else self.poll, found=False)
+
+    def _published(self, models: Sequence[ServedModel]) -> AntiphonError | None:
+        """Publish the weights, and return what kept any of them from it: an engine that has the file serves it."""
+        failure: AntiphonError | None = None
+        if self.publish is not None:
+            for model in models:
+                try:
+                    self.publish(model)
+                except AntiphonError as error:
+                    failure = failure or error
+        return failure
 
     def _needed(self) -> list[ServedModel]:
         releases = self.releases.list(self.scope)

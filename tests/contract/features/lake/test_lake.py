@@ -246,3 +246,11 @@ def test_two_that_write_the_same_at_once_agree(lake: Lake) -> None:
     assert len(paths) == 3
     assert len(set(paths)) == 1
     assert content(lake, paths[0]) == written
+
+
+def test_it_tells_whether_a_file_is_there(lake: Lake) -> None:
+    with lake.writing(HERE, SUFFIX) as draft:
+        draft.write(b"content")
+    assert lake.has(draft.path)
+    lake.remove(draft.path)
+    assert not lake.has(draft.path)

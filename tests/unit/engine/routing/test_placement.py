@@ -8,7 +8,7 @@ from antiphon.engine.api.messages import ChatTurn, GenerationRequest
 from antiphon.engine.routing.placement import (
     CHUNK_BYTES,
     MOST_CHUNKS,
-    Candidate,
+    InstanceLoad,
     affinity_key,
     least_loaded,
     place,
@@ -23,8 +23,8 @@ def asking(prompt: str = "", **changes: object) -> GenerationRequest:
     return GenerationRequest("r", "words", prompt, 8, **changes)  # type: ignore[arg-type]
 
 
-def idle(*names: str) -> list[Candidate]:
-    return [Candidate(name, 0, 16) for name in names]
+def idle(*names: str) -> list[InstanceLoad]:
+    return [InstanceLoad(name, 0, 16) for name in names]
 
 
 def test_prompts_that_begin_alike_have_one_key() -> None:
@@ -72,33 +72,33 @@ def test_a_busy_engine_is_passed_over_for_the_next_in_its_order() -> None:
     key = affinity_key(asking(LONG))
     first, second, third = preference(key, NAMES[:3])
     assert place(key, idle(*NAMES[:3])).name == first
-    somewhat = [Candidate(first, 4, 16), *idle(second, third)]
+    somewhat = [InstanceLoad(first, 4, 16), *idle(second, third)]
     assert place(key, somewhat).name == first
-    clearly = [Candidate(first, 5, 16), *idle(second, third)]
+    clearly = [InstanceLoad(first, 5, 16), *idle(second, third)]
     assert place(key, clearly).name == second
-    both = [Candidate(first, 5, 16), Candidate(second, 5, 16), *idle(third)]
+    both = [InstanceLoad(first, 5, 16), InstanceLoad(second, 5, 16), *idle(third)]
     assert place(key, both).name == third
 
 
 def test_engines_that_are_all_busy_alike_keep_their_beginnings() -> None:
     key = affinity_key(asking(LONG))
-    full = [Candidate(name, 40, 16) for name in NAMES]
+    full = [InstanceLoad(name, 40, 16) for name in NAMES]
     assert place(key, full).name == preference(key, NAMES)[0]
 
 
 def test_a_larger_engine_takes_more_of_the_excess() -> None:
     key = affinity_key(asking(LONG))
     first, second = preference(key, NAMES[:2])
-    assert place(key, [Candidate(first, 8, 64), Candidate(second, 0, 4)]).name == first
-    assert place(key, [Candidate(first, 8, 16), Candidate(second, 0, 4)]).name == second
+    assert place(key, [InstanceLoad(first, 8, 64), InstanceLoad(second, 0, 4)]).name == first
+    assert place(key, [InstanceLoad(first, 8, 16), InstanceLoad(second, 0, 4)]).name == second
 
 
 def test_one_slot_each() -> None:
     key = affinity_key(asking(LONG))
     first, second = preference(key, NAMES[:2])
-    assert place(key, [Candidate(first, 0, 1), Candidate(second, 0, 1)]).name == first
-    assert place(key, [Candidate(first, 1, 1), Candidate(second, 0, 1)]).name == second
+    assert place(key, [InstanceLoad(first, 0, 1), InstanceLoad(second, 0, 1)]).name == first
+    assert place(key, [InstanceLoad(first, 1, 1), InstanceLoad(second, 0, 1)]).name == second
 
 
 def test_the_least_loaded_by_its_slots() -> None:
-    assert least_loaded([Candidate("a", 4, 4), Candidate("b", 5, 16), Candidate("c", 6, 16)]).name == "b"
+    assert least_loaded([InstanceLoad("a", 4, 4), InstanceLoad("b", 5, 16), InstanceLoad("c", 6, 16)]).name == "b"

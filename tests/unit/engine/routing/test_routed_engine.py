@@ -364,7 +364,7 @@ async def test_load_of_other_processes_counts_and_is_not_counted_twice() -> None
                 or any(route.instance.load == first.load for route in engine._routes.values())
             )
         )
-        assert max(route.candidate("online").busy for route in engine._routes.values()) == 3
+        assert max(route.load_for("online").busy for route in engine._routes.values()) == 3
         end.set()
         await asyncio.gather(*tasks)
 

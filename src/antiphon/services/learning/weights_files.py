@@ -1,0 +1,137 @@
+"""Weights of trained models in the lake, by their hash, for engines that do not share the project's folder.
+
+Invariant: a file under its final name in the cache was written whole and has the hash of its name; one that is damaged
+later is noticed when it is looked up, and fetched again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from antiphon.core.disk import LEAST_FREE, file_lock, file_sha256, room_needed, sync_file, sync_folder
+from antiphon.core.errors import CorruptionError, SetupError, StorageFullError
+from antiphon.core.scope import Scope
+from antiphon.engine.api.messages import ServedModel
+from antiphon.features.lake.content import Lake, path_of
+from antiphon.services.project.store import Store
+
+_log = logging.getLogger("antiphon.engine")
+
+SUFFIX = ".gguf"
+_PIECE = 2**20
+
+
+def weights_path(scope: Scope, sha256: str) -> str:
+    """The place of weights in the lake."""
+    return path_of(scope, sha256, SUFFIX)
+
+
+class WeightsFiles:
+    """Puts weights into the lake and gets them from there.
+
+    Args:
+        cache: folder of fetched files on this machine; processes may share it.
+    """
+
+    def __init__(self, lake: Lake, scope: Scope, cache: Path) -> None:
+        self._lake = lake
+        self._scope = scope
+        self._cache = cache
+        self._published: set[str] = set()
+
+    def publish(self, model: ServedModel) -> None:
+        """Put a model's weights into the lake, unless they are there.
+
+        Raises:
+            CorruptionError: the file is not the one that was registered.
+            SetupError: it cannot be read, or the lake cannot be written. UnavailableError: the lake is away.
+        """
+        if model.sha256 in self._published:
+            return
+        if not self._lake.has(weights_path(self._scope, model.sha256)):
+            if file_sha256(_readable(model)) != model.sha256:
+                raise CorruptionError(
+                    f"The weights of {model.name} are not those that were registered; other engines do not get them.",
+                    where=model.path,
+                    next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
+                )
+            with Path(model.path).open("rb") as source, self._lake.writing(self._scope, SUFFIX) as draft:
+                while piece := source.read(_PIECE):
+                    draft.write(piece)
+            _log.info("The weights of %s are in the lake.", model.name)
+        self._published.add(model.sha256)
+
+    def locate(self, model: ServedModel) -> ServedModel:
+        """The model with a path of this machine: its own where that exists, else that of a copy from the lake.
+
+        Raises:
+            CorruptionError: the lake has lost the weights, or what it has is damaged.
+            StorageFullError: no room for them. SetupError, UnavailableError: the lake cannot be read.
+        """
+        if Path(model.path).is_file():
+            return model
+        self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target = self._cache / f"{model.sha256}{SUFFIX}"
+        with file_lock(self._cache / ".lock"):
+            if not (target.is_file() and file_sha256(target) == model.sha256):
+                self._fetch(model, target)
+        return ServedModel(model.name, str(target.absolute()), model.sha256)
+
+    def _fetch(self, model: ServedModel, target: Path) -> None:
+        # Under the lock: what another process left here died with it.
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            source = self._lake.open(weights_path(self._scope, model.sha256))
+            with source, room_needed(f"weights of {model.name}"), partial.open("wb") as copy:
+                _require_room(source, self._cache, model.name)
+                while piece := source.read(_PIECE):
+                    copy.write(piece)
+            sync_file(partial)
+            if file_sha256(partial) != model.sha256:
+                raise CorruptionError("What is there has another hash.")
+            partial.replace(target)
+            sync_folder(self._cache)
+        except CorruptionError as error:
+            where = weights_path(self._scope, model.sha256)
+            raise CorruptionError(
+                f"The weights of {model.name} cannot be had from the lake: {error.what}",
+                where=where,
+                next_step="Delete that file in the lake if it is there, and restart the worker, which puts it there "
+                f"again; if its own is gone too: `antiphon models rebuild {model.name}`.",
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        _log.info("The weights of %s were fetched from the lake.", model.name)
+
+
+def weights_files(store: Store, lake: Lake) -> WeightsFiles | None:
+    """For one project, whose lake is an object store; ``None`` where it lies in the project's folder like the weights
+    themselves."""
+    if store.settings.features.lake is None:
+        return None
+    return WeightsFiles(lake, store.scope, store.paths.directory / "models" / "fetched")
+
+
+def _readable(model: ServedModel) -> Path:
+    path = Path(model.path)
+    if not path.is_file():
+        raise SetupError(
+            f"The weights of {model.name} are gone.",
+            where=model.path,
+            next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
+        )
+    return path
+
+
+def _require_room(source: BinaryIO, folder: Path, name: str) -> None:
+    size = source.seek(0, 2)
+    source.seek(0)
+    if shutil.disk_usage(folder).free < size + LEAST_FREE:
+        raise StorageFullError(
+            f"The disk has no room for the weights of {name} ({size / 1e6:.0f} MB).",
+            where=str(folder),
+            next_step="Free disk space; files of models that are served no more may be deleted there.",
+        )
