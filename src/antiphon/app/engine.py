@@ -136,7 +136,7 @@ def _listing(
 
 
 def _advertised(advertise: str, listener: NetworkListener | None, host: str) -> str:
-    """Where other hosts reach the listener; nothing without one."""
+    """The address by which other hosts reach the listener; empty without one."""
     if listener is None:
         return ""
     if advertise:

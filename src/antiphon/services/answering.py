@@ -12,6 +12,7 @@ import msgspec
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
+from antiphon.engine.api.address import is_engine_url
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.governance.identity.principal import REVOKED, Principal
 from antiphon.governance.policy.engine import Decision, Resource
@@ -61,7 +62,8 @@ def gated(store: Store, engine: GenerationEngine) -> GatedEngine:
     queued = min(parse_duration(settings.gateway.queue_timeout).total_seconds(), _first_token(store) / 2)
     # Another's engine says nothing of its size, nor of how long a request waited in it: it is asked as much as is
     # allowed until the time that answers take says otherwise.
-    remote, most = settings.engine.kind == "remote", settings.gateway.max_in_flight
+    remote = settings.engine.kind == "remote" and not is_engine_url(settings.engine.url or "")
+    most = settings.gateway.max_in_flight
     weights = settings.gateway.tenant_weights
     gate = EngineGate(most if remote else settings.engine.slots, most, queued, monotonic, weights=weights)
     return GatedEngine(engine, gate, monotonic, tells_queue=not remote)

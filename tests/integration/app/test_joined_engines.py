@@ -169,7 +169,7 @@ async def _killed(machines: Machines, stream: Stream) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ('url = "antiphon+tls://me:planted@gpu:8790"\n', "not the URL of an engine"),
+        ('url = "antiphon+tls://me:planted@gpu:8790"\n', "not that of an engine"),
         ('url = "antiphon+tls://gpu:8790"\n', "needs `authority`"),
         (
             'url = "antiphon+tls://gpu:8790"\nauthority = "a"\nclient_certificate = "c"\n',

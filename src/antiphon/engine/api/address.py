@@ -87,7 +87,7 @@ def parse_url(url: str, where: str) -> tuple[str, int]:
         host, port = None, None
     if host is None or port is None or parts.username is not None or parts.path.strip("/") or parts.query:
         raise InvalidInputError(
-            "This is not the URL of an engine.",
+            "The url is not that of an engine.",
             where=where,
             next_step=f'Write url = "{SCHEME}://HOST:PORT"; certificates stand in for users and passwords.',
         )

@@ -18,7 +18,7 @@ from antiphon.engine.api.messages import (
 def merged(
     request: str, descriptions: Sequence[EngineDescription], instances: Sequence[EngineInstance]
 ) -> EngineDescription:
-    """Everything that any of them serves, their loads added up.
+    """The description of all models that any of them serves, with their loads added up.
 
     A model is described as the first one describes it, with the smallest context of all: a prompt must fit wherever it
     goes. An answer names the fingerprint it was made under, whatever stands here.

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -91,24 +91,24 @@ class RoutedEngine:
         instances = tuple(route.shown for route in joined)
         found = [described for described in answers if described is not None]
         if not found:
-            raise _nobody(instances)
+            raise _unavailable(len(instances))
         return merged(new_id("describe"), found, instances)
 
     async def describe_when_online(self, seconds: float) -> EngineDescription:
         """Like :meth:`describe`, as soon as an online request is in any instance, at the latest after ``seconds``."""
         await self._know()
-        asked = [
+        waiting = [
             asyncio.create_task(_settled(route.client.describe_when_online(seconds)))
             for route in self._routes.values()
             if route.joined and route.reachable
         ]
-        if asked:
+        if waiting:
             try:
-                await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in asked:
+                for task in waiting:
                     task.cancel()
-                await asyncio.gather(*asked, return_exceptions=True)
+                await asyncio.gather(*waiting, return_exceptions=True)
         return await self.describe()
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
@@ -192,12 +192,12 @@ class RoutedEngine:
             await self._read()
             found = self._open(model, attempts)
         if not found:
-            raise attempts.refusal() if attempts.errors else _nobody(route.shown for route in self._routes.values())
+            raise attempts.refusal() if attempts.errors else _unavailable(len(self._routes))
         return self._place(key, found, priority) if key is not None else _by_load(found, priority)
 
     def _open(self, model: str, attempts: _Attempts) -> list[Route]:
         """Instances that were not asked yet: those that serve the model and can be reached, if there are such."""
-        found = [route for route in self._routes.values() if route.joined and route not in attempts.asked]
+        found = [route for route in self._routes.values() if route.joined and route not in attempts.tried]
         # What the catalog says of models is a moment old: where none is said to serve it, all are asked.
         serving = [route for route in found if route.serves(model)] or found
         return [route for route in serving if route.reachable] or serving
@@ -223,9 +223,9 @@ class RoutedEngine:
                 _log.exception("the list of engines cannot be read; trying again")
 
     async def _read(self) -> None:
-        asked_at = self._monotonic()
+        begun_at = self._monotonic()
         async with self._reading:
-            if self._read_at > asked_at:
+            if self._read_at > begun_at:
                 return
             try:
                 living = await self._living()
@@ -252,9 +252,9 @@ class RoutedEngine:
     def _tell(self, route: Route) -> None:
         """Declare to an instance that has just joined what the others were told."""
         if self._declared is not None:
-            self._begin(self._told(route, self._declared))
+            self._begin(self._declare(route, self._declared))
 
-    async def _told(self, route: Route, models: tuple[ServedModel, ...]) -> None:
+    async def _declare(self, route: Route, models: tuple[ServedModel, ...]) -> None:
         error = await _failure(route.client.serve(models))
         if error is not None:
             _log.warning("%s does not serve every declared model: %s", route.instance.name, error)
@@ -295,11 +295,11 @@ class _Attempts:
     """Instances that a request was given to, and the reasons why they did not take it."""
 
     def __init__(self) -> None:
-        self.asked: list[Route] = []
+        self.tried: list[Route] = []
         self.errors: list[AntiphonError] = []
 
     def failed(self, route: Route, error: AntiphonError) -> None:
-        self.asked.append(route)
+        self.tried.append(route)
         self.errors.append(error)
 
     @property
@@ -324,11 +324,10 @@ def _by_load(routes: Sequence[Route], priority: Priority) -> Route:
     return next(route for route in routes if route.instance.name == chosen.name)
 
 
-def _nobody(instances: Iterable[EngineInstance]) -> UnavailableError:
-    away = sum(1 for _ in instances)
-    if away:
+def _unavailable(joined: int) -> UnavailableError:
+    if joined:
         return UnavailableError(
-            f"None of the {away} engines that have joined can be reached.",
+            f"None of the {joined} engines that have joined can be reached.",
             where="engine",
             next_step="See their logs, and whether the network lets this machine through to them.",
         )
