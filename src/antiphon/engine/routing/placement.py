@@ -23,8 +23,9 @@ CHUNK_BYTES = 128
 MOST_CHUNKS = 8
 """Chunks of a prompt that decide, at most. What is shared and shorter is computed once in every engine."""
 
-EXCESS, SLACK = 0.25, 0.25
-"""An engine is passed over when its load is above the least one by this share of that and by this share of slots."""
+EXCESS, SLACK = 0.25, 0.5
+"""An engine is passed over when its load is above the least one by this share of that and by this share of slots: to
+compute a long beginning again costs more than to run beside others while there are slots."""
 
 
 class InstanceLoad(msgspec.Struct, frozen=True):
