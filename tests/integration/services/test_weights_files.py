@@ -13,6 +13,7 @@ import pytest
 from tests.integration.services.test_served_models import model_version
 from tests.unit.governance.encryption.test_sealing import Keys
 
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import AntiphonError, CorruptionError, SetupError, StorageFullError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
@@ -31,8 +32,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Hosts:
     """A worker's host, on which a model was trained, an engine's host, and the lake between them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.lake = LocalLake(folder / "lake", AesGcmCodec(Keys()))
+    def __init__(self, folder: Path, codec: Codec) -> None:
+        self.lake = LocalLake(folder / "lake", codec)
         self.trained = folder / "worker" / "desk.v1.gguf"
         self.trained.parent.mkdir()
         self.trained.write_bytes(CONTENT)
@@ -51,9 +52,9 @@ class Hosts:
         return sorted(path.name for path in self.cache.glob("*.gguf*"))
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Hosts:
-    return Hosts(tmp_path)
+@pytest.fixture(params=["plain", "sealed"])
+def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Hosts:
+    return Hosts(tmp_path, PlainCodec() if request.param == "plain" else AesGcmCodec(Keys()))
 
 
 def test_an_engine_finds_by_hash_what_the_worker_has_published(hosts: Hosts) -> None:

@@ -23,9 +23,9 @@ CHUNK_BYTES = 128
 MOST_CHUNKS = 8
 """Chunks of a prompt that decide, at most. What is shared and shorter is computed once in every engine."""
 
-EXCESS, SLACK = 0.25, 0.5
-"""An engine is passed over when its load is above the least one by this share of that and by this share of slots: to
-compute a long beginning again costs more than to run beside others while there are slots."""
+EXCESS = 0.25
+"""An engine without a free slot is passed over when its load is above the least one by this share. One that has a slot
+is not: to compute a long beginning again costs more than to run beside others."""
 
 
 class InstanceLoad(msgspec.Struct, frozen=True):
@@ -74,9 +74,9 @@ def preference(key: bytes, names: Sequence[str]) -> list[str]:
 def place(key: bytes, loads: Sequence[InstanceLoad]) -> InstanceLoad:
     """The engine for a request with this key, of one or more."""
     by_name = {one.name: one for one in loads}
-    bound = (1 + EXCESS) * min(one.busy / one.slots for one in loads) + SLACK
+    bound = max(1.0, (1 + EXCESS) * min(one.busy / one.slots for one in loads))
     ordered = [by_name[name] for name in preference(key, list(by_name))]
-    return next(one for one in ordered if one.busy / one.slots <= bound)
+    return next(one for one in ordered if one.busy / one.slots < bound)
 
 
 def least_loaded(loads: Sequence[InstanceLoad]) -> InstanceLoad:

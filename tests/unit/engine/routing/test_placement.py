@@ -72,25 +72,27 @@ def test_a_busy_engine_is_passed_over_for_the_next_in_its_order() -> None:
     key = affinity_key(asking(LONG))
     first, second, third = preference(key, NAMES[:3])
     assert place(key, idle(*NAMES[:3])).name == first
-    somewhat = [InstanceLoad(first, 8, 16), *idle(second, third)]
+    somewhat = [InstanceLoad(first, 15, 16), *idle(second, third)]
     assert place(key, somewhat).name == first
-    clearly = [InstanceLoad(first, 9, 16), *idle(second, third)]
+    clearly = [InstanceLoad(first, 16, 16), *idle(second, third)]
     assert place(key, clearly).name == second
-    both = [InstanceLoad(first, 9, 16), InstanceLoad(second, 9, 16), *idle(third)]
+    both = [InstanceLoad(first, 16, 16), InstanceLoad(second, 16, 16), *idle(third)]
     assert place(key, both).name == third
 
 
 def test_engines_that_are_all_busy_alike_keep_their_beginnings() -> None:
     key = affinity_key(asking(LONG))
-    full = [InstanceLoad(name, 40, 16) for name in NAMES]
-    assert place(key, full).name == preference(key, NAMES)[0]
+    first, *others = preference(key, NAMES)
+    full = [InstanceLoad(name, 40, 16) for name in others]
+    assert place(key, [InstanceLoad(first, 49, 16), *full]).name == first
+    assert place(key, [InstanceLoad(first, 50, 16), *full]).name == others[0]
 
 
 def test_a_larger_engine_takes_more_of_the_excess() -> None:
     key = affinity_key(asking(LONG))
     first, second = preference(key, NAMES[:2])
-    assert place(key, [InstanceLoad(first, 9, 64), InstanceLoad(second, 0, 4)]).name == first
-    assert place(key, [InstanceLoad(first, 9, 16), InstanceLoad(second, 0, 4)]).name == second
+    assert place(key, [InstanceLoad(first, 16, 64), InstanceLoad(second, 0, 4)]).name == first
+    assert place(key, [InstanceLoad(first, 16, 16), InstanceLoad(second, 0, 4)]).name == second
 
 
 def test_one_slot_each() -> None:

@@ -348,7 +348,7 @@ async def test_a_declaration_reaches_every_instance_although_one_cannot_carry_it
 async def test_load_of_other_processes_counts_and_is_not_counted_twice() -> None:
     fleet = Fleet("a", "b")
     first, second = fleet.preferred()
-    first.load = EngineLoad(running_online=12, slots=16)
+    first.load = EngineLoad(running_online=12, waiting_online=4, slots=16)
     async with routing(fleet) as engine:
         assert await answer(engine) == second.name
         first.load = EngineLoad(slots=16)
