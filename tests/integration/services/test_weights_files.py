@@ -14,13 +14,13 @@ from tests.integration.services.test_served_models import model_version
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.disk import LEAST_FREE
 from antiphon.core.errors import AntiphonError, CorruptionError, SetupError, StorageFullError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
 from antiphon.features.lake.local import LocalLake
 from antiphon.governance.encryption.sealing import AesGcmCodec
 from antiphon.services.features.platform import FeaturePlatform
-from antiphon.services.learning import weights_files as module
 from antiphon.services.learning.weights_files import WeightsFiles, weights_path
 from antiphon.services.project.store import Store
 
@@ -107,11 +107,11 @@ def test_weights_that_the_lake_has_lost_name_the_next_step(
 def test_a_full_disk_is_noticed_before_anything_is_written(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     hosts.worker.publish(hosts.model)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 0, module.LEAST_FREE + len(CONTENT) - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 0, LEAST_FREE + len(CONTENT) - 1))
     with pytest.raises(StorageFullError, match="no room for the weights"):
         hosts.engine.locate(hosts.far)
     assert hosts.cached == []
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 0, module.LEAST_FREE + len(CONTENT)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1 << 40, 0, LEAST_FREE + len(CONTENT)))
     assert hosts.engine.locate(hosts.far)
 
 
