@@ -5,7 +5,7 @@ two with random routing. Engines are processes behind their sockets; each conten
 that did not come out of the prefix cache were computed; an engine caches a beginning the second time that it sees it,
 so even one engine computes each of them twice.
 
-    python -m benchmarks.engine.prefix_affinity [--rounds 3] [--concurrency 4 16] [--simulated] [--record]
+    python -m benchmarks.engine.prefix_affinity [--rounds 2] [--concurrency 4 16] [--simulated] [--record]
 """
 
 from __future__ import annotations
@@ -165,10 +165,10 @@ async def compare(concurrency: int, options: argparse.Namespace) -> dict[str, ob
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[4, 16])
-    parser.add_argument("--prefixes", type=int, default=8)
-    parser.add_argument("--each", type=int, default=12, help="requests that share one beginning")
+    parser.add_argument("--prefixes", type=int, default=6)
+    parser.add_argument("--each", type=int, default=10, help="requests that share one beginning")
     parser.add_argument("--characters", type=int, default=3000, help="of a beginning")
     parser.add_argument("--simulated", action="store_true", help="no weights, and a token a byte")
     parser.add_argument("--record", action="store_true", help="add the line to benchmarks/results")

@@ -66,7 +66,9 @@ def _run(store: Store, options: argparse.Namespace, supervision: Supervision) ->
     listener, transport = None, None
     if options.listen:
         host, port = parse_host_port(options.listen, "--listen")
-        transport = TransportSecurity(_tls_files(store.settings.engine, store.paths.root), SystemClock(), role="engine")
+        transport = TransportSecurity(
+            engine_files(store.settings.engine, store.paths.root), SystemClock(), role="engine"
+        )
         listener = NetworkListener(host, port, transport.context)
         transport.on_client_ca = listener.end_connections
     presence = partial(_stay, store, options, listener, transport)
@@ -81,7 +83,12 @@ def _run(store: Store, options: argparse.Namespace, supervision: Supervision) ->
         )
 
 
-def _tls_files(engine: EngineSettings, root: Path) -> TlsFiles:
+def engine_files(engine: EngineSettings, root: Path) -> TlsFiles:
+    """The certificate files of an engine that listens on the network, which demands certificates of clients.
+
+    Raises:
+        InvalidInputError: the settings do not name them all.
+    """
     missing = [name for name in ("certificate", "key", "authority") if getattr(engine, name) is None]
     if engine.certificate is None or engine.key is None or engine.authority is None:
         raise InvalidInputError(

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from antiphon.app import engines, up
-from antiphon.app.engine import LEASE_SECONDS
+from antiphon.app.engine import LEASE_SECONDS, engine_files
 from antiphon.catalog.engine_instances import EngineInstances
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import EngineError, InvalidInputError
+from antiphon.core.settings_sections import EngineSettings
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.routing.routed_engine import RoutedEngine
@@ -209,11 +210,8 @@ def test_several_engines_are_started_with_sockets_and_ports_of_their_own(tmp_pat
 
 
 def test_an_engine_that_listens_says_which_certificates_it_lacks(tmp_path: Path) -> None:
-    with opened(tmp_path, ENGINE) as store:
-        command = engines.command(store, listen="127.0.0.1:0", join=False)
-        store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "needs `certificate`, `key`, `authority`" in done.stderr
-    assert "antiphon tls init --engines" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(InvalidInputError, match="needs `key`, `authority`") as lacking:
+        engine_files(EngineSettings(certificate="engine.crt"), tmp_path)
+    assert "antiphon tls init --engines" in str(lacking.value.next_step)
+    complete = EngineSettings(certificate="engine.crt", key="engine.key", authority="authority.crt")
+    assert engine_files(complete, tmp_path).require_client
