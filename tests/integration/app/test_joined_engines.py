@@ -98,12 +98,14 @@ class Stream:
                 self.broken_off += shown
             except Exception as error:
                 self.failed.append(repr(error))
+                return
 
     async def more(self, number: int) -> None:
         """Return once so many more were answered."""
         goal = self.answered + number
         async with asyncio.timeout(30):
             while self.answered < goal:
+                assert not self.failed
                 await asyncio.sleep(0.01)
 
 
