@@ -72,7 +72,7 @@ class Duties:
         try:
             while not stop.is_set():
                 await wait(stop, self._seconds / 3)
-                # While the catalog is away nobody else can take the lease either.
+                # While the catalog is away for all, none takes the lease; one that is cut off alone does things twice.
                 if await self._acquired() is False:
                     _log.warning("another process took %s over", self._name)
                     return
