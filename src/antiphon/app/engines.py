@@ -1,4 +1,4 @@
-"""The engines of a project: the process behind its socket or a URL, and its standbys."""
+"""The engines of a project, each a process behind its socket: the one under ``[engine]`` and its standbys."""
 
 from __future__ import annotations
 
@@ -8,78 +8,61 @@ import sys
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
-from antiphon.core.tls import client_tls
-from antiphon.definitions.degradation import MAIN
+from antiphon.core.settings import Settings
+from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.definitions.embedding import named_model
-from antiphon.engine.api.port import Engine
+from antiphon.engine.api.client import EngineClient
 from antiphon.services.apply.apply import require_named_engines
 from antiphon.services.project.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
-def connect(store: Store, peer: str) -> Engine:
-    """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
-
-    Raises:
-        InvalidInputError: a remote engine without a URL, or whose key variable is not set.
-    """
-    engine = store.settings.engine
-    if engine.kind != "remote":
-        from antiphon.engine.api.client import EngineClient
-
-        return EngineClient(store.paths.engine_socket, peer=peer)
-    if engine.url is None:
-        raise InvalidInputError(
-            "A remote engine needs a url.", where="antiphon.toml, [engine]", next_step='Add url = "http://…/v1".'
-        )
-    return _remote(store, "engine", engine, engine.url, {})
+def connect(store: Store, peer: str) -> EngineClient:
+    """The engine under ``[engine]``. Connecting happens with the first request."""
+    return EngineClient(store.paths.engine_socket, peer=peer)
 
 
-def standbys(store: Store) -> dict[str, Engine]:
+def standbys(store: Store, peer: str) -> dict[str, EngineClient]:
     """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
 
     Raises:
-        InvalidInputError: a name or a URL that cannot be used, or a key variable that is not set.
+        InvalidInputError: a name that cannot be used.
     """
     require_named_engines(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
-    found: dict[str, Engine] = {}
-    for name, engine in store.settings.engines.items():
-        if name == MAIN or not _NAME.match(name):
-            raise InvalidInputError(
-                f"{name!r} is not a name for an engine.",
-                where="antiphon.toml, [engines]",
-                next_step=f"Use lower-case letters, digits and hyphens; {MAIN!r} is the one under [engine].",
-            )
-        found[name] = _remote(store, f"engines.{name}", engine, engine.url, engine.models)
-    return found
+    return {
+        name: EngineClient(store.paths.socket(engine_process(name)), peer=peer) for name in _names(store.settings)[1:]
+    }
 
 
-def _remote(
-    store: Store, section: str, engine: EngineSettings | StandbyEngineSettings, url: str, models: dict[str, str]
-) -> Engine:
-    key = None
-    if engine.api_key_variable is not None:
-        key = os.environ.get(engine.api_key_variable)
-        if key is None:
-            raise InvalidInputError(
-                f"The environment variable {engine.api_key_variable} is not set.",
-                where=f"antiphon.toml, [{section}] api_key_variable",
-                next_step=f"export {engine.api_key_variable}=…",
-            )
-    from antiphon.engine.backends.remote.engine import RemoteEngine
-
-    tls = client_tls(store.paths.root, engine.authority, engine.client_certificate, engine.client_key)
-    return RemoteEngine(url, key=key, models=models, serves=engine.serves, parameters=engine.parameters, tls=tls)
-
-
-def command(store: Store) -> tuple[str, ...]:
-    """The command line of this project's engine process.
+def commands(store: Store) -> dict[str, tuple[str, ...]]:
+    """The command line of every engine's process, by the engine's name.
 
     Raises:
-        InvalidInputError: an embedding model that is not known.
+        InvalidInputError: an engine's settings cannot be used; nothing has been connected to.
     """
+    return {name: command(store, name) for name in _names(store.settings)}
+
+
+def withheld(settings: Settings, engine: str | None = None) -> frozenset[str]:
+    """Variables of the environment that hold keys of servers, but for this engine's own: no other process gets them."""
+    named = {name: section.api_key_variable for name, section in settings.engines.items()}
+    named[MAIN] = settings.engine.api_key_variable
+    own = None if engine is None else named[engine]
+    return frozenset(variable for variable in named.values() if variable is not None and variable != own)
+
+
+def command(store: Store, name: str = MAIN) -> tuple[str, ...]:
+    """The command line of an engine's process.
+
+    Raises:
+        InvalidInputError: an embedding model that is not known, or settings of a server that cannot be used.
+    """
+    if name != MAIN or store.settings.engine.kind == "remote":
+        from antiphon.app.upstream import server_of
+
+        server_of(store.settings, store.paths, name)
+        return (sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", name)
     engine = store.settings.engine
     arguments = [
         sys.executable, "-m", "antiphon.engine",
@@ -104,3 +87,15 @@ def command(store: Store) -> tuple[str, ...]:
     if engine.kind == "simulated":
         arguments.append("--simulated")
     return tuple(arguments)
+
+
+def _names(settings: Settings) -> list[str]:
+    """Names of the engines, ``main`` first; raises ``InvalidInputError`` for one that cannot be used."""
+    for name in settings.engines:
+        if name == MAIN or not _NAME.match(name):
+            raise InvalidInputError(
+                f"{name!r} is not a name for an engine.",
+                where="antiphon.toml, [engines]",
+                next_step=f"Use lower-case letters, digits and hyphens; {MAIN!r} is the one under [engine].",
+            )
+    return [MAIN, *settings.engines]

@@ -15,6 +15,7 @@ from antiphon.core.disk import put_private
 from antiphon.core.errors import SetupError
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
+from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.governance.identity.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import ProcessEvent, Supervisor
@@ -26,27 +27,30 @@ DRAIN_ORDER = ("gateway", "worker", "engine")
 
 
 def children(store: Store) -> tuple[ChildSpec, ...]:
-    """Engine (unless it is remote), gateways and workers of this project."""
+    """Engines, gateways and workers of this project."""
     settings, paths = store.settings, store.paths
     project = ("--project", str(paths.root))
     host, port = settings.gateway.host, settings.gateway.port
     silence = parse_duration(settings.supervision.silence).total_seconds() or None
     specs: list[ChildSpec] = []
-    if settings.engine.kind != "remote":
+    for engine, command in engines.commands(store).items():
+        name, own_model = engine_process(engine), engine == MAIN and settings.engine.kind != "remote"
         specs.append(
             ChildSpec(
-                name="engine",
-                command=engines.command(store),
-                ready=SocketAnswers(paths.engine_socket),
+                name=name,
+                command=command,
+                ready=SocketAnswers(paths.socket(name)),
                 # A small spin count: waiting threads must not hold the cores of a shared machine.
-                environment={"GOMP_SPINCOUNT": "1000"},
-                sockets=(paths.engine_socket,),
+                environment={"GOMP_SPINCOUNT": "1000"} if own_model else {},
+                withheld=engines.withheld(settings, engine),
+                sockets=(paths.socket(name),),
                 silence=silence,
-                loops=(STEP_LOOP,),
+                loops=(STEP_LOOP,) if own_model else (),
                 log=settings.telemetry.bounds,
             )
         )
     after, bounds = tuple(spec.name for spec in specs), settings.telemetry.bounds
+    withheld = engines.withheld(settings)
     names = _names("gateway", settings.processes.gateways)
     for number, name in enumerate(names, start=1):
         # Whichever is free takes a connection to the shared port: a probe needs one of the process's own.
@@ -56,6 +60,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 name=name,
                 command=(sys.executable, "-m", "antiphon.app.gateway", *project, "--name", name),
                 ready=HttpAnswers(host, own, tls=_probing(store)),
+                withheld=withheld,
                 after=after,
                 listens=tuple(dict.fromkeys(((host, port), (host, own)))),
                 silence=silence,
@@ -68,6 +73,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 name=name,
                 command=(sys.executable, "-m", "antiphon.app.worker", *project, "--name", name),
                 ready=FileExists(paths.ready(name)),
+                withheld=withheld,
                 nice=15,
                 after=after,
                 silence=silence,

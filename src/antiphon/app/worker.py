@@ -23,7 +23,6 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.engine.api.client import EngineClient
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.operations.processes import ProcessIdentity
@@ -195,7 +194,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     ]
     if settings.training_governed:
         quiet, looks = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
-        watch = wired.engine.describe_when_online if isinstance(wired.engine, EngineClient) else None
+        watch = wired.engine.describe_when_online
         parts.append(
             Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=looks.total_seconds(), watch=watch)
         )

@@ -32,19 +32,24 @@ def worker(project: Project = HERE, name: Name = "worker", as_json: Json = False
     _become(name, (sys.executable, *arguments), as_json)
 
 
-def engine(project: Project = HERE, as_json: Json = False) -> None:
-    """Serve this project's models on its socket in this process, until it is stopped."""
+def engine(
+    project: Project = HERE,
+    standby: Annotated[str, typer.Option(help="The one under [engines.NAME] instead of [engine].")] = "main",
+    as_json: Json = False,
+) -> None:
+    """Serve models on an engine's socket in this process, until it is stopped: this project's own, or a server's."""
     from antiphon.app import engines
+    from antiphon.definitions.degradation import engine_process
     from antiphon.services.project.store import Store
 
     store = Store.open(project)
     try:
-        command = engines.command(store)
+        command = engines.command(store, standby)
         store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     finally:
         store.close()
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # Threads that wait must not hold the cores of a shared machine.
-    _become("engine", command, as_json)
+    _become(engine_process(standby), command, as_json)
 
 
 def _become(name: str, command: tuple[str, ...], as_json: bool) -> None:

@@ -53,12 +53,15 @@ class ProjectPaths(msgspec.Struct, frozen=True):
 
     @property
     def engine_socket(self) -> Path:
+        return self.socket("engine")
+
+    def socket(self, process: str) -> Path:
         """In ``run``, or in a folder of the temporary one when that path is longer than a Unix socket's may be."""
-        socket = self.run / "engine.sock"
+        socket = self.run / f"{process}.sock"
         if len(os.fsencode(socket)) < 100:
             return socket
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / "engine.sock"
+        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / f"{process}.sock"
 
     def ready(self, process: str) -> Path:
         """Written by a process that answers no probe, once it works."""
