@@ -16,8 +16,8 @@ import msgspec
 
 from antiphon.engine.api.messages import Priority
 from antiphon.engine.backends.remote.admission import SentRequest, UpstreamAdmission
-from antiphon.engine.scheduling.gradient import Gradient, Window
 from antiphon.engine.scheduling.service_level import ServiceLevel
+from antiphon.serving.admission.gradient import Gradient, Window
 
 SIZES = (400, 800, 1200)
 """Characters of a prompt."""
@@ -32,6 +32,7 @@ class Load(msgspec.Struct, frozen=True):
         rate: online requests a second, arriving independently.
         noise: standard deviation of the logarithm of the time to a first token.
         lost: slots that the server loses after a third of the time.
+        interference: share by which each other request in it slows a first token down.
     """
 
     slots: int = 10
@@ -42,6 +43,7 @@ class Load(msgspec.Struct, frozen=True):
     batch_seconds: float = 0.5
     noise: float = 0.02
     lost: int = 0
+    interference: float = 0.0
 
     def first_token(self, size: int) -> float:
         return 0.05 + 0.05 * size / 400
@@ -188,6 +190,7 @@ def play(load: Load, sender: Sender, seed: int) -> Outcome:
             job = server.queue.popleft()
             server.running += 1
             first = load.first_token(job.size) * noise.lognormvariate(0.0, load.noise)
+            first *= 1.0 + load.interference * (server.running - 1)
             rest = (load.online_seconds if job.priority == "online" else load.batch_seconds) * job.factor
             at(now + first, lambda job=job: show(job))  # type: ignore[misc]
             at(now + first + rest, lambda job=job: end(job))  # type: ignore[misc]

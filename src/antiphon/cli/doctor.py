@@ -141,17 +141,17 @@ def _servers(project: Path) -> str:
     loaded, paths = settings.load(project)
     names = [*([MAIN] if loaded.engine.kind == "remote" else []), *loaded.engines]
 
-    async def asked(name: str) -> str:
+    async def describe(name: str) -> str:
         server = server_of(loaded, paths, name)
         try:
             return f"{name} serves {len((await server.describe()).models)} models"
         finally:
             await server.close()
 
-    async def all_asked() -> list[str]:
-        return [await asked(name) for name in names]
+    async def describe_all() -> list[str]:
+        return [await describe(name) for name in names]
 
-    return ", ".join(asyncio.run(all_asked())) or "none elsewhere"
+    return ", ".join(asyncio.run(describe_all())) or "none elsewhere"
 
 
 def _catalog(project: Path) -> str:

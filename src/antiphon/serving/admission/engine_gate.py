@@ -40,7 +40,7 @@ from antiphon.engine.api.messages import (
     TextEmbeddings,
 )
 from antiphon.engine.api.port import GenerationEngine
-from antiphon.engine.scheduling.gradient import Gradient, Window
+from antiphon.serving.admission.gradient import Gradient, Window
 from antiphon.serving.admission.refusals import RefusalThrottle, SlotReleaseRate
 
 WINDOW_SECONDS = 0.25

@@ -99,7 +99,7 @@ class UpstreamFront:
         return described
 
     def load(self) -> EngineLoad:
-        """What the server has of this project, and what waits here."""
+        """Requests of this project in the server, and those that wait here."""
         return replace(
             self._load,
             running_online=self._admission.online,

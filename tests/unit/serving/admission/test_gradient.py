@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.engine.scheduling.gradient import Gradient, Window
+from antiphon.serving.admission.gradient import Gradient, Window
 
 
 def after(state: Gradient, windows: int, *, seconds: float, queued: float | None = 0.0, most: int = 1000) -> Gradient:
