@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 from benchmarks.upstream.real import arms, hop
-from benchmarks.upstream.virtual import Front, GradientAlone, Load, Oracle, Outcome, Sender, Static, play
+from benchmarks.upstream.virtual import Front, GradientAlone, Load, LoadBoard, Oracle, Outcome, Sender, Static, play
 
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
@@ -92,6 +92,8 @@ def virtual(size: Size) -> dict[str, Any]:
     ways = {
         "one front": of(lambda: Front(LEVEL)),
         "each process for itself": of(lambda: Front(LEVEL, blind_to_online=True)),
+        "load board, every 250 ms": of(lambda: LoadBoard(LEVEL, 0.25)),
+        "load board, every second": of(lambda: LoadBoard(LEVEL, 1.0)),
         "static cap 4": of(lambda: Static(4)),
         "static cap 8": of(lambda: Static(8)),
         "gradient alone": of(GradientAlone),

@@ -139,6 +139,48 @@ class Front(Sender):
             self.admission.ended(sent, now)
 
 
+class LoadBoard(Front):
+    """The same admission in the worker, which reads every so many seconds what gateways have written of theirs."""
+
+    def __init__(self, level: ServiceLevel, every: float) -> None:
+        super().__init__(level)
+        self._every = every
+        self._read_at = 0.0
+        self._written: list[Callable[[], None]] = []
+        self._known: dict[int, SentRequest] = {}
+
+    def admits(self, server: Server, now: float) -> bool:
+        if now >= self._read_at:
+            self._read_at = now + self._every
+            for write in self._written:
+                write()
+            self._written = []
+        return super().admits(server, now)
+
+    def sent(self, job: _Job, now: float) -> SentRequest | _Job | None:
+        if job.priority == "batch":
+            return super().sent(job, now)
+        self._written.append(lambda: self._put(job, now))
+        return job
+
+    def first_token(self, sent: object, now: float) -> None:
+        if isinstance(sent, _Job):
+            self._written.append(lambda: super(LoadBoard, self).first_token(self._known[id(sent)], now))
+        else:
+            super().first_token(sent, now)
+
+    def ended(self, sent: object, now: float) -> None:
+        if isinstance(sent, _Job):
+            self._written.append(lambda: super(LoadBoard, self).ended(self._known.pop(id(sent)), now))
+        else:
+            super().ended(sent, now)
+
+    def _put(self, job: _Job, now: float) -> None:
+        self._known[id(job)] = sent = self.admission.sent(now, job.priority, job.size, self._level)
+        sent.overdue = True
+        self.admission._without_token.pop(sent)  # A first token that was not read yet is not late.
+
+
 class GradientAlone(Sender):
     """Gradient2 over all requests at once, as the gate in front of an engine has it; batch gets what online leaves."""
 

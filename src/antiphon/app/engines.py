@@ -31,7 +31,8 @@ def standbys(store: Store, peer: str) -> dict[str, EngineClient]:
     """
     require_named_engines(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
     return {
-        name: EngineClient(store.paths.socket(engine_process(name)), peer=peer) for name in _names(store.settings)[1:]
+        name: EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer)
+        for name in _names(store.settings)[1:]
     }
 
 

@@ -39,11 +39,11 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             ChildSpec(
                 name=name,
                 command=command,
-                ready=SocketAnswers(paths.socket(name)),
+                ready=SocketAnswers(paths.engine_socket_of(name)),
                 # A small spin count: waiting threads must not hold the cores of a shared machine.
                 environment={"GOMP_SPINCOUNT": "1000"} if own_model else {},
                 withheld=engines.withheld(settings, engine),
-                sockets=(paths.socket(name),),
+                sockets=(paths.engine_socket_of(name),),
                 silence=silence,
                 loops=(STEP_LOOP,) if own_model else (),
                 log=settings.telemetry.bounds,

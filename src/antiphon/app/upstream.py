@@ -85,7 +85,7 @@ async def _serve(root: Path, engine: str, supervision: Supervision) -> None:
     log, stop = logging.getLogger("antiphon.engine"), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    socket = paths.socket(name)
+    socket = paths.engine_socket_of(name)
     front = await UpstreamFront(server_of(loaded, paths, engine)).start()
     beating = asyncio.create_task(supervision.beat())
     try:

@@ -53,15 +53,16 @@ class ProjectPaths(msgspec.Struct, frozen=True):
 
     @property
     def engine_socket(self) -> Path:
-        return self.socket("engine")
+        """The socket of the engine of this project, where there is one."""
+        return self.engine_socket_of("engine")
 
-    def socket(self, process: str) -> Path:
+    def engine_socket_of(self, engine: str) -> Path:
         """In ``run``, or in a folder of the temporary one when that path is longer than a Unix socket's may be."""
-        socket = self.run / f"{process}.sock"
+        socket = self.run / f"{engine}.sock"
         if len(os.fsencode(socket)) < 100:
             return socket
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / f"{process}.sock"
+        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / f"{engine}.sock"
 
     def ready(self, process: str) -> Path:
         """Written by a process that answers no probe, once it works."""
