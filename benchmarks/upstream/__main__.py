@@ -112,9 +112,7 @@ def pooled(outcomes: list[Outcome]) -> Outcome:
 
 async def processes(folder: Path, size: Size) -> dict[str, Any]:
     """The same with processes on this machine, and what the front adds to a first token."""
-    outcomes = {
-        name: outcome async for name, outcome in arms(folder, size.seconds, size.warm, 1, LEVEL, (1, 2, 3, 4, 5))
-    }
+    outcomes = {name: outcome async for name, outcome in arms(folder, size.seconds, size.warm, 1, LEVEL, (2, 3, 4, 5))}
     alone = outcomes.pop("online alone")
     title = f"processes: {size.seconds:g} s after {size.warm:g} s, {len(alone.waits)} online first tokens each"
     found = _told(title, alone, outcomes)

@@ -205,6 +205,7 @@ async def test_batch_gets_what_online_leaves(server: Server, tmp_path: Path) -> 
         await learned(fronted.first)
         server.go.clear()
         asked = [asyncio.create_task(ask(fronted.first)) for _ in range(6)]
+        await until(lambda: server.now == 6)
         waiting = [asyncio.create_task(ask(fronted.worker, "batch")) for _ in range(6)]
         load = await load_of(fronted.worker, lambda load: load.running_online == 6 and load.waiting_batch == 5)
         assert (load.running_batch, load.waiting_batch) == (1, 5)  # One, so that none starves.
@@ -294,7 +295,7 @@ async def test_after_an_error_there_is_one_batch_request_until_the_server_serves
 async def test_those_ahead_go_before_other_batch_requests(server: Server, tmp_path: Path) -> None:
     async with fronting(server, tmp_path) as fronted:
         server.go.clear()
-        asked = asyncio.create_task(ask(fronted.first))
+        asked = asyncio.create_task(ask(fronted.worker, "batch"))  # The only one while nothing is known.
         await until(lambda: server.now == 1)
         order: list[str] = []
 
