@@ -90,6 +90,9 @@ serve: demo-environment  ## the platform on the flight desk
 bench-engine: environment  ## batch tokens/s of the engine beside a bare llama.cpp loop
 	@$(BIN)/python -m benchmarks.engine
 
+bench-upstream: environment  ## batch beside online before one server that gateways and workers share; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.upstream --size $(SIZE) --keep
+
 bench-gateway: environment  ## latency, requests a second and memory of the gateway beside LiteLLM's proxy (SIZE, PEER=no)
 	@$(if $(filter no,$(PEER)),,scripts/litellm-environment >/dev/null)
 	@$(BIN)/python -m benchmarks.gateway --size $(SIZE) $(if $(filter no,$(PEER)),--no-peer)

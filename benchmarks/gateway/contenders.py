@@ -98,11 +98,12 @@ def upstream(cores: Cores, log: Path) -> Iterator[Target]:
 
 @contextmanager
 def over_remote(folder: Path, before: Target, cores: Cores) -> Iterator[Contender]:
-    """Our gateway process before an OpenAI-compatible URL."""
+    """Our gateway process before an OpenAI-compatible URL, and the process between them."""
     engine = f'kind = "remote"\nurl = "http://127.0.0.1:{before.port}/v1"\nmodels = ["{MODEL}", "{PACED}"]'
     store = project(folder, engine)
     try:
-        with gateway(store, "antiphon, remote", cores) as made:
+        command = (*cores.prefix(cores.others), *engines.command(store))
+        with running(command, store.paths.logs / "engine.log"), gateway(store, "antiphon, remote", cores) as made:
             yield made
     finally:
         store.close()

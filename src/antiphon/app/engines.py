@@ -1,4 +1,5 @@
-"""The engines of a project: the process behind its socket or a URL, those that have joined, and its standbys."""
+"""The engines of a project: the main one and its standbys, each behind a socket or at an address, and those that have
+joined."""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ from antiphon.catalog.engine_instances import EngineInstances
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
+from antiphon.core.paths import ProjectPaths
+from antiphon.core.settings import Settings
 from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls, client_tls
-from antiphon.definitions.degradation import MAIN
+from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.definitions.embedding import named_model
 from antiphon.engine.api.address import NetworkAddress, is_engine_url, parse_host_port, parse_url
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineInstance
-from antiphon.engine.api.port import Engine
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.services.apply.apply import require_named_engines
 from antiphon.services.project.store import Store
@@ -29,96 +31,64 @@ from antiphon.services.project.store import Store
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
-def connect(store: Store, peer: str) -> Engine:
-    """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
+def connect(store: Store, peer: str) -> EngineClient | RoutedEngine:
+    """The engine under ``[engine]``. Connecting happens with the first request.
 
     Raises:
-        InvalidInputError: a remote engine without a URL, whose key variable is not set, or whose certificates cannot be
-            used.
+        InvalidInputError: the URL or the certificates of an engine on another host cannot be used.
     """
     engine = store.settings.engine
-    if engine.kind != "remote":
-        return _joined(store, peer) if engine.join else EngineClient(store.paths.engine_socket, peer=peer)
-    if engine.url is None:
-        raise InvalidInputError(
-            "A remote engine needs a url.", where="antiphon.toml, [engine]", next_step='Add url = "http://…/v1".'
-        )
-    return _remote(store, "engine", engine, engine.url, {}, peer)
+    if engine.kind != "remote" and engine.join:
+        return _joined(store, peer)
+    return _client(store, MAIN, peer)
 
 
-def _joined(store: Store, peer: str) -> RoutedEngine:
-    """The engines that have joined the project's catalog: by their socket on this machine, over TLS from others."""
-    instances = EngineInstances(ProcessLeases(store.database, store.scope.environment))
-    tls, host = _engine_tls(store, store.settings.engine), socket.gethostname()
-
-    def client(instance: EngineInstance) -> EngineClient:
-        path = Path(instance.socket)
-        if not instance.address or (instance.host == host and path.is_socket()):
-            return EngineClient(path, peer=peer)
-        return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
-
-    return RoutedEngine(partial(asyncio.to_thread, instances.living), client)
-
-
-def _engine_tls(store: Store, engine: EngineSettings | StandbyEngineSettings) -> ClientTls:
-    return client_tls(store.paths.root, engine.authority, engine.client_certificate, engine.client_key)
-
-
-def standbys(store: Store) -> dict[str, Engine]:
+def standbys(store: Store, peer: str) -> dict[str, EngineClient]:
     """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
 
     Raises:
-        InvalidInputError: a name or a URL that cannot be used, or a key variable that is not set.
+        InvalidInputError: a name, a URL or certificates that cannot be used.
     """
     require_named_engines(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
-    found: dict[str, Engine] = {}
-    for name, engine in store.settings.engines.items():
+    require_names(store.settings)
+    return {name: _client(store, name, peer) for name in store.settings.engines}
+
+
+def require_names(settings: Settings) -> None:
+    """Raises ``InvalidInputError`` for a name under ``[engines]`` that cannot be used."""
+    for name in settings.engines:
         if name == MAIN or not _NAME.match(name):
             raise InvalidInputError(
                 f"{name!r} is not a name for an engine.",
                 where="antiphon.toml, [engines]",
                 next_step=f"Use lower-case letters, digits and hyphens; {MAIN!r} is the one under [engine].",
             )
-        found[name] = _remote(store, f"engines.{name}", engine, engine.url, engine.models, "standby")
-    return found
 
 
-def _remote(
-    store: Store,
-    section: str,
-    engine: EngineSettings | StandbyEngineSettings,
-    url: str,
-    models: dict[str, str],
-    peer: str,
-) -> Engine:
-    if is_engine_url(url):
-        return _ours(store, section, engine, url, models, peer)
-    key = None
-    if engine.api_key_variable is not None:
-        key = os.environ.get(engine.api_key_variable)
-        if key is None:
-            raise InvalidInputError(
-                f"The environment variable {engine.api_key_variable} is not set.",
-                where=f"antiphon.toml, [{section}] api_key_variable",
-                next_step=f"export {engine.api_key_variable}=…",
-            )
-    from antiphon.engine.backends.remote.engine import RemoteEngine
-
-    tls = _engine_tls(store, engine)
-    return RemoteEngine(url, key=key, models=models, serves=engine.serves, parameters=engine.parameters, tls=tls)
+def upstreams(settings: Settings) -> list[str]:
+    """Names of the engines that are servers of OpenAI's API: a process of this machine stands in front of each."""
+    found = [MAIN] if settings.engine.kind == "remote" and not is_engine_url(settings.engine.url or "") else []
+    return [*found, *(name for name, engine in settings.engines.items() if not is_engine_url(engine.url))]
 
 
-def _ours(
-    store: Store,
-    section: str,
-    engine: EngineSettings | StandbyEngineSettings,
-    url: str,
-    models: dict[str, str],
-    peer: str,
-) -> EngineClient:
-    """An engine of ours on another host."""
-    where = f"antiphon.toml, [{section}]"
-    host, port = parse_url(url, f"{where} url")
+def withheld(settings: Settings, engine: str | None = None) -> frozenset[str]:
+    """Variables of the environment that hold keys of servers, but for this engine's own: no other process gets them."""
+    named = {name: section.api_key_variable for name, section in settings.engines.items()}
+    named[MAIN] = settings.engine.api_key_variable
+    own = None if engine is None else named[engine]
+    return frozenset(variable for variable in named.values() if variable is not None and variable != own)
+
+
+def _client(store: Store, name: str, peer: str) -> EngineClient:
+    """The client of an engine of ours on another host, or else of the process that stands for it on this one."""
+    engine: EngineSettings | StandbyEngineSettings
+    engine = store.settings.engine if name == MAIN else store.settings.engines[name]
+    remote = not isinstance(engine, EngineSettings) or engine.kind == "remote"
+    if not remote or engine.url is None or not is_engine_url(engine.url):
+        return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer)
+    where = f"antiphon.toml, [{section_of(name)}]"
+    host, port = parse_url(engine.url, f"{where} url")
+    models = engine.models if isinstance(engine, StandbyEngineSettings) else {}
     if models or engine.parameters or engine.api_key_variable:
         raise InvalidInputError(
             "`models`, `parameters` and `api_key_variable` are for servers of OpenAI's API.",
@@ -131,9 +101,46 @@ def _ours(
             where=where,
             next_step="`antiphon tls init --engines` makes them on the engine's host.",
         )
-    address = NetworkAddress(host, port, _engine_tls(store, engine))
+    address = NetworkAddress(host, port, engine_tls(store.paths, engine))
     address.tls.context()
     return EngineClient(address, peer=peer)
+
+
+def _joined(store: Store, peer: str) -> RoutedEngine:
+    """The engines that have joined the project's catalog: by their socket on this machine, over TLS from others."""
+    instances = EngineInstances(ProcessLeases(store.database, store.scope.environment))
+    tls, host = engine_tls(store.paths, store.settings.engine), socket.gethostname()
+
+    def client(instance: EngineInstance) -> EngineClient:
+        path = Path(instance.socket)
+        if not instance.address or (instance.host == host and path.is_socket()):
+            return EngineClient(path, peer=peer)
+        return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
+
+    return RoutedEngine(partial(asyncio.to_thread, instances.living), client)
+
+
+def engine_tls(paths: ProjectPaths, engine: EngineSettings | StandbyEngineSettings) -> ClientTls:
+    """Certificates by which an engine elsewhere is met."""
+    return client_tls(paths.root, engine.authority, engine.client_certificate, engine.client_key)
+
+
+def section_of(engine: str) -> str:
+    """The section of ``antiphon.toml`` that an engine of this name has."""
+    return "engine" if engine == MAIN else f"engines.{engine}"
+
+
+def upstream_command(store: Store, engine: str) -> tuple[str, ...]:
+    """The command line of the process in front of a server.
+
+    Raises:
+        InvalidInputError: the server's settings cannot be used; nothing has been connected to.
+    """
+    from antiphon.app.upstream import server_of
+
+    require_names(store.settings)
+    server_of(store.settings, store.paths, engine)
+    return (sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", engine)
 
 
 def command(

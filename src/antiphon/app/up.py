@@ -16,6 +16,7 @@ from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.settings import Settings
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
+from antiphon.definitions.degradation import engine_process
 from antiphon.engine.api.address import joined, parse_host_port
 from antiphon.governance.identity.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
@@ -33,6 +34,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     project = ("--project", str(paths.root))
     host, port = settings.gateway.host, settings.gateway.port
     silence = parse_duration(settings.supervision.silence).total_seconds() or None
+    withheld, bounds = engines.withheld(settings), settings.telemetry.bounds
     specs: list[ChildSpec] = []
     for number, name in enumerate(_engine_names(settings)):
         path = paths.engine_socket_of(name)
@@ -48,13 +50,27 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 ready=SocketAnswers(path),
                 # A small spin count: waiting threads must not hold the cores of a shared machine.
                 environment={"GOMP_SPINCOUNT": "1000"},
+                withheld=withheld,
                 sockets=(path,),
                 silence=silence,
                 loops=(STEP_LOOP,),
-                log=settings.telemetry.bounds,
+                log=bounds,
             )
         )
-    after, bounds = tuple(spec.name for spec in specs), settings.telemetry.bounds
+    for engine in engines.upstreams(settings):
+        name = engine_process(engine)
+        specs.append(
+            ChildSpec(
+                name=name,
+                command=engines.upstream_command(store, engine),
+                ready=SocketAnswers(paths.engine_socket_of(name)),
+                withheld=engines.withheld(settings, engine),
+                sockets=(paths.engine_socket_of(name),),
+                silence=silence,
+                log=bounds,
+            )
+        )
+    after = tuple(spec.name for spec in specs)
     names = _names("gateway", settings.processes.gateways)
     for number, name in enumerate(names, start=1):
         # Whichever is free takes a connection to the shared port: a probe needs one of the process's own.
@@ -64,6 +80,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 name=name,
                 command=(sys.executable, "-m", "antiphon.app.gateway", *project, "--name", name),
                 ready=HttpAnswers(host, own, tls=_probing(store)),
+                withheld=withheld,
                 after=after,
                 listens=tuple(dict.fromkeys(((host, port), (host, own)))),
                 silence=silence,
@@ -76,6 +93,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 name=name,
                 command=(sys.executable, "-m", "antiphon.app.worker", *project, "--name", name),
                 ready=FileExists(paths.ready(name)),
+                withheld=withheld,
                 nice=15,
                 after=after,
                 silence=silence,

@@ -62,7 +62,7 @@ class ProcessServices:
     def __init__(self, store: Store, peer: str) -> None:
         self.store = store
         self.engine = engines.connect(store, peer)
-        self.standbys = engines.standbys(store)
+        self.standbys = engines.standbys(store, peer)
         self.commit = GroupCommit(store.database)
         self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts, renewer=store.renewer)
         self.features = FeaturePlatform(store)

@@ -23,8 +23,6 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
 from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.engine.api.client import EngineClient
-from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.operations.processes import ProcessIdentity
@@ -199,8 +197,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     ]
     if settings.training_governed:
         quiet, looks = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
-        ours = wired.engine if isinstance(wired.engine, EngineClient | RoutedEngine) else None
-        watch = None if ours is None else ours.describe_when_online
+        watch = wired.engine.describe_when_online
         parts.append(
             Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=looks.total_seconds(), watch=watch)
         )

@@ -48,6 +48,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "rights", lambda: _rights(project)
     yield "definitions", lambda: _definitions(project)
     yield "models", lambda: _models(project)
+    yield "servers", lambda: _servers(project)
     yield "catalog", lambda: _catalog(project)
     yield "stores", lambda: _stores(project)
     yield "features", lambda: _features(project)
@@ -129,6 +130,27 @@ def _models(project: Path) -> str:
     from antiphon.engine import weights
 
     return ", ".join(f"{model} {weights.resolve(model).sha256[:8]}" for model in loaded.engine.models)
+
+
+def _servers(project: Path) -> str:
+    import asyncio
+
+    from antiphon.app.engines import upstreams
+    from antiphon.app.upstream import server_of
+
+    loaded, paths = settings.load(project)
+
+    async def describe(name: str) -> str:
+        server = server_of(loaded, paths, name)
+        try:
+            return f"{name} serves {len((await server.describe()).models)} models"
+        finally:
+            await server.close()
+
+    async def describe_all() -> list[str]:
+        return [await describe(name) for name in upstreams(loaded)]
+
+    return ", ".join(asyncio.run(describe_all())) or "none elsewhere"
 
 
 def _catalog(project: Path) -> str:

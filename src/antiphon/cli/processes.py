@@ -45,15 +45,23 @@ def engine(
         bool | None,
         typer.Option("--join/--no-join", help="Have gateways and workers route to it, or not."),
     ] = None,
+    standby: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The server under [engines.NAME], instead of [engine].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Serve this project's models in this process, until it is stopped."""
+    """Serve models in this process, until it is stopped: this project's own, or a server's."""
     from antiphon.app import engines
+    from antiphon.definitions.degradation import MAIN, engine_process
     from antiphon.services.project.store import Store
 
     store = Store.open(project)
     try:
-        command = engines.command(store, name, listen=listen, advertise=advertise, join=join)
+        if standby is not None or engines.upstreams(store.settings)[:1] == [MAIN]:
+            name = engine_process(standby or MAIN)
+            command = engines.upstream_command(store, standby or MAIN)
+        else:
+            command = engines.command(store, name, listen=listen, advertise=advertise, join=join)
         store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     finally:
         store.close()

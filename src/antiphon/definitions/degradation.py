@@ -16,6 +16,11 @@ MAIN = "main"
 _TARGET = re.compile(r"[a-z][a-z0-9-]*(/\S+)?\Z")
 
 
+def engine_process(engine: str) -> str:
+    """Name of an engine's process and of its socket."""
+    return "engine" if engine == MAIN else f"engine-{engine}"
+
+
 class WhenUnavailable(msgspec.Struct, frozen=True):
     """Answer that is served when no engine answers.
 

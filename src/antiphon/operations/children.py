@@ -56,7 +56,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         name: names its log and its process record.
         command: the program and its arguments.
         ready: the condition under which it counts as ready.
-        environment: added to the supervisor's own.
+        environment: added to the supervisor's own; of that it does not get the variables ``withheld``.
         nice: 0 for what users wait for, 15 for the worker.
         after: children that must be ready before the first start.
         ready_seconds: how long one start may take, as far as it has a processor.
@@ -72,6 +72,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
     ready: Readiness
     environment: Mapping[str, str] = {}
+    withheld: frozenset[str] = frozenset()
     nice: int = 0
     after: tuple[str, ...] = ()
     ready_seconds: float = 180.0
@@ -173,7 +174,8 @@ async def start(
     ours, its = socket.socketpair()
     ours.setblocking(False)
     inherited = [one.fileno() for one in listeners]
-    environment = {**os.environ, **spec.environment, SUPERVISOR: f"{os.getpid()}:{its.fileno()}"}
+    passed = {name: value for name, value in os.environ.items() if name not in spec.withheld}
+    environment = {**passed, **spec.environment, SUPERVISOR: f"{os.getpid()}:{its.fileno()}"}
     if inherited:
         environment[LISTENERS] = ",".join(map(str, inherited))
     with log.open("ab") as out, its:

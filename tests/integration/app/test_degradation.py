@@ -84,9 +84,9 @@ class Platform(msgspec.Struct, frozen=True):
     def key(self) -> str:
         return (self.root / ".antiphon" / "keys" / "admin.key").read_text().strip()
 
-    def engine(self) -> int:
+    def engine(self, name: str = "engine") -> int:
         """The engine's process; raises ``LookupError`` while there is none."""
-        found = [one.pid for one in statuses(self.root / ".antiphon" / "run") if one.name == "engine" and one.alive]
+        found = [one.pid for one in statuses(self.root / ".antiphon" / "run") if one.name == name and one.alive]
         return found[0]
 
     def client(self) -> httpx2.AsyncClient:
@@ -189,6 +189,23 @@ async def test_a_stopped_engine_and_what_each_policy_serves(front: Platform) -> 
         await until(lambda: ask(client, "refusing"), lambda answer: answer.status_code == 200, 60.0)
         back = await ask(client, "chained")
         assert (back.json()["antiphon"]["engine"], back.json()["antiphon"]["fallback"]) == ("main", [])
+
+
+async def test_a_servers_key_is_in_the_process_before_it_alone(front: Platform) -> None:
+    running = [one for one in statuses(front.root / ".antiphon" / "run") if one.alive]
+    having = [one.name for one in running if b"STANDBY_KEY=" in Path(f"/proc/{one.pid}/environ").read_bytes()]
+    assert {"engine", "engine-standby", "gateway", "worker"} <= {one.name for one in running}
+    assert having == ["engine-standby"]
+
+
+async def test_a_killed_process_before_a_server_takes_no_other_engine_down(front: Platform) -> None:
+    async with front.client() as client:
+        os.kill(front.engine("engine-standby"), signal.SIGKILL)
+        assert (await ask(client, "chained")).json()["antiphon"]["engine"] == "main"
+        with stopped(front.engine()):
+            answer = await until(lambda: ask(client, "chained"), lambda answer: answer.status_code == 200, 60.0)
+            assert answer.json()["antiphon"]["engine"] == "standby"
+        await until(lambda: ask(client, "refusing"), lambda answer: answer.status_code == 200, 60.0)
 
 
 async def test_a_killed_engine_under_traffic_loses_no_answer_that_a_policy_covers(front: Platform) -> None:

@@ -53,7 +53,7 @@ def test_a_declared_one_is_applied(opened: Open) -> None:
     store = opened(SETTINGS + STANDBY)
     (release,) = apply(store, principal="me").releases
     assert release.bundle.application.fallback == ("standby/other",)
-    assert list(engines.standbys(store)) == ["standby"]
+    assert list(engines.standbys(store, "test")) == ["standby"]
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,15 @@ def test_a_declared_one_is_applied(opened: Open) -> None:
     ],
 )
 def test_what_cannot_be_used_is_named(opened: Open, settings: str, said: str) -> None:
+    store = opened(settings)
+
+    def started() -> None:
+        engines.standbys(store, "test")
+        for name in engines.upstreams(store.settings):
+            engines.upstream_command(store, name)
+
     with pytest.raises(InvalidInputError, match=said):
-        engines.standbys(opened(settings))
+        started()
 
 
 def test_a_misspelt_field_of_an_engine_is_refused_by_name(opened: Open) -> None:

@@ -285,11 +285,12 @@ class RequestFailure(msgspec.Struct, frozen=True, tag="failed"):
     message: str
     where: str | None = None
     next_step: str | None = None
+    retry_after: float | None = None
 
     @classmethod
     def of(cls, request: str, error: AntiphonError) -> RequestFailure:
         """The frame that tells the caller of a request about an error."""
-        return cls(request, error.code, error.what, error.where, error.next_step)
+        return cls(request, error.code, error.what, error.where, error.next_step, error.retry_after)
 
     @property
     def error(self) -> AntiphonError:
@@ -298,7 +299,10 @@ class RequestFailure(msgspec.Struct, frozen=True, tag="failed"):
         for kind in kinds:
             kinds += (subclass for subclass in kind.__subclasses__() if subclass is not InvalidDefinitionsError)
         found = next((kind for kind in kinds if kind.code == self.code), EngineError)
-        return found(self.message, where=self.where, next_step=self.next_step)
+        error = found(self.message, where=self.where, next_step=self.next_step)
+        if self.retry_after is not None:
+            error.retry_after = self.retry_after
+        return error
 
 
 class ModelDescription(msgspec.Struct, frozen=True):

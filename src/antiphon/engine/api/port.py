@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from antiphon.engine.api.messages import (
@@ -10,12 +10,16 @@ from antiphon.engine.api.messages import (
     EngineDescription,
     GenerationRequest,
     GenerationResult,
+    RequestFailure,
     ServedModel,
     TextEmbeddingRequest,
     TextEmbeddings,
     Tokenization,
     TokenizationRequest,
 )
+
+Event = Delta | GenerationResult | TextEmbeddings | RequestFailure
+Sink = Callable[[Event], None]
 
 
 class GenerationEngine(Protocol):
@@ -59,7 +63,7 @@ class GenerationEngine(Protocol):
 class Engine(GenerationEngine, Protocol):
     """An engine as a process holds it: it is also told what to serve, and turns texts into tokens.
 
-    Implemented by ``LocalEngine``, ``EngineClient`` (a process behind a socket) and ``RemoteEngine``.
+    Implemented by ``LocalEngine``, ``EngineClient`` (a process behind a socket) and ``RemoteEngine`` (a URL).
     """
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
@@ -93,4 +97,50 @@ class Engine(GenerationEngine, Protocol):
 
     async def close(self) -> None:
         """Release what the engine holds here. Requests in flight end with ``EngineError``."""
+        ...
+
+
+class EngineCore(Protocol):
+    """An engine as its server drives it: events of many requests go to sinks, and a ticket cancels one of them.
+
+    Implemented by ``LocalEngine`` and ``UpstreamFront``.
+    """
+
+    async def describe(self) -> EngineDescription:
+        """See :meth:`GenerationEngine.describe`."""
+        ...
+
+    async def submit(self, request: GenerationRequest, sink: Sink) -> int:
+        """Submit a request; its events go to ``sink`` on the event loop, the last one a GenerationResult or
+        RequestFailure. Returns a ticket for :meth:`cancel`; raises what :meth:`Engine.generate` does before anything is
+        generated."""
+        ...
+
+    async def submit_texts(self, request: TextEmbeddingRequest, sink: Sink) -> int:
+        """Submit texts; ``sink`` gets a TextEmbeddings or RequestFailure. Returns a ticket for :meth:`cancel`; raises
+        what :meth:`Engine.embed` does before anything is embedded."""
+        ...
+
+    def cancel(self, ticket: int) -> None:
+        """Cancel a request; a ticket of one that has ended is ignored."""
+        ...
+
+    async def online(self, seconds: float) -> None:
+        """Return once an online request is in flight, at the latest after so many seconds."""
+        ...
+
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
+        """See :meth:`Engine.serve`."""
+        ...
+
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
+        """See :meth:`Engine.tokenize`."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until no request is in flight."""
+        ...
+
+    async def close(self) -> None:
+        """See :meth:`Engine.close`."""
         ...

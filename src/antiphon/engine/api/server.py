@@ -1,4 +1,4 @@
-"""The engine process: a Unix socket in front of a local engine, and a port of the network beside it.
+"""The engine process: a Unix socket in front of an engine, and a port of the network beside it.
 
 A client that disconnects cancels its own requests and no other's. SIGTERM drains: no new connection, no new
 request, what is in flight finishes (within a bound).
@@ -38,7 +38,7 @@ from antiphon.engine.api.messages import (
     ToEngine,
     TokenizationRequest,
 )
-from antiphon.engine.execution.local import Event, LocalEngine, Sink
+from antiphon.engine.api.port import EngineCore, Event, Sink
 
 _log = logging.getLogger("antiphon.engine")
 _decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -51,7 +51,7 @@ GREETING_SECONDS = 5.0
 
 
 async def serve(
-    engine: LocalEngine,
+    engine: EngineCore,
     path: Path,
     stop: asyncio.Event,
     *,
@@ -139,7 +139,7 @@ def _claim(path: Path) -> None:
 class _ServerConnection:
     def __init__(
         self,
-        engine: LocalEngine,
+        engine: EngineCore,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         stopping: asyncio.Event,
@@ -206,10 +206,7 @@ class _ServerConnection:
             elif message.id in self._tickets:
                 self._cancelled.add(message.id)
         elif isinstance(message, DescriptionRequest):
-            if message.online_within > 0:
-                self._begin(self._describe_when_online(message))
-            else:
-                self._send(self._engine.description(message.id))
+            self._begin(self._describe(message))
         elif isinstance(message, ModelDeclaration):
             self._begin(self._serve(message))
         elif isinstance(message, TokenizationRequest):
@@ -220,9 +217,13 @@ class _ServerConnection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _describe_when_online(self, request: DescriptionRequest) -> None:
-        await self._engine.online(request.online_within)
-        self._send(self._engine.description(request.id))
+    async def _describe(self, request: DescriptionRequest) -> None:
+        if request.online_within > 0:
+            await self._engine.online(request.online_within)
+        try:
+            self._send(msgspec.structs.replace(await self._engine.describe(), id=request.id))
+        except AntiphonError as error:
+            self._send(RequestFailure.of(request.id, error))
 
     async def _serve(self, declaration: ModelDeclaration) -> None:
         try:

@@ -32,6 +32,7 @@ from antiphon.engine.api.messages import (
     Tokenization,
     TokenizationRequest,
 )
+from antiphon.engine.api.port import Event, Sink
 from antiphon.engine.execution import preparation
 from antiphon.engine.execution.embedding_executor import EmbeddingExecutor, Encoder
 from antiphon.engine.execution.model_executor import ModelExecutor
@@ -43,9 +44,6 @@ from antiphon.engine.execution.swap_space import SwapSpace
 from antiphon.engine.execution.tokenization import TokenizationQueue, lower_thread_priority
 from antiphon.engine.scheduling.scheduler import plan
 from antiphon.engine.scheduling.state import Planner, StepBudget
-
-Event = Delta | GenerationResult | TextEmbeddings | RequestFailure
-Sink = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +151,7 @@ class LocalEngine:
         return self
 
     async def describe(self) -> EngineDescription:
-        return self.description(new_id("describe"))
-
-    def description(self, request: str) -> EngineDescription:
-        """The served and missing models and the load, as the response to a request by its id."""
-        return EngineDescription(request, self.models(), self.load(), self.embedders(), self._models.missing)
+        return EngineDescription(new_id("describe"), self.models(), self.load(), self.embedders(), self._models.missing)
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
@@ -218,8 +212,7 @@ class LocalEngine:
         return event
 
     async def submit_texts(self, request: TextEmbeddingRequest, sink: Sink) -> int:
-        """Submit texts; ``sink`` gets a TextEmbeddings or RequestFailure on the asyncio loop. Returns a ticket for
-        :meth:`cancel`; raises what :meth:`~antiphon.engine.api.port.Engine.embed` does before anything is embedded."""
+        """See :class:`~antiphon.engine.api.port.EngineCore`."""
         self._require_open()
         executor = self._embedding.get(request.model)
         if executor is None:
@@ -243,9 +236,7 @@ class LocalEngine:
         return ticket
 
     async def submit(self, request: GenerationRequest, sink: Sink) -> int:
-        """Submit a request; its events go to ``sink`` on the asyncio loop, the last one a GenerationResult or
-        RequestFailure. Returns a ticket for :meth:`cancel`; raises what
-        :meth:`~antiphon.engine.api.port.Engine.generate` does before anything is generated."""
+        """See :class:`~antiphon.engine.api.port.EngineCore`."""
         entry = self._find(request.model)
         self._require_room(request.priority, entry.executor.slots)
         preparation.check(request)

@@ -5,9 +5,8 @@ reported, seconds in the engine are the wall seconds of the stream, and the fing
 with ``messages`` goes to the server's chat endpoint and its own template, one with a ``prompt`` to its completions
 endpoint as it is.
 
-Batch beside online: a vLLM server (``serves="vllm"``) gets each request's priority and service level and decides by
-itself; batch requests to any other wait here while it has as many as
-:mod:`~antiphon.engine.backends.remote.admission` admits.
+A vLLM server (``serves="vllm"``) gets each request's priority and service level. How many batch requests a server gets
+at all, :mod:`~antiphon.engine.backends.remote.front` decides.
 """
 
 from __future__ import annotations
@@ -16,18 +15,14 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import aiohttp
 import msgspec
 
 from antiphon.core import outgoing
-from antiphon.core.errors import (
-    EngineError,
-    OverloadedError,
-    UnsupportedParameterError,
-)
+from antiphon.core.errors import EngineError, UnsupportedParameterError
 from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
 from antiphon.engine.api.messages import (
@@ -43,20 +38,18 @@ from antiphon.engine.api.messages import (
     Tokenization,
     TokenizationRequest,
 )
-from antiphon.engine.backends.remote.admission import BatchAdmission, RequestStart
+from antiphon.engine.backends.remote.admission import ServerReport
 from antiphon.engine.backends.remote.protocol import (
     embeddings_of,
     fingerprint,
     generation_body,
     refusal_of,
+    report_of,
     unreachable,
 )
 from antiphon.engine.backends.remote.stream import CompletionStream
 
 Serves = Literal["openai", "vllm"]
-_RETRY_SECONDS = 1.0
-"""Seconds after which a waiting batch request tries again though no request has ended: a pause may be over."""
-
 _BROKEN = (aiohttp.ClientError, TimeoutError, ssl.SSLError)
 """Errors of aiohttp; it passes on a late TLS alert as it is."""
 
@@ -110,17 +103,11 @@ class RemoteEngine:
         self._monotonic = monotonic
         self._serves = serves
         self._parameters = frozenset(parameters)
-        self._admission = BatchAdmission()
-        self._changed = asyncio.Condition()
 
     async def describe(self) -> EngineDescription:
-        try:
-            async with self._http().get(f"{self._url}/models", allow_redirects=False) as response:
-                content = await response.read()
-        except _BROKEN as error:
-            raise unreachable(error, self._url) from error
-        if response.status != 200:
-            raise refusal_of(response.status, response.headers, content, self._url)
+        status, headers, content = await self._got(f"{self._url}/models")
+        if status != 200:
+            raise refusal_of(status, headers, content, self._url)
         try:
             listed = msgspec.json.decode(content)["data"]
             found = {str(entry["id"]): entry for entry in listed}
@@ -144,6 +131,26 @@ class RemoteEngine:
             EngineLoad(),
         )
 
+    @property
+    def reports(self) -> bool:
+        """True of a server that may tell its state."""
+        return self._serves == "vllm"
+
+    async def report(self) -> ServerReport | None:
+        """The state that the server tells of itself; ``None`` from one that tells none.
+
+        Raises:
+            UnavailableError: it cannot be reached.
+            EngineError: it answers something else than its metrics.
+        """
+        url = self._url.removesuffix("/v1") + "/metrics"
+        status, headers, content = await self._got(url)
+        if status in (401, 403, 404, 405):
+            return None
+        if status != 200:
+            raise refusal_of(status, headers, content, url)
+        return report_of(content, url)
+
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         served = await self.describe()
         missing = {model.name for model in models} - {model.name for model in served.models}
@@ -158,56 +165,17 @@ class RemoteEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
-        async with self._admitted(request) as start:
-            began = self._monotonic()
-            stream = CompletionStream(request, began)
-            path = "/chat/completions" if request.messages else "/completions"
-            async with self._posted(path, body, sent=body) as response:
-                async for payloads in _events(response.content):
-                    delta = stream.read(payloads, self._monotonic())
-                    if delta is not None:
-                        if start is not None:
-                            self._admission.first_token(start, self._monotonic())
-                            start = None
-                        yield delta
+        stream = CompletionStream(request, self._monotonic())
+        path = "/chat/completions" if request.messages else "/completions"
+        async with self._posted(path, body, sent=body) as response:
+            async for payloads in _events(response.content):
+                delta = stream.read(payloads, self._monotonic())
+                if delta is not None:
+                    yield delta
         last = stream.last()
         if last is not None:
             yield last
         yield stream.result(self._monotonic())
-
-    @contextlib.asynccontextmanager
-    async def _admitted(self, request: GenerationRequest) -> AsyncIterator[RequestStart | None]:
-        """Hold a batch request back until the server may have it, and count it while it does. Yields the start of an
-        online request, to measure its first token against; ``None`` where nothing is learnt from it."""
-        admission = self._admission
-        if self._serves == "vllm":
-            yield None
-        elif request.priority == "online":
-            size = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
-            try:
-                yield admission.online_began(self._monotonic(), size, request.level)
-            finally:
-                admission.online_ended(self._monotonic())
-                await self._wake_waiting()
-        else:
-            while not admission.admits(self._monotonic()):
-                async with self._changed:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _RETRY_SECONDS)
-            admission.batch_began()
-            refused = False
-            try:
-                yield None
-            except OverloadedError:
-                refused = True
-                raise
-            finally:
-                admission.batch_ended(self._monotonic(), refused=refused)
-                await self._wake_waiting()
-
-    async def _wake_waiting(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """See :class:`~antiphon.engine.api.port.Engine`; tokens are counted for the request as a whole."""
@@ -252,6 +220,14 @@ class RemoteEngine:
             raise EngineError(
                 f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
             ) from error
+
+    async def _got(self, url: str) -> tuple[int, Mapping[str, str], bytes]:
+        """(status, headers, body) of a GET."""
+        try:
+            async with self._http().get(url, allow_redirects=False) as response:
+                return response.status, response.headers, await response.read()
+        except _BROKEN as error:
+            raise unreachable(error, self._url) from error
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:  # made by the first request: a session belongs to the event loop it is made in

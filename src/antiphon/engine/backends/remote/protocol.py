@@ -24,11 +24,14 @@ from antiphon.core.errors import (
 )
 from antiphon.engine.api import parameters, tool_text
 from antiphon.engine.api.messages import GenerationRequest, TextEmbeddingRequest, TextEmbeddings
+from antiphon.engine.backends.remote.admission import ServerReport
 from antiphon.engine.backends.vllm import arguments
 
 _SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}
     | {"messages", "response_format", "stop", "temperature", "tool_choice", "tools", "top_p", "echo"})  # fmt: skip
 """Parameters that a server's error may name; the rest of it is not passed on."""
+
+_REPORTED = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 
 
 def generation_body(
@@ -132,6 +135,24 @@ def embeddings_of(content: bytes, request: TextEmbeddingRequest, seconds: float)
         fingerprint=fingerprint(request.model, None),
         engine_seconds=seconds,
     )
+
+
+def report_of(content: bytes, url: str) -> ServerReport:
+    """The state in a vLLM's metrics (names of release 0.32), all of its engines together: the fullest cache.
+
+    Raises:
+        EngineError: it is not there.
+    """
+    found: dict[str, list[float]] = {}
+    try:
+        for line in content.decode().splitlines():
+            name, _, rest = line.partition("{")
+            if name in _REPORTED:
+                found.setdefault(name, []).append(float(rest.rpartition("}")[2].split()[0]))
+        running, waiting, cache = (found[name] for name in _REPORTED)
+        return ServerReport(int(sum(running)), int(sum(waiting)), max(cache))
+    except (ValueError, LookupError, OverflowError) as error:
+        raise EngineError("The server's metrics cannot be read.", where=url) from error
 
 
 def fingerprint(model: str, system: str | None) -> str:

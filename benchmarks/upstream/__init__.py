@@ -1,0 +1,1 @@
+"""Batch beside online before one server that many processes share."""

@@ -1,0 +1,271 @@
+"""The one client of a server at a URL: its requests, its load, and who may send batch to it.
+
+Gateways and workers reach the server through the process that holds this, so that there is one count of what the server
+has and one judgement of how much more it may get.
+
+Invariants:
+- Every request ends with exactly one final event, also one that was cancelled before it was sent.
+- A cancelled request's connection to the server is closed, and its place is free.
+- Batch requests wait here, those ``ahead`` first and otherwise in order of arrival; online requests never do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+
+from msgspec.structs import replace
+
+from antiphon.core.errors import AntiphonError, EngineError, OverloadedError
+from antiphon.engine.api.messages import (
+    EngineDescription,
+    EngineLoad,
+    GenerationRequest,
+    GenerationResult,
+    GenerationUsage,
+    Priority,
+    RequestFailure,
+    ServedModel,
+    TextEmbeddingRequest,
+    Tokenization,
+    TokenizationRequest,
+)
+from antiphon.engine.api.port import Sink
+from antiphon.engine.backends.remote.admission import SentRequest, UpstreamAdmission
+from antiphon.engine.backends.remote.engine import RemoteEngine
+
+_log = logging.getLogger("antiphon.engine")
+
+LOOK_SECONDS = 1.0
+"""Age of the server's list of models at which it is asked again."""
+
+REPORT_SECONDS = 0.5
+"""Interval of reading a server's metrics."""
+
+RETRY_SECONDS = 0.25
+"""Interval at which batch requests try again though no request has ended: a pause may be over."""
+
+MOST_WAITING = 4096
+"""Batch requests that may wait here."""
+
+
+class UpstreamFront:
+    """Implements :class:`~antiphon.engine.api.port.EngineCore` over a server; it owns ``upstream``."""
+
+    def __init__(self, upstream: RemoteEngine, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._upstream = upstream
+        self._monotonic = monotonic
+        self._admission = UpstreamAdmission()
+        self._tickets = 0
+        self._requests: dict[int, asyncio.Task[None]] = {}
+        self._waiting: tuple[dict[asyncio.Future[SentRequest], GenerationRequest], ...] = ({}, {})
+        """Batch requests that wait, in order: those ``ahead`` and the others."""
+        self._load = EngineLoad()
+        self._described: EngineDescription | None = None
+        self._described_at = float("-inf")
+        self._looking: asyncio.Task[EngineDescription] | None = None
+        self._online, self._drained = asyncio.Event(), asyncio.Event()
+        self._drained.set()
+        self._closed = False
+        self._watching: list[asyncio.Task[None]] = []
+
+    async def start(self) -> UpstreamFront:
+        """Watch the server until :meth:`close`. Returns the front itself."""
+        self._watching = [asyncio.create_task(self._retry())]
+        if self._upstream.reports:
+            self._watching.append(asyncio.create_task(self._read_reports()))
+        return self
+
+    async def describe(self) -> EngineDescription:
+        """See :class:`~antiphon.engine.api.port.EngineCore`; the server is asked for its models once a second at most.
+
+        ``slots`` are the requests that it may have at once for one more of batch to be sent."""
+        if self._described is None or self._monotonic() - self._described_at > LOOK_SECONDS:
+            # Of many that ask at once, one asks the server.
+            looking = self._looking = self._looking or asyncio.create_task(self._look())
+            return replace(await asyncio.shield(looking), load=self.load())
+        return replace(self._described, load=self.load())
+
+    async def _look(self) -> EngineDescription:
+        try:
+            described = await self._upstream.describe()
+        finally:
+            self._looking = None
+        self._described, self._described_at = described, self._monotonic()
+        return described
+
+    def load(self) -> EngineLoad:
+        """Requests of this project in the server, and those that wait here."""
+        return replace(
+            self._load,
+            running_online=self._admission.online,
+            running_batch=self._admission.batch,
+            waiting_batch=sum(map(len, self._waiting)),
+            slots=self._admission.limit(self._monotonic()),
+        )
+
+    async def submit(self, request: GenerationRequest, sink: Sink) -> int:
+        return self._begin(request.id, self._generate(request, sink), sink)
+
+    async def submit_texts(self, request: TextEmbeddingRequest, sink: Sink) -> int:
+        return self._begin(request.id, self._embed(request, sink), sink)
+
+    def cancel(self, ticket: int) -> None:
+        if (task := self._requests.get(ticket)) is not None:
+            task.cancel()
+
+    async def online(self, seconds: float) -> None:
+        if self._admission.online:
+            return
+        self._online.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._online.wait()
+
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
+        return await self._upstream.serve(models)
+
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
+        return await self._upstream.tokenize(request)
+
+    async def drain(self) -> None:
+        await self._drained.wait()
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        tasks = [*self._watching, *self._requests.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._upstream.close()
+
+    def _begin(self, request: str, work: Coroutine[None, None, None], sink: Sink) -> int:
+        ticket = self._tickets = self._tickets + 1
+        task = self._requests[ticket] = asyncio.create_task(work)
+        task.add_done_callback(partial(self._ended, ticket, request, sink))
+        self._drained.clear()
+        return ticket
+
+    def _ended(self, ticket: int, request: str, sink: Sink, task: asyncio.Task[None]) -> None:
+        del self._requests[ticket]
+        if not self._requests:
+            self._drained.set()
+        if task.cancelled():
+            what = "The engine was closed." if self._closed else "The request was cancelled."
+            sink(RequestFailure.of(request, EngineError(what)))
+        elif isinstance(error := task.exception(), AntiphonError):
+            sink(RequestFailure.of(request, error))
+        elif error is not None:
+            _log.error("A request to the server failed.", exc_info=error)
+            sink(RequestFailure.of(request, EngineError("The engine failed.")))
+
+    async def _generate(self, request: GenerationRequest, sink: Sink) -> None:
+        sent, failure = await self._admitted(request), None
+        try:
+            async with contextlib.aclosing(self._upstream.generate(request)) as events:
+                async for event in events:
+                    if sent.waited is None:
+                        self._served(sent)
+                    if isinstance(event, GenerationResult):
+                        self._count(request.priority, event.usage)
+                    sink(event)
+        except AntiphonError as error:
+            failure = error
+            raise
+        finally:
+            self._give_back(sent, failure)
+
+    async def _embed(self, request: TextEmbeddingRequest, sink: Sink) -> None:
+        sink(await self._upstream.embed(request))
+
+    async def _admitted(self, request: GenerationRequest) -> SentRequest:
+        """Count a request as sent, once the server may have it."""
+        if request.priority == "online":
+            self._online.set()
+            return self._send(request)
+        if not any(self._waiting) and self._admission.admits(self._monotonic()):
+            return self._send(request)
+        if sum(map(len, self._waiting)) >= MOST_WAITING:
+            raise OverloadedError(f"{MOST_WAITING} batch requests wait for the server already.")
+        waiting = self._waiting[0 if request.ahead else 1]
+        place: asyncio.Future[SentRequest] = asyncio.get_running_loop().create_future()
+        waiting[place] = request
+        try:
+            return await place
+        except asyncio.CancelledError:
+            waiting.pop(place, None)
+            if place.done() and not place.cancelled():  # its turn came in the same moment
+                self._give_back(place.result(), None)
+            raise
+
+    def _send(self, request: GenerationRequest) -> SentRequest:
+        size = len(request.prompt) + sum(len(turn.content) for turn in request.messages) + 4 * len(request.prompt_ids)
+        return self._admission.sent(self._monotonic(), request.priority, size, request.level)
+
+    def _admit(self) -> None:
+        """Give every place that is free to the next that waits."""
+        now = self._monotonic()
+        for waiting in self._waiting:
+            while waiting and self._admission.admits(now):
+                place = next(iter(waiting))
+                request = waiting.pop(place)
+                if not place.done():
+                    place.set_result(self._send(request))
+
+    def _give_back(self, sent: SentRequest, failure: AntiphonError | None) -> None:
+        known = self._admission.known
+        self._admission.ended(sent, self._monotonic(), failure)
+        if known and not self._admission.known:
+            _log.warning("The server failed (%s): it gets one batch request at a time until it serves again.", failure)
+        self._admit()
+
+    def _served(self, sent: SentRequest) -> None:
+        if not self._admission.known:
+            _log.info("The server serves again.")
+        self._admission.first_token(sent, self._monotonic())
+        self._admit()
+
+    def _count(self, priority: Priority, usage: GenerationUsage) -> None:
+        load, cached = self._load, usage.cached_prompt_tokens
+        online, batch = load.generated_tokens_online, load.generated_tokens_batch
+        if priority == "online":
+            online += max(usage.completion_tokens, 1)  # Who watches the count must see each request that was served.
+        else:
+            batch += usage.completion_tokens
+        self._load = replace(
+            load,
+            generated_tokens_online=online,
+            generated_tokens_batch=batch,
+            prefilled_tokens=load.prefilled_tokens + max(usage.prompt_tokens - cached, 0),
+            reused_prefix_tokens=load.reused_prefix_tokens + cached,
+        )
+
+    async def _retry(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            self._admit()
+
+    async def _read_reports(self) -> None:
+        """Read the server's metrics again and again; one that has none is judged by waiting times."""
+        failed = False
+        while True:
+            try:
+                report = await self._upstream.report()
+            except AntiphonError as error:
+                if not failed:
+                    _log.warning("The server's metrics cannot be read (%s).", error)
+                failed = True
+            else:
+                if report is None:
+                    _log.info("The server has no metrics: batch is admitted by waiting times.")
+                    return
+                failed = False
+                self._admission.reported(report, self._monotonic())
+                self._admit()
+            await asyncio.sleep(REPORT_SECONDS)
