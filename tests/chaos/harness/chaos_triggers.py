@@ -62,6 +62,7 @@ class TakeOver:
     def __init__(self, address: str, pids: Sequence[int]) -> None:
         self._struck = time.monotonic()
         self._took: dict[str, float] = {}
+        self._address = address
         self._connection = psycopg.connect(address, autocommit=True)
         held = [name for pid in pids for name in self._held(pid)]
         self._duties = {name: self._holder(name) for name in held if name == "duties"}
@@ -72,9 +73,9 @@ class TakeOver:
 
     def seconds(self) -> dict[str, list[float]]:
         """Wait for everything; the seconds of each duty and each run. What is not taken over takes the longest time."""
-        with self._connection:
-            while self.waits_for() and self._passed() < LONGEST_TAKE_OVER:
-                time.sleep(_POLL)
+        while self.waits_for() and self._passed() < LONGEST_TAKE_OVER:
+            time.sleep(_POLL)
+        self._connection.close()
         return {
             kind: [self._took.get(name, LONGEST_TAKE_OVER) for name in held]
             for kind, held in (("duty", self._duties), ("run", self._runs))
@@ -114,4 +115,19 @@ class TakeOver:
         return round(time.monotonic() - self._struck, 3)
 
     def _all(self, statement: str, *given: Any) -> list[Any]:
-        return self._connection.execute(statement, given or None).fetchall()
+        """The rows of a statement; a server that is started again meanwhile is waited for."""
+        while True:
+            try:
+                return self._connection.execute(statement, given or None).fetchall()
+            except psycopg.OperationalError:
+                self._reconnect()
+
+    def _reconnect(self) -> None:
+        while True:
+            try:
+                self._connection = psycopg.connect(self._address, autocommit=True)
+                return
+            except psycopg.OperationalError:
+                if self._passed() > LONGEST_TAKE_OVER:
+                    raise
+                time.sleep(_POLL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from tests.unit.catalog.examples import DEV
 
 from antiphon.catalog import postgres_server, schema
 from antiphon.catalog.database import Database, backend_of
+from antiphon.catalog.database_errors import BUSY_SECONDS
 from antiphon.catalog.postgres_server import PostgresAccess, ServerClock
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core import settings
@@ -242,6 +244,18 @@ def test_a_writer_that_hangs_loses_the_lock(tmp_path: Path, monkeypatch: pytest.
         assert connection.execute(sa.select(schema.blobs.c.hash)).scalars().all() == [digest]
     hanging.close()
     other.close()
+
+
+def test_a_waiter_outlasts_a_writer_that_is_gone() -> None:
+    assert postgres_server.LOST_SECONDS < BUSY_SECONDS
+
+
+def test_the_kernel_is_told_how_long_a_statement_may_go_unheard(database: Database) -> None:
+    """Keep-alive is silent while something is on its way, which would be sent again for a quarter of an hour."""
+    with database.read() as connection:
+        raw = connection.connection.dbapi_connection
+        with socket.socket(fileno=os.dup(raw.fileno())) as line:
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
 
 
 def test_connections_are_bounded_and_too_many_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
