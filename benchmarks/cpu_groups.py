@@ -13,7 +13,9 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup/cpu")
 PREFIX = "antiphon-bench-"
-PERIOD_MICROSECONDS = 5_000
+PERIOD_MICROSECONDS = 10_000
+WEIGHT = 10_240
+"""Ten times that of a process: what else runs on the machine must not take the share away."""
 _JOIN = 'echo $$ > "$0" && exec "$@"'
 
 
@@ -56,6 +58,7 @@ def cpu_groups(number: int, share: float) -> Iterator[list[CpuGroup]]:
             made.append(path)
             (path / "cpu.cfs_period_us").write_text(str(PERIOD_MICROSECONDS))
             (path / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD_MICROSECONDS)))
+            (path / "cpu.shares").write_text(str(WEIGHT))
         yield [CpuGroup(path) for path in made]
     finally:
         for path in made:

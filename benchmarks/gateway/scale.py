@@ -1,6 +1,6 @@
 """Requests a second of two gateways on one catalog, as a ratio to one, on SQLite and on PostgreSQL; goal 1.7.
 
-    python -m benchmarks.gateway.scale [--size ci|demo|full] [--share 0.25] [--keep]
+    python -m benchmarks.gateway.scale [--size ci|demo|full] [--share 0.15] [--keep]
 
 Two gateways, two load generators and an engine need more cores than two, so each gateway is held to a share of one
 core (``benchmarks/cpu_groups.py``) in every slice, alone or beside the other; load generators, the simulated engine and
@@ -137,7 +137,7 @@ def main() -> int:
     """Measure, print, keep; returns 1 when the goal is missed, 2 when it cannot be measured here."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", choices=SIZES, default="demo")
-    parser.add_argument("--share", type=float, default=0.25, help="of a core, for each gateway")
+    parser.add_argument("--share", type=float, default=0.15, help="of a core, for each gateway")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
     if not available():

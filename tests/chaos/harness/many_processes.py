@@ -49,11 +49,14 @@ _CATALOG = """
 url = "{url}"
 password_variable = "{variable}"
 connections = 5
+
+[supervision]
+longest_wait = "1s"
 """
 _BETWEEN = 1.2
 """Seconds between two kills, at most."""
 _WELL_SECONDS = 120.0
-_CLIENT_SECONDS = 10.0
+_CLIENT_SECONDS = 5.0
 _PAUSE = 0.1
 """Seconds between two questions of a client: workers, who have what online requests leave, must have something."""
 
