@@ -53,7 +53,7 @@ connections = 5
 [supervision]
 longest_wait = "1s"
 """
-_BETWEEN = 1.2
+_BETWEEN = 2.0
 """Seconds between two kills, at most."""
 _WELL_SECONDS = 120.0
 _CLIENT_SECONDS = 5.0
@@ -112,10 +112,13 @@ class Chaos:
         self.faults: Counter[str] = Counter()
 
     async def kill(self, times: int) -> None:
-        """Kill so many processes, kinds by turns, each while another one of its kind is up."""
+        """Kill so many processes, kinds by turns, each while another one of its kind is up; a worker once what the one
+        before had goes on, so that the times of taking over are of one kill each."""
         kinds = ["gateway", "engine", "worker"] * (times // 3 + 1)
         for number, kind in enumerate(kinds[:times], start=1):
             await asyncio.sleep(self._chance.random() * _BETWEEN)
+            if kind == "worker":
+                await asyncio.gather(*(watch for _, watch in self._watching))
             victim = await self._victim(kind)
             os.kill(victim.pid, signal.SIGKILL)
             self._watch([victim.pid], killed=True)
@@ -195,7 +198,7 @@ class Chaos:
 
     def _watch(self, pids: Sequence[int], *, killed: bool) -> None:
         held = TakeOver(_place(self._server), pids)
-        self._watching.append((killed, asyncio.create_task(asyncio.to_thread(held.seconds))))
+        self._watching.append((killed, asyncio.create_task(asyncio.to_thread(held.seconds, killed))))
 
     def _tell(self, words: str) -> None:
         if self._say is not None:

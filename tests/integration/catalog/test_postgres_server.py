@@ -23,6 +23,7 @@ from tests.unit.catalog.examples import DEV
 from antiphon.catalog import postgres_server, schema
 from antiphon.catalog.database import Database, backend_of
 from antiphon.catalog.database_errors import BUSY_SECONDS
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.postgres_server import PostgresAccess, ServerClock
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core import settings
@@ -219,6 +220,28 @@ def test_a_transaction_whose_connection_breaks_is_undone_and_told(database: Data
     with database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 0
     blobs.put(DEV, b"and the lock is free again")
+
+
+def test_a_group_whose_connection_breaks_is_undone_and_told_as_a_whole(database: Database) -> None:
+    commit, blobs = GroupCommit(database), Blobs(database)
+    began, free = threading.Event(), threading.Event()
+
+    def cut(connection: sa.Connection) -> None:
+        own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        postgres().run(f"SELECT pg_terminate_backend({own})")
+        blobs.put(DEV, b"first", within=connection)
+
+    before = commit.enqueue(lambda connection: (began.set(), free.wait(30)))
+    assert began.wait(30)  # What comes meanwhile is one group.
+    group = [commit.enqueue(cut), commit.enqueue(lambda connection: blobs.put(DEV, b"second", within=connection))]
+    free.set()
+    before.result(30)
+    for each in group:
+        with pytest.raises(UnavailableError, match="lost"):
+            each.result(30)
+    commit.close()
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 0
 
 
 def test_a_writer_that_hangs_loses_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
