@@ -118,7 +118,8 @@ def measure(folder: Path, share: float, catalog: str, rounds: int, seconds: floa
     both: list[float] = []
     with gateways(folder, share, catalog) as pair:
         pair.rate([0, 1], seconds)
-        pair.held.clear(), pair.milliseconds.clear()
+        pair.held.clear()
+        pair.milliseconds.clear()
         for number in range(rounds):
             slices = (("one", [number // 2 % 2]), ("both", [0, 1]))
             for name, chosen in slices if number % 2 else reversed(slices):

@@ -25,7 +25,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
-import httpx2
 import msgspec
 from tests.chaos.harness import chaos_evidence
 from tests.chaos.harness.chaos_checks import check_all
@@ -66,6 +65,7 @@ class Report(msgspec.Struct, frozen=True):
 
     seed: int
     broken: str | None
+    clock_offset: int
     kills: dict[str, int]
     faults: dict[str, int]
     violations: dict[str, list[str]]
@@ -155,7 +155,7 @@ class Chaos:
         """Wait until every host is well."""
         async with asyncio.timeout(_WELL_SECONDS):
             for host in self._hosts:
-                while not await _is_well(host, self._supervisors[host.name]):
+                while not await well(host, self._supervisors[host.name]):
                     await asyncio.sleep(0.1)
 
     async def taken_over(self) -> tuple[dict[str, list[float]], list[float]]:
@@ -207,7 +207,8 @@ class Chaos:
 
 
 async def run(
-    root: Path, *, kills: int, seed: int, pauses: int = 0, partitions: int = 0, broken: str | None = None,
+    root: Path, *, kills: int, seed: int, pauses: int = 0, partitions: int = 0, offset: int = 0,
+    broken: str | None = None,
     say: TextIO | None = None,
 ) -> Report:  # fmt: skip
     """Run the harness in an empty folder.
@@ -230,7 +231,7 @@ async def run(
             environment |= {"PYTHONPATH": str(_PLANTED), "CHAOS_BROKEN": broken}
         addresses = [] if networks is None else [networks.address(host) for host in range(len(WORKERS))]
         places = [] if networks is None else [networks.under(host) for host in range(len(WORKERS))]
-        hosts = hosts_of(project, WORKERS, environment, addresses, places)
+        hosts = hosts_of(project, WORKERS, environment, addresses, places, offset)
         async with running(hosts) as supervisors:
             make_triggers(_place(server))
             chaos = Chaos(hosts, supervisors, server, networks, seed, say)
@@ -252,6 +253,7 @@ async def run(
     return Report(
         seed=seed,
         broken=broken,
+        clock_offset=offset,
         kills=dict(chaos.kills),
         faults=dict(chaos.faults),
         violations=check_all(found),
@@ -272,8 +274,10 @@ async def run(
 @contextmanager
 def _postgres(networks: Network | None) -> Iterator[PostgresProcess]:
     """The server of the catalog, which flushes to disk."""
-    place = {} if networks is None else {"address": SERVERS, "under": networks.under(-1)}
-    server = PostgresProcess(durable=True, **place)
+    if networks is None:
+        server = PostgresProcess(durable=True)
+    else:
+        server = PostgresProcess(durable=True, address=SERVERS, under=networks.under(-1))
     try:
         server.start()
         yield server
@@ -283,13 +287,6 @@ def _postgres(networks: Network | None) -> Iterator[PostgresProcess]:
 
 def _place(server: PostgresProcess) -> str:
     return f"{server.url_with_password}?sslmode=disable"
-
-
-async def _is_well(host: Host, supervisor: subprocess.Popen[bytes]) -> bool:
-    try:
-        return await well(host, supervisor)
-    except httpx2.HTTPError:
-        return False
 
 
 def _evidence(host: Host, load: Load, settled: dict[str, str], left: tuple[str, ...], place: str) -> Evidence:
@@ -371,6 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--pauses", type=int, default=0, help="of workers, for longer than their leases")
     parser.add_argument("--partitions", type=int, default=0)
+    parser.add_argument("--offset", type=int, default=0, help="seconds by which clocks are behind and ahead")
     parser.add_argument("--broken", help="take this defence away (tests/chaos/harness/planted)")
     parser.add_argument("--seed", type=int, default=20131129, help="what the moments are drawn from")
     parser.add_argument("--keep", type=Path, help="run in this folder and keep it")
@@ -380,7 +378,8 @@ def main(arguments: list[str] | None = None) -> int:
         report = asyncio.run(
             run(
                 options.keep or Path(temporary), kills=options.kills, pauses=options.pauses,
-                partitions=options.partitions, seed=options.seed, broken=options.broken, say=sys.stderr,
+                partitions=options.partitions, offset=options.offset, seed=options.seed, broken=options.broken,
+                say=sys.stderr,
             )
         )  # fmt: skip
     line = json.dumps(summary(report))
