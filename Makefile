@@ -246,9 +246,9 @@ chaos-processes: environment  ## two hosts with gateways, engines and workers on
 	@$(BIN)/python -m tests.chaos.harness.many_processes --kills 12 --broken repeated
 	@$(BIN)/python -m tests.chaos.harness.many_processes --pauses 6 --broken unfenced
 
-chaos-hosts: environment  ## the same hosts in networks of their own: 100 partitions and restarts of PostgreSQL; needs root (OFFSET=5: clocks that differ, needs libfaketime)
+chaos-hosts: environment  ## the same hosts in networks of their own: 100 partitions and restarts of PostgreSQL; needs root
 	@scripts/servers
-	@$(BIN)/python -m tests.chaos.harness.many_processes --partitions 100 --offset $(or $(OFFSET),0) --results benchmarks/results/many_processes.jsonl
+	@$(BIN)/python -m tests.chaos.harness.many_processes --partitions 100 --results benchmarks/results/many_processes.jsonl
 
 simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches, streams and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
 	@$(BIN)/python -m benchmarks.durability.simulation --keep $(if $(JOBS),--jobs $(JOBS)) \

@@ -65,7 +65,6 @@ class Report(msgspec.Struct, frozen=True):
 
     seed: int
     broken: str | None
-    clock_offset: int
     kills: dict[str, int]
     faults: dict[str, int]
     violations: dict[str, list[str]]
@@ -207,7 +206,7 @@ class Chaos:
 
 
 async def run(
-    root: Path, *, kills: int, seed: int, pauses: int = 0, partitions: int = 0, offset: int = 0,
+    root: Path, *, kills: int, seed: int, pauses: int = 0, partitions: int = 0,
     broken: str | None = None,
     say: TextIO | None = None,
 ) -> Report:  # fmt: skip
@@ -231,7 +230,7 @@ async def run(
             environment |= {"PYTHONPATH": str(_PLANTED), "CHAOS_BROKEN": broken}
         addresses = [] if networks is None else [networks.address(host) for host in range(len(WORKERS))]
         places = [] if networks is None else [networks.under(host) for host in range(len(WORKERS))]
-        hosts = hosts_of(project, WORKERS, environment, addresses, places, offset)
+        hosts = hosts_of(project, WORKERS, environment, addresses, places)
         async with running(hosts) as supervisors:
             make_triggers(_place(server))
             chaos = Chaos(hosts, supervisors, server, networks, seed, say)
@@ -253,7 +252,6 @@ async def run(
     return Report(
         seed=seed,
         broken=broken,
-        clock_offset=offset,
         kills=dict(chaos.kills),
         faults=dict(chaos.faults),
         violations=check_all(found),
@@ -368,7 +366,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--pauses", type=int, default=0, help="of workers, for longer than their leases")
     parser.add_argument("--partitions", type=int, default=0)
-    parser.add_argument("--offset", type=int, default=0, help="seconds by which clocks are behind and ahead")
     parser.add_argument("--broken", help="take this defence away (tests/chaos/harness/planted)")
     parser.add_argument("--seed", type=int, default=20131129, help="what the moments are drawn from")
     parser.add_argument("--keep", type=Path, help="run in this folder and keep it")
@@ -378,7 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = asyncio.run(
             run(
                 options.keep or Path(temporary), kills=options.kills, pauses=options.pauses,
-                partitions=options.partitions, offset=options.offset, seed=options.seed, broken=options.broken,
+                partitions=options.partitions, seed=options.seed, broken=options.broken,
                 say=sys.stderr,
             )
         )  # fmt: skip

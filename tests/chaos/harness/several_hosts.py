@@ -73,17 +73,12 @@ class Host(msgspec.Struct, frozen=True):
 def hosts_of(
     project: ChaosProject, workers: Sequence[int], environment: Mapping[str, str],
     addresses: Sequence[str] = (), networks: Sequence[Sequence[str]] = (),
-    offset: int = 0,
 ) -> tuple[Host, ...]:  # fmt: skip
     """Hosts with so many workers each; the first one is where the project is.
 
     Args:
         addresses: where each one's gateway listens; the loopback interface by default.
         networks: a command for each that runs another one in its network.
-        offset: seconds by which the clock of the first host is behind, and those of the others are ahead (libfaketime).
-
-    Raises:
-        RuntimeError: libfaketime is not installed, and there is an offset.
     """
     named = subprocess.run([*_NAMED, "trial", "true"], capture_output=True).returncode == 0
     made = []
@@ -97,8 +92,6 @@ def hosts_of(
             "ANTIPHON_PROJECT__DIRECTORY": folder, "ANTIPHON_GATEWAY__PORT": str(port),
             "ANTIPHON_GATEWAY__HOST": address, "ANTIPHON_PROCESSES__WORKERS": str(of),
         }  # fmt: skip
-        if offset:
-            settings |= _offset(-offset if number == 0 else offset)
         under = (*(networks[number] if networks else ()), *((*_NAMED, name) if named else ()))
         made.append(Host(name, own, of, under, {**environment, **settings}))
     return tuple(made)
@@ -150,14 +143,6 @@ async def drained(hosts: Sequence[Host], supervisors: Mapping[str, subprocess.Po
     codes = await asyncio.gather(*(asyncio.to_thread(one.wait, 90.0) for one in supervisors.values()))
     left = [f"{process.host}/{process.name}" for process in before if _runs(process.pid)]
     return (*left, *(f"exit code {code}: it" for code in codes if code))
-
-
-def _offset(seconds: int) -> dict[str, str]:
-    """The environment of processes whose wall clock is so many seconds ahead."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
-        raise RuntimeError("clocks that differ need libfaketime")
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"{seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def share(first: Path, other: Path) -> None:
