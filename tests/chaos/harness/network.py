@@ -74,6 +74,9 @@ class Network:
         _ip("link", "set", _interface(_HOSTS + host, 1), "up")
 
     def remove(self) -> None:
+        # The kernel takes the interfaces of a namespace away in its own time: a network made next needs their names.
+        for link in (_CLIENTS, *range(_HOSTS, _HOSTS + self._hosts)):
+            _run("ip", "link", "del", _interface(link, 1), check=False)
         for name in self._names:
             _run("ip", "netns", "del", name, check=False)
 
