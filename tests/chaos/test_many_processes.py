@@ -35,13 +35,13 @@ LONG, OVER = timedelta(minutes=1), timedelta(seconds=-1)
 
 @pytest.mark.chaos
 async def test_processes_are_killed_and_hosts_cut_off_and_nothing_is_lost(tmp_path: Path) -> None:
-    partitions = 0 if lacking() else 2
-    report = await many_processes.run(tmp_path, kills=6, partitions=partitions, seed=20131129)
+    partitions = 0 if lacking() else 1
+    report = await many_processes.run(tmp_path, kills=3, partitions=partitions, seed=20131129)
     assert report.violations == {name: [] for name in report.violations}, many_processes.table(report)
-    assert sum(report.kills.values()) == 6
+    assert sum(report.kills.values()) == 3
     assert {name.partition("/")[2].partition("-")[0] for name in report.kills} == {"gateway", "engine", "worker"}
     assert sum(report.faults.values()) == partitions
-    assert report.acknowledged > 30, "there was hardly any load to lose"
+    assert report.acknowledged + report.job_rows > 150, "there was hardly any load to lose"
 
 
 @pytest.fixture

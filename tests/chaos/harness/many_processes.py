@@ -298,7 +298,7 @@ def _evidence(host: Host, load: Load, settled: dict[str, str], left: tuple[str, 
         settled=settled,
         left_running=left,
         outputs=chaos_evidence.read_outputs(jobs),
-        complaints=_complaints(host, [one.prediction for one in load.acknowledged[:1] + load.acknowledged[-1:]]),
+        complaints=_complaints(host, [one.prediction for one in load.acknowledged[-1:]]),
         **catalog,
         **chaos_evidence.read_files(host.project.directory, catalog["snapshots"]),
     )
