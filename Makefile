@@ -170,12 +170,20 @@ bench-structure: environment  ## size, ports, import circles and language of the
 bench-paired: environment  ## one benchmark by turns here and in an earlier revision (AGAINST=REVISION RUN="gateway --size ci --no-peer")
 	@$(BIN)/python -m benchmarks.paired $(AGAINST) $(ARGS) -- $(RUN)
 
+# Of the tree before the catalog on PostgreSQL, unless AGAINST names another one.
+bench-gateway-before: environment  ## latency and requests a second of the gateway beside an earlier revision's, both running at once (AGAINST=REVISION)
+	@$(BIN)/python -m benchmarks.gateway.side_by_side $(or $(AGAINST),8b32f586)
+
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 
 bench-catalogs: environment  ## answers kept a second and the time of a step, on SQLite and on PostgreSQL
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.durability.catalogs --size $(SIZE) --record
+
+bench-scale: environment  ## requests a second of two gateways on one catalog beside one, on SQLite and PostgreSQL; needs root
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.gateway.scale --size $(SIZE) --keep
 
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durability.durable_spike
@@ -236,6 +244,17 @@ chaos-log: environment  ## the event log on NATS: publishers, consumer and serve
 	@scripts/servers
 	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/streaming/test_nats_cluster.py
 	@$(BIN)/python -m benchmarks.durability.log_chaos --size full --keep
+
+chaos-processes: environment  ## two hosts with gateways, engines and workers on one PostgreSQL: 300 kills, and each defence taken away
+	@scripts/servers
+	@$(BIN)/python -m tests.chaos.harness.many_processes --kills 300 --pauses 10 --results benchmarks/results/many_processes.jsonl
+	@$(BIN)/python -m tests.chaos.harness.many_processes --kills 12 --broken early-acknowledgement
+	@$(BIN)/python -m tests.chaos.harness.many_processes --kills 12 --broken repeated
+	@$(BIN)/python -m tests.chaos.harness.many_processes --pauses 6 --broken unfenced
+
+chaos-hosts: environment  ## the same hosts in networks of their own: 100 partitions and restarts of PostgreSQL; needs root
+	@scripts/servers
+	@$(BIN)/python -m tests.chaos.harness.many_processes --partitions 100 --results benchmarks/results/many_processes.jsonl
 
 simulate: environment  ## 100,000 seeds of catalog, workers, releases, batches, streams and audit with faults, and planted faults; SIZE=ci|demo|full, or SEEDS=FROM:TO; JOBS=N
 	@$(BIN)/python -m benchmarks.durability.simulation --keep $(if $(JOBS),--jobs $(JOBS)) \

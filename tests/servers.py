@@ -269,12 +269,25 @@ rgw frontends = beast endpoint=127.0.0.1:{self.port}
 
 
 class PostgresProcess(ServerProcess):
-    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``."""
+    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``.
+
+    Args:
+        address: listens there, for hosts of its networks; ``under``: a command that becomes it, in that network.
+    """
 
     user, password = "antiphon", "hunter2 with @ and /"
 
-    def __init__(self, *, durable: bool = False, certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        certificate: tuple[Path, Path] | None = None,
+        address: str = "127.0.0.1",
+        under: tuple[str, ...] = (),
+    ) -> None:
         self.durable = durable
+        self.address = address
+        self.under = under
         self.tls: dict[str, str] = {}
         homes = sorted(str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
         self.program = program("postgres", *homes)
@@ -294,6 +307,9 @@ class PostgresProcess(ServerProcess):
             capture_output=True, text=True, timeout=120, cwd=self.folder,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr[-2000:]
+        if address != "127.0.0.1":
+            with (self.folder / "cluster" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
         for name, file in zip(("ssl_cert_file", "ssl_key_file"), certificate or (), strict=False):
             own = self.folder / file.name  # It insists on files of its own user.
             own.write_bytes(file.read_bytes())
@@ -305,15 +321,22 @@ class PostgresProcess(ServerProcess):
     @property
     def url(self) -> str:
         """Without the password."""
-        return f"postgresql://{self.user}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://{self.user}@{self.address}:{self.port}/postgres"
+
+    @property
+    def url_with_password(self) -> str:
+        """For drivers."""
+        from urllib.parse import quote
+
+        return self.url.replace("@", f":{quote(self.password, safe='')}@", 1)
 
     def command(self) -> list[str]:
         options = {
-            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.folder),
+            "listen_addresses": self.address, "port": str(self.port), "unix_socket_directories": str(self.folder),
             "fsync": "on" if self.durable else "off", "max_connections": "40", "shared_buffers": "32MB", **self.tls,
         }  # fmt: skip
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        return [*self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
+        return [*self.under, *self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
 
     def answers(self) -> bool:
         try:
@@ -323,12 +346,12 @@ class PostgresProcess(ServerProcess):
 
     def run(self, *statements: str) -> list[Any]:
         """Run statements one after the other; the rows of the last one."""
-        from urllib.parse import quote
-
         from adbc_driver_postgresql import dbapi
 
-        place = f"{self.user}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/postgres?connect_timeout=2"
-        with dbapi.connect(f"postgresql://{place}", autocommit=True) as connection, connection.cursor() as cursor:
+        with (
+            dbapi.connect(f"{self.url_with_password}?connect_timeout=2", autocommit=True) as connection,
+            connection.cursor() as cursor,
+        ):
             for statement in statements:
                 cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []

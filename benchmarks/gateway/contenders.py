@@ -123,15 +123,16 @@ def over_engine(
         store.close()
 
 
-def project(folder: Path, engine: str) -> Store:
-    """A project as ``antiphon init`` leaves it, with another engine and room for 2,000 answers at once.
+def project(folder: Path, engine: str, more: str = "") -> Store:
+    """A project as ``antiphon init`` leaves it, with another engine, room for 2,000 answers at once and more sections.
 
     Raises:
         SetupError: it cannot be opened.
     """
     folder.mkdir()
     (folder / "antiphon.toml").write_text(
-        f'[project]\nname = "bench"\n\n[engine]\n{engine}\n\n[gateway]\nport = {free_port()}\nmax_in_flight = 2000\n'
+        f'[project]\nname = "bench"\n\n[engine]\n{engine}\n\n'
+        f"[gateway]\nport = {free_port()}\nmax_in_flight = 2000\n{more}"
     )
     (folder / "definitions.py").write_text("")
     store = Store.open(folder)
@@ -142,13 +143,20 @@ def project(folder: Path, engine: str) -> Store:
 
 
 @contextmanager
-def gateway(store: Store, name: str, cores: Cores) -> Iterator[Contender]:
-    """The gateway process of a project, as ``antiphon up`` starts it."""
-    port = store.settings.gateway.port
-    command = (sys.executable, "-m", "antiphon.app.gateway", "--project", str(store.paths.root))
-    log = store.paths.logs / "gateway.log"
+def gateway(
+    store: Store, name: str, cores: Cores, *, port: int | None = None, under: Sequence[str] = ()
+) -> Iterator[Contender]:
+    """The gateway process of a project, as ``antiphon up`` starts it; another one beside it has a ``port`` of its own.
+
+    ``under`` is a command that starts it (that puts it into a control group, say).
+    """
+    process = "gateway" if port is None else f"gateway-{port}"
+    port = port or store.settings.gateway.port
+    options = ("--project", str(store.paths.root), "--name", process, "--port", str(port))
+    command = (*under, *cores.prefix(cores.gateway), sys.executable, "-m", "antiphon.app.gateway", *options)
+    log = store.paths.logs / f"{process}.log"
     key = (store.paths.keys / "admin.key").read_text().strip()
-    with running((*cores.prefix(cores.gateway), *command), log, f"http://127.0.0.1:{port}/readyz") as pid:
+    with running(command, log, f"http://127.0.0.1:{port}/readyz") as pid:
         yield Contender(name, Target(port, key, MODEL), pid)
 
 

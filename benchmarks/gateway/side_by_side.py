@@ -1,10 +1,12 @@
-"""Streams from the gateway of this tree and from that of an earlier revision, both running at once, in turn.
+"""The gateway of this tree and that of an earlier revision, both running at once, on SQLite, asked by turns.
 
-    python -m benchmarks.gateway.side_by_side REVISION [--packages DIR]
+    python -m benchmarks.gateway.side_by_side REVISION [--packages DIR] [--rounds 6]
 
 Two processes of one benchmark that start a minute apart differ by a fifth on a shared machine; two that run at once and
-are asked alternately do not. Each has its own copy of the upstream. One request at a time: milliseconds to the first
-``data:`` and to the last byte of 16 streamed tokens, as medians of 300 pairs a round, and their ratio.
+are asked alternately do not. Each has its own copy of the upstream. *Latency*: one request at a time, milliseconds to
+the first ``data:`` and to the last byte of 16 streamed tokens, as medians of 300 pairs a round, and their ratio.
+*Throughput*: requests a second of 32 connections, in slices by turns, whole and streamed answers, with the range in
+which nine of ten resamples of the rounds have their median.
 
 A line a round, then one JSON line, kept in ``benchmarks/results/side_by_side.jsonl``.
 """
@@ -18,18 +20,24 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from benchmarks.gateway import contenders, saturation
+from benchmarks.gateway.contenders import MODEL, Contender, Cores
+from benchmarks.gateway.load import Loader, Target
 from benchmarks.paired import checkout
 
 from antiphon.core.child_process import start_child
 
 ROOT = Path(__file__).parents[2]
 ROUNDS, PAIRS, WARM_UP = 6, 300, 100
+SLICE_SECONDS = 2.0
 GATEWAY = """
 import sys, tempfile
 from pathlib import Path
@@ -40,7 +48,7 @@ with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     with contenders.upstream(cores, folder / "upstream.log") as upstream:
         with contenders.over_remote(folder / "project", upstream, cores) as gateway:
-            print(gateway.target.port, gateway.target.key, flush=True)
+            print(gateway.target.port, gateway.target.key, gateway.pid, flush=True)
             sys.stdin.readline()
 """
 """Program of both sides: each runs the gateway of its own tree until its standard input ends."""
@@ -49,7 +57,8 @@ with tempfile.TemporaryDirectory() as name:
 class Side:
     """One gateway: a connection that is kept, and a request that is the same for both."""
 
-    def __init__(self, port: int, key: str) -> None:
+    def __init__(self, name: str, port: int, key: str, pid: int) -> None:
+        self.contender = Contender(name, Target(port, key, MODEL), pid)
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         asked = {"model": "simulated", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 16}
@@ -75,7 +84,7 @@ class Side:
 
 
 @contextmanager
-def running(tree: Path, packages: Path | None) -> Iterator[Side]:
+def running(name: str, tree: Path, packages: Path | None) -> Iterator[Side]:
     """The gateway of a tree before an upstream of its own."""
     paths = [str(tree / "src"), str(tree), *([str(packages.resolve())] if packages else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -86,10 +95,23 @@ def running(tree: Path, packages: Path | None) -> Iterator[Side]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            port, key = process.stdout.readline().split()
-            yield Side(int(port), key)
+            port, key, pid = process.stdout.readline().split()
+            yield Side(name, int(port), key, int(pid))
         finally:
             process.stdin.close()
+
+
+def _throughput(stack: ExitStack, after: Side, before: Side, rounds: int) -> dict[str, Any]:
+    """Requests a second of both by kind of answer; ``times_the_last`` is the ratio to the earlier revision."""
+    cores = Cores.of_this_machine()
+    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "found.json"
+    loader = stack.enter_context(Loader(cores.prefix(cores.others), contenders.environment(), file))
+    found = saturation.measure(loader, (after.contender, before.contender), 2 * rounds, SLICE_SECONDS)
+    for kind, sides in found.items():
+        times, low, high = sides["after"]["times_the_last"]
+        rates = [sides[name]["requests_per_second"] for name in ("before", "after")]
+        print(f"{kind}: {rates[0]} requests/s before, {rates[1]} now, ratio {times:.3f} ({low:.3f} to {high:.3f})")
+    return found
 
 
 def main() -> int:
@@ -97,15 +119,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("revision", help="what git knows the earlier state by")
     parser.add_argument("--packages", type=Path, help="a folder of packages that only the revision needs")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     rounds: list[dict[str, float]] = []
     with ExitStack() as stack:
         folder, commit = stack.enter_context(checkout(options.revision))
-        before = stack.enter_context(running(folder, options.packages))
-        after = stack.enter_context(running(ROOT, None))
+        before = stack.enter_context(running("before", folder, options.packages))
+        after = stack.enter_context(running("after", ROOT, None))
         for _ in range(WARM_UP):
             before.ask(), after.ask()
-        for _ in range(ROUNDS):
+        for _ in range(options.rounds):
             figures: dict[Side, list[tuple[float, float]]] = {before: [], after: []}
             for number in range(PAIRS):
                 for side in (before, after) if number % 2 else (after, before):
@@ -116,16 +139,18 @@ def main() -> int:
                 one |= {f"{name}_before_ms": round(old, 3), f"{name}_ms": round(new, 3), name: round(new / old, 3)}
             rounds.append(one)
             print("  ".join(f"{name} {value}" for name, value in one.items()), flush=True)
+        throughput = _throughput(stack, after, before, options.rounds)
     summary = {
         "benchmark": "gateway side by side",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "before": commit,
-        "pairs": ROUNDS * PAIRS,
+        "pairs": options.rounds * PAIRS,
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "ratio_first": statistics.median(one["first"] for one in rounds),
         "ratio_last": statistics.median(one["last"] for one in rounds),
         "rounds": rounds,
+        "throughput": throughput,
     }
     line = json.dumps(summary)
     with (ROOT / "benchmarks" / "results" / "side_by_side.jsonl").open("a", encoding="utf-8") as file:

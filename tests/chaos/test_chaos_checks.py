@@ -128,6 +128,18 @@ def with_features(count: int, amount: int, snapshot: str = "sc2") -> dict[str, A
         ("no event lost", {"events": WHOLE.events[1:]}, "e1 was acknowledged and is lost"),
         ("no event lost", {"events": (*WHOLE.events, (4, "e1", "a", 7))}, "e1 is in the log 2 times"),
         ("no event lost", {"events": (*WHOLE.events, (5, "e4", "a", 7))}, "holes"),
+        ("one job an order", {"jobs_by_input": {"in.jsonl": 2, "b": 1}}, "2 jobs of the input in.jsonl"),
+        (
+            "one receipt a question",
+            {"receipts": {name: receipt(name, question="Question 1?") for name in ("p1", "p2")}},
+            "'Question 1.*' has 2 receipts",
+        ),
+        (
+            "nothing committed late",
+            {"stale_commits": ({"what": "step", "of": "run_1", "epoch": 1, "present": 2},)},
+            "step of run_1 was written under epoch 1 while it was in 2",
+        ),
+        ("commands agree", {"complaints": ("audit verify ended with 1",)}, "audit verify ended"),
         ("features exact", with_features(1, 7), "a has 2 orders of 12, read were 1 of 7"),
         ("features exact", {"settled": {"a": "p9"}}, "read were None"),
         ("refusals fair", {"refused": (Refused("a question", 500, "internal_error"),)}, "answered 500"),

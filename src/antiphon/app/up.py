@@ -20,7 +20,7 @@ from antiphon.definitions.degradation import engine_process
 from antiphon.engine.api.address import joined, parse_host_port
 from antiphon.governance.identity.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
-from antiphon.operations.supervisor import ProcessEvent, Supervisor
+from antiphon.operations.supervisor import Backoff, ProcessEvent, Supervisor
 from antiphon.services.governance.identity import at_terminal, key_detail
 from antiphon.services.project.store import Store
 
@@ -177,5 +177,6 @@ async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Call
         logs=store.paths.logs,
         drain_order=[spec.name for kind in DRAIN_ORDER for spec in specs if spec.name.partition("-")[0] == kind],
         tell=tell,
+        backoff=Backoff(last=parse_duration(store.settings.supervision.longest_wait).total_seconds()),
     )
     await supervisor.supervise(stop, hurry)

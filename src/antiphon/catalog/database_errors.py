@@ -61,6 +61,13 @@ def translated_errors(translate: Callable[[sa.exc.DBAPIError], Exception | None]
         if better is None:
             raise
         raise better from error
+    except sa.exc.PendingRollbackError as error:
+        # A statement after the one that lost the connection, whose own error was an effect's of a group.
+        raise UnavailableError(
+            "The connection to the catalog was lost, and with it the transaction.",
+            where="catalog",
+            next_step="Nothing of it is done; try again.",
+        ) from error
     except sa.exc.TimeoutError as error:
         raise UnavailableError(
             "All connections to the catalog are in use.", where="catalog", next_step="Try again in a second."

@@ -303,9 +303,15 @@ class WorkerSettings(Section, frozen=True):
 
 
 class SupervisionSettings(Section, frozen=True):
-    """Supervision by `antiphon up`. ``silence``: the longest time without a sign of life; ``0s``: no bound."""
+    """Supervision by `antiphon up`.
+
+    Attributes:
+        silence: the longest time without a sign of life; ``0s``: no bound.
+        longest_wait: before a process that dies again and again is started again.
+    """
 
     silence: str = "60s"
+    longest_wait: str = "15s"
 
 
 class ProcessesSettings(Section, frozen=True):

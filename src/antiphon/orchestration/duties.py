@@ -17,6 +17,8 @@ from antiphon.orchestration.worker import WorkerPart, wait, work
 _log = logging.getLogger("antiphon.worker")
 
 LEASE_SECONDS = 15.0
+LOOK_SECONDS = 2.0
+"""Interval at which a process that stands by looks for the lease, without the write lock."""
 
 
 class Duties:
@@ -55,7 +57,7 @@ class Duties:
                 if not waiting:
                     _log.info("another process has %s; this one stands by", self._name)
                 waiting = True
-                await wait(stop, self._seconds / 3)
+                await wait(stop, min(LOOK_SECONDS, self._seconds / 3))
                 continue
             waiting = False
             ended = asyncio.Event()

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from tests.chaos.harness.chaos_evidence import Evidence
-from tests.chaos.harness.chaos_project import COUNT, SUM
+from tests.chaos.harness.chaos_project import COUNT, QUESTION, SUM
 
 PERMITTED = frozenset({429, 502, 503, 504})
 """What a request may be told while something is down. Anything else would blame the caller, or nobody."""
@@ -133,6 +133,30 @@ def batch_rows_once(found: Evidence) -> list[str]:
     return wrong
 
 
+def questions_once(found: Evidence) -> list[str]:
+    """A question, which a client asks once and never again, has one receipt at most."""
+    counted = Counter(receipt.get("question") for receipt in found.receipts.values())
+    return [f"{question!r} has {n} receipts" for question, n in counted.items() if n > 1 and _online(question)]
+
+
+def orders_once(found: Evidence) -> list[str]:
+    """An order that was sent again, because nobody had answered it, is one job."""
+    return [f"there are {n} jobs of the input {name}" for name, n in found.jobs_by_input.items() if n > 1]
+
+
+def nothing_committed_late(found: Evidence) -> list[str]:
+    """Whoever holds a run or a job by an epoch that has passed writes nothing any more."""
+    return [
+        f"a {one['what']} of {one['of']} was written under epoch {one['epoch']} while it was in {one['present']}"
+        for one in found.stale_commits
+    ]
+
+
+def commands_agree(found: Evidence) -> list[str]:
+    """The audit log verifies, and what was acknowledged can be explained."""
+    return list(found.complaints)
+
+
 def events_kept(found: Evidence) -> list[str]:
     """Every acknowledged event is in the log once, at offsets without a hole."""
     wrong = []
@@ -179,6 +203,10 @@ CHECKS: dict[str, Callable[[Evidence], list[str]]] = {
     "no half-published view": published_together,
     "publications in order": publications_seen_in_order,
     "one batch row a line": batch_rows_once,
+    "one receipt a question": questions_once,
+    "one job an order": orders_once,
+    "nothing committed late": nothing_committed_late,
+    "commands agree": commands_agree,
     "no event lost": events_kept,
     "features exact": features_exact,
     "refusals fair": refusals_fair,
@@ -190,6 +218,10 @@ CHECKS: dict[str, Callable[[Evidence], list[str]]] = {
 def check_all(found: Evidence) -> dict[str, list[str]]:
     """Every check's findings; all empty when the invariants hold."""
     return {name: check(found) for name, check in CHECKS.items()}
+
+
+def _online(question: str | None) -> bool:
+    return question is not None and question.startswith(QUESTION)
 
 
 def _texts(receipt: dict[str, Any]) -> set[str]:

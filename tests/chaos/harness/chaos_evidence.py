@@ -1,4 +1,4 @@
-"""What the kill harness finds on disk afterwards, read from outside: SQLite, files, JSON, none of the product's code.
+"""What the kill harness finds afterwards, read from outside: SQL, files, JSON, none of the product's code.
 
 A payload column is MessagePack ``[schema, codec, key id, bytes]`` with JSON inside; nothing more is known here.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
+from psycopg.rows import dict_row
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -52,7 +55,8 @@ class Evidence(msgspec.Struct, frozen=True):
     """Everything the checks look at.
 
     ``events`` are (offset, event id, shop, amount) in order; ``settled`` are predictions that were asked for when
-    nothing was under way any more, by shop.
+    nothing was under way any more, by shop. ``stale_commits`` are rows that were written under an epoch that had
+    passed, ``complaints`` what commands of the product found wrong.
     """
 
     acknowledged: tuple[Acknowledged, ...] = ()
@@ -68,40 +72,54 @@ class Evidence(msgspec.Struct, frozen=True):
     online: dict[str, FoundFile] = {}
     events: tuple[tuple[int, str, str, int], ...] = ()
     job_status: dict[str, str] = {}
+    jobs_by_input: dict[str, int] = {}
     job_rows: dict[str, tuple[tuple[int, dict[str, Any]], ...]] = {}
     outputs: dict[str, tuple[dict[str, Any], ...] | None] = {}
     left_running: tuple[str, ...] = ()
+    stale_commits: tuple[dict[str, Any], ...] = ()
+    complaints: tuple[str, ...] = ()
 
 
 def read_catalog(directory: Path) -> dict[str, Any]:
-    """The fields of :class:`Evidence` that come from the catalog."""
+    """The fields of :class:`Evidence` that come from a catalog in a file."""
     with closing(sqlite3.connect(f"file:{directory / 'catalog.db'}?mode=ro", uri=True)) as catalog:
         catalog.row_factory = sqlite3.Row
-        rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        for row in catalog.execute("SELECT job, line, payload FROM job_rows ORDER BY job, line"):
-            rows.setdefault(row["job"], []).append((row["line"], _opened(row["payload"])))
-        return {
-            "receipts": {
-                row["prediction"]: _with_texts(catalog, _opened(row["payload"]))
-                for row in catalog.execute("SELECT prediction, payload FROM receipts")
-            },
-            "blobs": frozenset(_intact_blobs(catalog)),
-            "publications": tuple(
-                {"number": row["number"], "base": row["base"], "reason": row["reason"],
-                 "snapshots": json.loads(row["snapshots"])}
-                for row in catalog.execute("SELECT * FROM publications ORDER BY number")
-            ),
-            "snapshots": {
-                row["id"]: _opened(row["document"]) for row in catalog.execute("SELECT id, document FROM snapshots")
-            },
-            "events": tuple(
-                (row["offset"], event_id, payload["shop"], int(payload["amount"]))
-                for row in catalog.execute("SELECT * FROM events ORDER BY stream, offset")
-                for event_id, payload in (_opened(row["payload"]),)
-            ),
-            "job_status": {row["id"]: row["status"] for row in catalog.execute("SELECT id, status FROM jobs")},
-            "job_rows": {job: tuple(found) for job, found in rows.items()},
-        }  # fmt: skip
+        return _found_in(catalog.execute)
+
+
+def read_server(address: str) -> dict[str, Any]:
+    """The same of a catalog on PostgreSQL, and what :mod:`chaos_triggers` has noted there."""
+    with psycopg.connect(address, row_factory=dict_row) as connection:
+        stale = connection.execute("SELECT * FROM chaos_stale_commits ORDER BY at").fetchall()
+        return {**_found_in(connection.execute), "stale_commits": tuple(stale)}
+
+
+def _found_in(rows: Callable[[Any], Iterable[Any]]) -> dict[str, Any]:
+    answered: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for row in rows("SELECT job, line, payload FROM job_rows ORDER BY job, line"):
+        answered.setdefault(row["job"], []).append((row["line"], opened(row["payload"])))
+    blobs = {row["hash"]: _content(row["payload"]) for row in rows("SELECT * FROM blobs WHERE payload IS NOT NULL")}
+    return {
+        "receipts": {
+            row["prediction"]: _with_texts(blobs, opened(row["payload"]))
+            for row in rows("SELECT prediction, payload FROM receipts")
+        },
+        "blobs": frozenset(name for name, content in blobs.items() if hashlib.sha256(content).hexdigest() == name),
+        "publications": tuple(
+            {"number": row["number"], "base": row["base"], "reason": row["reason"],
+             "snapshots": json.loads(row["snapshots"])}
+            for row in rows("SELECT * FROM publications ORDER BY number")
+        ),
+        "snapshots": {row["id"]: opened(row["document"]) for row in rows("SELECT id, document FROM snapshots")},
+        "events": tuple(
+            (row["offset"], event_id, payload["shop"], int(payload["amount"]))
+            for row in rows('SELECT * FROM events ORDER BY stream, "offset"')
+            for event_id, payload in (opened(row["payload"]),)
+        ),
+        "job_status": {row["id"]: row["status"] for row in rows("SELECT id, status FROM jobs")},
+        "jobs_by_input": Counter(row["input"] for row in rows("SELECT input FROM jobs")),
+        "job_rows": {job: tuple(found) for job, found in answered.items()},
+    }  # fmt: skip
 
 
 def read_files(directory: Path, snapshots: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -137,22 +155,19 @@ def _found(path: Path, sha256: str | None) -> FoundFile:
         return FoundFile(True, hashlib.file_digest(file, "sha256").hexdigest() == sha256)
 
 
-def _with_texts(catalog: sqlite3.Connection, receipt: dict[str, Any]) -> dict[str, Any]:
-    """The receipt with its entity and its text as they are stored, ``None`` when they are not."""
-
-    def stored(blob: str) -> bytes | None:
-        row = catalog.execute("SELECT payload FROM blobs WHERE hash = ?", (blob,)).fetchone()
-        return None if row is None or row["payload"] is None else _content(row["payload"])
-
-    entity, text = stored(receipt["entity_blob"]), stored(receipt["text_blob"])
+def _with_texts(blobs: Mapping[str, bytes], receipt: dict[str, Any]) -> dict[str, Any]:
+    """The receipt with its entity, question and text as they are stored, ``None`` when they are not."""
+    entity, text = blobs.get(receipt["entity_blob"]), blobs.get(receipt["text_blob"])
+    question = blobs.get(receipt["question_blob"] or "")
     return {
         **receipt,
         "entity": json.loads(entity) if entity is not None else None,
+        "question": question.decode() if question is not None else None,
         "text": text.decode() if text is not None else None,
     }
 
 
-def _opened(payload: bytes) -> Any:
+def opened(payload: bytes) -> Any:
     return json.loads(_content(payload))
 
 
@@ -160,9 +175,3 @@ def _content(payload: bytes) -> bytes:
     content = msgspec.msgpack.decode(payload)[3]
     assert isinstance(content, bytes)
     return content
-
-
-def _intact_blobs(catalog: sqlite3.Connection) -> Iterator[str]:
-    for row in catalog.execute("SELECT hash, payload FROM blobs WHERE payload IS NOT NULL"):
-        if hashlib.sha256(_content(row["payload"])).hexdigest() == row["hash"]:
-            yield row["hash"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 from tests.chaos.harness.chaos_evidence import Acknowledged, OrderedJob, Refused
-from tests.chaos.harness.chaos_project import APPLICATION, SHOPS, STREAM, ChaosProject
+from tests.chaos.harness.chaos_project import APPLICATION, QUESTION, SHOPS, STREAM, ChaosProject
 from tests.chaos.harness.running import until
 
 JOB_LINES = 300
@@ -23,14 +23,23 @@ _BACK_OFF = 0.05
 
 
 class Load:
-    """Clients that go on until stopped; everything they were told is kept."""
+    """Clients that go on until stopped; everything they were told is kept.
 
-    def __init__(self, project: ChaosProject, seed: int) -> None:
+    Args:
+        urls: gateways of the project, each request to one by chance; the project's own alone by default.
+        timeout: seconds that a client waits for anything.
+        pause: seconds between two questions of a client; without one they take all that the machine has.
+    """
+
+    def __init__(
+        self, project: ChaosProject, seed: int, urls: Sequence[str] = (), timeout: float = 20.0, pause: float = 0.0
+    ) -> None:
         self._project = project
         self._chance = random.Random(seed)
-        self._client = httpx2.AsyncClient(
-            base_url=project.url, headers={"authorization": f"Bearer {project.key}"}, timeout=20.0
-        )
+        self._urls = tuple(urls) or (project.url,)
+        self._gateways = random.Random(seed)
+        self._pause = pause
+        self._client = httpx2.AsyncClient(headers={"authorization": f"Bearer {project.key}"}, timeout=timeout)
         self._stop = asyncio.Event()
         self._began = datetime.now(UTC) - timedelta(days=1)
         self._seen_publication: int | None = None
@@ -90,10 +99,13 @@ class Load:
         Raises:
             httpx2.HTTPError: nobody answered, or not with 200.
         """
-        response = await self._client.get(path)
+        response = await self._client.get(self._at(path))
         response.raise_for_status()
         found: dict[str, Any] = response.json()
         return found
+
+    def _at(self, path: str) -> str:
+        return f"{self._gateways.choice(self._urls)}{path}"
 
     async def _repeat(
         self, act: Callable[[random.Random, int], Awaitable[object]], chance: random.Random, number: int
@@ -110,11 +122,12 @@ class Load:
 
     async def _ask(self, chance: random.Random, number: int) -> Acknowledged | None:
         minimum = self._seen_publication if chance.random() < 0.3 else None
-        question = f"Question {number}.{chance.randrange(10**9)}?"
+        question = f"{QUESTION}{number}.{chance.getrandbits(64):x}?"
         seen = await self._question(chance.choice(SHOPS), question, chance.random() < 0.5, minimum)
         if seen is not None:
             self.acknowledged.append(seen)
             self._seen_publication = max(self._seen_publication or 0, seen.publication or 0)
+            await asyncio.sleep(self._pause)
         return seen
 
     async def _question(self, shop: str, question: str, stream: bool, minimum: int | None) -> Acknowledged | None:
@@ -129,7 +142,7 @@ class Load:
         try:
             if stream:
                 return await self._streamed(body, minimum)
-            response = await self._client.post("/v1/chat/completions", json=body)
+            response = await self._client.post(self._at("/v1/chat/completions"), json=body)
         except (httpx2.HTTPError, json.JSONDecodeError):  # also an event that was cut off in the middle
             self.unanswered += 1
             return None
@@ -142,7 +155,7 @@ class Load:
 
     async def _streamed(self, body: dict[str, Any], minimum: int | None) -> Acknowledged | None:
         text, made, ended = "", None, False
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+        async with self._client.stream("POST", self._at("/v1/chat/completions"), json=body) as response:
             if response.status_code != 200:
                 self._refusal("a streamed question", response.status_code, await response.aread())
                 return None
@@ -219,7 +232,7 @@ class Load:
 
     async def _post(self, what: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            response = await self._client.post(path, json=body)
+            response = await self._client.post(self._at(path), json=body)
         except httpx2.HTTPError:
             self.unanswered += 1
             return None

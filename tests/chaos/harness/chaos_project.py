@@ -15,6 +15,8 @@ SHOPS = tuple(f"shop-{number}" for number in range(5))
 STREAM = "orders"
 APPLICATION = "desk"
 COUNT, SUM = "counted.orders", "summed.amount"
+QUESTION = "Question "
+"""The beginning of what is asked online under load, each question once."""
 
 _DEFINITIONS = '''"""What the kill harness serves."""
 
@@ -73,20 +75,22 @@ lease = "3s"
 
 
 class ChaosProject(msgspec.Struct, frozen=True):
-    """A project on disk and where its gateway listens."""
+    """A project on disk and where its gateway listens; on one of several hosts, the host's view of it."""
 
     root: Path
     port: int
     model: str
+    address: str = "127.0.0.1"
+    folder: str = ".antiphon"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def directory(self) -> Path:
         """The project's own files."""
-        return self.root / ".antiphon"
+        return self.root / self.folder
 
     @property
     def key(self) -> str:
@@ -94,12 +98,12 @@ class ChaosProject(msgspec.Struct, frozen=True):
         return (self.directory / "keys" / "admin.key").read_text(encoding="utf-8").strip()
 
 
-def write_project(root: Path, kind: str) -> ChaosProject:
-    """Write the project; ``kind`` is ``simulated`` or ``llamacpp``."""
+def write_project(root: Path, kind: str, more: str = "") -> ChaosProject:
+    """Write the project; ``kind`` is ``simulated`` or ``llamacpp``, ``more`` are further sections of its settings."""
     model = "smollm2-135m" if kind == "llamacpp" else "simulated"
     port = free_port()
     root.mkdir(parents=True, exist_ok=True)
     (root / "definitions.py").write_text(_DEFINITIONS.replace("@MODEL@", model), encoding="utf-8")
     settings = _SETTINGS.replace("@KIND@", kind).replace("@MODEL@", model).replace("@PORT@", str(port))
-    (root / "antiphon.toml").write_text(settings, encoding="utf-8")
+    (root / "antiphon.toml").write_text(settings + more, encoding="utf-8")
     return ChaosProject(root, port, model)

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,28 @@ READY_SECONDS = 240.0
 
 @asynccontextmanager
 async def supervised(
-    root: Path, url: str, *, drain_seconds: float = 60.0, verify: ssl.SSLContext | bool = True
+    root: Path,
+    url: str,
+    *,
+    drain_seconds: float = 60.0,
+    verify: ssl.SSLContext | bool = True,
+    under: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    log: str = "up.log",
 ) -> AsyncIterator[subprocess.Popen[bytes]]:
     """``antiphon up`` in a project; it is drained at the end, and killed when it does not end.
+
+    Args:
+        under: a command that becomes it (in namespaces of its own, say).
+        environment: added to this process's own.
 
     Raises:
         RuntimeError: it ended before it was ready; the error holds its last words.
         TimeoutError: it was not ready in time.
     """
-    command = (sys.executable, "-m", "antiphon.cli.main", "up", "--project", str(root), "--json")
-    async with _process(command, root / "up.log", drain_seconds) as supervisor:
-        await until(lambda: ready(url, supervisor, root / "up.log", verify), bool, READY_SECONDS)
+    command = (*under, sys.executable, "-m", "antiphon.cli.main", "up", "--project", str(root), "--json")
+    async with _process(command, root / log, drain_seconds, environment) as supervisor:
+        await until(lambda: ready(url, supervisor, root / log, verify), bool, READY_SECONDS)
         yield supervisor
 
 
@@ -112,10 +123,13 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 @asynccontextmanager
-async def _process(command: Sequence[str], log: Path, drain_seconds: float) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def _process(
+    command: Sequence[str], log: Path, drain_seconds: float, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[subprocess.Popen[bytes]]:
     with log.open("ab") as out:
         process = start_child(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )  # fmt: skip
     try:
         yield process

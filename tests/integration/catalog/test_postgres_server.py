@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from tests.unit.catalog.examples import DEV
 
 from antiphon.catalog import postgres_server, schema
 from antiphon.catalog.database import Database, backend_of
+from antiphon.catalog.database_errors import BUSY_SECONDS
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.postgres_server import PostgresAccess, ServerClock
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core import settings
@@ -219,6 +222,28 @@ def test_a_transaction_whose_connection_breaks_is_undone_and_told(database: Data
     blobs.put(DEV, b"and the lock is free again")
 
 
+def test_a_group_whose_connection_breaks_is_undone_and_told_as_a_whole(database: Database) -> None:
+    commit, blobs = GroupCommit(database), Blobs(database)
+    began, free = threading.Event(), threading.Event()
+
+    def cut(connection: sa.Connection) -> None:
+        own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        postgres().run(f"SELECT pg_terminate_backend({own})")
+        blobs.put(DEV, b"first", within=connection)
+
+    before = commit.enqueue(lambda connection: (began.set(), free.wait(30)))
+    assert began.wait(30)  # What comes meanwhile is one group.
+    group = [commit.enqueue(cut), commit.enqueue(lambda connection: blobs.put(DEV, b"second", within=connection))]
+    free.set()
+    before.result(30)
+    for each in group:
+        with pytest.raises(UnavailableError, match="lost"):
+            each.result(30)
+    commit.close()
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 0
+
+
 def test_a_writer_that_hangs_loses_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = catalog_url(tmp_path, "postgresql")
     monkeypatch.setitem(postgres_server._OPTIONS, "idle_in_transaction_session_timeout", "200ms")
@@ -242,6 +267,18 @@ def test_a_writer_that_hangs_loses_the_lock(tmp_path: Path, monkeypatch: pytest.
         assert connection.execute(sa.select(schema.blobs.c.hash)).scalars().all() == [digest]
     hanging.close()
     other.close()
+
+
+def test_a_waiter_outlasts_a_writer_that_is_gone() -> None:
+    assert postgres_server.LOST_SECONDS < BUSY_SECONDS
+
+
+def test_the_kernel_is_told_how_long_a_statement_may_go_unheard(database: Database) -> None:
+    """Keep-alive is silent while something is on its way, which would be sent again for a quarter of an hour."""
+    with database.read() as connection:
+        raw = connection.connection.dbapi_connection
+        with socket.socket(fileno=os.dup(raw.fileno())) as line:
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
 
 
 def test_connections_are_bounded_and_too_many_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,143 @@
+"""Two hosts on one PostgreSQL, short: kills and partitions under load; and that the oracles find what breaks.
+
+The long forms are ``make chaos-processes`` and ``make chaos-hosts``, which also take defences away from the platform.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.catalogs import catalog_url
+from tests.chaos.harness import many_processes
+from tests.chaos.harness.chaos_triggers import TakeOver, make_triggers
+from tests.chaos.harness.network import PREFIX, SERVERS, Network, lacking, network
+from tests.unit.catalog.examples import DEV
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.child_process import start_child
+from antiphon.durable import runs as runs_module
+from antiphon.durable.run import LeaseLostError
+from antiphon.durable.runs import Runs
+
+LONG, OVER = timedelta(minutes=1), timedelta(seconds=-1)
+
+
+@pytest.mark.chaos
+async def test_processes_are_killed_and_hosts_cut_off_and_nothing_is_lost(tmp_path: Path) -> None:
+    partitions = 0 if lacking() else 1
+    report = await many_processes.run(tmp_path, kills=3, partitions=partitions, seed=20131129)
+    assert report.violations == {name: [] for name in report.violations}, many_processes.table(report)
+    assert sum(report.kills.values()) == 3
+    assert {name.partition("/")[2].partition("-")[0] for name in report.kills} == {"gateway", "engine", "worker"}
+    assert sum(report.faults.values()) == partitions
+    assert report.acknowledged + report.job_rows > 150, "there was hardly any load to lose"
+
+
+@pytest.fixture
+def hosts() -> Iterator[Network]:
+    if (why := lacking()) is not None:
+        pytest.skip(why)
+    with network(1) as made:
+        yield made
+
+
+def test_a_cut_host_hears_nothing_until_it_is_mended(hosts: Network) -> None:
+    port = 4711
+    serve = f"import socket; s = socket.create_server(('{SERVERS}', {port})); print(flush=True)\nwhile True: s.accept()"
+    server = start_child([*hosts.under(-1), sys.executable, "-c", serve], stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
+        ask = f"import socket; socket.create_connection(('{SERVERS}', {port}), timeout=1)"
+
+        def reached() -> bool:
+            command = [*hosts.under(0), sys.executable, "-c", ask]
+            return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+
+        assert reached()
+        hosts.cut(0)
+        assert not reached()
+        with socket.create_connection((SERVERS, port), timeout=5):
+            pass  # Clients and oracle still reach the servers.
+        hosts.mend(0)
+        assert reached()
+    finally:
+        server.kill()
+        server.communicate(timeout=20)
+
+
+def test_networks_of_a_killed_run_are_removed_by_the_next(hosts: Network) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = f"{PREFIX}-{int(ended.stdout)}-0"
+    subprocess.run(["ip", "netns", "add", left], check=True)
+    hosts.remove()
+    with network(1):
+        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+        assert left not in listed
+        assert f"{PREFIX}-{os.getpid()}-0" in listed
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[tuple[Database, str]]:
+    url = catalog_url(tmp_path, "postgresql")
+    with closing(Database.open(url)) as database:
+        database.migrate()
+        make_triggers(url)
+        yield database, url
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_the_oracle_finds_what_is_written_without_a_fence(
+    catalog: tuple[Database, str], monkeypatch: pytest.MonkeyPatch, fenced: bool
+) -> None:
+    database, url = catalog
+    runs = Runs(database)
+    runs.submit(DEV, "pairs", {})
+    lost = runs.claim("w1", DEV.environment, OVER)
+    held = runs.claim("w2", DEV.environment, LONG)
+    assert lost is not None
+    assert held is not None
+    runs.record(held, "mine", 0, {}, database.clock.now())
+    if not fenced:
+        monkeypatch.setattr(runs_module, "holds", lambda run: schema.owned(schema.runs, run.scope, id=run.id))
+        runs.record(lost, "late", 0, {}, database.clock.now())
+    else:
+        with pytest.raises(LeaseLostError):
+            runs.record(lost, "late", 0, {}, database.clock.now())
+    runs.end(held, {})
+    if not fenced:
+        runs.end(lost, {})
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT what, epoch, present FROM chaos_stale_commits ORDER BY at").fetchall()
+    assert found == ([] if fenced else [("step", 1, 2), ("second end", 2, 2)])
+
+
+def test_a_take_over_lasts_until_another_epoch_has_committed(catalog: tuple[Database, str]) -> None:
+    database, url = catalog
+    runs, leases = Runs(database), ProcessLeases(database, DEV.environment)
+    runs.submit(DEV, "pairs", {})
+    assert leases.acquire("worker/w1@here", "here/boot/4000001/1", 60)
+    assert leases.acquire("duties", "here/boot/4000001/1", 60)
+    assert runs.claim("w1@here", DEV.environment, OVER) is not None
+    struck = TakeOver(url, [4000001])
+    assert struck.waits_for() == {"duties", *(run.id for run in runs.list(DEV))}
+    leases.release("duties", "here/boot/4000001/1")
+    leases.acquire("duties", "here/boot/4000002/1", 60)
+    held = runs.claim("w2@here", DEV.environment, LONG)
+    assert held is not None
+    assert struck.waits_for() == {held.id}, "a claim alone goes on with nothing"
+    runs.record(held, "next", 0, {}, database.clock.now())
+    assert struck.waits_for() == set()
+    took = struck.seconds()
+    assert (len(took["duty"]), len(took["run"])) == (1, 1)
