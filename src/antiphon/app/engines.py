@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 import sys
 from functools import partial
 from pathlib import Path
 
+from antiphon.app.engine_settings import engine_tls, require_names, section_of
 from antiphon.catalog.engine_instances import EngineInstances
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.paths import ProjectPaths
-from antiphon.core.settings import Settings
 from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
-from antiphon.core.tls import ClientTls, client_tls
 from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.definitions.embedding import named_model
 from antiphon.engine.api.address import NetworkAddress, is_engine_url, parse_host_port, parse_url
@@ -27,8 +24,6 @@ from antiphon.engine.api.messages import EngineInstance
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.services.apply.apply import require_named_engines
 from antiphon.services.project.store import Store
-
-_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
 def connect(store: Store, peer: str) -> EngineClient | RoutedEngine:
@@ -52,31 +47,6 @@ def standbys(store: Store, peer: str) -> dict[str, EngineClient]:
     require_named_engines(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
     require_names(store.settings)
     return {name: _client(store, name, peer) for name in store.settings.engines}
-
-
-def require_names(settings: Settings) -> None:
-    """Raises ``InvalidInputError`` for a name under ``[engines]`` that cannot be used."""
-    for name in settings.engines:
-        if name == MAIN or not _NAME.match(name):
-            raise InvalidInputError(
-                f"{name!r} is not a name for an engine.",
-                where="antiphon.toml, [engines]",
-                next_step=f"Use lower-case letters, digits and hyphens; {MAIN!r} is the one under [engine].",
-            )
-
-
-def upstreams(settings: Settings) -> list[str]:
-    """Names of the engines that are servers of OpenAI's API: a process of this machine stands in front of each."""
-    found = [MAIN] if settings.engine.kind == "remote" and not is_engine_url(settings.engine.url or "") else []
-    return [*found, *(name for name, engine in settings.engines.items() if not is_engine_url(engine.url))]
-
-
-def withheld(settings: Settings, engine: str | None = None) -> frozenset[str]:
-    """Variables of the environment that hold keys of servers, but for this engine's own: no other process gets them."""
-    named = {name: section.api_key_variable for name, section in settings.engines.items()}
-    named[MAIN] = settings.engine.api_key_variable
-    own = None if engine is None else named[engine]
-    return frozenset(variable for variable in named.values() if variable is not None and variable != own)
 
 
 def _client(store: Store, name: str, peer: str) -> EngineClient:
@@ -118,29 +88,6 @@ def _joined(store: Store, peer: str) -> RoutedEngine:
         return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
 
     return RoutedEngine(partial(asyncio.to_thread, instances.living), client)
-
-
-def engine_tls(paths: ProjectPaths, engine: EngineSettings | StandbyEngineSettings) -> ClientTls:
-    """Certificates by which an engine elsewhere is met."""
-    return client_tls(paths.root, engine.authority, engine.client_certificate, engine.client_key)
-
-
-def section_of(engine: str) -> str:
-    """The section of ``antiphon.toml`` that an engine of this name has."""
-    return "engine" if engine == MAIN else f"engines.{engine}"
-
-
-def upstream_command(store: Store, engine: str) -> tuple[str, ...]:
-    """The command line of the process in front of a server.
-
-    Raises:
-        InvalidInputError: the server's settings cannot be used; nothing has been connected to.
-    """
-    from antiphon.app.upstream import server_of
-
-    require_names(store.settings)
-    server_of(store.settings, store.paths, engine)
-    return (sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", engine)
 
 
 def command(

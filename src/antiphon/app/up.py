@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from antiphon.app import engines
+from antiphon.app import engine_settings, engines, upstream
 from antiphon.core.clock import parse_duration
 from antiphon.core.disk import put_private
 from antiphon.core.errors import InvalidInputError, SetupError
@@ -34,7 +34,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     project = ("--project", str(paths.root))
     host, port = settings.gateway.host, settings.gateway.port
     silence = parse_duration(settings.supervision.silence).total_seconds() or None
-    withheld, bounds = engines.withheld(settings), settings.telemetry.bounds
+    withheld, bounds = engine_settings.withheld(settings), settings.telemetry.bounds
     specs: list[ChildSpec] = []
     for number, name in enumerate(_engine_names(settings)):
         path = paths.engine_socket_of(name)
@@ -57,14 +57,14 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 log=bounds,
             )
         )
-    for engine in engines.upstreams(settings):
+    for engine in engine_settings.upstreams(settings):
         name = engine_process(engine)
         specs.append(
             ChildSpec(
                 name=name,
-                command=engines.upstream_command(store, engine),
+                command=upstream.command(store, engine),
                 ready=SocketAnswers(paths.engine_socket_of(name)),
-                withheld=engines.withheld(settings, engine),
+                withheld=engine_settings.withheld(settings, engine),
                 sockets=(paths.engine_socket_of(name),),
                 silence=silence,
                 log=bounds,

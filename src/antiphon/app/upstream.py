@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from antiphon.app.engines import engine_tls, section_of
+from antiphon.app.engine_settings import engine_tls, require_names, section_of
 from antiphon.core import disk, logs, settings, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.paths import ProjectPaths
@@ -24,6 +25,9 @@ from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.remote.front import UpstreamFront
+
+if TYPE_CHECKING:
+    from antiphon.services.project.store import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
     return 0
+
+
+def command(store: Store, engine: str) -> tuple[str, ...]:
+    """The command line of the process in front of a server.
+
+    Raises:
+        InvalidInputError: the server's settings cannot be used; nothing has been connected to.
+    """
+    require_names(store.settings)
+    server_of(store.settings, store.paths, engine)
+    return (sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", engine)
 
 
 def server_of(loaded: Settings, paths: ProjectPaths, name: str) -> RemoteEngine:

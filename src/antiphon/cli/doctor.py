@@ -135,7 +135,7 @@ def _models(project: Path) -> str:
 def _servers(project: Path) -> str:
     import asyncio
 
-    from antiphon.app.engines import upstreams
+    from antiphon.app.engine_settings import upstreams
     from antiphon.app.upstream import server_of
 
     loaded, paths = settings.load(project)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app import engines
+from antiphon.app import engine_settings, engines, upstream
 from antiphon.core.errors import InvalidInputError
 from antiphon.services.apply.apply import apply
 from antiphon.services.project.store import Store
@@ -71,8 +71,8 @@ def test_what_cannot_be_used_is_named(opened: Open, settings: str, said: str) ->
 
     def started() -> None:
         engines.standbys(store, "test")
-        for name in engines.upstreams(store.settings):
-            engines.upstream_command(store, name)
+        for name in engine_settings.upstreams(store.settings):
+            upstream.command(store, name)
 
     with pytest.raises(InvalidInputError, match=said):
         started()

@@ -182,7 +182,7 @@ class UpstreamAdmission:
             elif self._learnt:
                 self._judge(request, request.waited, now)
         elif not self.online and not request.online:
-            if not request.batch:
+            if not request.batch and self.batch == 1:  # No other has come meanwhile, as far as it can be seen.
                 self._learn(request, request.waited, now)
             elif self._learnt and self._quiet(now):
                 self._judge_batch(request, request.waited, now)

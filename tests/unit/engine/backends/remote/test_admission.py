@@ -197,3 +197,15 @@ def test_a_server_that_reported_and_ceased_to_gets_one() -> None:
     assert len(filled(admission, late)) == LEAST
     admission.reported(ServerReport(1, 0, 0.0), late)
     assert admission.admits(late)
+
+
+def test_a_batch_request_that_others_joined_does_not_tell_what_one_waits_alone() -> None:
+    admission, now = learned()
+    first, *others = filled(admission, now)
+    admission.first_token(first, now + 30.0)
+    for request in (first, *others):
+        admission.ended(request, now + 30.0)
+    waits = admission.sent(now + 31.0, "online", 400, ServiceLevel(ttft=0.2))
+    waits.batch = 1
+    admission.first_token(waits, now + 31.3)
+    assert admission.beside_online.value < 8.0, "what one waited behind others counts as noise of the server"
