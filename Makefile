@@ -10,8 +10,8 @@ comma := ,
 
 # TRAIN=no leaves fine-tuning (and torch) out: the demo then says what it does not show.
 TRAIN ?= yes
-# Processes that tests run in, one a core; 0 runs them one after another.
-WORKERS ?= auto
+# Processes that tests run in: one more than there are cores, for much of a test is waiting; 0 runs them one after another.
+WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
 DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
 # No target is a file.

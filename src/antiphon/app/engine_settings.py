@@ -1,4 +1,4 @@
-"""What the sections ``[engine]`` and ``[engines.NAME]`` say about engines elsewhere."""
+"""Engines elsewhere, as the sections ``[engine]`` and ``[engines.NAME]`` name them."""
 
 from __future__ import annotations
 
