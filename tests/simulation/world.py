@@ -19,10 +19,11 @@ from unittest import mock
 
 from tests.simulation.batons import BatonThread, patience
 from tests.simulation.catalog_file import CatalogFile
-from tests.simulation.process import PROCESS, START, THREADS, Crashed, Faults, Process, Violation
+from tests.simulation.process import PROCESS, START, THREADS, Crashed, Faults, Process, Violation, current
 from tests.simulation.virtual_loop import VirtualLoop
 
 from antiphon.catalog import database
+from antiphon.catalog.features import publications
 from antiphon.core import ids
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.governance.audit import record as audit_record
@@ -298,6 +299,7 @@ class World:
             mock.patch.object(audit_record, "os", system),
             mock.patch.object(rollout_keeping, "time", watch),
             mock.patch.object(database, "threading", THREADS.module),
+            mock.patch.object(publications, "time", SimpleNamespace(sleep=_sleep)),
         ):
             yield
 
@@ -314,6 +316,13 @@ class World:
             logger.propagate = before[0]
             logger.setLevel(before[1])
             logger.removeHandler(handler)
+
+
+def _sleep(seconds: float) -> None:
+    """Sleeps in a simulated thread: others go on meanwhile, and its process may die."""
+    process, thread = current()
+    assert thread is not None
+    process.park(thread, seconds)
 
 
 class _FaultLog(logging.Handler):
