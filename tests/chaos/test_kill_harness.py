@@ -18,10 +18,10 @@ GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minute
 
 
 @pytest.mark.chaos
-async def test_every_process_dies_twice_and_nothing_is_lost(tmp_path: Path) -> None:
-    report = await kill_harness.run(tmp_path, kills=2, seed=20130410, engine="simulated")
+async def test_every_process_dies_and_nothing_is_lost(tmp_path: Path) -> None:
+    report = await kill_harness.run(tmp_path, kills=1, seed=20130410, engine="simulated")
     assert report.violations == {name: [] for name in report.violations}, kill_harness.table(report)
-    assert sorted(kill.victim for kill in report.kills) == ["engine"] * 2 + ["gateway"] * 2 + ["worker"] * 2
+    assert sorted(kill.victim for kill in report.kills) == ["engine", "gateway", "worker"]
     assert report.acknowledged > 60, "there was hardly any load to lose"
     assert report.unanswered > 0, "no kill met a request under way"
     assert report.publications > 1

@@ -28,7 +28,7 @@ class upsert(postgresql.Insert):
     SQLite took the clause over from PostgreSQL: the one expression compiles for both.
     """
 
-    inherit_cache = True
+    inherit_cache = not sa.__version__.startswith("2.0.")  # Which has no cache key of the clause, and warns.
 
     def on_conflict_do_update(self, *, set_: Any, where: Any = None) -> Self:  # type: ignore[override]
         return super().on_conflict_do_update(index_elements=self.table.primary_key, set_=set_, where=where)

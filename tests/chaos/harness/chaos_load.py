@@ -76,7 +76,12 @@ class Load:
         await self._until_answered(lambda: self._post("events", f"/admin/events/{STREAM}", {"events": first}))
         self.pushed |= {event["event_id"] for event in first}
         await self._until_answered(lambda: self._refresh(random.Random(0), 0))
-        await until(lambda: self.get("/admin/publications"), lambda found: bool(found["publications"]), 60)
+        # One that is announced is not answered from yet.
+        await until(
+            lambda: self.get("/admin/publications"),
+            lambda found: any(publication["served_at"] for publication in found["publications"]),
+            60,
+        )
 
     async def settle(self) -> dict[str, str]:
         """Wait until events are consumed and jobs have ended; then each shop's prediction, asked for in peace."""

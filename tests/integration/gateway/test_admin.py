@@ -253,7 +253,13 @@ async def test_status_and_readiness_survive_an_engine_that_is_away(database, ans
         assert (answer.status_code, answer.json()["parts"]["engine"]) == (503, "it is away")
         assert (await client.get("/healthz")).status_code == 200
         status = await client.get("/admin/status", headers={"authorization": f"Bearer {keys['viewer']}"})
-    assert status.json()["engine"] == {"reachable": False, "reason": "The engine is away.", "models": [], "load": None}
+    assert status.json()["engine"] == {
+        "reachable": False,
+        "reason": "The engine is away.",
+        "models": [],
+        "load": None,
+        "instances": [],
+    }
 
 
 async def test_what_serves_only_in_part_is_a_notice_of_readiness(database, answerer) -> None:
