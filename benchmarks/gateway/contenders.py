@@ -19,9 +19,9 @@ import msgspec
 from benchmarks.gateway.load import Target
 from tests.chaos.harness.running import free_port
 
-from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.core.child_process import start_child
+from antiphon.services.engines import commands
 from antiphon.services.project.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def over_remote(folder: Path, before: Target, cores: Cores) -> Iterator[Contende
     engine = f'kind = "remote"\nurl = "http://127.0.0.1:{before.port}/v1"\nmodels = ["{MODEL}", "{PACED}"]'
     store = project(folder, engine)
     try:
-        command = (*cores.prefix(cores.others), *engines.command(store))
+        command = (*cores.prefix(cores.others), *commands.command(store))
         with running(command, store.paths.logs / "engine.log"), gateway(store, "antiphon, remote", cores) as made:
             yield made
     finally:
@@ -116,7 +116,7 @@ def over_engine(
     """Our gateway process before the simulated engine's process, and the engine's socket."""
     store = project(folder, f'kind = "simulated"\nmodels = ["{MODEL}"]\nslots = {slots}\ncontext = 1024')
     try:
-        command = (*cores.prefix(cores.others), *engines.command(store), *options)
+        command = (*cores.prefix(cores.others), *commands.command(store), *options)
         with running(command, store.paths.logs / "engine.log"), gateway(store, "antiphon, engine", cores) as made:
             yield made, store.paths.engine_socket
     finally:

@@ -36,7 +36,7 @@ from benchmarks.gateway.load import Load, Loader
 from tests.chaos.harness.running import free_port
 from tests.servers import PostgresProcess
 
-from antiphon.app import engines
+from antiphon.services.engines import commands
 
 GOAL = 1.7
 GATEWAYS = 2
@@ -85,7 +85,7 @@ def gateways(folder: Path, share: float, catalog: str) -> Iterator[Pair]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(contenders.project(folder, engine, catalog)))
         groups = stack.enter_context(cpu_groups(GATEWAYS, share))
-        stack.enter_context(contenders.running(engines.command(store), store.paths.logs / "engine.log"))
+        stack.enter_context(contenders.running(commands.command(store), store.paths.logs / "engine.log"))
         free = Cores(None, None)
         both = [
             stack.enter_context(

@@ -391,10 +391,10 @@ def _apply(root: Path) -> None:
 
 
 def _engine_command(root: Path) -> None:
-    from antiphon.app import engines
+    from antiphon.services.engines import commands
 
     store = _opened(root)
-    sys.stdout.write(json.dumps(engines.command(store)))
+    sys.stdout.write(json.dumps(commands.command(store)))
     store.close()
 
 

@@ -35,10 +35,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from tests.chaos.harness.running import free_port, scratch, separate
 
-from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.certificates import authority as certificates
+from antiphon.services.engines import commands
 from antiphon.services.project.store import Store
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -82,7 +82,7 @@ async def gateway(root: Path, *, tls: bool, mutual: bool = False) -> AsyncIterat
         made = first_key(store)
         key = made[0] if made is not None else (store.paths.keys / "admin.key").read_text(encoding="utf-8").strip()
         url = gateway_url(store.settings)
-        async with separate(root, url, engines.command(store), worker=False, verify=verifying(store)):
+        async with separate(root, url, commands.command(store), worker=False, verify=verifying(store)):
             yield store, url, {"authorization": f"Bearer {key}"}
     finally:
         store.close()

@@ -32,7 +32,6 @@ import httpx2
 import msgspec
 from tests.chaos.harness.running import free_port, scratch, separate, until
 
-from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.catalog.serving.receipts import Receipt
@@ -40,6 +39,7 @@ from antiphon.definitions.application import Figure
 from antiphon.definitions.prompt import Prompt
 from antiphon.releases.live import LEASE_SECONDS
 from antiphon.services.apply.apply import apply
+from antiphon.services.engines import commands
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 
@@ -299,7 +299,7 @@ async def measure(root: Path, count: int, clients: int, seed: int) -> dict[str, 
         marks = {release.id: mark for mark, release in made.items()}
         key, _ = first_key(store) or ("", None)
         # About forty milliseconds an answer, so that flips meet requests under way.
-        engine = (*engines.command(store), "--simulated-call-milliseconds", "1")
+        engine = (*commands.command(store), "--simulated-call-milliseconds", "1")
         async with separate(root, url, engine):
             await publish(url, key)
             load = Clients(url, key)

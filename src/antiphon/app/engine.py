@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.app import engines
 from antiphon.catalog.engine_instances import PREFIX
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs
@@ -29,6 +28,7 @@ from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.http.transport_security import TlsFiles, TransportSecurity
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
+from antiphon.services.engines import commands
 from antiphon.services.learning.weights_files import weights_files
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
@@ -75,7 +75,7 @@ def _run(store: Store, options: argparse.Namespace, supervision: Supervision) ->
     with closing(FeatureStores(store)) as stores:
         fetched = weights_files(store, stores.lake)
         return engine_process.run(
-            engines.arguments(store, options.name),
+            commands.arguments(store, options.name),
             supervision,
             network=listener,
             presence=presence,

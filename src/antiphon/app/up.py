@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import stat
 import sys
 from collections.abc import Callable
 
 import msgspec
 
-from antiphon.app import engine_settings, engines, upstream
 from antiphon.core.clock import parse_duration
-from antiphon.core.disk import put_private
-from antiphon.core.errors import InvalidInputError, SetupError
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import Settings
 from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
 from antiphon.definitions.degradation import engine_process
 from antiphon.engine.api.address import joined, parse_host_port
-from antiphon.governance.identity.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import Backoff, ProcessEvent, Supervisor
-from antiphon.services.governance.identity import at_terminal, key_detail
+from antiphon.services.engines import commands, sections
 from antiphon.services.project.store import Store
 
 DRAIN_ORDER = ("gateway", "worker", "engine")
@@ -34,14 +30,14 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     project = ("--project", str(paths.root))
     host, port = settings.gateway.host, settings.gateway.port
     silence = parse_duration(settings.supervision.silence).total_seconds() or None
-    withheld, bounds = engine_settings.withheld(settings), settings.telemetry.bounds
+    withheld, bounds = sections.withheld(settings), settings.telemetry.bounds
     specs: list[ChildSpec] = []
     for number, name in enumerate(_engine_names(settings)):
         path = paths.engine_socket_of(name)
         specs.append(
             ChildSpec(
                 name=name,
-                command=engines.command(
+                command=commands.command(
                     store,
                     name,
                     listen=_next_port(settings.engine.listen, number),
@@ -57,14 +53,14 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 log=bounds,
             )
         )
-    for engine in engine_settings.upstreams(settings):
+    for engine in sections.upstreams(settings):
         name = engine_process(engine)
         specs.append(
             ChildSpec(
                 name=name,
-                command=upstream.command(store, engine),
+                command=commands.upstream_command(store, engine),
                 ready=SocketAnswers(paths.engine_socket_of(name)),
-                withheld=engine_settings.withheld(settings, engine),
+                withheld=sections.withheld(settings, engine),
                 sockets=(paths.engine_socket_of(name),),
                 silence=silence,
                 log=bounds,
@@ -132,36 +128,6 @@ def _probing(store: Store) -> ClientTls | None:
     """As the project's own client, by address: which name its certificate holds for is nothing to the probe."""
     client = own_client(store.settings, store.paths.root)
     return None if client is None else msgspec.structs.replace(client, check_name=False)
-
-
-def first_key(store: Store) -> tuple[str, KeyRecord] | None:
-    """The administrator's key, made at the first start, kept in ``keys/admin.key``; ``None`` if it was made before.
-
-    Two that start at once make one key. The file is on disk before the key counts: after a crash in between, the next
-    start finds a key that the catalog does not know, and makes another.
-
-    Raises:
-        SetupError: others may read the file.
-    """
-    file = store.paths.keys / "admin.key"
-    with store.database.transaction() as connection:
-        if file.exists():
-            if stat.S_IMODE(file.stat().st_mode) & 0o077:
-                raise SetupError("Others may read this key.", where=str(file), next_step=f"chmod 600 {file}")
-            text = file.read_text(encoding="utf-8").strip()
-            if store.keys.known(text, within=connection) is not None:
-                return None
-        elif any(record.role == "admin" for record in store.keys.list(store.scope.tenant, within=connection)):
-            return None  # it was made, and somebody has taken the file away
-        text, record = store.keys.create(
-            store.scope.tenant, "admin", "admin", kind="person", by=at_terminal(store), within=connection
-        )
-        # Who sets a project up may see all of it.
-        store.keys.principals.change(store.scope.tenant, "admin", clearance="restricted", within=connection)
-        store.audit.append(store.scope, "antiphon", "key.create", record.id, key_detail(record), within=connection)
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        put_private(file, f"{text}\n".encode())
-    return text, record
 
 
 async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[ProcessEvent], None]) -> None:

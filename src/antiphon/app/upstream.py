@@ -8,26 +8,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from antiphon.app.engine_settings import engine_tls, require_names, section_of
 from antiphon.core import disk, logs, settings, telemetry
-from antiphon.core.errors import AntiphonError, InvalidInputError
-from antiphon.core.paths import ProjectPaths
-from antiphon.core.settings import Settings
-from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
+from antiphon.core.errors import AntiphonError
 from antiphon.core.supervision import Supervision
 from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.server import serve
-from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.remote.front import UpstreamFront
-
-if TYPE_CHECKING:
-    from antiphon.services.project.store import Store
+from antiphon.services.engines.servers import server_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,48 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
     return 0
-
-
-def command(store: Store, engine: str) -> tuple[str, ...]:
-    """The command line of the process in front of a server.
-
-    Raises:
-        InvalidInputError: the server's settings cannot be used; nothing has been connected to.
-    """
-    require_names(store.settings)
-    server_of(store.settings, store.paths, engine)
-    return (sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", engine)
-
-
-def server_of(loaded: Settings, paths: ProjectPaths, name: str) -> RemoteEngine:
-    """The server behind an engine of this name.
-
-    Raises:
-        InvalidInputError: there is none, its URL or certificates cannot be used, or its key variable is not set.
-    """
-    where = f"antiphon.toml, [{section_of(name)}]"
-    engine: EngineSettings | StandbyEngineSettings | None = loaded.engine if name == MAIN else loaded.engines.get(name)
-    if engine is None:
-        raise InvalidInputError(f"No engine is named {name!r}.", where=where, next_step="Add it with a url.")
-    if engine.url is None or (isinstance(engine, EngineSettings) and engine.kind != "remote"):
-        raise InvalidInputError("A remote engine needs a url.", where=where, next_step='Add url = "http://…/v1".')
-    key = None
-    if engine.api_key_variable is not None:
-        key = os.environ.get(engine.api_key_variable)
-        if key is None:
-            raise InvalidInputError(
-                f"The environment variable {engine.api_key_variable} is not set.",
-                where=f"{where} api_key_variable",
-                next_step=f"export {engine.api_key_variable}=…",
-            )
-    return RemoteEngine(
-        engine.url,
-        key=key,
-        models=engine.models if isinstance(engine, StandbyEngineSettings) else {},
-        serves=engine.serves,
-        parameters=engine.parameters,
-        tls=engine_tls(paths, engine),
-    )
 
 
 async def _serve(root: Path, engine: str, supervision: Supervision) -> None:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from antiphon.app import engines
 from antiphon.batch.batch_job import BatchJobs, LineAnswer
 from antiphon.batch.files import FileStore
 from antiphon.batch.lines import RequestFileLimits
@@ -38,6 +37,7 @@ from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
+from antiphon.services.engines import clients
 from antiphon.services.features.feature_services import feature_services
 from antiphon.services.features.health import notices, snapshot_health
 from antiphon.services.features.lookup import Lookups
@@ -61,8 +61,8 @@ class ProcessServices:
 
     def __init__(self, store: Store, peer: str) -> None:
         self.store = store
-        self.engine = engines.connect(store, peer)
-        self.standbys = engines.standbys(store, peer)
+        self.engine = clients.connect(store, peer)
+        self.standbys = clients.standbys(store, peer)
         self.commit = GroupCommit(store.database)
         self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts, renewer=store.renewer)
         self.features = FeaturePlatform(store)

@@ -135,8 +135,8 @@ def _models(project: Path) -> str:
 def _servers(project: Path) -> str:
     import asyncio
 
-    from antiphon.app.engine_settings import upstreams
-    from antiphon.app.upstream import server_of
+    from antiphon.services.engines.sections import upstreams
+    from antiphon.services.engines.servers import server_of
 
     loaded, paths = settings.load(project)
 

@@ -51,17 +51,17 @@ def engine(
     as_json: Json = False,
 ) -> None:
     """Serve models in this process, until it is stopped: this project's own, or a server's."""
-    from antiphon.app import engine_settings, engines, upstream
     from antiphon.definitions.degradation import MAIN, engine_process
+    from antiphon.services.engines import commands, sections
     from antiphon.services.project.store import Store
 
     store = Store.open(project)
     try:
-        if standby is not None or engine_settings.upstreams(store.settings)[:1] == [MAIN]:
+        if standby is not None or sections.upstreams(store.settings)[:1] == [MAIN]:
             name = engine_process(standby or MAIN)
-            command = upstream.command(store, standby or MAIN)
+            command = commands.upstream_command(store, standby or MAIN)
         else:
-            command = engines.command(store, name, listen=listen, advertise=advertise, join=join)
+            command = commands.command(store, name, listen=listen, advertise=advertise, join=join)
         store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     finally:
         store.close()

@@ -61,7 +61,7 @@ def _prepare(store: Store, apply: bool) -> None:
     require_free_port(store.settings.gateway.host, store.settings.gateway.port)
     if store.settings.engine.kind == "llamacpp":
         _fetch_models(store)
-    from antiphon.app.up import first_key
+    from antiphon.services.governance.identity import first_key
 
     if (made := first_key(store)) is not None:
         note(f"an administrator's key, shown this once and kept in {store.paths.keys / 'admin.key'}:\n  {made[0]}")

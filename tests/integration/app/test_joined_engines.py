@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app import engines, up
+from antiphon.app import up
 from antiphon.app.engine import LEASE_SECONDS, engine_files
 from antiphon.catalog.engine_instances import EngineInstances
 from antiphon.catalog.process_leases import ProcessLeases
@@ -23,6 +23,7 @@ from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.governance.certificates.authority import CertificateSpec, init, settings_lines
+from antiphon.services.engines import clients, commands
 from antiphon.services.project.store import Store
 
 ENGINE = '[engine]\nkind = "simulated"\nmodels = ["words"]\nslots = 8\n'
@@ -53,7 +54,7 @@ class Machines:
         return {one.name.partition("@")[0]: one.process for one in EngineInstances(leases).living()}
 
     def start(self, name: str, **options: str) -> None:
-        command = engines.command(self.store, name, join=True, **options)
+        command = commands.command(self.store, name, join=True, **options)
         self.store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.store.paths.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.store.paths.logs / f"{name}.log").open("ab") as log:
@@ -129,7 +130,7 @@ async def test_engines_are_replaced_one_by_one_and_killed_under_load(tmp_path: P
             machines.start("one")
             machines.start("two", listen="127.0.0.1:0")
             await machines.until(lambda: set(machines.listed) == {"one", "two"})
-            engine = engines.connect(store, "test")
+            engine = clients.connect(store, "test")
             assert isinstance(engine, RoutedEngine)
             async with asking(engine) as stream:
                 await stream.more(20)
@@ -184,7 +185,7 @@ async def _killed(machines: Machines, stream: Stream) -> None:
 def test_a_url_that_cannot_be_used_is_named(tmp_path: Path, settings: str, said: str) -> None:
     with opened(tmp_path, f'[engine]\nkind = "remote"\n{settings}') as store:
         with pytest.raises(InvalidInputError, match=said) as refused:
-            engines.connect(store, "test")
+            clients.connect(store, "test")
         assert "planted" not in str(refused.value)
 
 
@@ -192,7 +193,7 @@ def test_a_url_of_an_engine_is_a_client_of_it(tmp_path: Path) -> None:
     certified = init(tmp_path / "certificates", CertificateSpec(), datetime.now(UTC)).parent
     section = settings_lines(str(certified), "engine", mutual=False)
     with opened(tmp_path, f'{section}kind = "remote"\nurl = "antiphon+tls://gpu-1.example:8790"\n') as store:
-        assert isinstance(engines.connect(store, "test"), EngineClient)
+        assert isinstance(clients.connect(store, "test"), EngineClient)
 
 
 def test_several_engines_are_started_with_sockets_and_ports_of_their_own(tmp_path: Path) -> None:

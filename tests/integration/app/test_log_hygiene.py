@@ -20,10 +20,10 @@ import pytest
 from tests.chaos.harness.chaos_project import ChaosProject, write_project
 from tests.chaos.harness.running import scratch, separate, until
 
-from antiphon.app import engines
 from antiphon.app.up import first_key
 from antiphon.operations.processes import started_ticks
 from antiphon.services.apply.apply import apply
+from antiphon.services.engines import commands
 from antiphon.services.project.store import Store
 
 MARK = "zqxmark"
@@ -90,7 +90,7 @@ async def running(
         try:
             first_key(store)
             apply(store, principal="test")
-            command = engines.command(store)
+            command = commands.command(store)
         finally:
             store.close()
         async with separate(project.root, project.url, command, worker=defended):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.app import engine_settings, engines, upstream
 from antiphon.core.errors import InvalidInputError
 from antiphon.services.apply.apply import apply
+from antiphon.services.engines import clients, commands, sections
 from antiphon.services.project.store import Store
 
 DEFINITIONS = """
@@ -53,7 +53,7 @@ def test_a_declared_one_is_applied(opened: Open) -> None:
     store = opened(SETTINGS + STANDBY)
     (release,) = apply(store, principal="me").releases
     assert release.bundle.application.fallback == ("standby/other",)
-    assert list(engines.standbys(store, "test")) == ["standby"]
+    assert list(clients.standbys(store, "test")) == ["standby"]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_what_cannot_be_used_is_named(opened: Open, settings: str, said: str) ->
     store = opened(settings)
 
     def started() -> None:
-        engines.standbys(store, "test")
-        for name in engine_settings.upstreams(store.settings):
-            upstream.command(store, name)
+        clients.standbys(store, "test")
+        for name in sections.upstreams(store.settings):
+            commands.upstream_command(store, name)
 
     with pytest.raises(InvalidInputError, match=said):
         started()

@@ -16,7 +16,6 @@ from time import monotonic
 import pytest
 from tests.integration.training.tiny import write_base
 
-from antiphon.app import engines
 from antiphon.app.wiring import ProcessServices
 from antiphon.catalog.learning.models import ModelVersions
 from antiphon.catalog.releases.rollouts import Rollouts
@@ -27,6 +26,7 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.services.apply.apply import apply
+from antiphon.services.engines import commands
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform
 from antiphon.services.project.store import Store
@@ -112,7 +112,7 @@ async def engine_of(store: Store, wired: ProcessServices) -> AsyncIterator[None]
     store.paths.run.mkdir(parents=True, exist_ok=True)
     with (store.paths.root / "engine.log").open("wb") as log:
         process = subprocess.Popen(
-            engines.command(store), stdout=log, stderr=log, env={**os.environ, "OTEL_SDK_DISABLED": "true"}
+            commands.command(store), stdout=log, stderr=log, env={**os.environ, "OTEL_SDK_DISABLED": "true"}
         )
     try:
         end = monotonic() + 60

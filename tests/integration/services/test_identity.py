@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from benchmarks.governance.identity import GOAL_SECONDS, SETTINGS, free_port, gateways, revoke_all
 
-from antiphon.app.up import first_key
 from antiphon.app.wiring import ProcessServices
 from antiphon.core.errors import SetupError
 from antiphon.governance.identity import revocation
 from antiphon.governance.identity.principal import REVOKED
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import stat
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,8 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import ForbiddenError
+from antiphon.core.disk import put_private
+from antiphon.core.errors import ForbiddenError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.issuer_keys import IssuerKeys
 from antiphon.governance.identity.key_records import KeyRecord, KeyRotation
@@ -207,3 +209,33 @@ def at_terminal(store: Store) -> Principal:
     return Principal(
         id=f"{user}{TERMINAL}", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
     )
+
+
+def first_key(store: Store) -> tuple[str, KeyRecord] | None:
+    """The administrator's key, made at the first start, kept in ``keys/admin.key``; ``None`` if it was made before.
+
+    Two that start at once make one key. The file is on disk before the key counts: after a crash in between, the next
+    start finds a key that the catalog does not know, and makes another.
+
+    Raises:
+        SetupError: others may read the file.
+    """
+    file = store.paths.keys / "admin.key"
+    with store.database.transaction() as connection:
+        if file.exists():
+            if stat.S_IMODE(file.stat().st_mode) & 0o077:
+                raise SetupError("Others may read this key.", where=str(file), next_step=f"chmod 600 {file}")
+            text = file.read_text(encoding="utf-8").strip()
+            if store.keys.known(text, within=connection) is not None:
+                return None
+        elif any(record.role == "admin" for record in store.keys.list(store.scope.tenant, within=connection)):
+            return None  # it was made, and somebody has taken the file away
+        text, record = store.keys.create(
+            store.scope.tenant, "admin", "admin", kind="person", by=at_terminal(store), within=connection
+        )
+        # Who sets a project up may see all of it.
+        store.keys.principals.change(store.scope.tenant, "admin", clearance="restricted", within=connection)
+        store.audit.append(store.scope, "antiphon", "key.create", record.id, key_detail(record), within=connection)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        put_private(file, f"{text}\n".encode())
+    return text, record

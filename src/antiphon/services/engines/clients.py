@@ -1,28 +1,24 @@
-"""The engines of a project: the main one and its standbys, each behind a socket or at an address, and those that have
-joined."""
+"""Clients of the engines of a project: the main one and its standbys, each behind a socket or at an address, and those
+that have joined."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import sys
 from functools import partial
 from pathlib import Path
 
-from antiphon.app.engine_settings import engine_tls, require_names, section_of
 from antiphon.catalog.engine_instances import EngineInstances
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
 from antiphon.definitions.degradation import MAIN, engine_process
-from antiphon.definitions.embedding import named_model
 from antiphon.engine.api.address import NetworkAddress, is_engine_url, parse_host_port, parse_url
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineInstance
 from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.services.apply.apply import require_named_engines
+from antiphon.services.engines.sections import engine_tls, require_names, section_of
 from antiphon.services.project.store import Store
 
 
@@ -88,60 +84,3 @@ def _joined(store: Store, peer: str) -> RoutedEngine:
         return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
 
     return RoutedEngine(partial(asyncio.to_thread, instances.living), client)
-
-
-def command(
-    store: Store,
-    name: str = "engine",
-    *,
-    listen: str | None = None,
-    advertise: str | None = None,
-    join: bool | None = None,
-) -> tuple[str, ...]:
-    """The command line of an engine process of this project; what is left out is as the settings say.
-
-    Raises:
-        InvalidInputError: an embedding model that is not known.
-    """
-    engine = store.settings.engine
-    listen, advertise = listen or engine.listen, advertise or engine.advertise
-    join = engine.join if join is None else join
-    if not join and listen is None:
-        return (sys.executable, "-m", "antiphon.engine", *arguments(store, name))
-    return (
-        *(sys.executable, "-m", "antiphon.app.engine", "--project", str(store.paths.root), "--name", name),
-        *(() if listen is None else ("--listen", listen)),
-        *(() if advertise is None else ("--advertise", advertise)),
-        *(("--join",) if join else ()),
-    )
-
-
-def arguments(store: Store, name: str = "engine") -> tuple[str, ...]:
-    """The options of ``python -m antiphon.engine`` for an engine of this project.
-
-    Raises:
-        InvalidInputError: an embedding model that is not known.
-    """
-    engine = store.settings.engine
-    arguments = [
-        "--socket", str(store.paths.engine_socket_of(name)),
-        "--slots", str(engine.slots),
-        "--context", str(engine.context),
-        "--log-file", str(store.paths.logs / f"{name}.log"),
-        "--file-bytes", str(store.settings.telemetry.max_bytes),
-        "--files", str(store.settings.telemetry.files),
-        *(() if store.traces is None else ("--traces", str(store.traces))),
-        "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
-        "--gpu-layers", str(engine.gpu_layers),
-        "--models-file", str(store.paths.run / f"{name}.models"),
-    ]  # fmt: skip
-    if engine.rest_after is not None:
-        arguments += ["--rest-after", str(parse_duration(engine.rest_after).total_seconds())]
-    for model in engine.models:
-        arguments += ["--model", model]
-    for name in engine.embedding_models:
-        embedder = named_model(name)
-        arguments += ["--embedding-model", f"{embedder.name}:{embedder.tokens}:{embedder.dimensions}"]
-    if engine.kind == "simulated":
-        arguments.append("--simulated")
-    return tuple(arguments)

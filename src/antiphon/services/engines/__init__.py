@@ -1,0 +1,1 @@
+"""Engines of a project: where they are, and how they are started."""
