@@ -19,9 +19,9 @@ import msgspec
 from benchmarks.gateway.load import Target
 from tests.chaos.harness.running import free_port
 
-from antiphon.app.up import first_key
 from antiphon.core.child_process import start_child
 from antiphon.services.engines import commands
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 ROOT = Path(__file__).parents[2]

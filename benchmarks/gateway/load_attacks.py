@@ -37,8 +37,8 @@ import httpx2
 import numpy as np
 from tests.chaos.harness.running import free_port, supervised
 
-from antiphon.app.up import first_key
 from antiphon.core.child_process import die_with_parent
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 MODEL, ENCODER = "smollm2-135m", "minilm-l6-v2"

@@ -377,10 +377,10 @@ def _opened(root: Path) -> Any:
 
 
 def _apply(root: Path) -> None:
-    from antiphon.app.up import first_key
     from antiphon.core import settings
     from antiphon.services.apply.apply import apply
     from antiphon.services.governance.encryption_setup import initialize
+    from antiphon.services.governance.identity import first_key
 
     if settings.load(root)[0].encryption.mode == "encrypted":
         initialize(root)

@@ -35,10 +35,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from tests.chaos.harness.running import free_port, scratch, separate
 
-from antiphon.app.up import first_key
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.governance.certificates import authority as certificates
 from antiphon.services.engines import commands
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 RESULTS = Path(__file__).parents[1] / "results"

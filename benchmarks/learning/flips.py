@@ -32,7 +32,6 @@ import httpx2
 import msgspec
 from tests.chaos.harness.running import free_port, scratch, separate, until
 
-from antiphon.app.up import first_key
 from antiphon.catalog.releases.releases import Bundle, ModelPin, Release
 from antiphon.catalog.serving.receipts import Receipt
 from antiphon.definitions.application import Figure
@@ -40,6 +39,7 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.releases.live import LEASE_SECONDS
 from antiphon.services.apply.apply import apply
 from antiphon.services.engines import commands
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_transitions
 

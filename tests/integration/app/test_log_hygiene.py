@@ -20,10 +20,10 @@ import pytest
 from tests.chaos.harness.chaos_project import ChaosProject, write_project
 from tests.chaos.harness.running import scratch, separate, until
 
-from antiphon.app.up import first_key
 from antiphon.operations.processes import started_ticks
 from antiphon.services.apply.apply import apply
 from antiphon.services.engines import commands
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 MARK = "zqxmark"

@@ -15,12 +15,12 @@ from tests.chaos.harness.running import supervised
 from tests.integration.cli.conftest import free_port, run_in
 from typer.testing import CliRunner
 
-from antiphon.app.up import first_key
 from antiphon.cli import tls
 from antiphon.core import settings
 from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.gateway.http.transport_security import is_loopback, require_protection, tls_files
+from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
 
 
