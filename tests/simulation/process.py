@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -114,16 +115,19 @@ class CooperativeLock:
 
 
 class ProcessClock:
-    """The clock of one process: the world's time, and what it is wrong by; ``latest`` is the latest that it told."""
+    """The clock of one process: the world's time, and what it is wrong by; ``latest`` is the latest that it told,
+    ``recent`` are the last ones: it may have been set back since the latest."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.wrong = timedelta(0)
         self.latest = START
+        self.recent = deque([START], maxlen=4)
 
     def now(self) -> datetime:
         found = START + timedelta(seconds=self._world.loop.time()) + self.wrong
         self.latest = max(self.latest, found)
+        self.recent.append(found)
         return found
 
     def monotonic(self) -> float:

@@ -86,20 +86,20 @@ class LeaseObserver:
                 self._changed(process, name, past.get(name), now.get(name))
 
     def _changed(self, process: Process, name: str, before: Any, after: Any) -> None:
-        me, clock = process.label, microseconds(process.clock.latest)
+        me, clock = process.label, process.clock
         if after is None:
             _require(before[0] == me, f"{me} gave back {name}, which {before[0]} holds")
             return
         holder, epoch, until = after
         _require(holder == me, f"{me} took {name} for {holder}")
-        _require(until >= clock, f"{me} took {name} until a moment that is over")
+        _require(until >= microseconds(min(clock.recent)), f"{me} took {name} until a moment that is over")
         if before is None:
             _require(epoch == 1, f"{name} begins with epoch {epoch}")
         elif holder == before[0]:
             _require(epoch == before[1], f"{me} kept {name}, its epoch went from {before[1]} to {epoch}")
         else:
             _require(epoch == before[1] + 1, f"{me} took {name} over, its epoch went from {before[1]} to {epoch}")
-            early = (before[2] - clock) / 1e6
+            early = (before[2] - microseconds(clock.latest)) / 1e6
             _require(early < 0 or self._gone(before[0]), f"{me} took {name} {early:.3f} s before the lease ended")
 
 
