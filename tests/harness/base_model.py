@@ -25,8 +25,13 @@ _ALIGNMENT = 32
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The base model's file; pulled if need be."""
+    return pulled(NAME)
+
+
+def pulled(name: str) -> Path:
+    """The file of a model; skips the test where it cannot be pulled, unless everything is required."""
     try:
-        return weights.pull(NAME)
+        return weights.pull(name)
     except SetupError as error:
         if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
             raise

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import msgspec
 from tests.chaos.harness import chaos_evidence
@@ -216,15 +216,20 @@ def table(report: Report) -> str:
                 f"  {victim:<8} killed {len(seconds):3} times, back after {statistics.median(seconds):.2f} s "
                 f"(median), {seconds[-1]:.2f} s (longest)"
             )
-    lines.append(
+    return "\n".join([*lines, *load_and_checks(report)])
+
+
+def load_and_checks(report: Any) -> list[str]:
+    """Lines on the load of a report of any harness, and on what was checked."""
+    lines = [
         f"  {report.acknowledged} answers acknowledged, {report.unanswered} broken off, {report.refused} refused; "
         f"{report.receipts} receipts, {report.events} events, {report.publications} publications, "
         f"{report.job_rows} rows of {report.jobs} batch jobs"
-    )
+    ]
     for name, wrong in report.violations.items():
         lines.append(f"  {'ok  ' if not wrong else 'FAIL'} {name}" + (f": {len(wrong)} violations" if wrong else ""))
         lines += [f"         {one}" for one in wrong[:5]]
-    return "\n".join(lines)
+    return lines
 
 
 def summary(report: Report) -> dict[str, object]:

@@ -32,6 +32,7 @@ from tests.chaos.harness.chaos_evidence import Evidence
 from tests.chaos.harness.chaos_load import Load
 from tests.chaos.harness.chaos_project import write_project
 from tests.chaos.harness.chaos_triggers import TakeOver, make_triggers
+from tests.chaos.harness.kill_harness import load_and_checks
 from tests.chaos.harness.network import SERVERS, Network, delays, network
 from tests.chaos.harness.several_hosts import Host, Process, drained, hosts_of, running, well
 from tests.servers import PostgresProcess
@@ -336,15 +337,7 @@ def table(report: Report) -> str:
             lines.append(
                 f"  {len(seconds)} taken over ({name}): p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s"
             )
-    lines.append(
-        f"  {report.acknowledged} answers acknowledged, {report.unanswered} broken off, {report.refused} refused; "
-        f"{report.receipts} receipts, {report.events} events, {report.publications} publications, "
-        f"{report.job_rows} rows of {report.jobs} batch jobs"
-    )
-    for name, wrong in report.violations.items():
-        lines.append(f"  {'ok  ' if not wrong else 'FAIL'} {name}" + (f": {len(wrong)} violations" if wrong else ""))
-        lines += [f"         {one}" for one in wrong[:5]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *load_and_checks(report)])
 
 
 def summary(report: Report) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy
 import pytest
+from tests.harness.base_model import pulled
 
 from antiphon.core.errors import EngineError, PromptTooLongError, SetupError
 from antiphon.definitions.embedding import MODELS
@@ -28,12 +28,7 @@ NAME = "minilm-l6-v2"
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    try:
-        return weights.pull(NAME)
-    except SetupError as error:
-        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
-            raise
-        pytest.skip(str(error))
+    return pulled(NAME)
 
 
 @pytest.fixture(scope="module")
