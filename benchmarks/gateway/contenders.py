@@ -20,6 +20,7 @@ from benchmarks.gateway.load import Target
 from tests.chaos.harness.running import free_port
 
 from antiphon.core.child_process import start_child
+from antiphon.definitions.degradation import MAIN
 from antiphon.services.engines import commands
 from antiphon.services.governance.identity import first_key
 from antiphon.services.project.store import Store
@@ -102,7 +103,7 @@ def over_remote(folder: Path, before: Target, cores: Cores) -> Iterator[Contende
     engine = f'kind = "remote"\nurl = "http://127.0.0.1:{before.port}/v1"\nmodels = ["{MODEL}", "{PACED}"]'
     store = project(folder, engine)
     try:
-        command = (*cores.prefix(cores.others), *commands.command(store))
+        command = (*cores.prefix(cores.others), *commands.upstream_command(store, MAIN))
         with running(command, store.paths.logs / "engine.log"), gateway(store, "antiphon, remote", cores) as made:
             yield made
     finally:
