@@ -172,7 +172,8 @@ bench-paired: environment  ## one benchmark by turns here and in an earlier revi
 
 # Of the tree before the catalog on PostgreSQL, unless AGAINST names another one.
 bench-gateway-before: environment  ## latency and requests a second of the gateway beside an earlier revision's, both running at once (AGAINST=REVISION)
-	@$(BIN)/python -m benchmarks.gateway.side_by_side $(or $(AGAINST),8b32f586)
+	@$(BIN)/python -m benchmarks.gateway.side_by_side $(or $(AGAINST),8b32f586) --over engine
+	@$(BIN)/python -m benchmarks.gateway.side_by_side $(or $(AGAINST),8b32f586) --over remote
 
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup

@@ -1,9 +1,10 @@
 """The gateway of this tree and that of an earlier revision, both running at once, on SQLite, asked by turns.
 
-    python -m benchmarks.gateway.side_by_side REVISION [--packages DIR] [--rounds 6]
+    python -m benchmarks.gateway.side_by_side REVISION [--packages DIR] [--rounds 6] [--over engine]
 
 Two processes of one benchmark that start a minute apart differ by a fifth on a shared machine; two that run at once and
-are asked alternately do not. Each has its own copy of the upstream. *Latency*: one request at a time, milliseconds to
+are asked alternately do not. Each has its own copy of what answers: an OpenAI-compatible server at a URL, or with
+``--over engine`` the simulated engine's process. *Latency*: one request at a time, milliseconds to
 the first ``data:`` and to the last byte of 16 streamed tokens, as medians of 300 pairs a round, and their ratio.
 *Throughput*: requests a second of 32 connections, in slices by turns, whole and streamed answers, with the range in
 which nine of ten resamples of the rounds have their median.
@@ -38,7 +39,8 @@ from antiphon.core.child_process import start_child
 ROOT = Path(__file__).parents[2]
 ROUNDS, PAIRS, WARM_UP = 6, 300, 100
 SLICE_SECONDS = 2.0
-GATEWAY = """
+GATEWAYS = {
+    "remote": """
 import sys, tempfile
 from pathlib import Path
 from benchmarks.gateway import contenders
@@ -50,8 +52,20 @@ with tempfile.TemporaryDirectory() as name:
         with contenders.over_remote(folder / "project", upstream, cores) as gateway:
             print(gateway.target.port, gateway.target.key, gateway.pid, flush=True)
             sys.stdin.readline()
-"""
-"""Program of both sides: each runs the gateway of its own tree until its standard input ends."""
+""",
+    "engine": """
+import sys, tempfile
+from pathlib import Path
+from benchmarks.gateway import contenders
+
+cores = contenders.Cores.of_this_machine()
+with tempfile.TemporaryDirectory() as name:
+    with contenders.over_engine(Path(name) / "project", cores) as (gateway, _):
+        print(gateway.target.port, gateway.target.key, gateway.pid, flush=True)
+        sys.stdin.readline()
+""",
+}
+"""Programs of both sides: each runs the gateway of its own tree until its standard input ends."""
 
 
 class Side:
@@ -84,13 +98,13 @@ class Side:
 
 
 @contextmanager
-def running(name: str, tree: Path, packages: Path | None) -> Iterator[Side]:
-    """The gateway of a tree before an upstream of its own."""
+def running(name: str, tree: Path, packages: Path | None, over: str) -> Iterator[Side]:
+    """The gateway of a tree before an upstream or an engine of its own."""
     paths = [str(tree / "src"), str(tree), *([str(packages.resolve())] if packages else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with start_child(
-        (sys.executable, "-c", GATEWAY), cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True,
+        (sys.executable, "-c", GATEWAYS[over]), cwd=tree, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
@@ -120,12 +134,13 @@ def main() -> int:
     parser.add_argument("revision", help="what git knows the earlier state by")
     parser.add_argument("--packages", type=Path, help="a folder of packages that only the revision needs")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--over", choices=sorted(GATEWAYS), default="remote", help="what answers")
     options = parser.parse_args()
     rounds: list[dict[str, float]] = []
     with ExitStack() as stack:
         folder, commit = stack.enter_context(checkout(options.revision))
-        before = stack.enter_context(running("before", folder, options.packages))
-        after = stack.enter_context(running("after", ROOT, None))
+        before = stack.enter_context(running("before", folder, options.packages, options.over))
+        after = stack.enter_context(running("after", ROOT, None, options.over))
         for _ in range(WARM_UP):
             before.ask(), after.ask()
         for _ in range(options.rounds):
@@ -144,6 +159,7 @@ def main() -> int:
         "benchmark": "gateway side by side",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "before": commit,
+        "over": options.over,
         "pairs": options.rounds * PAIRS,
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
