@@ -192,6 +192,9 @@ bench-durable: environment  ## step cost of the durable journal beside DBOS
 bench-wakeups: environment  ## idle processes, and how soon a submitted run begins
 	@$(BIN)/python -m benchmarks.durability.wakeups --keep
 
+bench-rolling: environment  ## every process replaced one by one under load: how many requests fail
+	@$(BIN)/python -m benchmarks.durability.rolling --keep
+
 bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
 	@$(BIN)/python -m benchmarks.learning.judge --full
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 from antiphon.core.child_process import start_child
 
 STARTS_WITHIN = 30.0
+LOOPBACK = "127.0.0.1"
 _SBIN = ("/usr/sbin", "/usr/local/sbin")
 
 
@@ -50,11 +51,17 @@ def until(condition: Callable[[], object], within: float = STARTS_WITHIN) -> Non
 
 
 class ServerProcess:
-    """One server, started by :meth:`start` and ended by :meth:`stop` or :meth:`kill`; it may be started again."""
+    """One server, started by :meth:`start` and ended by :meth:`stop` or :meth:`kill`; it may be started again.
 
-    def __init__(self, prefix: str) -> None:
+    Args:
+        address: where it listens. ``under``: a command that becomes it, in the network that has this address.
+    """
+
+    def __init__(self, prefix: str, address: str = LOOPBACK, under: Sequence[str] = ()) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"antiphon-{prefix}-"))
         self.port = free_port()
+        self.address = address
+        self.under = tuple(under)
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -63,13 +70,13 @@ class ServerProcess:
     def answers(self) -> bool:
         with socket.socket() as trial:
             trial.settimeout(1)
-            return trial.connect_ex(("127.0.0.1", self.port)) == 0
+            return trial.connect_ex((self.address, self.port)) == 0
 
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
         with log:
             self.process = start_child(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.under, *self.command()], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         until(self._answers_or_ended)
 
@@ -114,23 +121,27 @@ class ServerProcess:
 class RedisProcess(ServerProcess):
     """``redis-server`` or ``valkey-server``, in memory alone unless it is asked to save."""
 
-    def __init__(self, program_name: str = "redis-server", *options: str) -> None:
+    def __init__(
+        self, program_name: str = "redis-server", *options: str, address: str = LOOPBACK, under: Sequence[str] = ()
+    ) -> None:
         self.program = program(program_name)
-        super().__init__(program_name.partition("-")[0])
+        super().__init__(program_name.partition("-")[0], address, under)
         self.options = options
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}:{self.port}/0"
 
     def command(self) -> list[str]:
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        place = ["--port", str(self.port), "--bind", self.address, "--dir", str(self.folder)]
+        if self.address != LOOPBACK:  # It has no password here, and only the hosts of a test reach it.
+            place += ["--protected-mode", "no"]
         return [self.program, *place, "--save", "", *self.options]
 
     def answers(self) -> bool:
         import redis
 
-        with redis.Redis(port=self.port, socket_timeout=1) as client:
+        with redis.Redis(self.address, self.port, socket_timeout=1) as client:
             try:
                 return bool(client.ping())
             except redis.AuthenticationError:
@@ -142,17 +153,19 @@ class RedisProcess(ServerProcess):
 class NatsProcess(ServerProcess):
     """``nats-server`` with JetStream; with a token when one is given."""
 
-    def __init__(self, *options: str, jetstream: bool = True) -> None:
+    def __init__(
+        self, *options: str, jetstream: bool = True, address: str = LOOPBACK, under: Sequence[str] = ()
+    ) -> None:
         self.program = program("nats-server")
-        super().__init__("nats")
+        super().__init__("nats", address, under)
         self.options = [*(["-js", "-sd", str(self.folder / "store")] if jetstream else []), *options]
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.address}:{self.port}"
 
     def command(self) -> list[str]:
-        return [self.program, "-a", "127.0.0.1", "-p", str(self.port), *self.options]
+        return [self.program, "-a", self.address, "-p", str(self.port), *self.options]
 
     def ask(self, subject: str, **body: object) -> dict[str, Any]:
         """One request of its interface, over a connection of its own: to do behind the log's back what must not be."""
@@ -169,7 +182,7 @@ class NatsProcess(ServerProcess):
         """Send these bytes to a subject; what is answered."""
         import json
 
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as line, line.makefile("rb") as said:
+        with socket.create_connection((self.address, self.port), timeout=10) as line, line.makefile("rb") as said:
             line.sendall(b'CONNECT {"verbose":false}\r\nSUB answer 1\r\n')
             line.sendall(f"PUB {subject} answer {len(content)}\r\n".encode() + content + b"\r\n")
             for row in said:
@@ -187,10 +200,10 @@ class S3Process(ServerProcess):
     other_access_key, other_secret_key = "OTHERACCESSKEY", "othersecretkey"
     bucket = "lake"
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = LOOPBACK, under: Sequence[str] = ()) -> None:
         self.program = program("radosgw")
         self.admin = program("radosgw-admin")
-        super().__init__("radosgw")
+        super().__init__("radosgw", address, under)
         for folder in ("db", "data", "run"):
             (self.folder / folder).mkdir()
         self.configuration = self.folder / "ceph.conf"
@@ -208,7 +221,7 @@ rgw data = {self.folder}/data
 run dir = {self.folder}/run
 admin socket = {self.folder}/run/admin.asok
 log file = {self.folder}/rgw.log
-rgw frontends = beast endpoint=127.0.0.1:{self.port}
+rgw frontends = beast endpoint={address}:{self.port}
 """
         )
         for name, access, secret in (
@@ -240,7 +253,7 @@ rgw frontends = beast endpoint=127.0.0.1:{self.port}
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -269,11 +282,7 @@ rgw frontends = beast endpoint=127.0.0.1:{self.port}
 
 
 class PostgresProcess(ServerProcess):
-    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``.
-
-    Args:
-        address: listens there, for hosts of its networks; ``under``: a command that becomes it, in that network.
-    """
+    """``postgres`` with one user that has a password; it flushes to disk only when it is to be ``durable``."""
 
     user, password = "antiphon", "hunter2 with @ and /"
 
@@ -282,16 +291,14 @@ class PostgresProcess(ServerProcess):
         *,
         durable: bool = False,
         certificate: tuple[Path, Path] | None = None,
-        address: str = "127.0.0.1",
-        under: tuple[str, ...] = (),
+        address: str = LOOPBACK,
+        under: Sequence[str] = (),
     ) -> None:
         self.durable = durable
-        self.address = address
-        self.under = under
         self.tls: dict[str, str] = {}
         homes = sorted(str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
         self.program = program("postgres", *homes)
-        super().__init__("postgres")
+        super().__init__("postgres", address, under)
         home = Path(self.program).resolve().parent
         self._as_user: list[str] = []
         if os.geteuid() == 0:  # It refuses to be root; who changes the user loses the signal of a dead parent.
@@ -307,7 +314,7 @@ class PostgresProcess(ServerProcess):
             capture_output=True, text=True, timeout=120, cwd=self.folder,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr[-2000:]
-        if address != "127.0.0.1":
+        if address != LOOPBACK:
             with (self.folder / "cluster" / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all samenet scram-sha-256\n")
         for name, file in zip(("ssl_cert_file", "ssl_key_file"), certificate or (), strict=False):
@@ -336,7 +343,7 @@ class PostgresProcess(ServerProcess):
             "fsync": "on" if self.durable else "off", "max_connections": "40", "shared_buffers": "32MB", **self.tls,
         }  # fmt: skip
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        return [*self.under, *self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
+        return [*self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
 
     def answers(self) -> bool:
         try:

@@ -52,29 +52,55 @@ def hosts() -> Iterator[Network]:
         yield made
 
 
-def test_a_cut_host_hears_nothing_until_it_is_mended(hosts: Network) -> None:
-    port = 4711
-    serve = f"import socket; s = socket.create_server(('{SERVERS}', {port})); print(flush=True)\nwhile True: s.accept()"
+@pytest.fixture
+def answering(hosts: Network) -> Iterator[int]:
+    """The port of a server of the hosts that answers whatever connects to it with a byte."""
+    serve = f"""import socket
+listener = socket.create_server(('{SERVERS}', 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    one, _ = listener.accept()
+    one.sendall(b'.')
+"""
     server = start_child([*hosts.under(-1), sys.executable, "-c", serve], stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
-        server.stdout.readline()
-        ask = f"import socket; socket.create_connection(('{SERVERS}', {port}), timeout=1)"
-
-        def reached() -> bool:
-            command = [*hosts.under(0), sys.executable, "-c", ask]
-            return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
-
-        assert reached()
-        hosts.cut(0)
-        assert not reached()
-        with socket.create_connection((SERVERS, port), timeout=5):
-            pass  # Clients and oracle still reach the servers.
-        hosts.mend(0)
-        assert reached()
+        yield int(server.stdout.readline())
     finally:
         server.kill()
         server.communicate(timeout=20)
+
+
+def asked(hosts: Network, port: int) -> float | None:
+    """Seconds until a host was answered; ``None``: it was not, within two."""
+    ask = f"""import socket, time
+began = time.monotonic()
+socket.create_connection(('{SERVERS}', {port}), timeout=2).recv(1)
+print(time.monotonic() - began)
+"""
+    done = subprocess.run([*hosts.under(0), sys.executable, "-c", ask], capture_output=True, timeout=20)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def test_a_cut_host_hears_nothing_until_it_is_mended(hosts: Network, answering: int) -> None:
+    assert asked(hosts, answering) is not None
+    hosts.cut(0)
+    assert asked(hosts, answering) is None
+    with socket.create_connection((SERVERS, answering), timeout=5):
+        pass  # Clients and oracle still reach the servers.
+    hosts.mend(0)
+    assert asked(hosts, answering) is not None
+
+
+def test_a_delayed_host_hears_later(hosts: Network, answering: int) -> None:
+    hosts.delay(0, 100)
+    slow = asked(hosts, answering)
+    assert slow is not None
+    assert slow >= 0.4  # A round trip for the connection and one for the byte, each way 100 ms.
+    hosts.delay(0, 0)
+    quick = asked(hosts, answering)
+    assert quick is not None
+    assert quick < slow
 
 
 def test_networks_of_a_killed_run_are_removed_by_the_next(hosts: Network) -> None:

@@ -140,7 +140,7 @@ async def _watch(transport: TransportSecurity, server: uvicorn.Server) -> None:
 
     def end_connections() -> None:
         for connection in tuple(server.server_state.connections):
-            connection.shutdown()
+            connection.end()
 
     transport.on_client_ca = lambda: loop.call_soon_threadsafe(end_connections)
     await transport.watch()

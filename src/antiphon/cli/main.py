@@ -32,6 +32,7 @@ from antiphon.cli import (
     principals,
     processes,
     releases,
+    restart,
     rollouts,
     runs,
     status,
@@ -97,6 +98,7 @@ def assemble() -> typer.Typer:
     app.callback()(_options)
     app.command("init")(init.init)
     app.command("up")(up.up)
+    app.command("restart")(restart.restart)
     app.command("gateway")(processes.gateway)
     app.command("worker")(processes.worker)
     app.command("engine")(processes.engine)

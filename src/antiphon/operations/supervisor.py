@@ -4,8 +4,9 @@ Invariant: a child is started only while its name is wanted; from the moment dra
 again, and the supervisor returns only when every process group it made has ended.
 
 What dies, or gives no sign of life for too long, is restarted after a delay that doubles; a start that was ready for
-long enough resets it. Children end with their supervisor, however it ends (``core.supervision``). A child that fails
-before it has ever been ready ends the whole start with its last words, because nobody is served yet.
+long enough resets it. What was ready and ended by itself, without an error, is started again at once. Children end with
+their supervisor, however it ends (``core.supervision``). A child that fails before it has ever been ready ends the
+whole start with its last words, because nobody is served yet.
 """
 
 from __future__ import annotations
@@ -166,9 +167,13 @@ class Supervisor:
                 exited.cancel()
             if spec.name in self._draining:
                 return
+            restarts += 1
+            if code == 0 and ready_at is not None:  # It was asked to end: by `antiphon restart`, say.
+                failures = 0
+                self._report(spec.name, "stopped", pid=child.pid)
+                continue
             stable = ready_at is not None and self._clock.monotonic() - ready_at >= self._backoff.stable
             failures = 1 if stable else failures + 1
-            restarts += 1
             self._report(spec.name, "died", _died(child, code), child.pid)
             if not self._was_ready[spec.name].is_set():
                 self._give_up_if_hopeless(child, code, failures)

@@ -1,10 +1,12 @@
-"""Many processes on one PostgreSQL under kills and partitions: two hosts, two gateways, two engines, three workers.
+"""Many processes on one PostgreSQL under kills and partitions.
 
-``python -m tests.chaos.harness.many_processes --kills 300`` kills one process after another with SIGKILL, each while
-another one of its kind is up, under load through both gateways. ``--partitions 100`` gives each host a network of its
-own and cuts it off from PostgreSQL, or from everything, or delays what it hears, or starts PostgreSQL again. What must
-hold is looked at from outside (``chaos_checks``), and within PostgreSQL by triggers (``chaos_triggers``). ``--broken``
-takes one defence away, which must be found. Moments are drawn from the seed; what happens at them is up to the machine.
+``python -m tests.chaos.harness.many_processes --kills 300`` has two hosts with two gateways, two engines and three
+workers, and kills one process after another with SIGKILL, each while another one of its kind is up, under load through
+all gateways. ``--partitions 100`` has three hosts, each with a network and a clock of its own, on PostgreSQL, Redis, an
+object store and NATS; two have engines, which all three ask over TLS. It cuts a host off from the others and the
+servers, or from everything, or delays what it hears and says, or starts a server again. What must hold is looked at
+from outside (``chaos_checks``), and within PostgreSQL by triggers (``chaos_triggers``). ``--broken`` takes one defence
+away, which must be found. Moments are drawn from the seed; what happens at them is up to the machine.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
@@ -33,26 +35,19 @@ from tests.chaos.harness.chaos_load import Load
 from tests.chaos.harness.chaos_project import write_project
 from tests.chaos.harness.chaos_triggers import TakeOver, make_triggers
 from tests.chaos.harness.kill_harness import load_and_checks
-from tests.chaos.harness.network import SERVERS, Network, delays, network
-from tests.chaos.harness.several_hosts import Host, Process, drained, hosts_of, running, well
-from tests.servers import PostgresProcess
+from tests.chaos.harness.network import Network, network
+from tests.chaos.harness.several_hosts import Host, HostPlan, Process, drained, hosts_of, joined, running, well
+from tests.chaos.harness.shared_servers import SharedServers, shared_servers
 
-WORKERS = (2, 1)
-PASSWORD = "CHAOS_CATALOG_PASSWORD"
+KILLED = (HostPlan(workers=2), HostPlan(workers=1))
+CUT_OFF = (HostPlan(workers=1), HostPlan(workers=1, clock=5.0), HostPlan(workers=1, engines=0, clock=-5.0))
+"""The hosts of both forms."""
+
 GOAL_TAKE_OVER = 5.0
 PAUSE_SECONDS = 4.5
 """Longer than the lease of a run in this project, which is 3 s."""
 
-_PLANTED = Path(__file__).parent / "planted"
-_CATALOG = """
-[catalog]
-url = "{url}"
-password_variable = "{variable}"
-connections = 5
-
-[supervision]
-longest_wait = "1s"
-"""
+PLANTED = Path(__file__).parent / "planted"
 _BETWEEN = 2.0
 """Seconds between two kills, at most."""
 _WELL_SECONDS = 120.0
@@ -95,15 +90,14 @@ class Chaos:
     """The faults of one run, on hosts that are up.
 
     Args:
-        place: the address of the catalog, for the oracle.
         networks: of the hosts; without them nothing is cut.
     """
 
     def __init__(
-        self, hosts: Sequence[Host], supervisors: Mapping[str, subprocess.Popen[bytes]], server: PostgresProcess,
+        self, hosts: Sequence[Host], supervisors: Mapping[str, subprocess.Popen[bytes]], servers: SharedServers,
         networks: Network | None, seed: int, say: TextIO | None,
     ) -> None:  # fmt: skip
-        self._hosts, self._supervisors, self._server = hosts, supervisors, server
+        self._hosts, self._supervisors, self._servers = hosts, supervisors, servers
         self._networks = networks
         self._chance = random.Random(seed)
         self._say = say
@@ -139,17 +133,17 @@ class Chaos:
             await asyncio.sleep(1.0)
 
     async def partition(self, times: int) -> None:
-        """Cut a host off, delay it, let it vanish, or start PostgreSQL again, so many times by turns."""
-        kinds = ["cut", "vanish", "cut", *(["delay"] if delays() else []), "cut", "restart"]
+        """Cut a host off, let it vanish, delay it, or start a server again, so many times by turns."""
+        kinds = ("cut", "vanish", "delay", "restart")
         for number in range(times):
             kind, host = kinds[number % len(kinds)], self._chance.randrange(len(self._hosts))
             await asyncio.sleep(self._chance.random() * _BETWEEN)
-            await self._fault(kind, host)
+            struck = await self._fault(kind, host)
             self.faults[kind] += 1
             began = time.monotonic()
             await self.all_well()
             took = time.monotonic() - began
-            self._tell(f"{number + 1:3}/{times}  {kind} of {self._hosts[host].name}, well after {took:.1f} s")
+            self._tell(f"{number + 1:3}/{times}  {kind} of {struck}, well after {took:.1f} s")
 
     async def all_well(self) -> None:
         """Wait until every host is well."""
@@ -167,18 +161,17 @@ class Chaos:
                 (killed[kind] if was_killed else others).extend(seconds)
         return killed, others
 
-    async def _fault(self, kind: str, host: int) -> None:
+    async def _fault(self, kind: str, host: int) -> str:
+        """Strike; the name of what was struck."""
         seconds = self._chance.uniform(1.0, 8.0)
         if kind == "restart":
-            await asyncio.to_thread(self._server.end, signal.SIGINT)
-            await asyncio.to_thread(self._server.start)
-            return
+            return await asyncio.to_thread(self._servers.restart, self.faults[kind])
         assert self._networks is not None
         if kind == "delay":
             await asyncio.to_thread(self._networks.delay, host, self._chance.randint(20, 200))
             await asyncio.sleep(seconds)
             await asyncio.to_thread(self._networks.delay, host, 0)
-            return
+            return self._hosts[host].name
         if seconds > PAUSE_SECONDS:
             self._watch([one.pid for one in self._hosts[host].processes() if one.kind == "worker"], killed=False)
         if kind == "vanish":
@@ -186,6 +179,7 @@ class Chaos:
         await asyncio.to_thread(self._networks.cut, host)
         await asyncio.sleep(seconds)
         await asyncio.to_thread(self._networks.mend, host)
+        return self._hosts[host].name
 
     async def _victim(self, kind: str) -> Process:
         """A process of a kind that has another one beside it, once there is one."""
@@ -197,7 +191,7 @@ class Chaos:
                 await asyncio.sleep(0.05)
 
     def _watch(self, pids: Sequence[int], *, killed: bool) -> None:
-        held = TakeOver(_place(self._server), pids)
+        held = TakeOver(self._servers.place, pids)
         self._watching.append((killed, asyncio.create_task(asyncio.to_thread(held.seconds, killed))))
 
     def _tell(self, words: str) -> None:
@@ -218,23 +212,20 @@ async def run(
         RuntimeError: a supervisor ended by itself, or networks are asked for and cannot be made.
     """
     began = time.monotonic()
+    plans = CUT_OFF if partitions else KILLED
     with ExitStack() as stack:
-        networks = stack.enter_context(network(len(WORKERS))) if partitions else None
-        server = stack.enter_context(_postgres(networks))
-        verified = "" if networks is None else "?sslmode=disable"
-        settings = _CATALOG.format(url=server.url + verified, variable=PASSWORD)
-        if networks is not None:
-            settings = settings.replace("[catalog]", "[tls]\nallow_plain_http = true\n\n[catalog]")
-        project = write_project(root, "simulated", settings)
-        environment = {PASSWORD: server.password}
+        networks = stack.enter_context(network(len(plans))) if partitions else None
+        servers = stack.enter_context(shared_servers(networks))
+        project = write_project(root, "simulated", servers.settings)
+        environment = {**servers.environment, "PYTHONPATH": str(PLANTED)}
         if broken is not None:
-            environment |= {"PYTHONPATH": str(_PLANTED), "CHAOS_BROKEN": broken}
-        addresses = [] if networks is None else [networks.address(host) for host in range(len(WORKERS))]
-        places = [] if networks is None else [networks.under(host) for host in range(len(WORKERS))]
-        hosts = hosts_of(project, WORKERS, environment, addresses, places)
+            environment["CHAOS_BROKEN"] = broken
+        if networks is not None:
+            environment |= joined(project, plans, networks)
+        hosts = hosts_of(project, plans, environment, networks)
         async with running(hosts) as supervisors:
-            make_triggers(_place(server))
-            chaos = Chaos(hosts, supervisors, server, networks, seed, say)
+            make_triggers(servers.place)
+            chaos = Chaos(hosts, supervisors, servers, networks, seed, say)
             urls = [host.project.url for host in hosts]
             async with Load(hosts[0].project, seed, urls, _CLIENT_SECONDS, _PAUSE) as load:
                 await load.start()
@@ -249,7 +240,7 @@ async def run(
                 settled = await load.settle()
             killed, others = await chaos.taken_over()
             left = await drained(hosts, supervisors)
-        found = _evidence(hosts[-1], load, settled, left, _place(server))
+        found = _evidence(hosts[-1], load, settled, left, servers)
     return Report(
         seed=seed,
         broken=broken,
@@ -270,26 +261,9 @@ async def run(
     )
 
 
-@contextmanager
-def _postgres(networks: Network | None) -> Iterator[PostgresProcess]:
-    """The server of the catalog, which flushes to disk."""
-    if networks is None:
-        server = PostgresProcess(durable=True)
-    else:
-        server = PostgresProcess(durable=True, address=SERVERS, under=networks.under(-1))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-def _place(server: PostgresProcess) -> str:
-    return f"{server.url_with_password}?sslmode=disable"
-
-
-def _evidence(host: Host, load: Load, settled: dict[str, str], left: tuple[str, ...], place: str) -> Evidence:
-    catalog = chaos_evidence.read_server(place)
+def _evidence(
+    host: Host, load: Load, settled: dict[str, str], left: tuple[str, ...], servers: SharedServers
+) -> Evidence:
     jobs = tuple(load.jobs)
     return Evidence(
         acknowledged=tuple(load.acknowledged),
@@ -300,8 +274,7 @@ def _evidence(host: Host, load: Load, settled: dict[str, str], left: tuple[str, 
         left_running=left,
         outputs=chaos_evidence.read_outputs(jobs),
         complaints=_complaints(host, [one.prediction for one in load.acknowledged[-1:]]),
-        **catalog,
-        **chaos_evidence.read_files(host.project.directory, catalog["snapshots"]),
+        **servers.found(host.project.directory),
     )
 
 

@@ -1,8 +1,8 @@
 """One project on several hosts: on each a supervisor with its gateway, engine and workers, all on one catalog.
 
 The hosts are this machine's. Each has a folder of its own for what is a host's (run, logs), and a host name of its own
-where the kernel lets us; keys, lake, online store and files are those of the first one, as on a file system that hosts
-share. In networks of their own they are ``network.py``'s.
+where the kernel lets us; keys, and lake, online store and files where no servers have them, are those of the first one,
+as on a file system that hosts share. In networks of their own they are ``network.py``'s, and their engines join.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from typing import Literal
 import httpx2
 import msgspec
 from tests.chaos.harness.chaos_project import ChaosProject
+from tests.chaos.harness.network import Network
 from tests.chaos.harness.running import free_port, ready, supervised, until
 
 from antiphon.core.paths import ProjectPaths
@@ -43,12 +45,20 @@ class Process(msgspec.Struct, frozen=True):
         return self.name.partition("-")[0]
 
 
+class HostPlan(msgspec.Struct, frozen=True):
+    """The processes of a host beside its gateway, and how many seconds its clock is ahead."""
+
+    workers: int
+    engines: int = 1
+    clock: float = 0.0
+
+
 class Host(msgspec.Struct, frozen=True):
     """One host: the project as it sees it, what its supervisor is started under, and what it has in its environment."""
 
     name: str
     project: ChaosProject
-    workers: int
+    plan: HostPlan
     under: tuple[str, ...]
     environment: Mapping[str, str]
 
@@ -71,30 +81,44 @@ class Host(msgspec.Struct, frozen=True):
 
 
 def hosts_of(
-    project: ChaosProject, workers: Sequence[int], environment: Mapping[str, str],
-    addresses: Sequence[str] = (), networks: Sequence[Sequence[str]] = (),
-) -> tuple[Host, ...]:  # fmt: skip
-    """Hosts with so many workers each; the first one is where the project is.
-
-    Args:
-        addresses: where each one's gateway listens; the loopback interface by default.
-        networks: a command for each that runs another one in its network.
-    """
+    project: ChaosProject, plans: Sequence[HostPlan], environment: Mapping[str, str], networks: Network | None
+) -> tuple[Host, ...]:
+    """Hosts with these plans; the first one is where the project is."""
     named = subprocess.run([*_NAMED, "trial", "true"], capture_output=True).returncode == 0
     made = []
-    for number, of in enumerate(workers):
+    for number, plan in enumerate(plans):
         name = f"host-{'abc'[number]}"
-        address = addresses[number] if addresses else project.address
         folder = project.folder if number == 0 else f"{project.folder}-{name}"
         port = project.port if number == 0 else free_port()
+        address = project.address if networks is None else networks.address(number)
         own = ChaosProject(project.root, port, project.model, address, folder)
         settings = {
             "ANTIPHON_PROJECT__DIRECTORY": folder, "ANTIPHON_GATEWAY__PORT": str(port),
-            "ANTIPHON_GATEWAY__HOST": address, "ANTIPHON_PROCESSES__WORKERS": str(of),
+            "ANTIPHON_GATEWAY__HOST": address, "ANTIPHON_PROCESSES__WORKERS": str(plan.workers),
+            "ANTIPHON_PROCESSES__ENGINES": str(plan.engines),
         }  # fmt: skip
-        under = (*(networks[number] if networks else ()), *((*_NAMED, name) if named else ()))
-        made.append(Host(name, own, of, under, {**environment, **settings}))
+        if networks is not None and plan.engines:
+            settings["ANTIPHON_ENGINE__LISTEN"] = f"{networks.inner_address(number)}:{free_port()}"
+        if plan.clock:
+            settings["CHAOS_CLOCK"] = str(plan.clock)
+        under = (*(() if networks is None else networks.under(number)), *((*_NAMED, name) if named else ()))
+        made.append(Host(name, own, plan, under, {**environment, **settings}))
     return tuple(made)
+
+
+def joined(project: ChaosProject, plans: Sequence[HostPlan], networks: Network) -> dict[str, str]:
+    """Make certificates for the engines of hosts; the environment in which engines join, and clients believe them."""
+    addresses = [networks.inner_address(number) for number, plan in enumerate(plans) if plan.engines]
+    command = [sys.executable, "-m", "antiphon.cli.main", "tls", "init", "--engines", "--project", str(project.root)]
+    command += [word for address in addresses for word in ("--ip", address)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    folder = f"{project.folder}/tls/engines/current"
+    files = {
+        "CERTIFICATE": "server.crt", "KEY": "server.key", "AUTHORITY": "authority.crt",
+        "CLIENT_CERTIFICATE": "client.crt", "CLIENT_KEY": "client.key",
+    }  # fmt: skip
+    named = {f"ANTIPHON_ENGINE__{name}": f"{folder}/{file}" for name, file in files.items()}
+    return {"ANTIPHON_ENGINE__JOIN": "true", **named}
 
 
 @asynccontextmanager
@@ -127,7 +151,7 @@ async def well(host: Host, supervisor: subprocess.Popen[bytes]) -> bool:
         RuntimeError: the supervisor has ended.
     """
     up = [process for process in host.processes() if host.works(process)]
-    if len(up) < host.workers + 2:
+    if len(up) < host.plan.workers + host.plan.engines + 1:
         return False
     try:
         return await ready(host.project.url, supervisor, host.project.root / f"up-{host.name}.log")

@@ -36,6 +36,9 @@ LARGEST_AHEAD = 64 * 1024
 REQUEST_SECONDS = 30.0
 """From a request's first byte (the first one's: from connecting) to its last."""
 
+LAST_REQUEST_SECONDS = 1.0
+"""Time for which a server that ends takes one more request of a connection: its client may have sent it already."""
+
 STALLED_SECONDS = 60.0
 """Time for which a client may leave an answer unread."""
 
@@ -85,6 +88,7 @@ class BoundedConnection(HttpToolsProtocol):
     largest_head = LARGEST_HEAD
     largest_ahead = LARGEST_AHEAD
     request_seconds = REQUEST_SECONDS
+    last_request_seconds = LAST_REQUEST_SECONDS
     stalled_seconds = STALLED_SECONDS
     slowest = SLOWEST
 
@@ -105,6 +109,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._received = 0
         self._began = 0.0
         self._deadline: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -116,10 +121,23 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._met()
+        if self._ending is not None:
+            self._ending.cancel()
         self.resume_writing()
         self._ahead = b""
         self._forget()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End with the present answer, or with that of a request that comes within :data:`LAST_REQUEST_SECONDS`."""
+        if self._answering:
+            self.end()
+        elif self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(self.last_request_seconds, self.end)
+
+    def end(self) -> None:
+        """End with the present answer, at once when there is none."""
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -145,6 +163,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head, self._head = False, 0
         if not self._refused:
             super().on_headers_complete()
+            if self._ending is not None:
+                self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._since_body = 0

@@ -1,7 +1,8 @@
 """Defences that hold among many processes, switched off one by one for the harness to find.
 
 Python imports this module in every process that has its folder in ``PYTHONPATH``; ``CHAOS_BROKEN`` names what is taken
-away. Each gap is widened to be hit.
+away. Each gap is widened to be hit. ``CHAOS_CLOCK`` is not one of them: it sets the clock of a host apart by so many
+seconds.
 """
 
 from __future__ import annotations
@@ -61,5 +62,18 @@ def _repeated() -> None:
 
 BROKEN = {"early-acknowledgement": _early_acknowledgement, "unfenced": _unfenced, "repeated": _repeated}
 
+
+def _set_clock(seconds: float) -> None:
+    from datetime import timedelta
+
+    from antiphon.core.clock import SystemClock
+
+    clock: Any = SystemClock
+    now, apart = clock.now, timedelta(seconds=seconds)
+    clock.now = lambda self: now(self) + apart
+
+
+if (_apart := os.environ.get("CHAOS_CLOCK")) is not None:
+    _set_clock(float(_apart))
 if (_name := os.environ.get("CHAOS_BROKEN")) is not None:
     BROKEN[_name]()
