@@ -28,7 +28,7 @@ from antiphon.catalog.postgres_server import PostgresAccess, ServerClock
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core import settings
 from antiphon.core.clock import ManualClock, SystemClock
-from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, StorageFullError, UnavailableError
 from antiphon.core.tls import ClientTls
 from antiphon.services.project.store import Store
 
@@ -203,6 +203,21 @@ def test_a_server_that_was_started_again_is_used_again(own_server: PostgresProce
     assert blobs.get(DEV, digest) == b"before"
     assert blobs.get(DEV, blobs.put(DEV, b"after")) == b"after"
     database.close()
+
+
+def test_a_server_whose_disk_is_full_is_told_and_used_again_once_there_is_room(database: Database) -> None:
+    # The server's own error, which a test cannot have by filling its disk.
+    full = "BEGIN RAISE EXCEPTION 'could not extend file with secret values' USING ERRCODE = 'disk_full'; END"
+    with database.transaction() as connection:
+        connection.exec_driver_sql(f"CREATE FUNCTION be_full() RETURNS trigger LANGUAGE plpgsql AS $$ {full} $$")
+        connection.exec_driver_sql("CREATE TRIGGER full_up BEFORE INSERT ON blobs EXECUTE FUNCTION be_full()")
+    blobs = Blobs(database)
+    with pytest.raises(StorageFullError, match="disk is full") as refused:
+        blobs.put(DEV, b"too much")
+    assert "secret" not in told(refused.value)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP FUNCTION be_full CASCADE")
+    assert blobs.get(DEV, blobs.put(DEV, b"room again")) == b"room again"
 
 
 def test_a_transaction_whose_connection_breaks_is_undone_and_told(database: Database) -> None:
