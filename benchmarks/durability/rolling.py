@@ -30,7 +30,7 @@ from antiphon.operations.replacement import Replacement
 
 RESULTS = Path(__file__).parents[1] / "results" / "rolling.jsonl"
 PROCESSES = "\n[processes]\ngateways = 2\nworkers = 2\nengines = 2\n"
-ENVIRONMENT = {"ANTIPHON_ENGINE__JOIN": "true"}
+ENVIRONMENT = {"ANTIPHON_ENGINE__JOIN": "true", "ANTIPHON_WORKER__LEASE": "15s"}
 QUIET_SECONDS = 1.0
 """Load before the first round and after each."""
 
