@@ -71,21 +71,21 @@ while True:
         server.communicate(timeout=20)
 
 
-def asked(hosts: Network, port: int) -> float | None:
-    """Seconds until a host was answered; ``None``: it was not, within two."""
+def asked(hosts: Network, port: int, within: float = 20.0) -> float | None:
+    """Seconds until a host was answered; ``None``: it was not, within so many."""
     ask = f"""import socket, time
 began = time.monotonic()
-socket.create_connection(('{SERVERS}', {port}), timeout=2).recv(1)
+socket.create_connection(('{SERVERS}', {port}), timeout={within}).recv(1)
 print(time.monotonic() - began)
 """
-    done = subprocess.run([*hosts.under(0), sys.executable, "-c", ask], capture_output=True, timeout=20)
+    done = subprocess.run([*hosts.under(0), sys.executable, "-c", ask], capture_output=True, timeout=60)
     return float(done.stdout) if done.returncode == 0 else None
 
 
 def test_a_cut_host_hears_nothing_until_it_is_mended(hosts: Network, answering: int) -> None:
     assert asked(hosts, answering) is not None
     hosts.cut(0)
-    assert asked(hosts, answering) is None
+    assert asked(hosts, answering, within=1.0) is None
     with socket.create_connection((SERVERS, answering), timeout=5):
         pass  # Clients and oracle still reach the servers.
     hosts.mend(0)
