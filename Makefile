@@ -93,6 +93,9 @@ bench-engine: environment  ## batch tokens/s of the engine beside a bare llama.c
 bench-upstream: environment  ## batch beside online before one server that gateways and workers share; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.upstream --size $(SIZE) --keep
 
+bench-upstream-vllm: environment vllm-environment  ## the same before a real vLLM on this machine's processor (SIZE)
+	@$(BIN)/python -m benchmarks.upstream.vllm --size $(SIZE) --keep
+
 bench-gateway: environment  ## latency, requests a second and memory of the gateway beside LiteLLM's proxy (SIZE, PEER=no)
 	@$(if $(filter no,$(PEER)),,scripts/litellm-environment >/dev/null)
 	@$(BIN)/python -m benchmarks.gateway --size $(SIZE) $(if $(filter no,$(PEER)),--no-peer)

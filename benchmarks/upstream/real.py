@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -22,13 +23,44 @@ from antiphon.core.errors import UnavailableError
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, Priority
 from antiphon.engine.api.port import GenerationEngine
-from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.remote.engine import RemoteEngine, Serves
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
-SLOTS, MODEL = 10, "simulated"
-ONLINE_WORDS, BATCH_WORDS = 8, 14
-RATE = 5.0
-"""Online requests a second, both gateways together."""
+SLOTS = 10
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests of an arm.
+
+    Attributes:
+        model: its name at the server, which has ``slots``.
+        rate: online requests a second, both gateways together.
+        online_words, batch_words: mean length of texts.
+        sizes: of prompts, in characters, equally likely.
+        forced: lengths of texts are forced, of a server whose model ends where it likes.
+        salt: begins every prompt, so that a server has no prefix of another arm's.
+    """
+
+    model: str = "simulated"
+    slots: int = SLOTS
+    rate: float = 5.0
+    online_words: int = 8
+    batch_words: int = 14
+    sizes: tuple[int, ...] = SIZES
+    forced: bool = False
+    salt: str = ""
+
+    def request(self, chance: Random, priority: Priority, level: ServiceLevel | None = None) -> GenerationRequest:
+        """One request, whose prompt begins as no other does."""
+        size = chance.choice(self.sizes)
+        words = self.online_words if priority == "online" else self.batch_words
+        prompt = (f"{self.salt} {chance.getrandbits(64):x} " + "one more word of it " * (size // 20 + 1))[:size]
+        words = max(round(words * chance.uniform(0.6, 1.4)), 1)
+        return GenerationRequest("r", self.model, prompt, words, priority=priority, level=level, ignore_end=self.forced)
+
+
+SIMULATED = Workload()
 
 
 @contextmanager
@@ -44,11 +76,14 @@ def serving(folder: Path, *, scale: float = 1.0) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def fronted(folder: Path, name: str, url: str) -> AsyncIterator[EngineClient]:
-    """A client of a new process in front of the server."""
+async def fronted(folder: Path, name: str, url: str, more: str = "") -> AsyncIterator[EngineClient]:
+    """A client of a new process in front of the server; ``more`` of its section ``[engine]``."""
     root = folder / name
     root.mkdir()
-    (root / "antiphon.toml").write_text(f'[project]\nname = "bench"\n\n[engine]\nkind = "remote"\nurl = "{url}"\n')
+    (root / "antiphon.toml").write_text(
+        f'[project]\nname = "bench"\n\n[engine]\nkind = "remote"\nurl = "{url}"\nmodel_check = "off"\n{more}'
+    )
+    (root / "definitions.py").write_text("")
     (root / ".antiphon" / "run").mkdir(parents=True)
     (root / ".antiphon" / "logs").mkdir()
     command = (sys.executable, "-m", "antiphon.app.upstream", "--project", str(root))
@@ -69,15 +104,16 @@ async def fronted(folder: Path, name: str, url: str) -> AsyncIterator[EngineClie
 class BatchGate:
     """Lets batch requests go: at most so many, or while the server has so many slots free."""
 
-    def __init__(self, most: int = ENDLESS, free: int | None = None) -> None:
+    def __init__(self, most: int = ENDLESS, free: int | None = None, slots: int = SLOTS) -> None:
         self._most = most
         self._free = free
+        self._slots = slots
         self.online = self.batch = 0
         self.changed = asyncio.Condition()
 
     def admits(self) -> bool:
         if self._free is not None:
-            return self.online + self.batch < SLOTS - self._free
+            return self.online + self.batch < self._slots - self._free
         return self.batch < self._most
 
 
@@ -90,7 +126,9 @@ class Arm:
         worker: GenerationEngine | None,
         gate: BatchGate,
         level: ServiceLevel,
+        workload: Workload = SIMULATED,
     ) -> None:
+        self._workload = workload
         self._gateways = gateways
         self._worker = worker
         self._gate = gate
@@ -105,13 +143,13 @@ class Arm:
         began = time.monotonic()
         self._begun = began + warm
         workers = [] if self._worker is None else [asyncio.create_task(self._batch(seed + n)) for n in range(ENDLESS)]
-        moment, number = chance.expovariate(RATE), 0
+        rate = self._workload.rate
+        moment, number = chance.expovariate(rate), 0
         while moment < warm + seconds:
             await asyncio.sleep(max(began + moment - time.monotonic(), 0.0))
             engine = self._gateways[number % len(self._gateways)]
-            size, words = chance.choice(SIZES), round(ONLINE_WORDS * chance.uniform(0.6, 1.4))
-            tasks.add(asyncio.create_task(self._online(engine, size, words)))
-            moment, number = moment + chance.expovariate(RATE), number + 1
+            tasks.add(asyncio.create_task(self._online(engine, self._workload.request(chance, "online", self._level))))
+            moment, number = moment + chance.expovariate(rate), number + 1
         ended = self._ended
         await asyncio.gather(*tasks)
         for worker in workers:
@@ -119,11 +157,11 @@ class Arm:
         await asyncio.gather(*workers, return_exceptions=True)
         return Outcome(tuple(sorted(self._waits)), ended / seconds)
 
-    async def _online(self, engine: GenerationEngine, size: int, words: int) -> None:
+    async def _online(self, engine: GenerationEngine, request: GenerationRequest) -> None:
         await self._count(online=1)
         try:
             sent = time.monotonic()
-            waited = await first_token(engine, size, words, "online", self._level)
+            waited = await first_token(engine, request)
             if sent > self._begun:
                 self._waits.append(waited)
         finally:
@@ -137,8 +175,7 @@ class Arm:
                 await gate.changed.wait_for(gate.admits)
                 gate.batch += 1
             try:
-                words = round(BATCH_WORDS * chance.uniform(0.6, 1.4))
-                await first_token(self._worker, chance.choice(SIZES), words, "batch", None)
+                await first_token(self._worker, self._workload.request(chance, "batch"))
                 self._ended += time.monotonic() > self._begun
             finally:
                 await self._count(batch=-1)
@@ -150,11 +187,8 @@ class Arm:
             self._gate.changed.notify_all()
 
 
-async def first_token(
-    engine: GenerationEngine, size: int, words: int, priority: Priority, level: ServiceLevel | None
-) -> float:
+async def first_token(engine: GenerationEngine, request: GenerationRequest) -> float:
     """Seconds until the first token; returns at the end of the text."""
-    request = GenerationRequest("r", MODEL, "x" * size, words, priority=priority, level=level)
     sent, first = time.monotonic(), 0.0
     async with contextlib.aclosing(engine.generate(request)) as events:
         async for event in events:
@@ -197,9 +231,9 @@ async def arms(
 
 
 @asynccontextmanager
-async def direct(url: str) -> AsyncIterator[RemoteEngine]:
+async def direct(url: str, serves: Serves = "openai", parameters: tuple[str, ...] = ()) -> AsyncIterator[RemoteEngine]:
     """The server without a process in between."""
-    engine = RemoteEngine(url)
+    engine = RemoteEngine(url, serves=serves, parameters=parameters)
     try:
         yield engine
     finally:
@@ -213,7 +247,8 @@ async def hop(folder: Path, pairs: int) -> list[tuple[float, float]]:
         async with fronted(folder, "hop", url) as client, direct(url) as server:
             for number in range(pairs + 20):
                 order = ((server, client), (client, server))[number % 2]
-                times = {id(engine): await first_token(engine, 400, 4, "online", None) for engine in order}
+                request = GenerationRequest("r", SIMULATED.model, "x" * 400, 4)
+                times = {id(engine): await first_token(engine, request) for engine in order}
                 if number >= 20:
                     found.append((times[id(server)], times[id(client)]))
     return found

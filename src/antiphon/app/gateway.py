@@ -26,6 +26,7 @@ from antiphon.gateway.application import create_app
 from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
+from antiphon.services.gateway_shares import PREFIX, GatewayShares
 from antiphon.services.project.store import Store
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     gc.freeze()
     beating = asyncio.create_task(supervision.beat())
     stopped = asyncio.Event()
-    present = asyncio.create_task(_presence(store).run_until(stopped))
+    present = asyncio.create_task(_presence(wired).run_until(stopped))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)
@@ -92,11 +93,12 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
         await wired.close()
 
 
-def _presence(store: Store) -> Duties:
-    """A lease that says that this process works with the catalog; whoever moves it elsewhere asks."""
-    process = ProcessIdentity.own()
+def _presence(wired: ProcessServices) -> Duties:
+    """A lease by which others know that this process works with the catalog, and gateways share their limits."""
+    process, store = ProcessIdentity.own(), wired.store
     leases = ProcessLeases(store.database, store.scope.environment)
-    return Duties(f"gateway/{process}", (), leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
+    shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide))
+    return Duties(f"{PREFIX}{process}", (shares,), leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
 
 
 def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:

@@ -53,12 +53,17 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 log=bounds,
             )
         )
-    for engine in sections.upstreams(settings):
+    for number, engine in enumerate(sections.upstreams(settings)):
         name = engine_process(engine)
         specs.append(
             ChildSpec(
                 name=name,
-                command=commands.upstream_command(store, engine),
+                command=commands.upstream_command(
+                    store,
+                    engine,
+                    listen=_next_port(settings.fronts.listen, number),
+                    advertise=_next_port(settings.fronts.advertise, number),
+                ),
                 ready=SocketAnswers(paths.engine_socket_of(name)),
                 withheld=sections.withheld(settings, engine),
                 sockets=(paths.engine_socket_of(name),),

@@ -1,6 +1,7 @@
 """``python -m antiphon.app.upstream``: the engine process in front of one server at a URL.
 
-It needs no catalog, and it alone has the server's key.
+It alone has the server's key. What it sees of the server's models is kept in the catalog, and where fronts listen on
+the network one process of all hosts speaks with the server at a time.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ import signal
 import sys
 from pathlib import Path
 
-from antiphon.core import disk, logs, settings, telemetry
+from antiphon.catalog.engine_instances import front_lease
+from antiphon.core import disk, logs, telemetry
 from antiphon.core.errors import AntiphonError
 from antiphon.core.supervision import Supervision
 from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.front import UpstreamFront
+from antiphon.gateway.http.engine_network import EngineNetwork
+from antiphon.orchestration.duties import Duties
+from antiphon.services.engines.joining import joining
+from antiphon.services.engines.remote_models import RemoteModelRecord, look_seconds
 from antiphon.services.engines.servers import server_of
+from antiphon.services.project.store import Store, open_store
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.upstream", description="Front a server at a URL.")
     parser.add_argument("--project", type=Path, default=Path("."))
     parser.add_argument("--engine", default=MAIN, help="a name under [engines], or main")
+    parser.add_argument("--listen", default="", metavar="HOST:PORT", help="serve other hosts there over mutual TLS")
+    parser.add_argument("--advertise", default="", metavar="HOST:PORT", help="where they reach what listens")
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
     disk.make_private()
@@ -33,29 +42,70 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop
 
-        uvloop.run(_serve(options.project, options.engine, supervision))
+        with open_store(options.project) as store:
+            uvloop.run(_serve(store, options, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
     return 0
 
 
-async def _serve(root: Path, engine: str, supervision: Supervision) -> None:
-    loaded, paths = settings.load(root)
-    name, bounds = engine_process(engine), loaded.telemetry.bounds
+async def _serve(store: Store, options: argparse.Namespace, supervision: Supervision) -> None:
+    engine, paths, bounds = options.engine, store.paths, store.settings.telemetry.bounds
+    name = engine_process(engine)
     logs.bound(paths.logs / f"{name}.log", bounds)
-    telemetry.configure(name, paths.logs if loaded.telemetry.traces else None, bounds)
-    log, stop = logging.getLogger("antiphon.engine"), asyncio.Event()
+    telemetry.configure(name, store.traces, bounds)
+    log, stop, leaving = logging.getLogger("antiphon.engine"), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    socket = paths.engine_socket_of(name)
-    front = await UpstreamFront(server_of(loaded, paths, engine)).start()
-    beating = asyncio.create_task(supervision.beat())
+    path, staying = paths.engine_socket_of(name), list[asyncio.Task[None]]()
+    network = EngineNetwork.of(options.listen, store.settings.fronts, "fronts", paths.root) if options.listen else None
+    front = UpstreamFront(
+        server_of(store.settings, paths, engine),
+        record=RemoteModelRecord(store, engine).record,
+        look_seconds=look_seconds(store),
+        strict=store.settings.engine.on_change == "refuse",
+        active=lambda: duty is None or duty.held,
+    )
+    duty = _duty(store, options, network, front)
+
+    async def stay() -> None:
+        """Speak with the server while this process is the one that does; one that is listed no more drains."""
+        log.info("The engine %s is served on %s.", engine, path)
+        try:
+            await (front if duty is None else duty).run_until(stop)
+        finally:
+            leaving.set()
+
+    around = [asyncio.create_task(supervision.beat())]
+    around += [] if network is None else [asyncio.create_task(network.transport.watch())]
+    listener = None if network is None else network.listener
     try:
-        await serve(front, socket, stop, ready=lambda: log.info("The engine %s is served on %s.", engine, socket))
+        ready = lambda: staying.append(asyncio.create_task(stay()))  # noqa: E731
+        await serve(front, path, leaving, network=listener, ready=ready)
+        await asyncio.gather(*staying)
     finally:
-        beating.cancel()
+        for task in around:
+            task.cancel()
     log.info("The engine has drained and stops.")
+
+
+def _duty(
+    store: Store, options: argparse.Namespace, network: EngineNetwork | None, front: UpstreamFront
+) -> Duties | None:
+    """Speaking with the server, which one process of all hosts does; ``None`` where each host has its own."""
+    if network is None:
+        return None
+    return joining(
+        store,
+        front_lease(options.engine),
+        options.engine,
+        store.paths.engine_socket_of(engine_process(options.engine)),
+        lambda: (front.models, {}, front.load()),
+        listener=network.listener,
+        advertise=options.advertise,
+        parts=(front,),
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import gated, serving_services
 from antiphon.services.batches import ProjectTableJobs, askable, embedding_models, file_contents, file_store
 from antiphon.services.engines import clients
+from antiphon.services.engines.remote_models import remote_model_lines
 from antiphon.services.features.feature_services import feature_services
 from antiphon.services.features.health import notices, snapshot_health
 from antiphon.services.features.lookup import Lookups
@@ -130,7 +132,10 @@ class ProcessServices:
                 batches=request_batches(store, self.files),
             ),
             health=HealthServices(
-                processes=lambda: statuses(store.paths.run), ready=self._ready, notices=self._notices
+                processes=lambda: statuses(store.paths.run),
+                ready=self._ready,
+                notices=self._notices,
+                remote_models=partial(remote_model_lines, store),
             ),
         )
 

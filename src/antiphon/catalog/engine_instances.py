@@ -18,19 +18,26 @@ _log = logging.getLogger("antiphon.catalog")
 PREFIX = "engine/"
 """Of the names of the leases."""
 
+
+def front_lease(engine: str) -> str:
+    """The name of the lease of the process that speaks with an engine's server."""
+    return f"front/{engine}/"
+
+
 _decoder = msgspec.json.Decoder(EngineInstance)
 
 
 class EngineInstances:
-    """Lists the engines of one environment that have joined."""
+    """Lists the engines of one environment that have joined, under leases whose names begin so."""
 
-    def __init__(self, leases: ProcessLeases) -> None:
+    def __init__(self, leases: ProcessLeases, prefix: str = PREFIX) -> None:
         self._leases = leases
+        self._prefix = prefix
 
     def living(self) -> tuple[EngineInstance, ...]:
         """The engines whose lease holds, by name."""
         found = []
-        for lease in self._leases.living(PREFIX):
+        for lease in self._leases.living(self._prefix):
             try:
                 found.append(_decoder.decode(lease.detail or ""))
             except msgspec.MsgspecError as error:

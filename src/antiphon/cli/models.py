@@ -13,6 +13,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import Progress, moment, note, shortened, show, show_json, table
 from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.status import remote_models_table
 from antiphon.core.disk import put_private
 from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from antiphon.learning.registry.card import ModelCard
     from antiphon.learning.registry.comparison import ModelComparison
     from antiphon.learning.registry.models import ModelLine, ModelRegistry
+    from antiphon.services.engines.remote_models import RemoteModelLine
     from antiphon.services.project.store import Store
 
 app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
@@ -47,10 +49,11 @@ def list_models(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Base models and whether they are in the cache; inside a project also its trained versions, newest first."""
-    base, versions = _base(), _versions(project, application or None)
-    lines = msgspec.to_builtins(versions)
-    show({"base": base, "versions": lines}, as_json, lambda: _listed(base, versions))
+    """Base models and whether they are in the cache; inside a project also its trained versions, newest first, and the
+    models behind its servers elsewhere."""
+    base, (versions, remote) = _base(), _versions(project, application or None)
+    lines = {"versions": msgspec.to_builtins(versions), "remote": msgspec.to_builtins(remote)}
+    show({"base": base, **lines}, as_json, lambda: _listed(base, versions, remote))
 
 
 @app.command("show")
@@ -109,6 +112,22 @@ def alias(
     show(moved, as_json, lambda: f"{moved.application}:{moved.alias} is {moved.model}, since {moment(moved.at)}")
 
 
+@app.command()
+def accept(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model behind a server elsewhere.")],
+    engine: Annotated[str, typer.Option(help="The engine whose server it is: main, or one under [engines].")] = "main",
+    reason: Reason = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Have a remote model served that has changed, where `on_change` refuses that."""
+    from antiphon.services.engines import remote_models
+
+    with stores(project) as store:
+        found = remote_models.accept(store, engine, name, principal=at_terminal(store).id, reason=reason)
+    show(found, as_json, lambda: f"{found.model} of the engine {found.engine} is accepted as {found.version}")
+
+
 def _base() -> list[dict[str, Any]]:
     from antiphon.engine import weights
 
@@ -124,11 +143,14 @@ def _base() -> list[dict[str, Any]]:
     return lines
 
 
-def _versions(project: Path, application: str | None) -> tuple[ModelLine, ...]:
+def _versions(project: Path, application: str | None) -> tuple[tuple[ModelLine, ...], tuple[RemoteModelLine, ...]]:
     if project == HERE and not application and not (project / FILE_NAME).is_file():
-        return ()
+        return (), ()
+    from antiphon.services.engines.remote_models import remote_model_lines
+
     with _registry(project) as (registry, store):
-        return registry.lines(store.scope, application)
+        remote = () if application else remote_model_lines(store, store.scope)
+        return registry.lines(store.scope, application), remote
 
 
 @contextmanager
@@ -139,11 +161,13 @@ def _registry(project: Path) -> Iterator[tuple[ModelRegistry, Store]]:
         yield ModelRegistry(store.database), store
 
 
-def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...]) -> str:
+def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...], remote: tuple[RemoteModelLine, ...]) -> str:
     rows = [
         (line["model"], f"{line['size'] / 1e6:.0f} MB", line["license"], line["path"] or "not pulled") for line in base
     ]
     text = table(("model", "size", "license", "path"), rows)
+    if remote:
+        text += "\n\n" + remote_models_table(remote)
     if not versions:
         return text
     head = ("version", "alias", "base", "dataset", "parent", "AUC", "Brier", "gates", "created")

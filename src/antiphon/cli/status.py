@@ -66,6 +66,8 @@ def _text(found: Status) -> str:
     ]
     if found.engine.instances:
         parts.append(engines_table(found.engine.instances))
+    if found.remote_models:
+        parts.append(remote_models_table(found.remote_models))
     if found.reuse:
         parts.append(reuse_table(found.reuse))
     if found.freshness:
@@ -103,6 +105,14 @@ def engines_table(instances: Any) -> str:
             for one in instances
         ],
     )
+
+
+def remote_models_table(models: Any) -> str:
+    """Lists the models behind servers elsewhere, and below those that have changed under a live release."""
+    return table(
+        ("remote model", "engine", "version", "known by", "since", "checked", "before"),
+        [(one.model, one.engine, one.version, one.evidence, one.since, one.checked_at, one.before) for one in models],
+    ) + "".join(f"\n{line}" for one in models for line in _changes(one))
 
 
 def reuse_table(reuse: Any) -> str:
@@ -199,6 +209,16 @@ def status_table(views: Sequence[ViewStatus]) -> str:
         "view", "version", "state", "snapshot", "as of", "age", "may be", "next", "lag", "keys", "source", "features",
     )  # fmt: skip
     return "\n".join([table(head, rows, "Nothing is applied."), *(said for view in views for said in _problems(view))])
+
+
+def _changes(one: Any) -> Iterator[str]:
+    if one.refused:
+        yield f"{one.model}: refused: {one.reason}. `antiphon models accept {one.model} --reason …` has it served."
+    for release in one.outdated:
+        yield (
+            f"{one.model}: another model since {moment(one.since)} than when {release} was made live: {one.reason}. "
+            f"`antiphon releases validate {release}` evaluates it as it is now."
+        )
 
 
 def _blocked(view: Any) -> str:

@@ -44,10 +44,11 @@ def init(
 ) -> None:
     """Make a local authority with a server and a client certificate."""
     from antiphon.governance.certificates import authority as certificates
+    from antiphon.services.engines.sections import upstreams
 
     loaded, paths = settings.load(project)
     file = project / settings.FILE_NAME
-    section = "engine" if engines else "tls"
+    section = "tls" if not engines else "fronts" if upstreams(loaded) else "engine"
     if write and section in tomllib.loads(file.read_text(encoding="utf-8")):
         raise ConflictError(
             f"{file.name} has a section [{section}] already.", where=str(file), next_step="Change the section by hand."

@@ -28,6 +28,7 @@ class Settings(sections.Section, frozen=True):
 
     project: sections.ProjectSettings = sections.ProjectSettings()
     catalog: sections.CatalogSettings = sections.CatalogSettings()
+    fronts: sections.FrontsSettings = sections.FrontsSettings()
     features: sections.FeaturesSettings = sections.FeaturesSettings()
     feast: sections.FeastSettings = sections.FeastSettings()
     engine: sections.EngineSettings = sections.EngineSettings()

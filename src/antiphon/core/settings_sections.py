@@ -149,6 +149,10 @@ class EngineSettings(Section, frozen=True):
         first_token: how long an online request waits for an engine's first token before the next one is asked, but at
             most half of ``request_timeout``.
         fallback: what plain models fall back to, ``ENGINE`` or ``ENGINE/MODEL`` each; an application names its own.
+        model_check: how often a model of a server at a URL is compared with what it was, beside every time that
+            something shows a change; ``off``: never.
+        on_change: whether a model that is another one than before under its name is served (``serve``, and it is said),
+            or refused until it is accepted (``refuse``).
     """
 
     kind: Literal["llamacpp", "remote", "simulated"] = "llamacpp"
@@ -173,6 +177,8 @@ class EngineSettings(Section, frozen=True):
     key: str | None = None
     first_token: str = "30s"
     fallback: tuple[str, ...] = ()
+    model_check: str = "5m"
+    on_change: Literal["serve", "refuse"] = "serve"
 
 
 class StandbyEngineSettings(Section, frozen=True):
@@ -196,12 +202,34 @@ class StandbyEngineSettings(Section, frozen=True):
     client_key: str | None = None
 
 
+class FrontsSettings(Section, frozen=True):
+    """Processes in front of servers at URLs, where several hosts share the servers: one host's process speaks with each
+    server at a time, the others stand by.
+
+    Attributes:
+        listen: ``HOST:PORT`` where the first one serves other hosts over mutual TLS, beside its socket; those of
+            further servers take the ports after it. ``None``: each host has processes of its own.
+        advertise: where other hosts reach it, if that is another address.
+        certificate, key: PEM files that it shows there.
+        authority: PEM file of whom it trusts for its clients' certificates, and they for its.
+        client_certificate, client_key: PEM files by which gateways and workers are let in.
+    """
+
+    listen: str | None = None
+    advertise: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    authority: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+
 class GatewaySettings(Section, frozen=True):
     """The gateway's address and bounds.
 
     Attributes:
         max_connections: connections at once; fewer where the limit of descriptors leaves no room for them.
-        max_in_flight: answers under way per path; ``max_flex``: of ``service_tier: flex``.
+        max_in_flight: answers under way per path, of all gateways together; ``max_flex``: of ``service_tier: flex``.
         request_timeout: how long an answer may take; ``flex_timeout``: one of ``service_tier: flex``.
         queue_timeout: how long an online request may wait for its turn at the engine, but at most half of the
             engine's ``first_token``.

@@ -20,6 +20,7 @@ from antiphon.governance.identity.quotas import Quotas
 from antiphon.governance.policy.request import Resource
 from antiphon.operations.processes import ProcessStatus
 from antiphon.services.batches import ProjectTableJobs
+from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.feature_services import FeatureServices
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.governance.identity import ProjectIdentity
@@ -110,11 +111,14 @@ class HealthServices:
         processes: the children under supervision.
         ready: part to what is wrong with it; ``None`` when it works.
         notices: part to a defect that does not keep it from serving.
+        remote_models: present versions of the models behind servers elsewhere, with a scope's live releases that were
+            made live with others.
     """
 
     processes: Callable[[], Sequence[ProcessStatus]]
     ready: Callable[[], Awaitable[Mapping[str, str | None]]]
     notices: Callable[[], Mapping[str, str]]
+    remote_models: Callable[[Scope], Sequence[RemoteModelLine]]
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class Duties:
         self._gone = gone
         self._seconds = seconds
         self._detail = detail
+        self.held = False
+        """Whether this process has the lease, as far as it knows."""
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Hold the lease or wait for it, until ``stop``; then give it back."""
@@ -59,7 +61,7 @@ class Duties:
                 waiting = True
                 await wait(stop, min(LOOK_SECONDS, self._seconds / 3))
                 continue
-            waiting = False
+            waiting, self.held = False, True
             ended = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(work(self._parts, ended))
@@ -68,6 +70,7 @@ class Duties:
                 await asyncio.to_thread(self._leases.release, self._name, self._holder)
             except UnavailableError:
                 _log.warning("the catalog is away; the lease of %s ends by itself", self._name)
+            self.held = False
 
     async def _hold(self, stop: asyncio.Event, ended: asyncio.Event) -> None:
         """Renew the lease; end the parts when it is another's, or at ``stop``."""

@@ -2,8 +2,8 @@
 
 Invariants:
 - A judgement that moves a rollout and the move are one transaction, conditional on the state it judged.
-- Fail closed: evidence that cannot be judged promotes nothing, and a rollout that decides nothing within its patience
-  is rolled back.
+- Fail closed: evidence that cannot be judged, or that is of another model than the one that is served now, promotes
+  nothing, and a rollout that decides nothing within its patience is rolled back.
 - Nothing that decides is kept in memory: a worker that starts goes on from the catalog.
 """
 
@@ -179,6 +179,7 @@ class RolloutKeeper:
     def _judged(self, rollout: RolloutRecord, now: datetime) -> Judgement:
         try:
             evidence = self._evidence.read(rollout)
+            changed = self._transitions.model_changed(rollout)
             slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
             judgement = self._judge(rollout, evidence.exposures, evidence.pairs, now, slo)
             if (judgement.rollout, judgement.state, judgement.step) != (rollout.id, rollout.state, rollout.step):
@@ -186,6 +187,9 @@ class RolloutKeeper:
         except Exception as error:
             _log.exception("The rollout %s cannot be judged; it is held where it is.", rollout.id)
             return unjudged(rollout, error, now)
+        if judgement.decision == "promote" and changed is not None:
+            sentence = f"Held: what was seen is of another model. {changed}"
+            return msgspec.structs.replace(judgement, decision="hold", sentence=sentence)
         return judgement
 
     def _out_of_patience(self, rollout: RolloutRecord, now: datetime) -> str | None:

@@ -15,13 +15,22 @@ FeatureExists = Callable[[Scope, str, str], bool]
 
 
 def check_candidate(
-    feature_exists: FeatureExists, scope: Scope, candidate: Release, live: Release | None, force: bool
+    feature_exists: FeatureExists,
+    scope: Scope,
+    candidate: Release,
+    live: Release | None,
+    force: bool,
+    changed: str | None = None,
 ) -> None:
     """Refuse a release that no rollout can begin with.
 
+    Args:
+        changed: in words, that its model is another one than when it was validated.
+
     Raises:
         ConflictError: nothing is live to compare with, or the release is.
-        InvalidInputError: it reads features that are not there, or has not passed its gates and is not forced.
+        InvalidInputError: it reads features that are not there, or has not passed its gates with its present model
+            and is not forced.
     """
     application = candidate.bundle.application
     if live is None:
@@ -43,6 +52,13 @@ def check_candidate(
             where=application.name,
             next_step=f"`antiphon releases validate {candidate.id}` holds it against them; `antiphon releases rollout "
             f"{candidate.id} --force --reason …` goes past them.",
+        )
+    if changed is not None and not force:
+        raise InvalidInputError(
+            f"The release {candidate.id} passed its gates with another model. {changed}",
+            where=application.name,
+            next_step=f"`antiphon releases validate {candidate.id}` evaluates it as it is now; `antiphon releases "
+            f"rollout {candidate.id} --force --reason …` goes past that.",
         )
 
 

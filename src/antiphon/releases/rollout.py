@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -29,6 +30,9 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.releases.candidate import FeatureExists, check_candidate, check_features, first_state, next_step, unread
 
 Position = tuple[RolloutState, int]
+
+ModelChange = Callable[[Release, datetime], str | None]
+"""Says, in words, that a release's model is not the one that was served at a moment; ``None`` if nothing shows it."""
 
 PromotionPolicy = Callable[[Release, bool, Principal, str, bool], None]
 """Policy about making a release reach users: release, gates passed, principal, reason, forced.
@@ -61,6 +65,8 @@ class RolloutTransitions:
         audit: records each transition in its transaction.
         feature_exists: asked about every view that a release pins, before it sees traffic in place of another.
         promotion: policy about making a release reach users; ``None`` permits.
+        model_change: asked about the model of a release before it reaches more users than it did; ``None`` where models
+            do not change by themselves.
     """
 
     database: Database
@@ -70,6 +76,7 @@ class RolloutTransitions:
     audit: AuditLog
     feature_exists: FeatureExists
     promotion: PromotionPolicy | None = None
+    model_change: ModelChange | None = None
 
     def begin(
         self,
@@ -101,13 +108,15 @@ class RolloutTransitions:
             candidate = self.releases.get(scope, release, within=connection)
             application = candidate.bundle.application.name
             live = self.releases.live(scope, application, within=connection)
-            check_candidate(self.feature_exists, scope, candidate, live, force)
+            changed = self._changed_since_validated(connection, candidate)
+            check_candidate(self.feature_exists, scope, candidate, live, force, changed)
             self._ask(connection, scope, candidate, by, reason, force)
             self._no_other(scope, application, connection)
             assert live is not None
             plan = candidate.bundle.application.rollout
             state = first_state(plan)
-            why = f"gates passed over: {reason}" if force and candidate.stage != "validated" else reason
+            passed_over = force and (candidate.stage != "validated" or changed is not None)
+            why = f"gates passed over: {reason}" if passed_over else reason
             rollout = self.rollouts.start(
                 scope, application, release, live.id, plan, principal, why, state=state, within=connection
             )
@@ -150,9 +159,23 @@ class RolloutTransitions:
                     where=rollout,
                     next_step=f"`antiphon releases abort {before.application} --reason …` and begin again.",
                 )
+            if (changed := self.model_changed(before, within=connection)) is not None:
+                raise ConflictError(
+                    f"What the rollout has shown is of another model. {changed}",
+                    where=rollout,
+                    next_step=f"`antiphon releases abort {before.application} --reason …`, validate, begin again.",
+                )
             to = next_step(before)
             act = "promote" if to[0] == "promoted" else "advance"
             return self._move(connection, before, to, act, principal, reason)
+
+    def model_changed(self, rollout: RolloutRecord, *, within: Connection | None = None) -> str | None:
+        """Says, in words, that the candidate's model has changed since the rollout began; ``None`` if nothing shows
+        it."""
+        if self.model_change is None:
+            return None
+        candidate = self.releases.get(rollout.scope, rollout.candidate, within=within)
+        return self.model_change(candidate, rollout.created_at)
 
     def undo(
         self,
@@ -275,7 +298,20 @@ class RolloutTransitions:
         # a rollout may have been forced into it.
         stages = self.releases.stages(scope, release.id, within=connection)
         passed = any(move.stage in ("validated", "live") for move in stages)
+        passed = passed and self._changed_since_validated(connection, release) is None
         self.promotion(release, passed, by, reason, not passed if force is None else force)
+
+    def _changed_since_validated(self, connection: Connection, release: Release) -> str | None:
+        """In words, that a release's model is another one than when its gates, or users, saw it last."""
+        stages = self.releases.stages(release.scope, release.id, within=connection)
+        # One that comes back from a rollout which was aborted is validated as of before.
+        back = [False, *(move.stage in UNDER_WAY for move in stages)]
+        seen = [
+            move.at
+            for move, returns in zip(stages, back, strict=False)
+            if move.stage == "live" or (move.stage == "validated" and not returns)
+        ]
+        return None if self.model_change is None or not seen else self.model_change(release, seen[-1])
 
     def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
         active = self.rollouts.active(scope, application, within=connection)

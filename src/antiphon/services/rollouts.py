@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
@@ -10,6 +12,7 @@ from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.candidate import FeatureExists
 from antiphon.releases.judge import judge
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.services.engines.remote_models import changed_since
 from antiphon.services.governance.policies import promotion_policy
 from antiphon.services.project.store import Store
 
@@ -38,6 +41,7 @@ def rollout_transitions(store: Store) -> RolloutTransitions:
         audit=store.audit,
         feature_exists=feature_exists(store),
         promotion=promotion_policy(store),
+        model_change=partial(changed_since, store),
     )
 
 

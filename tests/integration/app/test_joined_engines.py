@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from antiphon.app import up
-from antiphon.app.engine import LEASE_SECONDS, engine_files
 from antiphon.catalog.engine_instances import EngineInstances
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.child_process import start_child
@@ -22,8 +21,10 @@ from antiphon.core.settings_sections import EngineSettings
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.routing.routed_engine import RoutedEngine
+from antiphon.gateway.http.engine_network import engine_files
 from antiphon.governance.certificates.authority import CertificateSpec, init, settings_lines
 from antiphon.services.engines import clients, commands
+from antiphon.services.engines.joining import LEASE_SECONDS
 from antiphon.services.project.store import Store
 
 ENGINE = '[engine]\nkind = "simulated"\nmodels = ["words"]\nslots = 8\n'
@@ -214,7 +215,7 @@ def test_several_engines_are_started_with_sockets_and_ports_of_their_own(tmp_pat
 
 def test_an_engine_that_listens_says_which_certificates_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="needs `key`, `authority`") as lacking:
-        engine_files(EngineSettings(certificate="engine.crt"), tmp_path)
+        engine_files(EngineSettings(certificate="engine.crt"), "engine", tmp_path)
     assert "antiphon tls init --engines" in str(lacking.value.next_step)
     complete = EngineSettings(certificate="engine.crt", key="engine.key", authority="authority.crt")
-    assert engine_files(complete, tmp_path).require_client
+    assert engine_files(complete, "engine", tmp_path).require_client

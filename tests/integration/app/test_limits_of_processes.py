@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ slots = 1
 
 [gateway]
 port = {port}
-max_flex = 2
+max_flex = 4
 queue_timeout = "20s"
 """
 
@@ -64,6 +65,12 @@ class Platform:
         process = await self._stack.enter_async_context(_process(command, log, 10))
         await until(lambda: ready(f"http://127.0.0.1:{port}", process, log), bool, 120)
         return process
+
+    async def divided(self) -> None:
+        """Return once each gateway has half of the limits."""
+        for port in self.ports:
+            log = self.root / f"gateway-{port}.log"
+            await until(partial(asyncio.to_thread, log.read_text), lambda text: "There are 2 gateways" in text, 20)
 
     def key(self, **allowance: Any) -> dict[str, str]:
         with closing(Store.open(self.root)) as store:
@@ -126,7 +133,8 @@ async def test_two_gateways_one_quota_and_a_kill_forgets_nothing(platform: Platf
 async def test_priority_goes_first_flex_last_and_a_full_flex_is_told(platform: Platform) -> None:
     ended: list[str] = []
     headers = platform.key(priority=True)
-    async with platform.at(0, headers) as client:
+    await platform.divided()  # So that two flex requests of four are this gateway's.
+    async with platform.at(0, headers) as client, platform.at(1, headers) as other:
 
         async def ask(name: str, tokens: int, **fields: Any) -> httpx2.Response:
             answer = await chat(client, tokens, f"I am {name}", **fields)
@@ -145,9 +153,10 @@ async def test_priority_goes_first_flex_last_and_a_full_flex_is_told(platform: P
             full = await chat(client, 4, service_tier="flex")
             assert (full.status_code, full.json()["error"]["code"]) == (429, "resource_unavailable")
             assert int(full.headers["retry-after"]) >= 1
+            flex += [group.create_task(chat(other, 4, service_tier="flex")) for _ in range(2)]
         assert ended[:3] == ["running", "priority", "default"]
         tiers = [task.result().json()["service_tier"] for task in (*flex, default, first)]
-        assert tiers == ["flex", "flex", "default", "priority"]
+        assert tiers == ["flex", "flex", "flex", "flex", "default", "priority"]
 
 
 async def test_a_deadline_and_a_departure_free_the_engine_at_once(platform: Platform) -> None:

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from tests.harness.small_desk import DESK, SCOPE, START
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting
 
+from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, InvalidOutputError, UnavailableError
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
@@ -228,6 +230,39 @@ async def test_a_release_passes_its_gates_and_is_validated(desk: EvaluatedDesk) 
     assert moves[-1].stage == "validated"
     assert evaluation.id in moves[-1].reason
     assert desk.validation.validate(candidate, evaluation, principal="me").passed
+
+
+async def test_rows_of_another_model_than_the_present_one_validate_nothing(desk: EvaluatedDesk) -> None:
+    candidate, served = desk.candidate(), "v1"
+
+    def remote_version(release: Release, fingerprints: Sequence[str]) -> tuple[str, set[str]]:
+        return served, {"v1" for one in fingerprints if one == "scripted-1"}
+
+    desk.validation = replace(desk.validation, remote_version=remote_version)
+    evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id)
+    assert evaluation.fingerprints == ("scripted-1",)
+    assert desk.validation.validate(candidate, evaluation, principal="me").passed
+    served = "v2"
+    verdict = desk.validation.validate(candidate, evaluation, principal="me")
+    assert verdict.reasons == (
+        f"{candidate.bundle.model.name} is v2 now, and rows were answered by v1; evaluate it again",
+    )
+    served = "v1"
+    assert desk.validation.validate(candidate, evaluation, principal="me").passed
+    moves = [move.stage for move in desk.releases.stages(SCOPE, candidate.id)]
+    assert moves[-2:] == ["validated", "validated"], "It is validated as of now."
+
+
+async def test_the_live_release_is_evaluated_anew_once_its_model_is_another_one(desk: EvaluatedDesk) -> None:
+    current = True
+    desk.evaluator = replace(desk.evaluator, current=lambda release, evaluation: current)
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_attacks=False)
+    asked = len(desk.requests)
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_attacks=False)
+    assert len(desk.requests) == asked + 40
+    current = False
+    await desk.evaluator.evaluate(desk.candidate(), desk.dataset, against=desk.release.id, with_attacks=False)
+    assert len(desk.requests) == asked + 120
 
 
 async def test_a_bad_release_stays_a_draft_with_reasons(tmp_path: Path) -> None:

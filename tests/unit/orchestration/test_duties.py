@@ -61,9 +61,11 @@ async def test_one_does_them_and_another_takes_over_when_it_stops(leases: Proces
     two = Worker(leases, "two")
     await until(lambda: two.looks >= 5)  # It has asked for longer than a lease lasts.
     assert (one.part.done, two.part.done, one.part.times) == (True, False, 1)
+    assert (one.duties.held, two.duties.held) == (True, False)
     await one.end()
     assert not one.part.done
     await until(lambda: two.part.done)
+    assert (one.duties.held, two.duties.held) == (False, True)
     await two.end()
     assert leases.find("duties") is None
 

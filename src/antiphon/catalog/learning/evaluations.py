@@ -88,6 +88,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         tokens, engine_seconds: mean of an answer (prompt and completion, all attempts).
         guards: of whole outputs: what guards did (``retry``, ``template``) to how many outputs it happened.
         attacks: what each attack set came to.
+        fingerprints: of what answered the rows.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     created_at: datetime
     guards: dict[str, int] = {}
     attacks: tuple[AttackSummary, ...] = ()
+    fingerprints: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -149,12 +149,13 @@ class Releases:
         *,
         principal: str,
         reason: str,
+        again: bool = False,
         within: Connection | None = None,
     ) -> StageMove:
-        """Record that a release entered a stage; entering the stage it is in changes nothing."""
+        """Record that a release entered a stage; entering the stage it is in changes nothing, unless ``again``."""
         with self._database.writing(within) as connection:
             moves = self.stages(scope, release, within=connection)
-            if moves and moves[-1].stage == stage:
+            if moves and moves[-1].stage == stage and not again:
                 return moves[-1]
             at = next_moment(self._database.clock, moves)
             move = StageMove(release, len(moves) + 1, stage, principal, reason, at)

@@ -354,3 +354,13 @@ leases = table(
     columns(Instant, "until"),
     optional(TEXT, "detail"),
 )
+
+# --- Models behind servers elsewhere: of an environment, so that the tenant of such a row is ``*``.
+
+remote_models = table(
+    "remote_models",
+    numbered("engine", "model"),
+    columns(TEXT, "version", "evidence", "reason", "seen"),
+    columns(Instant, "since", "checked_at"),
+    optional(TEXT, "accepted_by"),
+)

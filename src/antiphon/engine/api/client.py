@@ -57,6 +57,11 @@ class EngineClient:
         self._connection: _ClientConnection | None = None
         self._connecting = asyncio.Lock()
 
+    @property
+    def connected(self) -> bool:
+        """Whether the engine's process was there last: what it answered is its own word."""
+        return self._connection is not None and not self._connection.lost
+
     async def describe(self) -> EngineDescription:
         return await self._describe(DescriptionRequest(""))
 

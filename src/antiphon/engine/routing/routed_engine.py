@@ -6,6 +6,8 @@ Invariants:
 - A request that two instances failed under is given to no third: it may be the cause.
 - An instance that cannot be reached is asked last, and not by requests: a probe finds out when it is back.
 - While the list of instances cannot be read, those that are known stay.
+- Where one instance is active at a time (``patience``), a request waits for the one that takes over, and an error that
+  the active one itself tells is not taken elsewhere.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ class RoutedEngine:
         living: lists the instances that have joined; raises ``UnavailableError`` while that cannot be read.
         client: makes the client of an instance.
         choose: chooses among instances for the beginning of a prompt.
+        patience: seconds that a request waits for an instance where one of them is active at a time.
     """
 
     def __init__(
@@ -70,16 +73,19 @@ class RoutedEngine:
         client: Callable[[EngineInstance], EngineClient],
         *,
         choose: Choice | None = None,
+        patience: float = 0.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._living = living
         self._client = client
         self._place = choose or by_affinity
+        self._patience = patience
         self._monotonic = monotonic
         self._routes: dict[str, Route] = {}
         self._declared: tuple[ServedModel, ...] | None = None
         self._read_at = self._unread_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._listed = asyncio.Condition()
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -144,8 +150,10 @@ class RoutedEngine:
                                 unseen.clear()
                 return
             except (UnavailableError, EngineError, OverloadedError, NotFoundError) as error:
-                self._mark(route, error)
-                if shown:
+                own = await self._is_its_own(route)
+                if not own:
+                    self._mark(route, error)
+                if shown or own:
                     raise
                 attempts.failed(route, error)
 
@@ -176,8 +184,17 @@ class RoutedEngine:
                 with route.carrying(priority):
                     return await ask(route.client)
             except (UnavailableError, EngineError, OverloadedError, NotFoundError) as error:
+                if await self._is_its_own(route):
+                    raise
                 self._mark(route, error)
                 attempts.failed(route, error)
+
+    async def _is_its_own(self, route: Route) -> bool:
+        """True if an error is the word of the one active instance, which no other would make right."""
+        if not self._patience or not route.client.connected:
+            return False
+        await self._read()
+        return route.joined
 
     async def _choose(self, model: str, priority: Priority, attempts: _Attempts, key: bytes | None) -> Route:
         """The instance for a request that some did not take.
@@ -191,9 +208,20 @@ class RoutedEngine:
         if not found and self._monotonic() - self._read_at > FRESH_SECONDS:
             await self._read()
             found = self._open(model, attempts)
+        if not found and self._patience:
+            found = await self._taken_over(model, attempts)
         if not found:
             raise attempts.refusal() if attempts.errors else _unavailable(len(self._routes))
         return self._place(key, found, priority) if key is not None else _by_load(found, priority)
+
+    async def _taken_over(self, model: str, attempts: _Attempts) -> list[Route]:
+        """The instances once one of them has taken over; none if none does in time."""
+        found: list[Route] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience), self._listed:
+                while not (found := self._open(model, attempts)):
+                    await self._listed.wait()
+        return found
 
     def _open(self, model: str, attempts: _Attempts) -> list[Route]:
         """Instances that were not asked yet: those that serve the model and can be reached, if there are such."""
@@ -248,6 +276,8 @@ class RoutedEngine:
                     self._begin(route.client.close())
                 elif not (route.joined and route.reachable):
                     self._probe(route)
+        async with self._listed:
+            self._listed.notify_all()
 
     def _tell(self, route: Route) -> None:
         """Declare to an instance that has just joined what the others were told."""

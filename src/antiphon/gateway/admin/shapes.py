@@ -23,6 +23,7 @@ from antiphon.gateway.services import GatewayServices
 from antiphon.governance.identity.principal import NO_LIMITS, Limits
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
+from antiphon.services.engines.remote_models import RemoteModelLine
 from antiphon.services.features.view_status import ViewStatus
 from antiphon.serving.admission.engine_gate import GateStatus
 
@@ -232,6 +233,7 @@ class Status(msgspec.Struct, frozen=True):
     reuse: tuple[ReuseLine, ...] = ()
     gate: GateStatus | None = None
     elsewhere: tuple[EngineElsewhere, ...] = ()
+    remote_models: tuple[RemoteModelLine, ...] = ()
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

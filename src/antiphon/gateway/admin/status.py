@@ -93,5 +93,6 @@ def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> d
         "applications": tuple(services.generation.models(scope)),
         "processes": tuple(services.health.processes()),
         "runs": shapes.read_all(services.work.runs.list(scope, 5), shapes.RunLine),
+        "remote_models": tuple(services.health.remote_models(scope)),
         "reuse": shapes.reuse_lines(services.predictions.reuse(scope)),
     }

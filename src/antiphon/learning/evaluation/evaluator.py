@@ -52,6 +52,7 @@ class ReleaseEvaluator:
         codec: seals the journals' lines.
         view_keys: the keys by which a view (name, definition version) is looked up, so that an attack through a key
             finds what it would find in serving; ``None`` assumes the worst.
+        current: tells whether an earlier evaluation of a release is of the model that is served now.
     """
 
     answering: AnswerFactory
@@ -65,6 +66,7 @@ class ReleaseEvaluator:
     patience: float = 60.0
     view_keys: Callable[[Scope, str, str], Sequence[str]] | None = None
     codec: Codec = field(default_factory=PlainCodec)
+    current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
     async def evaluate(
         self,
@@ -172,7 +174,7 @@ class ReleaseEvaluator:
         except InvalidInputError:
             return ()  # it reads other definition versions: the gate that compares fails, and says so
         before = await asyncio.to_thread(self.evaluations.latest, scope, against, dataset.id)
-        if before is not None:
+        if before is not None and await asyncio.to_thread(self.current, release, before):
             try:
                 found = (await asyncio.to_thread(self.rows_of, before)).rows
             except NotFoundError:

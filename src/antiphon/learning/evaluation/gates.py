@@ -6,7 +6,7 @@ the evaluation it passed by, and only while everything it needs is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import ge, gt, le
@@ -29,6 +29,10 @@ ENOUGH = 50
 
 DISPARITY = "disparity"
 """The gate over slices, the only one whose reason names a slice."""
+
+
+RemoteVersion = Callable[[Release, Sequence[str]], tuple[str | None, set[str]]]
+"""(the version of a release's remote model that is served now, the versions that fingerprints of answers name)."""
 
 
 class ValidationResult(msgspec.Struct, frozen=True):
@@ -106,6 +110,8 @@ class Validation:
         models_folder: where the files of model versions lie.
         feature_exists: tells whether a definition version of a view is known here: scope, view, version.
         weights_of: path of a base model's weights; ``None`` for an engine whose weights are not on this machine.
+        remote_version: version of a release's model that a server elsewhere serves now, and what a fingerprint says of
+            it; ``None`` where models do not change by themselves.
     """
 
     transaction: Callable[[], AbstractContextManager[Any]]
@@ -116,11 +122,13 @@ class Validation:
     feature_exists: Callable[[Scope, str, str], bool]
     models_folder: Path
     weights_of: Callable[[ModelPin], Path | None]
+    remote_version: RemoteVersion | None = None
 
     def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult:
         """Moves a draft to ``validated`` if its evaluation passed every gate; else it stays a draft, with the reasons.
 
-        The gates are the release's own. A release that is validated already stays so.
+        The gates are the release's own. A release that is validated already stays so, and one whose model is a server's
+        is validated as of now.
 
         Raises:
             InvalidInputError: a view it reads is gone, or the evaluation is of something else.
@@ -143,15 +151,17 @@ class Validation:
                     where=release.id,
                     next_step="See `antiphon releases list`.",
                 )
+            reasons += self._changed(release, evaluation)
             compared = release.bundle.application.gates.brier_above_live is not None
             if compared and live is not None and live.id not in (release.id, evaluation.against):
                 reasons.append(f"it was not compared with the release that is live, {live.id}")
             evaluation = self.evaluations.add(evaluation, within=connection)
-            if not reasons and present.stage == "draft":
+            if not reasons:
                 why = f"evaluation {evaluation.id} on {evaluation.dataset}: every gate passed"
                 self.releases.set_stage(
-                    scope, release.id, "validated", principal=principal, reason=why, within=connection
-                )
+                    scope, release.id, "validated", principal=principal, reason=why,
+                    again=self._remote(present, ())[0] is not None, within=connection,
+                )  # fmt: skip
             present = self.releases.get(scope, release.id, within=connection)
         return ValidationResult(present, evaluation, tuple(reasons))
 
@@ -181,6 +191,17 @@ class Validation:
                 where=str(path),
                 next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
             )
+
+    def _changed(self, release: Release, evaluation: Evaluation) -> list[str]:
+        """Says that the evaluation is of a model that is not served any more under its name."""
+        present, answered = self._remote(release, evaluation.fingerprints)
+        if present is None or answered <= {present}:
+            return []
+        others = ", ".join(sorted(answered - {present}))
+        return [f"{release.bundle.model.name} is {present} now, and rows were answered by {others}; evaluate it again"]
+
+    def _remote(self, release: Release, fingerprints: Sequence[str]) -> tuple[str | None, set[str]]:
+        return (None, set()) if self.remote_version is None else self.remote_version(release, fingerprints)
 
     def _weights(self, scope: Scope, pin: ModelPin) -> Path | None:
         if pin.version is None:

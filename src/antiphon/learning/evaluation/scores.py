@@ -33,6 +33,7 @@ class RowResult(msgspec.Struct, frozen=True):
         whole: whether the whole output was asked for; only then are ``valid`` (the first attempt as the model wrote
             it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
             and ``guards`` (what guards did) about something.
+        fingerprint: of what answered, as the receipt has it.
     """
 
     example: str
@@ -49,6 +50,7 @@ class RowResult(msgspec.Struct, frozen=True):
     engine_seconds: float = 0.0
     seconds: float = 0.0
     reason: str = ""
+    fingerprint: str = ""
 
 
 class EvaluationRows(msgspec.Struct, frozen=True):
@@ -90,6 +92,7 @@ def answered(
         tokens=receipt.usage.prompt_tokens + receipt.usage.completion_tokens,
         engine_seconds=receipt.usage.engine_seconds,
         seconds=receipt.timing.total,
+        fingerprint=receipt.attempts[-1].fingerprint if receipt.attempts else "",
     )
 
 
@@ -175,6 +178,7 @@ def summarize(
         seconds_p99=float(np.percentile(seconds, 99)),
         tokens=float(np.mean([row.tokens for row in scored])),
         engine_seconds=float(np.mean([row.engine_seconds for row in scored])),
+        fingerprints=tuple(sorted({row.fingerprint for row in results} - {""})),
         against=against,
         difference=differences(scored, baseline),
         gates=(),

@@ -8,10 +8,10 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from antiphon.catalog.engine_instances import EngineInstances
+from antiphon.catalog.engine_instances import PREFIX, EngineInstances, front_lease
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import InvalidInputError
-from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
+from antiphon.core.settings_sections import EngineSettings, FrontsSettings, StandbyEngineSettings
 from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.address import NetworkAddress, is_engine_url, parse_host_port, parse_url
 from antiphon.engine.api.client import EngineClient
@@ -20,6 +20,9 @@ from antiphon.engine.routing.routed_engine import RoutedEngine
 from antiphon.services.apply.apply import require_named_engines
 from antiphon.services.engines.sections import engine_tls, require_names, section_of
 from antiphon.services.project.store import Store
+
+TAKE_OVER_SECONDS = 12.0
+"""Wait of a request for another process to take a server over: a lease, a look for it, and one at who has it."""
 
 
 def connect(store: Store, peer: str) -> EngineClient | RoutedEngine:
@@ -30,11 +33,11 @@ def connect(store: Store, peer: str) -> EngineClient | RoutedEngine:
     """
     engine = store.settings.engine
     if engine.kind != "remote" and engine.join:
-        return _joined(store, peer)
+        return _joined(store, peer, PREFIX, engine)
     return _client(store, MAIN, peer)
 
 
-def standbys(store: Store, peer: str) -> dict[str, EngineClient]:
+def standbys(store: Store, peer: str) -> dict[str, EngineClient | RoutedEngine]:
     """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
 
     Raises:
@@ -45,12 +48,14 @@ def standbys(store: Store, peer: str) -> dict[str, EngineClient]:
     return {name: _client(store, name, peer) for name in store.settings.engines}
 
 
-def _client(store: Store, name: str, peer: str) -> EngineClient:
-    """The client of an engine of ours on another host, or else of the process that stands for it on this one."""
+def _client(store: Store, name: str, peer: str) -> EngineClient | RoutedEngine:
+    """The client of an engine of ours on another host, or else of the process that stands for it."""
     engine: EngineSettings | StandbyEngineSettings
     engine = store.settings.engine if name == MAIN else store.settings.engines[name]
     remote = not isinstance(engine, EngineSettings) or engine.kind == "remote"
     if not remote or engine.url is None or not is_engine_url(engine.url):
+        if remote and store.settings.fronts.listen is not None:
+            return _joined(store, peer, front_lease(name), store.settings.fronts, patience=TAKE_OVER_SECONDS)
         return EngineClient(store.paths.engine_socket_of(engine_process(name)), peer=peer)
     where = f"antiphon.toml, [{section_of(name)}]"
     host, port = parse_url(engine.url, f"{where} url")
@@ -72,10 +77,12 @@ def _client(store: Store, name: str, peer: str) -> EngineClient:
     return EngineClient(address, peer=peer)
 
 
-def _joined(store: Store, peer: str) -> RoutedEngine:
+def _joined(
+    store: Store, peer: str, prefix: str, section: EngineSettings | FrontsSettings, *, patience: float = 0.0
+) -> RoutedEngine:
     """The engines that have joined the project's catalog: by their socket on this machine, over TLS from others."""
-    instances = EngineInstances(ProcessLeases(store.database, store.scope.environment))
-    tls, host = engine_tls(store.paths, store.settings.engine), socket.gethostname()
+    instances = EngineInstances(ProcessLeases(store.database, store.scope.environment), prefix)
+    tls, host = engine_tls(store.paths, section), socket.gethostname()
 
     def client(instance: EngineInstance) -> EngineClient:
         path = Path(instance.socket)
@@ -83,4 +90,4 @@ def _joined(store: Store, peer: str) -> RoutedEngine:
             return EngineClient(path, peer=peer)
         return EngineClient(NetworkAddress(*parse_host_port(instance.address, instance.name), tls), peer=peer)
 
-    return RoutedEngine(partial(asyncio.to_thread, instances.living), client)
+    return RoutedEngine(partial(asyncio.to_thread, instances.living), client, patience=patience)

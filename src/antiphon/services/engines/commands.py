@@ -11,7 +11,9 @@ from antiphon.services.engines.sections import require_names
 from antiphon.services.project.store import Store
 
 
-def upstream_command(store: Store, engine: str) -> tuple[str, ...]:
+def upstream_command(
+    store: Store, engine: str, *, listen: str | None = None, advertise: str | None = None
+) -> tuple[str, ...]:
     """The command line of the process in front of a server.
 
     Raises:
@@ -21,7 +23,11 @@ def upstream_command(store: Store, engine: str) -> tuple[str, ...]:
 
     require_names(store.settings)
     server_of(store.settings, store.paths, engine)
-    return (sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", engine)
+    return (
+        *(sys.executable, "-m", "antiphon.app.upstream", "--project", str(store.paths.root), "--engine", engine),
+        *(() if listen is None else ("--listen", listen)),
+        *(() if advertise is None else ("--advertise", advertise)),
+    )
 
 
 def command(

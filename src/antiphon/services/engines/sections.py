@@ -7,7 +7,7 @@ import re
 from antiphon.core.errors import InvalidInputError
 from antiphon.core.paths import ProjectPaths
 from antiphon.core.settings import Settings
-from antiphon.core.settings_sections import EngineSettings, StandbyEngineSettings
+from antiphon.core.settings_sections import EngineSettings, FrontsSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls, client_tls
 from antiphon.definitions.degradation import MAIN
 from antiphon.engine.api.address import is_engine_url
@@ -45,6 +45,6 @@ def section_of(engine: str) -> str:
     return "engine" if engine == MAIN else f"engines.{engine}"
 
 
-def engine_tls(paths: ProjectPaths, engine: EngineSettings | StandbyEngineSettings) -> ClientTls:
+def engine_tls(paths: ProjectPaths, engine: EngineSettings | StandbyEngineSettings | FrontsSettings) -> ClientTls:
     """Certificates by which an engine elsewhere is met."""
     return client_tls(paths.root, engine.authority, engine.client_certificate, engine.client_key)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from antiphon.learning.retraining.workflow import Retraining
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.orchestration.worker import wait
 from antiphon.services.answering import serving_services
+from antiphon.services.engines.remote_models import evaluated_now, remote_version
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.governance.policies import may_train, unattended
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
@@ -93,6 +94,7 @@ class LearningPlatform:
             view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
             folder=store.paths.directory / "evaluations",
             codec=store.database.codec,
+            current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
         )
 
@@ -108,6 +110,7 @@ class LearningPlatform:
             feature_exists=feature_exists(store),
             models_folder=models_folder(store),
             weights_of=self._weights_of,
+            remote_version=partial(remote_version, store),
         )
 
     @cached_property

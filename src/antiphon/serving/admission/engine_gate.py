@@ -102,7 +102,8 @@ class EngineGate:
         adaptive: bool = True,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.gradient = Gradient(float(start), most=float(max(most, start)))
+        self._start, self._declared = float(start), float(max(most, start))
+        self.gradient = Gradient(self._start, most=self._declared)
         self._queue_seconds = queue_seconds
         self._monotonic = monotonic
         self._adaptive = adaptive
@@ -124,6 +125,14 @@ class EngineGate:
     def status(self) -> GateStatus:
         """The present state of the gate."""
         return GateStatus(int(self.gradient.limit), self._inside, self._count_waiting(), self._release_rate.per_second)
+
+    def divide(self, processes: int) -> None:
+        """Take an equal share of the most that the limit may become, one of so many processes; before anything is
+        measured, of the limit as well."""
+        most = max(self._declared / processes, 1.0)
+        limit = self.gradient.limit if self.gradient.windows else max(self._start / processes, 1.0)
+        self.gradient = msgspec.structs.replace(self.gradient, limit=min(limit, most), most=most)
+        self._admit()
 
     async def enter(self, rank: int, tenant: str = "", tokens: float = 1.0) -> None:
         """Take a place, in order of rank (smaller first), then by turns; :meth:`leave` gives it back.

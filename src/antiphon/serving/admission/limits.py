@@ -22,13 +22,18 @@ class AdmissionController:
     """Counts answers under way, with a limit for each of online, flex and batch."""
 
     def __init__(self, *, online: int, batch: int, flex: int = 64) -> None:
-        self._bounds: dict[WorkClass, int] = {"online": online, "flex": flex, "batch": batch}
+        self._declared: dict[WorkClass, int] = {"online": online, "flex": flex, "batch": batch}
+        self._bounds = dict(self._declared)
         self._under_way: dict[WorkClass, int] = {"online": 0, "flex": 0, "batch": 0}
         self._rates: dict[WorkClass, SlotReleaseRate] = {work: SlotReleaseRate(monotonic) for work in self._bounds}
 
     def under_way(self, work: WorkClass) -> int:
         """Number of answers of this class under way."""
         return self._under_way[work]
+
+    def divide(self, processes: int) -> None:
+        """Take an equal share of each limit, one of so many processes: one slot at least."""
+        self._bounds = {work: max(bound // processes, 1) for work, bound in self._declared.items()}
 
     @asynccontextmanager
     async def enter(self, work: WorkClass) -> AsyncIterator[None]:

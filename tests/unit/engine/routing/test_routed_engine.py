@@ -57,6 +57,7 @@ class Instance:
         self.refusal: AntiphonError | None = None
         self.context = 2048
         self.closed = False
+        self.connected = True
 
     @property
     def listed(self) -> EngineInstance:
@@ -229,6 +230,41 @@ async def test_the_only_instance_is_asked_even_if_it_failed() -> None:
             await answer(engine)
         fleet.instances["a"].script = []
         assert await answer(engine) == "a"
+
+
+async def test_where_one_is_active_at_a_time_a_request_waits_for_the_one_that_takes_over() -> None:
+    fleet = Fleet("a", "b")
+    fleet.listed = {"a"}
+    first = fleet.instances["a"]
+    first.script, first.connected = [EngineError("It was killed.")], False
+    async with routing(fleet, patience=10.0) as engine:
+        under_way = [asyncio.create_task(answer(engine)) for _ in range(2)]
+        await until(lambda: first.requests == 2)
+        fleet.listed = {"b"}
+        assert await asyncio.gather(*under_way) == ["b", "b"]
+        fleet.listed = set()
+        await until(lambda: not engine._routes)
+        later = asyncio.create_task(answer(engine))
+        await asyncio.sleep(0)
+        fleet.listed = {"b"}
+        assert await later == "b"
+
+
+async def test_where_one_is_active_at_a_time_its_own_error_makes_no_request_wait() -> None:
+    fleet = Fleet("a")
+    async with routing(fleet, patience=1_000.0) as engine:
+        for error in (UnavailableError("Its server is away."), OverloadedError("Full."), NotFoundError("No model.")):
+            fleet.instances["a"].script = [error]
+            with pytest.raises(type(error)):
+                await answer(engine)
+        fleet.instances["a"].script = []
+        assert await answer(engine) == "a"
+
+
+async def test_a_request_waits_no_longer_than_it_may_for_one_that_takes_over() -> None:
+    async with routing(Fleet(), patience=0.01) as engine:
+        with pytest.raises(UnavailableError, match="No engine has joined"):
+            await answer(engine)
 
 
 async def test_one_that_has_left_gets_no_new_requests_and_finishes_what_it_has() -> None:

@@ -45,6 +45,7 @@ from antiphon.engine.backends.remote.protocol import (
     generation_body,
     refusal_of,
     report_of,
+    unpinned,
     unreachable,
 )
 from antiphon.engine.backends.remote.stream import CompletionStream
@@ -102,6 +103,10 @@ class RemoteEngine:
         self._models = dict(models or {})
         self._monotonic = monotonic
         self._serves = serves
+        self.entries: dict[str, dict[str, Any]] = {}
+        """The server's list as it was read last, by the names of requests."""
+        self.fingerprint: Callable[[str, str | None], str] = unpinned
+        """Makes the fingerprint of an answer, from the request's name of the model and the server's fingerprint."""
         self._parameters = frozenset(parameters)
 
     async def describe(self) -> EngineDescription:
@@ -110,23 +115,24 @@ class RemoteEngine:
             raise refusal_of(status, headers, content, self._url)
         try:
             listed = msgspec.json.decode(content)["data"]
-            found = {str(entry["id"]): entry for entry in listed}
+            found = {str(entry["id"]): dict(entry) for entry in listed}
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError("The server's list of models cannot be read.", where=self._url) from error
         names = {served: name for name, served in self._models.items()}
+        self.entries = {names.get(served, served): entry for served, entry in found.items()}
         return EngineDescription(
             new_id("describe"),
             tuple(
                 ModelDescription(
-                    name=names.get(served, served),
-                    fingerprint=fingerprint(served, None),
+                    name=name,
+                    fingerprint=fingerprint(name),
                     context_tokens=int(entry.get("max_model_len") or _CONTEXT_TOKENS),
                     chat_template="",
                     special_tokens=(),
                     bos="",
                     eos="",
                 )
-                for served, entry in found.items()
+                for name, entry in self.entries.items()
             ),
             EngineLoad(),
         )
@@ -165,7 +171,7 @@ class RemoteEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
-        stream = CompletionStream(request, self._monotonic())
+        stream = CompletionStream(request, self._monotonic(), self.fingerprint)
         path = "/chat/completions" if request.messages else "/completions"
         async with self._posted(path, body, sent=body) as response:
             async for payloads in _events(response.content):

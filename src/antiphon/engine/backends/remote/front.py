@@ -15,13 +15,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
-from antiphon.core.errors import AntiphonError, EngineError, OverloadedError
+from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError
 from antiphon.engine.api.messages import (
+    Delta,
     EngineDescription,
     EngineLoad,
     GenerationRequest,
@@ -37,6 +38,8 @@ from antiphon.engine.api.messages import (
 from antiphon.engine.api.port import Sink
 from antiphon.engine.backends.remote.admission import SentRequest, UpstreamAdmission
 from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.remote.model_watch import ModelWatch, PinnedModel, Record
+from antiphon.engine.backends.remote.observation import ModelObservation
 
 _log = logging.getLogger("antiphon.engine")
 
@@ -53,12 +56,35 @@ MOST_WAITING = 4096
 """Batch requests that may wait here."""
 
 
-class UpstreamFront:
-    """Implements :class:`~antiphon.engine.api.port.EngineCore` over a server; it owns ``upstream``."""
+async def _unrecorded(model: str, seen: ModelObservation | None) -> PinnedModel | None:
+    return None
 
-    def __init__(self, upstream: RemoteEngine, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+
+class UpstreamFront:
+    """Implements :class:`~antiphon.engine.api.port.EngineCore` over a server; it owns ``upstream``.
+
+    Args:
+        record, look_seconds, strict: see :class:`~antiphon.engine.backends.remote.model_watch.ModelWatch`.
+        active: whether this process is the one that speaks with the server; another refuses every request.
+    """
+
+    def __init__(
+        self,
+        upstream: RemoteEngine,
+        *,
+        record: Record = _unrecorded,
+        look_seconds: float = 0.0,
+        strict: bool = False,
+        active: Callable[[], bool] = lambda: True,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._upstream = upstream
+        self._active = active
         self._monotonic = monotonic
+        self._models = ModelWatch(
+            self._stream, upstream.embed, self.describe, record, every=look_seconds, strict=strict, monotonic=monotonic
+        )
+        upstream.fingerprint = self._models.fingerprint
         self._admission = UpstreamAdmission()
         self._tickets = 0
         self._requests: dict[int, asyncio.Task[None]] = {}
@@ -68,22 +94,46 @@ class UpstreamFront:
         self._described: EngineDescription | None = None
         self._described_at = float("-inf")
         self._looking: asyncio.Task[EngineDescription] | None = None
+        self._away = False
+        """Its list could not be read last."""
         self._online, self._drained = asyncio.Event(), asyncio.Event()
         self._drained.set()
         self._closed = False
         self._watching: list[asyncio.Task[None]] = []
 
     async def start(self) -> UpstreamFront:
-        """Watch the server until :meth:`close`. Returns the front itself."""
-        self._watching = [asyncio.create_task(self._retry())]
+        """Watch the server until :meth:`close` or :meth:`stop_watching`. Returns the front itself."""
+        self._watching = [asyncio.create_task(self._retry()), asyncio.create_task(self._models.run())]
         if self._upstream.reports:
             self._watching.append(asyncio.create_task(self._read_reports()))
         return self
+
+    async def stop_watching(self) -> None:
+        """Let go of the server but for what is under way."""
+        tasks, self._watching = self._watching, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Watch the server until ``stop``."""
+        await self.start()
+        try:
+            await stop.wait()
+        finally:
+            await self.stop_watching()
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Fingerprints of the server's models, as they were described last."""
+        described = self._described
+        return {} if described is None else {model.name: model.fingerprint for model in described.models}
 
     async def describe(self) -> EngineDescription:
         """See :class:`~antiphon.engine.api.port.EngineCore`; the server is asked for its models once a second at most.
 
         ``slots`` are the requests that it may have at once for one more of batch to be sent."""
+        self._require_active()
         if self._described is None or self._monotonic() - self._described_at > LOOK_SECONDS:
             # Of many that ask at once, one asks the server.
             looking = self._looking = self._looking or asyncio.create_task(self._look())
@@ -91,12 +141,18 @@ class UpstreamFront:
         return replace(self._described, load=self.load())
 
     async def _look(self) -> EngineDescription:
+        away, self._away = self._away, True
         try:
             described = await self._upstream.describe()
         finally:
             self._looking = None
-        self._described, self._described_at = described, self._monotonic()
-        return described
+        self._away = False
+        if away:
+            self._models.serves_again()
+        self._models.listed(self._upstream.entries)
+        models = [replace(model, fingerprint=self._models.described(model.name)) for model in described.models]
+        self._described, self._described_at = replace(described, models=tuple(models)), self._monotonic()
+        return self._described
 
     def load(self) -> EngineLoad:
         """Requests of this project in the server, and those that wait here."""
@@ -108,10 +164,18 @@ class UpstreamFront:
             slots=self._admission.limit(self._monotonic()),
         )
 
+    def _require_active(self) -> None:
+        if not self._active():
+            raise UnavailableError(
+                "Another process speaks with the server.", where="engine", next_step="Try again in a moment."
+            )
+
     async def submit(self, request: GenerationRequest, sink: Sink) -> int:
+        self._require_active()
         return self._begin(request.id, self._generate(request, sink), sink)
 
     async def submit_texts(self, request: TextEmbeddingRequest, sink: Sink) -> int:
+        self._require_active()
         return self._begin(request.id, self._embed(request, sink), sink)
 
     def cancel(self, ticket: int) -> None:
@@ -127,6 +191,7 @@ class UpstreamFront:
                 await self._online.wait()
 
     async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
+        self._require_active()
         return await self._upstream.serve(models)
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
@@ -139,7 +204,8 @@ class UpstreamFront:
         if self._closed:
             return
         self._closed = True
-        tasks = [*self._watching, *self._requests.values()]
+        await self.stop_watching()
+        tasks = list(self._requests.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -166,6 +232,12 @@ class UpstreamFront:
             sink(RequestFailure.of(request, EngineError("The engine failed.")))
 
     async def _generate(self, request: GenerationRequest, sink: Sink) -> None:
+        await self._models.require(request.model)
+        async with contextlib.aclosing(self._stream(request)) as events:
+            async for event in events:
+                sink(event)
+
+    async def _stream(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         sent, failure = await self._admitted(request), None
         try:
             async with contextlib.aclosing(self._upstream.generate(request)) as events:
@@ -174,7 +246,7 @@ class UpstreamFront:
                         self._served(sent)
                     if isinstance(event, GenerationResult):
                         self._count(request.priority, event.usage)
-                    sink(event)
+                    yield event
         except AntiphonError as error:
             failure = error
             raise
@@ -182,7 +254,10 @@ class UpstreamFront:
             self._give_back(sent, failure)
 
     async def _embed(self, request: TextEmbeddingRequest, sink: Sink) -> None:
-        sink(await self._upstream.embed(request))
+        self._models.used(request.model, embeds=True)
+        await self._models.require(request.model)
+        embedded = await self._upstream.embed(request)
+        sink(replace(embedded, fingerprint=self._models.described(request.model)))
 
     async def _admitted(self, request: GenerationRequest) -> SentRequest:
         """Count a request as sent, once the server may have it."""
@@ -228,6 +303,7 @@ class UpstreamFront:
     def _served(self, sent: SentRequest) -> None:
         if not self._admission.known:
             _log.info("The server serves again.")
+            self._models.serves_again()
         self._admission.first_token(sent, self._monotonic())
         self._admit()
 

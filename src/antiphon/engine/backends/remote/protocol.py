@@ -132,7 +132,7 @@ def embeddings_of(content: bytes, request: TextEmbeddingRequest, seconds: float)
         vectors=b"".join(rows[place] for place in range(len(rows))),
         dimensions=sizes.pop() // 4,
         tokens=(tokens,),
-        fingerprint=fingerprint(request.model, None),
+        fingerprint=fingerprint(request.model),
         engine_seconds=seconds,
     )
 
@@ -155,9 +155,22 @@ def report_of(content: bytes, url: str) -> ServerReport:
         raise EngineError("The server's metrics cannot be read.", where=url) from error
 
 
-def fingerprint(model: str, system: str | None) -> str:
-    """Fingerprint of a remote model: its name and the server's own fingerprint of its configuration."""
-    return f"remote:{model}:{system or 'unknown'}"
+def fingerprint(model: str, version: str | None = None, system: str | None = None) -> str:
+    """Fingerprint of a remote model: its name, the version that it was seen to be, and the server's own fingerprint of
+    its configuration."""
+    return f"remote:{model}:{version or 'unknown'}" + ("" if system is None else f":{system}")
+
+
+def unpinned(model: str, system: str | None) -> str:
+    """Fingerprint of a model of which no version is known."""
+    return fingerprint(model, None, system)
+
+
+def version_of(text: str, model: str) -> str | None:
+    """The version in a fingerprint of this remote model; ``None`` where none was known, or of anything else."""
+    begins = fingerprint(model, "")[: -len("unknown")]
+    version = text.removeprefix(begins).partition(":")[0] if text.startswith(begins) else "unknown"
+    return None if version == "unknown" else version
 
 
 def unreachable(error: Exception, url: str) -> UnavailableError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,14 +17,17 @@ from antiphon.engine.api.messages import (
     TokenOut,
 )
 from antiphon.engine.api.tool_text import ToolWriter
-from antiphon.engine.backends.remote.protocol import fingerprint
+from antiphon.engine.backends.remote.protocol import unpinned
 
 
 class CompletionStream:
     """One stream of a completion as far as it was read; times are of the caller's clock."""
 
-    def __init__(self, request: GenerationRequest, began: float) -> None:
+    def __init__(
+        self, request: GenerationRequest, began: float, fingerprint: Callable[[str, str | None], str] | None = None
+    ) -> None:
         self._request = request
+        self._named = fingerprint or unpinned
         self._began = began
         self._first: float | None = None
         self._text: list[str] = []
@@ -102,7 +105,7 @@ class CompletionStream:
                 decode_seconds=now - first,
                 engine_seconds=now - self._began,
             ),
-            fingerprint=fingerprint(self._request.model, self._fingerprint),
+            fingerprint=self._named(self._request.model, self._fingerprint),
         )
 
     def _written(self, delta: dict[str, Any]) -> str | None:

@@ -1,0 +1,208 @@
+"""Versions of remote models: recorded as they are seen, shown, and held against what a release was validated with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.learning.evaluations import Evaluation
+from antiphon.catalog.releases.releases import Release
+from antiphon.catalog.remote_models import RemoteModels, RemoteModelVersion
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import NotFoundError
+from antiphon.core.scope import Scope
+from antiphon.definitions.degradation import MAIN
+from antiphon.engine.backends.remote.model_watch import PinnedModel
+from antiphon.engine.backends.remote.observation import ModelObservation, difference, joined
+from antiphon.engine.backends.remote.protocol import version_of
+from antiphon.services.project.store import Store
+
+_log = logging.getLogger("antiphon.engine")
+
+OBSERVER = "engine"
+"""The principal in whose name changes of models are in the audit log: the process that saw them."""
+
+_observation = msgspec.json.Decoder(ModelObservation)
+
+
+class RemoteModelRecord:
+    """Compares what a server's models show with what they showed before, and keeps it in the catalog.
+
+    Args:
+        engine: the name of the server's engine.
+    """
+
+    def __init__(self, store: Store, engine: str) -> None:
+        self._store = store
+        self._engine = engine
+        self._models = RemoteModels(store.database, store.scope.environment)
+        self._refuses = store.settings.engine.on_change == "refuse"
+
+    async def record(self, model: str, seen: ModelObservation | None) -> PinnedModel | None:
+        """See :data:`~antiphon.engine.backends.remote.model_watch.Record`.
+
+        Raises:
+            UnavailableError: the catalog is away.
+        """
+        if seen is None:
+            past = await asyncio.to_thread(self._models.past, self._engine, model, 2)
+            return self._pinned(past[0], len(past) > 1) if past else None
+        return await asyncio.to_thread(self._recorded, model, seen)
+
+    def _recorded(self, model: str, seen: ModelObservation) -> PinnedModel:
+        with self._store.database.transaction() as connection:
+            past = self._models.past(self._engine, model, within=connection)
+            now = self._store.database.clock.now()
+            why = difference(_observation.decode(past[0].seen), seen) if past else ""
+            if why is None:
+                known = joined(_observation.decode(past[0].seen), seen)
+                values = {"seen": _json(known), "evidence": known.evidence, "checked_at": now}
+                self._models.set(past[0], within=connection, **values)
+                return self._pinned(past[0], len(past) > 1)
+            again = next((one for one in past if difference(_observation.decode(one.seen), seen) is None), None)
+            found = RemoteModelVersion(
+                engine=self._engine,
+                model=model,
+                sequence=past[0].sequence + 1 if past else 1,
+                version=seen.version if again is None else again.version,
+                evidence=seen.evidence,
+                reason=why,
+                seen=_json(seen) if again is None else again.seen,
+                since=max(now, past[0].since) if past else now,
+                checked_at=now,
+            )
+            self._models.add(found, within=connection)
+            detail = {"model": model, "version": found.version, "reason": why or f"seen first, by {found.evidence}"}
+            act = "model.change" if past else "model.see"
+            self._store.audit.append(
+                self._store.scope, OBSERVER, act, f"{self._engine}/{model}", detail, within=connection
+            )
+        if past:
+            _log.warning(
+                "The model %s of the engine %s is another one, %s instead of %s: %s.",
+                *(model, self._engine, found.version, past[0].version, why),
+            )
+        else:
+            _log.info("The model %s of the engine %s is %s, by %s.", model, self._engine, found.version, found.evidence)
+        return self._pinned(found, bool(past))
+
+    def _pinned(self, present: RemoteModelVersion, changed: bool) -> PinnedModel:
+        refused = None
+        if self._refuses and changed and present.accepted_by is None:
+            refused = f"it is another one since {present.since:%Y-%m-%d %H:%M:%S}Z, and that has not been accepted"
+        return PinnedModel(present.version, refused)
+
+
+def look_seconds(store: Store) -> float:
+    """Interval at which models behind servers are looked at; 0 for never."""
+    every = store.settings.engine.model_check
+    return 0.0 if every == "off" else parse_duration(every).total_seconds()
+
+
+class RemoteModelLine(msgspec.Struct, frozen=True):
+    """The present version of one model behind a server.
+
+    Attributes:
+        before: the version before it, if the model has changed; ``reason``: what showed it.
+        outdated: live releases that were made live while it was another one.
+        refused: it is not served until it is accepted.
+    """
+
+    engine: str
+    model: str
+    version: str
+    evidence: str
+    since: datetime
+    checked_at: datetime
+    before: str | None = None
+    reason: str = ""
+    outdated: tuple[str, ...] = ()
+    refused: bool = False
+
+
+def remote_model_lines(store: Store, scope: Scope) -> tuple[RemoteModelLine, ...]:
+    """The models behind the servers, with the live releases of a scope that were made live with another version."""
+    lines: dict[tuple[str, str], RemoteModelLine] = {}
+    for one in RemoteModels(store.database, store.scope.environment).list():
+        place = (one.engine, one.model)
+        if (line := lines.get(place)) is None:
+            lines[place] = RemoteModelLine(
+                one.engine, one.model, one.version, one.evidence, one.since, one.checked_at, None, one.reason,
+                refused=store.settings.engine.on_change == "refuse" and one.sequence > 1 and one.accepted_by is None,
+            )  # fmt: skip
+        elif line.before is None:
+            lines[place] = msgspec.structs.replace(line, before=one.version)
+    for application in store.releases.applications(scope):
+        live, moves = store.releases.live(scope, application), store.releases.history(scope, application)
+        place = (MAIN, "" if live is None else live.bundle.model.name)
+        if live is not None and moves and place in lines and changed_since(store, live, moves[-1].at) is not None:
+            outdated = (*lines[place].outdated, live.id)
+            lines[place] = msgspec.structs.replace(lines[place], outdated=outdated)
+    return tuple(lines.values())
+
+
+def changed_since(store: Store, release: Release, moment: datetime) -> str | None:
+    """In words, that a release's model is not the one that was served under its name at a moment; ``None`` where
+    nothing shows that, as of a model of our own."""
+    present = _present(store, release)
+    if present is None:
+        return None
+    models = RemoteModels(store.database, store.scope.environment)
+    then = models.at(MAIN, present.model, moment, within=store.database.writer)
+    if then is not None and then.version == present.version:
+        return None
+    was = f"it was {then.version} before ({present.reason})" if then is not None else "it was not known before"
+    return f"Its model {present.model} is {present.version} since {present.since:%Y-%m-%d %H:%M:%S}Z; {was}."
+
+
+def remote_version(store: Store, release: Release, fingerprints: Sequence[str]) -> tuple[str | None, set[str]]:
+    """See :data:`~antiphon.learning.evaluation.gates.RemoteVersion`."""
+    name = release.bundle.model.name
+    present = _present(store, release)
+    found = {version_of(one, name) for one in fingerprints}
+    return None if present is None else present.version, {one for one in found if one is not None}
+
+
+def evaluated_now(store: Store, release: Release, evaluation: Evaluation) -> bool:
+    """Tells whether the model that an evaluation is of is served now, as far as that can be known."""
+    present, answered = remote_version(store, release, evaluation.fingerprints)
+    return present is None or answered <= {present}
+
+
+def _present(store: Store, release: Release) -> RemoteModelVersion | None:
+    """The version of a release's model that a server elsewhere serves now; ``None`` where none is known, or of a model
+    of our own."""
+    pin = release.bundle.model
+    if store.settings.engine.kind != "remote" or pin.weights_sha256 is not None or pin.version is not None:
+        return None
+    models = RemoteModels(store.database, store.scope.environment)
+    return next(iter(models.past(MAIN, pin.name, 1, within=store.database.writer)), None)
+
+
+def accept(store: Store, engine: str, model: str, *, principal: str, reason: str) -> RemoteModelVersion:
+    """Have the present version of a model served where a changed one is refused.
+
+    Raises:
+        NotFoundError: no model of this name was seen behind this engine.
+    """
+    models = RemoteModels(store.database, store.scope.environment)
+    with store.database.transaction() as connection:
+        past = models.past(engine, model, 1, within=connection)
+        if not past:
+            raise NotFoundError(
+                f"No model {model!r} was seen behind the engine {engine!r}.",
+                where=str(store.scope),
+                next_step="See `antiphon models list`.",
+            )
+        models.set(past[0], within=connection, accepted_by=principal)
+        detail = {"model": model, "version": past[0].version, "reason": reason}
+        store.audit.append(store.scope, principal, "model.accept", f"{engine}/{model}", detail, within=connection)
+    return msgspec.structs.replace(past[0], accepted_by=principal)
+
+
+def _json(seen: ModelObservation) -> str:
+    return msgspec.json.encode(seen).decode()
