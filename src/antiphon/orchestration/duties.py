@@ -49,7 +49,7 @@ class Duties:
         self._seconds = seconds
         self._detail = detail
         self.held = False
-        """Whether this process has the lease, as far as it knows."""
+        """True while this process has the lease, as far as it knows."""
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Hold the lease or wait for it, until ``stop``; then give it back."""

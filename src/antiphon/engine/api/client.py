@@ -59,7 +59,7 @@ class EngineClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the engine's process was there last: what it answered is its own word."""
+        """True while the engine's process is there: an error that it answers is its own word."""
         return self._connection is not None and not self._connection.lost
 
     async def describe(self) -> EngineDescription:

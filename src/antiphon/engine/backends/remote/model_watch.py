@@ -291,6 +291,7 @@ class ModelWatch:
         return "online" if self._strict and model in self._unverified else "batch"
 
     async def _vector(self, model: str) -> tuple[float, ...]:
-        embedded = await self._embed(TextEmbeddingRequest(new_id("look"), model, (TEXT,), priority=self._priority(model)))
+        request = TextEmbeddingRequest(new_id("look"), model, (TEXT,), priority=self._priority(model))
+        embedded = await self._embed(request)
         numbers = struct.unpack(f"<{embedded.dimensions}f", embedded.vectors[: 4 * embedded.dimensions])
         return unit_vector(numbers[:_NUMBERS])

@@ -47,7 +47,7 @@ _LEAST = -20.0
 
 _LISTED = ("owned_by", "root", "parent", "max_model_len")
 _LISTED_META = ("n_params", "n_vocab", "n_embd", "n_ctx_train", "size")
-"""What llama.cpp's server says of the weights, under ``meta``."""
+"""Fields under ``meta`` by which llama.cpp's server describes the weights."""
 
 Evidence = Literal["log-probabilities", "vector", "system fingerprint", "name only"]
 
@@ -103,7 +103,7 @@ def difference(before: ModelObservation, now: ModelObservation) -> str | None:
 
 
 def joined(before: ModelObservation, now: ModelObservation) -> ModelObservation:
-    """What is known of one model after it was seen again. What it is compared with stays what was seen first: many
+    """The facts of one model after it was seen again. Those that it is compared by stay as they were seen first: many
     small steps do not lead far away."""
     return ModelObservation(
         now.listed | before.listed,
@@ -114,7 +114,7 @@ def joined(before: ModelObservation, now: ModelObservation) -> ModelObservation:
 
 
 def listed_facts(entry: Mapping[str, Any]) -> dict[str, str]:
-    """What a server's list says of one model, of which it does not change while the model is the same."""
+    """The fields of a model in a server's list that do not change while the model is the same."""
     meta = entry.get("meta")
     named = {name: entry.get(name) for name in _LISTED}
     named |= {name: meta.get(name) for name in _LISTED_META} if isinstance(meta, dict) else {}
