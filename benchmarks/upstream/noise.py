@@ -3,7 +3,7 @@
     python -m benchmarks.upstream.noise [--size ci|demo] [--eager] [--keep]
 
 A look is what the front compares (``engine/backends/remote/observation.py``): six prompts, the five likeliest first
-tokens of each. Looks are made alone and beside 4 and 16 other requests, and each is compared with the first one made
+tokens of each. Looks are made alone and beside 4 and 12 other requests, and each is compared with the first one made
 alone. Measured are a vLLM on this machine's processor (bfloat16) and our own engine (the same weights in Q4_1 on
 llama.cpp), whose first look is compared with vLLM's. ``ci`` makes 10 looks a load, ``demo`` 50; both start vLLM.
 """
@@ -36,7 +36,7 @@ from antiphon.engine.backends.remote.model_watch import ModelWatch
 from antiphon.engine.backends.remote.observation import TOLERANCE, ModelObservation, apart
 
 LOOKS = {"ci": 10, "demo": 50}
-LOADS = (0, 4, 16)
+LOADS = (0, 4, 12)
 WORKLOAD = Workload(MODEL, sizes=(100, 400, 900), online_words=16, batch_words=16, forced=True)
 
 
@@ -46,7 +46,8 @@ async def _unrecorded(model: str, seen: ModelObservation | None) -> None:
 
 async def looks(engine: Engine, number: int) -> dict[int, list[ModelObservation]]:
     """So many looks beside each number of other requests."""
-    watch = ModelWatch(engine.generate, engine.embed, engine.describe, _unrecorded)
+    watch = ModelWatch(engine.generate, engine.embed, engine.describe, _unrecorded, strict=True)
+    watch.used(MODEL)  # Looks as online requests do not wait for endless others.
     found: dict[int, list[ModelObservation]] = {}
     for load in LOADS:
         others = [asyncio.create_task(_ask(engine, Random(one))) for one in range(load)]

@@ -36,7 +36,7 @@ class Host:
         (folder / "definitions.py").write_text("")
         self.store = Store.open(folder)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(clients.socket, "gethostname", lambda: name)
+            patched.setattr(socket, "gethostname", lambda: name)
             engine = clients.connect(self.store, "test")
         assert isinstance(engine, RoutedEngine)
         self.engine = engine

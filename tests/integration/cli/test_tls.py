@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,11 @@ def test_engines_have_an_authority_of_their_own(project: Path) -> None:
     assert (folder / "current" / "authority.crt").read_bytes() == before
     with pytest.raises(ConflictError, match=r"section \[engine\] already"):
         antiphon(project, "init", "--engines", "--write")
+
+
+def test_before_a_server_at_a_url_they_are_those_of_its_fronts(project: Path) -> None:
+    with (project / "antiphon.toml").open("a") as settings:
+        settings.write('\n[engines.standby]\nurl = "http://127.0.0.1:9/v1"\n')
+    assert antiphon(project, "init", "--engines", "--write")[0] == 0
+    section = tomllib.loads((project / "antiphon.toml").read_text())["fronts"]
+    assert section["authority"] == ".antiphon/tls/engines/current/authority.crt"

@@ -15,6 +15,9 @@ from tests.unit.catalog.examples import bundle
 
 from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.catalog.releases.rollouts import Judgement, RolloutRecord
+from antiphon.cli import models
+from antiphon.cli.output import moment
+from antiphon.cli.status import remote_models_table
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout
@@ -158,6 +161,8 @@ async def test_a_change_is_noticed_with_the_next_answer_and_blocks_a_promotion(p
         changed = await project.noticed(lambda line: line.version != first.version)
         assert (changed.before, changed.outdated, "nats apart" in changed.reason) == (first.version, (live.id,), True)
         assert project.acts() == ["model.change", "model.see"]
+        said = remote_models_table([changed])
+        assert f"another model since {moment(changed.since)} than when {live.id} was made live" in said
 
         project.judged()
         now = store.rollouts.get(store.scope, rollout.id)
@@ -234,7 +239,10 @@ async def test_without_log_probabilities_it_is_known_by_less_and_says_so(project
 
 
 async def test_a_changed_model_is_refused_until_it_is_accepted(
-    opened: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[str], Project],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(model_watch, "RETRY_SECONDS", 0.02)
     project = opened('on_change = "refuse"\n')
@@ -247,7 +255,9 @@ async def test_a_changed_model_is_refused_until_it_is_accepted(
             await project.answers_until_refused()
         (line,) = remote_model_lines(project.store, project.store.scope)
         assert line.refused
-        accept(project.store, "main", "words", principal="ada", reason="it was evaluated elsewhere")
+        assert "words: refused: its log-probabilities are" in remote_models_table([line])
+        await asyncio.to_thread(models.accept, "words", reason="evaluated elsewhere", project=tmp_path, engine="main")
+        assert f"words of the engine main is accepted as {line.version}" in capsys.readouterr().out
         while True:
             with contextlib.suppress(UnavailableError):
                 if version_of(await project.answer(), "words") == line.version:
