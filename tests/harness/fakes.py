@@ -339,6 +339,7 @@ def gateway_services(database: Database, answerer: Any = None, **changes: Any) -
         ],
         "ready": ready,
         "notices": dict,
+        "remote_models": lambda scope: (),
     }
     learning = learning_services(store, parts["engine"], GroupCommit(database), platform)
     parts |= {each.name: getattr(learning, each.name) for each in fields(learning)}

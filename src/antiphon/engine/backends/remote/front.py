@@ -254,9 +254,9 @@ class UpstreamFront:
             self._give_back(sent, failure)
 
     async def _embed(self, request: TextEmbeddingRequest, sink: Sink) -> None:
-        self._models.used(request.model, embeds=True)
         await self._models.require(request.model)
         embedded = await self._upstream.embed(request)
+        self._models.used(request.model, embeds=True)
         sink(replace(embedded, fingerprint=self._models.described(request.model)))
 
     async def _admitted(self, request: GenerationRequest) -> SentRequest:

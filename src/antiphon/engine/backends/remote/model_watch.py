@@ -3,7 +3,7 @@
 Invariants:
 - A model is asked again at once when its list entry changes, when an answer bears a system fingerprint that its
   version is not known to have, and when the server serves again after it failed.
-- What cannot be asked now is asked later, and is no change.
+- What cannot be asked, or recorded, now is later, and is no change. A model that the server does not have is forgotten.
 - Asked are models that were in use, and all of a server that lists few: at most :data:`MOST`.
 """
 
@@ -68,7 +68,7 @@ _LOOK_SECONDS = 120.0
 """Longest look: batch may wait for long."""
 
 _LOOKS = 4
-"""Looks for the sake of system fingerprints in one interval: some servers have many at once, or a new one each time."""
+"""Looks out of turn in one interval: some servers have many fingerprints at once, or fail and serve by turns."""
 
 _MOST_SYSTEMS = 64
 """System fingerprints of one version that are known."""
@@ -132,6 +132,7 @@ class ModelWatch:
         self._listed: dict[str, dict[str, str]] = {}
         self._pinned: dict[str, PinnedModel] = {}
         self._unverified: set[str] = set()
+        self._unrecorded: dict[str, ModelObservation] = {}
         self._systems: dict[str, dict[str, None]] = {}
         """By model, system fingerprints that its version is known to have; the latest last."""
         self._looks: dict[str, deque[float]] = {}
@@ -148,8 +149,8 @@ class ModelWatch:
             if len(known) >= _MOST_SYSTEMS:
                 known.clear()
             known[system] = None
-            if model in self._pinned and self._may_look(model):
-                self._look_now(model)
+            if model in self._pinned:
+                self._look_out_of_turn(model)
         return fingerprint(model, self._version(model), system)
 
     def described(self, model: str) -> str:
@@ -157,9 +158,10 @@ class ModelWatch:
         return fingerprint(model, self._version(model), self._system(model))
 
     def used(self, model: str, *, embeds: bool = False) -> None:
-        """A request names this model: from now on it is watched."""
-        if embeds:
+        """The server has answered under this name: from now on it is watched."""
+        if embeds and model not in self._embedders:
             self._embedders.add(model)
+            self._due.pop(model, None)
         if self._every > 0 and model not in self._due and len(self._due) < MOST:
             self._look_now(model)
 
@@ -177,19 +179,24 @@ class ModelWatch:
         """The server had failed: what it serves since may be something else."""
         self._plain.clear()
         for model in self._due:
-            self._look_now(model)
+            self._look_out_of_turn(model)
 
     async def require(self, model: str) -> None:
-        """Raises ``UnavailableError`` for a model that must not be served: refused, or not looked at in time."""
+        """Raises ``UnavailableError`` for a model that must not be served: refused, not listed, or not looked at in
+        time."""
         if not self._strict:
             return
-        self.used(model)
+        if not self._listed:
+            await self._refresh()
+        if model in self._listed:
+            self.used(model)
         if model in self._unverified:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(VERIFY_SECONDS), self._looked:
                     await self._looked.wait_for(lambda: model not in self._unverified)
         pin = self._pinned.get(model)
         why = "it has not been looked at yet" if pin is None or model in self._unverified else pin.refused
+        why = why if model in self._listed else "the server does not list it"
         if why is not None:
             raise UnavailableError(
                 f"The model {model!r} is not served: {why}.",
@@ -207,6 +214,8 @@ class ModelWatch:
                 try:
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await self._look(model)
+                except NotFoundError:
+                    self._forget(model)
                 except (AntiphonError, TimeoutError) as error:
                     _log.info("The model %s could not be looked at: %s", model, error)
                 except Exception:
@@ -222,25 +231,37 @@ class ModelWatch:
     def _system(self, model: str) -> str | None:
         return next(reversed(self._systems.get(model, {})), None)
 
-    def _may_look(self, model: str) -> bool:
-        """Count a look for the sake of a system fingerprint, unless there were enough in this interval."""
+    def _look_out_of_turn(self, model: str) -> None:
+        """Look at a model now, unless there were enough such looks in this interval."""
         now, looks = self._monotonic(), self._looks.setdefault(model, deque(maxlen=_LOOKS))
-        if len(looks) == _LOOKS and now - looks[0] < self._every:
-            return False
-        looks.append(now)
-        return True
+        if self._strict or len(looks) < _LOOKS or now - looks[0] >= self._every:
+            looks.append(now)
+            self._look_now(model)
+
+    def _forget(self, model: str) -> None:
+        _log.info("The server does not have the model %s.", model)
+        for known in (self._due, self._pinned, self._systems, self._looks, self._unrecorded):
+            known.pop(model, None)
+        self._unverified.discard(model)
 
     def _look_now(self, model: str) -> None:
+        self._unrecorded.pop(model, None)
         self._due[model] = float("-inf")
         self._unverified.add(model)
         self._changed.set()
 
     async def _look(self, model: str) -> None:
-        before, seen = self._pinned.get(model), None
-        if model in self._unverified or before is None or before.refused is None:
+        before, seen = self._pinned.get(model), self._unrecorded.pop(model, None)
+        if seen is None and (model in self._unverified or before is None or before.refused is None):
             seen = await self.observe(model)
-        pin = await self._record(model, seen)
+        try:
+            pin = await self._record(model, seen)
+        except UnavailableError:
+            if seen is not None and self._due[model] != float("-inf"):
+                self._unrecorded[model] = seen  # It costs tokens: the next try records it.
+            raise
         if pin is None:
+            self._due[model] = self._monotonic() + self._every
             return
         self._pinned[model] = pin
         if before is not None and before.version != pin.version and seen is not None:
@@ -259,13 +280,17 @@ class ModelWatch:
         if model in self._embedders:
             return ModelObservation(listed, vector=await self._vector(model))
         if model not in self._plain:
+            refusals: list[AntiphonError] = []
             for chat in (False, True):
                 try:
                     tokens, system = await self._first_tokens(model, chat=chat)
-                except _REFUSALS:
+                except _REFUSALS as error:
+                    refusals.append(error)
                     continue
                 if tokens:
                     return ModelObservation(listed, system, tokens)
+            if len(refusals) == 2 and all(isinstance(error, NotFoundError) for error in refusals):
+                raise refusals[0]
             self._plain.add(model)
             _log.info("The model %s gives no log-probabilities: it is known by less.", model)
         return ModelObservation(listed, self._system(model))

@@ -36,8 +36,8 @@ ALTERNATIVES = 5
 """Tokens whose log-probability is asked for after each prompt."""
 
 TOLERANCE = 0.1
-"""Mean difference of log-probabilities, in nats, up to which they are the same model's: what a server's batches,
-and precision of 16 bits, make of the same weights is less (docs/adr/0148)."""
+"""Mean difference of log-probabilities, in nats, up to which they are the same model's; docs/adr/0148 has what servers
+make of the same weights beside other requests."""
 
 SIMILARITY = 0.999
 """Cosine of two vectors of one text from which on they are the same model's."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import pytest
 
-from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError, UnavailableError
 from antiphon.engine.api.messages import (
     Alternative,
     Delta,
@@ -35,6 +35,7 @@ class Server:
         self.asked: list[GenerationRequest] = []
         self.seen: list[ModelObservation | None] = []
         self.refused: str | None = None
+        self.catalog_is_away, self.refusals = False, 0
         self.watch = ModelWatch(self.ask, self.embed, self.refresh, self.record, every=every, strict=strict)
 
     async def ask(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
@@ -53,6 +54,9 @@ class Server:
         self.watch.listed({"words": {"id": "words", "root": "org/words"}})
 
     async def record(self, model: str, seen: ModelObservation | None) -> PinnedModel:
+        if self.catalog_is_away:
+            self.refusals += 1
+            raise UnavailableError("The catalog is away.")
         self.seen.append(seen)
         return PinnedModel(f"v{self.weights:g}", self.refused)
 
@@ -153,9 +157,38 @@ async def test_a_server_of_chats_alone_is_asked_by_turns_and_one_without_log_pro
 
 async def test_an_embedding_model_is_known_by_a_vector() -> None:
     async with watched(Server()) as server:
-        server.watch.used("minilm", embeds=True)
+        server.watch.used("words", embeds=True)
         await until(lambda: server.seen)
-        assert server.seen[0] == ModelObservation(vector=(0.6, 0.8))
+        assert server.seen[0] == ModelObservation({"root": "org/words"}, vector=(0.6, 0.8))
+
+
+async def test_a_model_that_the_server_does_not_have_is_forgotten_and_is_no_change() -> None:
+    async with watched(Server()) as server:
+        server.answers()
+        await until(lambda: len(server.seen) == 1)
+        server.refusal = NotFoundError("No such model.")
+        server.watch.serves_again()
+        await until(lambda: not server.watch._due)
+        assert (len(server.seen), server.watch.described("words")) == (1, "remote:words:unknown")
+        server.refusal = None
+        server.answers()
+        await until(lambda: len(server.seen) == 2)
+
+
+async def test_what_could_not_be_recorded_is_recorded_later_and_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_watch, "RETRY_SECONDS", 0.0)
+    server = Server()
+    server.catalog_is_away = True
+    async with watched(server):
+        server.answers()
+        await until(lambda: server.refusals > 2)
+        asked = len(server.asked)
+        assert asked == len(PROMPTS)
+        server.catalog_is_away = False
+        await until(lambda: server.seen)
+        assert (len(server.asked), server.watch._version("words")) == (asked, "v-1")
 
 
 async def test_a_refused_model_is_served_once_it_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
