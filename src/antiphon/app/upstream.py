@@ -13,7 +13,6 @@ import signal
 import sys
 from pathlib import Path
 
-from antiphon.catalog.engine_instances import front_lease
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.errors import AntiphonError
 from antiphon.core.supervision import Supervision
@@ -21,8 +20,7 @@ from antiphon.definitions.degradation import MAIN, engine_process
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.front import UpstreamFront
 from antiphon.gateway.http.engine_network import EngineNetwork
-from antiphon.orchestration.duties import Duties
-from antiphon.services.engines.joining import joining
+from antiphon.services.engines.joining import fronting
 from antiphon.services.engines.remote_models import RemoteModelRecord, look_seconds
 from antiphon.services.engines.servers import server_of
 from antiphon.services.project.store import Store, open_store
@@ -67,7 +65,8 @@ async def _serve(store: Store, options: argparse.Namespace, supervision: Supervi
         strict=store.settings.engine.on_change == "refuse",
         active=lambda: duty is None or duty.held,
     )
-    duty = _duty(store, options, network, front)
+    # Where fronts listen on the network, one process of all hosts speaks with the server.
+    duty = None if network is None else fronting(store, engine, front, network.listener, options.advertise)
 
     async def stay() -> None:
         """Speak with the server while this process is the one that does; one that is listed no more drains."""
@@ -88,24 +87,6 @@ async def _serve(store: Store, options: argparse.Namespace, supervision: Supervi
         for task in around:
             task.cancel()
     log.info("The engine has drained and stops.")
-
-
-def _duty(
-    store: Store, options: argparse.Namespace, network: EngineNetwork | None, front: UpstreamFront
-) -> Duties | None:
-    """Speaking with the server, which one process of all hosts does; ``None`` where each host has its own."""
-    if network is None:
-        return None
-    return joining(
-        store,
-        front_lease(options.engine),
-        options.engine,
-        store.paths.engine_socket_of(engine_process(options.engine)),
-        lambda: (front.models, {}, front.load()),
-        listener=network.listener,
-        advertise=options.advertise,
-        parts=(front,),
-    )
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ def shortened(value: Any, longest: int) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
+def short_fingerprint(model: str, text: str) -> str:
+    """The part of a model's fingerprint by which people tell it from others: of a remote one, its version."""
+    return text.removeprefix(f"remote:{model}:").partition(":")[0][:12]
+
+
 def fail(error: AntiphonError, as_json: bool) -> int:
     """Print an error with its next step; the exit code to leave with."""
     if as_json:

@@ -10,7 +10,7 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
-from antiphon.cli.output import shortened, show, table
+from antiphon.cli.output import short_fingerprint, shortened, show, table
 from antiphon.cli.project import at_terminal, refusals_on_record, services
 
 _MOST_FEATURES = 20
@@ -105,8 +105,9 @@ def _model(explained: Mapping[str, Any]) -> str:
         return str(explained["release"]["model"]["name"])
     last = generations[-1]
     tried = f", {len(generations)} attempts" if len(generations) > 1 else ""
+    fingerprint = short_fingerprint(last["model"], last["fingerprint"])
     decoding = f"temperature {last['temperature']:g}, seed {last['seed']}"
-    return f"{last['model']}, {decoding}, fingerprint {last['fingerprint'][:12]}{tried}"
+    return f"{last['model']}, {decoding}, fingerprint {fingerprint}{tried}"
 
 
 def _guard(guard: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import moment, show, table
+from antiphon.cli.output import moment, short_fingerprint, show, table
 from antiphon.cli.project import at_terminal, services
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def engines_table(instances: Any) -> str:
                 one.load.running_batch,
                 one.load.waiting_online + one.load.waiting_batch,
                 one.load.slots,
-                ", ".join(f"{name} {fingerprint[:8]}" for name, fingerprint in one.models.items()),
+                ", ".join(f"{name} {short_fingerprint(name, text)[:8]}" for name, text in one.models.items()),
             )
             for one in instances
         ],

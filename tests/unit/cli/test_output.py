@@ -78,3 +78,15 @@ def test_progress_says_each_tenth_once_when_nobody_watches(capsys) -> None:
         progress(done, 100)
     progress.end()
     assert len(capsys.readouterr().err.splitlines()) == 11
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "shown"),
+    [
+        ("words", "59deabca28fba44a2111234bbcd48036", "59deabca28fb"),
+        ("llama3:8b", "remote:llama3:8b:38fb709ff99b:fp_a:1", "38fb709ff99b"),
+        ("words", "remote:words:unknown", "unknown"),
+    ],
+)
+def test_a_remote_model_is_told_from_others_by_its_version(model: str, text: str, shown: str) -> None:
+    assert output.short_fingerprint(model, text) == shown

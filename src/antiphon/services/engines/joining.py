@@ -8,10 +8,13 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.catalog.engine_instances import front_lease
 from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.definitions.degradation import engine_process
 from antiphon.engine.api.address import joined, parse_host_port
 from antiphon.engine.api.listener import NetworkListener
 from antiphon.engine.api.messages import EngineInstance, EngineLoad
+from antiphon.engine.backends.remote.front import UpstreamFront
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
 from antiphon.orchestration.worker import WorkerPart
@@ -61,6 +64,21 @@ def joining(
 
     leases = ProcessLeases(store.database, store.scope.environment)
     return Duties(lease, parts, leases, str(process), process.has_ended, seconds=LEASE_SECONDS, detail=detail)
+
+
+def fronting(store: Store, engine: str, front: UpstreamFront, listener: NetworkListener, advertise: str) -> Duties:
+    """The duty of speaking with an engine's server, which one process of all hosts has at a time."""
+    path = store.paths.engine_socket_of(engine_process(engine))
+    return joining(
+        store,
+        front_lease(engine),
+        engine,
+        path,
+        lambda: (front.models, {}, front.load()),
+        listener=listener,
+        advertise=advertise,
+        parts=(front,),
+    )
 
 
 def _advertised(advertise: str, listener: NetworkListener | None, host: str) -> str:
