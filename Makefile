@@ -96,8 +96,9 @@ bench-upstream: environment  ## batch beside online before one server that gatew
 bench-upstream-vllm: environment vllm-environment  ## the same before a real vLLM on this machine's processor (SIZE)
 	@$(BIN)/python -m benchmarks.upstream.vllm --size $(SIZE) --keep
 
-bench-upstream-noise: environment vllm-environment  ## how far a server's log-probabilities move beside other requests
+bench-upstream-noise: environment vllm-environment  ## how far log-probabilities move by other requests, and by changes of the weights
 	@$(BIN)/python -m benchmarks.upstream.noise --size $(SIZE) --keep
+	@$(BIN)/python -m benchmarks.upstream.changes --keep
 
 bench-gateway: environment  ## latency, requests a second and memory of the gateway beside LiteLLM's proxy (SIZE, PEER=no)
 	@$(if $(filter no,$(PEER)),,scripts/litellm-environment >/dev/null)
