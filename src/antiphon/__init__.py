@@ -41,6 +41,7 @@ _HOMES = {
     "mean": ("feature", "mean"),
     "min": ("feature", "min_"),
     "frequency": ("feature", "frequency"),
+    "GrantedView": ("granted_view", "GrantedView"),
     "greatest": ("functions", "greatest"),
     "Input": ("on_demand", "Input"),
     "least": ("functions", "least"),
@@ -61,7 +62,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "WhenUnavailable",
-    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect",
+    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect", "GrantedView",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature import sum_ as sum
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.functions import greatest, least, now, request, when
+    from antiphon.definitions.granted_view import GrantedView
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt

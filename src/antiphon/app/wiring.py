@@ -78,7 +78,7 @@ class ProcessServices:
         self.admission = services.admission
         self.answerer = Answerer(services)
         self.embeddings = Embeddings(services, self.engine, lambda scope: embedding_models(store))
-        self.quotas = Quotas(QuotaLevels(store.database), store.database.clock)
+        self.quotas = Quotas(QuotaLevels(store.database), store.database.clock, store.tenants.allowance)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Builds the gateway's services; ``confined`` keeps batch files inside the project's folder."""

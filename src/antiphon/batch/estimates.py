@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
@@ -59,11 +59,13 @@ class Estimate(msgspec.Struct, frozen=True):
 
 @dataclass
 class Estimates:
-    """Estimates from what the catalog's workers measured, which lies in the project's own ``scope``."""
+    """Estimates from what the catalog's workers measured, which lies in the project's own ``scope``; ``share`` tells a
+    tenant's."""
 
     measurements: BatchWork
     scope: Scope
     clock: Clock
+    share: Callable[[str], float] = lambda tenant: 1.0
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _backlog: _Backlog | None = field(init=False, default=None)
     _read_at: float = field(init=False, default=-inf)
@@ -87,7 +89,7 @@ class Estimates:
         if work is None:
             return None
         now = self.clock.now().timestamp()
-        delivered = delivered_at_ends(_left([*backlog.work, (job, work)]), backlog.supply.rate, now)
+        delivered = delivered_at_ends(_left([*backlog.work, (job, work)], self.share), backlog.supply.rate, now)
         return self._estimate(backlog, job, work, delivered[job.id])
 
     def seconds_left(self, job: str) -> float:
@@ -122,7 +124,8 @@ class Estimates:
         with self._lock:
             now = self.clock.now().timestamp()
             if not 0 <= now - self._read_at < FRESH_SECONDS:
-                self._backlog, self._read_at = _backlog(self.measurements.look(self.scope), now), now
+                self._backlog = _backlog(self.measurements.look(self.scope), now, self.share)
+                self._read_at = now
             return self._backlog
 
 
@@ -136,18 +139,20 @@ class _Backlog(msgspec.Struct, frozen=True):
     delivered: Mapping[str, float]
 
 
-def _backlog(measured: ForecastInputs, now: float) -> _Backlog | None:
+def _backlog(measured: ForecastInputs, now: float, share: Callable[[str], float]) -> _Backlog | None:
     cost = cost_of([usage for _, usage in measured.usages])
     if cost is None or sum(one.seconds for one in measured.supplied) < LEAST_MEASURED_SECONDS:
         return None
     work = [(job, left) for job in measured.open if (left := work_left(job, cost, _alike(measured, job))) is not None]
     supply = SupplyForecast(measured.supplied, now)
-    return _Backlog(measured, cost, supply, work, delivered_at_ends(_left(work), supply.rate, now))
+    return _Backlog(measured, cost, supply, work, delivered_at_ends(_left(work, share), supply.rate, now))
 
 
-def _left(work: Sequence[tuple[OpenJob, Work]]) -> list[JobWork]:
+def _left(work: Sequence[tuple[OpenJob, Work]], share: Callable[[str], float]) -> list[JobWork]:
     return [
-        JobWork(job.id, job.tenant, left.engine_seconds, inf if job.deadline is None else job.deadline)
+        JobWork(
+            job.id, job.tenant, left.engine_seconds, inf if job.deadline is None else job.deadline, share(job.tenant)
+        )
         for job, left in work
     ]
 

@@ -5,9 +5,11 @@ Invariants, of requests that wait for a slot:
 - None waits longer than :data:`MAX_WAIT_SECONDS` while others are served: one that has is next, the longest wait first.
 - Jobs whose laxity is short go by deadline (EDF), before all others, but take at most :data:`ESCALATED_SHARE` of the
   slots while others wait too.
-- Otherwise the tenant with the fewest slots goes next, and among equals the one that has waited longest since its last
-  slot: a tenant with one small batch does not wait for another's fifty thousand requests. Of a tenant's own jobs that
-  one goes on whose next prompt begins as the last one did; else the one that waits longest.
+- Otherwise the tenant goes next that has fewest slots by its share, and among equals the one whose turn it is by
+  start-time fair queueing (Goyal, Vin and Cheng 1996), a slot of a tenant with a share of two counting half; then the
+  one that has waited longest since its last slot. A tenant with one small batch does not wait for another's fifty
+  thousand requests. Of a tenant's own jobs that one goes on whose next prompt begins as the last one did; else the one
+  that waits longest.
 
 Laxity is the time until the deadline less the time that the work left takes (Mok, *Fundamental design problems of
 distributed systems for the hard-real-time environment*, 1983). It only says when the deadline begins to matter; the
@@ -69,12 +71,17 @@ class QueueState(msgspec.Struct, frozen=True):
         slots: slots in all; ``escalated``: those held by jobs with short laxity.
         held: slots held, by tenant.
         last: by tenant, the number of its last slot and the prefix of its row.
+        shares: of tenants, 1 for those that are not named.
+        turn: the virtual time now; ``ends``: at which each tenant's last turn ends.
     """
 
     slots: int
     escalated: int
     held: Mapping[str, int]
     last: Mapping[str, tuple[int, int]]
+    shares: Mapping[str, float] = {}
+    turn: float = 0.0
+    ends: Mapping[str, float] = {}
 
 
 def next_request(waiting: Sequence[SlotRequest], state: QueueState, now: float) -> SlotRequest:
@@ -87,24 +94,30 @@ def next_request(waiting: Sequence[SlotRequest], state: QueueState, now: float) 
     if urgent and (not others or state.escalated < ESCALATED_SHARE * state.slots):
         return min(urgent, key=lambda request: (request.deadline, request.since))
 
-    def fairness(request: SlotRequest) -> tuple[int, int, bool, float]:
+    def fairness(request: SlotRequest) -> tuple[float, float, int, bool, float]:
         number, prefix = state.last.get(request.tenant, (0, 0))
-        return state.held.get(request.tenant, 0), number, not request.prefix or request.prefix != prefix, request.since
+        held = (state.held.get(request.tenant, 0) + 1) / state.shares.get(request.tenant, 1.0)
+        begins = max(state.ends.get(request.tenant, 0.0), state.turn)
+        return held, begins, number, not request.prefix or request.prefix != prefix, request.since
 
     return min(others, key=fairness)
 
 
 class FairQueue:
     """Hands out so many slots in the order of :func:`next_request`, for one event loop; ``now`` reads the clock that
-    the requests' instants are of."""
+    the requests' instants are of, ``share`` a tenant's share."""
 
-    def __init__(self, slots: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, slots: int, now: Callable[[], float] = time.time, share: Callable[[str], float] = lambda tenant: 1.0
+    ) -> None:
         self._slots = slots
         self._now = now
+        self._share = share
         self._held: Counter[str] = Counter()
         self._escalated: Counter[SlotRequest] = Counter()
         self._last: dict[str, tuple[int, int]] = {}
-        self._granted = 0
+        self._ends: dict[str, float] = {}
+        self._granted, self._turn = 0, 0.0
         self._waiting: list[tuple[SlotRequest, asyncio.Future[None]]] = []
 
     async def acquire(self, request: SlotRequest) -> None:
@@ -132,8 +145,12 @@ class FairQueue:
             self._escalated[request] -= 1
         self._escalated = +self._escalated
         while self._free and self._waiting:
-            state = QueueState(self._slots, self._escalated.total(), self._held, self._last)
-            chosen = next_request([request for request, _ in self._waiting], state, self._now())
+            waiting = [request for request, _ in self._waiting]
+            shares = {tenant: self._share(tenant) for tenant in {request.tenant for request in waiting}}
+            state = QueueState(
+                self._slots, self._escalated.total(), self._held, self._last, shares, self._turn, self._ends
+            )
+            chosen = next_request(waiting, state, self._now())
             granted = next(granted for request, granted in self._waiting if request is chosen)
             self._remove(granted)
             if not granted.done():
@@ -150,6 +167,8 @@ class FairQueue:
         if request.escalates(self._now()):
             self._escalated[request] += 1
         self._last[request.tenant] = (self._granted, request.prefix)
+        self._turn = max(self._ends.get(request.tenant, 0.0), self._turn)
+        self._ends[request.tenant] = self._turn + 1.0 / self._share(request.tenant)
 
     def _remove(self, granted: asyncio.Future[None]) -> None:
         self._waiting = [(request, one) for request, one in self._waiting if one is not granted]

@@ -7,6 +7,7 @@ its own (its id stands in the content's name), so that removing one takes nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -39,16 +40,24 @@ AGREED_SECONDS = 3_600.0
 """Seconds for which the clock must not have been set before it is believed against a later instant on record."""
 
 _AHEAD = timedelta(days=1)
+_MORE_ROOM = "Delete files that are no longer needed, or raise [batch] quota_bytes or the tenant's own quota."
 ABANDONED_SECONDS = 3_600.0
 """Content that no file names is removed when it is this old: what is younger may be about to be named."""
 
 
 class FileLimits(msgspec.Struct, frozen=True):
-    """Bytes of one file and of all files of a tenant, and how long an uploaded one stays by itself."""
+    """Bytes of one file and of all files of a tenant, and how long an uploaded one stays by itself; ``tenant_bytes`` is
+    a tenant's own bound, where it has one."""
 
     file_bytes: int
     quota_bytes: int
     kept: timedelta
+    tenant_bytes: Callable[[str], int | None] = lambda tenant: None
+
+    def quota(self, scope: Scope) -> int:
+        """Bytes that all files of a tenant may come to."""
+        own = self.tenant_bytes(scope.tenant)
+        return self.quota_bytes if own is None else own
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,13 @@ class FileStore:
     def begin(self, scope: Scope, principal: str, originator: str | None = None) -> Upload:
         """Begin to take a file in; whoever begins one keeps or abandons it. Raises ``TooLargeError`` once the quota is
         used up."""
-        left = self.limits.quota_bytes - self.records.used(scope)
+        quota = self.limits.quota(scope)
+        left = quota - self.records.used(scope)
         if left <= 0:
             raise TooLargeError(
-                f"The tenant's files come to its quota of {self.limits.quota_bytes} bytes.",
+                f"The tenant's files come to its quota of {quota} bytes.",
                 where="file",
-                next_step="Delete files that are no longer needed, or raise [batch] quota_bytes.",
+                next_step=_MORE_ROOM,
             )
         return Upload(self, scope, principal, originator, left)
 
@@ -201,9 +211,9 @@ class Upload:
             )
         if size > self._left:
             raise TooLargeError(
-                f"The tenant's files would come to more than its quota of {self._store.limits.quota_bytes} bytes.",
+                f"The tenant's files would exceed its quota of {self._store.limits.quota(self.scope)} bytes.",
                 where="file",
-                next_step="Delete files that are no longer needed, or raise [batch] quota_bytes.",
+                next_step=_MORE_ROOM,
             )
         self.draft.write(piece)
 
@@ -244,7 +254,7 @@ class Upload:
                     path=draft.path,
                     principal=self.principal,
                     expires_at=expires_at,
-                    quota=store.limits.quota_bytes,
+                    quota=store.limits.quota(self.scope),
                     within=connection,
                 )
                 detail, who = {"bytes": file.size, "purpose": purpose}, self.originator

@@ -149,17 +149,19 @@ def _computed_share(job: OpenJob) -> float:
 
 
 class JobWork(msgspec.Struct, frozen=True):
-    """Engine seconds that a job has left, and until when it should have ended (seconds since 1970)."""
+    """Engine seconds that a job has left, until when it should have ended (seconds since 1970), and the share of its
+    tenant."""
 
     job: str
     tenant: str
     seconds: float
     deadline: float = inf
+    share: float = 1.0
 
 
 def delivered_at_ends(left: Sequence[JobWork], rate: float, now: float) -> dict[str, float]:
     """Engine seconds that all jobs together have got when each of them ends, in the order that jobs take turns in: the
-    most pressed one first, the others by equal parts of tenants and of their jobs. ``rate`` (engine seconds a
+    most pressed one first, the others by shares of tenants and by equal parts of their jobs. ``rate`` (engine seconds a
     second) tells when a deadline begins to press."""
     open_ = {one.job: one for one in left}
     seconds = {one.job: max(one.seconds, 1e-9) for one in left}
@@ -187,8 +189,10 @@ def _parts(left: Sequence[JobWork], seconds: Mapping[str, float], rate: float, n
         parts[min(urgent, key=lambda claim: claim.deadline).job] = ESCALATED_SHARE if others else 1.0
     rest = 1.0 - ESCALATED_SHARE if urgent else 1.0
     tenants = Counter(claim.tenant for claim in others)
+    of_tenant = {one.tenant: one.share for one in left}
+    whole = sum(of_tenant[tenant] for tenant in tenants)
     for claim in others:
-        parts[claim.job] = rest / len(tenants) / tenants[claim.tenant]
+        parts[claim.job] = rest * of_tenant[claim.tenant] / whole / tenants[claim.tenant]
     return parts
 
 

@@ -21,6 +21,7 @@ from antiphon.cli import (
     evaluate,
     events,
     features,
+    grants,
     init,
     keys,
     migrate,
@@ -116,7 +117,7 @@ def assemble() -> typer.Typer:
     models.app.command("rebuild")(train.rebuild)
     for noun in (
         features, datasets, models, releases, outcomes, batch, runs, events,
-        keys, principals, tenants, policy, audit, encryption, tls,
+        keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)
     return app

@@ -128,6 +128,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with everything in it; one that is not there is no error."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+        sync_folder(folder.parent)
+
+
 def delete_older(path: Path, older_than: float) -> bool:
     """Delete a file that was last changed before ``older_than`` (seconds since 1970); whether it was deleted here.
     Somebody else may be about the same and be faster."""

@@ -236,7 +236,6 @@ class GatewaySettings(Section, frozen=True):
         metrics: who may read ``/metrics``, which names applications and views: anybody who reaches the port (``open``),
             a key that may read (``key``), none (``off``). ``None`` is ``open`` in the environment ``dev`` and ``key``
             in any other.
-        tenant_weights: of tenants whose online requests wait for the engine together; 1 for those not named.
     """
 
     host: str = "127.0.0.1"
@@ -250,7 +249,6 @@ class GatewaySettings(Section, frozen=True):
     queue_timeout: str = "10s"
     batch_concurrency: int = 8
     metrics: MetricsAccess | None = None
-    tenant_weights: dict[str, Annotated[float, msgspec.Meta(gt=0, le=1000)]] = {}
 
 
 class BatchSettings(Section, frozen=True):

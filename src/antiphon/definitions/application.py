@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.definitions.degradation import WhenUnavailable
+from antiphon.definitions.granted_view import owner_of
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
@@ -159,12 +160,12 @@ class SLO(msgspec.Struct, frozen=True):
 class ApplicationSpec(msgspec.Struct, frozen=True):
     """The declared application as a plain value: what a release pins and a gateway reads.
 
-    ``features`` maps the view's name to its definition version (``on_demand`` holds the views that are computed when
-    something is asked), ``entity_keys`` are the key columns a
-    request must carry, ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order
-    of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
-    enum properties whose probability is measured from token log-probabilities. ``model`` is what answers: the
-    base model's name until a fine-tuned version is released, whose spec names that version. ``tags`` are those of the
+    ``features`` maps the view's name, ``OWNER/VIEW`` of a granted one, to its definition version (``on_demand`` holds
+    the views that are computed when something is asked), ``entity_keys`` are the key columns a request must carry,
+    ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order of its properties is the
+    order in which they are written, and so part of what it is), ``classes`` are the enum properties whose probability
+    is measured from token log-probabilities. ``model`` is what answers: the base model's name until a fine-tuned
+    version is released, whose spec names that version. ``tags`` are those of the
     features of views that declare any, by full name: the input of policies. ``fallback`` are the engines
     that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
     """
@@ -197,6 +198,11 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     def versions(self) -> dict[str, str]:
         """Every view's definition version, stored and on-demand ones."""
         return self.features | {view.name: view.definition_version for view in self.on_demand}
+
+    @property
+    def own_features(self) -> dict[str, str]:
+        """Views that are the tenant's own, with their definition versions."""
+        return {view: version for view, version in self.features.items() if owner_of(view) is None}
 
     @property
     def schema(self) -> dict[str, Any] | None:

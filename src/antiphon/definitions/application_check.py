@@ -25,6 +25,7 @@ from antiphon.definitions.degradation import degradation_mistakes
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
+from antiphon.definitions.granted_view import GrantedView, prompt_name
 from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
@@ -34,7 +35,8 @@ from antiphon.definitions.source import Source
 from antiphon.definitions.template import template_reads
 
 _TEMPLATE_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
-Views = dict[str, FeatureView | OnDemandView]
+Views = dict[str, FeatureView | GrantedView | OnDemandView]
+_VIEWS = (FeatureView, GrantedView, OnDemandView)
 _PARTS: dict[str, type] = {
     "prompt": Prompt,
     "decoding": Decoding,
@@ -52,16 +54,20 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
     if problems:
         raise InvalidDefinitionsError(problems)
     views = [view.spec(root) for view in application.features if isinstance(view, FeatureView)]
+    granted = {view.name: view.spec for view in application.features if isinstance(view, GrantedView)}
+    tags = {f"{view.name}.{feature}": said for view in views for feature, said in view.tags.items()}
+    tags |= {f"{name}.{feature}": said for name, spec in granted.items() if spec for feature, said in spec.tags.items()}
     as_declared = {name: said for name, said in vars(application).items() if name in ApplicationSpec.__struct_fields__}
     made = {
-        "features": {view.name: view.definition_version for view in views},
+        "features": {view.name: view.definition_version for view in views}
+        | {name: spec.definition_version if spec else "" for name, spec in granted.items()},
         "entity_keys": _entity_keys(application),
         "output_schema": None if application.output is None else msgspec.json.encode(application.output).decode(),
         "classes": _classes(application.output),
         "freshness": {_view_name(view): contract for view, contract in application.freshness.items()},
         "outcome": outcome_of(application, root),
         "on_demand": tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
-        "tags": {f"{view.name}.{feature}": tags for view in views for feature, tags in view.tags.items()},
+        "tags": tags,
     }
     return ApplicationSpec(**as_declared | made)
 
@@ -81,12 +87,14 @@ def _mistakes(application: Application) -> Iterator[str]:
         yield f"model must be the name of a model or a FineTune, not {application.model!r}."
     if not isinstance(application.purpose, str) or not application.purpose.strip():
         yield "purpose must say what it is for."
-    views: Views = {view.name: view for view in application.features if isinstance(view, (FeatureView, OnDemandView))}
+    views: Views = {view.name: view for view in application.features if isinstance(view, _VIEWS)}
     for view in application.features:
-        if not isinstance(view, (FeatureView, OnDemandView)):
+        if not isinstance(view, _VIEWS):
             yield f"features: {view!r} is not a feature view."
-    if len(views) < sum(isinstance(view, (FeatureView, OnDemandView)) for view in application.features):
-        yield "features names a view twice."
+    if len(set(map(prompt_name, views))) < sum(isinstance(view, _VIEWS) for view in application.features):
+        yield "features names a view twice, or two that are named alike in templates."
+    if application.fine_tune is not None and any(isinstance(view, GrantedView) for view in views.values()):
+        yield "a model is not fine-tuned on granted views, whose history is their owner's."
     yield from _on_demand_mistakes(application, views)
     for entity in application.entities:
         if not isinstance(entity, Entity):
@@ -198,13 +206,14 @@ def _template_mistakes(
         yield f"{label}, {error.where}: {error.what}"
         return
     figures = {figure.feature for figure in application.figures if isinstance(figure, Figure)}
+    by_prompt_name = {prompt_name(view): view for view in views}
     known = {"entity", "question", "features", *extra} | _TEMPLATE_GLOBALS
     for name in sorted(reads.names - known):
         yield f"{label} reads {name!r}; it sees {', '.join(('entity', 'question', 'features', *extra))}."
     for whole, line in reads.whole:
         yield f"{label}, line {line}: name one feature, features.VIEW.FEATURE, instead of {whole!r}."
     for view, feature, line in dict.fromkeys(reads.features):
-        name = f"{view}.{feature}"
+        name = f"{by_prompt_name.get(view, view)}.{feature}"
         unknown = list(_unknown_feature(views, name, f"{label}, line {line}"))
         yield from unknown
         if not unknown and name not in figures:
@@ -244,6 +253,8 @@ def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]
         if not wrong:
             yield from duration_mistakes(contract.max_age, f"freshness of {name!r}: max_age")
             yield from duration_mistakes(contract.within, f"freshness of {name!r}: within")
+            if isinstance(views.get(name), GrantedView) and contract.when_stale in ("previous", "recompute"):
+                yield f"freshness of {name!r}: a granted view is read as published; take flag, default or reject."
             if contract.when_stale == "recompute" and contract.min_source_quality > 0:
                 yield (
                     f"freshness of {name!r}: the quality of a source is not known now, so recompute cannot keep "
@@ -283,7 +294,7 @@ def _entity_keys(application: Application) -> tuple[str, ...]:
     entities += [
         view.entity
         for view in application.features
-        if isinstance(view, FeatureView) and isinstance(view.entity, Entity)
+        if isinstance(view, (FeatureView, GrantedView)) and isinstance(view.entity, Entity)
     ]
     return tuple(dict.fromkeys(key for entity in entities for key in entity.keys))
 
@@ -298,4 +309,4 @@ def _classes(schema: dict[str, Any] | None) -> tuple[str, ...]:
 
 
 def _view_name(view: object) -> str:
-    return view.name if isinstance(view, (FeatureView, OnDemandView)) else str(view)
+    return view.name if isinstance(view, _VIEWS) else str(view)

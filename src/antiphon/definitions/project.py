@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
+from antiphon.definitions.granted_view import GrantedView
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView
@@ -39,7 +40,12 @@ class ProjectSpec(msgspec.Struct, frozen=True):
 
 
 def load(
-    path: Path, name: str | None = None, objects: ObjectStore | None = None, *, with_files: bool = False
+    path: Path,
+    name: str | None = None,
+    objects: ObjectStore | None = None,
+    *,
+    with_files: bool = False,
+    granted: Callable[[str], FeatureViewSpec | None] | None = None,
 ) -> ProjectSpec:
     """Run a project's ``definitions.py`` and check everything it declares.
 
@@ -49,6 +55,8 @@ def load(
         objects: the store of sources that name objects and no store.
         with_files: a history of outcomes whose local file is missing is a mistake. (A view's own file is looked for
             by its refresh, which publishes nothing without it.)
+        granted: finds the definition of a view that another tenant grants, by ``OWNER/VIEW``; without it versions of
+            such views are empty.
 
     Raises:
         SetupError: there is no such file.
@@ -56,6 +64,8 @@ def load(
     """
     root, items, problems = _run(path)
     problems += _mistakes(items)
+    if granted is not None:
+        problems += list(_resolve_granted(items, granted))
     if with_files:
         problems += list(_missing_histories(items, root))
     if problems:
@@ -120,12 +130,21 @@ def _mistakes(items: list[object]) -> list[tuple[CodeLocation, str]]:
         match item:
             case Entity() | Source():
                 problems += [(item.place, text) for text in item.mistakes()]
-            case FeatureView() | OnDemandView():
+            case FeatureView() | GrantedView() | OnDemandView():
                 problems += list(item.mistakes())
             case Application():
                 problems += [(item.place, text) for text in application_mistakes(item)]
     problems += list(_clashes(items))
     return problems
+
+
+def _resolve_granted(
+    items: list[object], granted: Callable[[str], FeatureViewSpec | None]
+) -> Iterator[tuple[CodeLocation, str]]:
+    for item in items:
+        if isinstance(item, GrantedView) and not list(item.mistakes()):
+            item.spec = granted(item.name)
+            yield from item.differences(item.spec)
 
 
 def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[CodeLocation, str]]:

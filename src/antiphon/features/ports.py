@@ -119,6 +119,9 @@ class OnlineSnapshots(Protocol):
         """Delete snapshots outside of ``keep`` that were written before ``older_than`` (seconds since 1970), and the
         remains of unfinished builds."""
 
+    def erase(self, tenant: str) -> int:
+        """Delete everything of a tenant, its overlays too, in all environments; how many files or keys there were."""
+
     def close(self) -> None:
         """Close everything opened."""
 

@@ -23,6 +23,7 @@ from antiphon.gateway.admin import (
     datasets,
     evaluations,
     feature_watch,
+    grants,
     keys,
     models,
     outcomes,
@@ -54,7 +55,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     declared
     for module in (
         status, predictions, releases, rollouts, models, evaluations, datasets, outcomes, publications, views,
-        feature_watch, work, keys, tenants, policies, audit, files, batches,
+        feature_watch, work, keys, tenants, grants, policies, audit, files, batches,
     )
     for declared in vars(module).values()
     if isinstance(declared, Operation)

@@ -81,7 +81,7 @@ async def reserve(
         UnavailableError: the catalog is away.
     """
     tokens = 0
-    if principal.allowance.meters:
+    if services.access.quotas.measures(principal):
         first = questions[0]
         most = first.overrides.max_tokens
         if most is None:

@@ -36,7 +36,8 @@ def is_plain(model: str, configured: Collection[str]) -> bool:
 
 
 def deciding(store: Store) -> PolicyDecider:
-    """One policy decision, as whoever reads features asks for it: refused for a key that was revoked meanwhile."""
+    """One policy decision, as whoever reads features asks for it, by the owners' policies too where granted views are
+    read: refused for a key that was revoked meanwhile."""
 
     def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
         environment = store.settings.project.environment
@@ -44,6 +45,8 @@ def deciding(store: Store) -> PolicyDecider:
             scope = Scope(principal.tenant, environment)
             store.recent_requests.remember(scope, principal, action, resource, context)
         decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
+        if isinstance(resource, Resource):
+            decision = store.granted.narrow(decision, principal, action, resource, context)
         if store.keys.stop_reason(principal) is not None:
             # Also for work that was ordered before: a job does not outlive the key that it was ordered with.
             decision = msgspec.structs.replace(decision, allowed=False, policies=(REVOKED,))
@@ -64,8 +67,8 @@ def gated(store: Store, engine: GenerationEngine) -> GatedEngine:
     # allowed until the time that answers take says otherwise.
     remote = settings.engine.kind == "remote" and not is_engine_url(settings.engine.url or "")
     most = settings.gateway.max_in_flight
-    weights = settings.gateway.tenant_weights
-    gate = EngineGate(most if remote else settings.engine.slots, most, queued, monotonic, weights=weights)
+    start, share = most if remote else settings.engine.slots, store.tenants.share
+    gate = EngineGate(start, most, queued, monotonic, share=share)
     return GatedEngine(engine, gate, monotonic, tells_queue=not remote)
 
 

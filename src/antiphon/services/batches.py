@@ -57,7 +57,9 @@ def file_store(store: Store, contents: Lake) -> FileStore:
         store.database,
         store.audit,
         store.database.clock,
-        FileLimits(limits.max_file_bytes, limits.quota_bytes, parse_duration(limits.files_kept)),
+        FileLimits(
+            limits.max_file_bytes, limits.quota_bytes, parse_duration(limits.files_kept), store.tenants.stored_bytes
+        ),
         ClockAgreement(store.database.clock),
     )
 
@@ -74,14 +76,14 @@ def embedding_models(store: Store) -> tuple[str, ...]:
 
 def batch_estimates(store: Store) -> Estimates:
     """Builds the estimates of when the project's jobs end."""
-    return Estimates(BatchWork(store.database), store.scope, store.database.clock)
+    return Estimates(BatchWork(store.database), store.scope, store.database.clock, store.tenants.share)
 
 
 def batch_context(store: Store, worker: str) -> BatchContext:
     """Makes the state that all batch work of a worker shares."""
     clock = store.database.clock
     return BatchContext(
-        queue=FairQueue(store.settings.batch.concurrency, lambda: clock.now().timestamp()),
+        queue=FairQueue(store.settings.batch.concurrency, lambda: clock.now().timestamp(), store.tenants.share),
         gauge=Gauge(BatchWork(store.database), store.scope, worker, clock),
         estimates=batch_estimates(store),
         clock=clock,

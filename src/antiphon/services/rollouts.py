@@ -8,6 +8,7 @@ from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.definitions.granted_view import owner_of
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.candidate import FeatureExists
 from antiphon.releases.judge import judge
@@ -21,6 +22,8 @@ def feature_exists(store: Store) -> FeatureExists:
     """Tells whether a definition version of a view is known here and, once anything is published, published."""
 
     def exists(scope: Scope, view: str, version: str) -> bool:
+        if owner_of(view) is not None:
+            return store.granted.published(scope, view, version)
         within = store.database.writer  # definitions may be applied in the transaction that asks
         try:
             spec = store.definitions.get(scope, view, version, within=within)

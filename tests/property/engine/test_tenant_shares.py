@@ -63,8 +63,11 @@ def test_a_slot_changes_hands_only_towards_a_tenant_that_has_none(
 class Simulated:
     """The executor's rules in virtual time, with requests that are replaced as soon as they end."""
 
-    def __init__(self, requests: list[tuple[str, int, int]], slots: int = SLOTS) -> None:
+    def __init__(
+        self, requests: list[tuple[str, int, int]], slots: int = SLOTS, share: dict[str, float] | None = None
+    ) -> None:
         self.slots = slots
+        self.share = share or {}
         self.shares = TenantShares()
         self.had: dict[str, float] = {}
         self.waited: dict[int, float] = {}
@@ -80,11 +83,19 @@ class Simulated:
         tenant, tokens, answer = request
         self.number += 1
         self.views[self.number] = SequenceView(
-            self.number, "online", self.number, 0, tokens, False, "waiting", tenant=tenant
+            self.number,
+            "online",
+            self.number,
+            0,
+            tokens,
+            False,
+            "waiting",
+            tenant=tenant,
+            share=self.share.get(tenant, 1.0),
         )
         self.left[self.number] = answer
         self.waited[self.number] = self.clock
-        self.shares.arrived(tenant)
+        self.shares.arrived(tenant, self.share.get(tenant, 1.0))
 
     def step(self) -> float:
         state = SchedulerState(tuple(self.views.values()), self.slots, CHUNK, MODEL, service=self.shares.service)
@@ -189,3 +200,17 @@ def test_a_stream_goes_on_while_many_tenants_arrive(arriving: int, before: int) 
         world.step()
         longest_gap = max(longest_gap, world.clock - world.waited[1])
     assert longest_gap <= 2 * MAX_LEAD_SECONDS
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(request, min_size=1, max_size=6), st.sampled_from([2.0, 3.0]), st.integers(2, 12))
+def test_of_two_tenants_with_as_many_requests_each_has_time_by_its_share(
+    sizes: list[tuple[int, int]], share: float, slots: int
+) -> None:
+    requests = [(tenant, *size) for size in sizes for tenant in ("more", "once")]
+    world = Simulated(requests, slots, {"more": share})
+    longest = 0.0
+    for _ in range(400):
+        longest = max(longest, world.step())
+        apart = share * (MAX_LAG_SECONDS + 2 * longest)
+        assert abs(world.had.get("more", 0.0) - share * world.had.get("once", 0.0)) <= apart

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+
+import pytest
 
 from antiphon.batch.fair_queue import FairQueue, SlotRequest
 
@@ -87,3 +90,22 @@ async def test_who_has_little_time_left_goes_before_others_and_leaves_them_some(
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+@pytest.mark.parametrize("share", [1.0, 2.0])
+async def test_a_tenant_has_slots_by_its_share(slots: int, share: float) -> None:
+    """Whoever gets a slot gives it back at once and asks again: in the long run each has its part of all slots."""
+    queue, had = FairQueue(slots, lambda: 0.0, {"twice": share, "once": 1.0}.__getitem__), Counter[str]()
+
+    async def one(tenant: str) -> None:
+        for _ in range(60):
+            await queue.acquire(slot(tenant))
+            if had.total() < 90:
+                had[tenant] += 1
+            await asyncio.sleep(0)
+            queue.release(slot(tenant))
+
+    await asyncio.gather(*(one(tenant) for tenant in ("once", "twice") for _ in range(12)))
+    assert had["twice"] / had["once"] == pytest.approx(share, rel=0.2)
+    assert queue._held == {}

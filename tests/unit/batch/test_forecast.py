@@ -72,6 +72,11 @@ def test_a_jobs_own_rows_count_for_more_than_those_of_others() -> None:
     assert work_error(job) < work_error(OpenJob("b", "t", "m", job.sizes)) / 2
 
 
+def test_a_tenant_with_a_share_of_two_gets_twice_as_much() -> None:
+    ends = delivered_at_ends([JobWork("twice", "a", 10.0, share=2.0), JobWork("once", "b", 10.0)], 1.0, 0.0)
+    assert ends == {"twice": pytest.approx(15.0, rel=0.05), "once": pytest.approx(20.0)}
+
+
 def test_tenants_share_equally_and_their_jobs_share_that() -> None:
     ends = delivered_at_ends([JobWork("a1", "a", 10.0), JobWork("a2", "a", 10.0), JobWork("b1", "b", 10.0)], 1.0, 0.0)
     assert ends == {name: pytest.approx(30.0 if name[0] == "a" else 20.0) for name in ("a1", "a2", "b1")}

@@ -38,6 +38,7 @@ from antiphon.catalog.schema.governance import audit_nodes as audit_nodes
 from antiphon.catalog.schema.governance import clock_marks as clock_marks
 from antiphon.catalog.schema.governance import data_keys as data_keys
 from antiphon.catalog.schema.governance import encryption_modes as encryption_modes
+from antiphon.catalog.schema.governance import grants as grants
 from antiphon.catalog.schema.governance import policy_moves as policy_moves
 from antiphon.catalog.schema.governance import policy_requests as policy_requests
 from antiphon.catalog.schema.governance import policy_versions as policy_versions

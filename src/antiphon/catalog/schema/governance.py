@@ -1,7 +1,7 @@
 """Tables of governance: identity, policies, the audit log, encryption. Instants are whole microseconds since 1970 UTC.
 
 A principal belongs to a tenant, not to one environment: the environment of the rows of identity is ``*``. A tenant
-without a row of its own is active.
+without a row of its own is active. A grant stands in the scope of its owner.
 
 A policy version's row is never changed; what became of it are its moves, of which the last ``in_force`` of a scope is
 what decides there.
@@ -18,12 +18,23 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from antiphon.catalog.dialect import TEXT
-from antiphon.catalog.schema.base import columns, index, key, one_where, optional, table
+from antiphon.catalog.schema.base import Instant, columns, index, key, one_where, optional, table
 
 tenants = table(
     "tenants",
     columns(TEXT, "state", "reason", "changed_by"),
     columns(sa.BigInteger, "changed_at"),
+    sa.Column("share", sa.Double, nullable=False, server_default="1"),
+    optional(TEXT, "quota"),
+)
+
+grants = table(
+    "grants",
+    key("kind", "name", "grantee"),
+    columns(TEXT, "clearance", "reason", "made_by"),
+    columns(Instant, "since"),
+    optional(Instant, "until"),
+    sa.Index("ix_grants_grantee", "grantee", "environment"),
 )
 
 principals = table(

@@ -71,8 +71,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         level: bounds that batch work must leave this request; ``None`` for the engine's default.
         seed: seeds this request's own generator; unused with temperature 0.
         traceparent: W3C trace context of the caller.
-        messages: turns instead of ``prompt`` for an engine that has its own chat template
-            (its description has an empty ``chat_template``).
+        messages: turns instead of ``prompt``, for an engine whose description has an empty ``chat_template``.
         cache_salt: a cached prefix is shared only with prompts of the same salt: the time to an answer would tell
             whether another tenant had sent this prefix before.
         ahead: it goes before waiting requests of its priority. Such batch work is also co-scheduled with online
@@ -83,8 +82,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
         prompt_logprobs: report the prompt's own tokens, each with so many alternatives; the prompt is then computed in
             full. Neither the completion's text nor its bits change.
         tools: JSON of OpenAI's ``tools``, ``tool_choice`` and ``parallel_tool_calls``, beside ``messages`` only.
-        parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; an engine that does not know them
-            refuses them.
+        parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; other engines refuse them.
+        share: its tenant's share of the engine beside others; 1 is as much as another.
     """
 
     id: str
@@ -111,6 +110,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
     grammar: str | None = None
     ahead: bool = False
     parameters: str = ""
+    share: float = 1.0
 
     @property
     def tenant(self) -> str:

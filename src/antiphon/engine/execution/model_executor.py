@@ -103,7 +103,7 @@ class ModelExecutor:
             request, found = sequence.request, self._cached_prefix(sequence)
             new = _view(sequence, cached=found[0] if found is not None else 0)
             self.pacer.add(new, request.level, sequence.stats.arrived, request.max_tokens)
-            self._shares.arrived(request.tenant)
+            self._shares.arrived(request.tenant, request.share)
         else:
             self._batch_lengths.add(sequence.prompt_tokens, sequence.request.max_tokens)
 
@@ -327,4 +327,5 @@ def _view(sequence: Sequence, due: float = inf, batch_deadline: float = inf, cac
         request.priority == "batch" and request.ahead,
         request.tenant,
         sequence.scored,
+        request.share,
     )

@@ -156,7 +156,8 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: StepBudget, 
         if not service or not added or step.prefill[sequence.ticket] == sequence.pending:
             take_first(waiting, sequence.tenant)
         if service:
-            service[sequence.tenant] = service.get(sequence.tenant, 0.0) + step.seconds - before
+            took = (step.seconds - before) / sequence.share
+            service[sequence.tenant] = service.get(sequence.tenant, 0.0) + took
     return min((sequence.batch_deadline - expected[sequence.ticket] for sequence in online), default=inf)
 
 

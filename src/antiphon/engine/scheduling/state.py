@@ -25,7 +25,7 @@ class SequenceView(msgspec.Struct, frozen=True):
         due: seconds from now until its next token is due; infinite when no user waits for it.
         batch_deadline: seconds from now until which batch work may delay that token: at most ``due``.
         urgent: a batch sequence whose deadline is near; it takes all the time that online work leaves.
-        tenant: the tenant whose share it counts against.
+        tenant: the tenant whose share it counts against; ``share`` is that share, 1 for as much as another.
         scored: the logits of each prompt token are reported, which takes longer.
     """
 
@@ -41,6 +41,7 @@ class SequenceView(msgspec.Struct, frozen=True):
     urgent: bool = False
     tenant: str = ""
     scored: bool = False
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

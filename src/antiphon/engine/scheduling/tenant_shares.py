@@ -4,11 +4,12 @@ Start-time fair queueing (Goyal, Vin and Cheng 1996) with what calls really took
 tenant has all, of a decode call each tenant the part that its sequences are. The tenant that has had least goes first.
 One that leads it by more than :data:`MAX_LEAD_SECONDS` computes no prompt, and takes part in a decode call only with no
 more sequences than one that does not. Service is counted in virtual seconds: a second of a tenant that has more
-requests here than another counts :data:`HEAVY_TENANT_WEIGHT` of them.
+requests here than another counts :data:`HEAVY_TENANT_WEIGHT` of them, and one of a tenant with a share of two half of
+one: with as many requests it gets twice the time, and twice the slots.
 
 Invariants:
-- Of two tenants that both have work, the one with more requests has had no more than the other, and half as much at
-  least, but for :data:`MAX_LAG_SECONDS` and a step, however many requests either has.
+- Of two tenants of equal shares that both have work, the one with more requests has had no more than the other, and
+  half as much at least, but for :data:`MAX_LAG_SECONDS` and a step, however many requests either has.
 - Time in which a tenant has no work is not saved up: it comes back :data:`MAX_LEAD_SECONDS` and
   :data:`RETURN_CREDIT_SECONDS` at most behind the one that has had most, so that a tenant that waits already has had no
   more than one that comes.
@@ -47,6 +48,7 @@ class TenantShares:
         self._service: dict[str, float] = {}
         self._began: dict[str, float] = {}
         self._present: Counter[str] = Counter()
+        self._share: dict[str, float] = {}
         self._furthest = 0.0
 
     @property
@@ -56,8 +58,9 @@ class TenantShares:
             return {}
         return {tenant: self._service[tenant] for tenant in self._present}
 
-    def arrived(self, tenant: str) -> None:
-        """One more request of a tenant."""
+    def arrived(self, tenant: str, share: float = 1.0) -> None:
+        """One more request of a tenant, whose share is as its newest request says."""
+        self._share[tenant] = share
         if not self._present[tenant]:
             behind = MAX_LEAD_SECONDS + RETURN_CREDIT_SECONDS if self._present else 0.0
             start = floor = self._furthest - behind
@@ -76,12 +79,14 @@ class TenantShares:
             if not self._present:
                 self._service.clear()
                 self._began.clear()
+                self._share.clear()
                 self._furthest = 0.0
 
     def charge(self, tenant: str, seconds: float) -> None:
         """Count seconds of computing for a tenant; the others lag by :data:`MAX_LAG_SECONDS` at most."""
         heavy = self._present[tenant] > min(self._present.values(), default=0)
-        had = self._service[tenant] = self._service[tenant] + seconds * (HEAVY_TENANT_WEIGHT if heavy else 1.0)
+        weight = (HEAVY_TENANT_WEIGHT if heavy else 1.0) / self._share[tenant]
+        had = self._service[tenant] = self._service[tenant] + seconds * weight
         self._furthest = max(self._furthest, had)
         for other in self._present:
             self._service[other] = max(self._service[other], had - MAX_LAG_SECONDS)
@@ -96,8 +101,8 @@ def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Se
 
 
 def sharing_a_call(online: Sequence[SequenceView], turn: Sequence[SequenceView]) -> Sequence[SequenceView]:
-    """The generating sequences of the next decode call: of a tenant that is ahead, only if it has no more of them than
-    one whose turn it is, for then the call is shared alike.
+    """The generating sequences of the next decode call: of a tenant that is ahead, only if it has no more of them, by
+    its share, than one whose turn it is, for then the call is shared as it should be.
 
     Args:
         turn: those whose tenants are entitled to the next step.
@@ -105,8 +110,12 @@ def sharing_a_call(online: Sequence[SequenceView], turn: Sequence[SequenceView])
     generating = [sequence for sequence in online if sequence.generating]
     counts = Counter(sequence.tenant for sequence in generating)
     entitled_tenants = {sequence.tenant for sequence in turn}
-    most = max((counts[tenant] for tenant in entitled_tenants), default=0)
-    return [each for each in generating if each.tenant in entitled_tenants or counts[each.tenant] <= max(most, 1)]
+    most = max((counts[each.tenant] / each.share for each in turn), default=0.0)
+    return [
+        each
+        for each in generating
+        if each.tenant in entitled_tenants or counts[each.tenant] <= max(most * each.share, 1.0)
+    ]
 
 
 def by_tenant(sequences: Iterable[SequenceView], key: Callable[[SequenceView], Any]) -> dict[str, list[SequenceView]]:
@@ -136,8 +145,8 @@ def least_served(prompts: Iterable[SequenceView], service: Mapping[str, float]) 
 def next_for_a_slot(
     waiting: Iterable[SequenceView], held: Mapping[str, int], service: Mapping[str, float]
 ) -> SequenceView:
-    """The sequence that gets the next free slot: of the tenant with fewest, one that had to give its slot up before one
-    that never had any, the oldest first.
+    """The sequence that gets the next free slot: of the tenant with fewest by its share, one that had to give its slot
+    up before one that never had any, the oldest first.
 
     Args:
         waiting: each tenant's first one in this order.
@@ -147,7 +156,7 @@ def next_for_a_slot(
         waiting,
         key=lambda each: (
             each.order >= 0,
-            held.get(each.tenant, 0),
+            held.get(each.tenant, 0) / each.share,
             each.residency == "waiting",
             service.get(each.tenant, 0.0),
             each.order,
@@ -156,12 +165,14 @@ def next_for_a_slot(
 
 
 def slot_to_give_up(resident: Iterable[SequenceView], held: Mapping[str, int]) -> SequenceView | None:
-    """The sequence whose slot a tenant without one gets: of the tenant that holds most, the youngest that has written
-    nothing yet, or else the youngest; ``None``: no tenant has several.
+    """The sequence whose slot a tenant without one gets: of the tenant that holds most by its share, the youngest that
+    has written nothing yet, or else the youngest; ``None``: no tenant has several.
 
     Args:
         resident: online sequences that have a slot now.
         held: slots of each tenant, with those given in this step.
     """
     candidates = [sequence for sequence in resident if held.get(sequence.tenant, 0) > 1]
-    return max(candidates, key=lambda each: (held[each.tenant], not each.generating, each.order), default=None)
+    return max(
+        candidates, key=lambda each: (held[each.tenant] / each.share, not each.generating, each.order), default=None
+    )

@@ -57,7 +57,7 @@ class Twin:
         if not self._present:
             self._clock = max(self._clock, now)
         self._present[new.ticket] = _VirtualRequest(new, now, most)
-        self._shares.arrived(new.tenant)
+        self._shares.arrived(new.tenant, new.share)
         self._expected = None
 
     def extend(self, ticket: int, most: int) -> None:
@@ -76,7 +76,7 @@ class Twin:
                 virtual.times.append(last)
                 virtual.change(position=virtual.view.position + 1)
             self._present[ticket] = virtual
-            self._shares.arrived(virtual.view.tenant)
+            self._shares.arrived(virtual.view.tenant, virtual.view.share)
             self._expected = None
 
     def remove(self, ticket: int) -> None:

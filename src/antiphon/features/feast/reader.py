@@ -18,6 +18,7 @@ import msgspec
 
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.granted_view import owner_of
 from antiphon.definitions.nodes import columns
 from antiphon.features.feast.server import FeastServer, OnlineValue
 from antiphon.features.online.lookup import FeatureReader
@@ -73,7 +74,7 @@ class FeastReader:
             FeatureUnavailableError: Feast does not serve a feature, or knows only a value from after ``as_of``.
             InvalidInputError: an entity key is missing.
         """
-        far = {view: self._definition(view, version) for view, version in views.items()}
+        far = {view: self._definition(view, version) for view, version in views.items() if owner_of(view) is None}
         far = {view: spec for view, spec in far.items() if spec.source.kind == "feast"}
         near = {view: version for view, version in views.items() if view not in far}
         own = self._own.read_many(near, keys, as_of, minimum_publication)

@@ -116,6 +116,13 @@ class Lake(ABC):
         """Delete files outside of ``keep`` that were written before ``older_than`` (seconds since 1970): the age spares
         a file whose manifest is about to be committed."""
 
+    def erase(self, tenant: str) -> int:
+        """Delete every file of a tenant, in all environments; how many there were."""
+        found = [relative for scope in self.scopes() if scope.tenant == tenant for relative in self.files(scope)]
+        for relative in found:
+            self.remove(relative)
+        return len(found)
+
     def close(self) -> None:  # noqa: B027
         """Close connections, if there are any."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from antiphon.core.codec import Codec
-from antiphon.core.disk import delete_older, room_needed, sync_folder
+from antiphon.core.disk import delete_older, remove_folder, room_needed, sync_folder
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake, LakeDraft, context_of, missing
 from antiphon.governance.encryption.sealed_files import key_of, open_sealed
@@ -78,6 +78,11 @@ class LocalLake(Lake):
     def files(self, scope: Scope) -> Iterator[str]:
         for path in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
             yield str(path.relative_to(self._root))
+
+    def erase(self, tenant: str) -> int:
+        count = super().erase(tenant)
+        remove_folder(self._root / tenant)
+        return count
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         kept = set(keep)

@@ -240,6 +240,11 @@ class NatsEventLog:
         index = self._codec.index(f"{stream}:{event_id}", scope, "event")
         return hashlib.sha256(index.encode()).hexdigest()[:32]
 
+    def erase(self, scope: Scope, stream: str) -> bool:
+        """Take a stream out with every event, for a tenant that is erased: the one thing that is ever taken out. Tell
+        whether it was there."""
+        return self._server.remove(_name(scope, stream))
+
     def _sealed(self, scope: Scope, stream: str, place: str, event: Event) -> bytes:
         logged = _LogRecord(
             event.event_id, microseconds(event.event_time), microseconds(event.available_at), event.payload

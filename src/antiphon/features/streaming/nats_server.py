@@ -101,6 +101,10 @@ class NatsServer:
         """Make a stream that keeps every message and refuses a second one of a subject. One that is there stays."""
         return self._call(lambda: self._make(stream, subjects, log))
 
+    def remove(self, stream: str) -> bool:
+        """Delete a stream with every message; tell whether there was one."""
+        return self.state(stream) is not None and self._call(lambda: self._remove(stream))
+
     def publish(self, stream: str, messages: Sequence[tuple[str, bytes]]) -> int:
         """Store messages in order, but for those whose subject has one already; the highest sequence that one has.
 
@@ -183,6 +187,9 @@ class NatsServer:
             if found is None:
                 raise
             return found
+
+    async def _remove(self, stream: str) -> bool:
+        return bool(await (await self._connected()).jetstream(timeout=self._timeout).delete_stream(stream))
 
     async def _publish(self, stream: str, messages: Sequence[tuple[str, bytes]]) -> int:
         client = await self._connected()

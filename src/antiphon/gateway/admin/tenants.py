@@ -7,14 +7,36 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from antiphon.gateway.admin.shapes import ReasonRequest, read, read_all
+from antiphon.gateway.admin.shapes import Quota, ReasonRequest, read, read_all
 from antiphon.gateway.operation import OperationCall, operation
+from antiphon.governance.identity.tenants import TenantQuota
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1_000)]
+
+
+class QuotaTerms(msgspec.Struct, frozen=True):
+    """Bounds of a tenant, all of its principals together; what is left out has none."""
+
+    requests_per_minute: Quota = None
+    tokens_per_minute: Quota = None
+    tokens_per_day: Quota = None
+    stored_bytes: Quota = None
 
 
 class NewTenant(msgspec.Struct, frozen=True):
-    """The name of a new tenant."""
+    """The name of a new tenant, its share of the engine beside others, and its quota."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    share: Share = 1.0
+    quota: QuotaTerms = QuotaTerms()
+
+
+class TermsChange(msgspec.Struct, frozen=True):
+    """Another share, another quota in the place of the present one, or both; the reason, for the record."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    share: Share | None = None
+    quota: QuotaTerms | None = None
 
 
 class TenantDeletion(msgspec.Struct, frozen=True):
@@ -28,10 +50,12 @@ class TenantLine(msgspec.Struct, frozen=True):
     """A tenant and who gave it its state, when and why."""
 
     id: str
-    state: Literal["active", "suspended", "deleted"]
+    state: Literal["active", "suspended", "deleted", "erased"]
     reason: str
     changed_by: str | None
     changed_at: datetime | None
+    share: float
+    quota: QuotaTerms
 
 
 class TenantList(msgspec.Struct, frozen=True):
@@ -47,7 +71,18 @@ def _list(call: OperationCall) -> TenantList:
 
 @operation("POST", "/admin/tenants", "Make a tenant.", "administer", status=201)
 def _create(call: OperationCall, body: NewTenant) -> TenantLine:
-    return read(call.services.access.tenants.create(body.name, by=call.principal), TenantLine)
+    quota = read(body.quota, TenantQuota)
+    made = call.services.access.tenants.create(body.name, by=call.principal, share=body.share, quota=quota)
+    return read(made, TenantLine)
+
+
+@operation("POST", "/admin/tenants/{tenant}/change", "Give a tenant another share or quota.", "administer")
+def _change(call: OperationCall, body: TermsChange) -> TenantLine:
+    quota = None if body.quota is None else read(body.quota, TenantQuota)
+    change = call.services.access.tenants.set_terms
+    return read(
+        change(call.path["tenant"], reason=body.reason, by=call.principal, share=body.share, quota=quota), TenantLine
+    )
 
 
 @operation(

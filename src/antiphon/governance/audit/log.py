@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, Unpack
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -34,6 +34,9 @@ from antiphon.governance.audit.record import Act, ActOptions, AuditEntry, AuditR
 from antiphon.governance.audit.rows import COLUMNS, insertion, loaded, of_user, shown
 
 ERASE = "audit.erase"
+_ERASED_AT_ONCE = 500
+"""Records whose texts are erased in one transaction."""
+
 """The action that says how many identities were erased."""
 
 MOST = 1_000
@@ -273,18 +276,46 @@ class AuditLog:
                     row = loaded(self.database, scope, found)
                     if field == "detail" and word.search(row.detail or "") is None:
                         continue
-                    kept = audit_record.commitments(row)
-                    values: dict[str, Any] = dict.fromkeys((field, f"{field}_salt"))
-                    if field == "originator":
-                        values["originator_sealed"] = None
-                    values["erased"] = canonical({one: kept[one] for one in (*audit_record.gone(row), field)})
-                    place = schema.owned(table, scope), table.c.sequence == row.sequence
-                    connection.execute(update(table).where(*place).values(values))
+                    self._erase(scope, row, (field,), connection)
                     erased += 1
             if erased:
                 detail = {"count": erased, "reason": reason}
                 self.append(scope, principal, ERASE, "erased", detail, within=connection)
         return erased
+
+    def erase_all(self, scope: Scope, *, principal: str, reason: str) -> int:
+        """Erase every name, subject and detail of a scope's log but those of erasures; cut off, it goes on.
+
+        What was done stays provable by what the records commit to. Returns in how many places something stood.
+        """
+        table, erased, after = schema.audit_entries, 0, -1
+        something = or_(*(table.c[field].is_not(None) for field in audit_record.FIELDS))
+        while True:
+            with self.database.transaction() as connection:
+                of_scope = schema.owned(table, scope), table.c.sequence > after, table.c.action != ERASE, something
+                statement = select(*COLUMNS).where(*of_scope).order_by(table.c.sequence).limit(_ERASED_AT_ONCE)
+                rows = [loaded(self.database, scope, found) for found in connection.execute(statement).all()]
+                if not rows:
+                    return erased
+                count = 0
+                for row in rows:
+                    present = [field for field, text, _ in audit_record.committed(row) if text is not None]
+                    self._erase(scope, row, present, connection)
+                    count += len(present)
+                detail = {"count": count, "reason": reason}
+                self.append(scope, principal, ERASE, "erased", detail, within=connection)
+            erased, after = erased + count, rows[-1].sequence
+
+    def _erase(self, scope: Scope, row: AuditRow, fields: Sequence[str], connection: Connection) -> None:
+        """Take texts of a record and their salts away; what they committed to stays."""
+        table, kept = schema.audit_entries, audit_record.commitments(row)
+        values: dict[str, Any] = {name: None for field in fields for name in (field, f"{field}_salt")}
+        if "originator" in fields:
+            values["originator_sealed"] = None
+        values["erased"] = canonical({one: kept[one] for one in (*audit_record.gone(row), *fields)})  # type: ignore[index]
+        connection.execute(
+            update(table).where(schema.owned(table, scope), table.c.sequence == row.sequence).values(values)
+        )
 
     def kept(self, scope: Scope, connection: Connection) -> Kept:
         """Reads kept nodes of the scope's tree."""

@@ -40,9 +40,9 @@ MOST_ITEMS = 16
 
 IDENTIFIERS = frozenset(
     {
-        "action", "alias", "application", "approver", "author", "by", "candidate", "clearance", "control",
-        "data_key", "dataset", "digest", "environment", "evaluation", "format", "hash", "input", "input_hash",
-        "job", "key", "key_id", "kind", "left", "method", "mode", "model", "name", "output", "parent", "path", "peer",
+        "action", "alias", "application", "approver", "author", "by", "candidate", "clearance", "control", "data_key",
+        "dataset", "digest", "environment", "evaluation", "format", "grantee", "hash", "input", "input_hash", "job",
+        "key", "key_id", "kind", "left", "method", "mode", "model", "name", "output", "owner", "parent", "path", "peer",
         "policies", "policy", "prediction", "previous", "proposal", "provider", "publication", "purpose", "receipt",
         "release", "resource", "role", "rollout", "route", "run", "scopes", "session", "sha256", "state", "status",
         "stream", "tenant", "trace", "version", "view", "views", "workflow",
@@ -52,8 +52,8 @@ HASHES = frozenset({"digest", "hash", "input_hash", "sha256"})
 COUNTS = frozenset(
     {
         "after", "bytes", "count", "deleted", "delta", "errors", "events", "examples", "first", "forced", "items",
-        "keys", "last", "limit", "number", "payloads", "precompute", "reencrypt", "rows", "seconds", "seed", "size",
-        "step", "through", "to",
+        "keys", "last", "limit", "number", "payloads", "precompute", "quota", "reencrypt", "rows", "seconds", "seed",
+        "share", "size", "step", "through", "to",
     }
 )  # fmt: skip
 MOMENTS = frozenset({"as_of", "at", "before", "cutoff", "expires_at", "from", "moment", "since", "until"})

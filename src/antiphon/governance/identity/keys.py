@@ -382,7 +382,7 @@ class Keys:
         return record, record.principal
 
     def _stands(self, principal: Principal) -> bool:
-        if self.principals.tenants.state(principal.tenant) == "deleted":
+        if self.principals.tenants.state(principal.tenant) in ("deleted", "erased"):
             return False
         for name in filter(None, (principal.id, subject_of(principal.id))):
             there = self.principals.find(principal.tenant, name)

@@ -34,7 +34,7 @@ REVOKED = "credential-revoked"
 """Stands there when the key was revoked, or its principal disabled, after work in its name was ordered."""
 
 REQUESTS, TOKENS, TOKENS_DAY = "requests_per_minute", "tokens_per_minute", "tokens_per_day"
-_LARGEST_QUOTA = 1_000_000_000_000
+LARGEST_QUOTA = 1_000_000_000_000
 _ORIGINATING_ROLES = frozenset({"admin", "engineer", "service"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
 # OpenAI's `user` is whatever its sender calls a user; only what could break a line or hide in one is refused.
@@ -226,11 +226,11 @@ def check_allowance(allowance: Allowance) -> None:
     """
     for name in (REQUESTS, TOKENS, TOKENS_DAY):
         value: int | None = getattr(allowance, name)
-        if value is not None and not 1 <= value <= _LARGEST_QUOTA:
+        if value is not None and not 1 <= value <= LARGEST_QUOTA:
             raise InvalidInputError(
                 f"{value} is no quota.",
                 where=name,
-                next_step=f"Use a number from 1 to {_LARGEST_QUOTA}, or leave it out for no bound.",
+                next_step=f"Use a number from 1 to {LARGEST_QUOTA}, or leave it out for no bound.",
             )
 
 

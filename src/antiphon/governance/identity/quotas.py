@@ -1,4 +1,6 @@
-"""Quotas of API keys, shared by every gateway over one catalog.
+"""Quotas of API keys and of tenants, shared by every gateway over one catalog.
+
+A request is let in when the quota of its key and that of its tenant, which all its principals use, have room for it.
 
 A gateway draws from the catalog a *share*: what a request needs and, with it, up to a :data:`SHARES`-th of the quota,
 which it then uses without asking. The rest of a share is given back with the next draw after :data:`SHARE_SECONDS`, but
@@ -16,7 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil, inf
 
 import msgspec
@@ -25,7 +27,10 @@ from antiphon.catalog.serving.quotas import Draw, QuotaLevels
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import RateLimitError
 from antiphon.core.token_bucket import MICROSECONDS, Level, Meter
-from antiphon.governance.identity.principal import REQUESTS, Principal
+from antiphon.governance.identity.principal import NO_ALLOWANCE, REQUESTS, Allowance, Principal
+
+TENANT = "*"
+"""The bucket of a tenant's own quota: no key has this id."""
 
 SHARES = 64
 SHARE_SECONDS = 2.0
@@ -43,24 +48,40 @@ class QuotaStatus(msgspec.Struct, frozen=True):
 class Grant:
     """A request that was let in."""
 
-    def __init__(self, account: _Account | None, tokens: float) -> None:
-        self._account = account
+    def __init__(self, tokens: int) -> None:
         self._tokens = tokens
-        self._drawn_at = account.drawn_at if account is not None else 0
+        self._accounts: list[tuple[_Account, int]] = []
 
     def settle(self, tokens: int) -> None:
         """Count what was really used instead of what was reserved; the second time changes nothing."""
-        if self._account is not None:
-            self._account.settle(self._tokens - tokens, self._drawn_at)
-            self._account = None
+        for account, drawn_at in self._accounts:
+            account.settle(self._tokens - tokens, drawn_at)
+        self._accounts = []
+
+    def add(self, account: _Account) -> None:
+        """It has taken of this account."""
+        self._accounts.append((account, account.drawn_at))
+
+    def undo(self) -> None:
+        """Give back what it has taken: it was not let in."""
+        for account, _ in self._accounts:
+            account.undo(self._tokens)
+        self._accounts = []
 
 
 class Quotas:
-    """Lets requests in. Safe to share between threads."""
+    """Lets requests in. Safe to share between threads.
 
-    def __init__(self, levels: QuotaLevels, clock: Clock) -> None:
+    Args:
+        tenant: the bounds of a tenant.
+    """
+
+    def __init__(
+        self, levels: QuotaLevels, clock: Clock, tenant: Callable[[str], Allowance] = lambda tenant: NO_ALLOWANCE
+    ) -> None:
         self._levels = levels
         self._clock = clock
+        self._tenant = tenant
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._lock = threading.Lock()
         self.used = levels.used
@@ -71,10 +92,7 @@ class Quotas:
         Raises:
             RateLimitError: a quota is used up, and was so when the catalog was asked last.
         """
-        account = self._account(principal)
-        if account is None:
-            return Grant(None, 0)
-        return account.from_share(tokens, microseconds(self._clock.now()))
+        return self._let_in(principal, tokens, lambda account: self._from_share(account, tokens))
 
     def grant(self, principal: Principal, tokens: int) -> Grant:
         """Let a request in; it may wait for the catalog.
@@ -83,17 +101,32 @@ class Quotas:
             RateLimitError: a quota is used up; ``retry_after`` says until when.
             UnavailableError: the catalog is away.
         """
-        account = self._account(principal)
-        if account is None:
-            return Grant(None, 0)
-        with account.drawing:
-            known = account.from_share(tokens, microseconds(self._clock.now()))
-            return known if known is not None else account.draw(self._levels, tokens)
+
+        def take(account: _Account) -> bool:
+            with account.drawing:
+                if not self._from_share(account, tokens):
+                    account.draw(self._levels, tokens)
+            return True
+
+        granted = self._let_in(principal, tokens, take)
+        assert granted is not None
+        return granted
+
+    def measures(self, principal: Principal) -> bool:
+        """Tell whether any quota is kept of this principal's requests."""
+        return bool(self._accounts_of(principal))
 
     def statuses(self, principal: Principal) -> tuple[QuotaStatus, ...]:
-        """Status of each quota as far as this gateway knows; empty without quotas."""
-        account = self._account(principal)
-        return () if account is None else account.statuses(microseconds(self._clock.now()))
+        """Status of each quota as far as this gateway knows, of the key's and the tenant's the one that has less left;
+        empty without quotas."""
+        now = microseconds(self._clock.now())
+        found: dict[str, QuotaStatus] = {}
+        for account in self._accounts_of(principal):
+            for one in account.statuses(now):
+                other = found.get(one.meter.name)
+                if other is None or one.remaining < other.remaining:
+                    found[one.meter.name] = one
+        return tuple(found.values())
 
     def close(self) -> None:
         """Give back what is held and not used."""
@@ -103,12 +136,32 @@ class Quotas:
             with account.drawing:
                 account.give_back(self._levels)
 
-    def _account(self, principal: Principal) -> _Account | None:
-        allowance = principal.allowance
-        meters = allowance.meters
-        if not meters:
-            return None
-        key = principal.tenant, allowance.bucket or principal.credential
+    def _let_in(self, principal: Principal, tokens: int, take: Callable[[_Account], bool]) -> Grant | None:
+        granted = Grant(tokens)
+        try:
+            for account in self._accounts_of(principal):
+                if not take(account):
+                    granted.undo()
+                    return None
+                granted.add(account)
+        except BaseException:
+            granted.undo()
+            raise
+        return granted
+
+    def _from_share(self, account: _Account, tokens: int) -> bool:
+        return account.from_share(tokens, microseconds(self._clock.now()))
+
+    def _accounts_of(self, principal: Principal) -> list[_Account]:
+        own, tenant = principal.allowance, self._tenant(principal.tenant)
+        found = []
+        if own.meters:
+            found.append(self._account((principal.tenant, own.bucket or principal.credential), own.meters))
+        if tenant.meters:
+            found.append(self._account((principal.tenant, TENANT), tenant.meters))
+        return found
+
+    def _account(self, key: tuple[str, str], meters: tuple[Meter, ...]) -> _Account:
         found = self._accounts.get(key)
         if found is not None and found.meters == meters:
             return found
@@ -123,7 +176,7 @@ class Quotas:
 
 
 class _Account:
-    """One key's shares in this process."""
+    """The shares of one key, or of one tenant, in this process."""
 
     def __init__(self, tenant: str, bucket: str, meters: tuple[Meter, ...]) -> None:
         self.meters = meters
@@ -135,26 +188,30 @@ class _Account:
         self._levels: Mapping[str, Level] = {}
         self._refused: tuple[int, int, str] | None = None
 
-    def from_share(self, tokens: int, now: int) -> Grant | None:
+    def from_share(self, tokens: int, now: int) -> bool:
         with self._lock:
             if self._refused is not None:
                 least, until, meter = self._refused
                 if tokens >= least and now < until:
                     raise self._refusal(meter, tokens, (until - now) / MICROSECONDS)
             if now - self.drawn_at > SHARE_SECONDS * MICROSECONDS:
-                return None
+                return False
             needs = {meter.name: _need(meter, tokens) for meter in self.meters}
             if any(self._shares[name] < need for name, need in needs.items()):
-                return None
+                return False
             for name, need in needs.items():
                 self._shares[name] -= need
-            return Grant(self, tokens)
+            return True
 
-    def draw(self, levels: QuotaLevels, tokens: int) -> Grant:
+    def draw(self, levels: QuotaLevels, tokens: int) -> None:
         refused = self._exchange(levels, tokens)
         if refused is not None:
             raise self._refusal(refused[0], tokens, refused[1])
-        return Grant(self, tokens)
+
+    def undo(self, tokens: int) -> None:
+        with self._lock:
+            for meter in self.meters:
+                self._shares[meter.name] += _need(meter, tokens)
 
     def give_back(self, levels: QuotaLevels) -> None:
         if self._levels:
@@ -213,15 +270,16 @@ class _Account:
         meter = next(meter for meter in self.meters if meter.name == name)
         what, of = ("requests", 1) if name == REQUESTS else ("tokens", tokens)
         per = "day" if meter.calendar else "minute"
+        whose = "tenant" if self._bucket == TENANT else "key"
         if wait == inf:
             return RateLimitError(
-                f"The request may take {of} {what}; the key has {meter.capacity} per {per}.",
+                f"The request may take {of} {what}; the {whose} has {meter.capacity} per {per}.",
                 retry_after=wait,
                 where=name,
-                next_step="Ask for fewer tokens (`max_completion_tokens`), or use a key with a larger quota.",
+                next_step="Ask for fewer tokens (`max_completion_tokens`), or an administrator for a larger quota.",
             )
         return RateLimitError(
-            f"The key's {meter.capacity} {what} per {per} are used up: this request needs {of}.",
+            f"The {whose}'s {meter.capacity} {what} per {per} are used up: this request needs {of}.",
             retry_after=wait,
             where=name,
             next_step=f"Try again in {wait:.3g} s, or ask an administrator for a larger quota.",

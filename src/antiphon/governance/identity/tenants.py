@@ -11,30 +11,68 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 from sqlalchemy import func, select, union, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError
+from antiphon.core.clock import Clock, from_microseconds, microseconds
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, UnavailableError
+from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import ANY, Scope
+from antiphon.governance.identity.principal import LARGEST_QUOTA, Allowance
 
-TenantState = Literal["active", "suspended", "deleted"]
+TenantState = Literal["active", "suspended", "deleted", "erased"]
+LEASE_SECONDS = 1.0
+"""For so long a process believes a tenant's share and quota."""
+
+_LARGEST_SHARE = 1_000.0
+_MOST_TENANTS = 10_000
+_ALWAYS = 1e9
 
 _table = schema.tenants
 _runs = schema.runs
 
 
+class TenantQuota(msgspec.Struct, frozen=True):
+    """Bounds of a tenant, all of its principals together; ``None`` is without bound.
+
+    Attributes:
+        requests_per_minute, tokens_per_minute, tokens_per_day: as of an API key's allowance.
+        stored_bytes: of its files; the settings' bound holds where there is none.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    stored_bytes: int | None = None
+
+    @property
+    def allowance(self) -> Allowance:
+        """Its bounds of requests and tokens."""
+        return Allowance(self.requests_per_minute, self.tokens_per_minute, self.tokens_per_day)
+
+
+NO_QUOTA = TenantQuota()
+"""A quota without bounds."""
+
+
 class Tenant(msgspec.Struct, frozen=True):
-    """A tenant, who gave it its state, when and why. ``changed_at`` is ``None`` where nobody did."""
+    """A tenant, who gave it its state, when and why. ``changed_at`` is ``None`` where nobody did.
+
+    Attributes:
+        share: of the engine, its gate and the queue of batch work beside other tenants; 1 is as much as another.
+    """
 
     id: str
     state: TenantState
     reason: str = ""
     changed_by: str | None = None
     changed_at: datetime | None = None
+    share: float = 1.0
+    quota: TenantQuota = NO_QUOTA
 
 
 class ServedParts(msgspec.Struct, frozen=True):
@@ -75,24 +113,31 @@ class Tenants:
                 raise NotFoundError(f"There is no tenant {tenant!r}.", next_step="See `antiphon tenants list`.")
         if row is None:
             return Tenant(tenant, "active")
-        return Tenant(tenant, row.state, row.reason, row.changed_by, from_microseconds(row.changed_at))
+        quota = NO_QUOTA if row.quota is None else msgspec.json.decode(row.quota, type=TenantQuota)
+        changed_at = from_microseconds(row.changed_at)
+        return Tenant(tenant, row.state, row.reason, row.changed_by, changed_at, row.share, quota)
 
     def state(self, tenant: str) -> TenantState:
         """The state of a tenant; of one without a row it is active."""
         found: TenantState | None = self._database.scalar(select(_table.c.state).where(_table.c.tenant == tenant))
         return found or "active"
 
-    def create(self, tenant: str, *, by: str, within: Connection) -> Tenant:
+    def create(
+        self, tenant: str, *, by: str, share: float = 1.0, quota: TenantQuota = NO_QUOTA, within: Connection
+    ) -> Tenant:
         """Make a tenant, without principals yet.
 
         Raises:
-            InvalidInputError: the name is malformed. ConflictError: there is, or was, one of that name.
+            InvalidInputError: the name, the share or the quota is malformed.
+            ConflictError: there is, or was, one of that name.
         """
         Scope(tenant=tenant)
+        check_terms(share, quota)
         try:
             there = self.get(tenant, within=within)
         except NotFoundError:
-            return self._put(tenant, "active", "", by, within)
+            made = Tenant(tenant, "active", "", by, self._database.clock.now(), share, quota)
+            return self._put(made, within)
         raise ConflictError(f"There is a tenant {tenant!r}, which is {there.state}.", next_step="Choose another name.")
 
     def change(self, tenant: str, state: TenantState, *, reason: str, by: str, within: Connection) -> Tenant:
@@ -101,14 +146,46 @@ class Tenants:
         Raises:
             NotFoundError: there is none of that name. ConflictError: it is deleted.
         """
-        if self.get(tenant, within=within).state == "deleted":
-            raise ConflictError(f"The tenant {tenant!r} is deleted.", next_step="Make one of another name.")
+        before = self.get(tenant, within=within)
+        if before.state in ("deleted", "erased"):
+            raise ConflictError(f"The tenant {tenant!r} is {before.state}.", next_step="Make one of another name.")
         if state == "deleted":
             now, own = self._database.clock.now(), _runs.c.tenant == tenant
             ended = {"status": "cancelled", "ended_at": now, "updated_at": now, "epoch": _runs.c.epoch + 1}
             within.execute(update(_runs).where(own, _runs.c.status == "queued").values(ended))
             within.execute(update(_runs).where(own, _runs.c.status == "running").values(cancel_requested=True))
-        return self._put(tenant, state, reason, by, within)
+        now = self._database.clock.now()
+        return self._put(structs.replace(before, state=state, reason=reason, changed_by=by, changed_at=now), within)
+
+    def mark_erased(self, tenant: str, *, reason: str, by: str, within: Connection) -> Tenant:
+        """Say that what a deleted tenant stored is erased.
+
+        Raises:
+            NotFoundError: there is none of that name. ConflictError: it is not deleted.
+        """
+        before, now = self.get(tenant, within=within), self._database.clock.now()
+        require_deleted(before)
+        after = structs.replace(before, state="erased", reason=reason, changed_by=by, changed_at=now)
+        return self._put(after, within)
+
+    def set_terms(
+        self, tenant: str, *, share: float | None, quota: TenantQuota | None, by: str, within: Connection
+    ) -> Tenant:
+        """Give a tenant another share or quota; what is ``None`` stays. In force within :data:`LEASE_SECONDS`.
+
+        Raises:
+            NotFoundError: there is none of that name. InvalidInputError: the share or the quota is malformed.
+        """
+        before = self.get(tenant, within=within)
+        after = structs.replace(
+            before,
+            share=before.share if share is None else share,
+            quota=before.quota if quota is None else quota,
+            changed_by=before.changed_by or by,
+            changed_at=before.changed_at or self._database.clock.now(),
+        )
+        check_terms(after.share, after.quota)
+        return self._put(after, within)
 
     def served(self, tenant: str, *, within: Connection | None = None) -> ServedParts:
         """Count what is served of a tenant."""
@@ -123,12 +200,90 @@ class Tenants:
             ]
         return ServedParts(*counts)
 
-    def _put(self, tenant: str, state: TenantState, reason: str, by: str, within: Connection) -> Tenant:
-        now = microseconds(self._database.clock.now())
-        values = {"state": state, "reason": reason, "changed_by": by, "changed_at": now}
-        statement = upsert(_table).values(tenant=tenant, environment=ANY, **values)
+    def _put(self, tenant: Tenant, within: Connection) -> Tenant:
+        assert tenant.changed_at is not None
+        values = {
+            "state": tenant.state,
+            "reason": tenant.reason,
+            "changed_by": tenant.changed_by,
+            "changed_at": microseconds(tenant.changed_at),
+            "share": tenant.share,
+            "quota": None if tenant.quota == NO_QUOTA else msgspec.json.encode(tenant.quota).decode(),
+        }
+        statement = upsert(_table).values(tenant=tenant.id, environment=ANY, **values)
         within.execute(statement.on_conflict_do_update(set_=values))
-        return Tenant(tenant, state, reason, by, from_microseconds(now))
+        return tenant
+
+
+def require_deleted(tenant: Tenant) -> None:
+    """Refuse to erase a tenant that is not deleted; one that is erased may be once more.
+
+    Raises:
+        ConflictError: it is active or suspended.
+    """
+    if tenant.state not in ("deleted", "erased"):
+        raise ConflictError(
+            f"The tenant {tenant.id!r} is {tenant.state}: only what a deleted one stored is erased.",
+            where="tenant",
+            next_step=f"`antiphon tenants delete {tenant.id} --reason …` deletes it.",
+        )
+
+
+class LiveTenants:
+    """Shares and quotas in force, under a lease; while the catalog is away those known last. Safe to share between
+    threads."""
+
+    def __init__(self, tenants: Tenants, clock: Clock, *, renewer: Renewer | None = None) -> None:
+        self._tenants = tenants
+        self._leases: Leases[str, Tenant] = Leases(
+            clock, seconds=LEASE_SECONDS, bound=_ALWAYS, most=_MOST_TENANTS, renewer=renewer
+        )
+
+    def share(self, tenant: str) -> float:
+        """The share of a tenant; 1 where it is not known."""
+        return self._look(tenant).share
+
+    def allowance(self, tenant: str) -> Allowance:
+        """The bounds of a tenant's requests and tokens."""
+        return self._look(tenant).quota.allowance
+
+    def stored_bytes(self, tenant: str) -> int | None:
+        """The bound of a tenant's files, where it has one of its own."""
+        return self._look(tenant).quota.stored_bytes
+
+    def forget(self) -> None:
+        """Ask the catalog at the next request."""
+        self._leases.forget()
+
+    def _look(self, tenant: str) -> Tenant:
+        def read() -> Tenant:
+            try:
+                return self._tenants.get(tenant)
+            except NotFoundError:
+                return Tenant(tenant, "active")
+
+        try:
+            found = self._leases.look(tenant, read)
+        except UnavailableError:
+            found = None
+        return found or Tenant(tenant, "active")
+
+
+def check_terms(share: float, quota: TenantQuota) -> None:
+    """Refuse a share or a quota that is not one.
+
+    Raises:
+        InvalidInputError: says what it may be.
+    """
+    if not 0 < share <= _LARGEST_SHARE:
+        raise InvalidInputError(
+            f"{share} is not a share.",
+            where="share",
+            next_step=f"Name a number above 0 and at most {_LARGEST_SHARE:.0f}.",
+        )
+    for name, bound in structs.asdict(quota).items():
+        if bound is not None and not 1 <= bound <= LARGEST_QUOTA:
+            raise InvalidInputError(f"{bound} is not a quota.", where=name, next_step="Name at least 1.")
 
 
 def require_served(tenant: str, state: TenantState | None) -> None:

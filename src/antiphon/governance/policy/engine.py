@@ -148,7 +148,7 @@ class Decider:
         masked: list[str] = []
         visible: list[PolicyColumn] = []
         for column in resource.columns:
-            said = self._column(principal, column, tenant, seen)
+            said = self._column(principal, column, tenant, resource.granted_to, seen)
             if said.allowed:
                 visible.append(column)
             elif not said.errors and action in MASKING and said.policies and self.parts.masks(said.policies):
@@ -243,12 +243,14 @@ class Decider:
             return Decision(True, decision.policies, self.digest, (), met[1])
         return decision
 
-    def _column(self, principal: Principal, column: PolicyColumn, tenant: str, seen: Mapping[str, str]) -> Decision:
+    def _column(
+        self, principal: Principal, column: PolicyColumn, tenant: str, granted_to: str, seen: Mapping[str, str]
+    ) -> Decision:
         """Decide about a column with one request to the engine; equal requests are decided once."""
-        key = (principal, column, tenant, *(seen[name] for name in CONTEXT if name in self.parts.context))
+        key = (principal, column, tenant, granted_to, *(seen[name] for name in CONTEXT if name in self.parts.context))
         said = self._remembered.get(key)
         if said is None:
-            feature = Resource("feature", column.name, tenant, (column,))
+            feature = Resource("feature", column.name, tenant, (column,), granted_to=granted_to)
             said = self.evaluate(principal, "see", effective(feature, tenant, (column,)), seen)
             _keep(self._remembered, key, said)
         return said
@@ -335,6 +337,7 @@ def _resource_text(met: Effective) -> str:
         "author": resource.author,
         "passed": resource.passed,
         "reasoned": resource.reasoned,
+        "grantedTo": resource.granted_to,
     }
     uid = json.dumps({"type": "Resource", "id": _resource_id(met)})
     return f'"uid":{uid},"attrs":{json.dumps(attributes)},"parents":[]'

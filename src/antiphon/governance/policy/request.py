@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import UNTAGGED, Sensitivity
 
 Action = Literal[
@@ -53,6 +54,7 @@ class Resource(msgspec.Struct, frozen=True, cache_hash=True):
         columns: the features that are read when it is answered from, trained on or exported.
         trained_for: purposes that its model was trained for; ``None``: a model that was not trained here.
         author: who made it; ``passed``: it passed its gates; ``reasoned``: a rationale stands beside the request.
+        granted_to: the tenant that its owner's grant in force lets read it; empty for none.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Resource(msgspec.Struct, frozen=True, cache_hash=True):
     author: str = ""
     passed: bool = False
     reasoned: bool = False
+    granted_to: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
@@ -127,6 +130,17 @@ def effective(resource: Resource, tenant: str, visible: Iterable[PolicyColumn]) 
         sensitivity=max((LEVELS[column.sensitivity] for column in columns), default=0),
         limited=bool(limits),
         purposes=tuple(sorted(common)),
+    )
+
+
+def view_columns(view: FeatureViewSpec, used: Collection[str]) -> tuple[PolicyColumn, ...]:
+    """Columns of the features that are used of a view; of one that declares no tags all are one column."""
+    if not view.tags:
+        return (PolicyColumn(f"{view.name}.*"),)
+    return tuple(
+        PolicyColumn(f"{view.name}.{one}", tag.sensitivity, tag.purposes)
+        for one, tag in sorted(view.tags.items())
+        if one in used
     )
 
 

@@ -212,7 +212,7 @@ class ReleaseEvaluator:
         known, scope = self.view_keys, requests.scope
         if known is None:
             return None
-        return {view: known(scope, view, version) for view, version in requests.application.features.items()}
+        return {view: known(scope, view, version) for view, version in requests.application.own_features.items()}
 
     def _record(
         self, id: str, release: Release, dataset: Dataset, mode: Mode, rows: Sequence[DatasetRow],

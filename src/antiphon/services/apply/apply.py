@@ -271,6 +271,7 @@ def _load(store: Store) -> definitions.ProjectSpec:
         store.settings.project.name,
         object_store(store.settings.features),
         with_files=True,
+        granted=lambda name: store.granted.view(store.scope, name),
     )
     require_servable(store, project)
     return project
@@ -328,7 +329,7 @@ def _unpublished(
     required = {view.key for view in views.values() if view.name in before and before[view.name].key in published}
     by_feast = {name for name, view in before.items() if view.source.kind == "feast"}
     for live, features in replaced:
-        pinned = live.bundle.application.features.items()
+        pinned = live.bundle.application.own_features.items()
         if all(f"{view}@{version}" in published or view in by_feast for view, version in pinned):
             required |= {f"{view}@{version}" for view, version in features.items()}
     return tuple(sorted(required & kept))

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from antiphon.core.errors import AntiphonError, ConflictError
+from antiphon.core.scope import Scope
 from antiphon.definitions.compatibility import compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.sources.source_rows import require_readable
+from antiphon.governance.identity.grants import Grants
 from antiphon.services.project.store import Store
 
 
@@ -26,16 +28,23 @@ class ReleasePin(msgspec.Struct, frozen=True):
 
 
 def pins(store: Store) -> dict[str, list[ReleasePin]]:
-    """``view@definition_version`` to the releases that are live or take part in a rollout and pin it."""
+    """``view@definition_version`` to the releases that are live or take part in a rollout and pin it; also live ones
+    of tenants that the view is granted to."""
     scope = store.scope
     found: dict[str, list[ReleasePin]] = {}
     used = [(release, "live") for release in store.releases.live_ones(scope)]
     for rollout in store.rollouts.list_active(scope):
         used.append((store.releases.get(scope, rollout.candidate), rollout.state))
     for release, stage in used:
-        for view, version in release.bundle.application.features.items():
+        for view, version in release.bundle.application.own_features.items():
             pin = ReleasePin(release.bundle.application.name, release.id, release.number, stage)
             found.setdefault(f"{view}@{version}", []).append(pin)
+    for grant in Grants(store.database).given(scope):
+        for release in store.releases.live_ones(Scope(grant.grantee, scope.environment)):
+            version = release.bundle.application.features.get(grant.granted_name)
+            if version is not None:
+                pin = ReleasePin(f"the tenant {grant.grantee}", release.id, release.number, "live")
+                found.setdefault(f"{grant.name}@{version}", []).append(pin)
     return found
 
 

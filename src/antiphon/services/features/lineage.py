@@ -11,6 +11,7 @@ from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.granted_view import owner_of
 from antiphon.features.monitoring.skew.predictions import PredictionFeatures, on_demand_values
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.lineage import Lineage, judged, trace
@@ -79,6 +80,11 @@ class FeatureLineage:
         view, _, name = feature.name.partition(".")
         made = next((one for one in answered.on_demand if one.name == view and name in one.features), None)
         keys, inputs, as_of = answered.keys, answered.inputs, answered.as_of
+        if made is None and owner_of(view) is not None:
+            return Lineage(
+                feature.name, feature.definition_version, keys, as_of, feature.value, prediction=answered.prediction,
+                why="it is a granted view's, whose source rows are its owner's",
+            )  # fmt: skip
         if made is None:
             spec = self._store.definitions.get(scope, view, feature.definition_version)
             return self._traced(scope, spec, feature, keys, as_of, answered.prediction, limit)

@@ -15,13 +15,15 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.granted_view import owner_of
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.selection import select_features
-from antiphon.governance.policy.request import PolicyColumn, Resource, application_resource
+from antiphon.governance.policy.request import Resource, application_resource, view_columns
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import deciding
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.features.remedies import find_remedies
+from antiphon.services.governance.granted import granted_names
 from antiphon.services.project.store import Store
 from antiphon.serving.features.lookup import FeatureLookup
 from antiphon.serving.features.lookup_values import DerivedFeatures, Lookup, LookupPlan, LookupRequest
@@ -80,9 +82,12 @@ class Lookups:
         names = tuple(features)
         if application is None:
             applied = self._current(scope)
-            key = ("" if applied is None else applied.content_hash, names, purpose, False)
+            named = dict.fromkeys(name.partition(".")[0] for name in names)
+            granted = self._store.granted.views(scope, named)
+            version = "" if applied is None else applied.content_hash
+            key = (version + "".join(f"{one.definition_version}{one.tags}" for one in granted), names, purpose, False)
             known = self._plans.get(key)
-            views = () if applied is None else applied.project.views.values()
+            views = (*(() if applied is None else applied.project.views.values()), *granted)
             on_demand = () if applied is None else applied.project.on_demand.values()
             return known or self._keep(key, lookup_plan(views, on_demand, names, purpose))
         release = self._live.live(scope, application)
@@ -105,7 +110,9 @@ class Lookups:
     def _of_application(
         self, scope: Scope, application: ApplicationSpec, names: Sequence[str], computed: bool
     ) -> LookupPlan:
-        views = [self._store.definitions.get(scope, name, version) for name, version in application.features.items()]
+        own, store = application.own_features, self._store
+        views = [store.definitions.get(scope, name, version) for name, version in own.items()]
+        views += store.granted.views(scope, application.features)
         every = [*application.features, *((view.name for view in application.on_demand) if computed else ())]
         plan = lookup_plan(views, application.on_demand, names or every, application.purpose, application.entity_keys)
         return msgspec.structs.replace(
@@ -127,9 +134,13 @@ class Lookups:
         self._applied[scope] = (found, now)
         return found
 
-    def _reads_entities(self, tenant: str) -> bool:
-        parts = self._store.decider.decider(tenant).parts
-        return parts.any_key or bool(parts.keys)
+    def _reads_entities(self, request: LookupRequest) -> bool:
+        owners = (owner_of(name) for name in granted_names(request.plan.resource))
+        tenants = {request.scope.tenant, *(owner for owner in owners if owner is not None)}
+        return any(
+            parts.any_key or bool(parts.keys)
+            for parts in (self._store.decider.decider(tenant).parts for tenant in tenants)
+        )
 
 
 def lookup_plan(
@@ -169,7 +180,7 @@ def lookup_plan(
             columns=tuple(
                 column
                 for view in dict.fromkeys((*read, *vectors))
-                for column in _policy_columns(views[view], selected.views[view].features)
+                for column in view_columns(views[view], selected.views[view].features)
             ),
         ),
         views={view: views[view].definition_version for view in read},
@@ -177,17 +188,6 @@ def lookup_plan(
         purpose=purpose,
         derived=derived if vectors or selected.on_demand else None,
     )
-
-
-def _policy_columns(view: FeatureViewSpec, used: Collection[str]) -> list[PolicyColumn]:
-    """Columns for the policy decision: those returned, and the inputs of those returned."""
-    if not view.tags:
-        return [PolicyColumn(f"{view.name}.*")]
-    return [
-        PolicyColumn(f"{view.name}.{one}", tag.sensitivity, tag.purposes)
-        for one, tag in sorted(view.tags.items())
-        if one in used
-    ]
 
 
 def _require_kept_here(views: Iterable[FeatureViewSpec]) -> None:

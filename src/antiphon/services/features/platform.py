@@ -23,6 +23,7 @@ from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
 from antiphon.features.offline.history import ViewHistory
 from antiphon.features.offline.refresh import WORKFLOW, Refresher, made_by
+from antiphon.features.online.granted import GrantedReader
 from antiphon.features.online.lookup import FeatureReader
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publication.prune import Pruner, PruneResult
@@ -52,6 +53,7 @@ class FeaturePlatform(FeatureStores):
         self._lock = threading.Lock()
         self._readers: dict[Scope, FeastReader] = {}
         self._published: dict[Scope, FeatureReader] = {}
+        self._overlays: dict[Scope, StreamedOverlay] = {}
         self._looked = float("-inf")
 
     @cached_property
@@ -164,7 +166,7 @@ class FeaturePlatform(FeatureStores):
         return feast.server(self._store)
 
     def reader(self, scope: Scope) -> FeatureReader | FeastReader:
-        """The reader of a scope; the overlay is this project's own scope's."""
+        """The reader of a scope, Feast's views included."""
         own = self.published(scope)
         if self.feast is None:
             return own
@@ -175,18 +177,30 @@ class FeaturePlatform(FeatureStores):
             return reader
 
     def published(self, scope: Scope) -> FeatureReader:
-        """The reader of what is published here, without views that Feast keeps."""
+        """The reader of what is published here and granted to the scope, without views that Feast keeps."""
         with self._lock:
             reader = self._published.get(scope)
-            if reader is None:
-                reader = self._published[scope] = FeatureReader(
+            # An overlay of another tenant's is there from its first stream on.
+            late = scope != self._store.scope and scope not in self._overlays and self.has_overlay(scope)
+            if reader is None or late:
+                reader = self._published[scope] = GrantedReader(
                     scope,
+                    owner=lambda tenant: self.published(Scope(tenant, scope.environment)),
                     publications=self._store.publications,
                     online=self.online,
                     clock=self._store.database.clock,
-                    overlay=self.overlay if scope == self._store.scope else None,
+                    overlay=self._overlay_of(scope),
                 )
             return reader
+
+    def _overlay_of(self, scope: Scope) -> StreamedOverlay | None:
+        """The streamed events of a scope, another tenant's too: a view that follows a stream is read with them."""
+        if scope == self._store.scope:
+            return self.overlay
+        if not self.has_overlay(scope):
+            return None
+        overlay = self._overlays[scope] = self.open_overlay(scope)
+        return overlay
 
     def vectors(self, scope: Scope) -> VectorReader:
         """The reader of embedded features, which are this project's own scope's; others raise ``NotFoundError``."""
@@ -325,4 +339,6 @@ class FeaturePlatform(FeatureStores):
         for part in ("feast", "overlay", "spaces", "embedders"):
             if (opened := self.__dict__.get(part)) is not None:
                 opened.close()
+        for overlay in self._overlays.values():
+            overlay.close()
         super().close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from msgspec import structs
 from sqlalchemy.engine import Connection
 
 from antiphon.core.errors import ConflictError, ForbiddenError
 from antiphon.governance.identity.principal import Principal
-from antiphon.governance.identity.tenants import Tenant
+from antiphon.governance.identity.tenants import NO_QUOTA, Tenant, TenantQuota, require_deleted
+from antiphon.services.governance.grants import ProjectGrants
+from antiphon.services.governance.tenant_erasure import Tell, TenantEraser, TenantErasure
 from antiphon.services.project.store import Store
 
 
@@ -19,6 +22,8 @@ class ProjectTenants:
     def __init__(self, store: Store) -> None:
         self._database, self._keys, self._audit, self._scope = store.database, store.keys, store.audit, store.scope
         self._tenants = store.keys.principals.tenants
+        self._store, self._live = store, store.tenants
+        self.grants = ProjectGrants(store)
 
     def list(self, *, by: Principal) -> Sequence[Tenant]:
         """All tenants by name.
@@ -29,17 +34,33 @@ class ProjectTenants:
         self._require_own(by)
         return self._tenants.list()
 
-    def create(self, tenant: str, *, by: Principal) -> Tenant:
+    def create(self, tenant: str, *, by: Principal, share: float = 1.0, quota: TenantQuota = NO_QUOTA) -> Tenant:
         """Make a tenant, without principals yet.
 
         Raises:
-            ForbiddenError: another tenant asks. InvalidInputError: a malformed name. ConflictError: there is one.
+            ForbiddenError: another tenant asks. InvalidInputError: a malformed name, share or quota.
+            ConflictError: there is one.
         """
         self._require_own(by)
         with self._database.transaction() as connection:
-            made = self._tenants.create(tenant, by=by.id, within=connection)
+            made = self._tenants.create(tenant, by=by.id, share=share, quota=quota, within=connection)
             self._record(by, "tenant.create", made, connection)
         return made
+
+    def set_terms(
+        self, tenant: str, *, reason: str, by: Principal, share: float | None = None, quota: TenantQuota | None = None
+    ) -> Tenant:
+        """Give a tenant, the own one too, another share or quota; what is ``None`` stays.
+
+        Raises:
+            ForbiddenError: another tenant asks. NotFoundError: there is none. InvalidInputError: it is malformed.
+        """
+        self._require_own(by)
+        with self._database.transaction() as connection:
+            changed = self._tenants.set_terms(tenant, share=share, quota=quota, by=by.id, within=connection)
+            self._record(by, "tenant.change", structs.replace(changed, reason=reason), connection)
+        self._live.forget()
+        return changed
 
     def suspend(self, tenant: str, *, reason: str, by: Principal) -> Tenant:
         """Refuse the tenant's requests within a second, and claim none of its runs, until it is resumed. A run that is
@@ -63,6 +84,37 @@ class ProjectTenants:
             ForbiddenError, NotFoundError: as :meth:`suspend`.
         """
         return self._change(tenant, "deleted", reason, by, force=force)
+
+    def erase(
+        self,
+        tenant: str,
+        *,
+        reason: str,
+        by: Principal,
+        dry_run: bool = False,
+        tell: Tell = lambda what, done: None,
+    ) -> TenantErasure:
+        """Remove everything that a deleted tenant stored, for good, or count it; one that was cut off goes on.
+
+        The tree of its audit log and its row stay, without a text of its own.
+
+        Raises:
+            ForbiddenError: another tenant asks. NotFoundError: there is none.
+            ConflictError: it is not deleted, or a run of it has not ended.
+            UnavailableError: a store is away; what is left is removed when it is erased again.
+        """
+        self._require_own(by)
+        require_deleted(self._tenants.get(tenant))
+        eraser = TenantEraser(self._store, tenant, tell)
+        if dry_run:
+            return eraser.count()
+        eraser.require_ended()
+        erased = eraser.erase(by=by, reason=reason)
+        with self._database.transaction() as connection:
+            marked = self._tenants.mark_erased(tenant, reason=reason, by=by.id, within=connection)
+            self._record(by, "tenant.erase", marked, connection)
+        self._keys.forget()
+        return erased
 
     def _change(
         self, tenant: str, state: Literal["active", "suspended", "deleted"], reason: str, by: Principal,
@@ -98,5 +150,8 @@ class ProjectTenants:
             )  # fmt: skip
 
     def _record(self, by: Principal, action: str, tenant: Tenant, connection: Connection) -> None:
-        detail = {"name": tenant.id, "state": tenant.state, "reason": tenant.reason}
+        detail: dict[str, object] = {"name": tenant.id, "state": tenant.state, "reason": tenant.reason}
+        if action in ("tenant.create", "tenant.change"):
+            detail["share"] = tenant.share
+            detail["quota"] = [f"{name} {bound}" for name, bound in structs.asdict(tenant.quota).items() if bound]
         self._audit.append(self._scope, by.id, action, tenant.id, detail, within=connection)

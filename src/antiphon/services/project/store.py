@@ -37,11 +37,13 @@ from antiphon.features.streaming.nats_server import NatsServer
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.encryption.protection import Protection, protect
 from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.tenants import LiveTenants
 from antiphon.governance.policy.live import LivePolicies
 from antiphon.governance.policy.recent_requests import RecentRequests
 from antiphon.governance.policy.versions import PolicySets
 from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
+from antiphon.services.governance.granted import GrantedResources
 from antiphon.services.project.catalog_move import require_present
 from antiphon.services.project.credentials import catalog_access, log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
@@ -181,6 +183,15 @@ class Store:
     @cached_property
     def decider(self) -> LivePolicies:
         return LivePolicies(self.policy_sets, self.database.clock, self.scope, renewer=self.renewer)
+
+    @cached_property
+    def tenants(self) -> LiveTenants:
+        """Shares and quotas of tenants."""
+        return LiveTenants(self.keys.principals.tenants, self.database.clock, renewer=self.renewer)
+
+    @cached_property
+    def granted(self) -> GrantedResources:
+        return GrantedResources(self)
 
     @cached_property
     def audit(self) -> AuditLog:

@@ -2,11 +2,11 @@
 and, inside a tier, by fair queueing of tenants.
 
 Turns are start-time fair queueing (Goyal, Vin and Cheng 1996): a request begins where its tenant's last one ended, or
-where the queue is now; it ends so many tokens later, divided by the tenant's weight; the earliest beginning is next.
+where the queue is now; it ends so many tokens later, divided by the tenant's share; the earliest beginning is next.
 
 Invariants:
 - One tenant's requests are let in in order of arrival, and so are all where there is one tenant.
-- Of tenants that have requests waiting, each is let in by its weight, to within one request of each, however many they
+- Of tenants that have requests waiting, each is let in by its share, to within one request of each, however many they
   have. A tenant that has nothing inside and has not had more than the others does not wait for one that has: a few
   places beyond the limit are for it.
 - A request that was never let in costs its tenant nothing, and neither does what was let in before the gate was last
@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from operator import attrgetter
@@ -89,7 +89,7 @@ class EngineGate:
         queue_seconds: longest wait for a slot.
         monotonic: the clock, in seconds.
         adaptive: measure and follow; otherwise the limit stays at ``start``.
-        weights: of tenants; 1 for those that are not named.
+        share: a tenant's share; with twice another's, twice as many tokens of its requests are let in.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ class EngineGate:
         monotonic: Callable[[], float],
         *,
         adaptive: bool = True,
-        weights: Mapping[str, float] | None = None,
+        share: Callable[[str], float] = lambda tenant: 1.0,
     ) -> None:
         self._start, self._declared = float(start), float(max(most, start))
         self.gradient = Gradient(self._start, most=self._declared)
         self._queue_seconds = queue_seconds
         self._monotonic = monotonic
         self._adaptive = adaptive
-        self._weights = dict(weights or {})
+        self.share = share
         self._inside = 0
         self._inside_of: Counter[str] = Counter()
         self._number = 0
@@ -220,7 +220,7 @@ class EngineGate:
         self._waiting.sort(key=attrgetter("place"))
 
     def _service(self, tenant: str, tokens: float) -> float:
-        return tokens / self._weights.get(tenant, 1.0)
+        return tokens / self.share(tenant)
 
     def _take(self, tenant: str, begin: float) -> None:
         self._inside += 1
@@ -284,6 +284,8 @@ class GatedEngine:
                 async for event in events:
                     yield event
             return
+        if (share := self.gate.share(request.tenant)) != request.share:
+            request = msgspec.structs.replace(request, share=share)  # The engine does not know tenants.
         await self.gate.enter(0 if request.ahead else 1, request.tenant, expected_tokens(request))
         began = self._monotonic()
         try:

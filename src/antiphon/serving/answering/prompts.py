@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.granted_view import prompt_name
 from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
 from antiphon.serving.answering.tools import Tools, as_template_reads, in_words, writes_tools
 
@@ -104,10 +105,10 @@ def variables(
     question: str | None,
 ) -> dict[str, Any]:
     """The variables of a template: ``features.VIEW.FEATURE`` as printed, ``entity`` and ``question``."""
-    views: dict[str, dict[str, str | None]] = {view: {} for view in application.versions}
+    views: dict[str, dict[str, str | None]] = {prompt_name(view): {} for view in application.versions}
     for name, text in prints.items():
         view, _, feature = name.partition(".")
-        views.setdefault(view, {})[feature] = text
+        views.setdefault(prompt_name(view), {})[feature] = text
     return {"features": views, "entity": dict(entity), "question": question or ""}
 
 

@@ -50,7 +50,7 @@ class FeatureLookup:
     """Looks features up with the services it was given. Safe to share between threads.
 
     Args:
-        reads_entities: whether the policies in force for a tenant look at the entities that are asked about.
+        reads_entities: whether the policies that decide a request look at the entities that are asked about.
         remedies: stand in for stale values where a contract asks for it.
         far: whether reading waits for another machine, so that it must not run on the event loop.
         vectors: reads embedded features.
@@ -62,7 +62,7 @@ class FeatureLookup:
         decide: PolicyDecider,
         clock: Clock,
         *,
-        reads_entities: Callable[[str], bool] = lambda tenant: False,
+        reads_entities: Callable[[LookupRequest], bool] = lambda request: False,
         remedies: RemedyFinder | None = None,
         far: bool = False,
         vectors: Callable[[Scope], VectorReader] | None = None,
@@ -194,11 +194,11 @@ class FeatureLookup:
 
     def _masks(self, request: LookupRequest, as_of: datetime) -> list[tuple[str, ...]] | None:
         """Features that policy masks, of each entity; ``None``: none of any."""
-        plan, tenant = request.plan, request.scope.tenant
+        plan = request.plan
         context = policy_context(
             request.scope, plan.purpose, "online", request.originating_user, request.entities[0], as_of
         )
-        if not self._reads_entities(tenant):
+        if not self._reads_entities(request):
             masked = _require(self._decide(request.principal, "answer", plan.resource, context), request).masked
             return [masked] * len(request.entities) if masked else None
         masks = [

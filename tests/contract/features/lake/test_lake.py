@@ -107,6 +107,17 @@ def test_what_was_written_is_read(lake: Lake, size: int) -> None:
         assert stream.read() == written[size - min(size, 7) :]
 
 
+def test_erasing_a_tenant_takes_every_file_of_it_and_none_of_another(lake: Lake) -> None:
+    other = Scope("gone", HERE.environment)
+    kept = put(lake, b"kept")
+    for environment in (HERE.environment, "prod"):
+        put(lake, b"gone", Scope(other.tenant, environment))
+    assert lake.erase(other.tenant) == 2
+    assert lake.scopes() == [HERE]
+    assert content(lake, kept) == b"kept"
+    assert lake.erase(other.tenant) == 0, "once more changes nothing"
+
+
 def test_the_same_content_is_one_file(lake: Lake) -> None:
     first, second = put(lake, b"the same"), put(lake, b"the same")
     assert first == second

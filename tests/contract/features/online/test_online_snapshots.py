@@ -227,6 +227,17 @@ def test_scopes_do_not_meet(store: Store, made: Made) -> None:
     assert flights(store, made, EWR) == [28 * 24 - 1]
 
 
+def test_erasing_a_tenant_takes_all_of_it_and_nothing_of_another(opening: Callable[[], Store], made: Made) -> None:
+    store = opening()
+    build(store, made)
+    build(store, made, OTHER)
+    assert store.erase(OTHER.tenant) > 0
+    assert store.scopes() == [SCOPE]
+    assert list(opening().files(OTHER)) == []
+    assert flights(opening(), made, EWR) == [28 * 24 - 1]
+    assert store.erase(OTHER.tenant) == 0, "once more changes nothing"
+
+
 def test_a_snapshot_that_is_not_there_is_corrupt_and_never_null(store: Store, made: Made) -> None:
     manifest = made.manifests[SCOPE]
     with pytest.raises(CorruptionError, match=r"cannot be used|no seal"):

@@ -105,6 +105,17 @@ def test_streams_and_scopes_do_not_meet(log: Log) -> None:
     assert ids(log) == [(1, "e1")]
 
 
+def test_a_stream_of_a_server_is_erased_with_every_event(opening: Callable[[], Log]) -> None:
+    log = opening()
+    if not isinstance(log, NatsEventLog):
+        return  # Its events are rows of the catalog.
+    log.append(DEV, "departures", [event(1)])
+    log.append(OTHER, "departures", [event(1)])
+    assert log.erase(DEV, "departures")
+    assert not log.erase(DEV, "departures"), "once more changes nothing"
+    assert log.end(OTHER, "departures") == 1
+
+
 def test_more_events_than_one_statement_takes(opening: Callable[[], Log]) -> None:
     log = opening()
     log.append(DEV, "departures", [event(n) for n in range(700)])

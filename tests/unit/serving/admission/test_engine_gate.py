@@ -237,11 +237,28 @@ async def test_a_tenant_does_not_wait_behind_all_that_another_has() -> None:
     assert max(index for index, tenant in enumerate(order) if tenant == "few") <= 9
 
 
-@pytest.mark.parametrize(("weight", "share"), [(1.0, 10), (3.0, 15)])
-async def test_tenants_are_let_in_by_weight(weight: float, share: int) -> None:
-    gate = EngineGate(8, 64, 30.0, Ticking(), adaptive=False, weights={"b": weight})
+@pytest.mark.parametrize(("share", "of_twenty"), [(1.0, 10), (3.0, 15)])
+async def test_tenants_are_let_in_by_their_share(share: float, of_twenty: int) -> None:
+    gate = EngineGate(8, 64, 30.0, Ticking(), adaptive=False, share={"a": 1.0, "b": share}.__getitem__)
     order = await entered(gate, [("a", 10.0)] * 40 + [("b", 10.0)] * 40)
-    assert abs(order[12:32].count("b") - share) <= 2
+    assert abs(order[12:32].count("b") - of_twenty) <= 2
+
+
+async def test_the_engine_is_told_the_share_of_a_request_s_tenant() -> None:
+    world = World()
+    world.gate.share = {"b": 2.0, "": 1.0}.__getitem__
+    told: dict[str, float] = {}
+    generate = world.engine.generate
+
+    def noted(request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
+        told[request.id] = request.share
+        return generate(request)
+
+    world.engine.generate = noted  # type: ignore[method-assign]
+    for name, salt in (("plain", ""), ("twice", "b")):
+        await world.ask(name, cache_salt=salt)
+        await world.end(name)
+    assert told == {"plain": 1.0, "twice": 2.0}
 
 
 @settings(deadline=None, max_examples=30)

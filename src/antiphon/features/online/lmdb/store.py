@@ -12,7 +12,7 @@ import msgspec
 
 from antiphon.catalog.features.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, unpack
-from antiphon.core.disk import delete_older
+from antiphon.core.disk import delete_older, remove_folder
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -153,6 +153,14 @@ class LmdbStore(SnapshotStore[LmdbSnapshot]):
             if delete_older(file, older_than):
                 gone.append(str(file.relative_to(self._root)))
         return gone
+
+    def erase(self, tenant: str) -> int:
+        """Delete everything of a tenant, streamed events too, in all environments; how many files there were. A process
+        that has one open keeps its pages until it closes it."""
+        folder = self._root / tenant
+        count = sum(file.is_file() for file in folder.rglob("*"))
+        remove_folder(folder)
+        return count
 
     def close(self) -> None:
         """Close every opened snapshot."""

@@ -159,6 +159,15 @@ class RedisStore(SnapshotStore[RedisSnapshot]):
                 with self._server.answering():
                     client.unlink(*gone)
 
+    def erase(self, tenant: str) -> int:
+        """Delete everything of a tenant, streamed events too, in all environments; how many keys there were."""
+        client, count = self._server.bulk, 0
+        for keys in self._server.walk(partial(client.scan, match=f"{tenant}:*", count=_SCAN)):
+            if keys:
+                with self._server.answering():
+                    count += client.unlink(*keys)
+        return count
+
     def scopes(self) -> list[Scope]:
         """Every scope that has anything here, found by a walk over the server's keys."""
         found: set[Scope] = set()
