@@ -22,7 +22,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
+from math import floor, inf
 
 import msgspec
 
@@ -94,9 +94,10 @@ def next_request(waiting: Sequence[SlotRequest], state: QueueState, now: float) 
     if urgent and (not others or state.escalated < ESCALATED_SHARE * state.slots):
         return min(urgent, key=lambda request: (request.deadline, request.since))
 
-    def fairness(request: SlotRequest) -> tuple[float, float, int, bool, float]:
+    def fairness(request: SlotRequest) -> tuple[int, float, int, bool, float]:
         number, prefix = state.last.get(request.tenant, (0, 0))
-        held = (state.held.get(request.tenant, 0) + 1) / state.shares.get(request.tenant, 1.0)
+        # Whole shares: a part of one is made up for by turns.
+        held = floor(state.held.get(request.tenant, 0) / state.shares.get(request.tenant, 1.0))
         begins = max(state.ends.get(request.tenant, 0.0), state.turn)
         return held, begins, number, not request.prefix or request.prefix != prefix, request.since
 

@@ -207,7 +207,8 @@ async def test_a_granted_view_is_looked_up_as_its_owner_does(shops: Installation
             # A grant opens exactly what it says.
             for name in ("default/till", "default/wait", "default/today/orders", "default/today.secret"):
                 assert (await rival.post(LOOKUP, json=asked(name))).status_code == 404, name
-    listed = shops.terminal("features", "get", "default/today.orders", "-e", "shop=tea", root=shops.folder)
+    get = ("features", "get", "default/today.orders", "-e", "shop=tea")
+    listed = await asyncio.to_thread(shops.terminal, *get, root=shops.folder)
     assert "default/today.orders" in listed.out, listed.err
 
 
@@ -282,6 +283,7 @@ async def test_a_grant_ends_and_is_not_served_while_its_owner_is_suspended(shops
     assert not grant.holds(now + timedelta(hours=1))
     assert store.granted.view(Scope("rival", "prod"), "default/today") is None
     assert store.granted.view(Scope("third", "dev"), "default/today") is None
+    store.keys.create("default", "ann", "admin")
     with store.database.transaction() as connection:
         store.keys.principals.tenants.change("default", "suspended", reason="-", by="ann", within=connection)
     store.granted.forget()
@@ -323,7 +325,7 @@ async def test_the_owners_policies_see_the_grant_and_the_grantees_cannot_widen_i
 
 def _in_force(store: Store, scope: Scope, document: PolicyDocument) -> None:
     proposed = store.policy_sets.propose(scope, document, principal="ann", rationale="-")
-    store.policy_sets.approve(scope, proposed.number, principal="bea", rationale="-")
+    store.policy_sets.approve(scope, proposed.number, principal="bea", reason="-")
 
 
 async def test_what_is_granted_is_read_and_nothing_else(shops: Installation) -> None:

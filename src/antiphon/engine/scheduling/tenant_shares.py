@@ -114,7 +114,7 @@ def sharing_a_call(online: Sequence[SequenceView], turn: Sequence[SequenceView])
     return [
         each
         for each in generating
-        if each.tenant in entitled_tenants or counts[each.tenant] <= max(most * each.share, 1.0)
+        if each.tenant in entitled_tenants or counts[each.tenant] <= (most * each.share if most else 1)
     ]
 
 
