@@ -50,8 +50,8 @@ class GrantedReader(FeatureReader):
         found = super().rows(own, keys, as_of, minimum_publication)
         away = found.catalog_away
         read: dict[str, tuple[SnapshotRows, list[EntityRow]]] = {one.view: (one, rows) for one, rows in found.views}
-        for owner, asked in owned.items():
-            others = self._owner(owner).rows(asked, keys, as_of)
+        for owner, requested in owned.items():
+            others = self._owner(owner).rows(requested, keys, as_of)
             away = away or others.catalog_away
             for one, rows in others.views:
                 named = self._named(owner, one)

@@ -312,7 +312,7 @@ class AuditLog:
         values: dict[str, Any] = {name: None for field in fields for name in (field, f"{field}_salt")}
         if "originator" in fields:
             values["originator_sealed"] = None
-        values["erased"] = canonical({one: kept[one] for one in (*audit_record.gone(row), *fields)})  # type: ignore[index]
+        values["erased"] = canonical({one: kept[one] for one in (*audit_record.gone(row), *fields)})
         connection.execute(
             update(table).where(schema.owned(table, scope), table.c.sequence == row.sequence).values(values)
         )

@@ -41,10 +41,10 @@ def pins(store: Store) -> dict[str, list[ReleasePin]]:
             found.setdefault(f"{view}@{version}", []).append(pin)
     for grant in Grants(store.database).given(scope):
         for release in store.releases.live_ones(Scope(grant.grantee, scope.environment)):
-            version = release.bundle.application.features.get(grant.granted_name)
-            if version is not None:
+            pinned = release.bundle.application.features.get(grant.granted_name)
+            if pinned is not None:
                 pin = ReleasePin(f"the tenant {grant.grantee}", release.id, release.number, "live")
-                found.setdefault(f"{grant.name}@{version}", []).append(pin)
+                found.setdefault(f"{grant.name}@{pinned}", []).append(pin)
     return found
 
 

@@ -10,24 +10,26 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from antiphon.catalog.database import Database
+from antiphon.catalog.features.definitions import AppliedProjects, DefinitionVersions
+from antiphon.catalog.features.publications import Publications
 from antiphon.core.errors import AntiphonError
-from antiphon.core.leases import Leases
+from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.granted_view import owner_of
+from antiphon.governance.audit.record import Outcome
 from antiphon.governance.identity.grants import GrantKind, Grants, TenantGrant
 from antiphon.governance.identity.principal import NO_LIMITS, Principal
-from antiphon.governance.policy.live import BOUND_SECONDS
+from antiphon.governance.identity.tenants import Tenants
+from antiphon.governance.policy.live import BOUND_SECONDS, LivePolicies
 from antiphon.governance.policy.request import LEVELS, Decision, Resource, view_columns
-
-if TYPE_CHECKING:
-    from antiphon.services.project.store import Store
 
 LEASE_SECONDS = 0.25
 """For so long a process believes what it read of an owner's grants."""
@@ -43,19 +45,35 @@ _MOST_READERS = 10_000
 class OwnedGrants(msgspec.Struct, frozen=True):
     """Grants of one owner by kind, name and grantee, with the definitions of the granted views by name."""
 
-    grants: dict[tuple[str, str, str], TenantGrant]
+    grants: dict[tuple[GrantKind, str, str], TenantGrant]
     views: dict[str, FeatureViewSpec]
 
 
 class GrantedResources:
-    """What other tenants grant to the tenants that this process serves. Safe to share between threads."""
+    """Finds what other tenants grant to the tenants that this process serves, and decides readings of it. Safe to share
+    between threads.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._grants = Grants(store.database)
-        self._clock = store.database.clock
+    Args:
+        record: ``AuditTrail.enqueue``, for evidence with the owner.
+    """
+
+    def __init__(
+        self,
+        environment: str,
+        database: Database,
+        *,
+        tenants: Tenants,
+        policies: LivePolicies,
+        record: Callable[..., object],
+        renewer: Renewer | None = None,
+    ) -> None:
+        self._environment = environment
+        self._tenants, self._policies, self._record_act = tenants, policies, record
+        self._grants, self._applied = Grants(database), AppliedProjects(database)
+        self._definitions, self._publications = DefinitionVersions(database), Publications(database)
+        self._clock = database.clock
         self._leases: Leases[Scope, OwnedGrants] = Leases(
-            self._clock, seconds=LEASE_SECONDS, bound=BOUND_SECONDS, most=_MOST_OWNERS, renewer=store.renewer
+            self._clock, seconds=LEASE_SECONDS, bound=BOUND_SECONDS, most=_MOST_OWNERS, renewer=renewer
         )
         self._recorded: dict[tuple[Scope, str, str, str], float] = {}
 
@@ -72,7 +90,7 @@ class GrantedResources:
         grant, owned = found
         spec = owned.views.get(grant.name)
         if spec is not None and version not in (None, spec.definition_version):
-            kept = self._store.definitions.list(grant.scope, grant.name)
+            kept = self._definitions.list(grant.scope, grant.name)
             spec = next((one for one in kept if one.definition_version == version), None)
         return None if spec is None else msgspec.structs.replace(spec, name=name)
 
@@ -86,7 +104,7 @@ class GrantedResources:
         spec = self.view(scope, name, version)
         if spec is None:
             return False
-        current = self._store.publications.current(Scope(str(owner_of(name)), scope.environment))
+        current = self._publications.current(Scope(str(owner_of(name)), scope.environment))
         return current is not None and f"{name.partition('/')[2]}@{version}" in current.snapshots
 
     def forget(self) -> None:
@@ -118,7 +136,7 @@ class GrantedResources:
         self, principal: Principal, action: str, resource: Resource, name: str, context: Mapping[str, Any]
     ) -> Decision | None:
         """The owner's decision about one view; ``None``: there is no grant. It is on record with the owner."""
-        found = self._find(Scope(principal.tenant, self._store.scope.environment), "view", name)
+        found = self._find(Scope(principal.tenant, self._environment), "view", name)
         if found is None:
             return None
         grant, owned = found
@@ -128,7 +146,7 @@ class GrantedResources:
         read = {column.name for column in resource.columns}
         whole = resource.kind == "application" or f"{name}.*" in read
         used = view.features if whole else [one for one in view.features if f"{name}.{one}" in read]
-        asked = Resource(
+        viewed = Resource(
             "view",
             grant.name,
             grant.scope.tenant,
@@ -138,7 +156,7 @@ class GrantedResources:
         )
         here = {**context, "tenant": grant.scope.tenant, "environment": grant.scope.environment}
         reader = visitor(principal, grant)
-        said = self._store.decider.decider(grant.scope.tenant).decide(reader, action, asked, here)
+        said = self._policies.decider(grant.scope.tenant).decide(reader, action, viewed, here)
         self._record(grant, reader, action, said, context)
         return said
 
@@ -156,21 +174,21 @@ class GrantedResources:
         return grant, owned
 
     def _read(self, owner: Scope) -> OwnedGrants:
-        store = self._store
-        if store.keys.principals.tenants.state(owner.tenant) != "active":
+        if self._tenants.state(owner.tenant) != "active":
             return OwnedGrants({}, {})
         grants = {(one.kind, one.name, one.grantee): one for one in self._grants.given(owner)}
         names = {name for kind, name, _ in grants if kind == "view"}
-        applied = store.applied.project(owner).views if names else {}
+        applied = self._applied.project(owner).views if names else {}
         # One that is applied no longer is there for the releases that pin it, as long as it is published.
-        views = {name: applied.get(name) or next(iter(store.definitions.list(owner, name)), None) for name in names}
+        views = {name: applied.get(name) or next(iter(self._definitions.list(owner, name)), None) for name in names}
         return OwnedGrants(grants, {name: view for name, view in views.items() if view is not None})
 
     def _record(
         self, grant: TenantGrant, reader: Principal, action: str, said: Decision, context: Mapping[str, Any]
     ) -> None:  # fmt: skip
         """Keep evidence with the owner: of each reader the first reading and the first refusal a minute."""
-        now, outcome = self._clock.monotonic(), "done" if said.allowed else "denied"
+        now = self._clock.monotonic()
+        outcome: Outcome = "done" if said.allowed else "denied"
         key = (grant.scope, grant.name, reader.id, f"{action} {outcome}")
         if now < self._recorded.get(key, float("-inf")) + _EVIDENCE_SECONDS:
             return
@@ -184,7 +202,7 @@ class GrantedResources:
             "policies": list(said.policies),
             "digest": said.digest,
         }
-        self._store.trail.enqueue(grant.scope, reader.id, "grant.read", f"view/{grant.name}", detail, outcome=outcome)
+        self._record_act(grant.scope, reader.id, "grant.read", f"view/{grant.name}", detail, outcome=outcome)
 
 
 def visitor(principal: Principal, grant: TenantGrant) -> Principal:

@@ -191,7 +191,14 @@ class Store:
 
     @cached_property
     def granted(self) -> GrantedResources:
-        return GrantedResources(self)
+        return GrantedResources(
+            self.scope.environment,
+            self.database,
+            tenants=self.keys.principals.tenants,
+            policies=self.decider,
+            record=lambda *act, **options: self.trail.enqueue(*act, **options),
+            renewer=self.renewer,
+        )
 
     @cached_property
     def audit(self) -> AuditLog:
