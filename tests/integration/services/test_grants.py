@@ -194,6 +194,8 @@ async def test_nothing_of_another_tenant_is_there_without_a_grant(shops: Install
 async def test_a_granted_view_is_looked_up_as_its_owner_does(shops: Installation) -> None:
     shops.grant()
     shops.grant("crowd")
+    shops.owner.visit("v1", "tea")
+    shops.owner.consume()
     async with shops.owner.http("service") as owner:
         own = told(await owner.post(LOOKUP, json=asked("today", "crowd.visits")))
     for root in (shops.owner.folder, shops.folder):
@@ -201,7 +203,7 @@ async def test_a_granted_view_is_looked_up_as_its_owner_does(shops: Installation
             found = told(await rival.post(LOOKUP, json=asked("default/today", "default/crowd.visits")))
             assert found["features"] == [f"default/{name}" for name in own["features"]]
             assert found["entities"][0]["values"] == own["entities"][0]["values"]
-            assert found["entities"][0]["values"][-1] == 1, "what was streamed is in it"
+            assert found["entities"][0]["values"][-1] == 2, "what was streamed is in it"
             assert found["snapshots"]["default/today"]["snapshot"] == own["snapshots"]["today"]["snapshot"]
             assert found["publication"] == 0, "the reader has published nothing of its own"
             # A grant opens exactly what it says.

@@ -97,7 +97,11 @@ def two(tmp_path: Path) -> Iterator[TwoTenants]:
 
 
 def test_nothing_of_it_is_found_and_its_log_still_holds(two: TwoTenants) -> None:
-    assert len(two.found()) >= 3, "it was planted in the catalog, the lake, online and in a file"
+    assert len(two.found()) >= 3, "it was planted in the catalog, the lake and in a file"
+    stored = [two.store.paths.online / "rival", two.store.paths.lake / "rival", two.store.paths.files / "rival"]
+    (two.folder / "tenants" / "rival").mkdir(parents=True)
+    (two.folder / "tenants" / "rival" / "answers.jsonl").write_text(WORD)
+    assert all(any(file.is_file() for file in folder.rglob("*")) for folder in stored)
     before = two.store.trail.checkpointing.sign(RIVAL)
     two.delete()
     planned = two.erase(dry_run=True)
@@ -111,6 +115,7 @@ def test_nothing_of_it_is_found_and_its_log_still_holds(two: TwoTenants) -> None
     assert removed["lake files"] == planned["lake files"]
     assert removed["audit texts"] > 0
     assert two.found() == []
+    assert not any(folder.exists() for folder in stored)
     assert set(two.rows()) == {"audit_entries", "audit_heads", "audit_nodes", "tenants"} & set(two.rows())
     assert [one.state for one in two.tenants.list(by=ADMIN) if one.id == "rival"] == ["erased"]
     assert before is not None
