@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,7 +80,7 @@ class Installation:
     """The owner's project, and one of the tenant ``rival`` over the same stores."""
 
     def __init__(self, folder: Path, more: str = "") -> None:
-        (folder / "owner").mkdir()
+        (folder / "owner").mkdir(exist_ok=True)
         self.owner = Project(folder / "owner", DEFINITIONS + MORE) if not more else _with(folder / "owner", more)
         self.folder = folder / "rival"
         self.folder.mkdir()
@@ -164,11 +165,20 @@ def _with(folder: Path, more: str) -> Project:
         return Project(folder, DEFINITIONS + MORE)
 
 
-@pytest.fixture
-async def shops(tmp_path: Path) -> AsyncIterator[Installation]:
-    made = Installation(tmp_path)
-    await made.owner.refresh()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The owner's folder with its features published."""
+    made = Installation(tmp_path_factory.mktemp("written"))
+    asyncio.run(made.owner.refresh())
     made.owner.consume()
+    made.close()
+    return made.owner.folder
+
+
+@pytest.fixture
+def shops(written: Path, tmp_path: Path) -> Iterator[Installation]:
+    shutil.copytree(written, tmp_path / "owner")
+    made = Installation(tmp_path)
     yield made
     made.close()
 

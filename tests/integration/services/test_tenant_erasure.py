@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.integration.services.watched_project import DEFINITIONS, Project
 
 from antiphon.catalog import schema
 from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError, UnauthenticatedError
+from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.governance.encryption import keyring
 from antiphon.governance.identity.principal import Principal
@@ -42,12 +44,13 @@ class TwoTenants:
                 ),
             )  # fmt: skip
             self.rival = Project(folder, DEFINITIONS)
-        self._fill()
         self.store = Store.open(folder)
-        self.key, _ = self.store.keys.create("default", "ann", "admin")
+        self.rival_key, _ = self.store.keys.create("rival", new_id(WORD), "admin")
+        self.key, _ = self.store.keys.create("default", new_id("ann"), "admin")
         self.tenants = ProjectTenants(self.store)
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Leave the word in every store."""
         rival, store = self.rival, self.rival.store
         rows = [f"{n},{WORD}{n},2026-01-01T10:{n:02}:00Z,{n}.5" for n in range(40)]
         rival.write(*rows)
@@ -55,7 +58,6 @@ class TwoTenants:
         rival.visit(f"{WORD}-event", f"{WORD}1")
         rival.consume()
         rival.predicted(f"{WORD}1", minutes=5.0)
-        self.rival_key, _ = store.keys.create("rival", f"{WORD}-person", "admin")
         store.audit.append(RIVAL, f"{WORD}-person", "key.create", f"{WORD}-key", {"reason": f"{WORD} told so"})
         store.audit.append(RIVAL, "ann", "answer", "pred_1", {"application": "desk"}, originator=f"{WORD}-user")
         with closing(file_contents(store)) as contents:
@@ -89,9 +91,19 @@ class TwoTenants:
         self.store.close()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = TwoTenants(tmp_path_factory.mktemp("written"))
+    made.fill()
+    made.rival.close()
+    made.close()
+    return made.folder
+
+
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[TwoTenants]:
-    made = TwoTenants(tmp_path)
+def two(written: Path, tmp_path: Path) -> Iterator[TwoTenants]:
+    shutil.copytree(written, tmp_path / "shop")
+    made = TwoTenants(tmp_path / "shop")
     yield made
     made.close()
 
@@ -140,7 +152,7 @@ def test_the_other_tenant_keeps_everything(two: TwoTenants) -> None:
     two.delete()
     two.erase()
     assert others() == before
-    assert two.store.keys.authenticate(two.key).id == "ann"
+    assert two.store.keys.authenticate(two.key).tenant == "default"
 
 
 def test_one_that_was_killed_anywhere_goes_on(two: TwoTenants) -> None:
@@ -209,6 +221,7 @@ def test_keys_go_before_what_they_sealed(tmp_path: Path, monkeypatch: pytest.Mon
     keyring.create(tmp_path / "ring.json", "four random words here")
     (tmp_path / "shop").mkdir()
     two = TwoTenants(tmp_path / "shop", f'[encryption]\nmode = "encrypted"\nkeyring = "{tmp_path}/ring.json"\n')
+    two.fill()
     order: list[str] = []
     two.delete()
     two.erase(tell=lambda what, done: order.append(what))
