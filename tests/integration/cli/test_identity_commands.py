@@ -147,3 +147,48 @@ def test_a_tenant_is_made_suspended_resumed_and_deleted(terminal: Terminal) -> N
     with closing(Store.open(terminal.root)) as store:
         acts = [entry.action for entry in store.audit.query(store.scope)]
     assert sorted(acts) == ["tenant.create", "tenant.delete", "tenant.resume", "tenant.suspend"]
+
+
+def test_a_tenant_has_the_share_and_the_quota_that_it_is_given(terminal: Terminal) -> None:
+    made = terminal.json("tenants", "create", "acme", "--share", "2", "--quota", "requests_per_minute=60")
+    assert (made["share"], made["quota"]["requests_per_minute"]) == (2.0, 60)
+    why = ("--reason", "as agreed")
+    assert "a share of 3; requests_per_minute=60" in terminal("tenants", "change", "acme", "--share", "3", *why)
+    changed = terminal.json("tenants", "change", "acme", "--quota", "stored_bytes=1000", *why)
+    assert changed["share"] == 3.0
+    assert {name: bound for name, bound in changed["quota"].items() if bound} == {"stored_bytes": 1000}
+    assert terminal.json("tenants", "change", "default", "--share", "0.5", *why)["share"] == 0.5
+    with closing(Store.open(terminal.root)) as store:
+        assert (store.tenants.share("acme"), store.tenants.share("default"), store.tenants.share("new")) == (3, 0.5, 1)
+        assert store.tenants.stored_bytes("acme") == 1000
+        assert store.audit.query(store.scope)[0].detail["share"] == 0.5
+    assert "stored_bytes=1000" in terminal("tenants", "list")
+    assert "no quota" in terminal("tenants", "change", "acme", "--no-quota", *why)
+    for wrong, said in (
+        (("--share", "0"), "is not a share"),
+        (("--share", "nan"), "is not a share"),
+        (("--quota", "requests=5"), "is no quota"),
+        (("--quota", "stored_bytes=0"), "is not a quota"),
+        (("--quota", "stored_bytes"), "is not NAME=BOUND"),
+        ((), "Nothing is to change"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            terminal("tenants", "change", "acme", *wrong, *why)
+    with pytest.raises(NotFoundError):
+        terminal("tenants", "change", "globex", "--share", "2", *why)
+    assert "acme is suspended." in terminal("tenants", "suspend", "acme", *why)
+    assert terminal.json("tenants", "list")[0]["share"] == 3.0, "another state keeps its share"
+
+
+def test_a_deleted_tenant_is_erased(terminal: Terminal) -> None:
+    why = ("--reason", "asked to")
+    terminal("tenants", "create", "acme")
+    with closing(Store.open(terminal.root)) as store:
+        store.keys.create("acme", "bot", "service")
+    with pytest.raises(ConflictError, match="only what a deleted one stored is erased"):
+        terminal("tenants", "erase", "acme", *why)
+    terminal("tenants", "delete", "acme", *why)
+    assert "would be removed" in terminal("tenants", "erase", "acme", "--dry-run", *why)
+    assert terminal.json("tenants", "erase", "acme", *why)["removed"]["rows of principals"] == 1
+    assert "Nothing is left of it." in terminal("tenants", "erase", "acme", *why)
+    assert "erased" in terminal("tenants", "list")

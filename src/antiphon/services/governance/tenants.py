@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import structs
@@ -57,6 +58,9 @@ class ProjectTenants:
         """
         self._require_own(by)
         with self._database.transaction() as connection:
+            if tenant == self._scope.tenant:
+                with suppress(ConflictError):  # Its first principal makes it, and there may be none yet.
+                    self._tenants.create(tenant, by=by.id, within=connection)
             changed = self._tenants.set_terms(tenant, share=share, quota=quota, by=by.id, within=connection)
             self._record(by, "tenant.change", structs.replace(changed, reason=reason), connection)
         self._live.forget()

@@ -16,7 +16,8 @@ from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.keys import Keys
 from antiphon.governance.identity.revocation import LEASE_SECONDS
-from antiphon.governance.identity.tenants import Tenant, Tenants, TenantState
+from antiphon.governance.identity.tenants import LEASE_SECONDS as TERMS_SECONDS
+from antiphon.governance.identity.tenants import LiveTenants, Tenant, TenantQuota, Tenants, TenantState
 
 SECRET = bytes(range(32))
 ACME = Scope("acme", "dev")
@@ -103,3 +104,33 @@ def test_deleting_cancels_the_runs_and_is_for_good(database: Database, clock: Ma
     with database.transaction() as connection, pytest.raises(ConflictError, match="which is deleted"):
         tenants.create("acme", by="ann", within=connection)
     assert record.tenant_state == "active"
+
+
+def test_a_share_and_a_quota_are_in_force_within_their_lease(database: Database, clock: ManualClock) -> None:
+    tenants, live = Tenants(database), LiveTenants(Tenants(database), clock)
+    with database.transaction() as connection:
+        made = tenants.create("acme", by="ann", share=2.0, quota=TenantQuota(stored_bytes=5), within=connection)
+    assert tenants.get("acme") == made
+    assert (live.share("acme"), live.stored_bytes("acme"), live.share("globex")) == (2.0, 5, 1.0)
+    with database.transaction() as connection:
+        tenants.set_terms("acme", share=3.0, quota=None, by="ann", within=connection)
+    clock.advance(timedelta(seconds=TERMS_SECONDS + 0.01))
+    assert (live.share("acme"), live.stored_bytes("acme")) == (3.0, 5)
+    assert change(database, "suspended").share == 3.0
+    clock.advance(timedelta(seconds=TERMS_SECONDS + 0.01))
+    database.close()
+    assert live.share("acme") in (1.0, 3.0), "an engine goes on while the catalog is away"
+
+
+def test_only_a_deleted_tenant_is_marked_as_erased(database: Database) -> None:
+    tenants = Tenants(database)
+    with database.transaction() as connection:
+        tenants.create("acme", by="ann", within=connection)
+        with pytest.raises(ConflictError, match="'acme' is active"):
+            tenants.mark_erased("acme", reason="-", by="ann", within=connection)
+    change(database, "deleted")
+    for _ in range(2):
+        with database.transaction() as connection:
+            assert tenants.mark_erased("acme", reason="-", by="ann", within=connection).state == "erased"
+    with pytest.raises(ConflictError, match="is erased"):
+        change(database, "active")

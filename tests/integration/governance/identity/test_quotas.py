@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,42 @@ def test_of_many_at_once_exactly_the_quota_is_let_in(database: Database, quota: 
 
 def test_tokens_at_once_are_exact_as_well(database: Database) -> None:
     assert let_in(gateway(database), asker(tokens_per_minute=10_000), 60, tokens=300) == 33
+
+
+def bounded(database: Database, **bounds: int) -> Quotas:
+    """A gateway with bounds of the tenant ``default``."""
+    own = {"default": Allowance(**bounds)}
+    return Quotas(QuotaLevels(database), database.clock, lambda tenant: own.get(tenant, Allowance()))
+
+
+def test_all_principals_of_a_tenant_use_its_quota_and_no_others(database: Database) -> None:
+    quotas = bounded(database, requests_per_minute=50)
+    with_key, by_token = asker(requests_per_minute=30), Principal("person", "default", "viewer", credential="token")
+    assert let_in(quotas, with_key, 40) == 30, "the key's own is tighter"
+    assert let_in(quotas, by_token, 40) == 20, "what the key has taken is the tenant's too"
+    assert let_in(quotas, msgspec.structs.replace(by_token, tenant="other"), 60) == 60
+    with pytest.raises(RateLimitError, match="The tenant's 50 requests per minute are used up"):
+        ask(quotas, by_token)
+    assert {(one.meter.capacity, one.remaining) for one in quotas.statuses(by_token)} == {(50, 0)}
+
+
+def test_what_a_tenants_quota_refuses_takes_nothing_of_the_keys(database: Database, clock: ManualClock) -> None:
+    quotas = bounded(database, tokens_per_minute=1_000)
+    principal = asker(requests_per_minute=100, tokens_per_minute=64_000)
+    granted = ask(quotas, principal, 900)
+    for _ in range(20):
+        with pytest.raises(RateLimitError, match="The tenant's 1000 tokens"):
+            ask(quotas, principal, 900)
+    left = {one.meter.name: one.remaining for one in quotas.statuses(principal)}
+    assert (left["requests_per_minute"], left["tokens_per_minute"]) == (99, 100)
+    granted.settle(0)
+    assert ask(quotas, principal, 900) is not None, "both were given back"
+
+
+def test_tenants_and_keys_at_once_are_exact(database: Database) -> None:
+    quotas = bounded(database, requests_per_minute=80)
+    assert let_in(quotas, asker(requests_per_minute=50), 120) == 50
+    assert let_in(quotas, Principal("b", "default", "service", credential="key_2"), 120) == 30
 
 
 def test_who_has_no_quota_asks_no_catalog(tmp_path: Path, database: Database) -> None:
