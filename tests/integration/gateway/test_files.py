@@ -142,6 +142,16 @@ async def test_uploads_at_once_do_not_exceed_the_quota_together(database: Databa
     assert len(contents(database)) == 2
 
 
+async def test_a_tenant_with_a_quota_of_its_own_is_held_to_that(database: Database) -> None:
+    store = file_store(database, fakes.SECRET, quota_bytes=1_000, tenant_bytes={"default": 500, "more": 5_000}.get)
+    with pytest.raises(TooLargeError, match="quota of 500 bytes"):
+        store.begin(SCOPE, "ada").write(b"x" * 600)
+    for tenant in ("more", "other"):
+        upload = store.begin(Scope(tenant, "test"), "ada")
+        upload.write(b"x" * 600)
+        upload.keep("batch", "in.jsonl")
+
+
 async def test_an_upload_that_breaks_off_leaves_nothing(running: Running, keys: dict[str, str]) -> None:
     database_folder = running.services.work.files.contents._root  # type: ignore[union-attr]
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)

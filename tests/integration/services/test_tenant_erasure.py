@@ -215,6 +215,32 @@ def test_who_comes_afterwards_is_told_clearly(two: TwoTenants) -> None:
         two.tenants.create("rival", by=ADMIN)
 
 
+async def test_one_that_is_erased_while_it_is_served_crashes_nothing(two: TwoTenants) -> None:
+    """A gateway and what its worker does go on, and say what is so."""
+    async with two.rival.http("service") as stranger:
+        stranger.headers["authorization"] = f"Bearer {two.rival_key}"
+        body = {"features": ["today"], "entities": [{"shop": f"{WORD}1"}]}
+        assert (await stranger.post("/v1/features/lookup", json=body)).status_code == 200
+        two.tenants.delete("rival", reason="gone", by=ADMIN, force=True)
+        two.erase()
+        refused = 200
+        async with asyncio.timeout(5):
+            while refused == 200:
+                refused = (await stranger.post("/v1/features/lookup", json=body)).status_code
+                await asyncio.sleep(0)
+        assert refused in (401, 403)
+        async with asyncio.timeout(5):
+            while (await stranger.get("/admin/features")).status_code != 401:
+                await asyncio.sleep(0)
+        assert (await stranger.get("/healthz")).status_code == 200
+    two.rival.platform.consume(1_000)
+    two.rival.platform.prune()
+    assert two.rival.platform.views() == {}
+    with pytest.raises(ConflictError, match="which is erased"):
+        two.tenants.create("rival", by=ADMIN)
+    two.rival.close()
+
+
 def test_keys_go_before_what_they_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring, "N", 2**10)
     monkeypatch.setenv("ANTIPHON_PASSPHRASE", "four random words here")
