@@ -30,6 +30,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import defaults_of
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.tenants import Tenants
 from antiphon.serving.answering import prompts
 from antiphon.serving.features.on_demand import input_types
 
@@ -191,6 +192,7 @@ class TableOrders:
                 ``within`` what is asked for, or its output is a file that is not its own.
             ConflictError: the key was used for another order.
             ForbiddenError: policy keeps what the input file holds from this principal.
+            OverloadedError: the tenant has as many as its quota allows.
         """
         release, source, output, outlook = self._checked(scope, principal, order)
         deadline = outlook.deadline
@@ -200,6 +202,8 @@ class TableOrders:
         if not known:
             require_in_time(outlook.estimate, "within", order.accept_late)
         with self.database.transaction() as connection:
+            if not known:
+                Tenants(self.database).require_room(scope.tenant, within=connection)
             inline = self.blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
             place = f"blob:{inline}" if inline else str(source)
             job = self.jobs.create(

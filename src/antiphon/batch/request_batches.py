@@ -19,6 +19,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.tenants import Tenants
 
 WORKFLOW = "openai_batch"
 WINDOWS = {"24h": timedelta(hours=24)}
@@ -55,7 +56,7 @@ class RequestBatches:
 
         Raises:
             InvalidInputError: another endpoint, window, purpose of the file, or metadata beyond its bounds.
-            NotFoundError: there is no such file.
+            NotFoundError: there is no such file. OverloadedError: the tenant has as many as its quota allows.
         """
         if order.endpoint not in self.endpoints:
             raise InvalidInputError(
@@ -80,6 +81,7 @@ class RequestBatches:
                     where="input_file_id",
                     next_step="Name a file that was uploaded with purpose=batch.",
                 )
+            Tenants(self.database).require_room(scope.tenant, within=connection)
             batch = self.records.create(
                 scope,
                 endpoint=order.endpoint,

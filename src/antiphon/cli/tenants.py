@@ -25,7 +25,7 @@ Quotas = Annotated[
     typer.Option(
         "--quota",
         metavar="NAME=BOUND",
-        help="requests_per_minute, tokens_per_minute, tokens_per_day or stored_bytes; repeat it.",
+        help="requests_per_minute, tokens_per_minute, tokens_per_day, stored_bytes or batches; repeat it.",
     ),
 ]
 

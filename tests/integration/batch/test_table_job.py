@@ -25,6 +25,7 @@ from antiphon.core.errors import (
     InternalError,
     InvalidInputError,
     NotFoundError,
+    OverloadedError,
     UnavailableError,
 )
 from antiphon.core.scope import Scope
@@ -33,6 +34,7 @@ from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.durable.run import RunResult
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.identity.principal import Principal
+from antiphon.governance.identity.tenants import TenantQuota, Tenants
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration, echo
 
 FREE = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
@@ -494,3 +496,13 @@ async def test_a_tables_columns_are_inputs_of_on_demand_features(bench: Bench) -
     defaulted = msgspec.structs.replace(seats, defaults={"web": True}, definition_version="v2")
     bench.desk.publish(msgspec.structs.replace(FREE, on_demand=(defaulted,)))
     assert (await bench.jobs.run(FakeRun(), {"job": bench.order(input=None, rows=rows).id}))["failed"] == 0
+
+
+def test_a_job_beyond_the_tenants_quota_is_refused_and_the_same_order_again_is_not(bench: Bench) -> None:
+    tenants = Tenants(bench.desk.database)
+    with bench.desk.database.transaction() as connection:
+        tenants.create(SCOPE.tenant, by="ann", quota=TenantQuota(batches=1), within=connection)
+    first = bench.order(key="once")
+    with pytest.raises(OverloadedError, match="its quota is 1"):
+        bench.order(key="twice", output="other.jsonl")
+    assert bench.order(key="once").id == first.id

@@ -24,6 +24,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.identity.keys import Keys
+from antiphon.governance.identity.tenants import TenantQuota, Tenants
 
 SCOPE = Scope("default", "dev")
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -249,3 +250,17 @@ async def test_an_estimate_stands_in_the_batch_and_in_the_list_of_jobs(
         (job,) = (await admin.get("/admin/batch")).json()["jobs"]
     assert (job["id"], job["estimate"]["rows"], job["estimate"]["late"]) == (made.id, 100, "no")
     assert job["estimate"]["cost"] >= 0
+
+
+async def test_a_batch_beyond_the_tenants_quota_is_refused_until_one_has_ended(
+    client: openai.AsyncOpenAI, database: Database
+) -> None:
+    with database.transaction() as connection:
+        Tenants(database).set_terms("default", share=None, quota=TenantQuota(batches=1), by="ann", within=connection)
+    first = await order(client, lines(CHAT, 1))
+    with pytest.raises(openai.RateLimitError, match="its quota is 1"):
+        await order(client, lines(CHAT, 1))
+    await client.batches.cancel(first.id)
+    with database.transaction() as connection:
+        Tenants(database).set_terms("default", share=None, quota=TenantQuota(batches=2), by="ann", within=connection)
+    await order(client, lines(CHAT, 1))

@@ -21,6 +21,7 @@ class QuotaTerms(msgspec.Struct, frozen=True):
     tokens_per_minute: Quota = None
     tokens_per_day: Quota = None
     stored_bytes: Quota = None
+    batches: Quota = None
 
 
 class NewTenant(msgspec.Struct, frozen=True):

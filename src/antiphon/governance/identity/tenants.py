@@ -16,10 +16,18 @@ from sqlalchemy import func, select, union, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
+from antiphon.catalog.batch.jobs import ENDED
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, UnavailableError
+from antiphon.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
 from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import ANY, Scope
 from antiphon.governance.identity.principal import LARGEST_QUOTA, Allowance
@@ -28,12 +36,15 @@ TenantState = Literal["active", "suspended", "deleted", "erased"]
 LEASE_SECONDS = 1.0
 """For so long a process believes a tenant's share and quota."""
 
+RETRY_BATCH_SECONDS = 60.0
+"""Time after which an order beyond the quota of batches is worth another try."""
+
 _LARGEST_SHARE = 1_000.0
 _MOST_TENANTS = 10_000
 _ALWAYS = 1e9
 
 _table = schema.tenants
-_runs = schema.runs
+_runs, _jobs = schema.runs, schema.jobs
 
 
 class TenantQuota(msgspec.Struct, frozen=True):
@@ -42,12 +53,14 @@ class TenantQuota(msgspec.Struct, frozen=True):
     Attributes:
         requests_per_minute, tokens_per_minute, tokens_per_day: as of an API key's allowance.
         stored_bytes: of its files; the settings' bound holds where there is none.
+        batches: batches and table jobs that have not ended.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
     stored_bytes: int | None = None
+    batches: int | None = None
 
     @property
     def allowance(self) -> Allowance:
@@ -186,6 +199,26 @@ class Tenants:
         )
         check_terms(after.share, after.quota)
         return self._put(after, within)
+
+    def require_room(self, tenant: str, *, within: Connection) -> None:
+        """Refuse another batch or table job of a tenant that has as many as its quota allows.
+
+        Raises:
+            OverloadedError: it has.
+        """
+        row = within.execute(select(_table.c.quota).where(_table.c.tenant == tenant)).first()
+        most = None if row is None or row.quota is None else msgspec.json.decode(row.quota, type=TenantQuota).batches
+        if most is None:
+            return
+        open_ones = (_jobs.c.tenant == tenant) & _jobs.c.status.not_in(ENDED)
+        count = within.execute(select(func.count()).select_from(_jobs).where(open_ones)).scalar_one()
+        if count >= most:
+            raise OverloadedError(
+                f"The tenant has {count} batches that have not ended; its quota is {most}.",
+                retry_after=RETRY_BATCH_SECONDS,
+                where="quota",
+                next_step="Order it when one has ended, or cancel one.",
+            )
 
     def served(self, tenant: str, *, within: Connection | None = None) -> ServedParts:
         """Count what is served of a tenant."""

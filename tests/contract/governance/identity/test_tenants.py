@@ -7,11 +7,12 @@ from datetime import timedelta
 import pytest
 from tests.unit.catalog.examples import manifest
 
+from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.publications import Publications
 from antiphon.catalog.features.snapshots import Snapshots
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, OverloadedError
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.keys import Keys
@@ -134,3 +135,24 @@ def test_only_a_deleted_tenant_is_marked_as_erased(database: Database) -> None:
             assert tenants.mark_erased("acme", reason="-", by="ann", within=connection).state == "erased"
     with pytest.raises(ConflictError, match="is erased"):
         change(database, "active")
+
+
+def test_a_tenant_has_as_many_open_batches_as_its_quota_allows(database: Database) -> None:
+    tenants, jobs = Tenants(database), Jobs(database)
+
+    def order(tenant: str) -> str:
+        with database.transaction() as connection:
+            tenants.require_room(tenant, within=connection)
+            return jobs.create(
+                Scope(tenant, "dev"), application="desk", release=None, input="rows", output="", principal="ann",
+                total=1, within=connection,
+            ).id  # fmt: skip
+
+    with database.transaction() as connection:
+        tenants.create("acme", by="ann", quota=TenantQuota(batches=2), within=connection)
+    first, _ = order("acme"), order("acme")
+    with pytest.raises(OverloadedError, match="2 batches that have not ended; its quota is 2"):
+        order("acme")
+    order("globex")
+    jobs.set_status(ACME, first, "cancelled")
+    order("acme")
