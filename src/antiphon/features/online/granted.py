@@ -2,7 +2,7 @@
 
 Invariants: each owner's publication is resolved once for a request, by the reader that reads for the owner too, and
 every value of its views comes from it; the number that is answered, and that a client may ask for at least, is the own
-one. May a view be read at all was decided before (``services.governance.granted``); nothing is decided here.
+one, and 0 where no own view is read. Whether a view may be read was decided before (``services.governance.granted``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class GrantedReader(FeatureReader):
         if not owned:
             return super().rows(views, keys, as_of, minimum_publication)
         own = {view: version for view, version in views.items() if owner_of(view) is None}
-        found = super().rows(own, keys, as_of, minimum_publication)
+        found = FeatureRows(0, ())
+        if own or minimum_publication is not None:
+            found = super().rows(own, keys, as_of, minimum_publication)
         away = found.catalog_away
         read: dict[str, tuple[SnapshotRows, list[EntityRow]]] = {one.view: (one, rows) for one, rows in found.views}
         for owner, requested in owned.items():

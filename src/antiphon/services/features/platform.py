@@ -180,18 +180,23 @@ class FeaturePlatform(FeatureStores):
         """The reader of what is published here and granted to the scope, without views that Feast keeps."""
         with self._lock:
             reader = self._published.get(scope)
-            # An overlay of another tenant's is there from its first stream on.
-            late = scope != self._store.scope and scope not in self._overlays and self.has_overlay(scope)
-            if reader is None or late:
+            if reader is None:
                 reader = self._published[scope] = GrantedReader(
                     scope,
-                    owner=lambda tenant: self.published(Scope(tenant, scope.environment)),
+                    owner=lambda tenant: self._of_owner(Scope(tenant, scope.environment)),
                     publications=self._store.publications,
                     online=self.online,
                     clock=self._store.database.clock,
                     overlay=self._overlay_of(scope),
                 )
             return reader
+
+    def _of_owner(self, scope: Scope) -> FeatureReader:
+        """The reader of a scope that grants views; made anew once the owner has streamed events."""
+        if scope != self._store.scope and scope not in self._overlays and self.has_overlay(scope):
+            with self._lock:
+                self._published.pop(scope, None)
+        return self.published(scope)
 
     def _overlay_of(self, scope: Scope) -> StreamedOverlay | None:
         """The streamed events of a scope, another tenant's too: a view that follows a stream is read with them."""
