@@ -262,7 +262,9 @@ async def test_a_release_of_the_grantee_keeps_the_owners_definition_version_refr
     )
     (key,) = (key for key, view in before.items() if view.name == "today")
     assert any("the tenant rival" in said for said in shops.owner_plan().consequences)
-    shops.revoke()
+    with shops.owner.store.database.transaction() as connection:
+        tenants = shops.owner.store.keys.principals.tenants
+        tenants.change("rival", "deleted", reason="-", by="ann", within=connection)
     assert not any("the tenant rival" in said for said in shops.owner_plan().consequences)
     assert key in before
 

@@ -39,7 +39,10 @@ def pins(store: Store) -> dict[str, list[ReleasePin]]:
         for view, version in release.bundle.application.own_features.items():
             pin = ReleasePin(release.bundle.application.name, release.id, release.number, stage)
             found.setdefault(f"{view}@{version}", []).append(pin)
+    tenants = store.keys.principals.tenants
     for grant in Grants(store.database).given(scope):
+        if tenants.state(grant.grantee) in ("deleted", "erased"):
+            continue  # Its releases are used no more, and may not open any more.
         for release in store.releases.live_ones(Scope(grant.grantee, scope.environment)):
             pinned = release.bundle.application.features.get(grant.granted_name)
             if pinned is not None:
