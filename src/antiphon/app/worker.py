@@ -14,7 +14,6 @@ from pathlib import Path
 
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
-from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.doorbell import Topic, ring_name
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs, telemetry
@@ -33,10 +32,9 @@ from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import StreamPoller
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
-from antiphon.services.batches import batch_context
+from antiphon.services.batches import batch_context, table_jobs
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
-from antiphon.services.governance.policies import row_decisions
 from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
@@ -97,16 +95,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     poll, doorbell = parse_duration(settings.poll).total_seconds(), store.database.doorbell
     environment = store.scope.environment
     shared = batch_context(store, name)
-    jobs = TableJobs(
-        store.jobs,
-        store.releases,
-        store.blobs,
-        wired.answerer.answer,
-        store.settings.gateway.batch_concurrency,
-        shared,
-        decide=row_decisions(store),
-        sources=wired.features.source_files,
-    )
+    jobs = table_jobs(store, wired.features, wired.answerer.answer, shared)
     registry = WorkflowRegistry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)

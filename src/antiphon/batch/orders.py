@@ -14,7 +14,8 @@ import msgspec
 
 from antiphon.batch import tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
-from antiphon.batch.table_files import InputFiles, OutputFiles
+from antiphon.batch.table_files import InputFiles, OutputFiles, require_objects, rows_of
+from antiphon.batch.table_objects import Table, TableObject, TableObjects, object_of
 from antiphon.catalog.batch.batch_work import Sizes
 from antiphon.catalog.batch.jobs import BatchJob, Jobs
 from antiphon.catalog.database import Database
@@ -27,6 +28,7 @@ from antiphon.core.paths import require_nameable
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.objects import is_objects
 from antiphon.definitions.on_demand import defaults_of
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity.principal import Principal
@@ -60,9 +62,11 @@ class TableOrder(msgspec.Struct, frozen=True):
     """Answer every row of a table.
 
     Attributes:
-        input: a JSON lines, CSV or Parquet file whose rows hold the entity's key columns, and ``as_of`` (ISO 8601
-            with offset) or ``question`` if wished; or ``None`` with ``rows`` in the order itself.
-        output: where the answers are written, one row out per row in; ``None`` keeps them in the catalog only.
+        input: a JSON lines, CSV or Parquet file, or an object ``s3://BUCKET/KEY``, whose rows hold the entity's key
+            columns, and ``as_of`` (ISO 8601 with offset) or ``question`` if wished; or ``None`` with ``rows`` in the
+            order itself.
+        output: file or object where the answers are written, one row out per row in; ``None`` keeps them in the
+            catalog only.
         as_of: event time of rows that bring none; ``None`` is the time of answering.
         within: how soon it should have ended, a duration; it goes before other batch work as that comes near, and is
             refused when it cannot be kept, unless ``accept_late``.
@@ -109,6 +113,7 @@ class TableOrders:
             in ``tenants/TENANT`` and see no others; hidden files and ``private`` folders are refused.
         sources: patterns of files that the project reads, by what reads them; no order writes over these.
         inputs: checks of the files that are read; an order that is not confined could read them anyway.
+        objects: reads tables in object stores; orders that are confined name only those below ``shared``.
     """
 
     jobs: Jobs
@@ -125,6 +130,8 @@ class TableOrders:
     private: Sequence[Path] = ()
     sources: Callable[[], Mapping[str, Sequence[str]]] = dict
     inputs: InputFiles | None = None
+    objects: TableObjects | None = None
+    shared: TableObject | None = None
 
     def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
         """Previews an order; nothing is recorded. Raises as :meth:`place`."""
@@ -133,7 +140,7 @@ class TableOrders:
 
     def _checked(
         self, scope: Scope, principal: Principal, order: TableOrder
-    ) -> tuple[Release, Path | None, Path | None, Outlook]:
+    ) -> tuple[Release, Table | None, Table | None, Outlook]:
         """The order's release, input and output, once everything that can be refused was not."""
         deadline = None if order.within is None else self.clock.now() + _window(order.within)
         release = (
@@ -153,20 +160,20 @@ class TableOrders:
             )
         if (order.input is None) == (not order.rows):
             raise InvalidInputError("Give either an input file or rows.", where="input")
-        output = self._absolute(scope, order.output) if order.output else None
-        source = self._absolute(scope, order.input) if order.input else None
+        output = self._table(scope, order.output) if order.output else None
+        source = self._table(scope, order.input) if order.input else None
         if output is not None:
             tables.check_format(output)
-            OutputFiles(self.jobs, self.sources).require_own(scope, order.application, principal.id, output, source)
+            outputs = OutputFiles(self.jobs, self.sources, self.objects)
+            outputs.require_own(scope, order.application, principal.id, output, source)
         if source is not None and self.inputs is not None and self.confined:
             self.inputs.require_readable(scope, principal, source)
         application = release.bundle.application
         defaults = defaults_of(application.on_demand)
         inputs = [name for name in input_types(application.on_demand, application.entity_keys) if name not in defaults]
-        rows = tables.read(source) if source is not None else iter(order.rows)
         total = 0
         sampled: list[float] = []
-        for line, row in enumerate(rows):
+        for line, row in enumerate(iter(order.rows) if source is None else rows_of(source, self.objects)):
             missing = [key for key in application.entity_keys if row.get(key) in (None, "")]
             missing += [name for name in inputs if name not in row]
             if missing:
@@ -246,6 +253,35 @@ class TableOrders:
                 within=connection,
             )
         return job
+
+    def _table(self, scope: Scope, place: str) -> Table:
+        return self._object(scope, place) if is_objects(place) else self._absolute(scope, place)
+
+    def _object(self, scope: Scope, url: str) -> TableObject:
+        place = object_of(url)
+        require_objects(self.objects, place)
+        if not self.confined:
+            return place
+        shared, owned = self.shared, scope == self.owner or self.owner is None
+        if shared is not None and place.endpoint is None and place.region is None:
+            place = msgspec.structs.replace(place, endpoint=shared.endpoint, region=shared.region)
+        base = "" if shared is None else f"{shared.key}/" + ("" if owned else f"tenants/{scope.tenant}/")
+        within = place.key.removeprefix(base)
+        hidden = any(part.startswith(".") for part in within.split("/"))
+        others = owned and self.owner is not None and within.startswith("tenants/")
+        if (
+            shared is None
+            or (place.bucket, place.endpoint, place.region) != (shared.bucket, shared.endpoint, shared.region)
+            or not place.key.startswith(base)
+            or hidden
+            or others
+        ):
+            raise InvalidInputError(
+                "The object lies where no table of an order over HTTP may lie.",
+                where=str(place),
+                next_step="Put it below the URL in [batch] tables, or send the rows themselves.",
+            )
+        return place
 
     def _absolute(self, scope: Scope, path: str) -> Path:
         wrong = "a NUL character" if "\0" in path else ""

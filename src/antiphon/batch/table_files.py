@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
@@ -22,9 +22,11 @@ from pathlib import Path
 from stat import S_ISREG
 
 from antiphon.batch import tables
+from antiphon.batch.table_objects import Table, TableObject, TableObjects, table_of
 from antiphon.catalog.batch.jobs import BatchJob, Jobs
-from antiphon.core.errors import InvalidInputError
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
+from antiphon.definitions.objects import ObjectPath, is_objects
 from antiphon.governance.identity.principal import Principal
 from antiphon.serving.records import Records
 
@@ -40,11 +42,11 @@ class InputFiles:
     records: Records
     sources: Callable[[], Mapping[str, Sequence[str]]]
 
-    def readers(self, path: Path) -> list[str]:
-        """Views and outcomes that read this file."""
+    def readers(self, path: Table) -> list[str]:
+        """Views and outcomes that read this table."""
         return [reader for reader, patterns in self.sources().items() if matches(patterns, path)]
 
-    def require_readable(self, scope: Scope, principal: Principal, path: Path) -> None:
+    def require_readable(self, scope: Scope, principal: Principal, path: Table) -> None:
         """Raises ``ForbiddenError`` when policy denies a file that holds source rows, labels, or answers of other
         principals."""
         for reader in self.readers(path):
@@ -60,28 +62,43 @@ class OutputFiles:
 
     jobs: Jobs
     sources: Callable[[], Mapping[str, Iterable[str]]] = dict
+    objects: TableObjects | None = None
 
-    def require_own(self, scope: Scope, application: str, principal: str, path: Path, source: Path | None) -> None:
+    def require_own(self, scope: Scope, application: str, principal: str, path: Table, source: Table | None) -> None:
         """Raises ``InvalidInputError`` for an output that the project or the order reads, or that is there and is not
         an earlier one of this application and principal."""
         if path == source or self._is_source(path):
             raise InvalidInputError(
                 "The project reads this table.", where=str(path), next_step="Write the answers to another file."
             )
-        self._require_unchanged(scope, application, principal, path)
+        if isinstance(path, TableObject):
+            self._require_unchanged_object(scope, application, principal, path)
+        else:
+            self._require_unchanged(scope, application, principal, path)
 
     def write(self, job: BatchJob, epoch: int, rows: Iterable[tables.Row]) -> None:
-        """Write a job's rows to its output file.
+        """Write a job's rows to its output.
 
         Raises:
-            InvalidInputError: the file cannot be written, or is not the job's to replace any more.
+            InvalidInputError: it cannot be written, or is not the job's to replace any more.
             UnavailableError: the disk is full.
             ConflictError: another worker took the job over.
         """
-        path = Path(job.output)
+        path = table_of(job.output)
         if self._is_source(path):
             raise InvalidInputError("The project reads this table.", where=str(path), next_step=_NEXT)
+        if isinstance(path, TableObject):
+            self._write_object(job, epoch, path, rows)
+            return
         tables.write(path, rows, lambda finished: self._put_in_place(job, epoch, finished, path))
+
+    def _write_object(self, job: BatchJob, epoch: int, place: TableObject, rows: Iterable[tables.Row]) -> None:
+        objects = require_objects(self.objects, place)
+        with objects.draft(place) as draft:
+            tables.write(draft, rows)
+            self.jobs.note_output(job.scope, job.id, epoch, _digest(draft))
+            tag = self._require_unchanged_object(job.scope, job.application, job.principal, place)
+            objects.put(draft, place, tag)
 
     def _put_in_place(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
         if path.parent.resolve() != path.parent:
@@ -109,7 +126,7 @@ class OutputFiles:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
             finished.replace(path)
 
-    def _is_source(self, path: Path) -> bool:
+    def _is_source(self, path: Table) -> bool:
         return any(matches(patterns, path) for patterns in self.sources().values())
 
     def _require_unchanged(self, scope: Scope, application: str, principal: str, path: Path) -> None:
@@ -119,18 +136,61 @@ class OutputFiles:
             return
         except OSError as error:
             raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
-        written = {
+        written = self._written(scope, application, principal, path)
+        if not written or not S_ISREG(found.st_mode) or _digest(path) not in written:
+            raise _foreign(path)
+
+    def _require_unchanged_object(
+        self, scope: Scope, application: str, principal: str, place: TableObject
+    ) -> str | None:
+        """The entity tag of an object that these may replace, ``None`` where there is none."""
+        found = require_objects(self.objects, place).found(place)
+        if found is None:
+            return None
+        if found[0] not in self._written(scope, application, principal, place):
+            raise _foreign(place)
+        return found[1]
+
+    def _written(self, scope: Scope, application: str, principal: str, path: Table) -> set[str]:
+        return {
             digest
             for job in self.jobs.with_output(scope, str(path))
             if (job.application, job.principal) == (application, principal)
             for digest in job.written
         }
-        if not written or not S_ISREG(found.st_mode) or _digest(path) not in written:
-            raise InvalidInputError(
-                "The file exists, and what it holds was not written by a job of this application and principal.",
-                where=str(path),
-                next_step=_NEXT,
-            )
+
+
+def require_objects(objects: TableObjects | None, place: TableObject) -> TableObjects:
+    """Returns what reads and writes objects; raises ``InvalidInputError`` where there is none, or the object is the
+    project's own."""
+    if objects is None:
+        raise InvalidInputError(
+            "Tables in object stores are not read here.", where=str(place), next_step="Name a file."
+        )
+    objects.require_open(place)
+    return objects
+
+
+def rows_of(table: Table, objects: TableObjects | None) -> Generator[tables.Row, None, None]:
+    """The rows of a table, one at a time; raises as ``tables.read``, and as :func:`require_objects`."""
+    if isinstance(table, TableObject):
+        tables.check_format(table)
+        with require_objects(objects, table).fetched(table) as copy:
+            try:
+                yield from tables.read(copy)
+            except AntiphonError as error:
+                error.what, error.where = error.what.replace(str(copy), str(table)), str(table)
+                raise
+    else:
+        yield from tables.read(table)
+
+
+def _foreign(path: Table) -> InvalidInputError:
+    return InvalidInputError(
+        "The file exists, and what it holds was not written by a job of this application and principal.",
+        where=str(path),
+        next_step=_NEXT,
+    )
 
 
 def _digest(path: Path) -> str:
@@ -140,7 +200,11 @@ def _digest(path: Path) -> str:
 
 def patterns(root: Path, path: str) -> Iterator[str]:
     """Patterns of what a source's path names: a file, several, or what lies in a folder. ``root``, the project's
-    folder, is no pattern whatever its name holds."""
+    folder, is no pattern whatever its name holds. Of objects the endpoint is left out: the same name elsewhere counts
+    too."""
+    if is_objects(path):
+        yield str(ObjectPath.of(path))
+        return
     declared = Path(path)
     for place in (declared, declared.parent.resolve() / declared.name, declared.resolve()):
         yield from (escape(str(place)), f"{escape(str(place))}/*")
@@ -153,7 +217,8 @@ def patterns(root: Path, path: str) -> Iterator[str]:
             yield from (str(place), f"{place}/*")
 
 
-def matches(named: Iterable[str], path: Path) -> bool:
-    """Tells whether a file without links in its path is one of these patterns."""
+def matches(named: Iterable[str], path: Table) -> bool:
+    """Tells whether an object, or a file without links in its path, is one of these patterns."""
+    text = str(path).partition("?")[0] if isinstance(path, TableObject) else str(path)
     # A name in other letters is the same file where the file system says so.
-    return any(fnmatchcase(str(path).casefold(), pattern.casefold()) for pattern in named)
+    return any(fnmatchcase(text.casefold(), pattern.casefold()) for pattern in named)

@@ -15,7 +15,6 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,7 +23,8 @@ from antiphon.batch import tables
 from antiphon.batch.gauge import TRANSIENT_ERRORS
 from antiphon.batch.row_plan import RowSketch, row_sketch, sharing_order
 from antiphon.batch.row_runner import BatchContext, RowAnswer, RowFaults, RowRunner, run_result
-from antiphon.batch.table_files import OutputFiles
+from antiphon.batch.table_files import OutputFiles, rows_of
+from antiphon.batch.table_objects import TableObjects, table_of
 from antiphon.catalog.batch.jobs import ANSWER_COLUMNS, ENDED, BatchJob, JobRow, Jobs
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
@@ -148,7 +148,7 @@ def _request(
         principal=principal,
         application=job.application,
         entity={key: str(row[key]) for key in application.entity_keys if row.get(key) is not None},
-        inputs=_inputs(application, row, texts=job.input.endswith(".csv")),
+        inputs=_inputs(application, row, texts=table_of(job.input).suffix == ".csv"),
         question=str(question) if question else None,
         as_of=as_of,
         path="batch",
@@ -177,6 +177,7 @@ class TableJobs:
             ``answer()``, which decides about every row that is let through in any case.
         sources: patterns of files that the project reads, by the view or outcome that reads them; no job writes over
             these.
+        objects: reads and writes tables in object stores.
     """
 
     jobs: Jobs
@@ -187,6 +188,7 @@ class TableJobs:
     context: BatchContext
     decide: RowDecisions | None = None
     sources: Callable[[], Mapping[str, Sequence[str]]] = dict
+    objects: TableObjects | None = None
 
     async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """Takes the job over, answers the lines that have no row, finishes the file.
@@ -251,7 +253,7 @@ class TableJobs:
         await asyncio.to_thread(partial(self.jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
         if job.output:
             rows = (row.payload for row in self.jobs.rows(scope, job.id))
-            await asyncio.to_thread(OutputFiles(self.jobs, self.sources).write, job, epoch, rows)
+            await asyncio.to_thread(OutputFiles(self.jobs, self.sources, self.objects).write, job, epoch, rows)
         ended = await asyncio.to_thread(partial(self.jobs.set_status, scope, job.id, "completed", epoch=epoch))
         return _result(run, ended, await asyncio.to_thread(self._denied, ended))
 
@@ -294,7 +296,7 @@ class TableJobs:
             content = self.blobs.get(job.scope, job.input.removeprefix("blob:"))
             yield from msgspec.json.decode(content, type=list[tables.Row])
         else:
-            yield from tables.read(Path(job.input))
+            yield from rows_of(table_of(job.input), self.objects)
 
     def _denied(self, job: BatchJob) -> dict[str, Any]:
         """Counts the rows that policy denied and lists the first of them with their reasons."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.batch.table_objects import Table
 from antiphon.core.disk import FULL, sync_folder
 from antiphon.core.errors import InvalidInputError, NotFoundError, StorageFullError, TooLargeError, UnavailableError
 
@@ -28,7 +29,7 @@ LARGEST_ROW_GROUP = 1 << 30
 """Bytes a Parquet file's row group declares uncompressed; it is read into memory."""
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Table) -> None:
     """Raises ``InvalidInputError`` for a file whose ending is not one of ``FORMATS``."""
     if path.suffix not in FORMATS:
         raise InvalidInputError(

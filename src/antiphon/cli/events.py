@@ -59,24 +59,6 @@ def push(
     show(result, as_json, lambda: f"{end - before} new of {sent} events; the stream ends at {end}.")
 
 
-@app.command()
-def move(
-    stream: Annotated[str, typer.Argument(help="A stream whose events are in the catalog.")],
-    project: Project = HERE,
-    as_json: Json = False,
-) -> None:
-    """Move a stream's events from the catalog to the log server that the settings name; every offset stays."""
-    from antiphon.services.features.streams import move_to_server
-
-    with stores(project) as store:
-        moved = move_to_server(store, stream)
-    show(
-        {"stream": stream, "events": moved},
-        as_json,
-        lambda: f"{moved} events of {stream} are on the server now, under the offsets they had.",
-    )
-
-
 def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
     from antiphon.catalog.features.events import Event
 

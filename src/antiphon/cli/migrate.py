@@ -1,49 +1,91 @@
-"""``antiphon migrate``: the project's catalog moves between its file and a server."""
+"""``antiphon migrate``: the project moves between stores in its folder and stores on servers."""
 
 from __future__ import annotations
 
-from contextlib import closing
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import Progress, show
+from antiphon.cli.output import Progress, show, table
+from antiphon.core.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from antiphon.services.moving.project import ProjectMove
+
+_AHEAD = "The project goes on with the stores that it has. Stop it and run the same command without --ahead."
+_MOVED = (
+    "antiphon.toml names the new stores; give every other host the same ones before it starts. The old stores still "
+    "hold what they held, and may be removed."
+)
+_WHERE = "or `embedded` for the project's folder."
 
 
 def migrate(
     to: Annotated[
-        str,
-        typer.Option("--to", metavar="URL", help="postgresql://USER@HOST/DATABASE, or sqlite for the project's file."),
-    ],
-    password_variable: Annotated[
-        str | None, typer.Option(help="The environment variable with the password of the target's user.")
+        Path | None,
+        typer.Option("--to", metavar="FILE.toml", help="A copy of antiphon.toml that names the stores to move to."),
     ] = None,
-    schema: Annotated[str | None, typer.Option(help="A schema of the target's database.")] = None,
+    catalog: Annotated[
+        str | None, typer.Option(metavar="URL", help=f"postgresql://USER@HOST/DATABASE, {_WHERE}")
+    ] = None,
+    lake: Annotated[str | None, typer.Option(metavar="URL", help=f"s3://BUCKET/PREFIX?endpoint=URL, {_WHERE}")] = None,
+    online: Annotated[str | None, typer.Option(metavar="URL", help=f"redis://HOST:PORT/DATABASE, {_WHERE}")] = None,
+    log: Annotated[str | None, typer.Option(metavar="URL", help=f"nats://HOST:PORT, {_WHERE}")] = None,
+    files: Annotated[str | None, typer.Option(metavar="URL", help="As --lake, of the files of batches.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be written, and write nothing.")] = False,
+    ahead: Annotated[
+        bool, typer.Option("--ahead", help="Copy while the project runs, so that the move itself is short.")
+    ] = False,
+    leave_lost: Annotated[
+        bool, typer.Option("--leave-lost", help="Move without files that the project has lost already.")
+    ] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Move the catalog, whole and compared row by row, while the project is stopped. It can be moved back."""
-    from antiphon.core.settings_sections import CatalogSettings
-    from antiphon.operations.preflight import directory_lock
-    from antiphon.services.project.catalog_move import move
-    from antiphon.services.project.store import Store, catalog_of
+    """Move the project to other stores, compared by hash, while it is stopped; what was cut off goes on. The way back
+    is the same command. antiphon.toml is changed at the end; credentials stay in the variables that it names."""
+    from antiphon.services.moving.project import copy_ahead, move, plan
 
-    section = CatalogSettings(url=None if to == "sqlite" else to, password_variable=password_variable, schema=schema)
-    with closing(Store.unprotected(project, moved=True)) as store:
-        store.paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (
-            directory_lock(store.paths.run),
-            closing(catalog_of(section, store.paths)) as target,
-            Progress() as progress,
-        ):
-            moved = move(store.database, target, lambda table, done, total: progress(done, total, f"rows of {table}"))
-    given = {"url": section.url, "password_variable": password_variable, "schema": schema}
-    lines = "\n".join(f'  {name} = "{value}"' for name, value in given.items() if value is not None)
-    say = f"Write into antiphon.toml before the next start:\n  [catalog]\n{lines}"
-    show(
-        moved,
-        as_json,
-        lambda: f"{moved.rows:,} rows of {len(moved.tables)} tables are in {moved.target}, each compared.",
-        say if section.url is not None else "Remove the section [catalog] from antiphon.toml before the next start.",
-    )
+    text = _wanted(project, to, {"catalog": catalog, "lake": lake, "online": online, "log": log, "files": files})
+    if dry_run:
+        show(planned := plan(project, text), as_json, lambda: _told(planned))
+        return
+    with Progress() as progress:
+
+        def tell(what: str, done: int, total: int) -> None:
+            progress(done, total, what)
+
+        moved = copy_ahead(project, text, tell) if ahead else move(project, text, tell, leave_lost=leave_lost)
+    show(moved, as_json, lambda: _told(moved), _AHEAD if ahead else _MOVED)
+
+
+def _wanted(project: Path, to: Path | None, urls: dict[str, str | None]) -> str:
+    from antiphon.core.settings import FILE_NAME, load
+    from antiphon.services.moving.settings_file import edited
+
+    given = {store: url for store, url in urls.items() if url is not None}
+    if (to is None) is (not given):
+        raise InvalidInputError(
+            "Name the stores to move to by their options, or all of them in one file.",
+            where="antiphon migrate",
+            next_step="For example: antiphon migrate --catalog postgresql://USER@HOST/DATABASE --lake s3://BUCKET/PREFIX",
+        )
+    if to is None:
+        load(project)  # Raises what is wrong with it.
+        return edited((project / FILE_NAME).read_text(encoding="utf-8"), given)
+    try:
+        return to.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise NotFoundError("There is no such file of settings.", where=str(to)) from error
+
+
+def _told(moved: ProjectMove) -> str:
+    head = ("part", "from", "to", "items", "written", "bytes", "seconds")
+    rows = [
+        (one.part, one.source, one.target, f"{one.items:,}", f"{one.moved:,}", f"{one.bytes:,}", round(one.seconds, 2))
+        for one in moved.parts
+    ]
+    lost = [f"{len(moved.lost)} files are lost and were left: {', '.join(moved.lost[:3])} …"] if moved.lost else []
+    return "\n".join([table(head, rows, "The project was moved already."), *lost])

@@ -40,6 +40,10 @@ class ProjectPaths(msgspec.Struct, frozen=True):
         return self.directory / "online"
 
     @property
+    def models(self) -> Path:
+        return self.directory / "models"
+
+    @property
     def run(self) -> Path:
         return self.directory / "run"
 

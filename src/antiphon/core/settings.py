@@ -66,13 +66,24 @@ def load(root: Path, environment: Mapping[str, str] | None = None) -> tuple[Sett
     """
     file = root / FILE_NAME
     try:
-        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
     except FileNotFoundError:
         raise NotFoundError(
             f"There is no {FILE_NAME} here.",
             where=str(root),
             next_step="Run `antiphon init NAME` to make a project, or pass --project DIRECTORY.",
         ) from None
+    settings = parse(text, file, environment)
+    directory = Path(settings.project.directory)
+    return settings, ProjectPaths(
+        root=root.resolve(), directory=directory if directory.is_absolute() else root.resolve() / directory
+    )
+
+
+def parse(text: bytes, file: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings of a text as they count where the environment changes some; raises as :func:`load`, naming ``file``."""
+    try:
+        document: dict[str, Any] = tomllib.loads(text.decode())
     except RecursionError:
         raise InvalidInputError(f"{FILE_NAME} is nested too deeply.", where=str(file)) from None
     # Of TOML and of UTF-8, and of a number with more digits than Python reads.
@@ -80,15 +91,11 @@ def load(root: Path, environment: Mapping[str, str] | None = None) -> tuple[Sett
         raise InvalidInputError(f"{FILE_NAME} is not TOML: {error}.", where=str(file)) from None
     _overlay(document, os.environ if environment is None else environment)
     try:
-        settings = msgspec.convert(document, Settings, strict=False)
+        return msgspec.convert(document, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInputError(
             f"{error}.", where=str(file), next_step="See docs/settings.md for every field."
         ) from None
-    directory = Path(settings.project.directory)
-    return settings, ProjectPaths(
-        root=root.resolve(), directory=directory if directory.is_absolute() else root.resolve() / directory
-    )
 
 
 def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:

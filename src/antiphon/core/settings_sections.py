@@ -257,6 +257,8 @@ class BatchSettings(Section, frozen=True):
     Attributes:
         files: where contents of files lie, an object store as in ``[features] lake``; ``None`` is the project's folder.
         files_access_key_variable, files_secret_key_variable: as for the lake.
+        tables: ``s3://BUCKET/PREFIX`` below which tables of jobs lie that are ordered over HTTP, with the lake's
+            credentials; ``None``: such orders name files of the project alone.
         max_file_bytes: of one uploaded file.
         quota_bytes: what all files of one tenant may come to, those that batches made included.
         files_kept: how long a file stays for which no other time was requested.
@@ -269,6 +271,7 @@ class BatchSettings(Section, frozen=True):
     files: str | None = None
     files_access_key_variable: str | None = None
     files_secret_key_variable: str | None = None
+    tables: str | None = None
     max_file_bytes: int = 209_715_200
     quota_bytes: int = 10_737_418_240
     files_kept: str = "30d"

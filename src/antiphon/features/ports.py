@@ -158,6 +158,10 @@ class StreamedOverlay(Protocol):
     def reseal(self) -> int:
         """Write every event again under a new key, unless all are under the present one; return how many."""
 
+    def events(self, view: bytes) -> Iterator[OverlayEvent]:
+        """Every event of a view, in any order; of one that is written meanwhile, in a state between before and
+        after."""
+
     def check(self) -> OverlayCheck:
         """Open every event and count those that do not open. Raises ``UnavailableError``."""
 

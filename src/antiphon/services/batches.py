@@ -15,6 +15,8 @@ from antiphon.batch.gauge import Gauge
 from antiphon.batch.orders import Outlook, TableOrder, TableOrders
 from antiphon.batch.row_runner import BatchContext
 from antiphon.batch.table_files import InputFiles
+from antiphon.batch.table_job import AnswerFunction, TableJobs
+from antiphon.batch.table_objects import TableObject, TableObjects, object_of
 from antiphon.catalog.batch.batch_work import BatchWork
 from antiphon.catalog.batch.batches import Batches
 from antiphon.catalog.batch.files import Files
@@ -28,8 +30,10 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.identity.principal import Principal
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.governance.policies import row_decisions
 from antiphon.services.governance.policy_versions import records
 from antiphon.services.project.credentials import secret
+from antiphon.services.project.feature_stores import object_store
 from antiphon.services.project.store import Store
 
 
@@ -61,6 +65,33 @@ def file_store(store: Store, contents: Lake) -> FileStore:
             limits.max_file_bytes, limits.quota_bytes, parse_duration(limits.files_kept), store.tenants.stored_bytes
         ),
         ClockAgreement(store.database.clock),
+    )
+
+
+def table_objects(store: Store) -> TableObjects:
+    """Reads and writes tables of jobs in object stores, with the lake's credentials."""
+    features, files = store.settings.features, store.settings.batch.files
+    private = [S3Place.of(url) for url in (features.lake, files) if url is not None]
+    return TableObjects(object_store(features), store.paths.lake / ".scratch", private)
+
+
+def _shared_tables(store: Store) -> TableObject | None:
+    url = store.settings.batch.tables
+    return None if url is None else object_of(url.replace("/?", "?").rstrip("/"))
+
+
+def table_jobs(store: Store, features: FeaturePlatform, answer: AnswerFunction, context: BatchContext) -> TableJobs:
+    """The workflow of table jobs, over one project's stores."""
+    return TableJobs(
+        store.jobs,
+        store.releases,
+        store.blobs,
+        answer,
+        store.settings.gateway.batch_concurrency,
+        context,
+        decide=row_decisions(store),
+        sources=features.source_files,
+        objects=table_objects(store),
     )
 
 
@@ -101,6 +132,7 @@ class ProjectTableJobs:
             self._estimates, store.database.clock, confined=confined,
             owner=store.scope, private=(store.paths.directory,), sources=features.source_files,
             inputs=InputFiles(store.jobs, records(store), features.source_files),
+            objects=table_objects(store), shared=_shared_tables(store),
         )  # fmt: skip
 
     def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:

@@ -27,6 +27,7 @@ from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
+from antiphon.learning.registry.files import ModelFiles
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.answering.deduplication import DeduplicatingEngine
 from antiphon.testing.scripted_engine import ScriptedEngine, ScriptedGeneration
@@ -100,7 +101,7 @@ class EvaluatedDesk(SmallDesk):
             datasets=self.datasets,
             models=self.models,
             feature_exists=lambda scope, view, version: (view, version) in self.views,
-            models_folder=directory / "models",
+            model_files=ModelFiles(directory / "models"),
             weights_of=lambda pin: None,
         )
 

@@ -33,6 +33,7 @@ from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
+from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
@@ -186,7 +187,7 @@ class LearningDesk(EvaluatedDesk):
         self.services = RetrainingServices(
             clock=self.clock,
             folder=directory / "training",
-            models_folder=directory / "models",
+            model_files=ModelFiles(directory / "models"),
             threads=1,
             arithmetic=lambda: self.arithmetic,
             policy_digest=self.decider.digest,

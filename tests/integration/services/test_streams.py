@@ -148,17 +148,17 @@ def test_a_project_moves_its_log_to_a_server_and_goes_on(
 ) -> None:
     opened.send(*range(5))
     opened.platform.consume(3)
-    refused = CliRunner().invoke(assemble(), ["events", "move", STREAM, "--project", str(root)])
-    assert "name no log server" in str(refused.exception)
     nats = NatsProcess()
     nats.start()
-    monkeypatch.setenv("ANTIPHON_FEATURES__LOG", nats.url)
     try:
+        with monkeypatch.context() as set_by_hand:
+            set_by_hand.setenv("ANTIPHON_FEATURES__LOG", nats.url)
+            (before,) = told(root, "features", "streams")  # type: ignore[misc]
+            assert "`antiphon migrate` moves them" in before["problem"]
+        moved_log = told(root, "migrate", "--log", nats.url)
+        assert [(part["part"], part["moved"]) for part in moved_log["parts"]] == [("log", 5)]
         lines = CliRunner().invoke(assemble(), ["doctor", "--project", str(root), "--json"]).stdout
         assert f"event log NATS 2.{lines.partition('event log NATS 2.')[2].partition(' ')[0]} at {nats.url}" in lines
-        (before,) = told(root, "features", "streams")  # type: ignore[misc]
-        assert "events move orders" in before["problem"]
-        assert told(root, "events", "move", STREAM) == {"stream": STREAM, "events": 5}
         (after,) = told(root, "features", "streams")  # type: ignore[misc]
         assert (after["consumed"], after["end"], after["problem"]) == (3, 5, None)
         moved = Opened(root, monkeypatch)

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
-from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, WriteConflictError
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "event/1"
@@ -108,24 +108,44 @@ class EventLog:
             CorruptionError: the stream ends before ``after``, so it was set back.
             SetupError: another log holds this stream.
         """
-        table = schema.events
-        statement = (
-            select(table)
-            .where(schema.owned(table, scope, stream=stream), table.c.offset > after)
-            .order_by(table.c.offset)
-            .limit(limit)
-        )
         with self._database.read() as connection:
-            rows = connection.execute(statement).all()
+            rows = self._rows(connection, scope, stream, after, limit)
             end = self.end(scope, stream, within=connection)
         if after > end:
             raise set_back(stream, after, end, "Restore a newer backup of the catalog")
-        found = []
-        for row in rows:
-            sealed = _decode(self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload))
-            event = Event(sealed.event_id, row.event_time, row.available_at, sealed.payload)
-            found.append(StoredEvent(row.offset, event, row.created_at))
-        return found
+        return [self._opened(scope, stream, row) for row in rows]
+
+    def copied(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
+        """As :meth:`read`, of a stream that is being copied here and may still be in another log."""
+        with self._database.read() as connection:
+            rows = self._rows(connection, scope, stream, after, limit)
+        return [self._opened(scope, stream, row) for row in rows]
+
+    def copied_through(self, scope: Scope, stream: str) -> int:
+        """The last offset of which an event is here, whatever log the stream is in."""
+        table = schema.events
+        last = select(func.max(table.c.offset)).where(schema.owned(table, scope, stream=stream))
+        return int(self._database.scalar(last) or 0)
+
+    def copy(self, scope: Scope, stream: str, stored: Sequence[StoredEvent]) -> None:
+        """Put events of another log here under their offsets; those that are here stay."""
+        rows = []
+        for one in stored:
+            index = self._database.codec.index(f"{stream}:{one.event.event_id}", scope, "event")
+            row = self._row(scope, stream, one.event, index)
+            rows.append({**row, "offset": one.offset, "created_at": one.appended_at or row["created_at"]})
+        with self._database.transaction() as connection:
+            connection.execute(upsert(schema.events).on_conflict_do_nothing(), rows)
+
+    def _rows(self, connection: Connection, scope: Scope, stream: str, after: int, limit: int) -> Sequence[Any]:
+        table = schema.events
+        after_it = schema.owned(table, scope, stream=stream), table.c.offset > after
+        return connection.execute(select(table).where(*after_it).order_by(table.c.offset).limit(limit)).all()
+
+    def _opened(self, scope: Scope, stream: str, row: Any) -> StoredEvent:
+        sealed = _decode(self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload))
+        event = Event(sealed.event_id, row.event_time, row.available_at, sealed.payload)
+        return StoredEvent(row.offset, event, row.created_at)
 
     def end(self, scope: Scope, stream: str, *, within: Connection | None = None) -> int:
         """The last offset, 0 for a stream without events.
@@ -194,23 +214,15 @@ class StreamHomes:
             connection.execute(statement.on_conflict_do_nothing())
             return home_of(self._database, scope, stream, connection)
 
-    def move(self, scope: Scope, stream: str, log: str, end: int) -> None:
-        """Say that a stream whose events through ``end`` were copied is in a log from now on, and drop them here.
-
-        Raises:
-            WriteConflictError: it does not end there any more.
-        """
-        events, streams = schema.events, schema.streams
-        with self._database.transaction() as connection:
-            if home_of(self._database, scope, stream, connection) != StreamHome(None, end):
-                raise WriteConflictError(
-                    f"Events came to stream {stream!r} while it was copied.",
-                    where="catalog",
-                    next_step="Stop what appends to it and move it again.",
-                )
-            of_stream = schema.owned(streams, scope, stream=stream)
-            connection.execute(update(streams).where(of_stream).values(log=log, end_offset=end))
-            connection.execute(delete(events).where(schema.owned(events, scope, stream=stream)))
+    def switch(self, connection: Connection, scope: Scope, stream: str, home: StreamHome) -> None:
+        """Say where a stream is from now on, and drop its events here when that is elsewhere; in a transaction of the
+        catalog that holds all or none of them."""
+        statement = upsert(schema.streams).values(
+            tenant=scope.tenant, environment=scope.environment, stream=stream, end_offset=home.end, log=home.log
+        )
+        connection.execute(statement.on_conflict_do_update(set_={"end_offset": home.end, "log": home.log}))
+        if home.log is not None:
+            connection.execute(delete(schema.events).where(schema.owned(schema.events, scope, stream=stream)))
 
     def seen(self, scope: Scope, stream: str, log: str, end: int) -> int:
         """Remember that a stream in a log goes through ``end``; the furthest that anybody has said."""
@@ -220,11 +232,17 @@ class StreamHomes:
             connection.execute(update(table).where(further).values(end_offset=end))
             return home_of(self._database, scope, stream, connection).end
 
+    def all(self) -> list[tuple[Scope, str, StreamHome]]:
+        """Every stream of every scope, and where it is."""
+        table = schema.streams
+        rows = self._database.rows(select(table).order_by(table.c.tenant, table.c.environment, table.c.stream))
+        return [
+            (Scope(row.tenant, row.environment), row.stream, StreamHome(row.log, int(row.end_offset))) for row in rows
+        ]
+
     def elsewhere(self) -> list[tuple[Scope, str]]:
         """Every stream whose events are not in the catalog."""
-        table = schema.streams
-        statement = select(table.c.tenant, table.c.environment, table.c.stream).where(table.c.log.is_not(None))
-        return [(Scope(row.tenant, row.environment), row.stream) for row in self._database.rows(statement)]
+        return [(scope, stream) for scope, stream, home in self.all() if home.log is not None]
 
 
 def home_of(database: Database, scope: Scope, stream: str, within: Connection | None) -> StreamHome:

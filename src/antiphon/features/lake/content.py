@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
-from antiphon.core.disk import delete_older, room_needed
-from antiphon.core.errors import CorruptionError
+from antiphon.core.disk import LEAST_FREE, delete_older, file_sha256, room_needed, sync_file, sync_folder
+from antiphon.core.errors import CorruptionError, StorageFullError
 from antiphon.core.scope import Scope
 from antiphon.governance.encryption.sealed_files import SealedSink
 
@@ -108,8 +108,13 @@ class Lake(ABC):
         """Every scope that has files."""
 
     @abstractmethod
+    def sizes(self, scope: Scope) -> Iterator[tuple[str, int]]:
+        """Every file of a scope, as a path below the root, and its stored bytes."""
+
     def files(self, scope: Scope) -> Iterator[str]:
         """Every file of a scope, as paths below the root."""
+        for path, _ in self.sizes(scope):
+            yield path
 
     @abstractmethod
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
@@ -157,6 +162,41 @@ class Lake(ABC):
                 digest.update(piece)
         if digest.hexdigest() != sha256:
             raise changed(relative)
+
+    def put(self, scope: Scope, suffix: str, source: Path) -> LakeDraft:
+        """Write a file of the local disk here; raises as :meth:`writing`."""
+        with source.open("rb") as stream, self.writing(scope, suffix) as draft:
+            while piece := stream.read(_PIECE):
+                draft.write(piece)
+        return draft
+
+    def fetch(self, relative: str, sha256: str, target: Path) -> None:
+        """Put a whole, checked copy of a file in a place on the local disk.
+
+        Raises:
+            CorruptionError: it is gone or was changed. StorageFullError: there is no room for it.
+            UnavailableError, SetupError: the lake cannot be read.
+        """
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with self.open(relative) as stream, room_needed(target.name), partial.open("xb") as copy:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(0)
+                if shutil.disk_usage(target.parent).free < size + LEAST_FREE:
+                    raise StorageFullError(
+                        f"The disk has no room for {target.name} ({size / 1e6:.0f} MB).",
+                        where=str(target.parent),
+                        next_step="Free disk space; files of models that are served no more may be deleted there.",
+                    )
+                shutil.copyfileobj(stream, copy, _PIECE)
+            sync_file(partial)
+            if file_sha256(partial) != sha256:
+                raise changed(relative)
+            partial.replace(target)
+            sync_folder(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def reseal(self, relative: str) -> None:
         """Write a file anew under the codec's current key, in the place of the old one; its content stays. Raises

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,9 +75,10 @@ class LocalLake(Lake):
         folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
         return [Scope(folder.parent.name, folder.name) for folder in folders]
 
-    def files(self, scope: Scope) -> Iterator[str]:
+    def sizes(self, scope: Scope) -> Iterator[tuple[str, int]]:
         for path in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
-            yield str(path.relative_to(self._root))
+            with suppress(FileNotFoundError):  # Collected meanwhile.
+                yield str(path.relative_to(self._root)), path.stat().st_size
 
     def erase(self, tenant: str) -> int:
         count = super().erase(tenant)

@@ -133,22 +133,24 @@ class S3Lake(Lake):
             found += [item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", ())]
         return found
 
-    def files(self, scope: Scope) -> Iterator[str]:
-        for relative, _ in self._listed(scope):
-            yield relative
+    def sizes(self, scope: Scope) -> Iterator[tuple[str, int]]:
+        for relative, size, _ in self._listed(scope):
+            yield relative, size
 
-    def _listed(self, scope: Scope) -> list[tuple[str, float]]:
-        """Every file of a scope and when it was written (seconds since 1970)."""
+    def _listed(self, scope: Scope) -> list[tuple[str, int, float]]:
+        """Every file of a scope, its bytes, and when it was written (seconds since 1970)."""
         start = len(self._key(""))
         return [
-            (item["Key"][start:], item["LastModified"].timestamp())
+            (item["Key"][start:], item["Size"], item["LastModified"].timestamp())
             for page in self._bucket.pages(Prefix=self._key(f"{scope.tenant}/{scope.environment}/"))
             for item in page.get("Contents", ())
         ]
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         kept = set(keep)  # Ages are by the store's clock.
-        gone = [relative for relative, written in self._listed(scope) if relative not in kept and written < older_than]
+        gone = [
+            relative for relative, _, written in self._listed(scope) if relative not in kept and written < older_than
+        ]
         for relative in gone:
             self.remove(relative)
         self._collect_scratch(older_than)

@@ -18,11 +18,13 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
 
-from antiphon.catalog.features.events import Event, EventLog, StoredEvent, StreamHomes, require_events, set_back
+from antiphon.catalog.features.events import Event, StoredEvent, StreamHomes, require_events, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import (
@@ -45,12 +47,14 @@ _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\Z")
 
 
 class _LogRecord(msgspec.Struct, frozen=True, array_like=True):
-    """Content of a message; instants in microseconds since 1970."""
+    """Content of a message; instants in microseconds since 1970. ``appended_at`` is when another log took it, from
+    which it was copied."""
 
     event_id: str
     event_time: int
     available_at: int
     payload: dict[str, Any]
+    appended_at: int | None = None
 
 
 class SealCheck(msgspec.Struct, frozen=True):
@@ -106,7 +110,7 @@ class NatsEventLog:
             CorruptionError: events are gone, the stream is another one, or an event does not open.
         """
         found = self._stored(scope, stream, after, limit)
-        return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
+        return [self._opened(scope, stream, each) for each in found]
 
     def check(self, scope: Scope, stream: str, after: int, limit: int) -> list[SealCheck]:
         """Open the events that :meth:`read` would return and report each that does not open; otherwise raises alike."""
@@ -117,32 +121,29 @@ class NatsEventLog:
         state = self._state(scope, stream)
         return 0 if state is None else state.end
 
-    def take_over(self, scope: Scope, stream: str, catalog: EventLog) -> int:
-        """Copy a stream of the catalog's log with its offsets, and continue it here; return its number of events. An
-        interrupted copy is resumed.
+    def begin_copy(self, scope: Scope, stream: str) -> tuple[str, int]:
+        """Make the stream that another log's is to be copied to, or go on with one; return its id and its last offset.
+
+        Until :meth:`.StreamHomes.switch` this log alone takes it for the stream's home.
+        """
+        state = self._server.make(_name(scope, stream), _subjects(scope, stream), uuid.uuid4().hex)
+        log = self._known[scope, stream] = _require_ours(_name(scope, stream), stream, state)
+        return log, state.end
+
+    def copy(self, scope: Scope, stream: str, stored: Sequence[StoredEvent]) -> None:
+        """Put events of another log here, in the order of their offsets; those that are here stay.
 
         Raises:
-            ConflictError: other events are here already, or came meanwhile; the catalog's stay what they were.
+            ConflictError: they did not come to lie at their offsets, because other events are here.
         """
-        end = catalog.end(scope, stream)
-        state = self._server.make(_name(scope, stream), _subjects(scope, stream), uuid.uuid4().hex)
-        log, at = _require_ours(_name(scope, stream), stream, state), 0
-        while at < end:
-            page = catalog.read(scope, stream, at, min(_PAGE, end - at))
-            at = page[-1].offset
-            self._server.publish(
-                _name(scope, stream), list(self._messages(scope, stream, [each.event for each in page]).items())
-            )
-        copied = self._server.state(_name(scope, stream))
-        found = 0 if copied is None else copied.end
-        if found != end:
+        messages = self._messages(scope, stream, [one.event for one in stored], [one.appended_at for one in stored])
+        end = self._server.publish(_name(scope, stream), list(messages.items()))
+        if end != stored[-1].offset:
             raise ConflictError(
-                f"{end} events were copied and the stream on the server has {found}: others are there.",
+                f"The event of offset {stored[-1].offset} came to lie at {end}: the stream on the server has others.",
                 where=f"stream {stream}",
                 next_step="Remove that stream, or use another server or account for this project.",
             )
-        self._homes.move(scope, stream, log, end)
-        return end
 
     def close(self) -> None:
         """Close the connection."""
@@ -176,7 +177,7 @@ class NatsEventLog:
                 raise ConflictError(
                     f"{home.end} events of this stream are in the catalog.",
                     where=f"stream {stream}",
-                    next_step=f"`antiphon events move {stream}` copies them to the server.",
+                    next_step="`antiphon migrate` moves them: name the server with --log, not in the settings.",
                 )
             log = home.log
         # What was seen is asked before the server is: others append meanwhile.
@@ -227,13 +228,15 @@ class NatsEventLog:
                     self._seen[key], self._homes.seen(scope, stream, state.log or "", self._seen[key])
                 )
 
-    def _messages(self, scope: Scope, stream: str, events: Sequence[Event]) -> dict[str, bytes]:
+    def _messages(
+        self, scope: Scope, stream: str, events: Sequence[Event], appended: Sequence[datetime | None] = ()
+    ) -> dict[str, bytes]:
         prefix = _subjects(scope, stream).removesuffix("*")
         messages: dict[str, bytes] = {}
-        for event in events:
+        for event, appended_at in zip_longest(events, appended):
             place = self._place(scope, stream, event.event_id)
             if prefix + place not in messages:
-                messages[prefix + place] = self._sealed(scope, stream, place, event)
+                messages[prefix + place] = self._sealed(scope, stream, place, event, appended_at)
         return messages
 
     def _place(self, scope: Scope, stream: str, event_id: str) -> str:
@@ -245,9 +248,13 @@ class NatsEventLog:
         whether it was there."""
         return self._server.remove(_name(scope, stream))
 
-    def _sealed(self, scope: Scope, stream: str, place: str, event: Event) -> bytes:
+    def _sealed(self, scope: Scope, stream: str, place: str, event: Event, appended_at: datetime | None) -> bytes:
         logged = _LogRecord(
-            event.event_id, microseconds(event.event_time), microseconds(event.available_at), event.payload
+            event.event_id,
+            microseconds(event.event_time),
+            microseconds(event.available_at),
+            event.payload,
+            None if appended_at is None else microseconds(appended_at),
         )
         return pack(self._codec.seal(_encode(logged), PayloadContext(_SCHEMA, scope, f"{stream}:{place}")))
 
@@ -262,7 +269,7 @@ class NatsEventLog:
             return SealCheck(message.sequence, key, cause.what if isinstance(cause, AntiphonError) else error.what)
         return SealCheck(message.sequence, key, None)
 
-    def _opened(self, scope: Scope, stream: str, message: StoredMessage) -> Event:
+    def _opened(self, scope: Scope, stream: str, message: StoredMessage) -> StoredEvent:
         place = message.subject.rpartition(".")[2]
         where = f"stream {stream}, offset {message.sequence}"
         context = PayloadContext(_SCHEMA, scope, f"{stream}:{place}")
@@ -273,7 +280,8 @@ class NatsEventLog:
         if self._place(scope, stream, logged.event_id) != place:
             raise _unreadable(where)
         times = from_microseconds(logged.event_time), from_microseconds(logged.available_at)
-        return Event(logged.event_id, *times, logged.payload)
+        appended_at = message.stored_at if logged.appended_at is None else from_microseconds(logged.appended_at)
+        return StoredEvent(message.sequence, Event(logged.event_id, *times, logged.payload), appended_at)
 
 
 def _name(scope: Scope, stream: str) -> str:

@@ -22,7 +22,7 @@ from antiphon.catalog.releases.releases import ModelPin, Release, Releases
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
-from antiphon.learning.registry.files import sha256_or_none
+from antiphon.learning.registry.files import ModelFiles, sha256_or_none
 
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
@@ -107,7 +107,7 @@ class Validation:
 
     Attributes:
         transaction: of the catalog.
-        models_folder: where the files of model versions lie.
+        model_files: of model versions.
         feature_exists: tells whether a definition version of a view is known here: scope, view, version.
         weights_of: path of a base model's weights; ``None`` for an engine whose weights are not on this machine.
         remote_version: version of a release's model that a server elsewhere serves now, and what a fingerprint says of
@@ -120,7 +120,7 @@ class Validation:
     datasets: Datasets
     models: ModelVersions
     feature_exists: Callable[[Scope, str, str], bool]
-    models_folder: Path
+    model_files: ModelFiles
     weights_of: Callable[[ModelPin], Path | None]
     remote_version: RemoteVersion | None = None
 
@@ -214,7 +214,7 @@ class Validation:
                 where=str(scope),
                 next_step="See `antiphon models list`.",
             ) from error
-        return self.models_folder / version.weights.path
+        return self.model_files.locate(scope, version.weights)
 
     def _overlap(self, release: Release, dataset: Dataset) -> list[str]:
         """Names the datasets whose moments overlap those of the evaluation set."""

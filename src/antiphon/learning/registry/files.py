@@ -1,4 +1,4 @@
-"""Files of model versions in the project's ``models`` folder: put in place whole, checked before they are used.
+"""Files of model versions, by their hash: put in place whole, checked before they are used.
 
 Invariant: a file under its final name is complete and flushed to disk, and its place is named by the identity of what
 it was trained from, so that putting it there twice is putting it there once.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from antiphon.catalog.learning.models import ModelFile
 from antiphon.core.disk import file_sha256, sync_file, sync_folder
 from antiphon.core.errors import CorruptionError
+from antiphon.core.scope import Scope
+from antiphon.features.lake.content import Lake, path_of
 from antiphon.training.order import ADAPTER, WEIGHTS, TrainedFile, TrainingResult
 
 
@@ -25,37 +29,62 @@ class StoredModelFiles(msgspec.Struct, frozen=True):
     weights: ModelFile
 
 
-def keep(root: Path, place: str, trained: TrainingResult) -> StoredModelFiles:
-    """Put the files of a completed training into ``root/place``.
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of model versions: in a folder of this machine and, where the lake is shared with other hosts, in the
+    lake by their hash, from which a host that lacks one fetches it."""
 
-    Raises:
-        CorruptionError: a file is not the one that training made.
-        OSError: the disk is full or cannot be written.
-    """
-    folder = root / place
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = StoredModelFiles(
-        adapter=_put(trained.adapter, folder, ADAPTER, place), weights=_put(trained.weights, folder, WEIGHTS, place)
-    )
-    for each in (folder, *folder.parents):
-        sync_folder(each)
-        if each == root:
-            break
-    return kept
+    root: Path
+    lake: Lake | None = None
 
+    def keep(self, scope: Scope, place: str, trained: TrainingResult) -> StoredModelFiles:
+        """Put the files of a completed training into ``root/place``, and into the lake.
 
-def verify(root: Path, file: ModelFile, version: str) -> Path:
-    """Returns the path of a version's file once its hash is checked; raises ``CorruptionError`` when it is gone or is
-    another."""
-    path = root / file.path
-    found = sha256_or_none(path)
-    if found != file.sha256:
-        raise CorruptionError(
-            f"The file {file.path} of {version} is {'gone' if found is None else 'not the one that was registered'}.",
-            where=str(path),
-            next_step=f"Restore it from a backup, or run `antiphon models rebuild {version}`.",
+        Raises:
+            CorruptionError: a file is not the one that training made.
+            OSError: the disk is full or cannot be written. UnavailableError, SetupError: the lake cannot.
+        """
+        folder = self.root / place
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = StoredModelFiles(
+            adapter=_put(trained.adapter, folder, ADAPTER, place), weights=_put(trained.weights, folder, WEIGHTS, place)
         )
-    return path
+        for each in (folder, *folder.parents):
+            sync_folder(each)
+            if each == self.root:
+                break
+        for file in (kept.adapter, kept.weights):
+            path = lake_path(scope, file)
+            if self.lake is not None and not self.lake.has(path):
+                self.lake.put(scope, PurePosixPath(path).suffix, self.root / file.path)
+        return kept
+
+    def locate(self, scope: Scope, file: ModelFile) -> Path:
+        """The path of a file on this machine, fetched from the lake if it is not here; what is there is not checked."""
+        path = self.root / file.path
+        if not path.exists() and self.lake is not None:
+            with suppress(CorruptionError):  # The lake has lost it too, and the path stays empty.
+                self.lake.fetch(lake_path(scope, file), file.sha256, path)
+        return path
+
+    def verify(self, scope: Scope, file: ModelFile, version: str) -> Path:
+        """Returns the path of a version's file once its hash is checked; raises ``CorruptionError`` when it is gone or
+        is another."""
+        path = self.locate(scope, file)
+        found = sha256_or_none(path)
+        if found != file.sha256:
+            raise CorruptionError(
+                f"The file {file.path} of {version} is "
+                f"{'gone' if found is None else 'not the one that was registered'}.",
+                where=str(path),
+                next_step=f"Restore it from a backup, or run `antiphon models rebuild {version}`.",
+            )
+        return path
+
+
+def lake_path(scope: Scope, file: ModelFile) -> str:
+    """The place of a version's file in the lake."""
+    return path_of(scope, file.sha256, PurePosixPath(file.path).suffix)
 
 
 def sha256_or_none(path: Path) -> str | None:

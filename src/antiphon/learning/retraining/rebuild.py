@@ -19,7 +19,6 @@ from antiphon.catalog.releases.releases import Release
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
-from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.plan import ExamplesSummary, converted, plain
 from antiphon.learning.retraining.steps import RetrainingServices, order_for, refusals, train, write_examples
 from antiphon.training.recipe import Recipe, code_identity, libraries, require_libraries
@@ -160,15 +159,14 @@ class ModelRebuild:
         }
 
     def _restore(self, version: ModelVersion, trained: Any) -> list[str]:
-        root = self._services.models_folder
-        missing = []
+        files, missing = self._services.model_files, []
         for file in (version.adapter, version.weights):
             try:
-                model_files.verify(root, file, version.id)
+                files.verify(version.scope, file, version.id)
             except CorruptionError:
                 missing.append(file.path)
         if missing:
-            model_files.keep(root, str(Path(version.weights.path).parent), trained)
+            files.keep(version.scope, str(Path(version.weights.path).parent), trained)
         return missing
 
 

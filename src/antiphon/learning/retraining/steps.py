@@ -28,7 +28,7 @@ from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
-from antiphon.learning.registry import files as model_files
+from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.examples import fine_tune_of, render_all
 from antiphon.learning.retraining.plan import ExamplesSummary, converted, minutes, replayed, together
 from antiphon.training import examples as example_files
@@ -58,7 +58,7 @@ class RetrainingServices:
     """Dependencies of the retraining workflows.
 
     Attributes:
-        folder: working folders of runs. ``models_folder``: files of model versions.
+        folder: working folders of runs. ``model_files``: of model versions.
         threads: of a training. ``arithmetic``: measures the number format in which this machine trains fastest.
         policy_digest: of the policy in force.
         application: returns an application as it is applied.
@@ -73,7 +73,7 @@ class RetrainingServices:
 
     clock: Clock
     folder: Path
-    models_folder: Path
+    model_files: ModelFiles
     threads: int
     arithmetic: Callable[[], Arithmetic]
     policy_digest: str
@@ -196,7 +196,7 @@ def order_for(
     or is another one."""
     going_on = None
     if parent is not None:
-        path = model_files.verify(services.models_folder, parent.adapter, parent.id)
+        path = services.model_files.verify(parent.scope, parent.adapter, parent.id)
         going_on = ParentAdapter(str(path), parent.adapter.sha256)
     (folder / "training").mkdir(parents=True, exist_ok=True, mode=0o700)
     return TrainingOrder(

@@ -29,7 +29,6 @@ from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.context import RunContext
-from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import fine_tune_of, served_application
 from antiphon.learning.retraining.plan import (
     ExamplesSummary,
@@ -203,7 +202,7 @@ class Retraining:
                 where=f"application {application.name}",
                 next_step=f"Train in full: `antiphon train {application.name}` (without --delta).",
             )
-        model_files.verify(self._services.models_folder, parent.adapter, parent.id)
+        self._services.model_files.verify(scope, parent.adapter, parent.id)
 
     async def _build(self, run: RunContext, request: TrainArguments, pinned: TrainingInputs) -> tuple[Dataset, Dataset]:
         run.progress(0, None, "building the datasets")
@@ -243,7 +242,7 @@ class Retraining:
             return plain(msgspec.convert(known, TrainingOutput, from_attributes=True))
         trained = await train(services.run_training, order, run)
         place = f"{name}/{trained.identity[:20]}"
-        kept = await asyncio.to_thread(model_files.keep, services.models_folder, place, trained)
+        kept = await asyncio.to_thread(services.model_files.keep, run.scope, place, trained)
         stored = {"recipe": plain(order.recipe), **msgspec.structs.asdict(kept)}
         return plain(TrainingOutput(**msgspec.structs.asdict(trained) | stored))
 
@@ -275,7 +274,7 @@ class Retraining:
             if version.identity == identity:
                 try:
                     for file in (version.adapter, version.weights):
-                        model_files.verify(self._services.models_folder, file, version.id)
+                        self._services.model_files.verify(scope, file, version.id)
                 except CorruptionError:
                     return None
                 return version

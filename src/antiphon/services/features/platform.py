@@ -30,13 +30,13 @@ from antiphon.features.publication.prune import Pruner, PruneResult
 from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
+from antiphon.learning.registry.files import lake_path
 from antiphon.orchestration.refreshing import RefreshSlot
 from antiphon.services.apply.compatibility import pins
 from antiphon.services.apply.workflow import open_applies
 from antiphon.services.features import feast
 from antiphon.services.features.embedders import LocalEmbedders
 from antiphon.services.features.neighbors import ProjectNeighbors
-from antiphon.services.learning.weights_files import weights_path
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 from antiphon.services.workflows import APPLY
@@ -141,7 +141,7 @@ class FeaturePlatform(FeatureStores):
         return ViewHistory(self.catalog)
 
     def _also_named(self, scope: Scope) -> Sequence[str]:
-        """Files of datasets, rows that were kept aside, weights of models, and what refreshes that have not ended have
+        """Files of datasets, rows that were kept aside, files of models, and what refreshes that have not ended have
         made so far: one that goes on after a long time finds it."""
         runs = self._store.runs
         steps = (
@@ -152,8 +152,10 @@ class FeaturePlatform(FeatureStores):
             for step in runs.steps(scope, run.id)
         )
         made = [path for step in steps for path in made_by(step.name, step.result)]
-        weights = [weights_path(scope, model.weights.sha256) for model in self._store.models.list(scope)]
-        return [*self._store.datasets.files(scope), *self._store.verdicts.files(scope), *made, *weights]
+        models = [
+            lake_path(scope, file) for one in self._store.models.list(scope) for file in (one.adapter, one.weights)
+        ]
+        return [*self._store.datasets.files(scope), *self._store.verdicts.files(scope), *made, *models]
 
     def _functions(self, view: str) -> Mapping[str, Any]:
         """Returns the functions of a view's Python rules, as the project's file declares them now."""

@@ -91,7 +91,7 @@ class ServedModels:
             store.models,
             store.rollouts,
             engine,
-            store.paths.directory / "models",
+            store.paths.models,
             store.database.clock,
             poll=poll,
             wakeup=store.database.doorbell.wakeup(store.scope.environment, "releases"),

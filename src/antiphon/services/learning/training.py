@@ -28,6 +28,7 @@ from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.requests import AnswerFunction, EvaluatedReleases
+from antiphon.learning.registry.files import ModelFiles
 from antiphon.learning.retraining.orders import TrainingOrders
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
@@ -108,10 +109,15 @@ class LearningPlatform:
             datasets=store.datasets,
             models=store.models,
             feature_exists=feature_exists(store),
-            models_folder=models_folder(store),
+            model_files=self.model_files,
             weights_of=self._weights_of,
             remote_version=partial(remote_version, store),
         )
+
+    @cached_property
+    def model_files(self) -> ModelFiles:
+        """Files of model versions; the lake holds them too where it is an object store, for other hosts."""
+        return ModelFiles(self.store.paths.models, self.features.shared_lake)
 
     @cached_property
     def services(self) -> RetrainingServices:
@@ -120,7 +126,7 @@ class LearningPlatform:
         return RetrainingServices(
             clock=store.database.clock,
             folder=store.paths.directory / "training",
-            models_folder=models_folder(store),
+            model_files=self.model_files,
             threads=self._threads,
             arithmetic=self._arithmetic,
             policy_digest=store.decider.digest,
@@ -239,11 +245,6 @@ class LearningPlatform:
             return self.store.runs.get(scope, run).status in ENDED
         except NotFoundError:
             return True
-
-
-def models_folder(store: Store) -> Path:
-    """Returns the folder with the files of model versions."""
-    return store.paths.directory / "models"
 
 
 _LOOK_SECONDS = 1.0

@@ -7,12 +7,10 @@ later is noticed when it is looked up, and fetched again.
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
-from typing import BinaryIO
 
-from antiphon.core.disk import LEAST_FREE, file_lock, file_sha256, room_needed, sync_file, sync_folder
-from antiphon.core.errors import CorruptionError, SetupError, StorageFullError
+from antiphon.core.disk import file_lock, file_sha256
+from antiphon.core.errors import CorruptionError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
 from antiphon.features.lake.content import Lake, path_of
@@ -21,7 +19,6 @@ from antiphon.services.project.store import Store
 _log = logging.getLogger("antiphon.engine")
 
 SUFFIX = ".gguf"
-_PIECE = 2**20
 
 
 def weights_path(scope: Scope, sha256: str) -> str:
@@ -58,9 +55,7 @@ class WeightsFiles:
                     where=model.path,
                     next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
                 )
-            with Path(model.path).open("rb") as source, self._lake.writing(self._scope, SUFFIX) as draft:
-                while piece := source.read(_PIECE):
-                    draft.write(piece)
+            self._lake.put(self._scope, SUFFIX, Path(model.path))
             _log.info("The weights of %s are in the lake.", model.name)
         self._published.add(model.sha256)
 
@@ -81,19 +76,8 @@ class WeightsFiles:
         return ServedModel(model.name, str(target.absolute()), model.sha256)
 
     def _fetch(self, model: ServedModel, target: Path) -> None:
-        # Under the lock: what another process left here died with it.
-        partial = target.with_name(f"{target.name}.partial")
         try:
-            source = self._lake.open(weights_path(self._scope, model.sha256))
-            with source, room_needed(f"weights of {model.name}"), partial.open("wb") as copy:
-                _require_room(source, self._cache, model.name)
-                while piece := source.read(_PIECE):
-                    copy.write(piece)
-            sync_file(partial)
-            if file_sha256(partial) != model.sha256:
-                raise CorruptionError("What is there has another hash.")
-            partial.replace(target)
-            sync_folder(self._cache)
+            self._lake.fetch(weights_path(self._scope, model.sha256), model.sha256, target)
         except CorruptionError as error:
             where = weights_path(self._scope, model.sha256)
             raise CorruptionError(
@@ -102,8 +86,6 @@ class WeightsFiles:
                 next_step="Delete that file in the lake if it is there, and restart the worker, which puts it there "
                 f"again; if its own is gone too: `antiphon models rebuild {model.name}`.",
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
         _log.info("The weights of %s were fetched from the lake.", model.name)
 
 
@@ -112,7 +94,7 @@ def weights_files(store: Store, lake: Lake) -> WeightsFiles | None:
     themselves."""
     if store.settings.features.lake is None:
         return None
-    return WeightsFiles(lake, store.scope, store.paths.directory / "models" / "fetched")
+    return WeightsFiles(lake, store.scope, store.paths.models / "fetched")
 
 
 def _readable(model: ServedModel) -> Path:
@@ -124,14 +106,3 @@ def _readable(model: ServedModel) -> Path:
             next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
         )
     return path
-
-
-def _require_room(source: BinaryIO, folder: Path, name: str) -> None:
-    size = source.seek(0, 2)
-    source.seek(0)
-    if shutil.disk_usage(folder).free < size + LEAST_FREE:
-        raise StorageFullError(
-            f"The disk has no room for the weights of {name} ({size / 1e6:.0f} MB).",
-            where=str(folder),
-            next_step="Free disk space; files of models that are served no more may be deleted there.",
-        )

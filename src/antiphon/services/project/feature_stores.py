@@ -37,6 +37,11 @@ class FeatureStores:
         paths, codec = self._store.paths, self._store.database.codec
         return LocalLake(paths.lake, codec) if self.bucket is None else self._s3(codec)
 
+    @property
+    def shared_lake(self) -> Lake | None:
+        """The lake where other hosts reach it; ``None`` when it is in the project's folder."""
+        return None if self.bucket is None else self.lake
+
     @cached_property
     def bucket(self) -> S3Place | None:
         """The bucket of the lake; ``None`` when it is in the project's folder."""

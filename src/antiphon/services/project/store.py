@@ -44,7 +44,7 @@ from antiphon.governance.policy.versions import PolicySets
 from antiphon.governance.secret import load_secret
 from antiphon.services.governance.audit_trail import AuditTrail
 from antiphon.services.governance.granted import GrantedResources
-from antiphon.services.project.catalog_move import require_present
+from antiphon.services.moving.marks import require_present, store_places
 from antiphon.services.project.credentials import catalog_access, log_access
 from antiphon.services.project.required_files import RequiredFiles, secret_file
 
@@ -91,14 +91,17 @@ class Store:
         self.paths = paths
 
     @classmethod
-    def open(cls, root: Path) -> Store:
+    def open(cls, root: Path, *, moved: bool = False) -> Store:
         """Open a project's stores and bring the catalog's schema up to date.
+
+        Args:
+            moved: also a project whose catalog or stores were moved elsewhere.
 
         Raises:
             NotFoundError: no project here.
             InvalidInputError: bad settings. SetupError: the directory cannot be written.
         """
-        store = cls.unprotected(root)
+        store = cls.unprotected(root, moved=moved)
         try:
             store.required_files.require_secrets()
             store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
@@ -109,21 +112,14 @@ class Store:
 
     @classmethod
     def unprotected(cls, root: Path, *, moved: bool = False) -> Store:
-        """Open a project's stores without a codec: for what decides about the codec, and for what moves the catalog.
-
-        Args:
-            moved: also a catalog that was moved elsewhere.
-
-        Raises:
-            As :meth:`open`.
-        """
+        """Open a project's stores without a codec, for what decides about the codec; otherwise as :meth:`open`."""
         store = cls(*settings.load(root))
         store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             store.required_files.require_catalog()
             store.database.migrate()
             if not moved:
-                require_present(store.database)
+                require_present(store.database, store_places(store.settings))
         except BaseException:
             store.close()
             raise
@@ -142,15 +138,16 @@ class Store:
     @cached_property
     def required_files(self) -> RequiredFiles:
         """The catalog and the secrets, without which the project's data is lost."""
-        return RequiredFiles(self.paths, self.settings.features.online, self._backend, lambda: self.database)
+        return RequiredFiles(self.paths, self.settings.features.online, self.backend, lambda: self.database)
 
     @cached_property
-    def _backend(self) -> Backend:
+    def backend(self) -> Backend:
+        """The place of the catalog; nothing is opened yet."""
         return _place(self.settings.catalog, self.paths)
 
     @cached_property
     def database(self) -> Database:
-        return Database.of(self._backend)
+        return Database.of(self.backend)
 
     @cached_property
     def renewer(self) -> Renewer:
@@ -245,11 +242,6 @@ def open_store(root: Path) -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-def catalog_of(catalog: CatalogSettings, paths: settings.ProjectPaths) -> Database:
-    """The catalog that a section names; raises as ``Database.open``."""
-    return Database.of(_place(catalog, paths))
 
 
 def _place(catalog: CatalogSettings, paths: settings.ProjectPaths) -> Backend:

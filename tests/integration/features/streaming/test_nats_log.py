@@ -13,7 +13,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import NatsProcess, until
 from tests.unit.governance.encryption.test_sealing import Keys
 
-from antiphon.catalog.features.events import Event, EventLog, StoredEvent, StreamHomes
+from antiphon.catalog.features.events import Event, EventLog, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import (
     ConflictError,
@@ -284,54 +284,6 @@ def test_a_url_is_looked_at_before_anything_is_asked(url: str, told: str) -> Non
     with pytest.raises(InvalidInputError, match=told) as error:
         require_url(url)
     assert "secret" not in str(error.value)
-
-
-def test_a_stream_moves_to_the_server_under_its_offsets(
-    process: NatsProcess, world: World, opened: list[NatsServer]
-) -> None:
-    embedded, log = EventLog(world.database), log_on(process, world, opened)
-    embedded.append(DEV, "departures", some(*range(1, 4_321)))
-    before = embedded.read(DEV, "departures", 0, 10_000)
-    # Cut off after some of it.
-    stopped = Stopping(embedded, after=2_000)
-    with pytest.raises(UnavailableError):
-        log.take_over(DEV, "departures", stopped)
-    assert embedded.end(DEV, "departures") == 4_320
-    assert log_on(process, world, opened).take_over(DEV, "departures", embedded) == 4_320
-    after = log.read(DEV, "departures", 0, 10_000)
-    assert [(each.offset, each.event) for each in after] == [(each.offset, each.event) for each in before]
-    with pytest.raises(SetupError):
-        embedded.read(DEV, "departures", 0, 1)
-    assert log.append(DEV, "departures", some(4_320, 4_321)) == 4_321
-
-
-def test_a_stream_does_not_move_onto_another_ones_events(
-    process: NatsProcess, world: World, opened: list[NatsServer]
-) -> None:
-    embedded, log = EventLog(world.database), log_on(process, world, opened)
-    (world.folder / "second").mkdir()
-    elsewhere = World(world.folder / "second")
-    log_on(process, elsewhere, opened).append(DEV, "departures", some(7))
-    elsewhere.close()
-    embedded.append(DEV, "departures", some(1, 2))
-    with pytest.raises(ConflictError, match="others are there"):
-        log.take_over(DEV, "departures", embedded)
-    assert len(embedded.read(DEV, "departures", 0, 10)) == 2
-
-
-class Stopping:
-    """A log whose reading fails after an offset."""
-
-    def __init__(self, log: EventLog, after: int) -> None:
-        self._log, self._after = log, after
-
-    def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
-        if after >= self._after:
-            raise UnavailableError("It stopped.")
-        return self._log.read(scope, stream, after, limit)
-
-    def end(self, scope: Scope, stream: str) -> int:
-        return self._log.end(scope, stream)
 
 
 def test_features_are_read_from_the_stream_as_from_the_catalogs_log(

@@ -174,6 +174,13 @@ class LmdbOverlay:
                 transaction.delete(number)
         return resealed
 
+    def events(self, view: bytes) -> Iterator[OverlayEvent]:
+        """Every event of a view, of one state of the file."""
+        with self._file.transaction() as transaction:
+            records, start = _keys_in(transaction), len(b"e" + view)
+            for key, value in _beginning(transaction, b"e" + view):
+                yield OverlayEvent(view, key[start:-8], decode_event(self._keys.open(records, key, value)))
+
     def check(self) -> OverlayCheck:
         """Open every event, of one state of the file; what does not open is counted."""
         with self._file.transaction() as transaction:

@@ -312,6 +312,17 @@ class RedisOverlay:
             replaced: list[int] = pipeline.execute()
             return sum(replaced)
 
+    def events(self, view: bytes) -> Iterator[OverlayEvent]:
+        """Every event of a view, entity by entity."""
+        client = self._server.bulk
+        with self._server.answering():
+            records = self._records(client)
+            for entities in self._pages(view):
+                for entity in map(bytes.fromhex, entities):
+                    members = client.zrange(self._events(view, entity), 0, -1)
+                    for event in self._opened(records, view, entity, members):
+                        yield OverlayEvent(view, entity, event)
+
     def check(self) -> OverlayCheck:
         """Open every event, a page of entities at a time; what does not open is counted."""
         client = self._server.bulk

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from tests.catalogs import catalog_url, drop
 from tests.unit.catalog.examples import DEV, NOON, answer, manifest, open_database, receipt
 
@@ -25,8 +26,8 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
-from antiphon.services.project import catalog_move
-from antiphon.services.project.catalog_move import move, require_present
+from antiphon.services.moving.catalog import CatalogMove, MovedTable, Tell
+from antiphon.services.moving.marks import read_marks, require_present
 
 SECRET = bytes(range(32))
 
@@ -58,15 +59,21 @@ def target(tmp_path: Path) -> Iterator[Database]:
     drop(database)
 
 
-def hashes(moved: catalog_move.CatalogMove) -> dict[str, tuple[int, str]]:
-    return {one.table: (one.rows, one.sha256) for one in moved.tables}
+def move(source: Database, target: Database, tell: Tell = lambda *_: None) -> tuple[MovedTable, ...]:
+    under_way = CatalogMove(source, target)
+    under_way.copy(tell)
+    return under_way.switch()
+
+
+def hashes(moved: tuple[MovedTable, ...]) -> dict[str, tuple[int, str]]:
+    return {one.table: (one.rows, one.sha256) for one in moved}
 
 
 def test_there_and_back_every_row_is_the_same(source: Database, target: Database) -> None:
     steps: list[tuple[str, int, int]] = []
     there = move(source, target, lambda *step: steps.append(step))
     assert hashes(there)["receipts"][0] == 2_500
-    assert msgspec.json.decode(msgspec.json.encode(there), type=catalog_move.CatalogMove) == there
+    assert msgspec.json.decode(msgspec.json.encode(there), type=tuple[MovedTable, ...]) == there
     assert ("receipts", 2_500, 2_500) in steps
     require_present(target)
     with pytest.raises(SetupError, match="was moved to") as left:
@@ -97,9 +104,11 @@ def test_a_move_that_was_cut_off_goes_on(source: Database, target: Database, mon
     require_present(source)
     with pytest.raises(SetupError, match="has not ended"):
         require_present(target)
-    steps: list[tuple[str, int, int]] = []
-    move(source, target, lambda *step: steps.append(step))
-    assert next(step for step in steps if step[0] == "receipts") == ("receipts", 2_000, 2_500)
+    resumed = CatalogMove(source, target)
+    resumed.copy()
+    written = resumed.written
+    assert {one.table: one.rows for one in resumed.switch()}["receipts"] == 2_500
+    assert 1_500 <= written < 2_500 + 1_000, "what was there is not written again"
     require_present(target)
 
 
@@ -123,7 +132,7 @@ def test_a_move_that_was_killed_before_its_last_row_is_ended_by_the_next(
     whole = Database.transaction
 
     def dies_at_the_end(database: Database) -> object:
-        if database is target and catalog_move._marks(source):
+        if database is target and read_marks(source):
             raise KeyboardInterrupt
         return whole(database)
 
@@ -143,15 +152,16 @@ def test_a_move_that_was_killed_before_its_last_row_is_ended_by_the_next(
 def test_a_difference_is_found_and_the_source_stays(
     source: Database, target: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = catalog_move._copy
+    whole = CatalogMove._copy
 
-    def loses_one(*arguments: object) -> None:
-        whole(*arguments)  # type: ignore[arg-type]
-        if arguments[2] is schema.receipts:
+    def loses_one(move: CatalogMove, reading: Connection, table: sa.Table, tell: Tell) -> object:
+        surplus = whole(move, reading, table, tell)
+        if table is schema.receipts:
             target.write(sa.delete(schema.receipts).where(schema.receipts.c.prediction == "pred_00042"))
+        return surplus
 
     with monkeypatch.context() as patched:
-        patched.setattr(catalog_move, "_copy", loses_one)
+        patched.setattr(CatalogMove, "_copy", loses_one)
         with pytest.raises(CorruptionError, match="receipts differs: 2500 rows were read and 2499"):
             move(source, target)
     require_present(source)

@@ -1,0 +1,173 @@
+"""The flight desk's project moved to PostgreSQL, S3, Redis and NATS and back: how long, how many bytes, and the same.
+
+Run ``python -m benchmarks.durability.migrate [--size ci|demo] [--project DIR] [--replays N]``: a table, then one JSON
+line (kept in ``benchmarks/results/migrate.jsonl`` with ``--record``). ``demo`` moves a copy of the project that ``make
+demo`` left behind; ``ci`` first makes a small one. The servers are this machine's own, over loopback. On each stop
+every logical hash must be what it was, and a seeded sample of predictions is made again by the real engine, byte for
+byte; exit code 1 otherwise. A second move to servers that hold what they held shows what is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from benchmarks.flight_desk.evidence import PROJECT, every_receipt, replay_all, sample
+from examples.flight_desk import data, drive, host, settings
+from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.records import Journal
+from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes
+
+from antiphon.app.wiring import open_project
+from antiphon.core.errors import SetupError
+from antiphon.core.settings import FILE_NAME
+from antiphon.services.moving.project import ProjectMove, move
+from antiphon.services.moving.settings_file import EMBEDDED, edited
+
+SEED = 1
+
+
+def say(text: str) -> None:
+    """Tell what is being done."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def small_project(folder: Path) -> Path:
+    """The flight desk over a few flights of one day, asked for real."""
+    declared = settings.load()
+    declared = msgspec.structs.replace(
+        declared, demand=msgspec.structs.replace(declared.demand, flights_per_day=3, asks_per_flight=3)
+    )
+    events = data.prepare(folder / "events", declared.sources, declared.zone)
+    project = host.prepare(folder, events, declared.start(declared.demo))
+
+    async def ask(platform: host.Platform) -> None:
+        async with Desk(platform.url, platform.key, verify=platform.verify) as desk:
+            await drive.Replay(declared, declared.demo, events, desk, Journal(folder), lambda progress: None).run()
+
+    with host.running(project, say) as platform:
+        asyncio.run(ask(platform))
+    return project
+
+
+def moved(project: Path, urls: dict[str, str]) -> ProjectMove:
+    """Move the project, and say how far it is."""
+    last = {"label": ""}
+
+    def tell(label: str, done: int, total: int) -> None:
+        if label != last["label"]:
+            last["label"] = label
+            say(f"  {label}: {total:,}")
+
+    return move(project, edited((project / FILE_NAME).read_text(), urls), tell)
+
+
+async def replays(project: Path, number: int) -> dict[str, Any]:
+    """A sample of predictions made again by the running engine."""
+    wired = open_project(project)
+    try:
+        chosen = sample(every_receipt(wired), number, SEED)
+        again = await replay_all(wired, chosen)
+        return {"replayed": len(again), "identical": sum(bool(one["identical"]) for one in again)}
+    finally:
+        await wired.close()
+
+
+def stop(project: Path, name: str, urls: dict[str, str], number: int) -> dict[str, Any]:
+    """One move, what stayed the same, and predictions made again there."""
+    before = logical_hashes(project)
+    say(f"moving {name}")
+    began = time.monotonic()
+    done = moved(project, urls)
+    seconds = time.monotonic() - began
+    after = logical_hashes(project)
+    with host.running(project, say):
+        again = asyncio.run(replays(project, number))
+    return {
+        "stop": name,
+        "seconds": round(seconds, 2),
+        "frozen_seconds": round(done.frozen_seconds, 2),
+        "bytes": sum(part.bytes for part in done.parts),
+        "parts": {
+            part.part: {"items": part.items, "moved": part.moved, "seconds": round(part.seconds, 2)}
+            for part in done.parts
+        },
+        "hashes": len(before),
+        "differ": sorted(name for name in before if before[name] != after[name]),
+        **again,
+    }
+
+
+def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """There, back, and there again."""
+    if options.size == "ci":
+        project = small_project(scratch / "desk")
+    else:
+        if not (options.project / FILE_NAME).exists():
+            raise SetupError(
+                "There is no project of the flight desk.", where=str(options.project), next_step="Run `make demo`."
+            )
+        project = Path(shutil.copytree(options.project, scratch / "project"))
+    with (project / FILE_NAME).open("a") as file:
+        file.write(CREDENTIALS)
+    servers = Servers(durable=True)
+    os.environ.update(servers.environment)
+    try:
+        back = dict.fromkeys(STORES, EMBEDDED)
+        stops = [
+            stop(project, "there", servers.urls, options.replays),
+            stop(project, "back", back, options.replays),
+            stop(project, "there again", servers.urls, options.replays),
+        ]
+    finally:
+        servers.remove()
+    return {
+        "benchmark": "migrate",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "size": options.size,
+        "stops": stops,
+        "holds": all(not one["differ"] and 0 < one["replayed"] == one["identical"] for one in stops),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a table and the JSON line; returns 1 unless everything is as it was."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
+    parser.add_argument("--size", choices=("ci", "demo"), default="demo")
+    parser.add_argument("--project", type=Path, default=PROJECT)
+    parser.add_argument("--replays", type=int, default=40)
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="antiphon-migrate-") as scratch:
+        result = run(options, Path(scratch))
+    print(f"{'stop':<12} {'part':<8} {'items':>10} {'written':>10} {'seconds':>8}")
+    for one in result["stops"]:
+        for part, figures in one["parts"].items():
+            print(
+                f"{one['stop']:<12} {part:<8} {figures['items']:>10,} {figures['moved']:>10,} {figures['seconds']:>8}"
+            )
+        print(
+            f"{one['stop']:<12} {'all':<8} {one['bytes']:>10,} bytes, {one['seconds']} s; "
+            f"{one['hashes'] - len(one['differ'])} of {one['hashes']} hashes equal, "
+            f"{one['identical']} of {one['replayed']} replayed byte for byte"
+        )
+    line = json.dumps(result)
+    if options.record:
+        with (Path(__file__).parents[1] / "results" / "migrate.jsonl").open("a") as kept:
+            kept.write(line + "\n")
+    print(line)
+    return 0 if result["holds"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

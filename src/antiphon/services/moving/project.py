@@ -1,0 +1,388 @@
+"""Moves a project to other stores: ``move`` is the whole of it, from top to bottom.
+
+Invariants: until the switch the project's stores are only read, and what was copied is gone on with by the next move.
+The switch is one transaction of the catalog that counts afterwards: it holds the marks of all stores and the homes of
+all streams. The settings file is replaced last; a project that still has the old one is refused by the marks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.features.events import EventLog, StreamHomes
+from antiphon.catalog.learning.models import ModelVersion
+from antiphon.core import settings
+from antiphon.core.errors import CorruptionError, InvalidInputError
+from antiphon.core.scope import Scope
+from antiphon.features.catalog import FeatureCatalog
+from antiphon.features.lake.content import Lake
+from antiphon.features.online.overlay_records import view_prefix
+from antiphon.learning.registry.files import ModelFiles
+from antiphon.operations.preflight import directory_lock
+from antiphon.services.batches import file_contents
+from antiphon.services.moving import settings_file
+from antiphon.services.moving.catalog import CatalogMove, MovedTable, require_unused
+from antiphon.services.moving.files import CheckedFiles, MovedFiles, copy_files, copy_models, missing
+from antiphon.services.moving.log import MovedStream, copy_stream
+from antiphon.services.moving.marks import (
+    MOVED_TO,
+    MOVING_FROM,
+    read_marks,
+    require_present,
+    set_marks,
+    store_places,
+)
+from antiphon.services.moving.online import MovedOverlay, build_snapshots, copy_overlay, needed_snapshots
+from antiphon.services.project.feature_stores import FeatureStores
+from antiphon.services.project.store import Store
+
+Tell = Callable[[str, int, int], object]
+"""Takes what is moved, how much of it is done, and how much there is."""
+
+
+class MovedPart(msgspec.Struct, frozen=True):
+    """One part of a project.
+
+    Attributes:
+        items: tables' rows, files, snapshots or events; ``moved`` of them were written now, ``bytes`` in all.
+        seconds: how long it took, the check included.
+    """
+
+    part: str
+    source: str
+    target: str
+    items: int
+    moved: int
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+class ProjectMove(msgspec.Struct, frozen=True):
+    """A project that was moved, or the plan of its move.
+
+    Attributes:
+        tables, streams, overlays: what was compared on both sides, with its digest.
+        lost: files that the source had lost before.
+        frozen_seconds: how long the project could not be written to.
+    """
+
+    parts: tuple[MovedPart, ...] = ()
+    tables: tuple[MovedTable, ...] = ()
+    streams: tuple[MovedStream, ...] = ()
+    overlays: tuple[MovedOverlay, ...] = ()
+    lost: tuple[str, ...] = ()
+    frozen_seconds: float = 0.0
+
+
+class Side:
+    """The stores of one project under one of its two settings."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.features = FeatureStores(store)
+        self.contents = file_contents(store)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Part to where it is."""
+        section = self.store.settings.features
+        return {
+            "catalog": self.store.backend.place,
+            "lake": section.lake or settings_file.EMBEDDED,
+            "models": section.lake or settings_file.EMBEDDED,
+            "files": self.store.settings.batch.files or settings_file.EMBEDDED,
+            "online": section.online or settings_file.EMBEDDED,
+            "log": section.log or settings_file.EMBEDDED,
+        }
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self.features.close()
+        self.contents.close()
+        self.store.close()
+
+
+def copy_ahead(root: Path, text: str, tell: Tell = lambda *_: None) -> ProjectMove:
+    """Copy what a move will copy while the project goes on, so that the move itself is short; nothing is switched.
+
+    Raises:
+        As :func:`move`, but for processes that have the project open.
+    """
+    with _sides(root, text) as (source, target):
+        moving, parts = _moving(source, target), list[MovedPart]()
+        _copy_files(source, target, moving, parts, tell)
+        if "catalog" in moving:
+            catalog = CatalogMove(source.store.database, target.store.database, ahead=True)
+            _, spent = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
+            parts.append(_part("catalog", source, target, catalog.written, catalog.written, 0, spent))
+        if "log" in moving:
+            parts.append(_copy_log(source, target, tell)[0])
+        if "online" in moving:
+            built, spent = _timed(_build_snapshots, source, target, tell)
+            parts.append(_part("online", source, target, built, built, 0, spent))
+        return ProjectMove(tuple(parts))
+
+
+def move(root: Path, text: str, tell: Tell = lambda *_: None, *, leave_lost: bool = False) -> ProjectMove:
+    """Move the project in ``root`` to the stores that a settings file of this text names, or go on with a move that was
+    cut off. Nothing may run.
+
+    Args:
+        leave_lost: also without files that the project has lost already.
+
+    Raises:
+        InvalidInputError: the settings differ in more than stores, or in none. ConflictError: a process has the project
+            open, or a target holds what is another project's. SetupError: a store refuses access, or a target's.
+        CorruptionError: files are lost, or what was written is not what was read; the project stays as it was.
+        UnavailableError: a store is away or full.
+    """
+    began = time.monotonic()
+    with _sides(root, text) as (source, target), directory_lock(source.store.paths.run):
+        moving = _moving(source, target)
+        if _switched(source, target):
+            settings_file.replace(root, text)
+            return ProjectMove()
+        require_unused(source.store.database)
+        parts: list[MovedPart] = []
+        lost = _copy_files(source, target, moving, parts, tell)
+        _require_whole(lost, leave_lost)
+        catalog = CatalogMove(source.store.database, target.store.database) if "catalog" in moving else None
+        copying = 0.0
+        if catalog is not None:
+            _, copying = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
+        streams: list[MovedStream] = []
+        if "log" in moving:
+            part, streams = _copy_log(source, target, tell)
+            parts.append(part)
+        overlays: list[MovedOverlay] = []
+        if "online" in moving:
+            built, spent = _timed(_build_snapshots, source, target, tell)
+            overlays, more = _timed(_copy_overlays, source, target)
+            items = built + sum(one.events for one in overlays)
+            parts.append(_part("online", source, target, items, items, 0, spent + more))
+
+        def change(connection: Connection) -> None:
+            set_marks(connection, store_places(target.store.settings))
+            for one in streams:
+                StreamHomes(target.store.database).switch(connection, one.scope, one.stream, one.home)
+
+        tables: tuple[MovedTable, ...] = ()
+        if catalog is not None:
+            tables, spent = _timed(catalog.switch, change, _elsewhere(moving))
+            rows = sum(table.rows for table in tables)
+            parts.append(_part("catalog", source, target, rows, catalog.written, 0, copying + spent))
+        else:
+            require_unused(source.store.database)
+            with target.store.database.transaction() as connection:
+                change(connection)
+        settings_file.replace(root, text)
+        CheckedFiles.forget(source.store.paths.run)
+        frozen = time.monotonic() - began
+        return ProjectMove(tuple(parts), tables, tuple(streams), tuple(overlays), tuple(lost), frozen)
+
+
+def plan(root: Path, text: str) -> ProjectMove:
+    """Tell what a move would write, without writing; raises as :func:`move`, for what can be seen before."""
+    with _sides(root, text, dry=True) as (source, target):
+        moving = _moving(source, target)
+        parts = []
+        for part, ours, theirs in _file_stores(source, target):
+            if part in moving:
+                found = missing(ours, theirs)
+                parts.append(_part(part, source, target, found.files, found.copied, found.copied_bytes, 0.0))
+        database = source.store.database
+        if "catalog" in moving:
+            counts = [sa.select(sa.func.count()).select_from(table) for table in schema.metadata.sorted_tables
+                      if table not in _elsewhere(moving)]  # fmt: skip
+            rows = sum(int(database.scalar(count)) for count in counts)
+            parts.append(_part("catalog", source, target, rows, rows, 0, 0.0))
+        if "log" in moving:
+            events = sum(source.store.events.end(scope, stream) for scope, stream in _streams(source))
+            parts.append(_part("log", source, target, events, events, 0, 0.0))
+        if "online" in moving:
+            snapshots = sum(len(needed_snapshots(_features(source, scope))) for scope in _scopes(source))
+            parts.append(_part("online", source, target, snapshots, snapshots, 0, 0.0))
+        return ProjectMove(tuple(parts), lost=tuple(_lost(source)))
+
+
+@contextmanager
+def _sides(root: Path, text: str, *, dry: bool = False) -> Iterator[tuple[Side, Side]]:
+    before, paths = settings.load(root)
+    after = settings.parse(text.encode(), root / settings.FILE_NAME)
+    settings_file.require_stores_alone(before, after)
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(Side(Store.open(root, moved=True))))
+        wanted = Store(after, paths)
+        if dry or wanted.backend.place == source.store.backend.place:
+            wanted.database = source.store.database
+        wanted.database.codec = source.store.database.codec
+        target = stack.enter_context(closing(Side(wanted)))
+        target.features.describe()  # Before anything is copied: what does not answer, or is not named well.
+        yield source, target
+
+
+def _moving(source: Side, target: Side) -> set[str]:
+    """The parts whose places differ."""
+    there = target.places
+    moving = {part for part, place in source.places.items() if there[part] != place}
+    if not moving:
+        raise InvalidInputError(
+            "Every store is there already.",
+            where=settings.FILE_NAME,
+            next_step="Name another URL than the settings do; ANTIPHON_SECTION__FIELD in the environment counts more "
+            "than the file.",
+        )
+    return moving
+
+
+def _switched(source: Side, target: Side) -> bool:
+    """Tell whether an earlier move did all but replace the settings file."""
+    if read_marks(source.store.database).get(MOVED_TO) != target.places["catalog"]:
+        return False
+    if MOVING_FROM in read_marks(target.store.database):
+        return False
+    require_present(target.store.database, store_places(target.store.settings))
+    return True
+
+
+def _file_stores(source: Side, target: Side) -> Iterator[tuple[str, Lake, Lake]]:
+    yield "lake", source.features.lake, target.features.lake
+    yield "files", source.contents, target.contents
+
+
+def _named(source: Side, part: str) -> Iterator[str]:
+    """Files of a store that the catalog names."""
+    if part == "files":
+        paths = source.store.database.rows(sa.select(schema.files.c.path))
+        yield from (str(row.path) for row in paths)
+        return
+    store = source.store
+    for scope in _scopes(source):
+        for manifest in store.snapshots.list(scope, limit=1_000_000, pruned=False):
+            yield from (file.path for file in manifest.files)
+        yield from store.datasets.files(scope)
+        yield from store.verdicts.files(scope)
+
+
+def _models(source: Side) -> list[ModelVersion]:
+    return [version for scope in _scopes(source) for version in source.store.models.list(scope)]
+
+
+def _lost(source: Side) -> Iterator[str]:
+    lake = source.features.lake
+    yield from (path for path in sorted(set(_named(source, "lake"))) if not lake.has(path))
+
+
+def _require_whole(lost: list[str], leave: bool) -> None:
+    if lost and not leave:
+        raise CorruptionError(
+            f"The project has lost {len(lost)} of its files, the first is {lost[0]}.",
+            where="lake",
+            next_step="Restore them from a backup, or refresh and rebuild what needs them; `antiphon migrate "
+            "--leave-lost` moves the project without them.",
+        )
+
+
+def _scopes(source: Side) -> list[Scope]:
+    return sorted({*source.features.scopes(), source.store.scope})
+
+
+def _features(source: Side, scope: Scope, lake: Lake | None = None) -> FeatureCatalog:
+    return FeatureCatalog(source.store.database, scope, lake or source.features.lake)
+
+
+def _streams(source: Side) -> list[tuple[Scope, str]]:
+    """Streams of the log that counts."""
+    homes, here = StreamHomes(source.store.database), isinstance(source.store.events, EventLog)
+    return [(scope, stream) for scope, stream, home in homes.all() if (home.log is None) is here]
+
+
+def _copy_files(source: Side, target: Side, moving: set[str], parts: list[MovedPart], tell: Tell) -> list[str]:
+    """Copy lake, files and models, as far as they move; return what is lost."""
+    lost = list(_lost(source)) if "lake" not in moving else []
+    found: MovedFiles
+    for part, ours, theirs in _file_stores(source, target):
+        if part in moving:
+            checked = CheckedFiles(source.store.paths.run, f"{part} {target.places[part]}")
+            telling = _telling(tell, f"bytes of {part}")
+            try:
+                found, spent = _timed(copy_files, ours, theirs, _named(source, part), telling, checked)
+            finally:
+                checked.close()
+            lost += found.lost
+            parts.append(_part(part, source, target, found.files, found.copied, found.copied_bytes, spent))
+    if "models" in moving and (models := _models(source)):
+        files = ModelFiles(source.store.paths.models, source.features.shared_lake)
+        found, spent = _timed(copy_models, files, target.features.shared_lake, models)
+        lost += found.lost
+        parts.append(_part("models", source, target, found.files, found.copied, found.copied_bytes, spent))
+    return lost
+
+
+def _copy_log(source: Side, target: Side, tell: Tell) -> tuple[MovedPart, list[MovedStream]]:
+    began = time.monotonic()
+    streams = [
+        copy_stream(source.store.events, target.store.events, scope, stream, _telling(tell, f"events of {stream}"))
+        for scope, stream in _streams(source)
+    ]
+    events, copied = sum(one.events for one in streams), sum(one.copied for one in streams)
+    return _part("log", source, target, events, copied, 0, time.monotonic() - began), streams
+
+
+def _build_snapshots(source: Side, target: Side, tell: Tell) -> int:
+    return sum(
+        build_snapshots(
+            _features(source, scope, target.features.lake),
+            target.features.online,
+            _telling(tell, f"snapshots of {scope}"),
+        )
+        for scope in _scopes(source)
+    )
+
+
+def _copy_overlays(source: Side, target: Side) -> list[MovedOverlay]:
+    overlays = list[MovedOverlay]()
+    for scope in _scopes(source):
+        catalog = _features(source, scope)
+        streamed = [spec.key for spec in catalog.definitions.list(scope) if spec.source.kind == "stream"]
+        if streamed and source.features.has_overlay(scope):
+            latest = catalog.publications.latest(scope)
+            with (
+                closing(source.features.open_overlay(scope)) as ours,
+                closing(target.features.open_overlay(scope)) as theirs,
+            ):
+                views = {view_prefix(key): key for key in streamed}
+                overlays += copy_overlay(ours, theirs, views, 0 if latest is None else latest.number)
+    return overlays
+
+
+def _elsewhere(moving: set[str]) -> list[sa.Table]:
+    """Tables that a copy of the catalog leaves out: events that move between a log server and the catalog."""
+    return [schema.events] if "log" in moving else []
+
+
+def _rows_telling(tell: Tell) -> Callable[[str, int, int], object]:
+    return lambda table, done, total: tell(f"rows of {table}", done, total)
+
+
+def _part(part: str, source: Side, target: Side, items: int, moved: int, size: int, seconds: float) -> MovedPart:
+    return MovedPart(part, source.places[part], target.places[part], items, moved, size, seconds)
+
+
+def _telling(tell: Tell, label: str) -> Callable[[int, int], object]:
+    return lambda done, total: tell(label, done, total)
+
+
+def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    began = time.monotonic()
+    found = work(*arguments)
+    return found, time.monotonic() - began

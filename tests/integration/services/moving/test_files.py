@@ -1,0 +1,58 @@
+"""Files move by their hash: only what is missing, never what is damaged, and what was lost is told."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from tests.unit.catalog.examples import DEV
+
+from antiphon.core.errors import CorruptionError
+from antiphon.features.lake.content import path_of
+from antiphon.features.lake.local import LocalLake
+from antiphon.services.moving.files import copy_files, missing
+
+
+def put(lake: LocalLake, content: bytes) -> str:
+    with lake.writing(DEV, ".parquet") as draft:
+        draft.write(content)
+    return draft.path
+
+
+def test_what_is_there_already_is_checked_and_not_written(tmp_path: Path) -> None:
+    source, target = LocalLake(tmp_path / "one"), LocalLake(tmp_path / "two")
+    first, second = put(source, b"first"), put(source, b"second one")
+    put(target, b"first")
+    assert (missing(source, target).copied, missing(source, target).copied_bytes) == (1, 10)
+    steps: list[tuple[int, int]] = []
+    moved = copy_files(source, target, [first], lambda *step: steps.append(step))
+    assert (moved.files, moved.copied, moved.copied_bytes, moved.lost) == (2, 1, 10, ())
+    assert steps[-1] == (15, 15)
+    target.path(second).write_bytes(b"decayed")
+    assert copy_files(source, target, []).copied == 1
+    assert target.open(second).read() == b"second one"
+    assert copy_files(source, target, []).copied == 0
+
+
+def test_what_the_source_has_lost_is_told_and_never_written(tmp_path: Path) -> None:
+    source, target = LocalLake(tmp_path / "one"), LocalLake(tmp_path / "two")
+    damaged, gone = put(source, b"damaged"), path_of(DEV, hashlib.sha256(b"gone").hexdigest(), ".gguf")
+    source.path(damaged).write_bytes(b"other")
+    assert copy_files(source, target, [damaged, gone]).lost == (gone, damaged)
+    assert not target.has(damaged)
+
+
+class Forgetful(LocalLake):
+    """A store that keeps the beginning of what is written."""
+
+    def verify(self, relative: str, sha256: str) -> None:
+        self.path(relative).write_bytes(b"f")
+        super().verify(relative, sha256)
+
+
+def test_a_store_that_does_not_keep_what_is_written_ends_the_move(tmp_path: Path) -> None:
+    source, target = LocalLake(tmp_path / "one"), Forgetful(tmp_path / "two")
+    put(source, b"first")
+    with pytest.raises(CorruptionError, match="changed"):
+        copy_files(source, target, [])

@@ -1,0 +1,211 @@
+"""A project moves from its folder to PostgreSQL, S3, Redis and NATS and back, and nothing of it is another one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.contract.catalog.test_datasets import dataset
+from tests.contract.catalog.test_evaluations import evaluation
+from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes, replayed
+from tests.integration.cli.conftest import Ran
+from typer.testing import CliRunner
+
+from antiphon.catalog.features.events import Event
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.cli.main import assemble
+from antiphon.core.errors import AntiphonError
+from antiphon.governance.identity.principal import Principal
+from antiphon.releases.live import LiveReleases
+from antiphon.services.answering import serving_services
+from antiphon.services.apply.apply import apply
+from antiphon.services.batches import file_contents, file_store
+from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.project.store import Store, open_store
+from antiphon.serving.answerer import Answerer
+from antiphon.serving.request import AnswerRequest
+from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, echo
+
+DEFINITIONS = """
+from antiphon import Application, Entity, Prompt, Source, col, count, feature_view, mean
+
+pump = Entity("pump", keys=["pump"])
+readings = Source.stream("readings", event_time="at", event_id="id")
+repairs = Source.table("repairs", path="repairs.csv", event_time="at", event_id="id")
+
+
+@feature_view(entity=pump, source=readings)
+class Heat:
+    readings = count(window=None)
+    degrees = mean(col.degrees, window=None, scale="0.1")
+
+
+@feature_view(entity=pump, source=repairs)
+class Repairs:
+    repairs = count(window=None)
+
+
+Application("watch", features=[Heat, Repairs], entities=[pump], model="simulated", purpose="tests",
+    prompt=Prompt(template="{{ entity.pump }}: {{ features.heat.readings }} {{ features.heat.degrees }}. "
+        "{{ question }}"))
+"""
+SETTINGS = """# Pumps of a plant.
+[project]
+name = "pumps"
+
+[engine]
+kind = "simulated"
+models = ["simulated"]
+"""
+START = datetime.now(UTC) - timedelta(hours=2)
+
+
+class Pumps:
+    """The project's folder, and what processes do to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        (root / "antiphon.toml").write_text(SETTINGS + CREDENTIALS)
+        (root / "definitions.py").write_text(DEFINITIONS)
+        rows = [f"r{n},p{n % 3},{START + timedelta(minutes=n):%Y-%m-%dT%H:%M:%SZ}" for n in range(30)]
+        (root / "repairs.csv").write_text("\n".join(["id,pump,at", *rows]) + "\n")
+        self.engine = ScriptedEngine(echo, (msgspec.structs.replace(MODEL, name="simulated"),))
+        self.predictions: list[str] = []
+
+    def read_in(self, numbers: range, *, consumed: int | None = None, refreshed: bool = False) -> None:
+        """Let events come, let the worker take some of them, and make a snapshot of what is there."""
+        with open_store(self.root) as store, closing(FeaturePlatform(store)) as platform:
+            apply(store, principal="test")
+            events = [
+                Event(f"e{n}", START + timedelta(seconds=n * (1 - 2 * (n % 7 == 6))), START + timedelta(seconds=n),
+                      {"pump": f"p{n % 3}", "degrees": 20 + n / 10, "id": f"e{n}"})
+                for n in numbers
+            ]  # fmt: skip
+            store.events.append(store.scope, "readings", events)
+            while platform.consume(consumed or 1_000) and consumed is None:
+                pass
+            if refreshed:
+                asyncio.run(self._refreshed(store, platform))
+
+    async def _refreshed(self, store: Store, platform: FeaturePlatform) -> None:
+        from antiphon.durable.executor import Executor, WorkflowRegistry
+        from antiphon.durable.runs import ENDED
+        from antiphon.features.offline.refresh import WORKFLOW
+
+        registry, stop = WorkflowRegistry(), asyncio.Event()
+        registry.add(WORKFLOW, platform.refresher.refresh)
+        run = platform.refresh(store.scope, reason="test", principal="test")
+        working = asyncio.create_task(Executor(store.database, registry, "test", "dev", poll=0.01).run_until(stop))
+        async with asyncio.timeout(60):
+            while store.runs.get(store.scope, run).status not in ENDED:
+                await asyncio.sleep(0.01)
+        stop.set()
+        await working
+        assert store.runs.get(store.scope, run).status == "succeeded"
+
+    async def ask(self, pump: str) -> str:
+        """Ask the application about a pump; the text."""
+        with open_store(self.root) as store, closing(FeaturePlatform(store)) as platform:
+            commit = GroupCommit(store.database)
+            releases = LiveReleases(store.releases, store.database.clock)
+            answerer = Answerer(serving_services(store, self.engine, commit, releases, platform))
+            asker = Principal("operator", store.scope.tenant, "service")
+            answer = await answerer.answer(AnswerRequest(store.scope, asker, "watch", {"pump": pump}, question="Hot?"))
+            await answerer.close()
+            await asyncio.to_thread(commit.close)
+            self.predictions.append(answer.prediction)
+            return answer.text
+
+    def keep_history(self) -> None:
+        """An evaluation, a dataset and a file of a batch."""
+        with open_store(self.root) as store, closing(FeaturePlatform(store)) as platform:
+            store.evaluations.add(evaluation("eval_1"))
+            with platform.lake.writing(store.scope, ".parquet") as draft:
+                draft.write(b"rows")
+            store.datasets.add(dataset("d1", path=draft.path, sha256=draft.sha256))
+            with closing(file_contents(store)) as contents:
+                upload = file_store(store, contents).begin(store.scope, "ada")
+                upload.write(b"{}\n")
+                self.file = upload.keep("batch", "in.jsonl")
+
+    def migrate(self, *arguments: str) -> Ran:
+        """The command, in this process."""
+        done = CliRunner().invoke(assemble(), ["migrate", *arguments, "--project", str(self.root)])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            if not isinstance(done.exception, AntiphonError):
+                raise done.exception
+            return Ran(done.exception.exit_code, done.stdout, done.exception.located)
+        return Ran(done.exit_code, done.stdout, done.stderr)
+
+
+BACK = [word for store in STORES for word in (f"--{store}", "embedded")]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.remove()
+
+
+@pytest.fixture
+def there(servers: Servers) -> list[str]:
+    """The options that name the servers."""
+    return [word for store, url in servers.urls.items() for word in (f"--{store}", url)]
+
+
+@pytest.fixture
+def pumps(tmp_path: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Pumps:
+    for name, value in servers.environment.items():
+        monkeypatch.setenv(name, value)
+    made = Pumps(tmp_path / "pumps")
+    made.read_in(range(40), refreshed=True)
+    made.read_in(range(40, 60), consumed=15)
+    made.keep_history()
+    return made
+
+
+async def test_there_and_back_nothing_is_lost_and_receipts_replay(pumps: Pumps, there: list[str]) -> None:
+    text = await pumps.ask("p1")
+    before, settings = logical_hashes(pumps.root), (pumps.root / "antiphon.toml").read_text()
+
+    planned = json.loads(pumps.migrate(*there, "--dry-run", "--json").out)
+    assert logical_hashes(pumps.root) == before
+    grown_up = pumps.migrate(*there, "--json")
+    assert grown_up.code == 0, grown_up.err
+    moved: dict[str, Any] = json.loads(grown_up.out)
+    assert [part["part"] for part in moved["parts"]] == ["lake", "files", "catalog", "log", "online"]
+    assert {part["part"]: part["items"] for part in planned["parts"] if part["part"] != "online"} == {
+        part["part"]: part["items"] for part in moved["parts"] if part["part"] != "online"
+    }
+    assert logical_hashes(pumps.root) == before
+    assert all((await replayed(pumps.root, pumps.engine, pumps.predictions)).values())
+    assert await pumps.ask("p1") == text
+
+    # The project goes on there: more events, another snapshot, pruned streams; then it comes back.
+    await asyncio.to_thread(pumps.read_in, range(60, 90), refreshed=True)
+    await asyncio.to_thread(pumps.read_in, range(90, 100), consumed=5)
+    grown = await pumps.ask("p2")
+    there_before = logical_hashes(pumps.root)
+    back = pumps.migrate(*BACK, "--json")
+    assert back.code == 0, back.err
+    assert logical_hashes(pumps.root) == there_before
+    assert await pumps.ask("p2") == grown
+    assert all((await replayed(pumps.root, pumps.engine, pumps.predictions)).values())
+    assert len(pumps.predictions) == 4
+    assert (pumps.root / "antiphon.toml").read_text() == settings
+    with open_store(pumps.root) as store, closing(file_contents(store)) as contents:
+        assert file_store(store, contents).open(pumps.file).read() == b"{}\n"
+
+    # And there again, into stores that hold what they held.
+    again = json.loads(pumps.migrate(*there, "--json").out)
+    assert logical_hashes(pumps.root) == there_before
+    assert next(part["moved"] for part in again["parts"] if part["part"] == "log") == 0
