@@ -8,7 +8,7 @@ an older overlay in the target, as the way back finds it, is brought up to date 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
 import msgspec
@@ -43,8 +43,16 @@ def needed_snapshots(catalog: FeatureCatalog) -> list[tuple[str, str]]:
     )
 
 
-def build_snapshots(catalog: FeatureCatalog, target: OnlineSnapshots, tell: Tell = lambda done, total: None) -> int:
+def build_snapshots(
+    catalog: FeatureCatalog,
+    target: OnlineSnapshots,
+    tell: Tell = lambda done, total: None,
+    lost: Collection[str] = (),
+) -> int:
     """Build the needed snapshots of a scope from the catalog's lake, unless they are there whole; return how many are.
+
+    Args:
+        lost: files without which snapshots are left out, for the healer to ask their source.
 
     Raises:
         CorruptionError: the lake has lost a file of one. UnavailableError: the store is full or away.
@@ -52,6 +60,8 @@ def build_snapshots(catalog: FeatureCatalog, target: OnlineSnapshots, tell: Tell
     needed = needed_snapshots(catalog)
     for done, (key, snapshot) in enumerate(needed, 1):
         manifest, spec = catalog.snapshots.get(catalog.scope, snapshot), catalog.definition(key)
+        if any(file.path in lost for file in manifest.files):
+            continue
         if not target.build(manifest, spec, catalog.lake) and target.condemn(catalog.scope, manifest.view, snapshot):
             target.build(manifest, spec, catalog.lake)
         if not target.whole(catalog.scope, manifest.view, snapshot):

@@ -119,7 +119,7 @@ def copy_ahead(root: Path, text: str, tell: Tell = lambda *_: None) -> ProjectMo
     """
     with _sides(root, text) as (source, target):
         moving, parts = _moving(source, target), list[MovedPart]()
-        _copy_files(source, target, moving, parts, tell)
+        lost = _copy_files(source, target, moving, parts, tell)
         if "catalog" in moving:
             catalog = CatalogMove(source.store.database, target.store.database, ahead=True)
             _, spent = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
@@ -127,9 +127,9 @@ def copy_ahead(root: Path, text: str, tell: Tell = lambda *_: None) -> ProjectMo
         if "log" in moving:
             parts.append(_copy_log(source, target, tell)[0])
         if "online" in moving:
-            built, spent = _timed(_build_snapshots, source, target, tell)
+            built, spent = _timed(_build_snapshots, source, target, tell, lost)
             parts.append(_part("online", source, target, built, built, 0, spent))
-        return ProjectMove(tuple(parts))
+        return ProjectMove(tuple(parts), lost=tuple(lost))
 
 
 def move(root: Path, text: str, tell: Tell = lambda *_: None, *, leave_lost: bool = False) -> ProjectMove:
@@ -165,7 +165,7 @@ def move(root: Path, text: str, tell: Tell = lambda *_: None, *, leave_lost: boo
             parts.append(part)
         overlays: list[MovedOverlay] = []
         if "online" in moving:
-            built, spent = _timed(_build_snapshots, source, target, tell)
+            built, spent = _timed(_build_snapshots, source, target, tell, lost)
             overlays, more = _timed(_copy_overlays, source, target)
             items = built + sum(one.events for one in overlays)
             parts.append(_part("online", source, target, items, items, 0, spent + more))
@@ -221,6 +221,7 @@ def _sides(root: Path, text: str, *, dry: bool = False) -> Iterator[tuple[Side, 
     settings_file.require_stores_alone(before, after)
     with ExitStack() as stack:
         source = stack.enter_context(closing(Side(Store.open(root, moved=True))))
+        paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         wanted = Store(after, paths)
         if dry or wanted.backend.place == source.store.backend.place:
             wanted.database = source.store.database
@@ -338,12 +339,13 @@ def _copy_log(source: Side, target: Side, tell: Tell) -> tuple[MovedPart, list[M
     return _part("log", source, target, events, copied, 0, time.monotonic() - began), streams
 
 
-def _build_snapshots(source: Side, target: Side, tell: Tell) -> int:
+def _build_snapshots(source: Side, target: Side, tell: Tell, lost: list[str]) -> int:
     return sum(
         build_snapshots(
             _features(source, scope, target.features.lake),
             target.features.online,
             _telling(tell, f"snapshots of {scope}"),
+            lost,
         )
         for scope in _scopes(source)
     )

@@ -20,14 +20,19 @@ from typer.testing import CliRunner
 
 from antiphon.catalog.features.events import Event
 from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.cli.main import assemble
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, SetupError
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import serving_services
 from antiphon.services.apply.apply import apply
 from antiphon.services.batches import file_contents, file_store
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.moving import project as moving
+from antiphon.services.moving import settings_file
+from antiphon.services.moving.project import move
+from antiphon.services.moving.settings_file import edited
 from antiphon.services.project.store import Store, open_store
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest
@@ -209,3 +214,123 @@ async def test_there_and_back_nothing_is_lost_and_receipts_replay(pumps: Pumps, 
     again = json.loads(pumps.migrate(*there, "--json").out)
     assert logical_hashes(pumps.root) == there_before
     assert next(part["moved"] for part in again["parts"] if part["part"] == "log") == 0
+
+
+class Killed(BaseException):
+    """Ends a move where a kill would."""
+
+
+@pytest.mark.parametrize(
+    "where", ["bytes of lake", "rows of receipts", "events of readings", "snapshots of", "the switch", "the settings"]
+)
+def test_a_move_that_is_killed_anywhere_is_ended_by_the_next(
+    pumps: Pumps, there: list[str], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = logical_hashes(pumps.root)
+    wanted = edited((pumps.root / "antiphon.toml").read_text(), dict(zip(STORES, there[1::2], strict=True)))
+
+    def dies(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if where == "the switch":
+            patched.setattr(moving, "set_marks", dies)
+        elif where == "the settings":
+            patched.setattr(settings_file, "replace", dies)
+        with pytest.raises(Killed):
+            move(pumps.root, wanted, lambda what, *_: dies() if what.startswith(where) else None)
+    if where in ("the switch", "the settings"):
+        with pytest.raises(SetupError, match="was moved to"):  # The source was left: neither is used but by the next.
+            Store.open(pumps.root)
+    else:
+        assert logical_hashes(pumps.root) == before
+        pumps.read_in(range(60, 65), consumed=2)  # The project goes on with the stores that it has.
+        before = logical_hashes(pumps.root)
+    move(pumps.root, wanted)
+    assert logical_hashes(pumps.root) == before
+    assert pumps.migrate(*BACK).code == 0
+    assert logical_hashes(pumps.root) == before
+
+
+def test_what_was_copied_ahead_is_not_copied_again(pumps: Pumps, there: list[str]) -> None:
+    with open_store(pumps.root) as store:
+        leases = ProcessLeases(store.database, "dev")
+        leases.acquire("worker/a", "one", 60)  # The project serves.
+        ahead = json.loads(pumps.migrate(*there, "--ahead", "--json").out)
+        assert {part["part"] for part in ahead["parts"]} == {"lake", "files", "catalog", "log", "online"}
+        assert "worker/a" in pumps.migrate(*there).err
+        leases.release("worker/a", "one")
+    pumps.read_in(range(60, 70), refreshed=True)
+    before = logical_hashes(pumps.root)
+    moved = {part["part"]: part for part in json.loads(pumps.migrate(*there, "--json").out)["parts"]}
+    assert logical_hashes(pumps.root) == before
+    assert (moved["log"]["items"], moved["log"]["moved"]) == (70, 10)
+    assert 0 < moved["lake"]["moved"] < moved["lake"]["items"]
+    assert 0 < moved["catalog"]["moved"] < moved["catalog"]["items"]
+    assert pumps.migrate(*BACK).code == 0
+
+
+def test_files_that_the_lake_has_lost_keep_the_project_where_it_is(pumps: Pumps, there: list[str]) -> None:
+    with open_store(pumps.root) as store, closing(FeaturePlatform(store)) as platform:
+        lost = store.datasets.files(store.scope)[0]
+        platform.lake.remove(lost)
+    refused = pumps.migrate(*there)
+    assert refused.code != 0
+    assert f"has lost 1 of its files, the first is {lost}" in refused.err
+    with open_store(pumps.root):
+        pass
+    assert json.loads(pumps.migrate(*there, "--leave-lost", "--json").out)["lost"] == [lost]
+    assert pumps.migrate(*BACK, "--leave-lost").code == 0
+
+
+def test_what_cannot_be_a_target_is_refused_and_nothing_is_told_of_passwords(
+    pumps: Pumps, servers: Servers, there: list[str]
+) -> None:
+    settings = (pumps.root / "antiphon.toml").read_text()
+    host = f"127.0.0.1:{servers.postgres.port}"
+    for option, url in (
+        ("--catalog", f"postgresql://antiphon:hunter2@{host}/postgres"),
+        ("--online", f"redis://:hunter2@127.0.0.1:{servers.redis.port}/0"),
+        ("--log", f"nats://me:hunter2@127.0.0.1:{servers.nats.port}"),
+        ("--lake", f"s3://me:hunter2@lake/x?endpoint={servers.s3.endpoint}"),
+        ("--files", f"s3://lake/x?endpoint={servers.s3.endpoint}&secret_key=hunter2"),
+    ):
+        refused = pumps.migrate(option, url)
+        assert (refused.code != 0, "hunter2" in refused.out + refused.err) == (True, False), option
+        assert "password" in refused.err or "credentials" in refused.err, refused.err
+    servers.postgres.run(
+        "CREATE ROLE weak LOGIN PASSWORD 'hunter2 with @ and /'",
+        "CREATE ROLE reader LOGIN PASSWORD 'hunter2 with @ and /'",
+        "ALTER ROLE reader SET default_transaction_read_only = on",
+        "CREATE DATABASE strict",
+    )
+    for user, said in (("weak", "may not make tables"), ("reader", "read-only")):
+        refused = pumps.migrate("--catalog", f"postgresql://{user}@{host}/strict")
+        assert refused.code != 0
+        assert said in refused.err, refused.err
+    assert "no bucket" in pumps.migrate("--lake", f"s3://absent/x?endpoint={servers.s3.endpoint}").err
+    assert "does not answer" in pumps.migrate("--log", "nats://127.0.0.1:1").err
+    assert "Every store is there already" in pumps.migrate("--lake", "embedded").err
+    other = pumps.root / "other.toml"
+    other.write_text(settings.replace('name = "pumps"', 'name = "fans"'))
+    assert "The section [project] differs" in pumps.migrate("--to", str(other)).err
+    assert "no such file of settings" in pumps.migrate("--to", str(pumps.root / "absent.toml")).err
+    assert "Name the stores to move to" in pumps.migrate().err
+    assert (pumps.root / "antiphon.toml").read_text() == settings
+    with open_store(pumps.root):
+        pass
+
+
+def test_a_host_with_the_old_settings_is_told_the_new_place(pumps: Pumps, servers: Servers) -> None:
+    before, settings = logical_hashes(pumps.root), (pumps.root / "antiphon.toml").read_text()
+    grown = pumps.root / "grown.toml"
+    grown.write_text(settings.replace("[features]\n", f'[features]\nlake = "{servers.s3.url}"\n'))
+    assert pumps.migrate("--to", str(grown)).code == 0
+    assert (pumps.root / "antiphon.toml").read_text() == grown.read_text()
+    assert logical_hashes(pumps.root) == before
+    (pumps.root / "antiphon.toml").write_text(settings)
+    with pytest.raises(SetupError, match="The lake was moved to s3://"):
+        Store.open(pumps.root)
+    assert pumps.migrate("--to", str(grown)).code == 0, "what was moved is only looked at again"
+    assert pumps.migrate("--lake", "embedded").code == 0
+    assert logical_hashes(pumps.root) == before
