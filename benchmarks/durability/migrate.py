@@ -123,11 +123,11 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     servers = Servers(durable=True)
     os.environ.update(servers.environment)
     try:
-        back = dict.fromkeys(STORES, EMBEDDED)
+        there, back = servers.fresh(), dict.fromkeys(STORES, EMBEDDED)
         stops = [
-            stop(project, "there", servers.urls, options.replays),
+            stop(project, "there", there, options.replays),
             stop(project, "back", back, options.replays),
-            stop(project, "there again", servers.urls, options.replays),
+            stop(project, "there again", there, options.replays),
         ]
     finally:
         servers.remove()

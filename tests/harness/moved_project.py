@@ -42,7 +42,7 @@ PLACES = (schema.leases, schema.events, schema.streams)
 
 
 class Servers:
-    """PostgreSQL, S3, Redis and NATS, started, for one project to grow into."""
+    """PostgreSQL, S3, Redis and NATS, started, for one project after the other to grow into."""
 
     def __init__(self, *, durable: bool = False) -> None:
         self.postgres, self.redis = PostgresProcess(durable=durable), RedisProcess()
@@ -51,13 +51,21 @@ class Servers:
         for server in self._all:
             server.start()
         self.s3.make_bucket()
+        self._projects = 0
 
-    @property
-    def urls(self) -> dict[str, str]:
-        """Store to its URL."""
-        files = f"s3://{self.s3.bucket}/files?endpoint={self.s3.endpoint}"
-        places = (self.postgres.url, self.s3.url, self.redis.url, self.nats.url, files)
-        return dict(zip(STORES, places, strict=True))
+    def fresh(self) -> dict[str, str]:
+        """Store to the URL of a place where nothing is yet."""
+        number = self._projects = self._projects + 1
+        self.postgres.run(f"CREATE DATABASE project_{number}")
+        self.nats.clear()
+        bucket, options = f"s3://{self.s3.bucket}", f"?endpoint={self.s3.endpoint}"
+        return {
+            "catalog": self.postgres.url.replace("/postgres", f"/project_{number}"),
+            "lake": f"{bucket}/lake-{number}{options}",
+            "online": self.redis.url.replace("/0", f"/{number % 16}"),
+            "log": self.nats.url,
+            "files": f"{bucket}/files-{number}{options}",
+        }
 
     @property
     def environment(self) -> dict[str, str]:

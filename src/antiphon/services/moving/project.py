@@ -211,7 +211,7 @@ def plan(root: Path, text: str) -> ProjectMove:
         if "online" in moving:
             snapshots = sum(len(needed_snapshots(_features(source, scope))) for scope in _scopes(source))
             parts.append(_part("online", source, target, snapshots, snapshots, 0, 0.0))
-        return ProjectMove(tuple(parts), lost=tuple(_lost(source)))
+        return ProjectMove(tuple(parts), lost=tuple(_lost(source)) if moving & {"lake", "online"} else ())
 
 
 @contextmanager
@@ -309,7 +309,7 @@ def _streams(source: Side) -> list[tuple[Scope, str]]:
 
 def _copy_files(source: Side, target: Side, moving: set[str], parts: list[MovedPart], tell: Tell) -> list[str]:
     """Copy lake, files and models, as far as they move; return what is lost."""
-    lost = list(_lost(source)) if "lake" not in moving else []
+    lost = list(_lost(source)) if "online" in moving and "lake" not in moving else []  # Snapshots are built from them.
     found: MovedFiles
     for part, ours, theirs in _file_stores(source, target):
         if part in moving:

@@ -31,7 +31,8 @@ def test_what_is_there_already_is_checked_and_not_written(tmp_path: Path) -> Non
     assert steps[-1] == (15, 15)
     target.path(second).write_bytes(b"decayed")
     assert copy_files(source, target, []).copied == 1
-    assert target.open(second).read() == b"second one"
+    with target.open(second) as content:
+        assert content.read() == b"second one"
     assert copy_files(source, target, []).copied == 0
 
 

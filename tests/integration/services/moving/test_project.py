@@ -39,7 +39,7 @@ from antiphon.serving.request import AnswerRequest
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, echo
 
 DEFINITIONS = """
-from antiphon import Application, Entity, Prompt, Source, col, count, feature_view, mean
+from antiphon import Application, Entity, Figure, Prompt, Source, col, count, feature_view, mean
 
 pump = Entity("pump", keys=["pump"])
 readings = Source.stream("readings", event_time="at", event_id="id")
@@ -58,6 +58,7 @@ class Repairs:
 
 
 Application("watch", features=[Heat, Repairs], entities=[pump], model="simulated", purpose="tests",
+    figures=[Figure(Heat.readings, step=1), Figure(Heat.degrees, step=0.1)],
     prompt=Prompt(template="{{ entity.pump }}: {{ features.heat.readings }} {{ features.heat.degrees }}. "
         "{{ question }}"))
 """
@@ -141,6 +142,15 @@ class Pumps:
                 upload.write(b"{}\n")
                 self.file = upload.keep("batch", "in.jsonl")
 
+    def file_content(self) -> bytes:
+        """What is in the file of the batch."""
+        with (
+            open_store(self.root) as store,
+            closing(file_contents(store)) as contents,
+            file_store(store, contents).open(self.file) as content,
+        ):
+            return content.read()
+
     def migrate(self, *arguments: str) -> Ran:
         """The command, in this process."""
         done = CliRunner().invoke(assemble(), ["migrate", *arguments, "--project", str(self.root)])
@@ -164,7 +174,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def there(servers: Servers) -> list[str]:
     """The options that name the servers."""
-    return [word for store, url in servers.urls.items() for word in (f"--{store}", url)]
+    return [word for store, url in servers.fresh().items() for word in (f"--{store}", url)]
 
 
 @pytest.fixture
@@ -187,7 +197,7 @@ async def test_there_and_back_nothing_is_lost_and_receipts_replay(pumps: Pumps, 
     grown_up = pumps.migrate(*there, "--json")
     assert grown_up.code == 0, grown_up.err
     moved: dict[str, Any] = json.loads(grown_up.out)
-    assert [part["part"] for part in moved["parts"]] == ["lake", "files", "catalog", "log", "online"]
+    assert [part["part"] for part in moved["parts"]] == ["lake", "files", "log", "online", "catalog"]
     assert {part["part"]: part["items"] for part in planned["parts"] if part["part"] != "online"} == {
         part["part"]: part["items"] for part in moved["parts"] if part["part"] != "online"
     }
@@ -207,10 +217,10 @@ async def test_there_and_back_nothing_is_lost_and_receipts_replay(pumps: Pumps, 
     assert all((await replayed(pumps.root, pumps.engine, pumps.predictions)).values())
     assert len(pumps.predictions) == 4
     assert (pumps.root / "antiphon.toml").read_text() == settings
-    with open_store(pumps.root) as store, closing(file_contents(store)) as contents:
-        assert file_store(store, contents).open(pumps.file).read() == b"{}\n"
+    assert pumps.file_content() == b"{}\n"
 
     # And there again, into stores that hold what they held.
+    there_before = logical_hashes(pumps.root)
     again = json.loads(pumps.migrate(*there, "--json").out)
     assert logical_hashes(pumps.root) == there_before
     assert next(part["moved"] for part in again["parts"] if part["part"] == "log") == 0
@@ -221,7 +231,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "where", ["bytes of lake", "rows of receipts", "events of readings", "snapshots of", "the switch", "the settings"]
+    "where", ["bytes of lake", "rows of snapshots", "events of readings", "snapshots of", "the switch", "the settings"]
 )
 def test_a_move_that_is_killed_anywhere_is_ended_by_the_next(
     pumps: Pumps, there: list[str], where: str, monkeypatch: pytest.MonkeyPatch
@@ -283,9 +293,7 @@ def test_files_that_the_lake_has_lost_keep_the_project_where_it_is(pumps: Pumps,
     assert pumps.migrate(*BACK, "--leave-lost").code == 0
 
 
-def test_what_cannot_be_a_target_is_refused_and_nothing_is_told_of_passwords(
-    pumps: Pumps, servers: Servers, there: list[str]
-) -> None:
+def test_what_cannot_be_a_target_is_refused_and_nothing_is_told_of_passwords(pumps: Pumps, servers: Servers) -> None:
     settings = (pumps.root / "antiphon.toml").read_text()
     host = f"127.0.0.1:{servers.postgres.port}"
     for option, url in (
@@ -304,7 +312,7 @@ def test_what_cannot_be_a_target_is_refused_and_nothing_is_told_of_passwords(
         "ALTER ROLE reader SET default_transaction_read_only = on",
         "CREATE DATABASE strict",
     )
-    for user, said in (("weak", "may not make tables"), ("reader", "read-only")):
+    for user, said in (("weak", "may not make tables"), ("reader", "takes no writes")):
         refused = pumps.migrate("--catalog", f"postgresql://{user}@{host}/strict")
         assert refused.code != 0
         assert said in refused.err, refused.err
@@ -324,7 +332,7 @@ def test_what_cannot_be_a_target_is_refused_and_nothing_is_told_of_passwords(
 def test_a_host_with_the_old_settings_is_told_the_new_place(pumps: Pumps, servers: Servers) -> None:
     before, settings = logical_hashes(pumps.root), (pumps.root / "antiphon.toml").read_text()
     grown = pumps.root / "grown.toml"
-    grown.write_text(settings.replace("[features]\n", f'[features]\nlake = "{servers.s3.url}"\n'))
+    grown.write_text(settings.replace("[features]\n", f'[features]\nlake = "{servers.fresh()["lake"]}"\n'))
     assert pumps.migrate("--to", str(grown)).code == 0
     assert (pumps.root / "antiphon.toml").read_text() == grown.read_text()
     assert logical_hashes(pumps.root) == before
