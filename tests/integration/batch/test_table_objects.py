@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from tests.harness.small_desk import ASKER, SCOPE, START
 from tests.integration.batch.test_table_job import Bench, FakeRun
 from tests.servers import S3Process
@@ -19,7 +20,7 @@ from antiphon.batch.table_objects import TableObject, TableObjects, object_of
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import ObjectStore
-from antiphon.features.lake.bucket import S3Place
+from antiphon.features.lake.bucket import Bucket, S3Place
 
 ROWS = 6
 
@@ -91,13 +92,33 @@ async def test_an_object_that_comes_meanwhile_is_not_replaced(desk: ObjectBench)
     assert ended["status"] == "failed"
     content = desk.client.get_object(Bucket="lake", Key="out/second.jsonl")["Body"].read()
     assert content == b"another one's\n"
+
+
+class Condition:
+    """The client of a store that heeds conditions, as not every one does: it has another object by now."""
+
+    def __init__(self) -> None:
+        self.conditions: list[dict[str, str]] = []
+
+    def put_object(self, *, Bucket: str, Key: str, Body: Any, **condition: str) -> None:
+        self.conditions.append(condition)
+        raise ClientError({"Error": {"Code": "PreconditionFailed"}}, "PutObject")
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_object_is_put_on_condition_of_what_was_looked_at(
+    desk: ObjectBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Condition()
+    monkeypatch.setattr(Bucket, "client", client)
     finished = desk.bench.directory / "finished.jsonl"
     finished.write_text("{}\n")
-    place = object_of("s3://lake/out/second.jsonl")
-    with pytest.raises(ConflictError, match="Another process has written"):  # It came between the look and the put.
-        desk.objects.put(finished, place, None)
-    with pytest.raises(ConflictError, match="Another process has written"):
-        desk.objects.put(finished, place, '"another"')
+    for tag in (None, '"etag"'):
+        with pytest.raises(ConflictError, match="Another process has written"):
+            desk.objects.put(finished, object_of("s3://lake/out/third.jsonl"), tag)
+    assert client.conditions == [{"IfNoneMatch": "*"}, {"IfMatch": '"etag"'}]
 
 
 def test_what_cannot_be_is_refused_before_a_row_is_answered(desk: ObjectBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,4 +52,4 @@ def test_another_host_fetches_what_it_lacks_and_knows_what_is_gone(tmp_path: Pat
     for file in (kept.adapter, kept.weights):
         with pytest.raises(CorruptionError, match="is gone"):
             third.verify(DEV, file, "desk.v1")
-    assert not [path for path in (tmp_path / "third").rglob("*") if path.is_file()], "nothing half is left"
+    assert not [path for path in (tmp_path / "third" / "desk").rglob("*") if path.is_file()], "nothing half is left"

@@ -170,22 +170,23 @@ class Lake(ABC):
                 draft.write(piece)
         return draft
 
-    def fetch(self, relative: str, sha256: str, target: Path) -> None:
-        """Put a whole, checked copy of a file in a place on the local disk.
+    def fetch(self, relative: str, sha256: str, target: Path, what: str) -> None:
+        """Put a whole, checked copy of a file, named ``what`` in errors, in a place on the local disk; one at a time
+        for each place: what a killed process left there is begun anew.
 
         Raises:
             CorruptionError: it is gone or was changed. StorageFullError: there is no room for it.
             UnavailableError, SetupError: the lake cannot be read.
         """
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
+        partial = target.with_name(f"{target.name}.partial")
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            with self.open(relative) as stream, room_needed(target.name), partial.open("xb") as copy:
+            with self.open(relative) as stream, room_needed(what), partial.open("wb") as copy:
                 size = stream.seek(0, os.SEEK_END)
                 stream.seek(0)
                 if shutil.disk_usage(target.parent).free < size + LEAST_FREE:
                     raise StorageFullError(
-                        f"The disk has no room for {target.name} ({size / 1e6:.0f} MB).",
+                        f"The disk has no room for the {what} ({size / 1e6:.0f} MB).",
                         where=str(target.parent),
                         next_step="Free disk space; files of models that are served no more may be deleted there.",
                     )

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from antiphon.catalog.learning.models import ModelFile
-from antiphon.core.disk import file_sha256, sync_file, sync_folder
+from antiphon.core.disk import file_lock, file_sha256, sync_file, sync_folder
 from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake, path_of
@@ -63,8 +63,11 @@ class ModelFiles:
         """The path of a file on this machine, fetched from the lake if it is not here; what is there is not checked."""
         path = self.root / file.path
         if not path.exists() and self.lake is not None:
-            with suppress(CorruptionError):  # The lake has lost it too, and the path stays empty.
-                self.lake.fetch(lake_path(scope, file), file.sha256, path)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # The lake may have lost it too: then the path stays empty.
+            with file_lock(self.root / ".lock"), suppress(CorruptionError):
+                if not path.exists():
+                    self.lake.fetch(lake_path(scope, file), file.sha256, path, f"file {file.path}")
         return path
 
     def verify(self, scope: Scope, file: ModelFile, version: str) -> Path:

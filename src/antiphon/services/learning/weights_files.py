@@ -77,7 +77,7 @@ class WeightsFiles:
 
     def _fetch(self, model: ServedModel, target: Path) -> None:
         try:
-            self._lake.fetch(weights_path(self._scope, model.sha256), model.sha256, target)
+            self._lake.fetch(weights_path(self._scope, model.sha256), model.sha256, target, f"weights of {model.name}")
         except CorruptionError as error:
             where = weights_path(self._scope, model.sha256)
             raise CorruptionError(
