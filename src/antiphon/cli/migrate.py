@@ -48,9 +48,9 @@ def migrate(
     is the same command. antiphon.toml is changed at the end; credentials stay in the variables that it names."""
     from antiphon.services.moving.project import copy_ahead, move, plan
 
-    text = _wanted(project, to, {"catalog": catalog, "lake": lake, "online": online, "log": log, "files": files})
+    text = _requested(project, to, {"catalog": catalog, "lake": lake, "online": online, "log": log, "files": files})
     if dry_run:
-        show(planned := plan(project, text), as_json, lambda: _told(planned))
+        show(planned := plan(project, text), as_json, lambda: _lines(planned))
         return
     with Progress() as progress:
 
@@ -58,10 +58,10 @@ def migrate(
             progress(done, total, what)
 
         moved = copy_ahead(project, text, tell) if ahead else move(project, text, tell, leave_lost=leave_lost)
-    show(moved, as_json, lambda: _told(moved), _AHEAD if ahead else _MOVED)
+    show(moved, as_json, lambda: _lines(moved), _AHEAD if ahead else _MOVED)
 
 
-def _wanted(project: Path, to: Path | None, urls: dict[str, str | None]) -> str:
+def _requested(project: Path, to: Path | None, urls: dict[str, str | None]) -> str:
     from antiphon.core.settings import FILE_NAME, load
     from antiphon.services.moving.settings_file import edited
 
@@ -81,7 +81,7 @@ def _wanted(project: Path, to: Path | None, urls: dict[str, str | None]) -> str:
         raise NotFoundError("There is no such file of settings.", where=str(to)) from error
 
 
-def _told(moved: ProjectMove) -> str:
+def _lines(moved: ProjectMove) -> str:
     head = ("part", "from", "to", "items", "written", "bytes", "seconds")
     rows = [
         (one.part, one.source, one.target, f"{one.items:,}", f"{one.moved:,}", f"{one.bytes:,}", round(one.seconds, 2))

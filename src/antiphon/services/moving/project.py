@@ -222,11 +222,11 @@ def _sides(root: Path, text: str, *, dry: bool = False) -> Iterator[tuple[Side, 
     with ExitStack() as stack:
         source = stack.enter_context(closing(Side(Store.open(root, moved=True))))
         paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wanted = Store(after, paths)
-        if dry or wanted.backend.place == source.store.backend.place:
-            wanted.database = source.store.database
-        wanted.database.codec = source.store.database.codec
-        target = stack.enter_context(closing(Side(wanted)))
+        there = Store(after, paths)
+        if dry or there.backend.place == source.store.backend.place:
+            there.database = source.store.database
+        there.database.codec = source.store.database.codec
+        target = stack.enter_context(closing(Side(there)))
         target.features.describe()  # Before anything is copied: what does not answer, or is not named well.
         yield source, target
 

@@ -32,17 +32,17 @@ FIELDS = {
 _HEADER = re.compile(r"\s*\[")
 
 
-def edited(text: str, wanted: Mapping[str, str]) -> str:
+def edited(text: str, urls: Mapping[str, str]) -> str:
     """The text of a settings file with other places of stores; comments and order stay.
 
     Args:
-        wanted: store to its URL, or :data:`EMBEDDED`.
+        urls: store to its URL, or :data:`EMBEDDED`.
 
     Raises:
         InvalidInputError: the file is written in a way that only a person can change.
     """
     expected: dict[str, Any] = deepcopy(tomllib.loads(text))
-    for store, url in wanted.items():
+    for store, url in urls.items():
         section, field = FIELDS[store]
         if url == EMBEDDED:
             expected.get(section, {}).pop(field, None)
