@@ -25,13 +25,14 @@ Tell = Callable[[int, int], object]
 
 
 class MovedOverlay(msgspec.Struct, frozen=True):
-    """Streamed events of one view that are the same in both stores: the consumer's offset, how many, and their digest
-    (the sum of the SHA-256 of each, independent of order)."""
+    """Streamed events of one view that are the same in both stores: the consumer's offset, how many, their digest (the
+    sum of the SHA-256 of each, independent of order), and how many were written now."""
 
     view: str
     offset: int
     events: int
     sha256: str
+    copied: int
 
 
 def needed_snapshots(catalog: FeatureCatalog) -> list[tuple[str, str]]:
@@ -48,8 +49,9 @@ def build_snapshots(
     target: OnlineSnapshots,
     tell: Tell = lambda done, total: None,
     lost: Collection[str] = (),
-) -> int:
-    """Build the needed snapshots of a scope from the catalog's lake, unless they are there whole; return how many are.
+) -> tuple[int, int]:
+    """Build the needed snapshots of a scope from the catalog's lake, unless they are there whole; return how many are
+    there, and how many were built now.
 
     Args:
         lost: files without which snapshots are left out, for the healer to ask their source.
@@ -58,12 +60,14 @@ def build_snapshots(
         CorruptionError: the lake has lost a file of one. UnavailableError: the store is full or away.
     """
     needed = needed_snapshots(catalog)
+    there = built = 0
     for done, (key, snapshot) in enumerate(needed, 1):
         manifest, spec = catalog.snapshots.get(catalog.scope, snapshot), catalog.definition(key)
         if any(file.path in lost for file in manifest.files):
             continue
-        if not target.build(manifest, spec, catalog.lake) and target.condemn(catalog.scope, manifest.view, snapshot):
-            target.build(manifest, spec, catalog.lake)
+        made = target.build(manifest, spec, catalog.lake)
+        if not made and target.condemn(catalog.scope, manifest.view, snapshot):
+            made = target.build(manifest, spec, catalog.lake)
         if not target.whole(catalog.scope, manifest.view, snapshot):
             raise CorruptionError(
                 f"The snapshot {snapshot} of {key} is damaged as soon as it was built.",
@@ -71,8 +75,9 @@ def build_snapshots(
                 next_step="Look at the disk or the server of the target; the project goes on with the store that it "
                 "has.",
             )
+        there, built = there + 1, built + made
         tell(done, len(needed))
-    return len(needed)
+    return there, built
 
 
 def copy_overlay(
@@ -94,17 +99,18 @@ def copy_overlay(
             where="online store",
             next_step="Let the project run until `antiphon features streams` says that it has caught up.",
         )
+    copied = dict.fromkeys(views, 0)
     for view in views:
         if theirs.offsets[view] > ours.offsets[view]:
             raise _foreign(views[view])
-        _copy(source, target, view, ours, theirs, publication)
+        copied[view] = _copy(source, target, view, ours, theirs, publication)
     moved, there = [], target.read(views)
     for view, key in views.items():
         floor = max(ours.pruned[view], there.pruned[view])
         found = _digest(source.events(view), floor), _digest(target.events(view), floor)
         if found[0] != found[1] or there.offsets[view] != ours.offsets[view]:
             raise _foreign(key)
-        moved.append(MovedOverlay(key, there.offsets[view], *found[0]))
+        moved.append(MovedOverlay(key, there.offsets[view], *found[0], copied[view]))
     target.caught_up()
     return moved
 
@@ -116,7 +122,8 @@ def _copy(
     ours: OverlayState,
     theirs: OverlayState,
     publication: int,
-) -> None:
+) -> int:
+    """Bring one view's events into the target; return how many were written, but for those of a rollback."""
     offset, pruned = ours.offsets[view], ours.pruned[view]
     if pruned < theirs.pruned[view]:  # A rollback has brought back what the target had pruned.
         back = (one for one in source.events(view) if pruned < one.event.offset <= theirs.pruned[view])
@@ -124,14 +131,17 @@ def _copy(
     elif pruned > theirs.pruned[view]:
         target.prune(view, pruned, publication)
     if offset == theirs.offsets[view]:
-        return
+        return 0
     after = max(theirs.offsets[view], pruned)
     lacking = (one for one in source.events(view) if after < one.event.offset <= offset)
+    written = 0
     while some := list(islice(lacking, _BATCH)):
         target.apply({}, some, {})
+        written += len(some)
     before, now = theirs.progress[view], ours.progress[view]
     since = StreamProgress(now.rejected - before.rejected, now.late - before.late, now.watermark, now.lateness)
     target.apply({view: offset}, (), {view: since})
+    return written
 
 
 def _digest(events: Iterable[OverlayEvent], floor: int) -> tuple[int, str]:

@@ -127,8 +127,8 @@ def copy_ahead(root: Path, text: str, tell: Tell = lambda *_: None) -> ProjectMo
         if "log" in moving:
             parts.append(_copy_log(source, target, tell)[0])
         if "online" in moving:
-            built, spent = _timed(_build_snapshots, source, target, tell, lost)
-            parts.append(_part("online", source, target, built, built, 0, spent))
+            (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
+            parts.append(_part("online", source, target, snapshots, built, 0, spent))
         return ProjectMove(tuple(parts), lost=tuple(lost))
 
 
@@ -165,10 +165,10 @@ def move(root: Path, text: str, tell: Tell = lambda *_: None, *, leave_lost: boo
             parts.append(part)
         overlays: list[MovedOverlay] = []
         if "online" in moving:
-            built, spent = _timed(_build_snapshots, source, target, tell, lost)
+            (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
             overlays, more = _timed(_copy_overlays, source, target)
-            items = built + sum(one.events for one in overlays)
-            parts.append(_part("online", source, target, items, items, 0, spent + more))
+            events, copied = sum(one.events for one in overlays), sum(one.copied for one in overlays)
+            parts.append(_part("online", source, target, snapshots + events, built + copied, 0, spent + more))
 
         def change(connection: Connection) -> None:
             set_marks(connection, store_places(target.store.settings))
@@ -339,16 +339,13 @@ def _copy_log(source: Side, target: Side, tell: Tell) -> tuple[MovedPart, list[M
     return _part("log", source, target, events, copied, 0, time.monotonic() - began), streams
 
 
-def _build_snapshots(source: Side, target: Side, tell: Tell, lost: list[str]) -> int:
-    return sum(
-        build_snapshots(
-            _features(source, scope, target.features.lake),
-            target.features.online,
-            _telling(tell, f"snapshots of {scope}"),
-            lost,
-        )
-        for scope in _scopes(source)
-    )
+def _build_snapshots(source: Side, target: Side, tell: Tell, lost: list[str]) -> tuple[int, int]:
+    there = built = 0
+    for scope in _scopes(source):
+        catalog, telling = _features(source, scope, target.features.lake), _telling(tell, f"snapshots of {scope}")
+        found = build_snapshots(catalog, target.features.online, telling, lost)
+        there, built = there + found[0], built + found[1]
+    return there, built
 
 
 def _copy_overlays(source: Side, target: Side) -> list[MovedOverlay]:

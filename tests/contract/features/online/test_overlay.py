@@ -114,6 +114,16 @@ def test_events_and_offset_are_read_by_another_process(opening: Callable[..., St
     ]  # fmt: skip
 
 
+def test_every_event_of_a_view_is_listed_once(opening: Callable[..., StreamedOverlay]) -> None:
+    events = [written(1), written(2, LGA), written(300)]
+    for _ in range(2):  # Delivered again.
+        opening().apply({VIEW: 300, SECOND: 2}, [*events, written(2, view=SECOND)], {})
+    listed = sorted(opening().events(VIEW), key=lambda one: one.event.offset)
+    assert listed == events
+    assert [one.event.offset for one in opening().events(SECOND)] == [2]
+    assert list(opening(OTHER).events(VIEW)) == []
+
+
 def test_offsets_never_go_back_and_redelivery_changes_nothing(overlay: StreamedOverlay) -> None:
     overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: StreamProgress(rejected=1)})
     overlay.apply({VIEW: 5}, [written(4), written(5)], {})

@@ -63,7 +63,7 @@ def test_an_empty_overlay_and_an_old_one_become_what_the_source_is(overlays: Ove
     overlays.take(overlays.source, 1, 30)
     overlays.source.prune(VIEW, 12, 1)
     assert overlays.target.read([VIEW]).replaying
-    assert (overlays.move().offset, overlays.move().events) == (30, 16)
+    assert (overlays.move().copied, overlays.move().copied, overlays.move().events) == (16, 0, 16)
     assert state(overlays.target) == state(overlays.source)
     overlays.take(overlays.source, 31, 50)
     overlays.source.prune(VIEW, 35, 2)  # The target has an event that is to go, and lacks some that went.
@@ -79,9 +79,12 @@ def test_an_empty_overlay_and_an_old_one_become_what_the_source_is(overlays: Ove
 @pytest.mark.parametrize(("last", "measure"), [(30, 2), (31, 1)])
 def test_another_projects_events_are_never_taken_for_ones_own(overlays: Overlays, last: int, measure: int) -> None:
     overlays.take(overlays.source, 1, 30)
+    overlays.source.prune(VIEW, 5 * (last - 30), 1)
     overlays.take(overlays.target, 1, last, measure)
+    before = state(overlays.target)
     with pytest.raises(ConflictError, match="are not this project's"):
         overlays.move()
+    assert state(overlays.target) == before
 
 
 def test_an_overlay_that_is_being_filled_again_does_not_move(overlays: Overlays) -> None:
