@@ -5,7 +5,8 @@ line (kept in ``benchmarks/results/migrate.jsonl`` with ``--record``). ``demo`` 
 demo`` left behind; ``ci`` first makes a small one. The servers are this machine's own, over loopback. On each stop
 every logical hash must be what it was, and a seeded sample of predictions is made again by the real engine, byte for
 byte; exit code 1 otherwise. The last move goes to servers that hold nothing yet and was copied ahead, while the project
-served: its frozen seconds are those of a short freeze.
+served: its frozen seconds are those of a short freeze. Before the first move the command is killed ``--kills`` times at
+random moments, from its beginning to its end: the project must stay as it was, or be there whole.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from examples.flight_desk.records import Journal
 from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes
 
 from antiphon.app.wiring import open_project
+from antiphon.core.child_process import start_child
 from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
 from antiphon.services.moving.project import ProjectMove, copy_ahead, move
@@ -116,6 +121,31 @@ def stop(project: Path, name: str, urls: dict[str, str], number: int, *, ahead: 
     }
 
 
+def killed(project: Path, urls: dict[str, str], kills: int) -> dict[str, Any]:
+    """The command, killed at random moments of its time and started again; what the project is after each kill."""
+    command = [sys.executable, "-m", "antiphon.cli.main", "migrate", "--project", str(project)]
+    command += [word for store, url in urls.items() for word in (f"--{store}", url)]
+    before, seconds, drawn = logical_hashes(project), 8.0, random.Random(SEED)
+    ended = differ = 0
+    for number in range(kills):
+        began = time.monotonic()
+        moving = start_child(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with suppress(subprocess.TimeoutExpired):
+            moving.wait(drawn.uniform(0.3, 1.0) * seconds)
+        moving.kill()
+        if moving.wait() == 0:
+            seconds, ended = time.monotonic() - began, ended + 1
+            moved(project, dict.fromkeys(STORES, EMBEDDED))  # Whole, and back for the next.
+        try:
+            differ += logical_hashes(project) != before
+        except SetupError:  # Between its last two steps: neither side is used, and the next move ends it.
+            moved(project, urls)
+            moved(project, dict.fromkeys(STORES, EMBEDDED))
+            differ += logical_hashes(project) != before
+        say(f"killed {number + 1} times, {ended} moves ended before")
+    return {"kills": kills, "ended": ended, "differ": differ}
+
+
 def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """There, back, and there again."""
     if options.size == "ci":
@@ -131,7 +161,9 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     servers = Servers(durable=True)
     os.environ.update(servers.environment)
     try:
-        there, back = servers.fresh(), dict.fromkeys(STORES, EMBEDDED)
+        back = dict.fromkeys(STORES, EMBEDDED)
+        kills = killed(project, servers.fresh(), options.kills)
+        there = servers.fresh()
         stops = [
             stop(project, "there", there, options.replays),
             stop(project, "back", back, options.replays),
@@ -143,8 +175,10 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "benchmark": "migrate",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "size": options.size,
+        "kills": kills,
         "stops": stops,
-        "holds": all(not one["differ"] and 0 < one["replayed"] == one["identical"] for one in stops),
+        "holds": kills["differ"] == 0
+        and all(not one["differ"] and 0 < one["replayed"] == one["identical"] for one in stops),
     }
 
 
@@ -154,6 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=("ci", "demo"), default="demo")
     parser.add_argument("--project", type=Path, default=PROJECT)
     parser.add_argument("--replays", type=int, default=40)
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="antiphon-migrate-") as scratch:
@@ -169,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{one['hashes'] - len(one['differ'])} of {one['hashes']} hashes equal, "
             f"{one['identical']} of {one['replayed']} replayed byte for byte"
         )
+    print(f"killed {result['kills']['kills']} times: {result['kills']['differ']} differences")
     line = json.dumps(result)
     if options.record:
         with (Path(__file__).parents[1] / "results" / "migrate.jsonl").open("a") as kept:
