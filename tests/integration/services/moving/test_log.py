@@ -12,7 +12,7 @@ from tests.servers import NatsProcess
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog.database import Database
-from antiphon.catalog.features.events import Event, EventLog, StreamHomes
+from antiphon.catalog.features.events import Event, EventLog, StoredEvent, StreamHomes
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import ConflictError, CorruptionError, SetupError, UnavailableError
 from antiphon.features.streaming.nats_log import NatsEventLog
@@ -88,11 +88,11 @@ def test_a_stream_does_not_move_onto_another_ones_events(
     log = NatsEventLog(server, homes, PlainCodec())
     log._server.make(f"antiphon_default_dev_{STREAM}", f"antiphon.default.dev.{STREAM}.*", "another")
     log.begin_copy(DEV, STREAM)
-    log.copy(DEV, STREAM, [moving.StoredEvent(1, some(7, 7)[0])])
+    log.copy(DEV, STREAM, [StoredEvent(1, some(7, 7)[0])])
     embedded.append(DEV, STREAM, some(1, 2))
     with pytest.raises(CorruptionError, match="not those that were read"):
         copy_stream(embedded, log, DEV, STREAM)
-    log.copy(DEV, STREAM, [moving.StoredEvent(number, some(number, number)[0]) for number in (3, 4)])
+    log.copy(DEV, STREAM, [StoredEvent(number, some(number, number)[0]) for number in (3, 4)])
     with pytest.raises(ConflictError, match="another project's"):
         copy_stream(embedded, log, DEV, STREAM)
     assert len(embedded.read(DEV, STREAM, 0, 10)) == 2

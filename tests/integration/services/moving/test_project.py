@@ -23,6 +23,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError, SetupError
+from antiphon.governance.encryption import keyring
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.services.answering import serving_services
@@ -76,10 +77,10 @@ START = datetime.now(UTC) - timedelta(hours=2)
 class Pumps:
     """The project's folder, and what processes do to it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, more: str = "") -> None:
         self.root = root
         root.mkdir()
-        (root / "antiphon.toml").write_text(SETTINGS + CREDENTIALS)
+        (root / "antiphon.toml").write_text(SETTINGS + CREDENTIALS + more)
         (root / "definitions.py").write_text(DEFINITIONS)
         rows = [f"r{n},p{n % 3},{START + timedelta(minutes=n):%Y-%m-%dT%H:%M:%SZ}" for n in range(30)]
         (root / "repairs.csv").write_text("\n".join(["id,pump,at", *rows]) + "\n")
@@ -103,7 +104,7 @@ class Pumps:
 
     async def _refreshed(self, store: Store, platform: FeaturePlatform) -> None:
         from antiphon.durable.executor import Executor, WorkflowRegistry
-        from antiphon.durable.runs import ENDED
+        from antiphon.durable.run import ENDED
         from antiphon.features.offline.refresh import WORKFLOW
 
         registry, stop = WorkflowRegistry(), asyncio.Event()
@@ -181,14 +182,27 @@ def there(servers: Servers) -> list[str]:
 def pumps(tmp_path: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Pumps:
     for name, value in servers.environment.items():
         monkeypatch.setenv(name, value)
-    made = Pumps(tmp_path / "pumps")
+    return filled(Pumps(tmp_path / "pumps"))
+
+
+@pytest.fixture
+def sealed_pumps(tmp_path: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Pumps:
+    for name, value in {**servers.environment, "ANTIPHON_PASSPHRASE": "four words of pumps"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(keyring, "N", 2**10)
+    keyring.create(tmp_path / "ring.json", "four words of pumps")
+    return filled(Pumps(tmp_path / "pumps", '[encryption]\nmode = "encrypted"\nkeyring = "../ring.json"\n'))
+
+
+def filled(made: Pumps) -> Pumps:
     made.read_in(range(40), refreshed=True)
     made.read_in(range(40, 60), consumed=15)
     made.keep_history()
     return made
 
 
-async def test_there_and_back_nothing_is_lost_and_receipts_replay(pumps: Pumps, there: list[str]) -> None:
+async def test_there_and_back_nothing_is_lost_and_receipts_replay(sealed_pumps: Pumps, there: list[str]) -> None:
+    pumps = sealed_pumps
     text = await pumps.ask("p1")
     before, settings = logical_hashes(pumps.root), (pumps.root / "antiphon.toml").read_text()
 
