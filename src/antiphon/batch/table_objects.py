@@ -65,7 +65,8 @@ def object_of(url: str) -> TableObject:
     Raises:
         InvalidInputError: it names none, or several, or holds credentials.
     """
-    if (wrong := next(object_mistakes(url), None)) is not None:
+    wrong = next(object_mistakes(url), None) if is_objects(url) else "URL names no object."
+    if wrong is not None:
         raise InvalidInputError(f"The {wrong}", where="input or output", next_step="Write s3://BUCKET/KEY.jsonl.")
     found = ObjectPath.of(url)
     parts = found.pattern.split("/")

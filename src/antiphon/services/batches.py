@@ -22,7 +22,7 @@ from antiphon.catalog.batch.batches import Batches
 from antiphon.catalog.batch.files import Files
 from antiphon.catalog.batch.jobs import BatchJob, JobRow
 from antiphon.core.clock import ClockAgreement, parse_duration
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.content import Lake
@@ -76,8 +76,17 @@ def table_objects(store: Store) -> TableObjects:
 
 
 def _shared_tables(store: Store) -> TableObject | None:
+    """The prefix of tables that orders over HTTP name; raises ``InvalidInputError`` when it is none."""
     url = store.settings.batch.tables
-    return None if url is None else object_of(url.replace("/?", "?").rstrip("/"))
+    if url is None:
+        return None
+    try:
+        prefix = object_of(url.replace("/?", "?").rstrip("/"))
+        table_objects(store).require_open(prefix)
+    except InvalidInputError as error:
+        error.where, error.next_step = "[batch] tables", "Write s3://BUCKET/PREFIX, beside those of lake and files."
+        raise
+    return prefix
 
 
 def table_jobs(store: Store, features: FeaturePlatform, answer: AnswerFunction, context: BatchContext) -> TableJobs:

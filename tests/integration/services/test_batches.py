@@ -5,16 +5,27 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
-from tests.chaos.harness.chaos_project import write_project
+from tests.chaos.harness.chaos_project import APPLICATION, write_project
 
 from antiphon.app.wiring import ProjectRuns, request_batches
+from antiphon.batch.orders import TableOrder
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batch.batches import Batches
-from antiphon.core.errors import ConflictError, SetupError
+from antiphon.core.errors import ConflictError, InvalidInputError, SetupError, UnavailableError
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.identity.principal import Principal
-from antiphon.services.batches import askable, file_contents, file_store
+from antiphon.services.apply.apply import apply
+from antiphon.services.batches import (
+    ProjectTableJobs,
+    askable,
+    batch_context,
+    file_contents,
+    file_store,
+    table_jobs,
+)
+from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
 ADA = Principal("ada", "default", "admin")
@@ -44,6 +55,37 @@ def test_cancelling_the_run_of_a_batch_lets_its_worker_end_it(root: Path) -> Non
         with pytest.raises(ConflictError, match="cancelled"):
             runs.cancel(store.scope, run.id, ADA)
         assert askable(store, store.scope) == ["simulated"]
+
+
+def test_tables_of_orders_over_http_lie_below_the_prefix_in_the_settings(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE_KEY", "key")
+    settings, place = root / "antiphon.toml", "?endpoint=http://127.0.0.1:1"
+    keys = 'lake_access_key_variable = "PLACE_KEY"\nlake_secret_key_variable = "PLACE_KEY"\n'
+    before = settings.read_text() + f'\n[features]\nlake = "s3://bucket/lake{place}"\n{keys}[batch]\n'
+    settings.write_text(f'{before}files = "s3://bucket/files{place}"\ntables = "s3://bucket/tables/{place}"\n')
+    with closing(Store.open(root)) as store, closing(FeaturePlatform(store)) as features:
+        confined = ProjectTableJobs(store, features, confined=True)
+        at_terminal = ProjectTableJobs(store, features, confined=False)
+        order = TableOrder(APPLICATION, input="s3://bucket/tables/in.jsonl", output="out.jsonl")
+        apply(store, principal="test")
+        for jobs in (confined, at_terminal):
+            with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1 does not answer"):  # It was let through.
+                jobs.outlook(store.scope, ADA, order)
+            for own in ("s3://bucket/lake/in.jsonl", "s3://bucket/files/in.jsonl"):
+                with pytest.raises(InvalidInputError, match="keeps its own objects there"):
+                    jobs.outlook(store.scope, ADA, msgspec.structs.replace(order, input=own))
+        with pytest.raises(InvalidInputError, match="no table of an order over HTTP"):
+            confined.outlook(store.scope, ADA, msgspec.structs.replace(order, input="s3://bucket/in.jsonl"))
+        context = batch_context(store, "worker")
+        assert table_jobs(store, features, None, context).objects is not None  # type: ignore[arg-type]
+    for wrong in ("s3://bucket/lake/tables", "s3://", "bucket/tables"):
+        settings.write_text(f'{before}tables = "{wrong}"\n')
+        with closing(Store.open(root)) as store, closing(FeaturePlatform(store)) as features:
+            with pytest.raises(InvalidInputError) as refused:
+                ProjectTableJobs(store, features, confined=True)
+            assert refused.value.where == "[batch] tables"
 
 
 def test_files_lie_where_the_settings_say(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
