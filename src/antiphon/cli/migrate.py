@@ -88,4 +88,5 @@ def _lines(moved: ProjectMove) -> str:
         for one in moved.parts
     ]
     lost = [f"{len(moved.lost)} files are lost and were left: {', '.join(moved.lost[:3])} …"] if moved.lost else []
-    return "\n".join([table(head, rows, "The project was moved already."), *lost])
+    frozen = [f"Nothing could be written for {moved.frozen_seconds:.1f} s."] if moved.frozen_seconds else []
+    return "\n".join([table(head, rows, "The project was moved already."), *lost, *frozen])
