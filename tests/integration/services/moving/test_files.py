@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.integration.services.test_served_models import model_version
 from tests.unit.catalog.examples import DEV
 
+from antiphon.catalog.learning.models import ModelFile
 from antiphon.core.errors import CorruptionError
 from antiphon.features.lake.content import path_of
 from antiphon.features.lake.local import LocalLake
-from antiphon.services.moving.files import copy_files, missing
+from antiphon.learning.registry.files import ModelFiles, lake_path
+from antiphon.services.moving.files import MovedFiles, copy_files, copy_models, missing
 
 
 def put(lake: LocalLake, content: bytes) -> str:
@@ -57,3 +61,26 @@ def test_a_store_that_does_not_keep_what_is_written_ends_the_move(tmp_path: Path
     put(source, b"first")
     with pytest.raises(CorruptionError, match="changed"):
         copy_files(source, target, [])
+
+
+def test_files_of_models_go_to_a_lake_that_hosts_share_and_come_back(tmp_path: Path) -> None:
+    shared, content = LocalLake(tmp_path / "shared"), {"adapter": b"adapter", "weights": b"weights"}
+    files = {
+        name: ModelFile(f"desk/{name}.bin", hashlib.sha256(content[name]).hexdigest(), len(content[name]))
+        for name in content
+    }
+    version = msgspec.structs.replace(model_version("desk.v1", "desk", 1), scope=DEV, **files)
+    here = ModelFiles(tmp_path / "here")
+    (tmp_path / "here" / "desk").mkdir(parents=True)
+    for name, file in files.items():
+        (here.root / file.path).write_bytes(content[name])
+    assert copy_models(here, shared, [version]).copied == 2
+    assert copy_models(here, shared, [version]).copied == 0
+    there = ModelFiles(tmp_path / "there", shared)  # The way back, on a host that never had them.
+    assert copy_models(there, None, [version]) == MovedFiles(2, 14, 0, 0)
+    assert (there.root / files["weights"].path).read_bytes() == b"weights"
+    (here.root / files["weights"].path).write_bytes(b"decayed")
+    shared.remove(lake_path(DEV, files["adapter"]))
+    (here.root / files["adapter"].path).unlink()
+    lost = copy_models(here, shared, [version]).lost
+    assert lost == tuple(lake_path(DEV, files[name]) for name in ("adapter", "weights"))
