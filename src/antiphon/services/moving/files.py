@@ -121,6 +121,7 @@ def copy_files(
     ours = listed(source)
     theirs = set(listed(target))
     known = theirs & checked.paths if checked is not None else set[str]()
+    total = sum(ours.values())
     done = copied = copied_bytes = 0
     lost = sorted(set(named) - ours.keys())
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="copy") as pool:
@@ -134,11 +135,11 @@ def copy_files(
                     checked.add(path)
                 if written:
                     copied, copied_bytes = copied + 1, copied_bytes + size
-                tell(done, sum(ours.values()))
+                tell(done, total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return MovedFiles(len(ours), sum(ours.values()), copied, copied_bytes, tuple(lost))
+    return MovedFiles(len(ours), total, copied, copied_bytes, tuple(lost))
 
 
 def _copied(source: Lake, target: Lake, there: set[str], known: set[str], path: str) -> bool | None:

@@ -61,7 +61,7 @@ def require_present(database: Database, places: Mapping[str, str] | None = None)
             raise SetupError(
                 f"The {name.partition(' of ')[0]} was moved to {moved}, and the settings name {place}.",
                 where="antiphon.toml",
-                next_step="Name the place that it was moved to, or move it with `antiphon migrate`.",
+                next_step="Name the place that it was moved to; `antiphon migrate` moves it from there to another.",
             )
 
 
