@@ -141,7 +141,8 @@ async def _watch(transport: TransportSecurity, server: uvicorn.Server) -> None:
     loop = asyncio.get_running_loop()
 
     def end_connections() -> None:
-        for connection in tuple(server.server_state.connections):
+        connections: tuple[Any, ...] = tuple(server.server_state.connections)
+        for connection in connections:
             connection.end()
 
     transport.on_client_ca = lambda: loop.call_soon_threadsafe(end_connections)

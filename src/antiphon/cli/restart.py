@@ -56,7 +56,7 @@ def _line(done: Replacement, as_json: bool) -> None:
 
 
 def _listed(store: Store, record: ProcessRecord) -> bool:
-    """Whether an engine that joins has joined again; other processes are not on a list."""
+    """Tells if an engine that joins has joined again; other processes are on no list."""
     from antiphon.catalog.engine_instances import EngineInstances
     from antiphon.catalog.process_leases import ProcessLeases
 

@@ -38,7 +38,7 @@ async def replace(
     One that does not end within its time is killed, as when the platform is stopped.
 
     Args:
-        listed: whether those who use the new process know of it, which its readiness alone does not say.
+        listed: tells if the users of the new process know of it, which its readiness alone does not say.
 
     Raises:
         SetupError: a process does not run, or its successor is not ready in time; those after it are left as they are.
