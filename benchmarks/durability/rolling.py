@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -93,13 +94,12 @@ async def run(root: Path, rounds: int, killed: bool = False) -> Report:
 
 async def _restart(root: Path) -> list[Replacement]:
     command = (sys.executable, "-m", "antiphon.cli.main", "restart", "--project", str(root), "--json")
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **ENVIRONMENT}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    done = await asyncio.to_thread(
+        subprocess.run, command, env={**os.environ, **ENVIRONMENT}, capture_output=True, timeout=600
     )
-    out, err = await asyncio.wait_for(process.communicate(), 600)
-    if process.returncode != 0:
-        raise RuntimeError(f"antiphon restart ended with {process.returncode}: {err.decode()[-2_000:]}")
-    return [msgspec.json.decode(line, type=Replacement) for line in out.splitlines()]
+    if done.returncode != 0:
+        raise RuntimeError(f"antiphon restart ended with {done.returncode}: {done.stderr.decode()[-2_000:]}")
+    return [msgspec.json.decode(line, type=Replacement) for line in done.stdout.splitlines()]
 
 
 def _kill(project: ChaosProject) -> None:
