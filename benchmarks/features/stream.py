@@ -18,6 +18,8 @@ and the consumer was at the end of the log within two seconds of the last event.
 Sustained. A backlog is appended while no consumer runs (the rate of appending, in batches of 500), then the consumer is
 started: events from the first offset that is seen to move to the end, over that time.
 
+Divided. What several workers consume beside one: ``stream_backlog.py``.
+
 Values: before it ends, the sums over all probes are read once more and must be right. There is no peer in the run:
 Feast has no consumer of its own, its push API writes a row that the producer computed.
 """
@@ -33,9 +35,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +91,7 @@ def specs() -> list[Any]:
 class Opened:
     """Everything a process of the benchmark needs, on the stores in ``folder`` or on the servers that are named."""
 
-    def __init__(self, folder: Path, nats: str | None, redis: str | None) -> None:
+    def __init__(self, folder: Path, nats: str | None, redis: str | None, tenant: str = "default") -> None:
         from antiphon.catalog.database import Database
         from antiphon.catalog.features.events import EventLog, StreamHomes
         from antiphon.core.scope import Scope
@@ -101,7 +104,7 @@ class Opened:
         from antiphon.features.streaming.nats_log import NatsEventLog
         from antiphon.features.streaming.nats_server import NatsServer
 
-        self.scope = Scope()
+        self.scope = Scope(tenant)
         self.specs = specs()
         self.folder = folder
         self.database = Database.open(f"sqlite:///{folder}/catalog.db")
@@ -167,15 +170,18 @@ def event(identity: str, sensor: str, value: int) -> Any:
     return Event(identity, now, now, {"id": identity, "sensor": sensor, "value": value, "at": now.isoformat()})
 
 
-def consume(opened: Opened) -> None:
+def consume(opened: Opened, partitions: Sequence[int] | None = None) -> None:
     """The consumer's process: the worker's loop, until SIGTERM."""
     from antiphon.orchestration.streams import StreamPoller
+
+    consumer, owned = opened.consumer(), None if partitions is None else {"readings": partitions}
 
     async def work() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         print("ready", flush=True)
-        await StreamPoller(opened.consumer().poll, poll=0.05, batch=2_000, budget=0.25).run_until(stop)
+        poll = partial(consumer.poll, owned=owned)
+        await StreamPoller(poll, poll=0.05, batch=2_000, budget=0.25).run_until(stop)
 
     asyncio.run(work())
 
@@ -290,29 +296,10 @@ def fresh(opened: Opened, places: list[str], prober: Prober, rate: int, seconds:
     }
 
 
-def sustained(opened: Opened, places: list[str], backlog: int) -> dict[str, Any]:
-    """Appending without a consumer, then consuming without appending."""
-    started = time.perf_counter()
-    for start in range(0, backlog, 500):
-        batch = [event(f"back-{n}", f"sensor-{n % ENTITIES}", 1) for n in range(start, min(start + 500, backlog))]
-        opened.log.append(opened.scope, "readings", batch)
-    appending = backlog / (time.perf_counter() - started)
-    watching = opened.consumer()
-    with child("consume", places):
-        deadline = time.perf_counter() + 170
-        while (first := min(stream.consumed for stream in watching.status(datetime.now(UTC)))) == 0:
-            assert time.perf_counter() < deadline, "the consumer does not move"
-            time.sleep(0.002)
-        began = time.perf_counter()
-        while (now := min(stream.consumed for stream in watching.status(datetime.now(UTC)))) < backlog:
-            assert time.perf_counter() < deadline, "the backlog is too long for this machine"
-            time.sleep(0.005)
-        took = time.perf_counter() - began
-    return {"appended_per_s": round(appending), "consumed_per_s": round((now - first) / took) if took > 0 else None}
-
-
 def measure(folder: Path, chosen: Size, nats: str | None, redis: str | None) -> dict[str, Any]:
     """One kind of stores."""
+    from benchmarks.features.stream_backlog import divided, sustained
+
     places = [str(folder), nats or "-", redis or "-"]
     opened = Opened(folder, nats, redis)
     try:
@@ -323,6 +310,7 @@ def measure(folder: Path, chosen: Size, nats: str | None, redis: str | None) -> 
             prober.probe()
             found["rates"] = [fresh(opened, places, prober, rate, chosen.seconds) for rate in chosen.rates]
             found["wrong_values"] = prober.wrong()
+        found["divided"] = divided(folder, nats, redis, chosen.backlog // 2)
     finally:
         opened.close()
     return found
@@ -364,10 +352,11 @@ def run(size: str, stores: tuple[str, ...] = STORES) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--child"]:
         kind, folder, nats, redis, *more = arguments[1:]
-        opened = Opened(Path(folder), None if nats == "-" else nats, None if redis == "-" else redis)
+        stores = Path(folder), None if nats == "-" else nats, None if redis == "-" else redis
+        opened = Opened(*stores, *more[:1]) if kind == "consume" else Opened(*stores)
         try:
             if kind == "consume":
-                consume(opened)
+                consume(opened, [int(number) for number in more[1].split(",")] if more else None)
             else:
                 load(opened, int(more[0]), float(more[1]), more[2])
         finally:
@@ -386,6 +375,8 @@ def main(arguments: list[str]) -> int:
             timed = f"{rate['p50_ms']:8} {rate['p99_ms']:8} {rate['most_ms']:8} {rate['samples']:8}"
             print(f"{kind:9} {rate['rate']:9} {rate['reached']:9} {timed}   {'yes' if rate['kept'] else 'no'}")
         print(f"{kind:9} appended {line[kind]['appended_per_s']}/s, consumed {line[kind]['consumed_per_s']}/s")
+        shares = line[kind]["divided"]
+        print(f"{kind:9} two workers {shares['two_by_one']} x one; one with half of it {shares['half_by_one']} x one")
     print(json.dumps(line))
     if options.keep:
         with (RESULTS / "feature_stream.jsonl").open("a") as file:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.partitions import apply_through
 from tests.integration.features.world import NOON, World, event, minutes
 from tests.unit.governance.encryption.test_sealing import Keys
 
@@ -336,7 +337,7 @@ class _LostKeys(Keys):
 def test_an_overlay_whose_data_key_is_gone_is_not_damaged(tmp_path: Path) -> None:
     view, entity = view_prefix("busy@1"), b"e" * 16
     written = LmdbOverlay(tmp_path, Scope(), AesGcmCodec(Keys()))
-    written.apply({view: 1}, [OverlayEvent(view, entity, StreamedEvent(1, 1, "1", (1,), 1))], {})
+    apply_through(written, {view: 1}, [OverlayEvent(view, entity, StreamedEvent(1, 1, "1", (1,), 1))])
     written.close()
     overlay = LmdbOverlay(tmp_path, Scope(), AesGcmCodec(_LostKeys()))
     with pytest.raises(AntiphonError, match="no data key"):

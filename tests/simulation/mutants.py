@@ -32,8 +32,10 @@ from antiphon.features.publication.publish import Publisher
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.writer import AuditWriter
+from antiphon.orchestration import stream_partitions
 from antiphon.orchestration.duties import Duties
 from antiphon.orchestration.rollouts import RolloutKeeper
+from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.releases.rollout import RolloutTransitions
 
 
@@ -337,16 +339,57 @@ MUTANTS = (
         "streams",
         StreamConsumer,
         "_apply",
-        "for follower in followers}, events, seen)",
-        "for follower in followers}, (), seen)\n    self._overlay.apply({}, events, {})",
+        "self._overlay.apply(moves, events)",
+        "self._overlay.apply(moves, ())\n    self._overlay.apply({}, events)",
     ),
     _one(
-        "view set back by a late consumer",
+        "partition moved from where it is not",
         "streams",
         LmdbOverlay,
         "apply",
-        'if offset > _number(transaction.get(b"o" + view)):',
-        "if True:",
+        "if any(progress[moved.view][moved.number] != move.before for moved, move in moves.items()):",
+        "if False:",
+    ),
+    _one(
+        "offset of another partition",
+        "streams",
+        StreamConsumer,
+        "_poll",
+        "reading.progress[follower.prefix][part].offset",
+        "reading.progress[follower.prefix][0].offset",
+    ),
+    _one(
+        "late by what one partition saw",
+        "streams",
+        StreamConsumer,
+        "_apply",
+        "part, event_time = partition_of(keys), microseconds(item.event.event_time)",
+        "part, event_time = partition_of(keys), microseconds(item.event.event_time)\n"
+        "            if part not in late:\n                continue",
+    ),
+    _one(
+        "event of an entity in the partition of another",
+        "streams",
+        StreamConsumer,
+        "_apply",
+        "partition_of(keys)",
+        "partition_of(keys[:0])",
+    ),
+    _one(
+        "partition that no worker is assigned",
+        "streams",
+        stream_partitions,
+        "assigned",
+        "partitions[place * len(partitions) // count",
+        "partitions[-(-place * len(partitions) // count)",
+    ),
+    _one(
+        "partition kept that is another worker's by now",
+        "streams",
+        StreamPartitions,
+        "balance",
+        "if lost :=",
+        "self._held = frozenset(wanted)\n        if lost :=",
     ),
     _one("event id forgotten", "streams", EventLog, "_unknown", "if index not in known", "if index"),
     _one(

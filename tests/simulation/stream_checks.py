@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tests.simulation.process import Process, Violation
@@ -10,7 +10,7 @@ from tests.simulation.world import World
 
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
-from antiphon.features.online.overlay_records import OverlayState
+from antiphon.features.online.overlay_records import PARTITIONS, OverlayState, StreamProgress, partition_of
 
 LogRows = list[tuple[int, str, int]]
 
@@ -44,24 +44,51 @@ class LogObserver:
 
 
 class OverlayChecks:
-    """Holds the overlay after every write: each view has exactly the log's events through its offset, once."""
+    """Holds the overlay after every write: each partition of a view has exactly the log's events through its offset,
+    once, and counts as one consumer of the whole stream would.
 
-    def __init__(self, log: LogObserver) -> None:
+    Args:
+        entities: key to the hash that its events are kept under.
+    """
+
+    def __init__(self, log: LogObserver, entities: Mapping[str, bytes]) -> None:
         self._log = log
-        self.offsets: dict[bytes, int] = {}
+        self._entities = entities
+        self.progress: dict[tuple[bytes, int], StreamProgress] = {}
 
     def check(self, process: Process, state: OverlayState) -> None:
         """Raise :class:`Violation` unless this is what the log says."""
-        for view, offset in state.offsets.items():
-            before = self.offsets.get(view, 0)
-            _require(offset >= before, f"{process.label} set a view back from {before} to {offset}")
-            self.offsets[view] = offset
-            _require(offset <= len(self._log.rows), f"a view is at {offset}, the log at {len(self._log.rows)}")
-            taken = self._log.rows[:offset]
-            usable = [row for row in taken if "keyless" not in row[1]]
-            found = [(e.offset, e.event_time) for (of, _), events in state.events.items() if of == view for e in events]
-            expected = [(row[0], row[2]) for row in usable]
-            _require(sorted(found) == expected, f"a view at {offset} has {sorted(found)} instead of {expected}")
+        for view, partitions in state.progress.items():
+            for number, found in enumerate(partitions):
+                before = self.progress.get((view, number), StreamProgress())
+                at = f"partition {number} of a view"
+                _require(found.offset >= before.offset, f"{process.label} set {at} back from {before} to {found}")
+                self.progress[view, number] = found
+                _require(found.offset <= len(self._log.rows), f"{at} is at {found}, the log at {len(self._log.rows)}")
+                expected = self._progress(number, found.offset)
+                _require(found == expected, f"{at} counts {found} instead of {expected}")
+            for key, entity in self._entities.items():
+                through = partitions[partition_of((key,))].offset
+                rows = [(row[0], row[2]) for row in self._log.rows[:through] if row[1].split("-")[2] == key]
+                events = [(event.offset, event.event_time) for event in state.events[view, entity]]
+                _require(events == rows, f"{key} of a view at {through} has {events} instead of {rows}")
+
+    def whole(self, views: Iterable[bytes], end: int) -> bool:
+        """Whether every partition of these views is at the log's end."""
+        places = [(view, number) for view in views for number in range(PARTITIONS)]
+        return all(self.progress.get(place, StreamProgress()).offset == end for place in places)
+
+    def _progress(self, number: int, offset: int) -> StreamProgress:
+        rejected, late, lateness, watermark = 0, 0, 0, None
+        for _, name, moment in self._log.rows[:offset]:
+            key = name.split("-")[2]
+            if key == "keyless":
+                rejected += number == 0
+                continue
+            if watermark is not None and moment < watermark and partition_of((key,)) == number:
+                late, lateness = late + 1, max(lateness, watermark - moment)
+            watermark = moment if watermark is None else max(watermark, moment)
+        return StreamProgress(offset, rejected, late, watermark, lateness)
 
 
 class LeaseObserver:

@@ -1,4 +1,4 @@
-"""Streams under several workers: events appended by clients, consumed by the worker that holds the lease."""
+"""Streams under several workers: events appended by clients, consumed by the workers that share their partitions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
-from antiphon.features.online.overlay_records import view_prefix
+from antiphon.features.online.overlay_records import PARTITIONS, view_prefix
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.orchestration.duties import Duties
+from antiphon.orchestration.stream_partitions import StreamPartitions
 from antiphon.orchestration.streams import StreamPoller
+from antiphon.orchestration.worker import work
 
 SCOPE, STREAM, LEASE = Scope(), "movements", 6.0
-KEYS = ("a", "b", "c")
+KEYS = ("a", "b", "c", "d", "e")
 
 
 def _views() -> tuple[FeatureViewSpec, ...]:
@@ -56,7 +58,8 @@ class EntityHashesStub:
 
 
 HASHES: Any = EntityHashesStub()
-QUERIES = [(view, HASHES.entity_hash("port", (key,)), 0) for view in PREFIXES for key in KEYS]
+ENTITIES = {key: HASHES.entity_hash("port", (key,)) for key in KEYS}
+QUERIES = [(view, entity, 0) for view in PREFIXES for entity in ENTITIES.values()]
 
 
 class ProcessOverlay:
@@ -71,14 +74,17 @@ class ProcessOverlay:
         self._process.before_transaction()
         return self.overlay.read(views, queries)
 
-    def apply(self, offsets: Any, events: Any, seen: Any) -> None:
+    def apply(self, moves: Any, events: Any) -> bool:
         process = self._process
         process.before_transaction()
         process.point("overlay")
-        self.overlay.apply(offsets, events, seen)
-        process.note(f"applies {sorted(offsets.values())}")
+        moved = self.overlay.apply(moves, events)
+        process.note(
+            f"{'applies' if moved else 'is refused'} {[(key[1], move.after.offset) for key, move in moves.items()]}"
+        )
         self._scenario.applied(process, self.overlay)
         process.point("after overlay")
+        return moved
 
 
 class DutyRecord:
@@ -97,11 +103,11 @@ class DutyRecord:
 
 
 class StreamsScenario:
-    """Workers that share a lease, gateways that append, and clients with a sequence of events each.
+    """Workers that share the partitions of a stream, gateways that append, and clients with a sequence of events each.
 
     Attributes:
         acknowledged: ids of events that the log was said to have.
-        on_duty: processes that do the duties, as they believe.
+        on_duty: processes that do the duties, as they believe; ``partitions`` those that each consumes.
     """
 
     def __init__(self, world: World) -> None:
@@ -113,10 +119,11 @@ class StreamsScenario:
         self.one_host = self.random.random() < 0.5
         self.acknowledged: set[str] = set()
         self.on_duty: dict[Process, None] = {}
+        self.partitions: dict[Process, StreamPartitions] = {}
         self.overlays: list[LmdbOverlay] = []
         self.log = LogObserver(world, STREAM)
         self.leases = LeaseObserver(world, SCOPE, self.gone)
-        self.checks = OverlayChecks(self.log)
+        self.checks = OverlayChecks(self.log, ENTITIES)
 
     async def play(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -152,15 +159,26 @@ class StreamsScenario:
         def consume(limit: int) -> int:
             if now() >= self.deployed:
                 consumer.follow(VIEWS)
-            return consumer.poll(limit)
+            return consumer.poll(limit, partitions.owned)
 
         wakeup = process.database.doorbell.wakeup(SCOPE.environment, "events")
         poller = StreamPoller(
             consume, poll=2.0, batch=self.batch, wakeup=wakeup, unsettled=lambda: consumer.unsettled, now=now
         )
         leases = ProcessLeases(process.database, SCOPE.environment)
-        parts = [poller, DutyRecord(self.on_duty, process)]
-        await Duties("duties", parts, leases, process.label, self.gone, seconds=LEASE).run_until(process.stop)
+        partitions = self.partitions[process] = StreamPartitions(
+            leases,
+            SCOPE.tenant,
+            process.name,
+            process.label,
+            self.gone,
+            streams=lambda: consumer.streams,
+            changed=wakeup.wake,
+            seconds=LEASE,
+            monotonic=now,
+        )
+        duties = Duties("duties", [DutyRecord(self.on_duty, process)], leases, process.label, self.gone, seconds=LEASE)
+        await work([duties, partitions, poller], process.stop)
 
     def gone(self, holder: str) -> bool:
         """Whether a process is known to have ended: only on one host that can be seen."""
@@ -171,8 +189,9 @@ class StreamsScenario:
             await asyncio.sleep(self.random.random() * 3)
             moment = START + timedelta(seconds=self.random.randint(-600, 0), microseconds=100 * number + place)
             keyless = self.random.random() < 0.15
-            name = f"{number}-{place}" + "-keyless" * keyless
-            payload = {"number": place} | ({} if keyless else {"port": self.random.choice(KEYS)})
+            key = self.random.choice(KEYS)
+            name = f"{number}-{place}-{'keyless' if keyless else key}"
+            payload = {"number": place} | ({} if keyless else {"port": key})
             event = Event(name, moment, moment, payload)
 
             async def append(process: Process, event: Event = event) -> Any:
@@ -192,11 +211,28 @@ class StreamsScenario:
         return [process.label for process in self.on_duty if process.alive]
 
     def settled(self) -> bool:
-        """Whether one process does the duties, that holds the lease, and every view has the whole log."""
-        held = [holder for holder, _, _ in self.leases.leases.values()]
-        offsets = self.checks.offsets
-        whole = all(offsets.get(view, 0) == len(self.log.rows) for view in PREFIXES)
-        return self.holders() == held and len(held) == 1 and whole and self.world.loop.time() > self.deployed
+        """Whether one process does the duties, that holds the lease, every view has the whole log, and the partitions
+        are divided among the workers that live."""
+        held = [holder for name, (holder, _, _) in self.leases.leases.items() if name == "duties"]
+        whole = self.checks.whole(PREFIXES, len(self.log.rows))
+        on_duty = self.holders() == held and len(held) == 1
+        return on_duty and whole and self.divided() and self.world.loop.time() > self.deployed
+
+    def divided(self) -> bool:
+        """Whether each partition's lease is held by a living worker that consumes it, and all have as many, or one
+        fewer."""
+        prefix = f"streams/{SCOPE.tenant}/partition/{STREAM}/"
+        held = {
+            (holder, int(name.removeprefix(prefix)))
+            for name, (holder, _, _) in self.leases.leases.items()
+            if name.startswith(prefix)
+        }
+        owned = [
+            (one.label, self.partitions[one].owned) for one in self.world.alive("worker") if one in self.partitions
+        ]
+        consumed = {(label, part) for label, streams in owned for part in streams.get(STREAM, ())}
+        numbers = [len(streams.get(STREAM, ())) for _, streams in owned]
+        return consumed == held and len(held) == PARTITIONS and max(numbers) - min(numbers) <= 1
 
     def check(self) -> None:
         """Everything that was acknowledged is in the log, every view has it, and one process does the duties."""
@@ -204,7 +240,7 @@ class StreamsScenario:
             raise Violation(f"acknowledged and lost: {lost}")
         if not self.settled():
             raise Violation(
-                f"the log has {len(self.log.rows)} events, views are at {list(self.checks.offsets.values())}; "
+                f"the log has {len(self.log.rows)} events, views are at {self.checks.progress}; "
                 f"{self.holders()} do the duties under {self.leases.leases}"
             )
 

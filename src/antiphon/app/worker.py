@@ -14,7 +14,6 @@ from pathlib import Path
 
 from antiphon.app.wiring import ProcessServices, batch_executor
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
-from antiphon.catalog.doorbell import Topic, ring_name
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
@@ -26,18 +25,18 @@ from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
-from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.refreshed_answers import AnswerSources, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
-from antiphon.orchestration.streams import StreamPoller
 from antiphon.orchestration.worker import HousekeepingTask, WorkerPart, work
 from antiphon.services.apply.workflow import ApplyWorkflow
 from antiphon.services.batches import batch_context, table_jobs
+from antiphon.services.features.consumption import stream_consumption
 from antiphon.services.features.health import healer
 from antiphon.services.features.skew import ProjectSkew
 from antiphon.services.learning.outcomes import outcome_joiner
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
+from antiphon.services.learning.training_pauses import training_governance
 from antiphon.services.learning.weights_files import weights_files
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
@@ -113,28 +112,14 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     )
     learning.register(registry)
     executor = Executor(store.database, registry, name, environment, lease=parse_duration(settings.lease), poll=poll)
-    in_catalog = store.nats is None
-    views: tuple[Topic, ...] = ("features", "releases", "runs")
-    doorbell.listen(wired.features.views_changed, [ring_name(topic, environment) for topic in views])
-    streams = StreamPoller(
-        partial(wired.features.consume, believed=poll),
-        poll=poll if in_catalog else parse_duration(settings.stream_poll).total_seconds(),
-        wakeup=doorbell.wakeup(environment, "events", *views),
-        unsettled=lambda: wired.features.consumer.unsettled,
-        batch=settings.stream_batch,
-        budget=parse_duration(settings.stream_budget).total_seconds(),
-    )
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     agreement = ClockAgreement(store.database.clock, seconds_since_boot)
-    held = partial(
-        Duties,
-        leases=ProcessLeases(store.database, store.scope.environment),
-        holder=str(process),
-        gone=process.has_ended,
-    )
-    executors: list[WorkerPart] = [executor, batch_executor(store, wired.files, wired.answer_line, name, shared)]
+    leases = ProcessLeases(store.database, environment)
+    held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended)
+    answering = batch_executor(store, wired.files, wired.answer_line, name, shared)
+    consumption = stream_consumption(store, wired.features, name, process)
+    executors: list[WorkerPart] = [executor, answering, *consumption]
     duties: list[WorkerPart] = [
-        streams,
         rollout_keeper(store),
         store.trail.checkpointing,
         HousekeepingTask(lambda: wired.features.prune().summary(), name="Pruned", clock=agreement),
@@ -183,13 +168,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         held("duties", duties),
         served,
         TrainingRecords(training, store.paths.run, store.database.clock),
+        *training_governance(store, wired.engine, training, name, process),
     ]
-    if settings.training_governed:
-        quiet, looks = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
-        watch = wired.engine.describe_when_online
-        parts.append(
-            Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=looks.total_seconds(), watch=watch)
-        )
     if settings.refresh:
         features = wired.features
         changes = doorbell.wakeup(environment, "features", "releases")

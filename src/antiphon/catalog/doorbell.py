@@ -19,9 +19,9 @@ from typing import Any, Literal, Protocol, Self
 
 from sqlalchemy.engine import Connection
 
-Topic = Literal["runs", "cancellations", "events", "features", "releases"]
+Topic = Literal["runs", "cancellations", "events", "features", "releases", "training"]
 """Subject of a ring: runs that may be claimed, requests to cancel one, events in the catalog's log, applied
-definitions with their publications, releases with their rollouts."""
+definitions with their publications, releases with their rollouts, trainings that begin or are to pause."""
 
 REST_SECONDS = 0.02
 """A look for nothing is followed by the next no sooner than this, however often it rings."""
@@ -132,6 +132,10 @@ class Wakeup:
     ) -> None:
         if self._end is not None:
             self._end()
+
+    def wake(self) -> None:
+        """Ring here alone; called in the event loop."""
+        self._event.set()
 
     async def wait(self, seconds: float, *others: asyncio.Future[Any], found: bool = True) -> None:
         """Return after a ring, after so many seconds, or when one of ``others`` is done.

@@ -6,7 +6,7 @@ is done under it must bear that two do it for a moment: a holder that was paused
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -61,18 +61,34 @@ class ProcessLeases:
         # Those who stand by look without taking the write lock.
         if self._taken(self.find(name), holder, gone):
             return False
-        with self._database.transaction() as connection:
-            found = self.find(name, within=connection)
-            if self._taken(found, holder, gone):
-                return False
-            epoch = 1 if found is None else found.epoch + (found.holder != holder)
-            until = self._database.clock.now() + timedelta(seconds=seconds)
-            values = {"holder": holder, "epoch": epoch, "until": until, "detail": detail}
-            row = upsert(_table).values(tenant=ANY, environment=self._environment, name=name, **values)
-            connection.execute(row.on_conflict_do_update(set_=values))
+        return bool(self.acquire_all([name], holder, seconds, gone, detail))
+
+    def acquire_all(
+        self,
+        names: Collection[str],
+        holder: str,
+        seconds: float,
+        gone: Callable[[str], bool] = lambda holder: False,
+        detail: str | None = None,
+        *,
+        within: Connection | None = None,
+    ) -> frozenset[str]:
+        """As :meth:`acquire` for several leases in one transaction; the names of those that ``holder`` has now."""
+        acquired: set[str] = set()
+        with self._database.writing(within) as connection:
+            for name in names:
+                found = self.find(name, within=connection)
+                if self._taken(found, holder, gone):
+                    continue
+                epoch = 1 if found is None else found.epoch + (found.holder != holder)
+                until = self._database.clock.now() + timedelta(seconds=seconds)
+                values = {"holder": holder, "epoch": epoch, "until": until, "detail": detail}
+                row = upsert(_table).values(tenant=ANY, environment=self._environment, name=name, **values)
+                connection.execute(row.on_conflict_do_update(set_=values))
+                acquired.add(name)
             long_over = _table.c.until < self._database.clock.now() - FORGOTTEN
             connection.execute(delete(_table).where(self._own, long_over))
-        return True
+        return frozenset(acquired)
 
     def _taken(self, found: ProcessLease | None, holder: str, gone: Callable[[str], bool]) -> bool:
         if found is None or found.holder == holder:
@@ -81,7 +97,12 @@ class ProcessLeases:
 
     def release(self, name: str, holder: str) -> None:
         """Give a lease back, if this holder has it."""
-        self._database.write(delete(_table).where(self._own, _table.c.name == name, _table.c.holder == holder))
+        self.release_all([name], holder)
+
+    def release_all(self, names: Collection[str], holder: str, *, within: Connection | None = None) -> int:
+        """As :meth:`release`, of several leases in one transaction; returns how many it had."""
+        held = (_table.c.name.in_(names)) & (_table.c.holder == holder)
+        return self._database.write(delete(_table).where(self._own, held), within)
 
     def find(self, name: str, *, within: Connection | None = None) -> ProcessLease | None:
         """The lease of a name, if it was ever taken and not given back; it may be over."""

@@ -40,6 +40,7 @@ from antiphon.cli import (
     tenants,
     tls,
     train,
+    training,
     up,
 )
 from antiphon.cli.output import fail, unforeseen
@@ -116,7 +117,7 @@ def assemble() -> typer.Typer:
     app.command("migrate")(migrate.migrate)
     models.app.command("rebuild")(train.rebuild)
     for noun in (
-        features, datasets, models, releases, outcomes, batch, runs, events,
+        features, datasets, models, releases, outcomes, batch, runs, training, events,
         keys, principals, tenants, grants, policy, audit, encryption, tls,
     ):  # fmt: skip
         app.add_typer(noun.app)

@@ -307,6 +307,7 @@ class WorkerSettings(Section, frozen=True):
         stream_batch: events in one go at most.
         stream_budget: a batch that takes longer than this is followed by a smaller one.
         training_governed: whether training is stopped while the engine serves online requests.
+        training_pause: for whose: those of engines on the training's own host, or of any engine that is seen.
         training_quiet: how long there must have been none before it goes on.
         training_poll: how often the engine is asked while training is stopped; a remote one also while it runs, our own
             tells by itself of the request for which training is to stop.
@@ -324,6 +325,7 @@ class WorkerSettings(Section, frozen=True):
     stream_budget: str = "250ms"
     refresh: bool = True
     training_governed: bool = True
+    training_pause: Literal["host", "everywhere"] = "host"
     training_quiet: str = "1s"
     training_poll: str = "50ms"
     training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
@@ -348,7 +350,7 @@ class ProcessesSettings(Section, frozen=True):
 
     Attributes:
         gateways: they share the gateway's port; each has one of its own beside it, the next ones after that port.
-        workers: they share the runs; one of them has the duties (streams, schedules, housekeeping), under a lease.
+        workers: they share runs and streams; one of them has the duties (schedules, housekeeping), under a lease.
         engines: several, or none on this machine, take ``join`` under ``[engine]``; each listens on a port of its own,
             the next ones after that of ``listen``.
     """

@@ -13,7 +13,13 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Kind
 from antiphon.features.lake.content import Lake
-from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, OverlayState, StreamProgress
+from antiphon.features.online.overlay_records import (
+    OverlayCheck,
+    OverlayEvent,
+    OverlayState,
+    ProgressMove,
+    ViewPartition,
+)
 from antiphon.features.online.snapshots.encoding import SnapshotMeta
 from antiphon.features.tiles.entity_state import EntityState
 from antiphon.features.tiles.evaluate import ViewEvaluator
@@ -127,17 +133,16 @@ class OnlineSnapshots(Protocol):
 
 
 class StreamedOverlay(Protocol):
-    """Streamed events of one scope in LMDB or Redis, with the consumer's offsets in the same store and transaction."""
+    """Streamed events of one scope in LMDB or Redis, with the consumers' progress in the same store and transaction."""
 
     def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
-        """One consistent state, in one round trip: the offsets of ``views``, and for each query (view, entity, offset)
+        """One consistent state, in one round trip: the progress of ``views``, and for each query (view, entity, offset)
         the events after that offset."""
 
-    def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
-    ) -> None:
-        """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
-        where one moves. Raises ``UnavailableError`` when the store or its disk is full or does not answer."""
+    def apply(self, moves: Mapping[ViewPartition, ProgressMove], events: Iterable[OverlayEvent]) -> bool:
+        """Write events and move the partitions that they are of, all or none: ``False``, and none moves, unless each is
+        still where the consumer read it. Raises ``UnavailableError`` when the store or its disk is full or does not
+        answer."""
 
     def prune(self, view: bytes, through: int, decided: int) -> int:
         """Drop a view's events with ``offset ≤ through``, which every snapshot in use includes as of publication

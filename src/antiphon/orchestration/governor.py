@@ -1,5 +1,8 @@
 """Stops training while online users are served, and lets it go on when they have been quiet for a while.
 
+Trainings of this process are stopped for users of the engines on this machine, with which they compete, or of every
+engine that is seen; pauses of other processes' trainings are written by ``training_pauses``.
+
 Invariants:
 - Training is stopped with the first look that sees an online request, and goes on only after a look that proves the
   quiet time: a governor that cannot see the engine resumes nothing.
@@ -11,16 +14,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
+from antiphon.catalog.training_pauses import EVERY_HOST
 from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.engine.api.port import Engine
+from antiphon.engine.routing.merged import loads_by_host, total
+from antiphon.orchestration.training_pauses import TrainingPauseExchange
 from antiphon.orchestration.worker import wait
 from antiphon.training.processes import TrainingProcess, TrainingProcesses
 
 _log = logging.getLogger("antiphon.worker")
+_CALM = EngineLoad()
 
 IDLE_SECONDS = 0.25
 """Between looks while nothing trains; then the engine is not asked."""
@@ -81,6 +88,9 @@ class Governor:
     """Watches the engine while there is training, and pauses and resumes it.
 
     Args:
+        host: this machine, which is also that of an engine that does not name its own.
+        everywhere: whether training here stops for users of engines on other machines too.
+        exchange: with other processes; ``None``: training here is all there is.
         quiet: seconds without online work before training goes on.
         poll: seconds between looks at the engine while there is training.
         watch: a look that an online request ends, and so many seconds at the latest; ``None``: the engine is asked
@@ -92,6 +102,9 @@ class Governor:
         engine: Engine,
         training: TrainingProcesses,
         *,
+        host: str = "",
+        everywhere: bool = False,
+        exchange: TrainingPauseExchange | None = None,
         quiet: float = 1.0,
         poll: float = 0.05,
         watch: Callable[[float], Awaitable[EngineDescription]] | None = None,
@@ -103,60 +116,92 @@ class Governor:
         self._quiet = quiet
         self._poll = poll
         self._monotonic = monotonic
-        self._governed: GovernorState | None = None
+        self._host = host
+        self._own = EVERY_HOST if everywhere else host
+        self._exchange = exchange
+        self._states: dict[str, GovernorState] = {}
         self._stopped: list[TrainingProcess] = []
+        self._governs = False
         self._blind = False
         self._noted_at = 0.0
 
     @property
     def governed(self) -> GovernorState | None:
         """State of the training under way; ``None`` when there is none."""
-        return self._governed
+        return self._states.get(self._own) if self._governs else None
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Govern until ``stop``; then whatever is paused goes on, so that it can be told to stop."""
         try:
             while not stop.is_set():
-                if self._training.running:
-                    await self._look()
-                    await wait(stop, self._poll)
-                else:
+                if self._governs and not self._training.running:
                     self._end()
-                    await wait(stop, IDLE_SECONDS)
+                elsewhere = self._exchange is not None and self._exchange.others_train
+                if self._training.running or elsewhere:
+                    await self._look()
+                    pause = self._poll
+                else:
+                    self._states, self._blind, pause = {}, False, IDLE_SECONDS
+                if self._exchange is not None:
+                    self._exchange.report(self._busy())
+                await wait(stop, pause)
         finally:
             self._end()
             self._training.resume_all()
 
+    def _busy(self) -> frozenset[str] | None:
+        """The machines that are seen to serve online users, or did within the quiet time; ``None``: nothing is seen."""
+        if self._blind:
+            return None
+        return frozenset(host for host, state in self._states.items() if state.paused and host != EVERY_HOST)
+
     async def _look(self) -> None:
-        if self._governed is None:
-            self._governed = GovernorState(self._monotonic())
-            self._noted_at = self._governed.watched_since
-        watch = None if self._governed.paused or self._blind else self._watch
+        if self._training.running and not self._governs:
+            self._governs = True
+            now = self._noted_at = self._monotonic()
+            known = self._states.get(self._own) or GovernorState(now)
+            since = now if known.paused else None
+            self._states[self._own] = replace(known, watched_since=now, paused_since=since, paused_seconds=0.0)
+        paused = any(state.paused for state in self._states.values())
+        watch = None if paused or self._blind else self._watch
         try:
             async with asyncio.timeout(BLIND_SECONDS + (0 if watch is None else WATCH_SECONDS)):
-                load = (await (self._engine.describe() if watch is None else watch(WATCH_SECONDS))).load
+                described = await (self._engine.describe() if watch is None else watch(WATCH_SECONDS))
         except (AntiphonError, TimeoutError) as error:
             self._lost(error)
         else:
             if self._blind:
                 self._blind = False
                 _log.info("The engine is in sight again.")
-            before, now = self._governed, self._monotonic()
-            self._governed = decide(load, before, now, quiet=self._quiet)
-            if before.paused and not self._governed.paused:
-                self._stopped = []
-                self._training.resume_all()
+            self._judge(loads_by_host(described, self._host))
+        governed = self.governed
+        if governed is None:
+            return
         # What was started during a pause runs; what is being ended must not be stopped a second time.
         running = list(self._training.running)
-        if self._governed.paused and any(work not in self._stopped for work in running):
+        if governed.paused and any(work not in self._stopped for work in running):
             self._stopped = running
             self._training.pause_all()
-        self._note(self._governed)
+        self._note(governed)
+
+    def _judge(self, loads: Mapping[str, EngineLoad]) -> None:
+        """Decide for the training here, and for each machine for whose users others' training is to stop."""
+        now, before = self._monotonic(), self.governed
+        judged = {host: load for host, load in loads.items() if self._exchange and self._exchange.concerns(host)}
+        if before is not None:
+            judged[self._own] = total(list(loads.values())) if self._own == EVERY_HOST else loads.get(self._own, _CALM)
+        self._states = {
+            host: decide(load, self._states.get(host) or GovernorState(now), now, quiet=self._quiet)
+            for host, load in judged.items()
+        }
+        if before is not None and before.paused and not self._states[self._own].paused:
+            self._stopped = []
+            self._training.resume_all()
 
     def _lost(self, error: Exception) -> None:
         if not self._blind:
             self._blind = True
-            paused = self._governed is not None and self._governed.paused
+            paused = self.governed is not None and self.governed.paused
             _log.warning(
                 "The engine is out of sight (%s); training %s until it is seen again.",
                 error if isinstance(error, UnavailableError) else type(error).__name__,
@@ -175,14 +220,14 @@ class Governor:
             )
 
     def _end(self) -> None:
-        if self._governed is not None:
-            if self._governed.paused:
+        governed = self.governed
+        if governed is not None:
+            if governed.paused:
                 self._training.resume_all()  # What starts next must not begin paused with nobody to resume it.
             now = self._monotonic()
             _log.info(
                 "Training ended after %.0f s, %.0f %% of them paused for online requests.",
-                now - self._governed.watched_since,
-                100 * self._governed.paused_share(now),
+                now - governed.watched_since,
+                100 * governed.paused_share(now),
             )
-            self._governed = None
-            self._stopped = []
+        self._governs, self._stopped = False, []

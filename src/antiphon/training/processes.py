@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -98,12 +98,17 @@ class TrainingProcesses:
         self._share = partial(_Share, floor, window, processor_seconds, set_priority)
         self._children: dict[str, _Child] = {}
         self._folders: set[str] = set()
-        self._paused = False
+        self._paused_by: set[str] = set()
 
     @property
     def paused(self) -> bool:
         """``True`` while processes are held: a new one waits as well."""
-        return self._paused
+        return bool(self._paused_by)
+
+    @property
+    def paused_by(self) -> Set[str]:
+        """Those who hold processes now."""
+        return self._paused_by
 
     @property
     def running(self) -> tuple[TrainingProcess, ...]:
@@ -113,15 +118,21 @@ class TrainingProcesses:
             for one in self._children.values()
         )
 
-    def pause_all(self) -> None:
-        """Take the processor from every process at once, in the middle of a step. Calling it again does nothing."""
-        self._paused = True
+    def pause_all(self, by: str = "") -> None:
+        """Take the processor from every process at once, in the middle of a step. Calling it again does nothing.
+
+        Args:
+            by: one of several who may pause; processes go on once all have resumed.
+        """
+        self._paused_by.add(by)
         for one in self._children.values():
             one.pause()
 
-    def resume_all(self) -> None:
-        """Let every process go on where it was. Calling it again does nothing."""
-        self._paused = False
+    def resume_all(self, by: str = "") -> None:
+        """Let every process go on where it was, unless another one pauses it. Calling it again does nothing."""
+        self._paused_by.discard(by)
+        if self.paused:
+            return
         for one in self._children.values():
             one.signal(signal.SIGCONT)
 
@@ -233,14 +244,14 @@ class TrainingProcesses:
         ended = asyncio.ensure_future(process.wait())
         stop_requested_at: float | None = None
         try:
-            if self._paused:
+            if self.paused:
                 one.pause()
             while not ended.done():
                 await asyncio.wait({ended}, timeout=_POLL_SECONDS)
                 for progress in follower.new():
                     one.latest = progress
                     on_progress(progress)
-                notice = share.notice(self._clock.monotonic(), self._paused)
+                notice = share.notice(self._clock.monotonic(), self.paused)
                 if notice is not None:
                     _log.warning("Training %s: %s.", order.name, notice)
                     latest = one.latest or TrainingProgress("loading", 0, order.recipe.steps)

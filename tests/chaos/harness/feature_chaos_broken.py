@@ -44,10 +44,11 @@ def _offset_first(platform: FeaturePlatform) -> None:
     overlay: Any = platform.overlay
     together = overlay.apply
 
-    def apart(offsets: Mapping[bytes, int], events: Iterable[Any], rejected: Mapping[bytes, int]) -> None:
-        together(offsets, [], rejected)
+    def apart(moves: Mapping[Any, Any], events: Iterable[Any]) -> bool:
+        moved: bool = together(moves, [])
         time.sleep(_GAP)
-        together({}, events, {})
+        together({}, events)
+        return moved
 
     overlay.apply = apart
 

@@ -5,11 +5,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from antiphon.core.errors import UnavailableError
-from antiphon.engine.api.messages import EngineDescription, EngineLoad
+from antiphon.engine.api.messages import EngineDescription, EngineInstance, EngineLoad
 from antiphon.orchestration.governor import Governor, GovernorState, decide
 
 QUIET = 1.0
@@ -66,12 +67,16 @@ class Engine:
     load: EngineLoad = CALM
     away: bool = False
     asked: int = 0
+    loads: dict[str, EngineLoad] = field(default_factory=dict)
 
     async def describe(self) -> EngineDescription:
         self.asked += 1
         if self.away:
             raise UnavailableError("The engine cannot be reached.")
-        return EngineDescription("d", (), self.load)
+        instances = tuple(
+            EngineInstance(f"engine@{host}", host, host, "", "", {}, {}, load) for host, load in self.loads.items()
+        )
+        return EngineDescription("d", (), self.load, instances=instances)
 
 
 @dataclass
@@ -91,10 +96,28 @@ class Training:
         self.stopped.clear()
 
 
+@dataclass
+class Exchange:
+    """Other workers, whose trainings are to pause for users of these hosts, and what they were told last."""
+
+    hosts: set[str] = field(default_factory=set)
+    reported: frozenset[str] | None = frozenset()
+
+    @property
+    def others_train(self) -> bool:
+        return bool(self.hosts)
+
+    def concerns(self, host: str) -> bool:
+        return host in self.hosts
+
+    def report(self, busy: frozenset[str] | None) -> None:
+        self.reported = busy
+
+
 @contextlib.asynccontextmanager
-async def governed(engine: Engine, training: Training) -> AsyncIterator[Governor]:
+async def governed(engine: Engine, training: Training, **options: Any) -> AsyncIterator[Governor]:
     stop = asyncio.Event()
-    governor = Governor(engine, training, quiet=0.02, poll=0.001)
+    governor = Governor(engine, training, quiet=0.02, poll=0.001, **options)
     running = asyncio.create_task(governor.run_until(stop))
     try:
         async with asyncio.timeout(10):
@@ -216,6 +239,48 @@ async def test_without_training_the_engine_is_not_asked() -> None:
         training.running.clear()
         while governor.governed is not None:
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_training_stops_for_users_of_its_own_host_or_of_every_one(everywhere: bool) -> None:
+    engine, training = Engine(loads={"north": CALM, "south": EngineLoad(running_online=3)}), Training(["run_1"])
+    async with governed(engine, training, host="north", everywhere=everywhere):
+        await looked(engine)
+        assert bool(training.stopped) == everywhere
+        engine.loads["north"] = EngineLoad(waiting_online=1)
+        while not training.stopped:
+            await asyncio.sleep(0)
+        engine.loads["north"] = CALM
+        if everywhere:
+            engine.loads["south"] = CALM
+        while training.stopped:
+            await asyncio.sleep(0)
+
+
+async def test_hosts_with_users_are_reported_for_the_trainings_of_others() -> None:
+    busy = EngineLoad(running_online=1)
+    engine, training, exchange = Engine(loads={"north": busy, "south": busy, "west": CALM}), Training(), Exchange()
+    async with governed(engine, training, host="north", exchange=exchange):
+        await asyncio.sleep(0.01)
+        assert engine.asked == 0, "nobody trains"
+        exchange.hosts = {"south", "west"}
+        while exchange.reported != {"south"}:
+            await asyncio.sleep(0.001)
+        engine.loads["west"] = busy
+        while exchange.reported != {"south", "west"}:
+            await asyncio.sleep(0.001)
+        engine.away = True
+        while exchange.reported is not None:
+            await asyncio.sleep(0.001)
+        engine.away, engine.loads["south"] = False, CALM
+        while exchange.reported != {"west"}:
+            await asyncio.sleep(0.001)
+        assert not training.pauses
+        training.running.append("run_1")
+        exchange.hosts = set()
+        while not training.stopped:
+            await asyncio.sleep(0.001)
+        assert exchange.reported == {"north"}
 
 
 async def test_long_pauses_are_spoken_of_with_their_share(caplog: pytest.LogCaptureFixture) -> None:

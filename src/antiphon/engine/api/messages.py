@@ -331,8 +331,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
     ``interrupted_calls`` computed batch sequences alone and were aborted, or not begun, because an online request
     arrived; their ``interrupted_seconds`` are computed again. ``kept_on_disk`` sequences have neither a slot nor
-    host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; the weights of ``resting`` models are not
-    in memory.
+    host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; ``resting`` models have no weights there.
     """
 
     running_online: int = 0
@@ -378,7 +377,7 @@ class EngineInstance(msgspec.Struct, frozen=True):
 
 class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`. ``missing``: configured models that could
-    not be loaded, and why. ``instances``: the engines behind one that routes."""
+    not be loaded, and why. ``instances``: the engines behind one that routes. ``host``: its machine, where known."""
 
     id: str
     models: tuple[ModelDescription, ...]
@@ -386,6 +385,7 @@ class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
     embedders: tuple[EmbedderDescription, ...] = ()
     missing: dict[str, str] = {}
     instances: tuple[EngineInstance, ...] = ()
+    host: str = ""
 
 
 ToEngine = (

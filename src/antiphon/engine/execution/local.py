@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -151,7 +152,14 @@ class LocalEngine:
         return self
 
     async def describe(self) -> EngineDescription:
-        return EngineDescription(new_id("describe"), self.models(), self.load(), self.embedders(), self._models.missing)
+        return EngineDescription(
+            new_id("describe"),
+            self.models(),
+            self.load(),
+            self.embedders(),
+            self._models.missing,
+            host=socket.gethostname(),
+        )
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""

@@ -1,4 +1,4 @@
-"""One description of several engines."""
+"""One description of several engines, and the loads in it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def merged(
         {name: reason for name, reason in missing.items() if name not in models and name not in embedders},
         tuple(instances),
     )
+
+
+def loads_by_host(description: EngineDescription, unknown: str) -> dict[str, EngineLoad]:
+    """The load on each machine; ``unknown`` stands for one that an engine does not name."""
+    found: dict[str, list[EngineLoad]] = {}
+    for one in description.instances:
+        found.setdefault(one.host or unknown, []).append(one.load)
+    return {host: total(loads) for host, loads in found.items()} or {description.host or unknown: description.load}
 
 
 def total(loads: Sequence[EngineLoad]) -> EngineLoad:

@@ -9,7 +9,8 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -23,6 +24,22 @@ from antiphon.features.values import StreamedEvent
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(StreamedEvent).decode
 encode_progress = msgspec.msgpack.Encoder().encode
+
+PARTITIONS = 8
+"""Partitions of each stream, by a hash of the entity's keys. The number is fixed, because progress is kept by them: so
+many workers can share one stream, and what is counted does not depend on how many do."""
+
+
+def partition_of(keys: Sequence[str]) -> int:
+    """The partition of an entity, from 0; every event of it is in this one."""
+    return crc32("\0".join(keys).encode("utf-8", "surrogatepass")) % PARTITIONS
+
+
+class ViewPartition(NamedTuple):
+    """One partition of a view's stream: what is consumed, and moves on, by itself."""
+
+    view: bytes
+    number: int
 
 
 def view_prefix(key: str) -> bytes:
@@ -38,33 +55,49 @@ class OverlayEvent(msgspec.Struct, frozen=True):
     event: StreamedEvent
 
 
-class StreamProgress(msgspec.Struct, frozen=True):
-    """Progress of a view's stream consumer beside the values: of one batch, or of everything it has applied.
+class StreamProgress(msgspec.Struct, frozen=True, array_like=True):
+    """Progress in one partition of a view's stream, or in all of them together (:func:`together`).
 
     Attributes:
-        rejected: events without usable entity keys.
-        late: events that came after one of a later event time.
-        watermark: the greatest event time (microseconds); ``None`` before the first event.
+        offset: the log offset through which its events are applied.
+        rejected: events without usable entity keys; the first partition counts them.
+        late: its events that came after one of a later event time, in whichever partition that was.
+        watermark: the greatest event time of any partition through the offset (microseconds); ``None`` before the first
+            event.
         lateness: by how much the latest one came too late (microseconds of event time).
     """
 
+    offset: int = 0
     rejected: int = 0
     late: int = 0
     watermark: int | None = None
     lateness: int = 0
 
-    def and_then(self, batch: StreamProgress) -> StreamProgress:
-        """Both together."""
-        known = [each for each in (self.watermark, batch.watermark) if each is not None]
-        return StreamProgress(
-            self.rejected + batch.rejected,
-            self.late + batch.late,
-            max(known, default=None),
-            max(self.lateness, batch.lateness),
-        )
 
+UNREAD = (StreamProgress(),) * PARTITIONS
+"""Progress of a view of which nothing was consumed."""
 
 decode_progress = msgspec.msgpack.Decoder(StreamProgress).decode
+decode_partitions = msgspec.msgpack.Decoder(tuple[StreamProgress, ...]).decode
+
+
+def together(partitions: Iterable[StreamProgress]) -> StreamProgress:
+    """The progress of a view: everything through the offset is applied in every partition."""
+    found = list(partitions)
+    return StreamProgress(
+        min(one.offset for one in found),
+        sum(one.rejected for one in found),
+        sum(one.late for one in found),
+        max((one.watermark for one in found if one.watermark is not None), default=None),
+        max(one.lateness for one in found),
+    )
+
+
+class ProgressMove(msgspec.Struct, frozen=True):
+    """A move of a partition: its progress as the consumer read it, and after its events."""
+
+    before: StreamProgress
+    after: StreamProgress
 
 
 class OverlayCheck(msgspec.Struct, frozen=True):
@@ -86,21 +119,24 @@ class OverlayState(msgspec.Struct, frozen=True):
     """One consistent state of an overlay, as far as it was asked for.
 
     Attributes:
-        offsets: view to the log offset the consumer has applied.
+        progress: view to its progress in each partition of its stream.
         pruned: view to the log offset through which its events are gone.
-        progress: view to what was seen of its stream.
         events: (view, entity) to its events after the offset that was asked for, by offset.
         replaying: it was damaged, and what it held is being read again from the log.
         targets: while it is, view to the log offset at which it has what the damaged one held; known once the replay
             of its stream has begun.
     """
 
-    offsets: dict[bytes, int]
+    progress: dict[bytes, tuple[StreamProgress, ...]]
     pruned: dict[bytes, int]
-    progress: dict[bytes, StreamProgress]
     events: dict[tuple[bytes, bytes], list[StreamedEvent]]
     replaying: bool = False
     targets: dict[bytes, int] = {}
+
+    @property
+    def offsets(self) -> dict[bytes, int]:
+        """View to the log offset through which every partition is applied."""
+        return {view: min(one.offset for one in partitions) for view, partitions in self.progress.items()}
 
     def lacking(self, view: bytes) -> bool:
         """Tell whether events of a view that was asked for are still to be read again."""

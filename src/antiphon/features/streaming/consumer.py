@@ -1,17 +1,18 @@
 """The stream consumer: source events from the log become measured events of the overlay.
 
-Invariants: an event is quantized once, here, and is written to the overlay under its log offset in the same transaction
-that moves the consumer's offset; so a crash at any point repeats work and changes nothing. One poll takes a bounded
-number of events, shared out over the streams, and a view that has to catch up takes no more than half of its stream's
-share: a burst or a new view delays the others by one batch. Pending events wait in the log, never in memory. A stream
-that cannot be read keeps its offset, is logged, and holds back no other stream.
+Invariants: an event is quantized here and written to the overlay under its log offset, in the transaction that moves
+its partition's progress from where it was read; so a crash at any point repeats work and changes nothing, and of two
+consumers of a partition one moves it and the other reads it again. All events of an entity are in one partition. One
+poll takes a bounded number of events, shared out over the streams, and what has to catch up takes no more than half of
+its stream's share: a burst or a new view delays the others by one batch. Pending events wait in the log, never in
+memory. A stream that cannot be read keeps its offsets, is logged, and holds back no other stream.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -24,7 +25,17 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.expressions.compile_python import Measured, compile_measures, key_texts, sequence
 from antiphon.features.expressions.expression_python import Payload
-from antiphon.features.online.overlay_records import OverlayEvent, OverlayState, StreamProgress, view_prefix
+from antiphon.features.online.overlay_records import (
+    PARTITIONS,
+    OverlayEvent,
+    OverlayState,
+    ProgressMove,
+    StreamProgress,
+    ViewPartition,
+    partition_of,
+    together,
+    view_prefix,
+)
 from antiphon.features.online.prune_fence import IncludedOffsets
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
@@ -81,7 +92,7 @@ class _FollowedView:
 
 
 class StreamConsumer:
-    """Feeds the overlay of one scope; one consumer per scope at a time.
+    """Feeds the overlay of one scope with the partitions of its streams that it is given.
 
     A view that is followed for the first time starts at the log's beginning.
     """
@@ -117,10 +128,19 @@ class StreamConsumer:
         """Follow these views' streams too; views of tables are passed over."""
         for spec in views:
             if spec.source.kind == "stream" and spec.key not in self._followers:
-                self._followers[spec.key] = _FollowedView(spec)
+                # Another dictionary: a thread may be going through this one.
+                self._followers = {**self._followers, spec.key: _FollowedView(spec)}
 
-    def poll(self, limit: int = 1_000) -> int:
+    @property
+    def streams(self) -> frozenset[str]:
+        """The streams that are followed."""
+        return frozenset(follower.spec.source.name for follower in self._followers.values())
+
+    def poll(self, limit: int = 1_000, owned: Mapping[str, Collection[int]] | None = None) -> int:
         """Take at most ``limit`` events of all streams together; how many were taken, 0 when caught up.
+
+        Args:
+            owned: the partitions of each stream that are consumed; ``None`` is all of all.
 
         Raises:
             UnavailableError: log or overlay are away, or the overlay is full. Nothing is lost: the offsets stay.
@@ -130,7 +150,8 @@ class StreamConsumer:
         now = self._now()
         streams: dict[str, list[_FollowedView]] = {}
         for follower in self._followers.values():
-            streams.setdefault(follower.spec.source.name, []).append(follower)
+            if owned is None or owned.get(follower.spec.source.name):
+                streams.setdefault(follower.spec.source.name, []).append(follower)
         names = [name for name in sorted(streams) if not self._delays.waiting(name, now)]
         self._turn += 1
         taken, failed, self._replaying = 0, dict[str, AntiphonError](), not self._followers
@@ -139,7 +160,8 @@ class StreamConsumer:
         for place, stream in enumerate(names[first:] + names[:first]):
             share = (limit - taken) // (len(names) - place)
             try:
-                taken += self._poll(stream, streams[stream], max(1, share))
+                parts = range(PARTITIONS) if owned is None else sorted(owned[stream])
+                taken += self._poll(stream, streams[stream], parts, max(1, share))
             except AntiphonError as error:
                 failed[stream] = error
         if failed and len(failed) == len(names):
@@ -166,14 +188,16 @@ class StreamConsumer:
             self._overlay.caught_up()
             _log.warning("Streamed events that a damaged overlay held were read again from the log.")
 
-    def _poll(self, stream: str, followers: list[_FollowedView], limit: int) -> int:
+    def _poll(self, stream: str, followers: list[_FollowedView], parts: Sequence[int], limit: int) -> int:
         reading = self._overlay.read([follower.prefix for follower in followers])
         if reading.replaying:
             self._replaying = True
-            reading = self._begun(stream, followers, reading)
-        groups: dict[int, list[_FollowedView]] = {}
+            reading = self._begun(stream, followers, parts, reading)
+        groups: dict[int, dict[_FollowedView, list[int]]] = {}
         for follower in followers:
-            groups.setdefault(reading.offsets[follower.prefix], []).append(follower)
+            for part in parts:
+                offset = reading.progress[follower.prefix][part].offset
+                groups.setdefault(offset, {}).setdefault(follower, []).append(part)
         taken, ahead = 0, None
         for offset in sorted(groups, reverse=True):
             # Those that are furthest serve fresh values and go first; the others catch up to where they are.
@@ -189,7 +213,9 @@ class StreamConsumer:
                 ahead = stored[-1].offset if stored else offset
         return taken
 
-    def _begun(self, stream: str, followers: Sequence[_FollowedView], reading: OverlayState) -> OverlayState:
+    def _begun(
+        self, stream: str, followers: Sequence[_FollowedView], parts: Sequence[int], reading: OverlayState
+    ) -> OverlayState:
         """The state once views that nothing was read for again begin where their snapshots end.
 
         The replay of a stream ends where its log ends now: events that come meanwhile do not prolong it.
@@ -197,34 +223,61 @@ class StreamConsumer:
         if any(one.prefix not in reading.targets for one in followers):
             end = self._log.end(self._scope, stream)
             self._overlay.replay_through({one.prefix: end for one in followers})
-        fresh = [one for one in followers if not reading.offsets[one.prefix]]
+        unread = StreamProgress()
+        fresh = [one for one in followers if any(reading.progress[one.prefix][part] == unread for part in parts)]
         included = self._included() if fresh else IncludedOffsets()
         for one in fresh:
             if offset := included.offsets.get(one.spec.key, 0):
                 # First: who is killed in between begins here again. It goes less far where a rollback needs more.
                 self._overlay.prune(one.prefix, offset, included.publication)
-                self._overlay.apply({one.prefix: self._overlay.read([one.prefix]).pruned[one.prefix]}, (), {})
+                begin = ProgressMove(unread, StreamProgress(self._overlay.read([one.prefix]).pruned[one.prefix]))
+                for part in parts if begin.after.offset else ():
+                    # One by one: another consumer may have moved some of them.
+                    self._overlay.apply({ViewPartition(one.prefix, part): begin}, ())
         return self._overlay.read([one.prefix for one in followers]) if included.offsets else reading
 
-    def _apply(self, followers: list[_FollowedView], stored: Sequence[StoredEvent], reading: OverlayState) -> None:
+    def _apply(
+        self, group: Mapping[_FollowedView, Sequence[int]], stored: Sequence[StoredEvent], reading: OverlayState
+    ) -> None:
+        """Write events, and move the partitions of a group, which are all at one offset.
+
+        Each partition counts its own events, but the watermark is the stream's: what is late does not depend on the
+        number of consumers.
+        """
         events: list[OverlayEvent] = []
-        seen: dict[bytes, StreamProgress] = {}
-        for follower in followers:
-            watermark, late, lateness, rejected = reading.progress[follower.prefix].watermark, 0, 0, 0
+        moves: dict[ViewPartition, ProgressMove] = {}
+        for follower, parts in group.items():
+            before = reading.progress[follower.prefix]
+            watermark = together(before[part] for part in parts).watermark
+            rejected, late, lateness = 0, dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
             for item in stored:
-                event = self._measured(follower, item)
-                if event is None:
+                keys = key_texts(follower.spec.entity.keys, item.event.payload)
+                if keys is None:
                     rejected += 1
                     continue
-                event_time = microseconds(item.event.event_time)
-                if watermark is not None and event_time < watermark:
-                    late, lateness = late + 1, max(lateness, watermark - event_time)
-                else:
+                part, event_time = partition_of(keys), microseconds(item.event.event_time)
+                behind = 0 if watermark is None else watermark - event_time
+                if behind <= 0:
                     watermark = event_time
-                if event is not _FILTERED:
+                if part not in late:
+                    continue
+                if behind > 0:
+                    late[part], lateness[part] = late[part] + 1, max(lateness[part], behind)
+                if (event := self._measured(follower, item, keys)) is not None:
                     events.append(event)
-            seen[follower.prefix] = StreamProgress(rejected, late, watermark, lateness)
-        self._overlay.apply({follower.prefix: stored[-1].offset for follower in followers}, events, seen)
+            for part in parts:
+                was = before[part]
+                moves[ViewPartition(follower.prefix, part)] = ProgressMove(
+                    was,
+                    StreamProgress(
+                        stored[-1].offset,
+                        was.rejected + (rejected if part == 0 else 0),
+                        was.late + late[part],
+                        watermark,
+                        max(was.lateness, lateness[part]),
+                    ),
+                )
+        self._overlay.apply(moves, events)
 
     def furthest(self, stream: str) -> int:
         """The offset of the view that is furthest in a stream, 0 when none follows it; raises ``UnavailableError``."""
@@ -247,7 +300,8 @@ class StreamConsumer:
         waited: dict[int, float] = {}
         views: list[StreamedView] = []
         for follower in followers:
-            offset, progress = reading.offsets[follower.prefix], reading.progress[follower.prefix]
+            progress = together(reading.progress[follower.prefix])
+            offset = progress.offset
             if offset > end:
                 raise set_back(stream, offset, end, "Restore a newer backup of the log")
             if offset < end and offset not in waited:
@@ -282,8 +336,10 @@ class StreamConsumer:
                 at = page[-1].offset
                 needed = [item for item in page if item.offset <= pruned]
                 read += len(needed)
-                measured = [self._measured(follower, item) for item in needed]
-                events += [event for event in measured if event is not None and event is not _FILTERED]
+                for item in needed:
+                    keys = key_texts(spec.entity.keys, item.event.payload)
+                    if keys is not None and (event := self._measured(follower, item, keys)) is not None:
+                        events.append(event)
             if self._overlay.restore(follower.prefix, after, events, pruned, publication):
                 return read
         raise WriteConflictError(
@@ -292,14 +348,12 @@ class StreamConsumer:
             next_step="Try again in a moment.",
         )
 
-    def _measured(self, follower: _FollowedView, item: StoredEvent) -> OverlayEvent | None:
+    def _measured(self, follower: _FollowedView, item: StoredEvent, keys: tuple[str, ...]) -> OverlayEvent | None:
+        """An event of an entity; ``None`` when the source's filter drops it."""
         event = item.event
-        keys = key_texts(follower.spec.entity.keys, event.payload)
-        if keys is None:
-            return None
         measures = follower.measured(event.payload)
         if measures is None:
-            return _FILTERED
+            return None
         return OverlayEvent(
             follower.prefix,
             self._online.entity_hash(follower.spec.entity.name, keys),
@@ -311,7 +365,3 @@ class StreamConsumer:
                 item.offset,
             ),
         )
-
-
-_FILTERED = OverlayEvent(b"", b"", StreamedEvent(0, 0, "", (), 0))
-"""Stands for an event that the source's filter drops."""

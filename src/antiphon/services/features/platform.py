@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -261,9 +261,18 @@ class FeaturePlatform(FeatureStores):
                 found.setdefault(reader, []).extend(patterns(self._store.paths.root, path))
         return found
 
-    def consume(self, limit: int, *, believed: float = 0.0) -> int:
-        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning, and
-        looked for when ``believed`` seconds are over."""
+    def consume(self, limit: int, *, believed: float = 0.0, owned: Mapping[str, Collection[int]] | None = None) -> int:
+        """Take at most ``limit`` events of every stream, or of these partitions; a newly applied view is followed from
+        its beginning, and looked for when ``believed`` seconds are over."""
+        self._follow(believed)
+        return self.consumer.poll(limit, owned)
+
+    def streams(self, *, believed: float = 0.0) -> Collection[str]:
+        """The streams that views follow, as :meth:`consume` knows them."""
+        self._follow(believed)
+        return self.consumer.streams
+
+    def _follow(self, believed: float) -> None:
         now = time.monotonic()
         if now >= self._looked + believed:
             self._looked = now  # First: what changes while it is read is looked for again.
@@ -272,7 +281,6 @@ class FeaturePlatform(FeatureStores):
             except BaseException:
                 self.views_changed()
                 raise
-        return self.consumer.poll(limit)
 
     def views_changed(self) -> None:
         """Look for newly applied views before the next events are taken."""

@@ -15,7 +15,13 @@ import msgspec
 
 from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.features.catalog import FeatureCatalog
-from antiphon.features.online.overlay_records import OverlayEvent, OverlayState, StreamProgress, encode_event
+from antiphon.features.online.overlay_records import (
+    OverlayEvent,
+    OverlayState,
+    ProgressMove,
+    ViewPartition,
+    encode_event,
+)
 from antiphon.features.ports import OnlineSnapshots, StreamedOverlay
 from antiphon.features.publication.publish import KEPT_PUBLICATIONS, kept_publications
 
@@ -101,14 +107,14 @@ def copy_overlay(
         )
     copied = dict.fromkeys(views, 0)
     for view in views:
-        if theirs.offsets[view] > ours.offsets[view]:
+        if any(one.offset > own.offset for one, own in zip(theirs.progress[view], ours.progress[view], strict=True)):
             raise _foreign(views[view])
         copied[view] = _copy(source, target, view, ours, theirs, publication)
     moved, there = [], target.read(views)
     for view, key in views.items():
         floor = max(ours.pruned[view], there.pruned[view])
         found = _digest(source.events(view), floor), _digest(target.events(view), floor)
-        if found[0] != found[1] or there.offsets[view] != ours.offsets[view]:
+        if found[0] != found[1] or there.progress[view] != ours.progress[view]:
             raise _foreign(key)
         moved.append(MovedOverlay(key, there.offsets[view], *found[0], copied[view]))
     target.caught_up()
@@ -124,23 +130,28 @@ def _copy(
     publication: int,
 ) -> int:
     """Bring one view's events into the target; return how many were written, but for those of a rollback."""
-    offset, pruned = ours.offsets[view], ours.pruned[view]
+    pruned = ours.pruned[view]
     if pruned < theirs.pruned[view]:  # A rollback has brought back what the target had pruned.
         back = (one for one in source.events(view) if pruned < one.event.offset <= theirs.pruned[view])
         target.restore(view, pruned, back, theirs.pruned[view], publication)
     elif pruned > theirs.pruned[view]:
         target.prune(view, pruned, publication)
-    if offset == theirs.offsets[view]:
+    if ours.progress[view] == theirs.progress[view]:
         return 0
-    after = max(theirs.offsets[view], pruned)
-    lacking = (one for one in source.events(view) if after < one.event.offset <= offset)
+    after, through = max(theirs.offsets[view], pruned), max(one.offset for one in ours.progress[view])
+    lacking = (one for one in source.events(view) if after < one.event.offset <= through)
     written = 0
     while some := list(islice(lacking, _BATCH)):
-        target.apply({}, some, {})
+        target.apply({}, some)
         written += len(some)
-    before, now = theirs.progress[view], ours.progress[view]
-    since = StreamProgress(now.rejected - before.rejected, now.late - before.late, now.watermark, now.lateness)
-    target.apply({view: offset}, (), {view: since})
+    target.apply(
+        {
+            ViewPartition(view, number): ProgressMove(before, now)
+            for number, (before, now) in enumerate(zip(theirs.progress[view], ours.progress[view], strict=True))
+            if before != now
+        },
+        (),
+    )
     return written
 
 

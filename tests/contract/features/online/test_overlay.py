@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.partitions import apply_through
 from tests.servers import RedisProcess
 from tests.unit.governance.encryption.test_sealing import Keys
 
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
-from antiphon.features.online.overlay_records import OverlayCheck, OverlayEvent, StreamProgress, view_prefix
+from antiphon.features.online.overlay_records import (
+    PARTITIONS,
+    UNREAD,
+    OverlayCheck,
+    OverlayEvent,
+    ProgressMove,
+    StreamProgress,
+    ViewPartition,
+    view_prefix,
+)
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.ports import StreamedOverlay
@@ -95,16 +105,16 @@ def offsets(overlay: StreamedOverlay, entity: bytes = EWR, after: int = 0, view:
 def test_an_empty_overlay_knows_nothing(overlay: StreamedOverlay) -> None:
     reading = overlay.read([VIEW, SECOND], [(VIEW, EWR, 0)])
     assert (reading.offsets, reading.pruned) == ({VIEW: 0, SECOND: 0},) * 2
-    assert reading.progress == {VIEW: StreamProgress(), SECOND: StreamProgress()}
+    assert reading.progress == {VIEW: UNREAD, SECOND: UNREAD}
     assert reading.events == {(VIEW, EWR): []}
 
 
 def test_events_and_offset_are_read_by_another_process(opening: Callable[..., StreamedOverlay]) -> None:
     events = [written(1), written(2, LGA), written(3), written(300), written(2, view=SECOND)]
-    opening().apply({VIEW: 300, SECOND: 2}, events, {VIEW: StreamProgress(rejected=4)})
+    assert apply_through(opening(), {VIEW: 300, SECOND: 2}, events)
     reading = opening().read([VIEW, SECOND], [(VIEW, EWR, 0), (VIEW, LGA, 0), (VIEW, EWR, 3), (SECOND, EWR, 1)])
     assert reading.offsets == {VIEW: 300, SECOND: 2}
-    assert reading.progress == {VIEW: StreamProgress(rejected=4), SECOND: StreamProgress()}
+    assert reading.progress == {VIEW: (StreamProgress(300),) * PARTITIONS, SECOND: (StreamProgress(2),) * PARTITIONS}
     assert reading.events[VIEW, LGA] == [written(2).event]
     assert reading.events[SECOND, EWR] == [written(2).event]
     # The same (view, entity) asked twice: the later question stands.
@@ -117,39 +127,69 @@ def test_events_and_offset_are_read_by_another_process(opening: Callable[..., St
 def test_every_event_of_a_view_is_listed_once(opening: Callable[..., StreamedOverlay]) -> None:
     events = [written(1), written(2, LGA), written(300)]
     for _ in range(2):  # Delivered again.
-        opening().apply({VIEW: 300, SECOND: 2}, [*events, written(2, view=SECOND)], {})
+        apply_through(opening(), {VIEW: 300, SECOND: 2}, [*events, written(2, view=SECOND)])
     listed = sorted(opening().events(VIEW), key=lambda one: one.event.offset)
     assert listed == events
     assert [one.event.offset for one in opening().events(SECOND)] == [2]
     assert list(opening(OTHER).events(VIEW)) == []
 
 
-def test_offsets_never_go_back_and_redelivery_changes_nothing(overlay: StreamedOverlay) -> None:
-    overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: StreamProgress(rejected=1)})
-    overlay.apply({VIEW: 5}, [written(4), written(5)], {})
-    overlay.apply({VIEW: 4}, [written(4)], {})
-    assert overlay.read([VIEW]).offsets == {VIEW: 5}
-    assert overlay.read([VIEW]).progress == {VIEW: StreamProgress(rejected=1)}
-    assert offsets(overlay) == [4, 5]
-
-
-def test_what_was_seen_adds_up_and_counts_only_where_an_offset_moves(opening: Callable[..., StreamedOverlay]) -> None:
+def test_a_partition_moves_only_from_where_it_was_read(opening: Callable[..., StreamedOverlay]) -> None:
+    """What is counted with its events is counted once, whichever of two consumers comes late or sends them again."""
     moment = 1_365_595_200_000_001
-    opening().apply({VIEW: 5}, [], {VIEW: StreamProgress(rejected=1, late=2, watermark=moment, lateness=7)})
-    opening().apply({VIEW: 5}, [], {VIEW: StreamProgress(rejected=1, late=2, watermark=moment + 9, lateness=70)})
-    assert opening().read([VIEW]).progress == {VIEW: StreamProgress(1, 2, moment, 7)}
-    opening().apply({VIEW: 6}, [], {VIEW: StreamProgress(late=1, watermark=moment - 1, lateness=3)})
-    assert opening().read([VIEW]).progress == {VIEW: StreamProgress(1, 3, moment, 7)}
-    opening().apply({VIEW: 7}, [], {VIEW: StreamProgress(rejected=2, watermark=moment + 1)})
-    opening().apply({VIEW: 8, SECOND: 1}, [], {SECOND: StreamProgress(watermark=-5)})
-    assert opening().read([VIEW, SECOND]).progress == {
-        VIEW: StreamProgress(3, 3, moment + 1, 7),
-        SECOND: StreamProgress(watermark=-5),
-    }
+    first = ProgressMove(StreamProgress(), StreamProgress(5, rejected=1, late=2, watermark=moment, lateness=7))
+    partition, other = ViewPartition(VIEW, 3), ViewPartition(VIEW, 4)
+    assert opening().apply({partition: first}, [written(4), written(5)])
+    assert not opening().apply({partition: first}, [written(4), written(5)]), "sent again"
+    further = ProgressMove(StreamProgress(), StreamProgress(6, rejected=1, late=3, watermark=moment, lateness=7))
+    assert not opening().apply({partition: further}, [written(4), written(5)]), "by one that has not read the move"
+    assert opening().read([VIEW]).progress[VIEW] == (*UNREAD[:3], first.after, *UNREAD[4:])
+    assert opening().read([VIEW]).offsets == {VIEW: 0}
+    assert not opening().apply({other: first, partition: further}, []), "all or none"
+    assert opening().read([VIEW]).progress[VIEW][4] == StreamProgress()
+    back = ProgressMove(first.after, StreamProgress(4, watermark=-5))
+    beside = ProgressMove(StreamProgress(), StreamProgress(8))
+    assert opening().apply({partition: back, other: beside, ViewPartition(SECOND, 0): beside}, [])
+    assert opening().read([VIEW]).progress[VIEW] == (*UNREAD[:3], back.after, beside.after, *UNREAD[5:])
+    assert opening().read([SECOND]).progress[SECOND] == (beside.after, *UNREAD[1:])
+    assert offsets(opening()) == [4, 5]
+
+
+def test_of_consumers_at_once_one_moves_a_partition_and_those_of_others_do_not_wait(
+    opening: Callable[..., StreamedOverlay],
+) -> None:
+    """Three threads take turns at one partition each and all at a last one, until everything was moved 40 times."""
+    wrong: list[BaseException] = []
+
+    def consume(own: int) -> None:
+        overlay = opening()
+        try:
+            for _ in range(1_000):
+                progress = overlay.read([VIEW]).progress[VIEW]
+                moved = False
+                for number in (own, 7):
+                    before = progress[number]
+                    if before.offset < 40:
+                        moved = True
+                        after = StreamProgress(before.offset + 1, rejected=before.rejected + 1)
+                        overlay.apply({ViewPartition(VIEW, number): ProgressMove(before, after)}, [])
+                if not moved:
+                    return
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=consume, args=(own,)) for own in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not wrong
+    done = StreamProgress(40, rejected=40)
+    assert opening().read([VIEW]).progress[VIEW] == (done, done, done, *UNREAD[3:7], done)
 
 
 def test_scopes_do_not_meet(opening: Callable[..., StreamedOverlay]) -> None:
-    opening().apply({VIEW: 5}, [written(5)], {})
+    apply_through(opening(), {VIEW: 5}, [written(5)])
     assert offsets(opening(OTHER)) == []
     assert opening(OTHER).read([VIEW]).offsets == {VIEW: 0}
     assert opening(OTHER).prune(VIEW, 10, 1) == 0
@@ -157,8 +197,8 @@ def test_scopes_do_not_meet(opening: Callable[..., StreamedOverlay]) -> None:
 
 
 def test_pruned_events_are_gone_said_to_be_and_can_come_back(overlay: StreamedOverlay) -> None:
-    overlay.apply({VIEW: 9}, [written(n, EWR if n % 2 else LGA) for n in range(1, 10)], {})
-    overlay.apply({SECOND: 3}, [written(3, view=SECOND)], {})
+    apply_through(overlay, {VIEW: 9}, [written(n, EWR if n % 2 else LGA) for n in range(1, 10)])
+    apply_through(overlay, {SECOND: 3}, [written(3, view=SECOND)])
     assert overlay.prune(VIEW, 6, 1) == 6
     assert overlay.prune(VIEW, 6, 1) == 0
     assert (offsets(overlay), offsets(overlay, LGA)) == ([7, 9], [8])
@@ -181,7 +221,7 @@ def test_pruned_events_are_gone_said_to_be_and_can_come_back(overlay: StreamedOv
 
 
 def test_what_was_never_pruned_is_not_marked_by_a_restore(overlay: StreamedOverlay) -> None:
-    overlay.apply({VIEW: 9}, [written(9)], {})
+    apply_through(overlay, {VIEW: 9}, [written(9)])
     assert overlay.restore(VIEW, 4, [], 0, 2)
     assert overlay.read([VIEW]).pruned == {VIEW: 0}
     assert offsets(overlay) == [9]
@@ -190,7 +230,7 @@ def test_what_was_never_pruned_is_not_marked_by_a_restore(overlay: StreamedOverl
 def filled(opening: Callable[..., StreamedOverlay]) -> StreamedOverlay:
     """An overlay with events 1 to 9 of one view and 1 of another."""
     overlay = opening()
-    overlay.apply({VIEW: 9, SECOND: 1}, [*(written(n) for n in range(1, 10)), written(1, view=SECOND)], {})
+    apply_through(overlay, {VIEW: 9, SECOND: 1}, [*(written(n) for n in range(1, 10)), written(1, view=SECOND)])
     return overlay
 
 
@@ -285,7 +325,7 @@ def test_a_reading_is_one_state(opening: Callable[..., StreamedOverlay]) -> None
     thread.start()
     writer = opening()
     for turn in range(100):
-        writer.apply({VIEW: 2 * turn + 2}, [written(2 * turn + 1, LGA), written(2 * turn + 2, EWR)], {})
+        apply_through(writer, {VIEW: 2 * turn + 2}, [written(2 * turn + 1, LGA), written(2 * turn + 2, EWR)])
     stop.set()
     thread.join(timeout=30)
     assert not torn
@@ -294,14 +334,14 @@ def test_a_reading_is_one_state(opening: Callable[..., StreamedOverlay]) -> None
 
 def test_sealing_anew_keeps_every_event(opening: Callable[..., StreamedOverlay], codec: Codec) -> None:
     overlay = opening()
-    overlay.apply({VIEW: 3}, [written(1), written(2, LGA), written(3)], {})
+    apply_through(overlay, {VIEW: 3}, [written(1), written(2, LGA), written(3)])
     if isinstance(codec, AesGcmCodec):
         assert overlay.reseal() == 0
         codec._keys.current = "k2"
         assert overlay.reseal() == 3
         codec._keys.keys.pop((SCOPE, "k1"))
     assert offsets(opening()) == [1, 3]
-    overlay.apply({VIEW: 4}, [written(4)], {})
+    apply_through(overlay, {VIEW: 4}, [written(4)])
     assert offsets(opening()) == [1, 3, 4]
     assert offsets(overlay, LGA) == [2]
 
@@ -311,7 +351,7 @@ def test_checking_opens_every_event_and_counts_those_that_do_not(
 ) -> None:
     sealed = isinstance(codec, AesGcmCodec)
     assert opening().check() == OverlayCheck({})
-    opening().apply({VIEW: 3}, [written(1), written(2, LGA), written(3)], {})
+    apply_through(opening(), {VIEW: 3}, [written(1), written(2, LGA), written(3)])
     assert opening().check() == OverlayCheck({"k1" if sealed else "plaintext": 3})
     if isinstance(codec, AesGcmCodec):
         codec._keys.keys.pop((SCOPE, "k1"))
@@ -325,7 +365,7 @@ def test_events_are_written_while_keys_are_replaced(opening: Callable[..., Strea
     if not isinstance(codec, AesGcmCodec):
         pytest.skip("nothing to replace in plaintext")
     writer = opening()
-    writer.apply({VIEW: 1}, [written(1)], {})
+    apply_through(writer, {VIEW: 1}, [written(1)])
     stop = threading.Event()
     wrong: list[BaseException] = []
     at = 1
@@ -334,7 +374,7 @@ def test_events_are_written_while_keys_are_replaced(opening: Callable[..., Strea
         nonlocal at
         try:
             while not stop.is_set():
-                writer.apply({VIEW: at + 1}, [written(at + 1)], {})
+                apply_through(writer, {VIEW: at + 1}, [written(at + 1)])
                 at += 1
         except BaseException as error:
             wrong.append(error)

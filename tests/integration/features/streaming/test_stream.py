@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from tests.harness.partitions import apply_through
 from tests.integration.features.desk import ORIGIN, flight
 from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import RedisProcess
@@ -14,6 +16,7 @@ from tests.servers import RedisProcess
 from antiphon import Source, col, count, feature_view, last, sum
 from antiphon.catalog.features.events import Event
 from antiphon.core.errors import CorruptionError, UnavailableError
+from antiphon.features.online.overlay_records import UNREAD
 from antiphon.features.online.redis.overlay import RedisOverlay
 from antiphon.features.online.redis.server import RedisServer
 from antiphon.features.streaming.consumer import StreamConsumer, StreamedView
@@ -107,12 +110,48 @@ def test_what_is_late_counts_where_it_belongs_and_is_told(world: World) -> None:
     assert world.read(NOON + minutes(31), "traffic", origin="EWR").values["traffic.flights"].value == 4
     assert world.read(NOON + minutes(65), "traffic", origin="EWR").values["traffic.flights"].value == 5
     assert world.read(NOON + minutes(65), "traffic", origin="EWR").values["traffic.delay"].value == 60.0
-    # Another consumer that takes it all again, in other slices, changes nothing of it.
+    # Another consumer that takes it all again, in other slices or further than this one came, changes nothing of it.
     before = progress(world)
     behind = Behind(world.overlay)
     again = StreamConsumer(world.scope, log=world.log, overlay=behind, online=world.online, views=world.specs.values())
     again.poll(4)
     assert progress(world) == before
+    world.append("departures", flew(6, 1), Event("nowhere", NOON + minutes(50), NOON, {"origin": None}))
+    again.poll(100)
+    assert progress(world)[0].consumed == 6
+    world.consume(2)
+    told = {each.view: each for each in progress(world)}["traffic"]
+    assert (told.consumed, told.late, told.rejected) == (8, 3, 2)
+
+
+def test_consumers_of_other_partitions_count_and_keep_what_one_of_all_would(tmp_path: Path) -> None:
+    """Two that divide the stream and overlap for a while, in an order of their own, beside one that has all of it."""
+    airports = ["EWR", "LGA", "JFK", "SFO", "ORD", "DEN"]
+    flights = [flew(n, (37 * n) % 60, float(n), origin=airports[n % len(airports)]) for n in range(60)]
+    keyless = Event("none", NOON + minutes(50), NOON, {"origin": None})
+    told, read = [], []
+    for name, owned in (("one", [None]), ("two", [{"departures": {0, 1, 2, 3}}, {"departures": {3, 4, 5, 6, 7}}])):
+        (tmp_path / name).mkdir()
+        world = World(tmp_path / name, Traffic.spec())
+        world.publish(NOON)
+        world.append("departures", *flights[:30], keyless, *flights[30:])
+        consumers = [
+            StreamConsumer(
+                world.scope, log=world.log, overlay=world.overlay, online=world.online, views=[Traffic.spec()]
+            )
+            for _ in owned
+        ]
+        for turn in range(80):
+            place = (turn // 3) % len(owned)
+            consumers[place].poll(7, owned[place])
+        told.append(progress(world))
+        at = NOON + minutes(120)
+        read.append([world.read(at, "traffic", origin=airport).values["traffic.delay"].value for airport in airports])
+        world.close()
+    assert told[0] == told[1]
+    assert read[0] == read[1]
+    assert (told[0][0].consumed, told[0][0].rejected) == (61, 1)
+    assert told[0][0].late > 10
 
 
 def test_what_waits_is_told_since_when(world: World) -> None:
@@ -134,7 +173,7 @@ def test_a_log_that_was_set_back_stops_its_views_with_a_reason_and_no_others(
 ) -> None:
     world.append("departures", flew(1, 1), flew(2, 2))
     world.append("weather", *(blew(n) for n in range(30)))
-    world.overlay.apply({_prefix(world): 5}, [], {})
+    apply_through(world.overlay, {_prefix(world): 5})
     reason = r"stream departures: The log ends at offset 2 and was read through 5"
     seconds = [0.0]
     world.consumer._now = lambda: seconds[0]
@@ -162,9 +201,9 @@ def test_streams_that_all_fail_are_told_at_once(world: World) -> None:
     world.append("weather", blew(1))
     world.consume(100)
     for _ in range(2):
-        world.overlay.apply({_prefix(world): 5}, [], {})
+        apply_through(world.overlay, {_prefix(world): 5})
         for follower in world.consumer._followers.values():
-            world.overlay.apply({follower.prefix: 5}, [], {})
+            apply_through(world.overlay, {follower.prefix: 5})
         with pytest.raises(CorruptionError, match="read through 5"):
             world.consumer.poll()
 
@@ -181,7 +220,7 @@ def test_a_crash_within_a_batch_leaves_all_of_it_or_nothing(world: World) -> Non
 
     written = _event(world, 25)
     with pytest.raises(MemoryError):
-        world.overlay.apply({_prefix(world): 30}, broken(), {})
+        apply_through(world.overlay, {_prefix(world): 30}, broken())
     assert world.overlay.read([_prefix(world)]) == before
     world.consume(7)
     found = world.read(NOON + minutes(10), "traffic", origin="EWR").values
@@ -223,7 +262,7 @@ def test_a_burst_of_one_entity_is_one_write(tmp_path: Path) -> None:
         world.append("departures", *(flew(n, n / 10, 1.0, origin="LGA") for n in range(200, 210)))
         server.client.config_resetstat()
         assert world.consumer.poll(1_000) == 210
-        assert server.client.info("commandstats")["cmdstat_zadd"]["calls"] == 3, "one an entity, one for the offset"
+        assert server.client.info("commandstats")["cmdstat_zadd"]["calls"] == 2, "one an entity"
     finally:
         world.close()
         server.close()
@@ -238,9 +277,7 @@ class Behind:
 
     def read(self, views: Any, wanted: Any = ()) -> Any:
         reading = self._overlay.read(views, wanted)
-        for view in reading.offsets:
-            reading.offsets[view] = 0
-        return reading
+        return msgspec.structs.replace(reading, progress=dict.fromkeys(reading.progress, UNREAD))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._overlay, name)

@@ -1,12 +1,12 @@
 """The overlay: measured events that came through the stream, one small mutable LMDB per scope.
 
-Invariants: events and the consumer's offset change in one transaction, so redelivery changes nothing and nothing is
-skipped; an event stands under its log offset, so a reading on top of a snapshot that includes the log through O
-takes exactly the events after O, whichever snapshot that is.
+Invariants: events and the progress of their partitions change in one transaction, and only from the progress that the
+consumer read, so redelivery changes nothing, nothing is skipped, and of two consumers of a partition one is refused; an
+event stands under its log offset, so a reading on top of a snapshot that includes the log through O takes exactly the
+events after O, whichever snapshot that is.
 
-Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
-``f`` + view: the fence of its prunes (``prune_fence``);
-``w`` + view: what was seen of its stream (:class:`StreamProgress`);
+Keys: ``o`` + view: progress in each partition of its stream (:class:`StreamProgress`);
+``p`` + view: offset through which events were pruned; ``f`` + view: the fence of its prunes (``prune_fence``);
 ``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
 (``overlay_file``), and ``r`` + view: the offset at which the view is. ``view`` is 8 bytes of the
 hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
@@ -25,14 +25,17 @@ from antiphon.core.scope import Scope
 from antiphon.features.online.lmdb import environments
 from antiphon.features.online.lmdb.overlay_file import REPLAYING, OverlayFile
 from antiphon.features.online.overlay_records import (
+    UNREAD,
     KeyRecords,
     OverlayCheck,
     OverlayEvent,
     OverlayKeys,
     OverlayState,
+    ProgressMove,
     StreamProgress,
+    ViewPartition,
     decode_event,
-    decode_progress,
+    decode_partitions,
     encode_event,
     encode_progress,
 )
@@ -45,7 +48,7 @@ _ROOM = ("The overlay of streamed events", "Refresh the views, or free disk spac
 
 
 class LmdbOverlay:
-    """The overlay of one scope. One process writes, any number read."""
+    """The overlay of one scope, for processes of one machine: one writes at a time, any number read."""
 
     def __init__(
         self,
@@ -64,13 +67,12 @@ class LmdbOverlay:
         self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME, published)
 
     def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
-        """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
+        """Progress of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
         with self._file.transaction() as transaction:
-            reading = OverlayState({}, {}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
+            reading = OverlayState({}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
             for view in views:
-                reading.offsets[view] = _number(transaction.get(b"o" + view))
-                reading.pruned[view] = _number(transaction.get(b"p" + view))
                 reading.progress[view] = _progress(transaction, view)
+                reading.pruned[view] = _number(transaction.get(b"p" + view))
                 if reading.replaying and (target := transaction.get(REPLAYING + view)) is not None:
                     reading.targets[view] = _number(target)
             cursor, records = transaction.cursor(), _keys_in(transaction)
@@ -89,18 +91,18 @@ class LmdbOverlay:
             found.append(decode_event(opened(records, key, value)))
         return found
 
-    def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
-    ) -> None:
-        """Write events and move the views' offsets, all or nothing."""
+    def apply(self, moves: Mapping[ViewPartition, ProgressMove], events: Iterable[OverlayEvent]) -> bool:
+        """Write events and move their partitions, all or nothing; ``False`` when another consumer moved one of them."""
         with environments.room_needed(*_ROOM), self._file.transaction(write=True) as transaction:
+            progress = {view: list(_progress(transaction, view)) for view in {moved.view for moved in moves}}
+            if any(progress[moved.view][moved.number] != move.before for moved, move in moves.items()):
+                return False
             self._put(transaction, events)
-            for view, offset in offsets.items():
-                if offset > _number(transaction.get(b"o" + view)):
-                    transaction.put(b"o" + view, offset.to_bytes(8, "big"))
-                    if view in seen:
-                        together = _progress(transaction, view).and_then(seen[view])
-                        transaction.put(b"w" + view, encode_progress(together))
+            for moved, move in moves.items():
+                progress[moved.view][moved.number] = move.after
+            for view, partitions in progress.items():
+                transaction.put(b"o" + view, encode_progress(partitions))
+        return True
 
     def prune(self, view: bytes, through: int, decided: int) -> int:
         """Drop a view's events with ``offset ≤ through``, as far as its fence lets; return their number."""
@@ -206,9 +208,9 @@ def _number(stored: bytes | None) -> int:
     return 0 if stored is None else int.from_bytes(stored, "big")
 
 
-def _progress(transaction: Any, view: bytes) -> StreamProgress:
-    stored = transaction.get(b"w" + view)
-    return StreamProgress() if stored is None else decode_progress(stored)
+def _progress(transaction: Any, view: bytes) -> tuple[StreamProgress, ...]:
+    stored = transaction.get(b"o" + view)
+    return UNREAD if stored is None else decode_partitions(stored)
 
 
 def _beginning(transaction: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -1,13 +1,14 @@
 """The overlay in Redis or Valkey: measured events that came through the stream, and the consumer's offsets.
 
-Invariants: events and the consumer's offset change in one MULTI; a reading is one MULTI too. An event stands under its
-log offset and counts once, however often it was written. What is pruned is marked, within the view's fence, before it
-is gone, and goes only while it is marked.
+Invariants: events and the progress of their partitions change in one MULTI, and partitions only from the progress that
+the consumer read, so that of two consumers of one the second is refused; a reading is one MULTI too. An event stands
+under its log offset and counts once, however often and by whichever consumer it was written. What is pruned is marked,
+within the view's fence, before it is gone, and goes only while it is marked.
 
 Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes in hex:
 
-- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected``, ``late`` hashes of counts by view;
-  ``watermark``, ``lateness`` hashes of the greatest so far by view (microseconds)
+- ``progress`` a hash of the progress by view (8 bytes) and partition (1 byte)
+- ``pruned`` a sorted set of views by offset
 - ``fences`` a hash of the fences of prunes by view (``prune_fence``)
 - ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
 - ``entities:VIEW`` the set of entities that have events, for pruning
@@ -27,14 +28,19 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import CorruptionError, UnavailableError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.features.online.overlay_records import (
+    PARTITIONS,
     KeyRecords,
     OverlayCheck,
     OverlayEvent,
     OverlayKeys,
     OverlayState,
+    ProgressMove,
     StreamProgress,
+    ViewPartition,
     decode_event,
+    decode_progress,
     encode_event,
+    encode_progress,
     key_place,
 )
 from antiphon.features.online.prune_fence import PruneFence, decode_fence, encode_fence
@@ -47,20 +53,15 @@ _Result = TypeVar("_Result")
 _PAGE = 500
 _OFFSET = 8
 
-_ADVANCE = """
-local at = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
-if tonumber(ARGV[2]) <= at then return 0 end
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-if tonumber(ARGV[3]) > 0 then redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[3]) end
-if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', KEYS[3], ARGV[1], ARGV[4]) end
-for n = 4, 5 do
-  local said, known = ARGV[n + 1], redis.call('HGET', KEYS[n], ARGV[1])
-  if said ~= '' and (not known or tonumber(said) > tonumber(known)) then redis.call('HSET', KEYS[n], ARGV[1], said) end
+_MOVE = """
+for n = 1, #ARGV, 3 do
+  if (redis.call('HGET', KEYS[1], ARGV[n]) or '') ~= ARGV[n + 1] then return 0 end
 end
+for n = 1, #ARGV, 3 do redis.call('HSET', KEYS[1], ARGV[n], ARGV[n + 2]) end
 return 1
 """
-"""Keys: offsets, rejected, late, watermark, lateness; arguments: view, offset, numbers rejected and late, watermark,
-lateness. Sent twice it counts once. Microseconds since 1970 are below 2^53, so comparing doubles compares them."""
+"""Key: progress; arguments, three for each partition: its name, its progress as it was read, and after. All or nothing:
+0 when one is not as it was read."""
 
 _PRUNE = """
 local said = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
@@ -80,21 +81,23 @@ return 1
 """Keys: an entity's events; arguments: offset, member, its replacement. Whether it was still there."""
 
 
+_UNREAD = StreamProgress()
+
+
 class RedisOverlay:
-    """The overlay of one scope. One process writes, any number read."""
+    """The overlay of one scope. Any number of processes read and write."""
 
     def __init__(self, server: RedisServer, scope: Scope, codec: Codec | None = None) -> None:
         self._server = server
         self._prefix = f"{scope.tenant}:{scope.environment}:@overlay:"
         self._sealing = (codec or PlainCodec()).sealing
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
-        self._offsets, self._pruned = self._prefix + "offsets", self._prefix + "pruned"
-        self._seen = [self._prefix + name for name in ("rejected", "late", "watermark", "lateness")]
+        self._progress, self._pruned = self._prefix + "progress", self._prefix + "pruned"
         self._fences = self._prefix + "fences"
         self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
 
     def read(self, views: Iterable[bytes], queries: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayState:
-        """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
+        """Progress of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
         listed, listed_queries = list(dict.fromkeys(views)), list(queries)
         try:
             return self._read(listed, listed_queries)
@@ -105,27 +108,20 @@ class RedisOverlay:
             return self._read(listed, listed_queries)
 
     def _read(self, views: list[bytes], queries: list[tuple[bytes, bytes, int]]) -> OverlayState:
-        reading = OverlayState({}, {}, {}, {})
+        reading = OverlayState({}, {}, {})
         if not views:
             return reading
         with self._server.answering():
             pipeline = self._server.client.pipeline(transaction=True)
-            pipeline.zmscore(self._offsets, views)
+            pipeline.hmget(self._progress, [_name(view, number) for view in views for number in range(PARTITIONS)])
             pipeline.zmscore(self._pruned, views)
-            for hash_name in self._seen:
-                pipeline.hmget(hash_name, views)
             for view, entity, after in queries:
                 pipeline.zrangebyscore(self._events(view, entity), f"({after}", "+inf")
-            offsets, pruned, rejected, late, watermark, lateness, *found = pipeline.execute()
+            progress, pruned, *found = pipeline.execute()
             for place, view in enumerate(views):
-                reading.offsets[view] = int(offsets[place] or 0)
+                stored = progress[place * PARTITIONS : (place + 1) * PARTITIONS]
+                reading.progress[view] = tuple(_UNREAD if one is None else decode_progress(one) for one in stored)
                 reading.pruned[view] = int(pruned[place] or 0)
-                reading.progress[view] = StreamProgress(
-                    int(rejected[place] or 0),
-                    int(late[place] or 0),
-                    None if watermark[place] is None else int(watermark[place]),
-                    int(lateness[place] or 0),
-                )
             records = self._records(self._server.client)
             for (view, entity, _), members in zip(queries, found, strict=True):
                 reading.events[view, entity] = list(self._opened(records, view, entity, members))
@@ -142,21 +138,16 @@ class RedisOverlay:
                 last = offset
                 yield decode_event(self._keys.open(records, _sealed_for(view, entity, offset), member[_OFFSET:]))
 
-    def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, StreamProgress]
-    ) -> None:
-        """Write events and move the views' offsets, all or nothing."""
+    def apply(self, moves: Mapping[ViewPartition, ProgressMove], events: Iterable[OverlayEvent]) -> bool:
+        """Write events and move their partitions, all or none; ``False`` when another consumer moved one of them: the
+        events are written then, as that one has written them or will."""
         self._server.require_keeping()
-        listed = list(events)
-
-        def write(pipeline: Any) -> None:
-            for view, offset in offsets.items():
-                new = seen.get(view, StreamProgress())
-                watermark = "" if new.watermark is None else new.watermark
-                counts = (new.rejected, new.late, watermark, new.lateness)
-                pipeline.eval(_ADVANCE, 5, self._offsets, *self._seen, view, offset, *counts)
-
-        self._write(listed, write)
+        arguments: list[bytes] = []
+        for moved, move in moves.items():
+            before = b"" if move.before == _UNREAD else encode_progress(move.before)
+            arguments += [_name(*moved), before, encode_progress(move.after)]
+        done = self._write(list(events), lambda pipeline: pipeline.eval(_MOVE, 1, self._progress, *arguments))
+        return bool(done and done[-1])
 
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int, publication: int) -> bool:
         """Put the events with ``through < offset ≤ pruned`` back for a publication, unless more was pruned since."""
@@ -172,17 +163,18 @@ class RedisOverlay:
             pipeline.zadd(self._pruned, {view: through}, lt=True, xx=True)
             pipeline.hset(self._fences, view, encode_fence(fence))
 
-        return self._write(list(events), lower, no_more_pruned)
+        return self._write(list(events), lower, no_more_pruned) is not None
 
     def _write(
         self,
         events: Sequence[OverlayEvent],
         also: Callable[[Any], None],
         provided: Callable[[Any], bool] = lambda pipeline: True,
-    ) -> bool:
-        """Events and ``also`` in one step, or nothing (``False``) unless what is ``provided`` holds until then."""
+    ) -> list[Any] | None:
+        """Events and ``also`` in one step, with what each command answered, or nothing (``None``) unless what is
+        ``provided`` holds until then."""
 
-        def attempt(pipeline: Any) -> bool:
+        def attempt(pipeline: Any) -> list[Any] | None:
             records = self._records(self._server.bulk)
             by_entity: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
             for item in events:
@@ -196,14 +188,13 @@ class RedisOverlay:
                 if records.known and None in pipeline.hmget(self._held, list(records.known)):
                     raise WriteConflictError("The overlay's keys were replaced meanwhile.", where="online store")
             if not provided(pipeline):
-                return False
+                return None
             pipeline.multi()
             for (view, entity), members in by_entity.items():
                 pipeline.zadd(self._events(view, entity), members)
                 pipeline.sadd(self._entities(view), entity.hex())
             also(pipeline)
-            pipeline.execute()
-            return True
+            return list(pipeline.execute())
 
         return self._repeated(attempt)
 
@@ -289,7 +280,7 @@ class RedisOverlay:
     def _pass(self, leaving: set[bytes]) -> int:
         """Seal events anew, but for those under the keys at ``leaving``."""
         with self._server.answering():
-            views = self._server.bulk.zrange(self._offsets, 0, -1)
+            views = self._views()
         return sum(
             self._resealed(view, bytes.fromhex(entity), leaving)
             for view in views
@@ -328,7 +319,7 @@ class RedisOverlay:
         client = self._server.bulk
 
         def stored() -> Iterator[tuple[bytes, bytes]]:
-            for view in client.zrange(self._offsets, 0, -1):
+            for view in self._views():
                 for entities in self._pages(view):
                     for entity in map(bytes.fromhex, entities):
                         for member in client.zrange(self._events(view, entity), 0, -1):
@@ -336,6 +327,10 @@ class RedisOverlay:
 
         with self._server.answering():
             return self._keys.check(self._records(client), stored())
+
+    def _views(self) -> list[bytes]:
+        """Every view that was consumed for."""
+        return sorted({name[:-1] for name in self._server.bulk.hkeys(self._progress)})
 
     def _pages(self, view: bytes) -> Iterator[list[str]]:
         for found in self._server.walk(partial(self._server.bulk.sscan, self._entities(view), count=_PAGE)):
@@ -360,3 +355,8 @@ class RedisOverlay:
 def _sealed_for(view: bytes, entity: bytes, offset: bytes) -> bytes:
     """The name a value is sealed under, the same as in the embedded overlay."""
     return b"e" + view + entity + offset
+
+
+def _name(view: bytes, number: int) -> bytes:
+    """The name of a partition's progress."""
+    return view + bytes([number])

@@ -1,0 +1,98 @@
+"""A backlog of events: how fast one worker consumes it, two that have half of the partitions each, and one that has
+half of them, which tells what reading another one's events costs.
+
+A part of ``benchmarks.features.stream``.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.features.stream import ENTITIES, Opened, child, event
+
+_ROUNDS = 3
+
+
+def sustained(opened: Opened, places: list[str], backlog: int) -> dict[str, Any]:
+    """Appending without a consumer, then consuming without appending."""
+    started = time.perf_counter()
+    for start in range(0, backlog, 500):
+        batch = [event(f"back-{n}", f"sensor-{n % ENTITIES}", 1) for n in range(start, min(start + 500, backlog))]
+        opened.log.append(opened.scope, "readings", batch)
+    appending = backlog / (time.perf_counter() - started)
+    watching = opened.consumer()
+    with child("consume", places):
+        deadline = time.perf_counter() + 170
+        while (first := min(stream.consumed for stream in watching.status(datetime.now(UTC)))) == 0:
+            assert time.perf_counter() < deadline, "the consumer does not move"
+            time.sleep(0.002)
+        began = time.perf_counter()
+        while (now := min(stream.consumed for stream in watching.status(datetime.now(UTC)))) < backlog:
+            assert time.perf_counter() < deadline, "the backlog is too long for this machine"
+            time.sleep(0.005)
+        took = time.perf_counter() - began
+    return {"appended_per_s": round(appending), "consumed_per_s": round((now - first) / took) if took > 0 else None}
+
+
+DIVISIONS: dict[str, list[list[int]]] = {
+    "one": [[0, 1, 2, 3, 4, 5, 6, 7]],
+    "two": [[0, 1, 2, 3], [4, 5, 6, 7]],
+    "half": [[0, 1, 2, 3]],
+}
+"""Partitions of each worker."""
+
+
+def divided(folder: Path, nats: str | None, redis: str | None, backlog: int) -> dict[str, Any]:
+    """Events/s of the log that are through in all partitions consumed, by how they are divided; the best of rounds in
+    turns, since what disturbs makes it slower only."""
+    found: dict[str, list[float]] = {name: [] for name in DIVISIONS}
+    for number in range(_ROUNDS):
+        for name, workers in DIVISIONS.items():
+            tenant = f"{name}-{number}"
+            opened = Opened(folder, nats, redis, tenant)
+            try:
+                for start in range(0, backlog, 500):
+                    batch = [
+                        event(f"{n}", f"sensor-{n % ENTITIES}", 1) for n in range(start, min(start + 500, backlog))
+                    ]
+                    opened.log.append(opened.scope, "readings", batch)
+                found[name].append(
+                    consumed_per_second(opened, [str(folder), nats or "-", redis or "-"], workers, backlog)
+                )
+            finally:
+                opened.close()
+    best = {name: max(rates) for name, rates in found.items()}
+    return {
+        **{f"{name}_per_s": [round(rate) for rate in rates] for name, rates in found.items()},
+        "two_by_one": round(best["two"] / best["one"], 2),
+        "half_by_one": round(best["half"] / best["one"], 2),
+    }
+
+
+def consumed_per_second(opened: Opened, places: list[str], workers: list[list[int]], backlog: int) -> float:
+    """Consume a log that is there, by so many workers at once."""
+    from antiphon.features.online.overlay_records import view_prefix
+
+    prefixes = [view_prefix(spec.key) for spec in opened.specs]
+    consumed = [number for worker in workers for number in worker]
+
+    def least() -> int:
+        progress = opened.overlay.read(prefixes).progress
+        return min(progress[view][number].offset for view in prefixes for number in consumed)
+
+    with ExitStack() as stack:
+        for worker in workers:
+            stack.enter_context(child("consume", places, opened.scope.tenant, ",".join(map(str, worker))))
+        deadline = time.perf_counter() + 170
+        while (first := least()) == 0:
+            assert time.perf_counter() < deadline, "the consumers do not move"
+            time.sleep(0.002)
+        began = time.perf_counter()
+        while (now := least()) < backlog:
+            assert time.perf_counter() < deadline, "the backlog is too long for this machine"
+            time.sleep(0.005)
+        return (now - first) / (time.perf_counter() - began)

@@ -1,0 +1,133 @@
+"""Stream partitions: which of them this worker consumes, under a lease each, as workers of its project come and go.
+
+Invariants: every worker computes the same division from the leases of those that live, in ranges, so that a stream is
+read by as few of them as can be; a partition changes hands by being given back or by the end of its lease, never by
+being wanted. The leases spare work: that two workers consume a partition for a moment changes nothing, because the
+overlay moves its progress only from where it was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from antiphon.catalog.doorbell import Wakeup
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.errors import UnavailableError
+from antiphon.features.online.overlay_records import PARTITIONS
+from antiphon.orchestration.duties import LEASE_SECONDS, LOOK_SECONDS
+
+_log = logging.getLogger("antiphon.worker")
+
+
+def assigned(partitions: Sequence[str], workers: Collection[str], worker: str) -> Sequence[str]:
+    """The range of partitions that is one worker's: of P partitions and W workers each has P/W, give or take one."""
+    ordered = sorted(workers)
+    place, count = ordered.index(worker), len(ordered)
+    return partitions[place * len(partitions) // count : (place + 1) * len(partitions) // count]
+
+
+class StreamPartitions:
+    """Holds the leases of the partitions that are this worker's.
+
+    Args:
+        tenant: whose streams; other tenants' workers have leases of their own.
+        worker: its name, unique among the workers of an environment.
+        holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
+        streams: the streams that are followed now.
+        changed: called, in the event loop, when there are others than before.
+        wakeup: rings when there may be other streams.
+        seconds: of a lease: when its holder's machine is gone another worker takes over after so long.
+    """
+
+    def __init__(
+        self,
+        leases: ProcessLeases,
+        tenant: str,
+        worker: str,
+        holder: str,
+        gone: Callable[[str], bool],
+        *,
+        streams: Callable[[], Collection[str]],
+        changed: Callable[[], None] = lambda: None,
+        wakeup: Wakeup | None = None,
+        seconds: float = LEASE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._leases = leases
+        self._prefix = f"streams/{tenant}/"
+        self._worker = f"{self._prefix}worker/{worker}"
+        self._holder = holder
+        self._gone = gone
+        self._streams = streams
+        self._changed = changed
+        self._wakeup = wakeup or Wakeup()
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._held: frozenset[str] = frozenset()
+        self._renewed_at = float("-inf")
+
+    @property
+    def owned(self) -> Mapping[str, frozenset[int]]:
+        """The partitions of each stream that are this worker's, as far as it knows."""
+        found: dict[str, set[int]] = {}
+        for name in self._held:
+            stream, _, number = name.removeprefix(f"{self._prefix}partition/").rpartition("/")
+            found.setdefault(stream, set()).add(int(number))
+        return {stream: frozenset(numbers) for stream, numbers in found.items()}
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Hold this worker's part until ``stop``; then give it back.
+
+        While the catalog is away no other worker takes a lease, so what is held stays. Where only this process is cut
+        off, another one takes over beside it.
+        """
+        try:
+            with self._wakeup as wakeup:
+                while not stop.is_set():
+                    before = self._held
+                    try:
+                        await asyncio.to_thread(self.balance)
+                    except UnavailableError as error:
+                        _log.warning("The leases of stream partitions cannot be renewed: %s", error)
+                    if self._held != before:
+                        self._changed()
+                    await wakeup.wait_until(stop, min(LOOK_SECONDS, self._seconds / 3), found=False)
+        finally:
+            names, self._held = [self._worker, *self._held], frozenset()
+            try:
+                await asyncio.to_thread(self._leases.release_all, names, self._holder)
+            except UnavailableError:
+                _log.warning("The catalog is away; the leases of stream partitions end by themselves.")
+
+    def balance(self) -> None:
+        """Give back what is another worker's by now, and take what is this one's and free.
+
+        Raises:
+            UnavailableError: the catalog is away; what is held stays.
+        """
+        living = {
+            lease.name: lease.holder for lease in self._leases.living(self._prefix) if not self._gone(lease.holder)
+        }
+        workers = {name for name in living if name.startswith(f"{self._prefix}worker/")} | {self._worker}
+        partitions = f"{self._prefix}partition/"
+        every = [f"{partitions}{stream}/{part}" for stream in sorted(self._streams()) for part in range(PARTITIONS)]
+        own = frozenset(assigned(every, workers, self._worker))
+        given = self._held - own
+        self._held &= own  # First: a partition that is given back is not consumed any more.
+        if given:
+            self._leases.release_all(given, self._holder)
+        free = {name for name in own - self._held if living.get(name, self._holder) == self._holder}
+        now = self._monotonic()
+        if free or now - self._renewed_at >= self._seconds / 3:
+            wanted = sorted(self._held | free)
+            acquired = self._leases.acquire_all([self._worker, *wanted], self._holder, self._seconds, self._gone)
+            self._renewed_at = now
+            if self._worker not in acquired:  # Another process has this worker's name, and with it its part.
+                self._leases.release_all(acquired, self._holder)
+                acquired = frozenset()
+            self._held = acquired - {self._worker}
+            if lost := len(set(wanted) - acquired):
+                _log.info("%d stream partitions that were this worker's are another's now", lost)

@@ -1,0 +1,173 @@
+"""Partitions of streams are divided among the workers that live, and move when workers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.catalog.examples import open_database
+
+from antiphon.catalog.process_leases import ProcessLeases
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import UnavailableError
+from antiphon.features.online.overlay_records import PARTITIONS
+from antiphon.orchestration.stream_partitions import StreamPartitions, assigned
+
+ALL = frozenset(range(PARTITIONS))
+SECONDS = 15.0
+
+
+class Host:
+    """Workers of one machine and their catalog; time passes for all of them at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock(datetime(2013, 4, 10, tzinfo=UTC))
+        self.leases = ProcessLeases(open_database(folder, clock=self.clock), "dev")
+        self.streams = {"clicks", "orders"}
+        self.ended: set[str] = set()
+        self.started = 0
+
+    def worker(self, name: str) -> StreamPartitions:
+        self.started += 1
+        return StreamPartitions(
+            self.leases,
+            "acme",
+            name,
+            f"process {self.started}",
+            self.ended.__contains__,
+            streams=lambda: self.streams,
+            seconds=SECONDS,
+            monotonic=self.clock.monotonic,
+        )
+
+    def settle(self, *workers: StreamPartitions) -> None:
+        """Each looks twice, as within a few seconds."""
+        for _ in range(2):
+            self.clock.advance(timedelta(seconds=2))
+            for worker in workers:
+                worker.balance()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def owned(*workers: StreamPartitions) -> list[Mapping[str, frozenset[int]]]:
+    return [dict(worker.owned) for worker in workers]
+
+
+@given(st.integers(0, 5), st.integers(1, 9))
+def test_every_partition_is_one_workers_and_all_have_as_many_or_one_fewer(streams: int, workers: int) -> None:
+    partitions = [f"{stream}/{number}" for stream in range(streams) for number in range(PARTITIONS)]
+    names = [f"worker-{number}" for number in range(workers)]
+    divided = [list(assigned(partitions, reversed(names), name)) for name in names]
+    assert [one for part in divided for one in part] == partitions
+    assert max(map(len, divided)) - min(map(len, divided)) <= 1
+    if workers <= streams and streams % workers == 0:
+        readers = {(one.split("/")[0], place) for place, part in enumerate(divided) for one in part}
+        assert len(readers) == streams, "each stream is read by one worker"
+
+
+def test_a_worker_alone_has_everything_and_a_second_one_gets_half(host: Host) -> None:
+    one, two = host.worker("a"), host.worker("b")
+    one.balance()
+    assert owned(one) == [{"clicks": ALL, "orders": ALL}]
+    two.balance()
+    assert owned(two) == [{}], "nothing is taken that is not given back"
+    one.balance()
+    two.balance()
+    assert owned(one, two) == [{"clicks": ALL}, {"orders": ALL}]
+    host.streams = {"clicks"}
+    host.settle(one, two)
+    assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
+
+
+def test_a_worker_that_ended_is_not_waited_for_and_one_that_vanished_until_its_lease_ends(host: Host) -> None:
+    one, two, three = (host.worker(name) for name in "abc")
+    host.streams = {"clicks"}
+    host.settle(one, two, three)
+    assert sorted(len(part) for worker in owned(one, two, three) for part in worker.values()) == [2, 3, 3]
+    host.ended.add("process 1")
+    host.settle(two, three)
+    assert owned(two, three) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
+    host.clock.advance(timedelta(seconds=SECONDS - 6))
+    three.balance()
+    assert owned(three) == [{"clicks": {4, 5, 6, 7}}]
+    host.clock.advance(
+        timedelta(seconds=6)
+    )  # Since its last renewal the second has been silent for longer than a lease.
+    three.balance()
+    assert owned(three) == [{"clicks": ALL}]
+
+
+def test_one_that_stood_still_finds_that_its_part_is_anothers(host: Host) -> None:
+    host.streams = {"clicks"}
+    one, two = host.worker("a"), host.worker("b")
+    host.settle(one, two)
+    host.clock.advance(timedelta(seconds=SECONDS + 1))
+    two.balance()
+    assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": ALL}]
+    one.balance()
+    assert owned(one) == [{}]
+    host.settle(two, one)
+    assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
+
+
+def test_a_worker_that_is_started_again_has_the_part_it_had(host: Host) -> None:
+    host.streams = {"clicks"}
+    one, two = host.worker("a"), host.worker("b")
+    host.settle(one, two)
+    host.ended.add("process 1")
+    again = host.worker("a")
+    again.balance()
+    two.balance()
+    assert owned(again, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
+
+
+def test_of_two_processes_of_one_name_one_consumes(host: Host) -> None:
+    one, twin = host.worker("a"), host.worker("a")
+    host.settle(one, twin)
+    assert owned(one, twin) == [{"clicks": ALL, "orders": ALL}, {}]
+
+
+def test_streams_of_other_tenants_are_apart(host: Host) -> None:
+    one = host.worker("a")
+    other = StreamPartitions(host.leases, "other", "b", "process 9", lambda _: False, streams=lambda: {"clicks"})
+    one.balance()
+    other.balance()
+    assert owned(one, other) == [{"clicks": ALL, "orders": ALL}, {"clicks": ALL}]
+
+
+async def test_while_the_catalog_is_away_it_keeps_its_part_and_gives_it_back_at_the_end(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, stop = host.worker("a"), host.worker("b"), asyncio.Event()
+    changed, refused = asyncio.Event(), asyncio.Event()
+    one._changed = changed.set
+    task = asyncio.create_task(one.run_until(stop))
+    async with asyncio.timeout(10):
+        await changed.wait()
+    assert owned(one) == [{"clicks": ALL, "orders": ALL}]
+
+    def away(prefix: str) -> None:
+        loop.call_soon_threadsafe(refused.set)
+        raise UnavailableError("The catalog is away.")
+
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(host.leases, "living", away)
+        one._wakeup.wake()
+        async with asyncio.timeout(10):
+            await refused.wait()
+        assert owned(one) == [{"clicks": ALL, "orders": ALL}]
+    stop.set()
+    await task
+    assert owned(one) == [{}]
+    two.balance()
+    assert owned(two) == [{"clicks": ALL, "orders": ALL}]
