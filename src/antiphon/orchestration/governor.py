@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -88,7 +89,7 @@ class Governor:
     """Watches the engine while there is training, and pauses and resumes it.
 
     Args:
-        host: this machine, which is also that of an engine that does not name its own.
+        host: this machine, by its name by default, which is also that of an engine that does not name its own.
         everywhere: whether training here stops for users of engines on other machines too.
         exchange: with other processes; ``None``: training here is all there is.
         quiet: seconds without online work before training goes on.
@@ -102,7 +103,7 @@ class Governor:
         engine: Engine,
         training: TrainingProcesses,
         *,
-        host: str = "",
+        host: str | None = None,
         everywhere: bool = False,
         exchange: TrainingPauseExchange | None = None,
         quiet: float = 1.0,
@@ -116,8 +117,8 @@ class Governor:
         self._quiet = quiet
         self._poll = poll
         self._monotonic = monotonic
-        self._host = host
-        self._own = EVERY_HOST if everywhere else host
+        self._host = host or socket.gethostname()
+        self._own = EVERY_HOST if everywhere else self._host
         self._exchange = exchange
         self._states: dict[str, GovernorState] = {}
         self._stopped: list[TrainingProcess] = []

@@ -122,12 +122,9 @@ class StreamPartitions:
         free = {name for name in own - self._held if living.get(name, self._holder) == self._holder}
         now = self._monotonic()
         if free or now - self._renewed_at >= self._seconds / 3:
-            wanted = sorted(self._held | free)
-            acquired = self._leases.acquire_all([self._worker, *wanted], self._holder, self._seconds, self._gone)
+            names = sorted(self._held | free)
+            acquired = self._leases.acquire_all([self._worker, *names], self._holder, self._seconds, self._gone)
             self._renewed_at = now
-            if self._worker not in acquired:  # Another process has this worker's name, and with it its part.
-                self._leases.release_all(acquired, self._holder)
-                acquired = frozenset()
             self._held = acquired - {self._worker}
-            if lost := len(set(wanted) - acquired):
+            if lost := len(set(names) - acquired):
                 _log.info("%d stream partitions that were this worker's are another's now", lost)

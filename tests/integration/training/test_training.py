@@ -147,8 +147,12 @@ def pause(processes: TrainingProcesses, pid: int) -> None:
     deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline:
         assert processor_ticks(pid) == stands
+    processes.pause_all("another")
     processes.resume_all()
     processes.resume_all()
+    assert processes.paused, "another one still wants it"
+    assert state(pid) == "T"
+    processes.resume_all("another")
     assert not processes.paused
 
 
