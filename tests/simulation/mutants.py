@@ -397,8 +397,8 @@ MUTANTS = (
         "streams",
         ProcessLeases,
         "acquire_all",
-        "within=connection)\n            if self._taken(found, holder, gone):",
-        "within=connection)\n            if False:",
+        "if self._taken(found, holder, gone):",
+        "if False:",
     ),
     _one(
         "lease taken before it is over",

@@ -24,6 +24,8 @@ FORGOTTEN = timedelta(days=1)
 
 _table = schema.leases
 _columns = _table.c.name, _table.c.holder, _table.c.epoch, _table.c.until, _table.c.detail
+_put = upsert(_table)
+_put = _put.on_conflict_do_update(set_={name: _put.excluded[name] for name in ("holder", "epoch", "until", "detail")})
 
 
 class ProcessLease(msgspec.Struct, frozen=True):
@@ -74,21 +76,23 @@ class ProcessLeases:
         within: Connection | None = None,
     ) -> frozenset[str]:
         """As :meth:`acquire` for several leases in one transaction; the names of those that ``holder`` has now."""
-        acquired: set[str] = set()
+        rows: list[dict[str, Any]] = []
         with self._database.writing(within) as connection:
+            listed = connection.execute(select(*_columns).where(self._own, _table.c.name.in_(names)))
+            known = {row.name: _lease(row) for row in listed}
+            now = self._database.clock.now()
             for name in names:
-                found = self.find(name, within=connection)
+                found = known.get(name)
                 if self._taken(found, holder, gone):
                     continue
                 epoch = 1 if found is None else found.epoch + (found.holder != holder)
-                until = self._database.clock.now() + timedelta(seconds=seconds)
-                values = {"holder": holder, "epoch": epoch, "until": until, "detail": detail}
-                row = upsert(_table).values(tenant=ANY, environment=self._environment, name=name, **values)
-                connection.execute(row.on_conflict_do_update(set_=values))
-                acquired.add(name)
-            long_over = _table.c.until < self._database.clock.now() - FORGOTTEN
-            connection.execute(delete(_table).where(self._own, long_over))
-        return frozenset(acquired)
+                row = {"tenant": ANY, "environment": self._environment, "name": name, "holder": holder}
+                rows.append(row | {"epoch": epoch, "until": now + timedelta(seconds=seconds), "detail": detail})
+            if rows:
+                connection.execute(_put, rows)
+            if len(known) < len(names):  # New names are what could grow.
+                connection.execute(delete(_table).where(self._own, _table.c.until < now - FORGOTTEN))
+        return frozenset(row["name"] for row in rows)
 
     def _taken(self, found: ProcessLease | None, holder: str, gone: Callable[[str], bool]) -> bool:
         if found is None or found.holder == holder:
