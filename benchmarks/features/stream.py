@@ -54,17 +54,18 @@ _PATIENCE = 20.0
 
 
 class Size(NamedTuple):
-    """Events/s of the load, seconds a rate is held, events of the backlog."""
+    """Events/s of the load, seconds a rate is held, events of the backlog, rounds in which one is divided."""
 
     rates: tuple[int, ...]
     seconds: float
     backlog: int
+    rounds: int
 
 
 SIZES = {
-    "ci": Size((100,), 2.0, 4_000),
-    "demo": Size((100, 1_000, 3_000), 8.0, 40_000),
-    "full": Size((100, 1_000, 3_000, 10_000), 30.0, 200_000),
+    "ci": Size((100,), 2.0, 8_000, 1),
+    "demo": Size((100, 1_000, 3_000), 8.0, 40_000, 3),
+    "full": Size((100, 1_000, 3_000, 10_000), 30.0, 200_000, 3),
 }
 
 
@@ -107,6 +108,7 @@ class Opened:
         self.scope = Scope(tenant)
         self.specs = specs()
         self.folder = folder
+        self.go = folder / f"{tenant}.go"
         self.database = Database.open(f"sqlite:///{folder}/catalog.db")
         self.database.migrate()
         self._close: list[Any] = [self.database]
@@ -180,6 +182,8 @@ def consume(opened: Opened, partitions: Sequence[int] | None = None) -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         print("ready", flush=True)
+        while partitions is not None and not opened.go.exists() and not stop.is_set():
+            await asyncio.sleep(0.005)
         poll = partial(consumer.poll, owned=owned)
         await StreamPoller(poll, poll=0.05, batch=2_000, budget=0.25).run_until(stop)
 
@@ -310,7 +314,7 @@ def measure(folder: Path, chosen: Size, nats: str | None, redis: str | None) -> 
             prober.probe()
             found["rates"] = [fresh(opened, places, prober, rate, chosen.seconds) for rate in chosen.rates]
             found["wrong_values"] = prober.wrong()
-        found["divided"] = divided(folder, nats, redis, chosen.backlog // 2)
+        found["divided"] = divided(folder, nats, redis, chosen)
     finally:
         opened.close()
     return found

@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.features.stream import ENTITIES, Opened, child, event
-
-_ROUNDS = 3
+from benchmarks.features.stream import ENTITIES, Opened, Size, child, event
 
 
 def sustained(opened: Opened, places: list[str], backlog: int) -> dict[str, Any]:
@@ -46,25 +44,19 @@ DIVISIONS: dict[str, list[list[int]]] = {
 """Partitions of each worker."""
 
 
-def divided(folder: Path, nats: str | None, redis: str | None, backlog: int) -> dict[str, Any]:
+def divided(folder: Path, nats: str | None, redis: str | None, size: Size) -> dict[str, Any]:
     """Events/s of the log that are through in all partitions consumed, by how they are divided; the best of rounds in
     turns, since what disturbs makes it slower only."""
     found: dict[str, list[float]] = {name: [] for name in DIVISIONS}
-    for number in range(_ROUNDS):
+    backlog = size.backlog if size.rounds == 1 else size.backlog // 2
+    for number in range(size.rounds):
         for name, workers in DIVISIONS.items():
-            tenant = f"{name}-{number}"
-            opened = Opened(folder, nats, redis, tenant)
+            opened = Opened(folder, nats, redis, f"{name}-{number}")
             try:
-                for start in range(0, backlog, 500):
-                    batch = [
-                        event(f"{n}", f"sensor-{n % ENTITIES}", 1) for n in range(start, min(start + 500, backlog))
-                    ]
-                    opened.log.append(opened.scope, "readings", batch)
-                found[name].append(
-                    consumed_per_second(opened, [str(folder), nats or "-", redis or "-"], workers, backlog)
-                )
+                rate = consumed_per_second(opened, [str(folder), nats or "-", redis or "-"], workers, backlog)
             finally:
                 opened.close()
+            found[name].append(rate)
     best = {name: max(rates) for name, rates in found.items()}
     return {
         **{f"{name}_per_s": [round(rate) for rate in rates] for name, rates in found.items()},
@@ -74,25 +66,25 @@ def divided(folder: Path, nats: str | None, redis: str | None, backlog: int) -> 
 
 
 def consumed_per_second(opened: Opened, places: list[str], workers: list[list[int]], backlog: int) -> float:
-    """Consume a log that is there, by so many workers at once."""
+    """Have workers consume a backlog that was appended while all of them waited for its end."""
     from antiphon.features.online.overlay_records import view_prefix
 
     prefixes = [view_prefix(spec.key) for spec in opened.specs]
     consumed = [number for worker in workers for number in worker]
 
-    def least() -> int:
+    def behind() -> bool:
         progress = opened.overlay.read(prefixes).progress
-        return min(progress[view][number].offset for view in prefixes for number in consumed)
+        return min(progress[view][number].offset for view in prefixes for number in consumed) < backlog
 
     with ExitStack() as stack:
         for worker in workers:
             stack.enter_context(child("consume", places, opened.scope.tenant, ",".join(map(str, worker))))
-        deadline = time.perf_counter() + 170
-        while (first := least()) == 0:
-            assert time.perf_counter() < deadline, "the consumers do not move"
-            time.sleep(0.002)
+        for start in range(0, backlog, 500):
+            batch = [event(f"{n}", f"sensor-{n % ENTITIES}", 1) for n in range(start, min(start + 500, backlog))]
+            opened.log.append(opened.scope, "readings", batch)
         began = time.perf_counter()
-        while (now := least()) < backlog:
-            assert time.perf_counter() < deadline, "the backlog is too long for this machine"
+        opened.go.touch()
+        while behind():
+            assert time.perf_counter() < began + 170, "the backlog is too long for this machine"
             time.sleep(0.005)
-        return (now - first) / (time.perf_counter() - began)
+        return backlog / (time.perf_counter() - began)
