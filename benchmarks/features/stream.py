@@ -380,7 +380,8 @@ def main(arguments: list[str]) -> int:
             print(f"{kind:9} {rate['rate']:9} {rate['reached']:9} {timed}   {'yes' if rate['kept'] else 'no'}")
         print(f"{kind:9} appended {line[kind]['appended_per_s']}/s, consumed {line[kind]['consumed_per_s']}/s")
         shares = line[kind]["divided"]
-        print(f"{kind:9} two workers {shares['two_by_one']} x one; one with half of it {shares['half_by_one']} x one")
+        cores = shares["two_by_one_with_cores"]
+        print(f"{kind:9} two workers {shares['two_by_one']} x one here, {cores} x by processor time")
     print(json.dumps(line))
     if options.keep:
         with (RESULTS / "feature_stream.jsonl").open("a") as file:

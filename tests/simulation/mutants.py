@@ -380,8 +380,8 @@ MUTANTS = (
         "streams",
         stream_partitions,
         "assigned",
-        "partitions[place * len(partitions) // count",
-        "partitions[-(-place * len(partitions) // count)",
+        "every[place * len(every) // count",
+        "every[-(-place * len(every) // count)",
     ),
     _one(
         "partition never given back",

@@ -116,6 +116,7 @@ class StreamsScenario:
         self.folder = world.file.path.parent / "online"
         self.batch = self.random.choice((1, 2, 5))
         self.deployed = self.random.random() * 20
+        self.shares = self.random.choice((1, 2, 8, 8))
         self.one_host = self.random.random() < 0.5
         self.acknowledged: set[str] = set()
         self.on_duty: dict[Process, None] = {}
@@ -173,6 +174,7 @@ class StreamsScenario:
             process.label,
             self.gone,
             streams=lambda: consumer.streams,
+            shares=self.shares,
             changed=wakeup.wake,
             seconds=LEASE,
             monotonic=now,
@@ -219,8 +221,8 @@ class StreamsScenario:
         return on_duty and whole and self.divided() and self.world.loop.time() > self.deployed
 
     def divided(self) -> bool:
-        """Whether each partition's lease is held by a living worker that consumes it, and all have as many, or one
-        fewer."""
+        """Whether each partition's lease is held by a living worker that consumes it, and all have as many shares, or
+        one fewer."""
         prefix = f"streams/{SCOPE.tenant}/partition/{STREAM}/"
         held = {
             (holder, int(name.removeprefix(prefix)))
@@ -231,7 +233,7 @@ class StreamsScenario:
             (one.label, self.partitions[one].owned) for one in self.world.alive("worker") if one in self.partitions
         ]
         consumed = {(label, part) for label, streams in owned for part in streams.get(STREAM, ())}
-        numbers = [len(streams.get(STREAM, ())) for _, streams in owned]
+        numbers = [len(streams.get(STREAM, ())) * self.shares // PARTITIONS for _, streams in owned]
         return consumed == held and len(held) == PARTITIONS and max(numbers) - min(numbers) <= 1
 
     def check(self) -> None:

@@ -306,6 +306,7 @@ class WorkerSettings(Section, frozen=True):
         stream_poll: how often a log on NATS is looked at while there is nothing new.
         stream_batch: events in one go at most.
         stream_budget: a batch that takes longer than this is followed by a smaller one.
+        stream_shares: among how many workers one stream is divided at most; each of them reads all of it.
         training_governed: whether training is stopped while the engine serves online requests.
         training_pause: for whose: those of engines on the training's own host, or of any engine that is seen.
         training_quiet: how long there must have been none before it goes on.
@@ -323,6 +324,7 @@ class WorkerSettings(Section, frozen=True):
     stream_poll: str = "50ms"
     stream_batch: int = 2_000
     stream_budget: str = "250ms"
+    stream_shares: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
     refresh: bool = True
     training_governed: bool = True
     training_pause: Literal["host", "everywhere"] = "host"

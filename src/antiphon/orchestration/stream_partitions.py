@@ -1,9 +1,9 @@
 """Stream partitions: which of them this worker consumes, under a lease each, as workers of its project come and go.
 
 Invariants: every worker computes the same division from the leases of those that live, in ranges, so that a stream is
-read by as few of them as can be; a partition changes hands by being given back or by the end of its lease, never by
-being wanted. The leases spare work: that two workers consume a partition for a moment changes nothing, because the
-overlay moves its progress only from where it was read.
+read by as few of them as can be: who has a part of a stream reads all of it. A partition changes hands by being given
+back or by the end of its lease, never by being wanted. The leases spare work: that two workers consume a partition for
+a moment changes nothing, because the overlay moves its progress only from where it was read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLeases
@@ -22,11 +22,22 @@ from antiphon.orchestration.duties import LEASE_SECONDS, LOOK_SECONDS
 _log = logging.getLogger("antiphon.worker")
 
 
-def assigned(partitions: Sequence[str], workers: Collection[str], worker: str) -> Sequence[str]:
-    """The range of partitions that is one worker's: of P partitions and W workers each has P/W, give or take one."""
+def assigned(
+    streams: Collection[str], shares: int, workers: Collection[str], worker: str
+) -> Mapping[str, frozenset[int]]:
+    """The partitions of each stream that are one worker's.
+
+    A stream has so many shares, of as many partitions, give or take one; of N shares and W workers each has N/W, give
+    or take one.
+    """
+    every = [(stream, share) for stream in sorted(streams) for share in range(shares)]
     ordered = sorted(workers)
     place, count = ordered.index(worker), len(ordered)
-    return partitions[place * len(partitions) // count : (place + 1) * len(partitions) // count]
+    found: dict[str, frozenset[int]] = {}
+    for stream, share in every[place * len(every) // count : (place + 1) * len(every) // count]:
+        own = frozenset(part for part in range(PARTITIONS) if part * shares // PARTITIONS == share)
+        found[stream] = found.get(stream, frozenset()) | own
+    return found
 
 
 class StreamPartitions:
@@ -36,7 +47,7 @@ class StreamPartitions:
         tenant: whose streams; other tenants' workers have leases of their own.
         worker: its name, unique among the workers of an environment.
         holder: names this process among all; ``gone`` tells of another one that it is known to have ended.
-        streams: the streams that are followed now.
+        streams: the streams that are followed now; ``shares``: workers among which one is divided at most.
         changed: called, in the event loop, when there are others than before.
         wakeup: rings when there may be other streams.
         seconds: of a lease: when its holder's machine is gone another worker takes over after so long.
@@ -51,6 +62,7 @@ class StreamPartitions:
         gone: Callable[[str], bool],
         *,
         streams: Callable[[], Collection[str]],
+        shares: int = 1,
         changed: Callable[[], None] = lambda: None,
         wakeup: Wakeup | None = None,
         seconds: float = LEASE_SECONDS,
@@ -62,6 +74,7 @@ class StreamPartitions:
         self._holder = holder
         self._gone = gone
         self._streams = streams
+        self._shares = shares
         self._changed = changed
         self._wakeup = wakeup or Wakeup()
         self._seconds = seconds
@@ -112,9 +125,8 @@ class StreamPartitions:
             lease.name: lease.holder for lease in self._leases.living(self._prefix) if not self._gone(lease.holder)
         }
         workers = {name for name in living if name.startswith(f"{self._prefix}worker/")} | {self._worker}
-        partitions = f"{self._prefix}partition/"
-        every = [f"{partitions}{stream}/{part}" for stream in sorted(self._streams()) for part in range(PARTITIONS)]
-        own = frozenset(assigned(every, workers, self._worker))
+        divided = assigned(self._streams(), self._shares, workers, self._worker)
+        own = frozenset(f"{self._prefix}partition/{stream}/{part}" for stream in divided for part in divided[stream])
         given = self._held - own
         self._held &= own  # First: a partition that is given back is not consumed any more.
         if given:

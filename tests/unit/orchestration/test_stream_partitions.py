@@ -29,6 +29,7 @@ class Host:
         self.clock = ManualClock(datetime(2013, 4, 10, tzinfo=UTC))
         self.leases = ProcessLeases(open_database(folder, clock=self.clock), "dev")
         self.streams = {"clicks", "orders"}
+        self.shares = PARTITIONS
         self.ended: set[str] = set()
         self.started = 0
 
@@ -41,6 +42,7 @@ class Host:
             f"process {self.started}",
             self.ended.__contains__,
             streams=lambda: self.streams,
+            shares=self.shares,
             seconds=SECONDS,
             monotonic=self.clock.monotonic,
         )
@@ -62,16 +64,28 @@ def owned(*workers: StreamPartitions) -> list[Mapping[str, frozenset[int]]]:
     return [dict(worker.owned) for worker in workers]
 
 
-@given(st.integers(0, 5), st.integers(1, 9))
-def test_every_partition_is_one_workers_and_all_have_as_many_or_one_fewer(streams: int, workers: int) -> None:
-    partitions = [f"{stream}/{number}" for stream in range(streams) for number in range(PARTITIONS)]
+@given(st.integers(0, 5), st.integers(1, PARTITIONS), st.integers(1, 9))
+def test_every_partition_is_one_workers_and_all_have_as_many_shares_or_one_fewer(
+    streams: int, shares: int, workers: int
+) -> None:
+    followed = {f"stream-{number}" for number in range(streams)}
     names = [f"worker-{number}" for number in range(workers)]
-    divided = [list(assigned(partitions, reversed(names), name)) for name in names]
-    assert [one for part in divided for one in part] == partitions
-    assert max(map(len, divided)) - min(map(len, divided)) <= 1
-    if workers <= streams and streams % workers == 0:
-        readers = {(one.split("/")[0], place) for place, part in enumerate(divided) for one in part}
-        assert len(readers) == streams, "each stream is read by one worker"
+    divided = [assigned(followed, shares, reversed(names), name) for name in names]
+    every = [(stream, part) for one in divided for stream, parts in one.items() for part in parts]
+    assert sorted(every) == [(stream, part) for stream in sorted(followed) for part in range(PARTITIONS)]
+    size = PARTITIONS / shares
+    held = [sum(round(len(parts) / size) for parts in one.values()) for one in divided]
+    if PARTITIONS % shares == 0:
+        assert max(held) - min(held) <= 1
+    for stream in followed:
+        assert sum(stream in one for one in divided) <= shares, "no more workers read it than may"
+
+
+def test_a_stream_is_one_workers_unless_it_may_be_shared(host: Host) -> None:
+    host.shares = 1
+    one, two, three = (host.worker(name) for name in "abc")
+    host.settle(one, two, three)
+    assert owned(one, two, three) == [{}, {"clicks": ALL}, {"orders": ALL}]
 
 
 def test_a_worker_alone_has_everything_and_a_second_one_gets_half(host: Host) -> None:

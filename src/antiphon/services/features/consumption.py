@@ -33,6 +33,7 @@ def stream_consumption(
         str(process),
         process.has_ended,
         streams=partial(features.streams, believed=poll),
+        shares=settings.stream_shares,
         changed=events.wake,
         wakeup=doorbell.wakeup(environment, "features"),
     )

@@ -61,6 +61,7 @@ async def consume(folder: Path, redis: str, name: str, seconds: float) -> None:
             f"{name}/{os.getpid()}",
             lambda holder: False,
             streams=lambda: consumer.streams,
+            shares=2,
             changed=events.wake,
             seconds=seconds,
         )
