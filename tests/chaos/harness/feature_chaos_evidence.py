@@ -160,11 +160,22 @@ class Looker:
             lmdb.open(str(files[0]), subdir=False, readonly=True, max_dbs=0) as environment,
             environment.begin() as seen,
         ):
-            return {key: int.from_bytes(seen.get(b"o" + _short(key)) or b"", "big") for key in keys}
+            found = {key: seen.get(b"o" + _short(key)) for key in keys}
+        return {
+            key: 0 if stored is None else min(offset for offset, *_ in msgspec.msgpack.decode(stored))
+            for key, stored in found.items()
+        }
 
     def _redis_offsets(self, keys: set[str]) -> dict[str, int]:
-        (where,) = list(self._redis.scan_iter(match="*:@overlay:offsets")) or [None]
-        return {} if where is None else {key: int(self._redis.zscore(where, _short(key)) or 0) for key in keys}
+        """The least of a view's partitions, of which one that was never consumed has no record."""
+        (where,) = list(self._redis.scan_iter(match="*:@overlay:progress")) or [None]
+        if where is None:
+            return {}
+        found: dict[str, int] = {}
+        for key in keys:
+            stored = self._redis.hmget(where, [_short(key) + bytes([number]) for number in range(8)])
+            found[key] = min(0 if one is None else msgspec.msgpack.decode(one)[0] for one in stored)
+        return found
 
     def _sha256(self, path: Path) -> str:
         status = path.stat()

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness.partitions import apply_through
 from tests.integration.features.altered import alter as altered
 from tests.integration.features.desk import history, write
 from tests.integration.features.online.test_lookup import EWR, departure
@@ -117,7 +118,7 @@ def test_an_event_that_the_consumer_dropped_is_found(world: World) -> None:
         world.append("departures", departure(9001 + number, 5 + number, -3.0))
         if number == 1:  # it moves on without having written the event
             prefixes = [view_prefix(spec.key) for spec in world.specs.values()]
-            world.overlay.apply(dict.fromkeys(prefixes, 2), [], {})
+            apply_through(world.overlay, dict.fromkeys(prefixes, 2))
         world.consume()
     late = ask(world, 1, 20)
     report = measured(world, late, ask(world, 2, 5), at=20)
@@ -165,7 +166,7 @@ def test_what_cannot_be_brought_to_the_same_knowledge_says_why(world: World) -> 
     }  # fmt: skip
     assert of(report, "congestion.latest", "served").compared == 0
     world.log.append(world.scope, "departures", [])
-    world.overlay.apply({view_prefix(world.specs["congestion"].key): 5}, [], {})
+    apply_through(world.overlay, {view_prefix(world.specs["congestion"].key): 5})
     assert of(measured(world), "congestion.latest").not_comparable == {"the overlay is ahead of the log": 1}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.harness.partitions import apply_through
 from tests.integration.features.desk import ORIGIN, flight, history, specs, write
 from tests.integration.features.online.test_lookup import (  # noqa: F401  # the same tests, on this module's world
     EWR,
@@ -534,11 +535,11 @@ def test_errors_of_the_server_do_not_show_values(world: World, server: RedisServ
     for key in list(keys_of(server)):
         if ":@overlay:" in key:
             server.client.delete(key)
-    server.client.set("default:dev:@overlay:offsets", "of another kind")
+    server.client.set("default:dev:@overlay:progress", "of another kind")
     with pytest.raises(UnavailableError, match="refused a command") as refused:
         world.consume()
     assert "WRONGTYPE" in str(refused.value)
-    assert "ZSCORE" not in str(refused.value)
+    assert "HMGET" not in str(refused.value)
 
 
 def test_a_password_is_asked_for_by_name_and_never_in_the_url() -> None:
@@ -602,7 +603,7 @@ def test_what_is_written_under_an_old_key_between_two_passes_is_sealed_anew_too(
     keys, behind = Keys(), Keys()
     behind.keys = keys.keys
     stale = RedisOverlay(server, Scope(), AesGcmCodec(behind))
-    stale.apply({view: 1}, [written(1)], {})
+    apply_through(stale, {view: 1}, [written(1)])
     keys.current = "k2"
     resealing = RedisOverlay(server, Scope(), AesGcmCodec(keys))
     passes = resealing._pass
@@ -613,7 +614,7 @@ def test_what_is_written_under_an_old_key_between_two_passes_is_sealed_anew_too(
         resealed = passes(leaving)
         number += 1
         if number == 1:
-            stale.apply({view: 2}, [written(2)], {})
+            apply_through(stale, {view: 2}, [written(2)])
         return resealed
 
     resealing._pass = pass_and_write  # type: ignore[method-assign]
@@ -630,7 +631,7 @@ def test_a_resealing_that_was_cut_off_is_finished_by_the_next(server: RedisServe
     keys = Keys()
     overlay = RedisOverlay(server, Scope(), AesGcmCodec(keys))
     event = OverlayEvent(view, entity, StreamedEvent(1, 1, "0", (1,), 1))
-    overlay.apply({view: 1}, [event], {})
+    apply_through(overlay, {view: 1}, [event])
     keys.current = "k2"
     cut = RedisOverlay(server, Scope(), AesGcmCodec(keys))
 
