@@ -6,6 +6,7 @@ names the host whose users it speaks for, or every host. Both kinds of row are l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -15,6 +16,8 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog.database import Database
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.scope import Scope
+
+_log = logging.getLogger("antiphon.catalog")
 
 EVERY_HOST = "*"
 
@@ -80,8 +83,8 @@ class TrainingPauses:
             now = self._database.clock.now()
             name = f"{_PAUSE}{host}/{writer}"
             found = self._leases.find(name, within=connection)
-            lasting = found is not None and found.detail is not None and found.until >= now
-            since = _pause(found.detail).since if lasting and found is not None and found.detail is not None else now
+            lasting = found is not None and found.until >= now
+            since = _pause(found.detail or "").since if found is not None and lasting else now
             detail = _PauseDetail(host, reason, since, ordered)
             self._leases.acquire_all([name], writer, seconds, detail=_text(detail), within=connection)
             if not lasting or ordered:
@@ -115,13 +118,16 @@ class TrainingPauses:
         """The pauses that hold now, and the workers that train, by name."""
         pauses, trainings = [], []
         for lease in self._leases.living("training/"):
-            if lease.name.startswith(_PAUSE):
-                said = _pause(lease.detail or "")
-                pauses.append(
-                    TrainingPause(said.host, lease.holder, said.reason, said.since, lease.until, said.ordered)
-                )
-            else:
-                trainings.append(_host(lease.detail or ""))
+            try:
+                if lease.name.startswith(_PAUSE):
+                    said = _pause(lease.detail or "")
+                    pauses.append(
+                        TrainingPause(said.host, lease.holder, said.reason, said.since, lease.until, said.ordered)
+                    )
+                else:
+                    trainings.append(_host(lease.detail or ""))
+            except msgspec.MsgspecError as error:
+                _log.warning("What %s says cannot be read, and it is left out: %s", lease.name, error)
         return tuple(pauses), tuple(trainings)
 
     def remaining(self, pause: TrainingPause) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLeases
-from antiphon.core.errors import UnavailableError
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.features.online.overlay_records import PARTITIONS
 from antiphon.orchestration.duties import LEASE_SECONDS, LOOK_SECONDS
 
@@ -103,7 +103,7 @@ class StreamPartitions:
                     before = self._held
                     try:
                         await asyncio.to_thread(self.balance)
-                    except UnavailableError as error:
+                    except AntiphonError as error:  # Or what is applied cannot be read.
                         _log.warning("The leases of stream partitions cannot be renewed: %s", error)
                     if self._held != before:
                         self._changed()

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from antiphon.catalog.database import Database
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.training_pauses import TrainingHost, TrainingPauses
 from antiphon.core.clock import ManualClock
 
@@ -70,3 +71,14 @@ def test_environments_are_apart_and_who_waits_is_woken_once_a_pause(
     assert rings[1:] == [("training", "dev")]
     pauses.end([("north", "process 1")])
     assert rings[2:] == [("training", "dev")]
+
+
+def test_a_row_that_cannot_be_read_is_left_out(
+    pauses: TrainingPauses, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    leases = ProcessLeases(database, "dev")
+    assert leases.acquire("training/pause/north/newer", "newer", 60, detail='{"place": "north"}')
+    assert leases.acquire("training/under-way/older", "older", 60)
+    held = pauses.hold("north", "process 1", "online requests", 5)
+    assert pauses.known() == ((held,), ())
+    assert "training/under-way/older" in caplog.text
