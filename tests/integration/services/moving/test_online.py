@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.partitions import apply_through
 from tests.unit.catalog.examples import DEV
 
 from antiphon.core.errors import ConflictError
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
-from antiphon.features.online.overlay_records import OverlayEvent, StreamProgress, view_prefix
+from antiphon.features.online.overlay_records import (
+    OverlayEvent,
+    ProgressMove,
+    StreamProgress,
+    ViewPartition,
+    view_prefix,
+)
 from antiphon.features.values import StreamedEvent
 from antiphon.services.moving.online import MovedOverlay, copy_overlay
 
@@ -35,7 +42,8 @@ class Overlays:
             for number in numbers
         ]
         rejected = last + 1 - first - len(numbers)
-        overlay.apply({VIEW: last}, events, {VIEW: StreamProgress(rejected, 0, last, 0)})
+        rejected += overlay.read([VIEW]).progress[VIEW][0].rejected
+        assert apply_through(overlay, {VIEW: last}, events, rejected=rejected, watermark=last)
 
     def move(self, publication: int = 1) -> MovedOverlay:
         (moved,) = copy_overlay(self.source, self.target, {VIEW: KEY}, publication)
@@ -91,3 +99,13 @@ def test_an_overlay_that_is_being_filled_again_does_not_move(overlays: Overlays)
     overlays.take(overlays.target, 1, 3)
     with pytest.raises(ConflictError, match="is being filled again"):
         copy_overlay(overlays.target, overlays.source, {VIEW: KEY}, 1)
+
+
+def test_partitions_that_are_not_equally_far_move_as_they_are(overlays: Overlays) -> None:
+    overlays.take(overlays.source, 1, 30)
+    behind = overlays.source.read([VIEW]).progress[VIEW][5]
+    further = ProgressMove(behind, StreamProgress(34, rejected=behind.rejected, watermark=34))
+    event = OverlayEvent(VIEW, bytes([1]) * 16, StreamedEvent(34, 34, "e34", (1,), 34))
+    assert overlays.source.apply({ViewPartition(VIEW, 5): further}, [event])
+    assert (overlays.move().offset, overlays.move().copied) == (30, 0)
+    assert state(overlays.target) == state(overlays.source)
