@@ -64,7 +64,7 @@ async def run(root: Path, rounds: int, killed: bool = False) -> Report:
         async with Load(project, 1, pause=0.02) as load:
             await load.start()
             load.refused.clear()  # What is asked before the first publication is rightly refused.
-            load.unanswered = 0
+            load.broken_off.clear()
             clients = asyncio.create_task(load.run())
             began, replaced = time.monotonic(), list[Replacement]()
             try:
@@ -78,7 +78,7 @@ async def run(root: Path, rounds: int, killed: bool = False) -> Report:
                 load.stop()
                 await asyncio.wait_for(clients, 120)
             seconds = time.monotonic() - began
-            refused, broken_off = tuple(load.refused), load.unanswered
+            refused, broken_off = tuple(load.refused), tuple(load.broken_off)
             await load.settle()
         return Report(
             rounds=rounds,
@@ -86,8 +86,8 @@ async def run(root: Path, rounds: int, killed: bool = False) -> Report:
             answered=len(load.acknowledged),
             events=len(load.pushed),
             refused=len(refused),
-            broken_off=broken_off,
-            failures=dict(Counter(f"{one.what}: {one.status} {one.code}" for one in refused)),
+            broken_off=len(broken_off),
+            failures=dict(Counter([*(f"{one.what}: {one.status} {one.code}" for one in refused), *broken_off])),
             seconds=round(seconds, 1),
         )
 

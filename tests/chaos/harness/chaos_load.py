@@ -48,7 +48,7 @@ class Load:
         self.pushed: set[str] = set()
         self.jobs: list[OrderedJob] = []
         self.refreshes = 0
-        self.unanswered = 0
+        self.broken_off: list[str] = []
 
     async def __aenter__(self) -> Load:
         return self
@@ -148,8 +148,8 @@ class Load:
             if stream:
                 return await self._streamed(body, minimum)
             response = await self._client.post(self._at("/v1/chat/completions"), json=body)
-        except (httpx2.HTTPError, json.JSONDecodeError):  # also an event that was cut off in the middle
-            self.unanswered += 1
+        except (httpx2.HTTPError, json.JSONDecodeError) as error:  # also an event that was cut off in the middle
+            self._broke_off("a question", error)
             return None
         if response.status_code != 200:
             self._refusal("a question", response.status_code, response.content)
@@ -170,12 +170,12 @@ class Load:
                 elif line.startswith("data: "):
                     event = json.loads(line.removeprefix("data: "))
                     if "error" in event:
-                        self.unanswered += 1
+                        self._broke_off("a streamed question", event["error"].get("message"))
                         return None
                     text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
                     made = event.get("antiphon") or made
         if not ended or made is None:
-            self.unanswered += 1
+            self._broke_off("a streamed question", "no end")
             return None
         return Acknowledged(made["prediction"], made["publication"], text, minimum)
 
@@ -238,14 +238,22 @@ class Load:
     async def _post(self, what: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
             response = await self._client.post(self._at(path), json=body)
-        except httpx2.HTTPError:
-            self.unanswered += 1
+        except httpx2.HTTPError as error:
+            self._broke_off(what, error)
             return None
         if response.is_success:
             found: dict[str, Any] = response.json()
             return found
         self._refusal(what, response.status_code, response.content)
         return None
+
+    @property
+    def unanswered(self) -> int:
+        """The number of requests that were not answered to their end."""
+        return len(self.broken_off)
+
+    def _broke_off(self, what: str, why: object) -> None:
+        self.broken_off.append(f"{what}: {why!r}")
 
     def _refusal(self, what: str, status: int, content: bytes) -> None:
         try:

@@ -205,7 +205,9 @@ class RoutedEngine:
         if attempts.over:
             raise attempts.refusal()
         found = self._open(model, attempts)
-        if not found and self._monotonic() - self._read_at > FRESH_SECONDS:
+        # Those that are away may have successors that are not known yet.
+        away = not any(route.reachable for route in found)
+        if away and self._monotonic() - self._read_at > FRESH_SECONDS:
             await self._read()
             found = self._open(model, attempts)
         if not found and self._patience:
