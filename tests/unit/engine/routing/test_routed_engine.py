@@ -222,6 +222,23 @@ async def test_an_instance_that_failed_is_asked_last_until_a_probe_finds_it() ->
         assert await again() == first.name
 
 
+async def test_a_successor_is_looked_for_before_an_instance_that_is_away_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(routed_engine, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(routed_engine, "FRESH_SECONDS", -1.0)
+    fleet = Fleet("a", "b", "c")
+    fleet.listed = {"a", "b"}
+    first, second = fleet.preferred()
+    async with routing(fleet) as engine:
+        first.away = UnavailableError("The engine cannot be reached.")
+        assert await answer(engine) == second.name
+        fleet.listed = {second.name, "c"}
+        second.away = UnavailableError("The engine is shutting down.")
+        assert await answer(engine) == "c"
+        assert first.requests == 1, "it was asked although it is known to be away"
+
+
 async def test_the_only_instance_is_asked_even_if_it_failed() -> None:
     fleet = Fleet("a")
     fleet.instances["a"].script = [EngineError("One request failed.")]
