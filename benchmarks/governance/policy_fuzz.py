@@ -165,6 +165,7 @@ def asked_directly(
     facts: dict[str, Any] = {
         "kind": "application", "name": "desk", "tenant": who.tenant, "sensitivity": sensitivity, "limited": False,
         "purposes": [], "tuned": False, "trainedFor": [], "author": "", "passed": False, "reasoned": False,
+        "grantedTo": "",
     }  # fmt: skip
     own = {"name": who.id, "tenant": who.tenant, "kind": "service", "clearance": levels[who.clearance]}
     entities = [

@@ -31,8 +31,8 @@ def stream_events(port: int, stream: str, after: int, end: int) -> list[Event]:
 
 
 def _event(message: dict[str, Any]) -> Event:
-    # A message is MessagePack [schema, codec, key id, bytes] with JSON inside: id, µs, µs, payload.
-    identity, event_time, available_at, payload = json.loads(
+    # A message is MessagePack [schema, codec, key id, bytes] with JSON inside: id, µs, µs, payload, and more.
+    identity, event_time, available_at, payload, *_ = json.loads(
         msgspec.msgpack.decode(base64.b64decode(message["data"]))[3]
     )
     return message["seq"], identity, payload["shop"], payload["amount"], event_time, available_at

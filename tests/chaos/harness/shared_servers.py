@@ -137,7 +137,7 @@ def _events(server: NatsProcess) -> Iterator[tuple[int, str, str, int]]:
     (name,) = (one for one in server.ask("$JS.API.STREAM.NAMES")["streams"] if one.endswith(f"_{STREAM}"))
     for number in range(1, server.ask(f"$JS.API.STREAM.INFO.{name}")["state"]["last_seq"] + 1):
         message = server.ask(f"$JS.API.STREAM.MSG.GET.{name}", seq=number)["message"]
-        identity, _, _, payload = opened(base64.b64decode(message["data"]))
+        identity, _, _, payload, *_ = opened(base64.b64decode(message["data"]))
         yield message["seq"], identity, payload["shop"], int(payload["amount"])
 
 
