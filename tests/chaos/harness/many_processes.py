@@ -202,17 +202,18 @@ class Chaos:
 
 async def run(
     root: Path, *, kills: int, seed: int, pauses: int = 0, partitions: int = 0,
+    plans: Sequence[HostPlan] | None = None,
     broken: str | None = None,
     say: TextIO | None = None,
 ) -> Report:  # fmt: skip
-    """Run the harness in an empty folder.
+    """Run the harness in an empty folder, on hosts with these plans, by default those of the form.
 
     Raises:
         TimeoutError: a host did not come up, or not back.
         RuntimeError: a supervisor ended by itself, or networks are asked for and cannot be made.
     """
     began = time.monotonic()
-    plans = CUT_OFF if partitions else KILLED
+    plans = plans or (CUT_OFF if partitions else KILLED)
     with ExitStack() as stack:
         networks = stack.enter_context(network(len(plans))) if partitions else None
         servers = stack.enter_context(shared_servers(networks))
