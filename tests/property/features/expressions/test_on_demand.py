@@ -35,7 +35,7 @@ def view() -> OnDemandSpec:
 
 
 moments = st.one_of(
-    st.integers(-(10**15), 4 * 10**15),
+    st.integers(0, 4 * 10**15),  # From 1970 on: the changes of a zone's offset before that are not read.
     st.sampled_from([1_459_040_400_000_000, 1_459_040_399_999_999, 1_477_789_200_000_000]),  # clocks change in Berlin
 ).map(lambda n: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=n))
 numbers = st.one_of(
