@@ -113,7 +113,8 @@ class Term:
         return Term(nodes.MembershipNode(self.node, tuple(_constant(node_of(value)) for value in values)))
 
     def hour(self, zone: str) -> Term:
-        """The hour of the day, 0 to 23, that this instant has in a zone such as ``"Europe/Berlin"``."""
+        """The hour of the day, 0 to 23, that this instant has in a zone such as ``"Europe/Berlin"``, between 1970 and
+        2100: a zone's changes of offset before and after that are left out."""
         return Term(nodes.CalendarNode("hour", self.node, zone))
 
     def weekday(self, zone: str) -> Term:
