@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -51,7 +51,8 @@ def until(condition: Callable[[], object], within: float = STARTS_WITHIN) -> Non
 
 
 class ServerProcess:
-    """One server, started by :meth:`start` and ended by :meth:`stop` or :meth:`kill`; it may be started again.
+    """One server, started by :meth:`start` and ended by :meth:`stop` or :meth:`kill`; it may be started again. As a
+    context it runs for as long as the block lasts.
 
     Args:
         address: where it listens. ``under``: a command that becomes it, in the network that has this address.
@@ -63,6 +64,17 @@ class ServerProcess:
         self.address = address
         self.under = tuple(under)
         self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
 
     def command(self) -> list[str]:
         raise NotImplementedError

@@ -119,7 +119,7 @@ def over_engine(
     try:
         command = (*cores.prefix(cores.others), *commands.command(store), *options)
         with running(command, store.paths.logs / "engine.log"), gateway(store, "antiphon, engine", cores) as made:
-            yield made, store.paths.engine_socket
+            yield made, store.paths.engine_socket_of("engine")
     finally:
         store.close()
 

@@ -76,11 +76,13 @@ async def _serve(store: Store, options: argparse.Namespace, supervision: Supervi
         finally:
             leaving.set()
 
+    def ready() -> None:
+        staying.append(asyncio.create_task(stay()))
+
     around = [asyncio.create_task(supervision.beat())]
     around += [] if network is None else [asyncio.create_task(network.transport.watch())]
     listener = None if network is None else network.listener
     try:
-        ready = lambda: staying.append(asyncio.create_task(stay()))  # noqa: E731
         await serve(front, path, leaving, network=listener, ready=ready)
         await asyncio.gather(*staying)
     finally:

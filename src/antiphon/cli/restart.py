@@ -67,13 +67,10 @@ def _listed(store: Store, record: ProcessRecord) -> bool:
 
 
 def _require_up(run: Path) -> None:
-    from antiphon.operations.preflight import require_not_up
+    from antiphon.operations.preflight import is_up
 
-    try:
-        require_not_up(run)
-    except SetupError:
-        return
-    raise SetupError("The platform is not up here.", where=str(run.parent), next_step="Start it: `antiphon up`.")
+    if not is_up(run):
+        raise SetupError("The platform is not up here.", where=str(run.parent), next_step="Start it: `antiphon up`.")
 
 
 def _chosen(specs: Sequence[ChildSpec], names: Sequence[str]) -> list[ChildSpec]:

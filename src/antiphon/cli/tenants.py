@@ -121,7 +121,7 @@ def erase(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Remove what a deleted tenant stored, for good: its keys first, then rows, files, snapshots and events.
+    """Remove what a deleted tenant stored, for good: texts of its audit log, its data keys, and then everything else.
 
     Killed on the way, it goes on when it is run again.
     """

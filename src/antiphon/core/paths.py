@@ -55,13 +55,9 @@ class ProjectPaths(msgspec.Struct, frozen=True):
     def keys(self) -> Path:
         return self.directory / "keys"
 
-    @property
-    def engine_socket(self) -> Path:
-        """The socket of the engine of this project, where there is one."""
-        return self.engine_socket_of("engine")
-
     def engine_socket_of(self, engine: str) -> Path:
-        """In ``run``, or in a folder of the temporary one when that path is longer than a Unix socket's may be."""
+        """The socket of the engine with this name: in ``run``, or in a folder of the temporary one when that path is
+        longer than a Unix socket's may be."""
         socket = self.run / f"{engine}.sock"
         if len(os.fsencode(socket)) < 100:
             return socket

@@ -49,6 +49,15 @@ def require_not_up(run: Path) -> None:
         pass
 
 
+def is_up(run: Path) -> bool:
+    """Tell if a supervisor holds this project, without taking it."""
+    try:
+        require_not_up(run)
+    except SetupError:
+        return True
+    return False
+
+
 async def end_left_over(run: Path) -> tuple[str, ...]:
     """End what an earlier supervisor of this project left behind.
 

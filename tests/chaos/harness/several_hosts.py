@@ -76,7 +76,7 @@ class Host(msgspec.Struct, frozen=True):
             return file.exists() and file.read_text() == str(process.pid)
         if process.kind == "engine":
             paths = ProjectPaths(self.project.root, self.project.directory)
-            return _accepts(socket.AF_UNIX, str(paths.engine_socket))
+            return _accepts(socket.AF_UNIX, str(paths.engine_socket_of("engine")))
         return _accepts(socket.AF_INET, (self.project.address, self.project.port))
 
 

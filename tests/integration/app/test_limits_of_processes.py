@@ -45,7 +45,7 @@ class Platform:
         (root / "definitions.py").write_text("")
         (root / "antiphon.toml").write_text(SETTINGS.format(port=self.ports[0]))
         with closing(Store.open(root)) as store:
-            self._socket = str(store.paths.engine_socket)
+            self._socket = str(store.paths.engine_socket_of("engine"))
 
     async def start(self) -> None:
         engine = (

@@ -23,10 +23,8 @@ Heard = queue.Queue[Collection[str] | None]
 @pytest.fixture
 def own_server() -> Iterator[PostgresProcess]:
     """A server that a test may stop."""
-    server = PostgresProcess()
-    server.start()
-    yield server
-    server.remove()
+    with PostgresProcess() as server:
+        yield server
 
 
 def of(server: PostgresProcess, **access: Any) -> Database:

@@ -43,10 +43,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def own_server() -> Iterator[PostgresProcess]:
     """A server that a test may stop."""
-    server = PostgresProcess()
-    server.start()
-    yield server
-    server.remove()
+    with PostgresProcess() as server:
+        yield server
 
 
 def of(server: PostgresProcess, access: PostgresAccess | None = None) -> Database:

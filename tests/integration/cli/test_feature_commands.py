@@ -7,11 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.harness.refresh import run_refresh
 from tests.integration.cli.conftest import run_in
 
-from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.runs import ENDED
-from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.services.apply.apply import apply
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
@@ -35,19 +33,6 @@ class Today:
 """
 
 
-async def refresh(store: Store, platform: FeaturePlatform) -> None:
-    registry, stop = WorkflowRegistry(), asyncio.Event()
-    registry.add(WORKFLOW, platform.refresher.refresh)
-    run = platform.refresh(store.scope, reason="nightly", principal="ops")
-    working = asyncio.create_task(Executor(store.database, registry, "test", "dev", poll=0.01).run_until(stop))
-    async with asyncio.timeout(60):
-        while store.runs.get(store.scope, run).status not in ENDED:
-            await asyncio.sleep(0.01)
-    stop.set()
-    await working
-    assert store.runs.get(store.scope, run).status == "succeeded", store.runs.get(store.scope, run).error
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
@@ -59,7 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     apply(store, principal="me")
     for lines in ([*rows, "odd,tea,2026-01-01T11:00:00Z,-3"], rows, rows[:10]):
         (folder / "orders.csv").write_text("\n".join(["id,shop,ordered,paid", *lines]) + "\n")
-        asyncio.run(refresh(store, platform))
+        asyncio.run(run_refresh(store, platform))
     platform.close()
     store.close()
     return folder

@@ -30,19 +30,15 @@ from antiphon.services.project.store import Store
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisProcess]:
-    process = RedisProcess()
-    process.start()
-    yield process
-    process.remove()
+    with RedisProcess() as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[S3Process]:
-    process = S3Process()
-    process.start()
-    process.make_bucket()
-    yield process
-    process.remove()
+    with S3Process() as process:
+        process.make_bucket()
+        yield process
 
 
 @pytest.fixture

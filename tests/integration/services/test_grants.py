@@ -132,7 +132,9 @@ class Installation:
         engine = LocalEngine({MODEL: SimulatedRuntime(MODEL, words=2)})
         await engine.start()
         stop, ready = asyncio.Event(), asyncio.Event()
-        serving = asyncio.create_task(serve(engine, self.owner.store.paths.engine_socket, stop, ready=ready.set))
+        serving = asyncio.create_task(
+            serve(engine, self.owner.store.paths.engine_socket_of("engine"), stop, ready=ready.set)
+        )
         wired = ProcessServices(Store.open(self.folder), "test")
         try:
             await asyncio.wait_for(ready.wait(), 10)

@@ -30,10 +30,8 @@ STREAM, NAME = "orders", "antiphon_default_dev_orders"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[NatsProcess]:
-    started = NatsProcess()
-    started.start()
-    yield started
-    started.remove()
+    with NatsProcess() as started:
+        yield started
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any
 import httpx2
 import msgspec
 from tests.harness import fakes
+from tests.harness.refresh import run_refresh
 from tests.integration.cli.conftest import Ran
 from tests.integration.features.altered import alter
 from tests.integration.gateway.signing_in import sign_in
@@ -23,9 +23,6 @@ from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
-from antiphon.durable.executor import Executor, WorkflowRegistry
-from antiphon.durable.runs import ENDED
-from antiphon.features.offline.refresh import WORKFLOW
 from antiphon.features.tiles.tile import Tile
 from antiphon.gateway.application import create_app
 from antiphon.governance.identity.keys import Keys
@@ -98,16 +95,7 @@ class Project:
         (self.folder / "orders.csv").write_text("\n".join(["id,shop,ordered,paid", *rows]) + "\n")
 
     async def refresh(self, *views: str, ends: str = "succeeded") -> None:
-        registry, stop = WorkflowRegistry(), asyncio.Event()
-        registry.add(WORKFLOW, self.platform.refresher.refresh)
-        run = self.platform.refresh(self.store.scope, views=views, reason="nightly", principal="ops")
-        working = asyncio.create_task(Executor(self.store.database, registry, "test", "dev", poll=0.01).run_until(stop))
-        async with asyncio.timeout(60):
-            while self.store.runs.get(self.store.scope, run).status not in ENDED:
-                await asyncio.sleep(0.01)
-        stop.set()
-        await working
-        assert self.store.runs.get(self.store.scope, run).status == ends
+        await run_refresh(self.store, self.platform, *views, ends=ends)
 
     def consume(self) -> None:
         while self.platform.consume(1_000):

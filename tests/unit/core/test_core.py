@@ -86,4 +86,4 @@ def test_a_socket_path_stays_within_what_a_socket_allows(tmp_path: Path) -> None
     deep.mkdir()
     (deep / "antiphon.toml").write_text("")
     _, paths = settings.load(deep, {})
-    assert len(str(paths.engine_socket)) < 100
+    assert len(str(paths.engine_socket_of("engine"))) < 100

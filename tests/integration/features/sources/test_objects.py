@@ -104,11 +104,9 @@ class Door:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[S3Process]:
-    started = S3Process()
-    started.start()
-    started.make_bucket()
-    yield started
-    started.remove()
+    with S3Process() as started:
+        started.make_bucket()
+        yield started
 
 
 class Prefix:

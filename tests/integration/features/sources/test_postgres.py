@@ -25,10 +25,8 @@ PASSWORD = "ORDERS_PASSWORD"
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[PostgresProcess]:
-    started = PostgresProcess()
-    started.start()
-    yield started
-    started.remove()
+    with PostgresProcess() as started:
+        yield started
 
 
 @pytest.fixture

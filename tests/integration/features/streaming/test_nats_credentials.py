@@ -22,10 +22,8 @@ def accounts() -> Accounts:
 
 @pytest.fixture(scope="module")
 def guarded(accounts: Accounts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
-    started = NatsProcess("-c", str(accounts.configuration(tmp_path_factory.mktemp("nats"))))
-    started.start()
-    yield started
-    started.remove()
+    with NatsProcess("-c", str(accounts.configuration(tmp_path_factory.mktemp("nats")))) as started:
+        yield started
 
 
 def answer(process: NatsProcess, access: Access) -> str:

@@ -27,10 +27,8 @@ NAME = "antiphon_default_dev_departures"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[NatsProcess]:
-    started = NatsProcess()
-    started.start()
-    yield started
-    started.remove()
+    with NatsProcess() as started:
+        yield started
 
 
 @pytest.fixture

@@ -25,10 +25,8 @@ STREAM = "departures"
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[NatsProcess]:
-    started = NatsProcess()
-    started.start()
-    yield started
-    started.remove()
+    with NatsProcess() as started:
+        yield started
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from tests.contract.catalog.test_datasets import dataset
 from tests.contract.catalog.test_evaluations import evaluation
 from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes, replayed
+from tests.harness.refresh import run_refresh
 from tests.integration.cli.conftest import Ran
 from typer.testing import CliRunner
 
@@ -100,23 +101,7 @@ class Pumps:
             while platform.consume(consumed or 1_000) and consumed is None:
                 pass
             if refreshed:
-                asyncio.run(self._refreshed(store, platform))
-
-    async def _refreshed(self, store: Store, platform: FeaturePlatform) -> None:
-        from antiphon.durable.executor import Executor, WorkflowRegistry
-        from antiphon.durable.run import ENDED
-        from antiphon.features.offline.refresh import WORKFLOW
-
-        registry, stop = WorkflowRegistry(), asyncio.Event()
-        registry.add(WORKFLOW, platform.refresher.refresh)
-        run = platform.refresh(store.scope, reason="test", principal="test")
-        working = asyncio.create_task(Executor(store.database, registry, "test", "dev", poll=0.01).run_until(stop))
-        async with asyncio.timeout(60):
-            while store.runs.get(store.scope, run).status not in ENDED:
-                await asyncio.sleep(0.01)
-        stop.set()
-        await working
-        assert store.runs.get(store.scope, run).status == "succeeded"
+                asyncio.run(run_refresh(store, platform))
 
     async def ask(self, pump: str) -> str:
         """Ask the application about a pump; the text."""
