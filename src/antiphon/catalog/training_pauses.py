@@ -1,7 +1,8 @@
 """Pauses of training: rows that say on which host it stands still, for whom, and until when; and who trains where.
 
 Invariants: a row ends by itself, no later than its writer last said, so that one that died stops nothing for long; it
-names the host whose users it speaks for, or every host. Both kinds of row are leases: nobody else writes one's own.
+names the host whose users it speaks for, or every host. Both kinds of row are leases, which
+their holder alone writes.
 """
 
 from __future__ import annotations

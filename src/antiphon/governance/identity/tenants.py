@@ -73,7 +73,8 @@ NO_QUOTA = TenantQuota()
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """A tenant, who gave it its state, when and why. ``changed_at`` is ``None`` where nobody did.
+    """A tenant with its state, and the principal, time and reason of its last change; ``changed_at`` is ``None`` before
+    the first.
 
     Attributes:
         share: of the engine, its gate and the queue of batch work beside other tenants; 1 is as much as another.

@@ -206,8 +206,8 @@ class GrantedResources:
 
 
 def visitor(principal: Principal, grant: TenantGrant) -> Principal:
-    """The grantee's principal as the owner's policies meet it: named with its tenant, so that it is nobody of the
-    owner's, and with the grant's clearance at most. Its key's limits were asked before."""
+    """The grantee's principal as the owner's policies meet it: named with its tenant, so that it is none of the
+    owner's principals, and with the grant's clearance at most. Its key's limits were asked before."""
     clearance = min(principal.clearance, grant.clearance, key=LEVELS.__getitem__)
     return msgspec.structs.replace(
         principal, id=f"{principal.tenant}/{principal.id}", clearance=clearance, limits=NO_LIMITS

@@ -229,7 +229,7 @@ def first_key(store: Store) -> tuple[str, KeyRecord] | None:
             if store.keys.known(text, within=connection) is not None:
                 return None
         elif any(record.role == "admin" for record in store.keys.list(store.scope.tenant, within=connection)):
-            return None  # it was made, and somebody has taken the file away
+            return None  # it was made, and its file was taken away
         text, record = store.keys.create(
             store.scope.tenant, "admin", "admin", kind="person", by=at_terminal(store), within=connection
         )

@@ -96,8 +96,8 @@ class CatalogMove:
     ) -> tuple[MovedTable, ...]:
         """Compare every table, leave the source, and let the target count, changed in the same transaction.
 
-        Nobody writes to the source between the comparison and its last row: they are one transaction, and it has one
-        writer.
+        Nothing is written to the source between the comparison and its last row: they are one transaction, and it has
+        one writer.
 
         Raises:
             CorruptionError: what was written is not what is there to be read; the source stays in use.
