@@ -36,8 +36,8 @@ def is_plain(model: str, configured: Collection[str]) -> bool:
 
 
 def deciding(store: Store) -> PolicyDecider:
-    """Makes one policy decision about a reading of features, by the owners' policies too where granted views are read; a
-    key that was revoked meanwhile is refused."""
+    """Makes one policy decision about a reading of features, by the owners' policies too where granted views are
+    read; a key that was revoked meanwhile is refused."""
 
     def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
         environment = store.settings.project.environment
