@@ -96,8 +96,8 @@ SIZES = {
 
 
 @contextlib.asynccontextmanager
-async def server(*, ours: bool, eager: bool, trace: Path, log: Path) -> AsyncIterator[str]:
-    """A vLLM server; yields its URL.
+async def server(*, ours: bool, eager: bool, trace: Path, log: Path, options: Sequence[str] = ()) -> AsyncIterator[str]:
+    """A vLLM server, with more ``options`` of its command; yields its URL.
 
     Raises:
         RuntimeError: it does not come up, with the end of its log.
@@ -110,7 +110,7 @@ async def server(*, ours: bool, eager: bool, trace: Path, log: Path) -> AsyncIte
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
         "--model", str(python.parents[1] / "models" / MODEL), "--served-model-name", MODEL, "--max-model-len", "1024",
-        "--max-num-seqs", str(SLOTS), "--scheduling-policy", "priority",
+        "--max-num-seqs", str(SLOTS), "--scheduling-policy", "priority", *options,
     ]  # fmt: skip
     if ours:
         settings = json.dumps({"antiphon": {"trace": str(trace)}})

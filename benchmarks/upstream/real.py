@@ -232,8 +232,8 @@ async def arms(
 
 @asynccontextmanager
 async def direct(url: str, serves: Serves = "openai", parameters: tuple[str, ...] = ()) -> AsyncIterator[RemoteEngine]:
-    """The server without a process in between."""
-    engine = RemoteEngine(url, serves=serves, parameters=parameters)
+    """The server without a process in between; where nothing holds batch back, it waits there for minutes."""
+    engine = RemoteEngine(url, serves=serves, parameters=parameters, timeout_seconds=600.0)
     try:
         yield engine
     finally:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 PRESENCE_SECONDS = 60.0
 """The lease by which others know that a gateway works with the catalog; a killed one is forgotten after it."""
+KEEP_ALIVE_SECONDS = 75
+"""A connection that is not used is closed after it: later than clients and proxies do, who would else send a request
+on one that is just being closed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +80,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     gc.freeze()
     beating = asyncio.create_task(supervision.beat())
     stopped = asyncio.Event()
-    present = asyncio.create_task(_presence(wired).run_until(stopped))
+    present = asyncio.create_task(_presence(wired, app).run_until(stopped))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)
@@ -93,11 +96,11 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
         await wired.close()
 
 
-def _presence(wired: ProcessServices) -> Duties:
+def _presence(wired: ProcessServices, app: Starlette) -> Duties:
     """A lease by which others know that this process works with the catalog, and gateways share their limits."""
     process, store = ProcessIdentity.own(), wired.store
     leases = ProcessLeases(store.database, store.scope.environment)
-    shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide))
+    shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide, app.state.connections.divide))
     return Duties(f"{PREFIX}{process}", (shares,), leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
 
 
@@ -113,6 +116,7 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
 
     app.state.transport = transport
     connections = Connections(affordable_connections(settings.max_connections, raise_descriptor_limit()))
+    app.state.connections = connections
     protocol: Any = functools.partial(
         TlsAwareConnection, connections=connections, tls=None if transport is None else transport.context
     )
@@ -127,6 +131,7 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
             access_log=False,
             log_config=None,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=15,
         )
     )

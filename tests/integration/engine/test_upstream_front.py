@@ -345,13 +345,13 @@ async def test_vllm_is_told_priority_and_level_and_gets_batch_while_nothing_wait
         await until(lambda: server.read > read + 1)
         more = asyncio.create_task(ask(fronted.worker, "batch"))
         await load_of(fronted.worker, lambda load: load.waiting_batch == 1)
-        await ask_while_held(server, fronted)
         server.metrics = METRICS.format(waiting=0.0, cache=0.5)
         await until(lambda: server.now == 13)
+        await ask_while_held(server, fronted)
         server.go.set()
         await asyncio.gather(more, *waiting)
     assert [body["priority"] for body in server.bodies].count(1) == 13
-    assert server.bodies[-2]["vllm_xargs"] == {"antiphon_ttft": 1.0, "antiphon_slowdown": 0.1}
+    assert server.bodies[-1]["vllm_xargs"] == {"antiphon_ttft": 1.0, "antiphon_slowdown": 0.1}
 
 
 async def ask_while_held(server: Server, fronted: Fronted) -> None:

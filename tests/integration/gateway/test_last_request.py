@@ -15,7 +15,7 @@ from tests.servers import free_port
 
 from antiphon.app.gateway import server_of
 from antiphon.core.settings_sections import GatewaySettings
-from antiphon.gateway.http.bounded_connection import BoundedConnection
+from antiphon.gateway.http import connections
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
@@ -25,10 +25,12 @@ async def fine(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[asyncio.Event, int]]:
-    """A server that ends once the event is set, and its port."""
+async def serving(gateways: int = 1) -> AsyncIterator[tuple[asyncio.Event, int]]:
+    """A server, one of so many gateways, that ends once the event is set, and its port."""
     port, stop = free_port(), asyncio.Event()
-    server = server_of(Starlette(routes=[Route("/", fine)]), GatewaySettings(port=port))
+    app = Starlette(routes=[Route("/", fine)])
+    server = server_of(app, GatewaySettings(port=port))
+    app.state.connections.divide(gateways)
     served = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):
         while not server.started:
@@ -81,13 +83,20 @@ async def test_a_server_that_ends_answers_one_more_request_of_each_connection() 
             writer.close()
 
 
-async def test_a_server_that_ends_waits_a_moment_for_a_connection_that_asks_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(BoundedConnection, "last_request_seconds", 0.05)
-    async with serving() as (stop, port):
+async def test_one_of_several_gateways_waits_longer_for_a_last_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LAST_REQUEST_SECONDS", 0.05)
+    async with serving(gateways=1) as (stop, port):
         idle, writer = await asyncio.open_connection("127.0.0.1", port)
         stop.set()
         async with asyncio.timeout(5):
-            assert await idle.read() == b""
+            assert await idle.read() == b"", "it is closed unasked"
+        writer.close()
+    async with serving(gateways=2) as (stop, port):
+        idle, writer = await asyncio.open_connection("127.0.0.1", port)
+        stop.set()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await idle.read()
+        writer.write(REQUEST)
+        assert b"connection: close" in await answer(idle)
         writer.close()

@@ -25,7 +25,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from antiphon.gateway.http.connections import ConnectionEntry, Connections, Stage
+from antiphon.gateway.http.connections import LAST_REQUEST_SECONDS, ConnectionEntry, Connections, Stage
 
 LARGEST_HEAD = 64 * 1024
 """Bytes of request line and headers; also of trailers, and of chunks' sizes and extensions beyond a share."""
@@ -35,9 +35,6 @@ LARGEST_AHEAD = 64 * 1024
 
 REQUEST_SECONDS = 30.0
 """From a request's first byte (the first one's: from connecting) to its last."""
-
-LAST_REQUEST_SECONDS = 1.0
-"""Time for which a server that ends takes one more request of a connection: its client may have sent it already."""
 
 STALLED_SECONDS = 60.0
 """Time for which a client may leave an answer unread."""
@@ -88,7 +85,6 @@ class BoundedConnection(HttpToolsProtocol):
     largest_head = LARGEST_HEAD
     largest_ahead = LARGEST_AHEAD
     request_seconds = REQUEST_SECONDS
-    last_request_seconds = LAST_REQUEST_SECONDS
     stalled_seconds = STALLED_SECONDS
     slowest = SLOWEST
 
@@ -129,11 +125,13 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """End with the present answer, or with that of a request that comes within :data:`LAST_REQUEST_SECONDS`."""
+        """End with the present answer, or with that of a request that still comes within the time for the last one."""
         if self._answering:
             self.end()
         elif self._ending is None:
-            self._ending = asyncio.get_running_loop().call_later(self.last_request_seconds, self.end)
+            known = self._open_connections
+            patience = LAST_REQUEST_SECONDS if known is None else known.last_request_seconds
+            self._ending = asyncio.get_running_loop().call_later(patience, self.end)
 
     def end(self) -> None:
         """End with the present answer, at once when there is none."""

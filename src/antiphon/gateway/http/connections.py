@@ -19,6 +19,11 @@ from dataclasses import dataclass
 MOST_BYTES = 32 << 20
 """Of all connections together: incomplete heads, and what was read behind a request that is still being answered."""
 
+LAST_REQUEST_SECONDS, LAST_REQUEST_SECONDS_AMONG_OTHERS = 1.0, 6.0
+"""Time for which a server that ends takes one more request of a connection: its client may have sent it already. Where
+other gateways take new connections meanwhile, it is longer than the 5 s after which clients of OpenAI's API close a
+connection that they do not use."""
+
 _TARGET_DESCRIPTORS = 65_536
 _SPARE_SHARE = 8
 _LEAST_SPARE = 32
@@ -58,9 +63,14 @@ class Connections:
         self.most = most
         self._most_per_peer = max(most // 2, 1) if most_per_peer is None else most_per_peer
         self._most_bytes = most_bytes
+        self.last_request_seconds = LAST_REQUEST_SECONDS
         self._count = self._bytes = 0
         self._by_stage: tuple[OrderedDict[ConnectionEntry, None], ...] = tuple(OrderedDict() for _ in Stage)
         self._heads_by_peer: dict[str, OrderedDict[ConnectionEntry, None]] = {}
+
+    def divide(self, gateways: int) -> None:
+        """There are so many gateways now, this one included."""
+        self.last_request_seconds = LAST_REQUEST_SECONDS if gateways < 2 else LAST_REQUEST_SECONDS_AMONG_OTHERS
 
     def open(self, peer: str, drop: Callable[[], None]) -> ConnectionEntry:
         """Count a new connection, and drop what has to go for it."""

@@ -4,7 +4,8 @@ For servers whose scheduler is not ours. A limit bounds the requests that the se
 together, so that batch gets what online leaves. It is one of additive increase and multiplicative decrease (Chiu and
 Jain 1989) with steps in such a ratio that a small share of requests is harmed at rest, as a quantile is tracked (Gibbs
 and Candès 2021). Beside online requests those are the ones that may be harmed; after :data:`QUIET_SECONDS` without one
-a second limit holds, by the first tokens of batch, so that batch waits here and not in the server.
+a second limit holds, by the first tokens of batch, so that batch waits here and not in the server. A server that
+reports its queue and its memory gets no batch while either is full, and is held to no second limit.
 
 A request is harmed that waits longer than its service level lets it beside what it would wait without batch, and longer
 than the server's own noise explains. Where noise hides single requests, the mean of the latest is held to the level as
@@ -144,7 +145,7 @@ class UpstreamAdmission:
 
     def admits(self, now: float) -> bool:
         """True if one more batch request may be sent."""
-        if self._report is None and now < self._paused_until:
+        if now < self._paused_until:
             return False
         if self.batch < LEAST:
             return True
@@ -152,14 +153,17 @@ class UpstreamAdmission:
             return False
         if self._report is not None:
             more = max(_MOST_QUEUED, self._report.running // 4)
-            return self._report.waiting + max(self._since_report, 0) < more and self._report.cache < _FULL
+            if self._report.waiting + max(self._since_report, 0) >= more or self._report.cache >= _FULL:
+                return False
+            if self._quiet(now):
+                return True  # Its queue is known, and nothing else is harmed.
         return self._learnt and self.online + self.batch < self.limit(now)
 
     def sent(self, now: float, priority: Priority, size: int, level: ServiceLevel | None) -> SentRequest:
         """A request is sent."""
         request = SentRequest(priority, now, size, self.online, self.batch, level or DEFAULT_LEVEL)
         if priority == "online":
-            if now >= max(self._next_pause, self._paused_until) and self._report is None:
+            if now >= max(self._next_pause, self._paused_until):
                 self._paused_at, self._paused_until, self._in_pause = now, now + _ALONE_SECONDS, 0
                 # While nothing has been learnt, half of the time.
                 self._next_pause = self._paused_until + _ALONE_SECONDS / (_PAUSED if self._learnt else 1.0)

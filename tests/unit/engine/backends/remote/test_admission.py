@@ -190,6 +190,18 @@ def test_a_server_that_reports_gets_batch_while_little_waits_in_it() -> None:
     assert not admission.admits(3.0)
 
 
+def test_a_server_that_reports_no_queue_is_held_to_what_online_requests_wait() -> None:
+    admission, now = learned(limit=4.0)
+    admission.reported(ServerReport(1, 0, 0.1), now)
+    assert len(filled(admission, now)) == 2  # of which nothing is reported yet
+    admission.reported(ServerReport(3, 0, 0.1), now + 0.1)
+    assert len(filled(admission, now + 0.1)) == 2
+    admission.reported(ServerReport(5, 0, 0.1), now + 0.2)
+    assert not admission.admits(now + 0.2)
+    admission.reported(ServerReport(5, 0, 0.1), now + 2 * module.QUIET_SECONDS)
+    assert admission.admits(now + 2 * module.QUIET_SECONDS)
+
+
 def test_a_server_that_reported_and_ceased_to_gets_one() -> None:
     admission = UpstreamAdmission()
     admission.reported(ServerReport(0, 0, 0.0), 0.0)
