@@ -139,8 +139,9 @@ def streams_table(streams: Any) -> str:
     """Streams, a line for each view that follows one."""
     from antiphon.gateway.dashboard.wording import duration
 
+    head = ("stream", "view", "consumed", "end", "lag", "for", "event time", "late", "by up to", "rejected", "workers")
     return table(
-        ("stream", "view", "consumed", "end", "lag", "for", "event time", "late", "by up to", "rejected"),
+        head,
         [
             (
                 stream.stream,
@@ -153,12 +154,24 @@ def streams_table(streams: Any) -> str:
                 view.late,
                 duration(view.lateness_seconds) if view.late else None,
                 view.rejected,
+                ", ".join(f"{worker} ({_ranges(parts)})" for worker, parts in stream.workers.items()) or None,
             )
             for stream in streams
             for view in stream.views
         ],
         "No applied view follows a stream.",
     ) + "".join(f"\n{stream.stream}: {stream.problem}" for stream in streams if stream.problem)
+
+
+def _ranges(parts: Sequence[int]) -> str:
+    """Partitions as ``0-3, 6``."""
+    found: list[list[int]] = []
+    for part in parts:
+        if found and found[-1][-1] == part - 1:
+            found[-1][1:] = [part]
+        else:
+            found.append([part])
+    return ", ".join("-".join(map(str, one)) for one in found)
 
 
 def freshness_table(views: Any) -> str:

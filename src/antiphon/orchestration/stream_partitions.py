@@ -40,6 +40,34 @@ def assigned(
     return found
 
 
+def held_partitions(leases: ProcessLeases, tenant: str) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+    """The partitions of a tenant's streams as they are held now: by stream, and by the worker's name."""
+    living = leases.living(_prefix(tenant))
+    workers = {one.holder: name for one in living if (name := one.name.removeprefix(_worker(tenant, ""))) != one.name}
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for lease in living:
+        place = lease.name.removeprefix(_partition(tenant, ""))
+        if place != lease.name:
+            stream, _, number = place.rpartition("/")
+            held = found.setdefault(stream, {})
+            # A worker that has just given its own lease back is still the process that holds these.
+            name = workers.get(lease.holder, lease.holder)
+            held[name] = tuple(sorted((*held.get(name, ()), int(number))))
+    return found
+
+
+def _prefix(tenant: str) -> str:
+    return f"streams/{tenant}/"
+
+
+def _worker(tenant: str, name: str) -> str:
+    return f"{_prefix(tenant)}worker/{name}"
+
+
+def _partition(tenant: str, place: str) -> str:
+    return f"{_prefix(tenant)}partition/{place}"
+
+
 class StreamPartitions:
     """Holds the leases of the partitions that are this worker's.
 
@@ -69,8 +97,8 @@ class StreamPartitions:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = leases
-        self._prefix = f"streams/{tenant}/"
-        self._worker = f"{self._prefix}worker/{worker}"
+        self._tenant = tenant
+        self._worker = _worker(tenant, worker)
         self._holder = holder
         self._gone = gone
         self._streams = streams
@@ -87,7 +115,7 @@ class StreamPartitions:
         """The partitions of each stream that are this worker's, as far as it knows."""
         found: dict[str, set[int]] = {}
         for name in self._held:
-            stream, _, number = name.removeprefix(f"{self._prefix}partition/").rpartition("/")
+            stream, _, number = name.removeprefix(_partition(self._tenant, "")).rpartition("/")
             found.setdefault(stream, set()).add(int(number))
         return {stream: frozenset(numbers) for stream, numbers in found.items()}
 
@@ -122,11 +150,13 @@ class StreamPartitions:
             UnavailableError: the catalog is away; what is held stays.
         """
         living = {
-            lease.name: lease.holder for lease in self._leases.living(self._prefix) if not self._gone(lease.holder)
+            lease.name: lease.holder
+            for lease in self._leases.living(_prefix(self._tenant))
+            if not self._gone(lease.holder)
         }
-        workers = {name for name in living if name.startswith(f"{self._prefix}worker/")} | {self._worker}
+        workers = {name for name in living if name.startswith(_worker(self._tenant, ""))} | {self._worker}
         divided = assigned(self._streams(), self._shares, workers, self._worker)
-        own = frozenset(f"{self._prefix}partition/{stream}/{part}" for stream in divided for part in divided[stream])
+        own = frozenset(_partition(self._tenant, f"{stream}/{part}") for stream in divided for part in divided[stream])
         given = self._held - own
         self._held &= own  # First: a partition that is given back is not consumed any more.
         if given:

@@ -16,7 +16,7 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import UnavailableError
 from antiphon.features.online.overlay_records import PARTITIONS
-from antiphon.orchestration.stream_partitions import StreamPartitions, assigned
+from antiphon.orchestration.stream_partitions import StreamPartitions, assigned, held_partitions
 
 ALL = frozenset(range(PARTITIONS))
 SECONDS = 15.0
@@ -100,6 +100,17 @@ def test_a_worker_alone_has_everything_and_a_second_one_gets_half(host: Host) ->
     host.streams = {"clicks"}
     host.settle(one, two)
     assert owned(one, two) == [{"clicks": {0, 1, 2, 3}}, {"clicks": {4, 5, 6, 7}}]
+
+
+def test_it_is_told_which_worker_holds_which_partition(host: Host) -> None:
+    assert held_partitions(host.leases, "acme") == {}
+    one, two = host.worker("a"), host.worker("b")
+    host.streams = {"eu/clicks"}
+    host.settle(one, two)
+    assert held_partitions(host.leases, "acme") == {"eu/clicks": {"a": (0, 1, 2, 3), "b": (4, 5, 6, 7)}}
+    assert held_partitions(host.leases, "acm") == {}, "other tenants have streams of their own"
+    host.clock.advance(timedelta(seconds=SECONDS + 1))
+    assert held_partitions(host.leases, "acme") == {}, "nobody renews them"
 
 
 def test_a_worker_that_ended_is_not_waited_for_and_one_that_vanished_until_its_lease_ends(host: Host) -> None:

@@ -71,7 +71,7 @@ class StreamedView(msgspec.Struct, frozen=True):
 
 class StreamStatus(msgspec.Struct, frozen=True):
     """Progress of a stream's consumer: ``lag`` events lie between ``consumed`` and ``end``, the first of them for
-    ``lag_seconds``. ``problem`` says why that cannot be told."""
+    ``lag_seconds``. ``problem`` says why that cannot be told; ``workers``: which hold which partitions now."""
 
     stream: str
     consumed: int
@@ -80,6 +80,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
     lag_seconds: float = 0.0
     views: tuple[StreamedView, ...] = ()
     problem: str | None = None
+    workers: dict[str, tuple[int, ...]] = {}
 
 
 class _FollowedView:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import msgspec
 
 from antiphon.catalog.features.events import Event
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.streaming.consumer import StreamStatus
+from antiphon.orchestration.stream_partitions import held_partitions
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.project.store import Store
 
@@ -106,16 +108,17 @@ class ProjectStreams:
         return _StreamLag(now, end, consumed, max(0.0, (consumed - before.consumed) / (now - before.at)))
 
     def status(self, scope: Scope) -> Sequence[StreamStatus]:
-        """Every declared stream: ``consumed`` is what all its views have."""
+        """Every declared stream, and the workers that consume it: ``consumed`` is what all its views have."""
         if not self._platform.serves(scope):
             return ()
         consumer = self._platform.consumer
         consumer.follow(self._platform.views().values())
         now = self._store.database.clock.now()
+        held = held_partitions(ProcessLeases(self._store.database, scope.environment), scope.tenant)
         found: list[StreamStatus] = []
         for stream in self._declared(scope):
             try:
                 found += consumer.status(now, (stream,))
             except AntiphonError as error:
                 found.append(StreamStatus(stream, 0, 0, 0, problem=str(error)))
-        return found
+        return [msgspec.structs.replace(one, workers=dict(held.get(one.stream, {}))) for one in found]
