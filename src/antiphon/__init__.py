@@ -41,7 +41,7 @@ _HOMES = {
     "mean": ("feature", "mean"),
     "min": ("feature", "min_"),
     "frequency": ("feature", "frequency"),
-    "GrantedView": ("granted_view", "GrantedView"),
+    "GrantedView": ("granted", "GrantedView"),
     "greatest": ("functions", "greatest"),
     "Input": ("on_demand", "Input"),
     "least": ("functions", "least"),
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature import sum_ as sum
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.functions import greatest, least, now, request, when
-    from antiphon.definitions.granted_view import GrantedView
+    from antiphon.definitions.granted import GrantedView
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt

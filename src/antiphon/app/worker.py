@@ -106,7 +106,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     )
     # Engines of other hosts do not see this project's folder; they see the lake where it is an object store.
     elsewhere = weights_files(store, wired.features.catalog.lake)
-    served = ServedModels.of(store, wired.engine, None if elsewhere is None else elsewhere.publish)
+    served = ServedModels.of(store, wired.engine, elsewhere)
     learning = LearningPlatform(
         store, wired.engine, wired.commit, wired.features, run_training=training.run, served=served
     )

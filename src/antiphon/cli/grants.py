@@ -1,4 +1,4 @@
-"""``antiphon grants``: views that this tenant lets others read, and those that others let it read."""
+"""``antiphon grants``: views and models that this tenant lets others use, and those that others let it use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from antiphon.core.errors import InvalidInputError
 if TYPE_CHECKING:
     from antiphon.governance.identity.grants import GrantKind
 
-app = typer.Typer(name="grants", help="Views that other tenants may read.", no_args_is_help=True)
+app = typer.Typer(name="grants", help="Views and models that other tenants may use.", no_args_is_help=True)
 
-Resource = Annotated[str, typer.Argument(metavar="view/NAME", help="The view.")]
-Grantee = Annotated[str, typer.Option("--to", metavar="TENANT", help="The tenant that may read it.")]
+Resource = Annotated[
+    str, typer.Argument(metavar="KIND/NAME", help="view/NAME, or model/VERSION such as model/desk.v3.")
+]
+_USES = {"view": "read", "model": "ask"}
+Grantee = Annotated[str, typer.Option("--to", metavar="TENANT", help="The tenant that may use it.")]
 
 
 @app.command("list")
 def list_grants(project: Project = HERE, as_json: Json = False) -> None:
-    """Grants to others, and grants from others under the name by which they are read here."""
+    """Grants to others, and grants from others under the name by which they are used here."""
     from antiphon.services.governance.grants import ProjectGrants
 
     with stores(project) as store:
@@ -50,7 +53,10 @@ def create(
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Let another tenant read a view, as far as policies permit; it never writes, and sees no source rows."""
+    """Let another tenant read a view or ask a model, as far as policies permit.
+
+    It never changes it, and sees neither source rows nor training data.
+    """
     from antiphon.governance.policy.request import LEVELS
     from antiphon.services.governance.grants import ProjectGrants
 
@@ -65,7 +71,7 @@ def create(
         made = ProjectGrants(store).create(
             kind, name, grantee, reason=reason, by=by, until=at, clearance=cast("Any", clearance)
         )
-    show(made, as_json, lambda: f"{made.grantee} may read {made.kind}/{made.granted_name}.")
+    show(made, as_json, lambda: f"{made.grantee} may {_USES[made.kind]} {made.kind}/{made.granted_name}.")
 
 
 @app.command()
@@ -79,11 +85,15 @@ def revoke(
     with stores(project) as store:
         by = allowed(store, "administer", "grant/*")
         gone = ProjectGrants(store).revoke(kind, name, grantee, reason=reason, by=by)
-    show(gone, as_json, lambda: f"{gone.grantee} may not read {gone.kind}/{gone.granted_name} any more.")
+    show(gone, as_json, lambda: f"{gone.grantee} may not {_USES[gone.kind]} {gone.kind}/{gone.granted_name} any more.")
 
 
 def _parts(resource: str) -> tuple[GrantKind, str]:
-    kind, slash, name = resource.partition("/")
-    if kind != "view" or not slash or not name:
-        raise InvalidInputError(f"{resource!r} is no view.", where="view/NAME", next_step="Write view/orders.")
-    return "view", name
+    kind, _, name = resource.partition("/")
+    if kind not in _USES or not name:
+        raise InvalidInputError(
+            f"{resource!r} is neither a view nor a model.",
+            where="KIND/NAME",
+            next_step="Write view/orders or model/desk.v3.",
+        )
+    return cast("GrantKind", kind), name

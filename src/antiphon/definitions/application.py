@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from antiphon.definitions.degradation import WhenUnavailable
-from antiphon.definitions.granted_view import owner_of
+from antiphon.definitions.degradation import WhenUnavailable, target_of
+from antiphon.definitions.granted import model_owner, owner_of
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
@@ -165,9 +165,9 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order of its properties is the
     order in which they are written, and so part of what it is), ``classes`` are the enum properties whose probability
     is measured from token log-probabilities. ``model`` is what answers: the base model's name until a fine-tuned
-    version is released, whose spec names that version. ``tags`` are those of the
-    features of views that declare any, by full name: the input of policies. ``fallback`` are the engines
-    that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
+    version is released, whose spec names that version; of a model that another tenant grants ``OWNER/APPLICATION.vN``.
+    ``tags`` are those of the features of views that declare any, by full name: the input of policies. ``fallback`` are
+    the engines that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
     """
 
     name: str
@@ -203,6 +203,12 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     def own_features(self) -> dict[str, str]:
         """Views that are the tenant's own, with their definition versions."""
         return {view: version for view, version in self.features.items() if owner_of(view) is None}
+
+    @property
+    def granted_models(self) -> tuple[str, ...]:
+        """Models of other tenants that answer or stand in, as ``OWNER/APPLICATION.vN``."""
+        named = (self.model, *(target_of(one, self.model).model for one in self.fallback))
+        return tuple(dict.fromkeys(model for model in named if model_owner(model) is not None))
 
     @property
     def schema(self) -> dict[str, Any] | None:

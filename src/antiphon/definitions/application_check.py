@@ -25,7 +25,7 @@ from antiphon.definitions.degradation import degradation_mistakes
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
-from antiphon.definitions.granted_view import GrantedView, prompt_name
+from antiphon.definitions.granted import GrantedView, model_owner, prompt_name
 from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of, type_mistakes
 from antiphon.definitions.objects import is_objects
@@ -95,6 +95,8 @@ def _mistakes(application: Application) -> Iterator[str]:
         yield "features names a view twice, or two that are named alike in templates."
     if application.fine_tune is not None and any(isinstance(view, GrantedView) for view in views.values()):
         yield "a model is not fine-tuned on granted views, whose history is their owner's."
+    if application.fine_tune is not None and model_owner(str(application.model)) is not None:
+        yield "a granted model answers and is not fine-tuned: its weights are its owner's."
     yield from _on_demand_mistakes(application, views)
     for entity in application.entities:
         if not isinstance(entity, Entity):

@@ -16,7 +16,7 @@ from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
-from antiphon.definitions.granted_view import GrantedView
+from antiphon.definitions.granted import GrantedView
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandSpec, OnDemandView

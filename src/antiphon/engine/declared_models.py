@@ -123,6 +123,6 @@ def checked(model: ServedModel) -> Weights:
         raise CorruptionError(
             f"The weights of {model.name} have sha256 {found.sha256} instead of {model.sha256}.",
             where=model.path,
-            next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
+            next_step=f"Make them again: `antiphon models rebuild {model.name.rpartition('/')[2]}`.",
         )
     return found

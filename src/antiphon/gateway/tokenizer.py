@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
+from antiphon.definitions.granted import model_owner
 from antiphon.engine.api.messages import ModelDescription, Tokenization, TokenizationRequest
 from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_size
 from antiphon.gateway import limits
@@ -139,7 +140,9 @@ async def _model_of(request: Request, named: str | None) -> ModelDescription:
     """
     services: GatewayServices = request.app.state.services
     principal = await incoming.principal(request, services)
-    plain = services.generation.models(services.scope(principal))
+    names = services.generation.models(services.scope(principal))
+    # A trained model has its base model's vocabulary, which no owner needs to grant.
+    plain = {name for name in names if model_owner(name) is None}
     described = await services.generation.engine.describe()
     served = {model.name: model for model in described.models if model.name in plain}
     if named is None and len(served) != 1:

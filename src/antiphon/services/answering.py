@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -36,8 +37,8 @@ def is_plain(model: str, configured: Collection[str]) -> bool:
 
 
 def deciding(store: Store) -> PolicyDecider:
-    """Makes one policy decision about a reading of features, by the owners' policies too where granted views are
-    read; a key that was revoked meanwhile is refused."""
+    """Makes one policy decision about an answer or a reading of features, by the owners' policies too where granted
+    views are read or granted models asked; a key that was revoked meanwhile is refused."""
 
     def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
         environment = store.settings.project.environment
@@ -107,6 +108,7 @@ def serving_services(
         admission=AdmissionController(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
         checkpoint=store.trail.newest,
         plain=lambda model: is_plain(model, store.settings.engine.models),
+        granted_purpose=partial(_granted_purpose, store),
         subject_key=store.secret("subject"),
         online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
         flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
@@ -114,6 +116,11 @@ def serving_services(
         plain_fallback=store.settings.engine.fallback,
         failover=FailoverPolicy(first_token=first_token, describe=min(5.0, first_token)),
     )
+
+
+def _granted_purpose(store: Store, scope: Scope, model: str) -> str | None:
+    granted = store.granted.model(scope, model)
+    return None if granted is None else granted.purpose
 
 
 def _first_token(store: Store) -> float:

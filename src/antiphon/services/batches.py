@@ -105,8 +105,8 @@ def table_jobs(store: Store, features: FeaturePlatform, answer: AnswerFunction, 
 
 
 def askable(store: Store, scope: Scope) -> list[str]:
-    """Returns the names that a request may use as its model: applications first."""
-    return [*store.releases.applications(scope), *store.settings.engine.models]
+    """Returns the names that a request may use as its model: applications first, models of other tenants last."""
+    return [*store.releases.applications(scope), *store.settings.engine.models, *store.granted.models(scope)]
 
 
 def embedding_models(store: Store) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import msgspec
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.serving.receipts import FeatureReceipt, Receipt, Receipts, ReuseCount
 from antiphon.core.clock import Clock
-from antiphon.core.errors import NotFoundError
+from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.offline.lineage import Lineage
@@ -128,9 +128,17 @@ class ProjectPredictions:
 
         Raises:
             NotFoundError: no such prediction, or a text it needs was erased.
+            ForbiddenError: another tenant's model wrote it, which is not granted any more.
             UnavailableError: the engine is away.
         """
-        receipt = self._store.receipts.get(scope, prediction)
+        receipt, granted = self._store.receipts.get(scope, prediction), self._store.granted
+        for model in {attempt.model for attempt in self._origin(receipt).attempts}:
+            if granted.is_model(scope, model) and granted.model(scope, model) is None:
+                raise ForbiddenError(
+                    f"{model} wrote this text, and is not granted any more: it cannot be made again.",
+                    where=prediction,
+                    next_step=f"What it was made from stays: `antiphon explain {prediction}`.",
+                )
         replayed = await make_again(
             receipt,
             engine=engine,

@@ -8,7 +8,7 @@ from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.definitions.granted_view import owner_of
+from antiphon.definitions.granted import owner_of
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.candidate import FeatureExists
 from antiphon.releases.judge import judge

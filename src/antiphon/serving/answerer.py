@@ -46,7 +46,7 @@ from antiphon.serving.answering.narrowing import narrowed
 from antiphon.serving.answering.overrides import check_overrides
 from antiphon.serving.answering.policy import ReleaseResources, policy_context, require_allowed
 from antiphon.serving.answering.recorder import AnswerRecorder
-from antiphon.serving.builtin import implicit_release
+from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
 from antiphon.serving.fallback import substitutes
 from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Engines, refusal
 from antiphon.serving.features import on_demand, reading
@@ -204,8 +204,15 @@ class Answerer:
             if live is not None:
                 return as_requested(request, live)
         fallback = self._services.plain_fallback
+        granted_purpose = self._services.granted_purpose(request.scope, request.application)
         model = await self._engines.plain(request.application, fallback)
-        if model is None or not self._services.plain(model.name):
+        if model is None and granted_purpose is not None:
+            raise UnavailableError(
+                f"The engine does not serve {request.application} yet.",
+                where="engine",
+                next_step="Try again in a moment; if it stays away, its owner's worker cannot load it.",
+            )
+        if model is None or (granted_purpose is None and not self._services.plain(model.name)):
             known = await asyncio.to_thread(releases.applications, request.scope)
             listed = "`GET /v1/models` lists what can be asked."
             raise NotFoundError(
@@ -213,7 +220,8 @@ class Answerer:
                 where="model",
                 next_step=f"{nearest(request.application, known)} {listed}".strip(),
             )
-        return as_requested(request, implicit_release(request, model, self._services.clock.now(), fallback))
+        purpose, now = granted_purpose or PLAIN_PURPOSE, self._services.clock.now()
+        return as_requested(request, implicit_release(request, model, now, fallback, purpose))
 
     async def _decide_and_read(self, arrival: Arrival, assigned: Assignment) -> AnswerContext:
         """The policy decision and the features: all that is known before a token is generated."""

@@ -19,12 +19,19 @@ from antiphon.serving.request import AnswerRequest, DecodingOverrides
 BUILTIN = "builtin_"
 """The ids of implicit releases begin with it; none of them is kept."""
 
+PLAIN_PURPOSE = "plain-model"
+"""Purpose of a request that names a model which was trained for none."""
+
 PLAIN_DECODING = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
 """Default decoding of a plain model."""
 
 
 def implicit_release(
-    request: AnswerRequest, model: ModelDescription, moment: datetime, fallback: tuple[str, ...] = ()
+    request: AnswerRequest,
+    model: ModelDescription,
+    moment: datetime,
+    fallback: tuple[str, ...] = (),
+    purpose: str = PLAIN_PURPOSE,
 ) -> Release:
     """The release that serves a model as it is, with the request's own decoding; ``fallback`` is of every such model.
 
@@ -51,7 +58,7 @@ def implicit_release(
         reuse=Reuse(mode="never", identical_prompts=False),
         slo=SLO(),
         rollout=Rollout(),
-        purpose="plain-model",
+        purpose=purpose,
         owner="",
         fallback=fallback,
     )

@@ -25,15 +25,13 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.request import Decision, Resource
 from antiphon.serving.answering.context import Arrival, arrive
 from antiphon.serving.answering.policy import policy_context, require_allowed
-from antiphon.serving.builtin import BUILTIN
+from antiphon.serving.builtin import BUILTIN, PLAIN_PURPOSE
 from antiphon.serving.features.reading import NO_FEATURES
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 
 EMBEDDING = "embedding"
 """Finish reason of an attempt that made vectors."""
-
-_PURPOSE = "plain-model"
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
@@ -104,7 +102,7 @@ class Embeddings:
                         next_step="`embedding_models` under [engine] in antiphon.toml names those that are served.",
                     )
                 resource, now = Resource("application", request.model), self._services.clock.now()
-                context = policy_context(request.scope, _PURPOSE, request.path, request.originating_user, {}, now)
+                context = policy_context(request.scope, PLAIN_PURPOSE, request.path, request.originating_user, {}, now)
                 decision: Decision = self._services.decide(request.principal, "answer", resource, context)
                 require_allowed(decision, request.principal, request.model)
                 embedded = await self._embedded(request, arrival)
@@ -149,7 +147,7 @@ class Embeddings:
             path=request.path,
             principal=request.principal.id,
             originating_user=request.originating_user,
-            purpose=_PURPOSE,
+            purpose=PLAIN_PURPOSE,
             subject=arrival.subject,
             entity_blob=entity,
             exposure_unit=arrival.exposure_unit,

@@ -32,6 +32,8 @@ class Services(msgspec.Struct, frozen=True):
         online_seconds, flex_seconds: limits on generating an online answer, and one of flex work; a batch row has none.
         checkpoint: newest signed checkpoint of the audit log, which receipts carry.
         plain: tells whether a served model may be requested by its name alone; a model tuned here belongs to a tenant.
+        granted_purpose: the purpose that a model was trained for which another tenant grants to this one; ``None``: it
+            is no such model.
         remedies: substitutes for stale values.
         features_far: reading features waits for another machine.
         standbys: engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback of
@@ -56,6 +58,7 @@ class Services(msgspec.Struct, frozen=True):
     shadow_limits: ShadowLimits = ShadowLimits()
     checkpoint: Callable[[Scope], str | None] = lambda scope: None
     plain: Callable[[str], bool] = lambda model: True
+    granted_purpose: Callable[[Scope, str], str | None] = lambda scope, model: None
     features_far: bool = False
     standbys: Mapping[str, GenerationEngine] = {}
     plain_fallback: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.learning.models import ModelFile, ModelVersion, ModelVersions
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
+from antiphon.core.scope import Scope
 
 
 def version(number: int, **fields: Any) -> ModelVersion:
@@ -51,6 +52,15 @@ def test_a_version_comes_back_as_it_was(database: Database) -> None:
     assert models.list(OTHER) == []
     with pytest.raises(NotFoundError, match=r"desk\.v1"):
         models.get(OTHER, "desk.v1")
+
+
+def test_tenants_are_those_that_have_versions_in_the_environment(database: Database) -> None:
+    models = ModelVersions(database)
+    assert models.tenants("dev") == []
+    for scope in (Scope("acme", "dev"), Scope("acme", "prod"), DEV, Scope("later", "prod")):
+        models.add(version(1, scope=scope))
+    models.add(version(2))
+    assert models.tenants("dev") == ["acme", DEV.tenant]
 
 
 def test_registering_again_changes_nothing(database: Database) -> None:

@@ -102,7 +102,7 @@ class EvaluatedDesk(SmallDesk):
             models=self.models,
             feature_exists=lambda scope, view, version: (view, version) in self.views,
             model_files=ModelFiles(directory / "models"),
-            weights_of=lambda pin: None,
+            weights_of=lambda scope, pin: None,
         )
 
     def keep(self, rows: int, application: ApplicationSpec = LEARNS, **changes: Any) -> Dataset:

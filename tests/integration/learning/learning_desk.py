@@ -254,6 +254,6 @@ class LearningDesk(EvaluatedDesk):
     async def _serve(self, release: Release) -> None:
         if self.serving_fails is not None:
             raise self.serving_fails
-        name = release.bundle.model.name
+        name = release.bundle.model.served_name(release.scope.tenant)
         if name not in {model.name for model in self.engine.models}:
             self.engine.models = (*self.engine.models, msgspec.structs.replace(MODEL, name=name))

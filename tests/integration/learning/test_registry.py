@@ -27,17 +27,22 @@ from antiphon.learning.registry.models import ModelRegistry
 from antiphon.testing.scripted_engine import MODEL, ScriptedEngine, ScriptedGeneration
 
 
+def served(version: str) -> str:
+    return f"{SCOPE.tenant}/{version}"
+
+
 def by_model(request: GenerationRequest) -> ScriptedGeneration:
     """Version 1 has its forecasts turned round, every other model not."""
-    return backwards(request) if request.model == "desk.v1" else forecasting(request)
+    return backwards(request) if request.model == served("desk.v1") else forecasting(request)
 
 
 class Trained:
     """A desk with two versions, a release of each, both evaluated on one dataset."""
 
     def __init__(self, folder: Path) -> None:
-        served = tuple(msgspec.structs.replace(MODEL, name=name) for name in ("scripted", "desk.v1", "desk.v2"))
-        self.desk = EvaluatedDesk(folder, ScriptedEngine(by_model, served))
+        names = ("scripted", served("desk.v1"), served("desk.v2"))
+        models = tuple(msgspec.structs.replace(MODEL, name=name) for name in names)
+        self.desk = EvaluatedDesk(folder, ScriptedEngine(by_model, models))
         past = {"first": START - timedelta(days=9), "last": START - timedelta(days=2), "kind": "training"}
         self.versions: list[ModelVersion] = []
         self.releases: list[Release] = []

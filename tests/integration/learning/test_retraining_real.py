@@ -17,19 +17,23 @@ import pytest
 from tests.integration.training.tiny import write_base
 
 from antiphon.app.wiring import ProcessServices
-from antiphon.catalog.learning.models import ModelVersions
-from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.cli.blueprints.orders import write_orders
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import SetupError, UnavailableError
+from antiphon.core.errors import NotFoundError, SetupError, UnavailableError
+from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import ENDED, Run
+from antiphon.engine.api.messages import ChatTurn
+from antiphon.governance.identity.principal import Principal
 from antiphon.learning.retraining.orders import TrainingRequest
 from antiphon.services.apply.apply import apply
 from antiphon.services.engines import commands
+from antiphon.services.governance.grants import ProjectGrants
 from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform
+from antiphon.services.predictions import ProjectPredictions
 from antiphon.services.project.store import Store
+from antiphon.serving.request import AnswerRequest, DecodingOverrides
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
 
@@ -169,10 +173,7 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
     try:
         applied = apply(store, principal="me")
         assert applied.activated == ("desk",)
-        served = ServedModels(
-            store.scope, store.releases, ModelVersions(store.database), Rollouts(store.database), wired.engine,
-            store.paths.directory / "models", store.database.clock,
-        )  # fmt: skip
+        served = ServedModels.of(store, wired.engine)
         # Beside the other tests the training gets its part of the machine, or the bound below would measure them.
         trainer = TrainingProcesses(SystemClock(), floor=0.5, window=5.0)
         learning = LearningPlatform(
@@ -210,5 +211,25 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             again = await work(store, learning, learning.orders.rebuild(store.scope, "me", "desk.v1"))
             assert again.status == "succeeded", again.error
             assert (again.result["equal"], again.result["differences"]) == (True, [])
+            await _ask_as_another_tenant(store, wired, served)
     finally:
         await wired.close()
+
+
+async def _ask_as_another_tenant(store: Store, wired: ProcessServices, served: ServedModels) -> None:
+    """The trained weights answer a tenant that they are granted to, and its replay makes the same bytes."""
+    by = Principal("ann", store.scope.tenant, "admin", "person", "restricted")
+    rita = Principal("rita", "rival", "admin", "person", "restricted")
+    asked = AnswerRequest(
+        Scope("rival", "dev"), rita, "default/desk.v1", {}, messages=(ChatTurn("user", "Hello"),),
+        overrides=DecodingOverrides(max_tokens=4),
+    )  # fmt: skip
+    with pytest.raises(NotFoundError, match="no application or model"):
+        await wired.answerer.answer(asked)
+    with store.database.transaction() as connection:
+        store.keys.principals.tenants.create("rival", by="ann", within=connection)
+    ProjectGrants(store).create("model", "desk.v1", "rival", reason="shared", by=by)
+    await served.reconcile()
+    receipt = (await wired.answerer.answer(asked)).receipt
+    assert receipt.attempts[0].model == "default/desk.v1"
+    assert (await ProjectPredictions(store).replay(wired.engine, asked.scope, receipt.prediction))["identical"]

@@ -21,12 +21,13 @@ from antiphon.app.wiring import ProcessServices
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidDefinitionsError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
+from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.application import create_app
 from antiphon.governance.encryption import keyring
-from antiphon.governance.identity.grants import Grants
+from antiphon.governance.identity.grants import GrantKind, Grants
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.policy.document import PolicyDocument, default_document
 from antiphon.services.apply.apply import ApplyPlan, apply, plan
@@ -91,11 +92,11 @@ class Installation:
         self.key, _ = self.owner.store.keys.create("rival", "rita", "admin")
         self.grants = ProjectGrants(self.owner.store)
 
-    def grant(self, view: str = "today", **terms: Any) -> None:
-        self.grants.create("view", view, "rival", reason="shared", by=ADMIN, **terms)
+    def grant(self, name: str = "today", kind: GrantKind = "view", **terms: Any) -> None:
+        self.grants.create(kind, name, "rival", reason="shared", by=ADMIN, **terms)
 
-    def revoke(self, view: str = "today") -> None:
-        self.grants.revoke("view", view, "rival", reason="over", by=ADMIN)
+    def revoke(self, name: str = "today", kind: GrantKind = "view") -> None:
+        self.grants.revoke(kind, name, "rival", reason="over", by=ADMIN)
 
     def apply(self, definitions: str = BOARD) -> None:
         (self.folder / "definitions.py").write_text(definitions)
@@ -129,7 +130,7 @@ class Installation:
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[ProcessServices]:
         """The rival's services with an engine behind its socket."""
-        engine = LocalEngine({MODEL: SimulatedRuntime(MODEL, words=2)})
+        engine = LocalEngine({MODEL: SimulatedRuntime(MODEL, words=2)}, load=_simulated)
         await engine.start()
         stop, ready = asyncio.Event(), asyncio.Event()
         serving = asyncio.create_task(
@@ -153,6 +154,10 @@ class Installation:
 
     def close(self) -> None:
         self.owner.close()
+
+
+def _simulated(model: ServedModel) -> SimulatedRuntime:
+    return SimulatedRuntime(model.name, words=2, weights=model.sha256)
 
 
 def _with(folder: Path, more: str) -> Project:
@@ -405,7 +410,9 @@ async def test_each_change_and_the_reading_are_on_record_with_both(shops: Instal
 async def test_bad_grants_are_refused_and_tenants_are_not_told(shops: Installation) -> None:
     for arguments, said in (
         (("create", "view/nothing", "--to", "rival", "--reason", "-"), "No view named 'nothing'"),
-        (("create", "today", "--to", "rival", "--reason", "-"), "is no view"),
+        (("create", "today", "--to", "rival", "--reason", "-"), "is neither a view nor a model"),
+        (("create", "model/desk.v9", "--to", "rival", "--reason", "-"), "no model version 'desk.v9'"),
+        (("create", f"model/{MODEL}", "--to", "rival", "--reason", "-"), "every tenant may ask it"),
         (("create", "view/today", "--to", "default", "--reason", "-"), "reads its own"),
         (("create", "view/today", "--to", "nobody", "--reason", "-"), "no tenant 'nobody'"),
         (("create", "view/today", "--to", "rival", "--reason", "-", "--until", "2020-01-01T00:00Z"), "has passed"),

@@ -9,6 +9,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.integration.services.test_served_models import model_version
 from tests.unit.governance.encryption.test_sealing import Keys
@@ -38,10 +39,10 @@ class Hosts:
         self.trained.parent.mkdir()
         self.trained.write_bytes(CONTENT)
         self.cache = folder / "engine" / "fetched"
-        self.worker = WeightsFiles(self.lake, HERE, folder / "worker" / "fetched")
-        self.engine = WeightsFiles(self.lake, HERE, self.cache)
-        self.model = ServedModel("desk.v1", str(self.trained), SHA256)
-        self.far = ServedModel("desk.v1", "/nowhere/desk.v1.gguf", SHA256)
+        self.worker = WeightsFiles(self.lake, HERE.environment, folder / "worker" / "fetched")
+        self.engine = WeightsFiles(self.lake, HERE.environment, self.cache)
+        self.model = ServedModel("default/desk.v1", str(self.trained), SHA256)
+        self.far = ServedModel("default/desk.v1", "/nowhere/desk.v1.gguf", SHA256)
 
     @property
     def stored(self) -> Path:
@@ -60,11 +61,27 @@ def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Hosts:
 def test_an_engine_finds_by_hash_what_the_worker_has_published(hosts: Hosts) -> None:
     hosts.worker.publish(hosts.model)
     found = hosts.engine.locate(hosts.far)
-    assert (found.name, found.sha256) == ("desk.v1", SHA256)
+    assert (found.name, found.sha256) == ("default/desk.v1", SHA256)
     assert Path(found.path).read_bytes() == CONTENT
     assert hosts.engine.locate(hosts.model) == hosts.model, "what is there is not fetched"
     hosts.lake.remove(weights_path(HERE, SHA256))
     assert hosts.engine.locate(hosts.far) == found, "it is fetched once"
+
+
+def test_weights_of_another_tenant_come_from_its_part_of_the_lake_and_go_when_they_are_needed_no_more(
+    hosts: Hosts,
+) -> None:
+    other = msgspec.structs.replace(hosts.model, name="acme/desk.v1")
+    hosts.worker.publish(other)
+    assert hosts.lake.has(weights_path(Scope("acme", "dev"), SHA256))
+    with pytest.raises(CorruptionError, match="has no file"):
+        hosts.engine.locate(hosts.far)
+    found = hosts.engine.locate(msgspec.structs.replace(hosts.far, name="acme/desk.v1"))
+    assert Path(found.path).read_bytes() == CONTENT
+    hosts.engine.prune({SHA256})
+    assert hosts.cached == [f"{SHA256}.gguf"]
+    hosts.engine.prune(set())
+    assert hosts.cached == []
 
 
 def test_a_copy_that_was_damaged_is_fetched_again(hosts: Hosts) -> None:

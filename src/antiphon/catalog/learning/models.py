@@ -36,7 +36,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
     """One trained version of an application's model.
 
     Attributes:
-        id: ``APPLICATION.vN``; also the name by which an engine serves it.
+        id: ``APPLICATION.vN``; engines serve it as :attr:`served_name`.
         base, base_sha256: the base model and the SHA-256 of its weights.
         dataset: id of the dataset; ``dataset_hash`` its logical hash; ``replay_datasets`` those of earlier examples.
         parent: the version that training went on from, if any.
@@ -69,6 +69,11 @@ class ModelVersion(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     run: str | None
     created_at: datetime
+
+    @property
+    def served_name(self) -> str:
+        """The name by which engines serve it, of all tenants' versions: ``TENANT/APPLICATION.vN``."""
+        return f"{self.scope.tenant}/{self.id}"
 
 
 class AliasMove(msgspec.Struct, frozen=True):
@@ -108,6 +113,12 @@ class ModelVersions:
                     next_step="Take the next number; `antiphon models list` shows what there is.",
                 )
         return version
+
+    def tenants(self, environment: str) -> builtins.list[str]:
+        """The tenants that have versions in an environment."""
+        table = schema.model_versions
+        statement = select(table.c.tenant).where(table.c.environment == environment).distinct().order_by(table.c.tenant)
+        return [row.tenant for row in self._database.rows(statement)]
 
     def next_number(self, scope: Scope, application: str, *, within: Connection | None = None) -> int:
         """The number that the application's next version has; it holds only inside the transaction that adds it."""

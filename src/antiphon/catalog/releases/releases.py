@@ -29,13 +29,19 @@ class ModelPin(msgspec.Struct, frozen=True):
     """The model a release serves: its name and the SHA-256 of its weights (``None`` for a remote engine).
 
     ``version`` is the registered model version (``catalog.models``) when it was trained here, ``purposes`` what it was
-    then trained for; ``None``: it was not trained here.
+    then trained for; ``None``: it was not trained here. Of a model that another tenant grants, the name is
+    ``OWNER/APPLICATION.vN`` and ``version`` is ``None``.
     """
 
     name: str
     weights_sha256: str | None
     version: str | None = None
     purposes: tuple[str, ...] | None = None
+
+    def served_name(self, tenant: str) -> str:
+        """The name by which engines serve it to a release of this tenant: of a version with the tenant, for two tenants
+        may have versions of one name."""
+        return self.name if self.version is None else f"{tenant}/{self.version}"
 
 
 class Bundle(msgspec.Struct, frozen=True):

@@ -94,7 +94,7 @@ class EngineModels:
             raise NotFoundError(
                 f"The engine does not serve the model {model!r}.",
                 where="model",
-                next_step=f"It serves {', '.join(sorted(self._entries))}.",
+                next_step="`antiphon status` says what it serves.",
             )
         return entry
 

@@ -18,7 +18,7 @@ import msgspec
 
 from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.granted_view import owner_of
+from antiphon.definitions.granted import owner_of
 from antiphon.definitions.nodes import columns
 from antiphon.features.feast.server import FeastServer, OnlineValue
 from antiphon.features.online.lookup import FeatureReader

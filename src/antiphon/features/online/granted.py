@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from antiphon.core.scope import Scope
-from antiphon.definitions.granted_view import owner_of
+from antiphon.definitions.granted import owner_of
 from antiphon.features.online.entity_rows import SnapshotRows
 from antiphon.features.online.lookup import FeatureReader, FeatureRows
 from antiphon.features.values import EntityRow

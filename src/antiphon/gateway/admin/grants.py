@@ -1,4 +1,4 @@
-"""Grants: what a tenant lets others read of its own, and what it may read of others'."""
+"""Grants: views and models that a tenant lets others use, and those of others that it may use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 
 
 class GrantRequest(msgspec.Struct, frozen=True):
-    """A view for another tenant to read, until a moment or until it is revoked; the reason is for the record."""
+    """A view for another tenant to read, or a model version for it to ask, until a moment or until it is revoked; the
+    reason is for the record."""
 
     name: Text
     grantee: Text
@@ -61,7 +62,7 @@ def _list(call: OperationCall) -> GrantList:
     return read(call.services.access.tenants.grants.list(by=call.principal), GrantList)
 
 
-@operation("POST", "/admin/grants", "Let another tenant read a view.", "administer", status=201)
+@operation("POST", "/admin/grants", "Let another tenant read a view or ask a model.", "administer", status=201)
 def _create(call: OperationCall, body: GrantRequest) -> GrantLine:
     made = call.services.access.tenants.grants.create(
         body.kind, body.name, body.grantee, reason=body.reason, by=call.principal, until=body.until,

@@ -12,6 +12,7 @@ from antiphon.core.circuit_breaker import BreakerStatus
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
+from antiphon.definitions.granted import model_owner
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.admin.views import readable_statuses
 from antiphon.gateway.measurements import GatewayMetrics, percentiles
@@ -35,7 +36,7 @@ async def status(
     """The whole status, for a principal or for no one; a part that does not answer is reported, it does not fail the
     rest."""
     engine, ready, stored = await asyncio.gather(
-        engine_status(services), services.health.ready(), run_in_threadpool(_stored, services, scope, who)
+        engine_status(services, scope), services.health.ready(), run_in_threadpool(_stored, services, scope, who)
     )
     measurements.watch_engines({one.name: (one.answers, one.load) for one in engine.instances})
     now = services.clock.monotonic()
@@ -68,18 +69,29 @@ def engines_elsewhere(
     )
 
 
-async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
-    """The engine's own description, or why there is none."""
+async def engine_status(services: GatewayServices, scope: Scope) -> shapes.EngineStatus:
+    """The engine's own description, or why there is none, without trained models of other tenants."""
     try:
         async with asyncio.timeout(2.0):
             described = await services.generation.engine.describe()
     except (AntiphonError, TimeoutError, OSError) as error:
         return shapes.EngineStatus(False, str(error) or "It did not answer in time.", (), None)
+
+    def shown(name: str) -> bool:
+        return model_owner(name) in (None, scope.tenant)
+
     instances = tuple(
-        shapes.EngineInstanceLine(one.name, one.address, one.answers, one.models | one.embedders, one.load)
+        shapes.EngineInstanceLine(
+            one.name,
+            one.address,
+            one.answers,
+            {name: fingerprint for name, fingerprint in (one.models | one.embedders).items() if shown(name)},
+            one.load,
+        )
         for one in described.instances
     )
-    return shapes.EngineStatus(True, None, described.models, described.load, instances)
+    models = tuple(model for model in described.models if shown(model.name))
+    return shapes.EngineStatus(True, None, models, described.load, instances)
 
 
 def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> dict[str, Any]:

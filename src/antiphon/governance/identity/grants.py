@@ -1,7 +1,7 @@
-"""Grants of a tenant's views to other tenants: what is offered; the owner's policies decide each reading.
+"""Grants of a tenant's views and models to other tenants: what is offered; the owner's policies decide each use.
 
-Invariant: a grant is to read. It stands in the owner's scope and is changed by the owner alone; the tenant that it is
-for sees it and nothing else of the owner's.
+Invariant: a grant is to read a view, or to ask a model. It stands in the owner's scope and is changed by the owner
+alone; the tenant that it is for sees it and nothing else of the owner's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Clearance
 
-GrantKind = Literal["view"]
+GrantKind = Literal["view", "model"]
+"""A feature view, and a registered model version."""
 
 _table = schema.grants
 

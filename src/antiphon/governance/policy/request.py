@@ -55,6 +55,7 @@ class Resource(msgspec.Struct, frozen=True, cache_hash=True):
         trained_for: purposes that its model was trained for; ``None``: a model that was not trained here.
         author: who made it; ``passed``: it passed its gates; ``reasoned``: a rationale stands beside the request.
         granted_to: the tenant that its owner's grant in force lets read it; empty for none.
+        models: models of other tenants that answer it, as ``OWNER/APPLICATION.vN``.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Resource(msgspec.Struct, frozen=True, cache_hash=True):
     passed: bool = False
     reasoned: bool = False
     granted_to: str = ""
+    models: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
@@ -174,4 +176,5 @@ def application_resource(
     tagged = {name.partition(".")[0] for name in application.tags}
     columns = [PolicyColumn(name, tags.sensitivity, tags.purposes) for name, tags in sorted(application.tags.items())]
     columns += [PolicyColumn(f"{view}.*") for view in sorted(application.versions) if view not in tagged]
-    return Resource("application", application.name, tenant, tuple(columns), trained_for)
+    models = application.granted_models
+    return Resource("application", application.name, tenant, tuple(columns), trained_for, models=models)

@@ -109,7 +109,8 @@ class Validation:
         transaction: of the catalog.
         model_files: of model versions.
         feature_exists: tells whether a definition version of a view is known here: scope, view, version.
-        weights_of: path of a base model's weights; ``None`` for an engine whose weights are not on this machine.
+        weights_of: path of the weights of a base model, or of one that another tenant grants to a scope; ``None`` for
+            an engine whose weights are not on this machine.
         remote_version: version of a release's model that a server elsewhere serves now, and what a fingerprint says of
             it; ``None`` where models do not change by themselves.
     """
@@ -121,7 +122,7 @@ class Validation:
     models: ModelVersions
     feature_exists: Callable[[Scope, str, str], bool]
     model_files: ModelFiles
-    weights_of: Callable[[ModelPin], Path | None]
+    weights_of: Callable[[Scope, ModelPin], Path | None]
     remote_version: RemoteVersion | None = None
 
     def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> ValidationResult:
@@ -205,7 +206,7 @@ class Validation:
 
     def _weights(self, scope: Scope, pin: ModelPin) -> Path | None:
         if pin.version is None:
-            return self.weights_of(pin)
+            return self.weights_of(scope, pin)
         try:
             version = self.models.get(scope, pin.version)
         except NotFoundError as error:

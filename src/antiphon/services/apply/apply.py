@@ -13,16 +13,16 @@ from typing import Literal
 import msgspec
 
 from antiphon.catalog.releases.releases import ModelPin, Release
-from antiphon.core.errors import ForbiddenError, InvalidInputError
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.ids import content_hash
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import Level, compare
-from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.governance.identity.principal import Principal
 from antiphon.releases import bundle as bundles
 from antiphon.services.apply.compatibility import consequences, require_unbroken
+from antiphon.services.apply.model_pins import pin_model, purpose_notes
 from antiphon.services.apply.workflow import (
     ApplyArguments,
     ApplyResult,
@@ -137,7 +137,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
 
     Raises:
         InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
-        InvalidInputError: an application names a model that the engine is not given.
+        InvalidInputError: an application names a model that the engine is not given, or that is not granted.
         SetupError: its weights were not pulled.
         ForbiddenError: policy does not let this principal make its own release live, and ``activate`` insists on it.
         ConflictError: a release is to go live while a rollout compares with the one that is, or a view's source moved
@@ -147,7 +147,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     changes = _compare(store, project)
     require_unbroken(store, project.views)
     scope, why = store.scope, rationale or "applied"
-    pins = {application.model: _pin(store, application) for application in project.applications.values()}
+    pins = {application.model: pin_model(store, application) for application in project.applications.values()}
     transitions = rollout_transitions(store)
     # Whoever can run this in the project's folder reads its secrets, and so is its administrator.
     by = Principal(principal, scope.tenant, "admin", "person", "restricted")
@@ -161,7 +161,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
         for application in project.applications.values():
             live = store.releases.live(scope, application.name, within=connection)
             spec, pin, said = _with_live_model(application, pins[application.model], live)
-            notes += said
+            notes += [*said, *purpose_notes(application, pin)]
             built = bundles.build(spec, pin, store.decider.digest)
             if live is not None and live.bundle == built:
                 releases.append(live)  # by value: a step written as 5 is the step 5.0 that a training kept
@@ -346,33 +346,3 @@ def _foreseen(
         rows, seconds = (None, None) if made is None else (made.rows_out, made.duration_seconds)
         found.append(PlannedMaterialization(view, version, rows, seconds))
     return tuple(found)
-
-
-def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
-    engine = store.settings.engine
-    require_named_engines(store, application.fallback, f"application {application.name}, fallback")
-    if engine.kind == "remote":
-        return ModelPin(application.model, None)
-    if application.model not in engine.models:
-        raise InvalidInputError(
-            f"The application names the model {application.model!r}, which the engine is not given.",
-            where=f"application {application.name}",
-            next_step=f"Add it to [engine] models in antiphon.toml (now: {', '.join(engine.models)}).",
-        )
-    if engine.kind == "simulated":
-        return ModelPin(application.model, None)
-    from antiphon.engine import weights
-
-    return ModelPin(application.model, weights.resolve(application.model).sha256)
-
-
-def require_named_engines(store: Store, fallback: Iterable[str], where: str) -> None:
-    """Refuse a fallback to an engine that the settings do not declare: an ``InvalidInputError`` that names it."""
-    for named in fallback:
-        engine = named.partition("/")[0]
-        if engine != MAIN and engine not in store.settings.engines:
-            raise InvalidInputError(
-                f"The fallback names the engine {engine!r}, which is not declared.",
-                where=where,
-                next_step=f"Add [engines.{engine}] with a url to antiphon.toml, or take it out of the fallback.",
-            )

@@ -17,7 +17,7 @@ from antiphon.engine.api.address import NetworkAddress, is_engine_url, parse_hos
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import EngineInstance
 from antiphon.engine.routing.routed_engine import RoutedEngine
-from antiphon.services.apply.apply import require_named_engines
+from antiphon.services.apply.model_pins import require_named_engines
 from antiphon.services.engines.sections import engine_tls, require_names, section_of
 from antiphon.services.project.store import Store
 

@@ -11,7 +11,7 @@ from antiphon.catalog.serving.receipts import FeatureReceipt
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.granted_view import owner_of
+from antiphon.definitions.granted import owner_of
 from antiphon.features.monitoring.skew.predictions import PredictionFeatures, on_demand_values
 from antiphon.features.offline.compute import ComputeLimits
 from antiphon.features.offline.lineage import Lineage, judged, trace

@@ -15,7 +15,7 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.granted_view import owner_of
+from antiphon.definitions.granted import owner_of
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.selection import select_features
 from antiphon.governance.policy.request import Resource, application_resource, view_columns
@@ -135,7 +135,7 @@ class Lookups:
         return found
 
     def _reads_entities(self, request: LookupRequest) -> bool:
-        owners = (owner_of(name) for name in granted_names(request.plan.resource))
+        owners = (owner_of(name) for _, name in granted_names(request.plan.resource))
         tenants = {request.scope.tenant, *(owner for owner in owners if owner is not None)}
         return any(
             parts.any_key or bool(parts.keys)

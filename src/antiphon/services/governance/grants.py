@@ -33,7 +33,10 @@ class ProjectGrants:
 
     def list(self, *, by: Principal) -> GrantLists:
         """The grants of the asking tenant and those to it, ended ones included."""
-        scope = self._scope(by)
+        return self.of(self._scope(by))
+
+    def of(self, scope: Scope) -> GrantLists:
+        """The grants of one tenant and those to it, ended ones included."""
         return GrantLists(tuple(self._grants.given(scope)), tuple(self._grants.received(scope)))
 
     def create(
@@ -47,13 +50,14 @@ class ProjectGrants:
         until: datetime | None = None,
         clearance: Clearance = "internal",
     ) -> TenantGrant:
-        """Let another tenant read a view, as far as policies permit it.
+        """Let another tenant read a view or ask a model version, as far as policies permit it.
 
         Raises:
-            NotFoundError: no such view is applied; or, asked by the tenant that runs the installation, there is no such
-                tenant: any other is not told which there are.
-            InvalidInputError: the tenant is the own one or no name, the view is Feast's, or ``until`` has passed.
-            ConflictError: it is granted already.
+            NotFoundError: no such view is applied, or no such version registered; or, asked by the tenant that runs the
+                installation, there is no such tenant: any other is not told which there are.
+            InvalidInputError: the tenant is the own one or no name, the model is the installation's, or ``until`` has
+                passed.
+            ConflictError: it is granted already, or the view is Feast's.
         """
         scope = self._scope(by)
         Scope(tenant=grantee)
@@ -66,7 +70,7 @@ class ProjectGrants:
             raise InvalidInputError(f"{until.isoformat()} has passed.", where="until", next_step="Name a later time.")
         if scope.tenant == self._store.scope.tenant:
             self._tenants.get(grantee)
-        self._require_grantable(scope, name)
+        self._require_grantable(scope, kind, name)
         grant = TenantGrant(scope, kind, name, grantee, clearance, reason, by.id, now, until)
         with self._database.transaction() as connection:
             self._grants.create(grant, within=connection)
@@ -86,7 +90,16 @@ class ProjectGrants:
         self._store.granted.forget()
         return grant
 
-    def _require_grantable(self, scope: Scope, name: str) -> None:
+    def _require_grantable(self, scope: Scope, kind: GrantKind, name: str) -> None:
+        if kind == "model":
+            if name in self._store.settings.engine.models:
+                raise InvalidInputError(
+                    f"{name} is the installation's: every tenant may ask it.",
+                    where=f"model {name}",
+                    next_step="Grant a version that was trained here: `antiphon models list`.",
+                )
+            self._store.models.get(scope, name)
+            return
         views = self._store.applied.project(scope).views
         if name not in views:
             raise unknown_views([name], views, str(scope))
@@ -105,6 +118,7 @@ class ProjectGrants:
             "clearance": grant.clearance,
             "reason": reason,
         }
+        self._database.ring("releases", grant.scope)  # The engine serves what is granted.
         scopes = [grant.scope]
         try:
             self._tenants.get(grant.grantee, within=connection)

@@ -1,15 +1,17 @@
-"""Tells the engine which trained models it has to serve.
+"""Tells the engine which trained models it has to serve: those of every tenant of the environment.
 
-Invariant: a model is served while a release that pins it is live, is what a rollback would return to, takes part in a
-rollout, or is the newest one that waits for its evaluation; and for a while longer, because a request finishes on the
-release it began with.
+Invariants:
+- A model is served while a release that pins it is live, is what a rollback would return to, takes part in a rollout,
+  or is the newest one that waits for its evaluation, or while it is granted; and for a while longer, because a request
+  finishes on the release it began with.
+- Workers of several tenants that share engines declare the same set, so that none takes away what another needs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -20,8 +22,13 @@ from antiphon.catalog.releases.rollouts import RolloutRecord, Rollouts
 from antiphon.core.clock import Clock, parse_duration
 from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
+from antiphon.definitions.granted import model_owner
+from antiphon.engine.api.address import is_engine_url
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
+from antiphon.governance.identity.grants import Grants
+from antiphon.governance.identity.tenants import Tenants
+from antiphon.services.learning.weights_files import WeightsFiles
 from antiphon.services.project.store import Store
 
 _log = logging.getLogger("antiphon.worker")
@@ -36,8 +43,8 @@ RETRY_SECONDS = 30.0
 def needed(
     releases: Sequence[Release], moves: Mapping[str, Sequence[Activation]], rollouts: Sequence[RolloutRecord]
 ) -> tuple[str, ...]:
-    """The model versions that must be served, by name: of one scope's releases (of every application the latest first),
-    the moves of each application's live pointer (first to last), and the rollouts under way."""
+    """The model versions that one scope's releases need to be served, by id: of the releases (of every application the
+    latest first), the moves of each application's live pointer (first to last), and the rollouts under way."""
     models = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
     for history in moves.values():
         models.update(activation_stack(history)[-2:])
@@ -56,17 +63,22 @@ class ServedModels:
     """Keeps the engine's set of models what the catalog needs.
 
     Attributes:
+        scope: of the project, whose models are served whether their files are here or not.
         folder: where the files of model versions lie.
         every: seconds until what failed is tried again.
         poll: seconds between looks at the catalog when it does not ring, and at what the engine serves.
-        wakeup: rings when a release or a rollout moves.
-        publish: makes a model's weights reachable for engines elsewhere; ``None`` where the folder is enough.
+        wakeup: rings when a release or a rollout moves, or a grant.
+        lake: makes weights reachable for engines elsewhere, and has those of other projects; ``None`` where the folder
+            is enough.
+        shared: the engine serves other projects too, which have files that are not here.
     """
 
     scope: Scope
     releases: Releases
     models: ModelVersions
     rollouts: Rollouts
+    grants: Grants
+    tenants: Tenants
     engine: Engine
     folder: Path
     clock: Clock
@@ -75,27 +87,32 @@ class ServedModels:
     poll: float = 10.0
     wakeup: Wakeup = field(default_factory=Wakeup)
     linger: float = LINGER_SECONDS
-    publish: Callable[[ServedModel], None] | None = None
+    lake: WeightsFiles | None = None
+    shared: bool = False
     _needed_at: dict[ServedModel, float] = field(init=False, default_factory=dict)
     _declared: tuple[ServedModel, ...] | None = field(init=False, default=None)
     _again_at: float = field(init=False, default=0.0)
+    _copies: dict[ServedModel, ServedModel] = field(init=False, default_factory=dict)
     _one_at_a_time: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     @classmethod
-    def of(cls, store: Store, engine: Engine, publish: Callable[[ServedModel], None] | None = None) -> ServedModels:
+    def of(cls, store: Store, engine: Engine, lake: WeightsFiles | None = None) -> ServedModels:
         """For one project's stores."""
-        poll = parse_duration(store.settings.worker.poll).total_seconds()
+        poll, section = parse_duration(store.settings.worker.poll).total_seconds(), store.settings.engine
         return cls(
             store.scope,
             store.releases,
             store.models,
             store.rollouts,
+            Grants(store.database),
+            store.keys.principals.tenants,
             engine,
             store.paths.models,
             store.database.clock,
             poll=poll,
             wakeup=store.database.doorbell.wakeup(store.scope.environment, "releases"),
-            publish=publish,
+            lake=lake,
+            shared=section.join or is_engine_url(section.url or ""),
         )
 
     async def reconcile(self) -> None:
@@ -126,21 +143,24 @@ class ServedModels:
                 self._declared = None
                 raise failure
             self._again_at = 0.0
+            if self.lake is not None:
+                await asyncio.to_thread(self.lake.prune, {model.sha256 for model in declared})
             _log.info("The engine serves %s.", ", ".join(model.name for model in declared) or "no trained model")
 
-    async def require(self, version: str) -> None:
-        """Return once the engine serves this version; raises ``UnavailableError`` when no release that needs it is on
-        its way or the engine does not serve it, and as :meth:`reconcile` unless it is served nevertheless."""
+    async def require(self, name: str) -> None:
+        """Return once the engine serves the version of this name (``TENANT/APPLICATION.vN``); raises
+        ``UnavailableError`` when no release that needs it is on its way or the engine does not serve it, and as
+        :meth:`reconcile` unless it is served nevertheless."""
         failure: AntiphonError | None = None
         try:
             await self.reconcile()
         except AntiphonError as error:
             failure = error
-        if version in {model.name for model in (await self.engine.describe()).models}:
+        if name in {model.name for model in (await self.engine.describe()).models}:
             return
         raise failure or UnavailableError(
             "The engine does not serve this model.",
-            where=version,
+            where=name,
             next_step="Make a release that pins it, and try again in a moment.",
         )
 
@@ -161,24 +181,56 @@ class ServedModels:
     def _published(self, models: Sequence[ServedModel]) -> AntiphonError | None:
         """Publish the weights, and return what kept any of them from it: an engine that has the file serves it."""
         failure: AntiphonError | None = None
-        if self.publish is not None:
+        if self.lake is not None:
             for model in models:
+                if model_owner(model.name) != self.scope.tenant:
+                    continue
                 try:
-                    self.publish(model)
+                    self.lake.publish(model)
                 except AntiphonError as error:
                     failure = failure or error
         return failure
 
     def _needed(self) -> list[ServedModel]:
-        releases = self.releases.list(self.scope)
+        return [model for scope in self._served_scopes() for model in self._needed_of(scope)]
+
+    def _served_scopes(self) -> Iterator[Scope]:
+        """The scopes of the tenants whose models may be needed: the project's own, and every other that has some."""
+        yield self.scope
+        for tenant in self.models.tenants(self.scope.environment):
+            if tenant != self.scope.tenant and self.tenants.state(tenant) == "active":
+                yield Scope(tenant, self.scope.environment)
+
+    def _needed_of(self, scope: Scope) -> Iterator[ServedModel]:
+        releases, now = self.releases.list(scope), self.clock.now()
         applications = {release.bundle.application.name for release in releases}
-        moves = {name: self.releases.history(self.scope, name) for name in applications}
-        models = []
-        for name in needed(releases, moves, self.rollouts.list_active(self.scope)):
+        moves = {name: self.releases.history(scope, name) for name in applications}
+        grants = [one for one in self.grants.given(scope) if one.kind == "model" and one.holds(now)]
+        granted = {one.name for one in grants if self.tenants.state(one.grantee) == "active"}
+        to_us = {one.name for one in grants if one.grantee == self.scope.tenant}
+        for name in sorted(granted.union(needed(releases, moves, self.rollouts.list_active(scope)))):
             try:
-                weights = self.models.get(self.scope, name).weights
+                version = self.models.get(scope, name)
             except NotFoundError:
-                _log.error("A release pins the model %s, which is not registered.", name)
+                _log.error("A release of %s pins the model %s, which is not registered.", scope, name)
                 continue
-            models.append(ServedModel(name, str(self.folder.resolve() / weights.path), weights.sha256))
-        return models
+            path = self.folder.resolve() / version.weights.path
+            model = ServedModel(version.served_name, str(path), version.weights.sha256)
+            if name in to_us:
+                model = self._located(model)
+            if scope == self.scope or name in to_us or self.shared or path.exists():
+                yield model
+
+    def _located(self, model: ServedModel) -> ServedModel:
+        """A model of another tenant with a path of this machine. One whose file cannot be had stays as it is, and the
+        engine says so."""
+        if self.lake is None:
+            return model
+        known = self._copies.get(model)
+        if known is None or not Path(known.path).is_file():
+            try:
+                known = self._copies[model] = self.lake.locate(model)
+            except AntiphonError as error:
+                _log.warning("The weights of %s, which is granted, cannot be had: %s", model.name, error)
+                return model
+        return known

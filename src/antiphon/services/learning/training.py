@@ -19,6 +19,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
+from antiphon.definitions.granted import model_owner
 from antiphon.durable.executor import WorkflowRegistry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
@@ -40,6 +41,7 @@ from antiphon.orchestration.worker import wait
 from antiphon.services.answering import serving_services
 from antiphon.services.engines.remote_models import evaluated_now, remote_version
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.governance.granted import not_granted
 from antiphon.services.governance.policies import may_train, unattended
 from antiphon.services.learning.outcomes import dataset_builder, declared_applications
 from antiphon.services.learning.served_models import ServedModels
@@ -165,8 +167,9 @@ class LearningPlatform:
 
     async def serve(self, release: Release) -> None:
         """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
-        name = release.bundle.model.name
-        if self.served is not None and release.bundle.model.version is not None:
+        pin = release.bundle.model
+        name = pin.served_name(release.scope.tenant)
+        if self.served is not None and model_owner(name) is not None:
             await self.served.require(name)
         elif name not in {model.name for model in (await self.engine.describe()).models}:
             raise UnavailableError(
@@ -237,7 +240,12 @@ class LearningPlatform:
         found = weights.resolve(name)
         return found.path, found.sha256
 
-    def _weights_of(self, pin: ModelPin) -> Path | None:
+    def _weights_of(self, scope: Scope, pin: ModelPin) -> Path | None:
+        if self.store.granted.is_model(scope, pin.name):
+            granted = self.store.granted.model(scope, pin.name)
+            if granted is None:
+                raise not_granted(pin.name, str(scope))
+            return self.model_files.locate(granted.version.scope, granted.version.weights)
         return None if pin.weights_sha256 is None else weights.resolve(pin.name).path
 
     def _ended(self, scope: Scope, run: str) -> bool:

@@ -7,11 +7,13 @@ later is noticed when it is looked up, and fetched again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from antiphon.core.disk import file_lock, file_sha256
 from antiphon.core.errors import CorruptionError, SetupError
 from antiphon.core.scope import Scope
+from antiphon.definitions.granted import model_owner
 from antiphon.engine.api.messages import ServedModel
 from antiphon.features.lake.content import Lake, path_of
 from antiphon.services.project.store import Store
@@ -27,15 +29,15 @@ def weights_path(scope: Scope, sha256: str) -> str:
 
 
 class WeightsFiles:
-    """Puts weights into the lake and gets them from there.
+    """Puts weights into the lake and gets them from there, those of each tenant from its own part.
 
     Args:
         cache: folder of fetched files on this machine; processes may share it.
     """
 
-    def __init__(self, lake: Lake, scope: Scope, cache: Path) -> None:
+    def __init__(self, lake: Lake, environment: str, cache: Path) -> None:
         self._lake = lake
-        self._scope = scope
+        self._environment = environment
         self._cache = cache
         self._published: set[str] = set()
 
@@ -48,14 +50,15 @@ class WeightsFiles:
         """
         if model.sha256 in self._published:
             return
-        if not self._lake.has(weights_path(self._scope, model.sha256)):
+        scope = self._owner(model)
+        if not self._lake.has(weights_path(scope, model.sha256)):
             if file_sha256(_readable(model)) != model.sha256:
                 raise CorruptionError(
                     f"The weights of {model.name} are not those that were registered; other engines do not get them.",
                     where=model.path,
-                    next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
+                    next_step=f"Make them again: {_rebuild(model)}.",
                 )
-            self._lake.put(self._scope, SUFFIX, Path(model.path))
+            self._lake.put(scope, SUFFIX, Path(model.path))
             _log.info("The weights of %s are in the lake.", model.name)
         self._published.add(model.sha256)
 
@@ -75,16 +78,27 @@ class WeightsFiles:
                 self._fetch(model, target)
         return ServedModel(model.name, str(target.absolute()), model.sha256)
 
+    def prune(self, needed: Collection[str]) -> None:
+        """Remove copies of weights other than those of these hashes: another tenant's do not stay when they are needed
+        no more."""
+        for copy in self._cache.glob(f"*{SUFFIX}"):
+            if copy.stem not in needed:
+                copy.unlink(missing_ok=True)
+                _log.info("The copy of the weights %s is removed.", copy.stem)
+
+    def _owner(self, model: ServedModel) -> Scope:
+        return Scope(str(model_owner(model.name)), self._environment)
+
     def _fetch(self, model: ServedModel, target: Path) -> None:
+        where = weights_path(self._owner(model), model.sha256)
         try:
-            self._lake.fetch(weights_path(self._scope, model.sha256), model.sha256, target, f"weights of {model.name}")
+            self._lake.fetch(where, model.sha256, target, f"weights of {model.name}")
         except CorruptionError as error:
-            where = weights_path(self._scope, model.sha256)
             raise CorruptionError(
                 f"The weights of {model.name} cannot be had from the lake: {error.what}",
                 where=where,
                 next_step="Delete that file in the lake if it is there, and restart the worker, which puts it there "
-                f"again; if its own is gone too: `antiphon models rebuild {model.name}`.",
+                f"again; if its own is gone too: {_rebuild(model)}.",
             ) from error
         _log.info("The weights of %s were fetched from the lake.", model.name)
 
@@ -94,7 +108,7 @@ def weights_files(store: Store, lake: Lake) -> WeightsFiles | None:
     themselves."""
     if store.settings.features.lake is None:
         return None
-    return WeightsFiles(lake, store.scope, store.paths.models / "fetched")
+    return WeightsFiles(lake, store.scope.environment, store.paths.models / "fetched")
 
 
 def _readable(model: ServedModel) -> Path:
@@ -103,6 +117,10 @@ def _readable(model: ServedModel) -> Path:
         raise SetupError(
             f"The weights of {model.name} are gone.",
             where=model.path,
-            next_step=f"Make them again: `antiphon models rebuild {model.name}`.",
+            next_step=f"Make them again: {_rebuild(model)}.",
         )
     return path
+
+
+def _rebuild(model: ServedModel) -> str:
+    return f"`antiphon models rebuild {model.name.rpartition('/')[2]}`"

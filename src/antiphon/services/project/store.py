@@ -194,6 +194,7 @@ class Store:
             tenants=self.keys.principals.tenants,
             policies=self.decider,
             record=lambda *act, **options: self.trail.enqueue(*act, **options),
+            configured=self.settings.engine.models,
             renewer=self.renewer,
         )
 

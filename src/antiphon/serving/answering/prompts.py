@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.granted_view import prompt_name
+from antiphon.definitions.granted import prompt_name
 from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
 from antiphon.serving.answering.tools import Tools, as_template_reads, in_words, writes_tools
 

@@ -23,7 +23,8 @@ from antiphon.serving.services import Services
 
 def targets(context: AnswerContext) -> tuple[Target, ...]:
     """Engines and models to try in order: the release's own model on the main engine first."""
-    own = Target(MAIN, context.release.bundle.model.name)
+    release = context.release
+    own = Target(MAIN, release.bundle.model.served_name(release.scope.tenant))
     if not context.interactive:
         return (own,)
     return tuple(dict.fromkeys((own, *(target_of(named, own.model) for named in context.application.fallback))))

@@ -58,3 +58,14 @@ def test_only_what_the_owner_granted_is_revoked(database: Database, clock: Manua
                 grants.revoke(scope, "view", name, grantee, within=connection)
         assert grants.revoke(OWNER, "view", "orders", "globex", within=connection).grantee == "globex"
     assert grants.given(OWNER) == grants.received(GRANTEE) == []
+
+
+def test_a_view_and_a_model_of_one_name_are_granted_apart(database: Database, clock: ManualClock) -> None:
+    grants, view = Grants(database), offered(clock)
+    model = msgspec.structs.replace(view, kind="model")
+    create(database, view)
+    create(database, model)
+    assert grants.given(OWNER) == [model, view]
+    with database.transaction() as connection:
+        assert grants.revoke(OWNER, "view", "orders", "globex", within=connection) == view
+    assert grants.received(GRANTEE) == [model]

@@ -1,4 +1,4 @@
-"""A view of another tenant that its administrator granted: named, not defined."""
+"""Views and models of other tenants, by the names under which their owners grant them: named, not defined."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.place import CodeLocation, caller, declared
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/[a-z][a-z0-9_]*\Z")
+_TRAINED = re.compile(r"([a-z0-9][a-z0-9-]{0,62})/[^/\sA-Z]+\.v\d+\Z")
 
 
 class GrantedView:
@@ -77,3 +78,10 @@ def owner_of(view: str) -> str | None:
 def prompt_name(view: str) -> str:
     """The name of a view in templates: of a granted one with ``_`` in the place of ``/`` and ``-``."""
     return view.replace("/", "_").replace("-", "_") if owner_of(view) is not None else view
+
+
+def model_owner(model: str) -> str | None:
+    """The tenant that the name of a trained model names: engines serve it as ``TENANT/APPLICATION.vN``. ``None``: it is
+    no such name."""
+    found = _TRAINED.match(model)
+    return None if found is None else found[1]
