@@ -1,4 +1,4 @@
-"""The page *Audit*: who saw or changed what, and the checkpoint that proves it. It changes nothing."""
+"""The pages *Audit* (who saw or changed what, and the checkpoint that proves it) and *Tenants*. They change nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from antiphon.governance.audit.log import AuditFilter
 PAGE = 50
 FIELDS = ("who", "action", "subject", "since", "until", "denied", "before")
 LONGEST = 300
+
+
+def tenants(call: PageCall) -> Response:
+    """Tenants with their shares, quotas, use and grants; to another tenant than the project's its own."""
+    call.services.access.authorize(call.principal, "administer", "tenant/*")
+    return call.render("tenants.html", page="tenants", uses=call.services.access.tenants.uses(by=call.principal))
 
 
 def audit(call: PageCall) -> Response:

@@ -40,6 +40,7 @@ def routes() -> list[BaseRoute]:
         Route("/models/{model}/card", endpoint(learning_pages.card), methods=["GET"]),
         Route("/outcomes", endpoint(learning_pages.outcomes), methods=["GET"]),
         Route("/audit", endpoint(audit_pages.audit), methods=["GET"]),
+        Route("/tenants", endpoint(audit_pages.tenants), methods=["GET"]),
         Route("/policy", endpoint(policy_pages.policy), methods=["GET"]),
         Route("/policy", endpoint(policy_pages.act), methods=["POST"]),
         Route("/runs", endpoint(learning_pages.runs), methods=["GET"]),

@@ -211,15 +211,18 @@ class Tenants:
         most = None if row is None or row.quota is None else msgspec.json.decode(row.quota, type=TenantQuota).batches
         if most is None:
             return
-        open_ones = (_jobs.c.tenant == tenant) & _jobs.c.status.not_in(ENDED)
-        count = within.execute(select(func.count()).select_from(_jobs).where(open_ones)).scalar_one()
-        if count >= most:
+        if (count := self.open_batches(tenant, within=within)) >= most:
             raise OverloadedError(
                 f"The tenant has {count} batches that have not ended; its quota is {most}.",
                 retry_after=RETRY_BATCH_SECONDS,
                 where="quota",
                 next_step="Order it when one has ended, or cancel one.",
             )
+
+    def open_batches(self, tenant: str, *, within: Connection | None = None) -> int:
+        """The number of a tenant's batches and table jobs that have not ended."""
+        open_ones = (_jobs.c.tenant == tenant) & _jobs.c.status.not_in(ENDED)
+        return int(self._database.scalar(select(func.count()).select_from(_jobs).where(open_ones), within) or 0)
 
     def served(self, tenant: str, *, within: Connection | None = None) -> ServedParts:
         """Count what is served of a tenant."""

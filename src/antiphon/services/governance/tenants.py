@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Literal
 
+import msgspec
 from msgspec import structs
 from sqlalchemy.engine import Connection
 
-from antiphon.core.errors import ConflictError, ForbiddenError
+from antiphon.catalog.batch.files import Files
+from antiphon.core.errors import ConflictError, ForbiddenError, NotFoundError
+from antiphon.core.scope import Scope
 from antiphon.governance.identity.principal import Principal
 from antiphon.governance.identity.tenants import NO_QUOTA, Tenant, TenantQuota, require_deleted
-from antiphon.services.governance.grants import ProjectGrants
+from antiphon.services.governance.grants import GrantLists, ProjectGrants
 from antiphon.services.governance.tenant_erasure import Tell, TenantEraser, TenantErasure
 from antiphon.services.project.store import Store
+
+
+class TenantUse(msgspec.Struct, frozen=True):
+    """A tenant with what it uses in this environment.
+
+    Attributes:
+        answers: predictions of the last hour, online and in batch.
+        stored_bytes: of its files; ``batches``: and table jobs that have not ended.
+        grants: to others, and of others to it.
+    """
+
+    tenant: Tenant
+    answers: int
+    stored_bytes: int
+    batches: int
+    grants: GrantLists
 
 
 class ProjectTenants:
@@ -34,6 +54,27 @@ class ProjectTenants:
         """
         self._require_own(by)
         return self._tenants.list()
+
+    def uses(self, *, by: Principal) -> Sequence[TenantUse]:
+        """All tenants by name with what they use; to the principal of another tenant than the project's its own."""
+        tenants = self._tenants.list() if by.tenant == self._scope.tenant else [self._known(by.tenant)]
+        return [self._use(tenant) for tenant in tenants]
+
+    def _known(self, tenant: str) -> Tenant:
+        try:
+            return self._tenants.get(tenant)
+        except NotFoundError:  # Its principals come with tokens.
+            return Tenant(tenant, "active")
+
+    def _use(self, tenant: Tenant) -> TenantUse:
+        store, scope = self._store, Scope(tenant.id, self._scope.environment)
+        return TenantUse(
+            tenant,
+            store.receipts.count(scope, since=self._database.clock.now() - timedelta(hours=1)),
+            Files(self._database).used(scope),
+            self._tenants.open_batches(tenant.id),
+            self.grants.of(scope),
+        )
 
     def create(self, tenant: str, *, by: Principal, share: float = 1.0, quota: TenantQuota = NO_QUOTA) -> Tenant:
         """Make a tenant, without principals yet.
