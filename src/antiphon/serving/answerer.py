@@ -48,7 +48,7 @@ from antiphon.serving.answering.policy import ReleaseResources, policy_context, 
 from antiphon.serving.answering.recorder import AnswerRecorder
 from antiphon.serving.builtin import PLAIN_PURPOSE, implicit_release
 from antiphon.serving.fallback import substitutes
-from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Engines, refusal
+from antiphon.serving.fallback.engines import EnginePassedOver, EngineRoute, Engines, not_served, refusal
 from antiphon.serving.features import on_demand, reading
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
@@ -207,11 +207,7 @@ class Answerer:
         granted_purpose = self._services.granted_purpose(request.scope, request.application)
         model = await self._engines.plain(request.application, fallback)
         if model is None and granted_purpose is not None:
-            raise UnavailableError(
-                f"The engine does not serve {request.application} yet.",
-                where="engine",
-                next_step="Try again in a moment; if it stays away, its owner's worker cannot load it.",
-            )
+            raise not_served(request.application, self._engines.main.where)
         if model is None or (granted_purpose is None and not self._services.plain(model.name)):
             known = await asyncio.to_thread(releases.applications, request.scope)
             listed = "`GET /v1/models` lists what can be asked."

@@ -179,6 +179,15 @@ async def test_an_application_of_the_grantee_answers_with_it_online_and_in_batch
         assert (refused.status_code, "not granted any more" in refused.text) == (403, True)
 
 
+async def test_a_granted_model_that_is_not_loaded_yet_is_told_so(shops: Installation) -> None:
+    shops.grant("desk.v1", "model")
+    shops.apply(ASKED)
+    async with shops.answering(), shops.http(shops.folder) as rival:
+        for body in (chat(), chat("helper", entity={"shop": "tea"}) | {"max_tokens": None}):
+            answer = await rival.post(CHAT, json=body)
+            assert (answer.status_code, "the worker has it loaded" in answer.text) == (503, True), answer.text
+
+
 @pytest.mark.parametrize("process", ["same", "another"])
 async def test_a_revoked_model_is_refused_within_a_second(shops: Installation, process: str) -> None:
     shops.grant("desk.v1", "model")

@@ -21,6 +21,7 @@ from antiphon.core.circuit_breaker import BreakerPolicy, BreakerStatus, CircuitB
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.definitions.degradation import MAIN, Target, target_of
+from antiphon.definitions.granted import model_owner
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
 from antiphon.engine.api.port import GenerationEngine
 
@@ -196,20 +197,15 @@ class Engines:
         model."""
         member = self._members.get(target.engine)
         if member is None:
-            raise _not_found(
-                target,
+            error = UnavailableError(
                 f"There is no engine named {target.engine!r}.",
                 where="fallback",
                 next_step=f"Declare [engines.{target.engine}] in antiphon.toml.",
             )
+            raise _passed_over(target, error)
         model = await member.model(target.model)
         if model is None:
-            raise _not_found(
-                target,
-                f"The engine does not serve the model {target.model!r}.",
-                where=member.where,
-                next_step="Add it to [engine] models in antiphon.toml, or activate a release that pins another.",
-            )
+            raise _passed_over(target, not_served(target.model, member.where))
         return member, model
 
     async def plain(self, name: str, fallback: Sequence[str]) -> ModelDescription | None:
@@ -235,9 +231,16 @@ class Engines:
         return tuple(member.breaker.status for member in self._members.values())
 
 
-def _not_found(target: Target, what: str, *, where: str, next_step: str) -> EnginePassedOver:
-    passed = SkippedEngine(target.engine, target.model, "not_found")
-    return EnginePassedOver(passed, UnavailableError(what, where=where, next_step=next_step))
+def not_served(model: str, where: str) -> UnavailableError:
+    """The error for a model that an engine does not serve, or not yet."""
+    step = "Add it to [engine] models in antiphon.toml, or activate a release that pins another."
+    if model_owner(model) is not None:
+        step = "Try again in a moment: the worker has it loaded. If it stays away, worker.log says why."
+    return UnavailableError(f"The engine does not serve the model {model!r}.", where=where, next_step=step)
+
+
+def _passed_over(target: Target, error: UnavailableError) -> EnginePassedOver:
+    return EnginePassedOver(SkippedEngine(target.engine, target.model, "not_found"), error)
 
 
 def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
