@@ -112,8 +112,8 @@ class Planted(msgspec.Struct, frozen=True):
 
 WAYS = (
     "event-id", "event-payload", "event-entity", "table-value", "table-entity", "prompt", "system-message", "question",
-    "user", "batch-question", "batch-column", "feedback-text", "refused-question", "training-example", "journal",
-    "lake-half-write", "online-half-write", "erased-text", "run-error", "run-key", "spill",
+    "user", "batch-question", "batch-column", "feedback-text", "refused-question", "training-example",
+    "evaluation-answer", "lake-half-write", "online-half-write", "erased-text", "run-error", "run-key", "spill",
 )  # fmt: skip
 
 
@@ -407,7 +407,6 @@ def _process(module: str, root: Path) -> None:
 def _crash(root: Path, seed: str) -> None:
     """Leave every kind of file half-written, and end as by a power cut."""
     from antiphon.features.online.lmdb.writer import LmdbWriter
-    from antiphon.learning.evaluation.journal import journal
     from antiphon.services.features.platform import FeaturePlatform
     from antiphon.training import examples
     from antiphon.training.folder_seal import folder_seal
@@ -425,19 +424,18 @@ def _crash(root: Path, seed: str) -> None:
         examples.Example(f"e{number}", word("training-example"), (examples.Part(" yes", 1.0),)) for number in range(50)
     ]
     examples.write(folder / "examples.jsonl", learned, folder_seal(folder, codec, scope))
-    with journal(store.paths.directory / "evaluations" / "planted.jsonl", {"of": "planted"}, codec, scope) as kept:
-        kept.write("row", {"text": word("journal")})
-        platform = FeaturePlatform(store)
-        publication = store.publications.current(scope)
-        view, snapshot = next((key.partition("@")[0], found) for key, found in publication.snapshots.items())
-        meta = platform.online.open(scope, view, snapshot).meta
-        writer = LmdbWriter(store.paths.online / str(scope) / "crash" / "half.mdb", meta, 1, codec, scope)
-        for number in range(60_000):
-            writer.write([b"h%016d" % number], [word("online-half-write").encode()])
-        writer._stored()  # sorted and written, not yet in place
-        with platform.lake.writing(scope, ".parquet") as draft:
-            draft.write(word("lake-half-write").encode() * 50_000)
-            os.kill(os.getpid(), signal.SIGKILL)
+    store.evaluations.keep_answer(scope, "planted", "row", {"text": word("evaluation-answer")})
+    platform = FeaturePlatform(store)
+    publication = store.publications.current(scope)
+    view, snapshot = next((key.partition("@")[0], found) for key, found in publication.snapshots.items())
+    meta = platform.online.open(scope, view, snapshot).meta
+    writer = LmdbWriter(store.paths.online / str(scope) / "crash" / "half.mdb", meta, 1, codec, scope)
+    for number in range(60_000):
+        writer.write([b"h%016d" % number], [word("online-half-write").encode()])
+    writer._stored()  # sorted and written, not yet in place
+    with platform.lake.writing(scope, ".parquet") as draft:
+        draft.write(word("lake-half-write").encode() * 50_000)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _spill(root: Path, path: str) -> None:

@@ -66,6 +66,7 @@ SEALED_COLUMNS = (
     SealedColumn("blobs", "payload", "blob/1", ("hash",)),
     SealedColumn("datasets", "document", "dataset/1", ("id",)),
     SealedColumn("definition_versions", "document", "view/1", ("view", "version")),
+    SealedColumn("evaluation_answers", "answer", "evaluation-answer/1", ("evaluation", "question")),
     SealedColumn("evaluations", "document", "evaluation/1", ("id",)),
     SealedColumn("events", "payload", "event/1", ("stream", "event_id"), indexed=("event_id", "stream")),
     SealedColumn("files", "filename", "file-name/1", ("id",)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from antiphon.core.errors import CorruptionError
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 
 KEPT = 2
+FOLDER = "checkpoints"
+"""The folder of checkpoints in that of a training."""
+
 _NAME = re.compile(r"step-(\d{6})\.safetensors")
 
 
@@ -55,11 +59,14 @@ class Checkpoints:
         untouched."""
         from safetensors.torch import save
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{state.step:06d}.safetensors"
         # One key alone: safetensors writes several in an order that differs from process to process.
-        content = save(tensors, {"standing": msgspec.json.encode(state).decode()})
-        content = self._seal.seal(path.name, content)
+        return self.put(state.step, save(tensors, {"standing": msgspec.json.encode(state).decode()}))
+
+    def put(self, step: int, clear: bytes) -> Path:
+        """As :meth:`save`, for the clear content of a checkpoint."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"step-{step:06d}.safetensors"
+        content = self._seal.seal(path.name, clear)
         _hash_file(path).unlink(missing_ok=True)
         replace_file(path, content)
         replace_file(_hash_file(path), hashlib.sha256(content).hexdigest().encode())
@@ -84,6 +91,19 @@ class Checkpoints:
             return found
         if wrong:
             self._notice("No checkpoint is left: training begins from the start.")
+        return None
+
+    def newest(self, after: int = 0) -> tuple[int, bytes] | None:
+        """Step and clear content of the latest whole checkpoint after a step; ``None`` when there is none. Another
+        process may write and remove checkpoints meanwhile: one that is half there, or gone, is passed over."""
+        for path in self._paths():
+            step = int(path.stem.removeprefix("step-"))
+            if step <= after:
+                return None
+            with suppress(OSError, UnicodeDecodeError, CorruptionError):
+                stored, expected = path.read_bytes(), _hash_file(path).read_text().strip()
+                if hashlib.sha256(stored).hexdigest() == expected:
+                    return step, self._seal.open(path.name, stored)
         return None
 
     def _read(self, path: Path) -> tuple[CheckpointState, dict[str, Any]] | str:

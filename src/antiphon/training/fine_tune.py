@@ -23,7 +23,7 @@ from antiphon.core import disk, logs
 from antiphon.core.disk import replace_file
 from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.training import batches, child, examples
-from antiphon.training.checkpoint import Checkpoints, CheckpointState
+from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
 from antiphon.training.order import (
     ADAPTER,
@@ -97,7 +97,7 @@ def fine_tune(
 
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)
-    checkpoints = Checkpoints(folder / "checkpoints", order.identity, log.notice, seal)
+    checkpoints = Checkpoints(folder / FOLDER, order.identity, log.notice, seal)
     state = training.resume(checkpoints.load(), order)
     watch = Stopwatch()
     while state.step < order.recipe.steps:

@@ -4,13 +4,20 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from tests.catalogs import stored_bytes
 from tests.unit.catalog.examples import DEV, NOON, OTHER
+from tests.unit.governance.encryption.test_sealing import Keys
 from tests.unit.learning.evaluation.test_gates import GOOD
 
+from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.learning.evaluations import Evaluation, EvaluationGate, Evaluations
+from antiphon.catalog.learning.evaluations import ABANDONED, Evaluation, EvaluationGate, Evaluations
+from antiphon.core.clock import ManualClock
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
+from antiphon.governance.encryption.sealing import AesGcmCodec
 
 
 def evaluation(name: str, minutes: int = 0, **fields: Any) -> Evaluation:
@@ -29,12 +36,43 @@ def test_an_evaluation_comes_back_as_it_was(database: Database) -> None:
         evaluations.get(OTHER, "eval_1")
 
 
-def test_an_id_is_of_one_evaluation(database: Database) -> None:
+def test_the_first_of_two_that_did_the_same_one_counts_for_both(database: Database) -> None:
     evaluations = Evaluations(database)
+    first = evaluations.add(evaluation("eval_1"))
+    assert evaluations.add(evaluation("eval_1", minutes=3, seconds_p50=9.0)) == first
+    with pytest.raises(ConflictError, match=f"of {GOOD.release} on"):
+        evaluations.add(evaluation("eval_1", dataset="data_9"))
+    assert evaluations.list(DEV) == [first]
+
+
+@pytest.mark.parametrize("codec", [PlainCodec(), AesGcmCodec(Keys())], ids=["plaintext", "encrypted"])
+def test_answers_are_kept_until_their_evaluation_is_recorded(
+    database: Database, clock: ManualClock, codec: Codec, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.codec = codec
+    evaluations = Evaluations(database)
+    evaluations.keep_answer(DEV, "eval_0", "given up", 1)
+    clock.advance(ABANDONED)
+    evaluations.keep_answer(DEV, "eval_1", "a", {"text": "first"})
+    evaluations.keep_answer(DEV, "eval_1", "a", {"text": "second"})
+    evaluations.keep_answer(DEV, "eval_1", "b", [1.5, None])
+    evaluations.keep_answer(DEV, "eval_2", "a", 2)
+    evaluations.keep_answer(OTHER, "eval_1", "a", 3)
+    assert evaluations.answers(DEV, "eval_1") == {"a": {"text": "first"}, "b": [1.5, None]}
+    assert (b"first" in stored_bytes(database)) is not codec.sealing
+    with database.transaction() as connection:
+        broken = sa.update(schema.evaluation_answers).values(answer=b"torn")
+        connection.execute(
+            broken.where(schema.owned(schema.evaluation_answers, DEV, evaluation="eval_1", question="b"))
+        )
+    assert evaluations.answers(DEV, "eval_1") == {"a": {"text": "first"}}, "one that does not open is asked again"
+    assert "asked for again" in caplog.text
+    clock.advance(timedelta(seconds=1))
     evaluations.add(evaluation("eval_1"))
-    with pytest.raises(ConflictError, match="another one"):
-        evaluations.add(evaluation("eval_1", rows=7))
-    assert evaluations.get(DEV, "eval_1").rows == GOOD.rows
+    evaluations.keep_answer(DEV, "eval_1", "late", 4)
+    assert evaluations.answers(DEV, "eval_1") == {}
+    assert evaluations.answers(DEV, "eval_0") == {}, "it was given up a month ago"
+    assert (evaluations.answers(DEV, "eval_2"), evaluations.answers(OTHER, "eval_1")) == ({"a": 2}, {"a": 3})
 
 
 def test_lists_and_the_latest(database: Database) -> None:

@@ -91,7 +91,6 @@ class EvaluatedDesk(SmallDesk):
             evaluations=self.evaluations,
             texts=self.blobs,
             clock=self.clock,
-            folder=directory / "evaluations",
             **{"patience": 0.0, **changes},
         )
         self.validation = Validation(

@@ -22,6 +22,7 @@ from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk
 
 from antiphon.catalog.learning.datasets import Dataset, DatasetSpec
 from antiphon.catalog.learning.models import ModelVersions
+from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.catalog.releases.releases import Release
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
@@ -34,6 +35,7 @@ from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit.log import AuditLog
 from antiphon.learning.datasets import plan as dataset_plan
 from antiphon.learning.registry.files import ModelFiles
+from antiphon.learning.retraining.checkpoints import CheckpointStore
 from antiphon.learning.retraining.orders import TrainingOrders, TrainingRequest
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
@@ -208,6 +210,7 @@ class LearningDesk(EvaluatedDesk):
             begin_rollout=self.transitions.begin,
             run_ended=lambda scope, run: self.runs.get(scope, run).status in ENDED,
             audit=self.audit,
+            checkpoints=CheckpointStore(TrainingCheckpoints(self.database), self.lake, self.clock),
         )
         self.orders = TrainingOrders(self.services, self.runs)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
 import signal
 import subprocess
 import sys
@@ -100,18 +99,15 @@ async def test_a_crash_in_the_middle_resumes_and_leaves_nothing_validated(desk: 
         await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
     assert desk.evaluations.list(SCOPE) == []
     assert desk.releases.get(SCOPE, candidate.id).stage == "draft"
-    kept = {
-        json.loads(line)["key"]
-        for line in (desk.directory / "evaluations" / "eval_x.jsonl").read_text().splitlines()[1:]
-    }
+    kept = {answer["example"] for answer in desk.evaluations.answers(SCOPE, "eval_x").values()}
     assert 0 < len(kept) <= 17
-    moments = {f"row:{row.example}": row.moment for row in read_rows(desk.dataset, desk.lake)}
+    moments = {row.example: row.moment for row in read_rows(desk.dataset, desk.lake)}
     desk.before, desk.requests = lambda request: None, []
     evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
     assert {request.as_of for request in desk.requests} == {moments[key] for key in moments.keys() - kept}
     assert len(desk.requests) == 40 - len(kept)
     assert (evaluation.id, evaluation.rows) == ("eval_x", 40)
-    assert list((desk.directory / "evaluations").iterdir()) == []
+    assert desk.evaluations.answers(SCOPE, "eval_x") == {}
     again = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
     assert again == evaluation
     assert len(desk.requests) == 40 - len(kept)
@@ -130,7 +126,7 @@ async def test_a_killed_process_leaves_what_it_answered_and_nothing_else(tmp_pat
     desk.close()
 
 
-async def test_a_torn_line_is_asked_again(desk: EvaluatedDesk) -> None:
+async def test_what_was_answered_for_something_else_under_the_id_is_asked(desk: EvaluatedDesk) -> None:
     def die(request: Any) -> None:
         if len(desk.requests) == 12:
             raise Killed
@@ -138,29 +134,23 @@ async def test_a_torn_line_is_asked_again(desk: EvaluatedDesk) -> None:
     desk.before = die
     with pytest.raises(Killed):
         await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
-    path = desk.directory / "evaluations" / "eval_x.jsonl"
-    whole = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(whole[:-1]) + whole[-1][: len(whole[-1]) // 2])
-    desk.before = lambda request: None
-    assert (await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")).rows == 40
+    assert desk.evaluations.answers(SCOPE, "eval_x")
+    desk.before, desk.requests = lambda request: None, []
+    made = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False, id="eval_x")
+    assert (made.mode, len(desk.requests)) == ("classes", 40)
+    with pytest.raises(ConflictError, match="is of"):
+        await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_attacks=False, id="eval_x")
 
 
-async def test_an_id_is_of_one_evaluation_and_of_one_process(desk: EvaluatedDesk) -> None:
-    def die(request: Any) -> None:
-        raise Killed
-
-    desk.before = die
-    with pytest.raises(Killed):
-        await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
-    with pytest.raises(ConflictError, match="another evaluation"):
-        await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False, id="eval_x")
-    import fcntl
-
-    held = os.open(desk.directory / "evaluations" / "eval_x.jsonl", os.O_RDWR)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(ConflictError, match="Another process"):
-        await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
-    os.close(held)
+async def test_two_that_do_the_same_evaluation_end_with_one(desk: EvaluatedDesk, tmp_path: Path) -> None:
+    other = EvaluatedDesk(tmp_path, again=True)
+    both = [
+        one.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x") for one in (desk, other)
+    ]
+    first, second = await asyncio.gather(*both)
+    assert first == second
+    assert (desk.evaluations.list(SCOPE), desk.evaluations.answers(SCOPE, "eval_x")) == ([first], {})
+    other.close()
 
 
 async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(tmp_path: Path) -> None:

@@ -107,3 +107,20 @@ def test_a_file_with_a_hash_that_is_no_checkpoint_is_named(folder: Folder) -> No
     (folder.path / "step-000005.sha256").write_text(hashlib.sha256(b"not safetensors").hexdigest())
     assert folder.loaded_step() == 4
     assert "cannot be read" in folder.notices[0]
+
+
+def test_another_process_reads_the_newest_whole_one_without_touching_any(folder: Folder) -> None:
+    assert folder.checkpoints.newest() is None
+    folder.save(4, 5)
+    found = folder.checkpoints.newest()
+    assert found is not None
+    assert folder.checkpoints.newest(after=4) == found
+    assert folder.checkpoints.newest(after=5) is None
+    path = folder.path / "step-000005.safetensors"
+    assert found == (5, path.read_bytes())
+    path.write_bytes(b"half")  # as while its hash is of the content before
+    assert folder.checkpoints.newest(after=4) is None
+    (step, _) = folder.checkpoints.newest() or (0, b"")
+    assert (step, path.exists(), folder.notices) == (4, True, [])
+    folder.checkpoints.put(*found)
+    assert folder.loaded_step() == 5

@@ -9,7 +9,6 @@ from tests.unit.governance.encryption.test_sealing import HERE, Keys
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import CorruptionError
 from antiphon.governance.encryption.sealing import AesGcmCodec, UnsealingCodec
-from antiphon.learning.evaluation.journal import journal
 from antiphon.training import examples, folder_seal
 from antiphon.training.checkpoint import Checkpoints, CheckpointState
 from antiphon.training.folder_seal import KEY, PLAIN, FolderSeal
@@ -86,17 +85,3 @@ def test_a_folder_goes_into_encryption_and_out_of_it_and_its_key_is_sealed_anew(
     assert folder_seal.reseal(run, UnsealingCodec(codec), HERE) == 1
     assert examples.content_sha256(run / "examples.jsonl") == sha256
     assert not (run / KEY).exists()
-
-
-def test_a_sealed_journal_is_read_again_and_shows_nothing(tmp_path: Path) -> None:
-    path, codec = tmp_path / "eval.jsonl", AesGcmCodec(Keys())
-    with journal(path, {"of": WORD}, codec, HERE) as first:
-        first.write("row:1", {"text": WORD})
-    assert WORD.encode() not in path.read_bytes()
-    with path.open("ab") as file:
-        file.write(b"dG9ybg")
-    with journal(path, {"of": WORD}, codec, HERE) as second:
-        assert second.done == {"row:1": {"text": WORD}}
-    with pytest.raises(CorruptionError), journal(path, {"of": WORD}, AesGcmCodec(Keys()), HERE):
-        pass
-    assert path.stat().st_size > 0

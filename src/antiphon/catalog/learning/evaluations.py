@@ -1,20 +1,35 @@
-"""Evaluations of releases: what the served artefact did on a dataset, and the gates' verdict."""
+"""Evaluations of releases: what the served artefact did on a dataset, and the gates' verdict.
+
+While one is under way its answers are kept row by row, so that whichever process goes on with it, on whatever host,
+asks no question again. Invariant: the first answer to a question stays, and an evaluation is recorded in the
+transaction that removes its answers.
+"""
 
 from __future__ import annotations
 
 import builtins
-from datetime import datetime
-from typing import Literal
+import logging
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import insert
+from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.dialect import upsert
 from antiphon.catalog.rows import Documents
-from antiphon.core.errors import ConflictError
+from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.scope import Scope
+
+_log = logging.getLogger("antiphon.catalog")
+
+ABANDONED = timedelta(days=30)
+"""Answers of an evaluation that was given up are removed when they are so old, as another one is recorded."""
+
+_answers = schema.evaluation_answers
+_ANSWER = "evaluation-answer/1"
 
 
 class IntervalEstimate(msgspec.Struct, frozen=True):
@@ -140,23 +155,51 @@ class Evaluations:
         self._documents = Documents(database, "evaluations.document", Evaluation)
 
     def add(self, evaluation: Evaluation, *, within: Connection | None = None) -> Evaluation:
-        """Record an evaluation; recording the same one again changes nothing.
+        """Record an evaluation in the place of its answers. Of two processes that did the same one, the first records
+        it, and both get that.
 
         Raises:
-            ConflictError: the id is taken by another evaluation.
+            ConflictError: the id is taken by an evaluation of something else.
         """
         scope = evaluation.scope
         with self._database.writing(within) as connection:
             known = self._documents.get(scope, evaluation.id, within=connection)
             if known is None:
                 connection.execute(insert(schema.evaluations).values(self._documents.row(evaluation)))
-            elif known != evaluation:
+            elif (known.release, known.dataset) != (evaluation.release, evaluation.dataset):
                 raise ConflictError(
-                    f"There is an evaluation {evaluation.id!r} already, and it is another one.",
+                    f"The evaluation {evaluation.id!r} is of {known.release} on {known.dataset}.",
                     where=str(scope),
                     next_step="Give each evaluation its own id.",
                 )
-        return evaluation
+            old = _answers.c.created_at < self._database.clock.now() - ABANDONED
+            gone = (_answers.c.evaluation == evaluation.id) | old
+            connection.execute(delete(_answers).where(schema.owned(_answers, scope), gone))
+        return known or evaluation
+
+    def answers(self, scope: Scope, evaluation: str) -> dict[str, Any]:
+        """Answers of an evaluation under way by question, as JSON reads them back; one that does not open is left out,
+        and asked again."""
+        columns = (_answers.c.question, _answers.c.answer)
+        found: dict[str, Any] = {}
+        for row in self._database.rows(select(*columns).where(schema.owned(_answers, scope, evaluation=evaluation))):
+            try:
+                opened = self._database.unseal(scope, _ANSWER, f"{evaluation}:{row.question}", row.answer)
+            except CorruptionError:
+                _log.warning("An answer of the evaluation %s cannot be opened and is asked for again.", evaluation)
+                continue
+            found[row.question] = msgspec.json.decode(opened)
+        return found
+
+    def keep_answer(self, scope: Scope, evaluation: str, question: str, answer: Any) -> None:
+        """Keep an answer, unless there is one; nothing is kept of an evaluation that is recorded."""
+        sealed = self._database.seal(scope, _ANSWER, f"{evaluation}:{question}", msgspec.json.encode(answer))
+        ended = select(schema.evaluations.c.id).where(schema.owned(schema.evaluations, scope, id=evaluation))
+        row = {"tenant": scope.tenant, "environment": scope.environment, "evaluation": evaluation}
+        row |= {"question": question, "answer": sealed, "created_at": self._database.clock.now()}
+        with self._database.transaction() as connection:
+            if connection.execute(ended).first() is None:
+                connection.execute(upsert(_answers).values(row).on_conflict_do_nothing())
 
     def get(self, scope: Scope, evaluation: str) -> Evaluation:
         """One evaluation.

@@ -293,6 +293,13 @@ evaluations = table(
     index("ix_evaluations_release", "release", "created_at"),
 )
 
+# What an evaluation under way was answered; it goes when the evaluation is recorded.
+evaluation_answers = table(
+    "evaluation_answers",
+    key("evaluation", "question"),
+    dated("answer"),
+)
+
 outcomes = table(
     "outcomes",
     key("id"),
@@ -344,6 +351,17 @@ steps = table(
     columns(sa.BigInteger, "epoch"),
     columns(sa.LargeBinary, "result"),
     columns(Instant, "started_at", "ended_at"),
+    refers("run", "runs"),
+)
+
+# Checkpoints of runs that train: files of the lake by their hash.
+training_checkpoints = table(
+    "training_checkpoints",
+    key("run"),
+    key("step", kind=sa.BigInteger),
+    columns(TEXT, "identity", "sha256"),
+    columns(sa.BigInteger, "size"),
+    columns(Instant, "created_at"),
     refers("run", "runs"),
 )
 

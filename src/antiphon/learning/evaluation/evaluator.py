@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,7 +20,6 @@ from antiphon.catalog.learning.evaluations import Evaluation, Evaluations
 from antiphon.catalog.releases.releases import Release, Releases
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.core.clock import Clock
-from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
@@ -29,7 +28,6 @@ from antiphon.governance.identity.principal import Principal
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation import attacks, gates
 from antiphon.learning.evaluation.attacks import ProbeResult
-from antiphon.learning.evaluation.journal import Journal, journal
 from antiphon.learning.evaluation.requests import AnswerFactory, EvaluationRequests
 from antiphon.learning.evaluation.scores import EvaluationRows, Mode, RowResult, decode_rows, summarize
 
@@ -39,6 +37,28 @@ Progress = Callable[[int, int, str], None]
 """Receives the progress of an evaluation: done, total, current work."""
 
 
+class _KeptAnswers:
+    """The answers of one evaluation under way, by what was asked. Those of another subject under its id are others."""
+
+    def __init__(self, evaluations: Evaluations, scope: Scope, id: str, subject: dict[str, Any]) -> None:
+        self._keep = partial(evaluations.keep_answer, scope, id)
+        self._subject = subject
+        self._kept = evaluations.answers(scope, id)
+
+    def find(self, key: str, kind: type[T]) -> T | None:
+        """The answer that was kept; ``None`` when there is none, or it cannot be read: it is asked again."""
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(self._kept.get(self._question(key)), kind)
+        return None
+
+    def keep(self, key: str, answer: Any) -> None:
+        """Keep an answer; it is in the catalog when this returns."""
+        self._keep(self._question(key), answer)
+
+    def _question(self, key: str) -> str:
+        return content_hash([self._subject, key])
+
+
 @dataclass(frozen=True)
 class ReleaseEvaluator:
     """Evaluates releases of one project.
@@ -46,10 +66,8 @@ class ReleaseEvaluator:
     Attributes:
         answering: makes serving's ``answer()``.
         files: the lake, which holds the datasets' files.
-        folder: where journals of evaluations under way lie.
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
-        codec: seals the journals' lines.
         view_keys: the keys by which a view (name, definition version) is looked up, so that an attack through a key
             finds what it would find in serving; ``None`` assumes the worst.
         current: tells whether an earlier evaluation of a release is of the model that is served now.
@@ -61,11 +79,9 @@ class ReleaseEvaluator:
     evaluations: Evaluations
     texts: Blobs
     clock: Clock
-    folder: Path
     concurrency: int = 8
     patience: float = 60.0
     view_keys: Callable[[Scope, str, str], Sequence[str]] | None = None
-    codec: Codec = field(default_factory=PlainCodec)
     current: Callable[[Release, Evaluation], bool] = lambda release, evaluation: True
 
     async def evaluate(
@@ -101,7 +117,7 @@ class ReleaseEvaluator:
             InvalidInputError: the application has no outcome, or the dataset is not one for this release, or no row was
                 answered.
             CorruptionError: the dataset's file is gone or damaged.
-            ConflictError: another process is at this evaluation.
+            ConflictError: the id is that of an evaluation of something else.
             UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
         """
         check_fits(release, dataset)
@@ -138,26 +154,23 @@ class ReleaseEvaluator:
         whole_examples = whole_rows(rows, len(rows) if mode == "whole" else whole)
         few = sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:4]
         probes = attacks.probes(release.bundle.application, few) if with_attacks else ()
-        path = self.folder / f"{id}.jsonl"
-        with journal(path, subject, self.codec, scope) as kept:
-            questions = {
-                f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
-            }
-            results = await self._each(kept, RowResult, questions, progress, "answering rows")
-            keyed = await asyncio.to_thread(self._keyed, requests)
-            tries = {
-                f"probe:{probe.id}": partial(attacks.attempt, probe, requests.application, requests.reply, keyed)
-                for probe in probes
-            }
-            attempts = await self._each(kept, ProbeResult, tries, progress, "trying attacks")
-            evaluation = await asyncio.to_thread(
-                partial(
-                    self._record, id, release, dataset, mode, rows, results, attempts, against, baseline,
-                    tried=with_attacks,
-                )
-            )  # fmt: skip
-            kept.remove()
-        return evaluation
+        kept = await asyncio.to_thread(_KeptAnswers, self.evaluations, scope, id, subject)
+        questions = {
+            f"row:{row.example}": partial(requests.row, row, whole=row.example in whole_examples) for row in rows
+        }
+        results = await self._each(kept, RowResult, questions, progress, "answering rows")
+        keyed = await asyncio.to_thread(self._keyed, requests)
+        tries = {
+            f"probe:{probe.id}": partial(attacks.attempt, probe, requests.application, requests.reply, keyed)
+            for probe in probes
+        }
+        attempts = await self._each(kept, ProbeResult, tries, progress, "trying attacks")
+        return await asyncio.to_thread(
+            partial(
+                self._record, id, release, dataset, mode, rows, results, attempts, against, baseline,
+                tried=with_attacks,
+            )
+        )  # fmt: skip
 
     def rows_of(self, evaluation: Evaluation) -> EvaluationRows:
         """An evaluation's rows; raises ``NotFoundError`` once they were erased."""
@@ -189,18 +202,18 @@ class ReleaseEvaluator:
 
     async def _each(
         self,
-        kept: Journal,
+        kept: _KeptAnswers,
         kind: type[T],
         pieces: Mapping[str, Callable[[], Awaitable[T]]],
         progress: Progress | None,
         note: str,
     ) -> list[T]:
-        """The results of the pieces: those that the journal has under their keys, the others done and kept there."""
-        done = {key: msgspec.convert(kept.done[key], kind) for key in pieces if key in kept.done}
+        """The results of the pieces: those that were kept under their keys, the others done and kept."""
+        done = {key: answer for key in pieces if (answer := kept.find(key, kind)) is not None}
 
         async def one(key: str) -> None:
             result = await pieces[key]()
-            await asyncio.to_thread(kept.write, key, result)
+            await asyncio.to_thread(kept.keep, key, result)
             done[key] = result
             if progress is not None:
                 progress(len(done), len(pieces), note)

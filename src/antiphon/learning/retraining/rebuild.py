@@ -7,7 +7,6 @@ the same.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputErr
 from antiphon.core.scope import Scope
 from antiphon.durable.context import RunContext
 from antiphon.learning.retraining.plan import ExamplesSummary, converted, plain
-from antiphon.learning.retraining.steps import RetrainingServices, order_for, refusals, train, write_examples
+from antiphon.learning.retraining.steps import RetrainingServices, clear, order_for, refusals, train, write_examples
 from antiphon.training.recipe import Recipe, code_identity, libraries, require_libraries
 
 WORKFLOW = "rebuild-model"
@@ -129,7 +128,7 @@ class ModelRebuild:
         application = release.bundle.application
         written = await write_examples(services, run, application, version.base, training, replays)
         made: dict[str, Any] = await run.step("fine-tune", self._fine_tune, run, version, written, folder)
-        await asyncio.to_thread(shutil.rmtree, folder, True)
+        await clear(services, run)
         return made
 
     async def _fine_tune(
@@ -147,7 +146,7 @@ class ModelRebuild:
                 parent=parent,
             )
         )  # fmt: skip
-        trained = await train(services.run_training, order, run)
+        trained = await train(services, order, run)
         restored: list[str] = []
         if (trained.adapter.sha256, trained.weights.sha256) == (version.adapter.sha256, version.weights.sha256):
             restored = await asyncio.to_thread(self._restore, version, trained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +30,11 @@ from antiphon.learning.datasets.reader import read_rows
 from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.learning.registry.files import ModelFiles
+from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.examples import fine_tune_of, render_all
 from antiphon.learning.retraining.plan import ExamplesSummary, converted, minutes, replayed, together
 from antiphon.training import examples as example_files
+from antiphon.training.checkpoint import FOLDER, Checkpoints
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.recipe import Arithmetic, Recipe
@@ -68,6 +71,7 @@ class RetrainingServices:
         serve: returns once the engine serves what a release pins; raises ``UnavailableError``.
         begin_rollout: begins the rollout of a validated release (``releases.rollout.RolloutTransitions.begin``).
         run_ended: tells whether a run has ended.
+        checkpoints: of trainings under way, for whichever host goes on with one.
         codec: seals the examples in a run's folder.
     """
 
@@ -94,6 +98,7 @@ class RetrainingServices:
     begin_rollout: Callable[..., RolloutRecord]
     run_ended: Callable[[Scope, str], bool]
     audit: AuditLog
+    checkpoints: CheckpointStore
     codec: Codec = field(default_factory=PlainCodec)
 
     def learned(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
@@ -211,13 +216,30 @@ def order_for(
     )
 
 
-async def train(run_training: RunTraining, order: TrainingOrder, run: RunContext) -> TrainingResult:
-    """Train in a child process, saying how far it is; a worker that stops gives the run back to the queue."""
+async def train(services: RetrainingServices, order: TrainingOrder, run: RunContext) -> TrainingResult:
+    """Train in a child process, saying how far it is, from the latest checkpoint that any host has kept; a worker that
+    stops gives the run back to the queue."""
+    checkpoints = await asyncio.to_thread(run_checkpoints, services, order, run)
+    await checkpoints.fetch()
 
     def report(progress: TrainingProgress) -> None:
         run.progress(progress.step, progress.steps, progress_text(progress))
+        checkpoints.look()
 
-    return await run_training(order, report, lambda: run.stopping)
+    return await checkpoints.keep_while(services.run_training(order, report, lambda: run.stopping))
+
+
+def run_checkpoints(services: RetrainingServices, order: TrainingOrder, run: RunContext) -> RunCheckpoints:
+    """The checkpoints of a run's training."""
+    seal = folder_seal(Path(order.examples_path).parent, services.codec, run.scope)
+    local = Checkpoints(Path(order.folder) / FOLDER, order.identity, lambda notice: None, seal)
+    return RunCheckpoints(services.checkpoints, run, local, order.identity)
+
+
+async def clear(services: RetrainingServices, run: RunContext) -> None:
+    """Remove what a training that is done needs no more: its checkpoints, wherever they are, and its folder here."""
+    await services.checkpoints.forget(run)
+    await asyncio.to_thread(shutil.rmtree, services.folder / run.id, True)
 
 
 def progress_text(progress: TrainingProgress) -> str:

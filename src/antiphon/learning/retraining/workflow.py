@@ -40,7 +40,7 @@ from antiphon.learning.retraining.plan import (
     plain,
     recipe,
 )
-from antiphon.learning.retraining.steps import RetrainingServices, order_for, refusals, train, write_examples
+from antiphon.learning.retraining.steps import RetrainingServices, clear, order_for, refusals, train, write_examples
 from antiphon.learning.retraining.validation import CandidateValidation
 from antiphon.releases import bundle as bundles
 from antiphon.training.order import TrainingOrder
@@ -93,7 +93,7 @@ class Retraining:
                 shown = await CandidateValidation(self._services).run(run, request, pinned, evaluation, release)
             else:
                 shown = _known_release(release.bundle.model.name, registered["stage"])
-            await asyncio.to_thread(shutil.rmtree, self._working(run), True)
+            await clear(self._services, run)
         return {
             **registered,
             "parent": pinned.parent,
@@ -240,7 +240,7 @@ class Retraining:
         if known is not None:
             run.progress(1, 1, f"{known.id} was trained from exactly this")
             return plain(msgspec.convert(known, TrainingOutput, from_attributes=True))
-        trained = await train(services.run_training, order, run)
+        trained = await train(services, order, run)
         place = f"{name}/{trained.identity[:20]}"
         kept = await asyncio.to_thread(services.model_files.keep, run.scope, place, trained)
         stored = {"recipe": plain(order.recipe), **msgspec.structs.asdict(kept)}
@@ -342,6 +342,7 @@ class Retraining:
 
     def _sweep(self, scope: Scope, present: str) -> None:
         """Remove what runs that have ended left behind."""
+        self._services.checkpoints.sweep(scope, self._services.run_ended)
         for folder in self._services.folder.glob("run_*"):
             if folder.name != present and self._services.run_ended(scope, folder.name):
                 shutil.rmtree(folder, ignore_errors=True)

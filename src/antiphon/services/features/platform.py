@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 from antiphon.batch.table_files import patterns
+from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
@@ -31,6 +32,7 @@ from antiphon.features.publication.publish import Publisher, included_offsets
 from antiphon.features.selection import unknown_views
 from antiphon.features.streaming.consumer import StreamConsumer
 from antiphon.learning.registry.files import lake_path
+from antiphon.learning.retraining.checkpoints import checkpoint_path
 from antiphon.orchestration.refreshing import RefreshSlot
 from antiphon.services.apply.compatibility import pins
 from antiphon.services.apply.workflow import open_applies
@@ -141,8 +143,8 @@ class FeaturePlatform(FeatureStores):
         return ViewHistory(self.catalog)
 
     def _also_named(self, scope: Scope) -> Sequence[str]:
-        """Files of datasets, rows that were kept aside, files of models, and what refreshes that have not ended have
-        made so far: one that goes on after a long time finds it."""
+        """Files of datasets, rows that were kept aside, files of models, and what refreshes and trainings that have not
+        ended have made so far: one that goes on after a long time finds it."""
         runs = self._store.runs
         steps = (
             step
@@ -155,7 +157,13 @@ class FeaturePlatform(FeatureStores):
         models = [
             lake_path(scope, file) for one in self._store.models.list(scope) for file in (one.adapter, one.weights)
         ]
-        return [*self._store.datasets.files(scope), *self._store.verdicts.files(scope), *made, *models]
+        checkpoints = [
+            checkpoint_path(one)
+            for one in TrainingCheckpoints(self._store.database).list(scope)
+            if runs.get(scope, one.run).status in _OPEN
+        ]
+        datasets, verdicts = self._store.datasets.files(scope), self._store.verdicts.files(scope)
+        return [*datasets, *verdicts, *made, *models, *checkpoints]
 
     def _functions(self, view: str) -> Mapping[str, Any]:
         """Returns the functions of a view's Python rules, as the project's file declares them now."""

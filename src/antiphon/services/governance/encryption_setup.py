@@ -99,10 +99,7 @@ def migrate(root: Path, mode: Mode, tell: Tell = lambda *_: None) -> tuple[int, 
         if mode == "plaintext":
             assert isinstance(codec, AesGcmCodec)
             store.database.codec = UnsealingCodec(codec)
-        # Journals only spare work that is begun again; they are not worth carrying over.
-        for journal in (paths.directory / "evaluations").glob("*.jsonl"):
-            journal.unlink()
-        # Nor is what a crash left unfinished.
+        # What a crash left unfinished is not worth carrying over.
         for folder in (paths.lake, paths.files):
             shutil.rmtree(folder / ".scratch", ignore_errors=True)
         for left_over in (*paths.online.rglob(".*.building"), *paths.directory.rglob("*.partial")):

@@ -190,15 +190,12 @@ class TenantEraser:
         return count
 
     def _run_folders(self) -> int:
-        """Folders of trainings and journals of evaluations."""
-        directory, count = self._store.paths.directory, 0
-        for table, place in ((schema.runs, "training"), (schema.evaluations, "evaluations")):
-            names = sa.select(table.c.id).where(table.c.tenant == self._tenant)
-            for row in self._database.rows(names):
-                folder = directory / place / row.id
-                count += folder.exists()
-                remove_folder(folder)
-                count += _unlinked(folder.with_suffix(".jsonl"))
+        """Folders of trainings."""
+        count = 0
+        for row in self._database.rows(sa.select(schema.runs.c.id).where(schema.runs.c.tenant == self._tenant)):
+            folder = self._store.paths.directory / "training" / row.id
+            count += folder.exists()
+            remove_folder(folder)
         return count
 
 

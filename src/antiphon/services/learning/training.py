@@ -14,6 +14,7 @@ from typing import Any
 
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.learning.datasets import Dataset
+from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
 from antiphon.catalog.releases.releases import ModelPin, Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
@@ -30,6 +31,7 @@ from antiphon.learning.evaluation.evaluator import ReleaseEvaluator
 from antiphon.learning.evaluation.gates import Validation, ValidationResult
 from antiphon.learning.evaluation.requests import AnswerFunction, EvaluatedReleases
 from antiphon.learning.registry.files import ModelFiles
+from antiphon.learning.retraining.checkpoints import CheckpointStore
 from antiphon.learning.retraining.orders import TrainingOrders
 from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
 from antiphon.learning.retraining.rebuild import ModelRebuild
@@ -95,8 +97,6 @@ class LearningPlatform:
             texts=store.blobs,
             clock=store.database.clock,
             view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
-            folder=store.paths.directory / "evaluations",
-            codec=store.database.codec,
             current=partial(evaluated_now, store),
             concurrency=store.settings.gateway.batch_concurrency,
         )
@@ -149,6 +149,7 @@ class LearningPlatform:
             begin_rollout=unattended(store, rollout_transitions(store)),
             run_ended=self._ended,
             audit=store.audit,
+            checkpoints=CheckpointStore(TrainingCheckpoints(store.database), self.features.lake, store.database.clock),
             codec=store.database.codec,
         )
 

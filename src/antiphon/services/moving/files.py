@@ -16,6 +16,7 @@ from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import Lake
 from antiphon.learning.registry.files import ModelFiles, lake_path, sha256_or_none
+from antiphon.learning.retraining.checkpoints import SUFFIX
 
 _THREADS = 4
 _PIECE = 2**20
@@ -108,7 +109,8 @@ def copy_files(
     tell: Tell = lambda done, total: None,
     checked: CheckedFiles | None = None,
 ) -> MovedFiles:
-    """Copy every file that the target lacks, and read each one there against its hash.
+    """Copy every file that the target lacks, and read each one there against its hash. A checkpoint that is gone or
+    damaged is no loss: a training goes on from the one before.
 
     Args:
         named: files that the catalog names; those that the source does not have are told as lost.
@@ -129,9 +131,9 @@ def copy_files(
         try:
             for (path, size), written in zip(ours.items(), outcomes, strict=True):
                 done += size
-                if written is None:
+                if written is None and PurePosixPath(path).suffix != SUFFIX:
                     lost.append(path)
-                elif checked is not None:
+                elif written is not None and checked is not None:
                     checked.add(path)
                 if written:
                     copied, copied_bytes = copied + 1, copied_bytes + size
