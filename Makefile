@@ -212,8 +212,10 @@ bench-judge: environment  ## false rollbacks and power of the judge beside a pee
 bench-flips: environment  ## 100 flips of the live pointer under load
 	@$(BIN)/python -m benchmarks.learning.flips
 
-bench-training-kills: environment  ## ten kills of a training: the same weights
+bench-training-kills: environment  ## ten kills of a training, then of its hosts, which take it over from each other: the same weights
+	@scripts/servers
 	@$(BIN)/python -m benchmarks.learning.training_kills
+	@$(BIN)/python -m benchmarks.learning.training_take_over
 
 bench-training-speed: environment  ## seconds of a training step in bf16 and fp32, with and without AVX-512
 	@$(BIN)/python -m benchmarks.learning.training_speed

@@ -62,6 +62,7 @@ class TwoTenants:
         rival.predicted(f"{WORD}1", minutes=5.0)
         store.audit.append(RIVAL, f"{WORD}-person", "key.create", f"{WORD}-key", {"reason": f"{WORD} told so"})
         store.audit.append(RIVAL, "ann", "answer", "pred_1", {"application": "desk"}, originator=f"{WORD}-user")
+        store.evaluations.keep_answer(RIVAL, "eval_1", "q", {"text": WORD})
         with closing(file_contents(store)) as contents:
             upload = file_store(store, contents).begin(RIVAL, "ann")
             upload.write(WORD.encode())

@@ -15,11 +15,12 @@ from antiphon.core.errors import CorruptionError
 from antiphon.features.lake.content import path_of
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.registry.files import ModelFiles, lake_path
+from antiphon.learning.retraining.checkpoints import SUFFIX
 from antiphon.services.moving.files import MovedFiles, copy_files, copy_models, missing
 
 
-def put(lake: LocalLake, content: bytes) -> str:
-    with lake.writing(DEV, ".parquet") as draft:
+def put(lake: LocalLake, content: bytes, suffix: str = ".parquet") -> str:
+    with lake.writing(DEV, suffix) as draft:
         draft.write(content)
     return draft.path
 
@@ -46,6 +47,14 @@ def test_what_the_source_has_lost_is_told_and_never_written(tmp_path: Path) -> N
     source.path(damaged).write_bytes(b"other")
     assert copy_files(source, target, [damaged, gone]).lost == (gone, damaged)
     assert not target.has(damaged)
+
+
+def test_a_checkpoint_moves_and_a_damaged_one_is_no_loss(tmp_path: Path) -> None:
+    source, target = LocalLake(tmp_path / "one"), LocalLake(tmp_path / "two")
+    kept, damaged = put(source, b"step 20", SUFFIX), put(source, b"step 10", SUFFIX)
+    source.path(damaged).write_bytes(b"other")
+    assert copy_files(source, target, []).lost == ()
+    assert (target.has(kept), target.has(damaged)) == (True, False)
 
 
 class Forgetful(LocalLake):
