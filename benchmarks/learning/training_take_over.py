@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy
 from benchmarks.learning.training_host import LEASE, SCOPE, lake_of
 from benchmarks.learning.training_kills import ordered
+from safetensors.numpy import save
 from tests.servers import S3Process
 
 from antiphon.catalog.database import Database
@@ -40,7 +42,7 @@ from antiphon.features.lake.content import Lake
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.retraining.checkpoints import EVERY_SECONDS, MOST_SHARE, CheckpointStore, RunCheckpoints
 from antiphon.training.arithmetic import choose, speeds_of_this_machine
-from antiphon.training.checkpoint import FOLDER, Checkpoints
+from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.order import PROGRESS, TrainingOrder, TrainingProgress
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
@@ -120,9 +122,11 @@ def keeping(folder: Path, lake: Lake, size: int) -> dict[str, float]:
     kept = RunCheckpoints(store, RunContext(held, runs, database.clock, {}), local, "it")
     wall, processor = [], []
     for step in range(1, 6):
-        local.put(step, os.urandom(size))
+        state = msgspec.json.encode(CheckpointState("it", step)).decode()
+        values = numpy.random.default_rng(step).random(size // 4, numpy.float32)
+        local.put(step, save({"masters": values}, {"standing": state}))
         started, used = time.perf_counter(), time.process_time()
-        asyncio.run(kept._keep_latest())
+        asyncio.run(kept.keep_latest())
         wall.append(time.perf_counter() - started)
         processor.append(time.process_time() - used)
     if not store.records.list(SCOPE):

@@ -24,6 +24,7 @@ KEPT = 2
 FOLDER = "checkpoints"
 """The folder of checkpoints in that of a training."""
 
+_UNREADABLE = (CorruptionError, KeyError, TypeError, msgspec.DecodeError)
 _NAME = re.compile(r"step-(\d{6})\.safetensors")
 
 
@@ -97,13 +98,14 @@ class Checkpoints:
         """Step and clear content of the latest whole checkpoint after a step; ``None`` when there is none. Another
         process may write and remove checkpoints meanwhile: one that is half there, or gone, is passed over."""
         for path in self._paths():
-            step = int(path.stem.removeprefix("step-"))
-            if step <= after:
+            if int(path.stem.removeprefix("step-")) <= after:
                 return None
-            with suppress(OSError, UnicodeDecodeError, CorruptionError):
+            with suppress(OSError, UnicodeDecodeError, *_UNREADABLE):
                 stored, expected = path.read_bytes(), _hash_file(path).read_text().strip()
-                if hashlib.sha256(stored).hexdigest() == expected:
-                    return step, self._seal.open(path.name, stored)
+                content = self._seal.open(path.name, stored)
+                state = _state_of(content)
+                if hashlib.sha256(stored).hexdigest() == expected and state.identity == self._identity:
+                    return state.step, content
         return None
 
     def _read(self, path: Path) -> tuple[CheckpointState, dict[str, Any]] | str:
@@ -119,10 +121,8 @@ class Checkpoints:
         try:
             content = self._seal.open(path.name, path.read_bytes())
             tensors = load(content)
-            # The format's first eight bytes give the length of a JSON header.
-            header = msgspec.json.decode(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            state = msgspec.json.decode(header["__metadata__"]["standing"], type=CheckpointState)
-        except (SafetensorError, CorruptionError, KeyError, TypeError, msgspec.DecodeError) as error:
+            state = _state_of(content)
+        except (SafetensorError, *_UNREADABLE) as error:
             return f"cannot be read ({error})"
         if state.identity != self._identity:
             return "is of another order or of other code"
@@ -131,6 +131,12 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         """The checkpoints' files, latest first."""
         return sorted((path for path in self._folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def _state_of(content: bytes) -> CheckpointState:
+    # The format's first eight bytes give the length of a JSON header.
+    header = msgspec.json.decode(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return msgspec.json.decode(header["__metadata__"]["standing"], type=CheckpointState)
 
 
 def _hash_file(path: Path) -> Path:

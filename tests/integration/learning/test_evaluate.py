@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from sklearn.metrics import roc_auc_score
+from tests.catalogs import catalog_url, drop
 from tests.harness.small_desk import DESK, SCOPE, START
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting
 
@@ -113,17 +115,25 @@ async def test_a_crash_in_the_middle_resumes_and_leaves_nothing_validated(desk: 
     assert len(desk.requests) == 40 - len(kept)
 
 
-async def test_a_killed_process_leaves_what_it_answered_and_nothing_else(tmp_path: Path) -> None:
-    child = [sys.executable, "-m", "tests.integration.learning.evaluate_child", str(tmp_path), "21"]
+async def test_what_a_killed_process_answered_is_not_asked_on_another_host(tmp_path: Path) -> None:
+    """They share the catalog's server and the lake, and have a folder each."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    catalog_url(here, "postgresql")
+    shutil.copy(here / "catalog.url", there)
+    (there / "lake").symlink_to(here / "lake")
+    child = [sys.executable, "-m", "tests.integration.learning.evaluate_child", str(here), "21"]
     done = subprocess.run(child, cwd=Path(__file__).parents[3], timeout=60, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    desk = EvaluatedDesk(tmp_path, again=True)
+    desk = EvaluatedDesk(there, again=True)
     draft = next(release for release in desk.releases.list(SCOPE, "desk") if release.id != desk.release.id)
     assert (draft.stage, desk.evaluations.list(SCOPE)) == ("draft", [])
+    kept = len(desk.evaluations.answers(SCOPE, "eval_killed"))
+    assert kept >= 21 - 8, "at most the eight that were under way are asked again"
     evaluation = await desk.evaluator.evaluate(draft, desk.dataset, with_attacks=False, id="eval_killed")
-    assert evaluation.rows == 40
-    assert 19 <= len(desk.requests) <= 40 - 13, "at most the eight that were under way are asked again"
-    desk.close()
+    assert (evaluation.rows, len(desk.requests)) == (40, 40 - kept)
+    drop(desk.database)
 
 
 async def test_what_was_answered_for_something_else_under_the_id_is_asked(desk: EvaluatedDesk) -> None:

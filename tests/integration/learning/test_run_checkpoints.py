@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.catalogs import catalog_url, drop
-from tests.integration.learning.training_hosts import LEASE, STEPS, TrainingHost, weights_of
+from tests.integration.learning.training_hosts import LEASE, STEPS, TrainingHost, checkpoint, value_in, weights_of
 from tests.servers import S3Process
 from tests.unit.catalog.examples import DEV, NOON, open_database
 from tests.unit.governance.encryption.test_sealing import Keys
@@ -130,6 +130,8 @@ async def test_one_that_cannot_be_read_is_told_and_the_one_before_is_taken(
 async def test_one_of_other_code_is_not_used(hosts: Hosts, caplog: pytest.LogCaptureFixture) -> None:
     await hosts.trained(hosts.first, 7)
     run = hosts.second.claim()
+    hosts.second.local(run).put(9, checkpoint("of other code", 9, b""))
+    assert hosts.second.local(run).newest() is None
     await hosts.second.checkpoints(run, Recipe(steps=STEPS, seed=2)).fetch()
     assert hosts.second.local(run).newest() is None
     assert "of other code" in caplog.text
@@ -154,11 +156,11 @@ async def test_a_worker_that_lost_the_run_moves_nothing_and_leaves_only_garbage(
     hosts: Hosts, caplog: pytest.LogCaptureFixture
 ) -> None:
     late = hosts.first.claim()
-    hosts.first.local(late).put(9, b"of the late one")
+    hosts.first.local(late).put(9, checkpoint(hosts.first.order(late).identity, 9, b"of the late one"))
     hosts.clock.advance(LEASE * 2)
     await hosts.trained(hosts.second, 5)
     before = hosts.second.kept(hosts.run)
-    await hosts.first.checkpoints(late)._keep_latest()
+    await hosts.first.checkpoints(late).keep_latest()
     assert "another worker has it" in caplog.text
     assert hosts.second.kept(hosts.run) == before
     assert len(list(hosts.lake.files(DEV))) == 2
@@ -182,13 +184,14 @@ async def test_what_keeping_costs_is_bounded_whatever_the_lake_takes(
     monkeypatch.setattr(hosts.lake, "writing", slow)
     host = TrainingHost(hosts.first.database, hosts.lake, hosts.first.folder, every=30.0)
     run = host.claim()
-    checkpoints, local = host.checkpoints(run, recipe), host.local(run)
+    checkpoints, identity = host.checkpoints(run, recipe), host.order(run, recipe).identity
+    local = checkpoints._local
 
     async def training() -> None:
         for step in range(recipe.steps):
             hosts.clock.advance(timedelta(seconds=4))
             host.runs.heartbeat(run._run, LEASE * 100)
-            local.put(step + 1, b"%d" % step)
+            local.put(step + 1, checkpoint(identity, step + 1, b""))
             checkpoints.look()
             while checkpoints._stepped.is_set() or not checkpoints._stepped._waiters:  # until the keeper waits again
                 await asyncio.sleep(0)
@@ -211,7 +214,8 @@ async def test_in_an_encrypted_project_nothing_clear_is_on_any_disk(
     assert weights_of(6) not in stored
     run = hosts.second.claim()
     await hosts.second.checkpoints(run).fetch()
-    assert hosts.second.local(run).newest() == (7, weights_of(7)), "under a key of this folder's own"
+    step, content = hosts.second.local(run).newest() or (0, b"")
+    assert (step, value_in(content)) == (7, weights_of(7)), "under a key of this folder's own"
     assert not any(weights_of(7) in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from tests.catalogs import catalog_url
 from tests.unit.catalog.examples import DEV
 
@@ -36,7 +37,7 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.steps import clear, run_checkpoints, train
-from antiphon.training.checkpoint import FOLDER, Checkpoints
+from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import TrainedFile, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.recipe import Recipe
@@ -54,6 +55,18 @@ def weights_of(steps: int) -> bytes:
     return value
 
 
+def checkpoint(identity: str, step: int, value: bytes) -> bytes:
+    """The content of a checkpoint: safetensors' header, and a value."""
+    state = msgspec.json.encode(CheckpointState(identity, step)).decode()
+    header = msgspec.json.encode({"__metadata__": {"standing": state}})
+    return len(header).to_bytes(8, "little") + header + value
+
+
+def value_in(content: bytes) -> bytes:
+    """The value in a checkpoint."""
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
 class CountingTrainer:
     """Trains in this process, from its folder's newest checkpoint."""
 
@@ -61,7 +74,6 @@ class CountingTrainer:
         self.codec = codec or PlainCodec()
         self.steps: list[int] = []
         self.before_step: Callable[[int], Any] = lambda step: None
-        self.after_checkpoint: Callable[[], Any] = lambda: None
 
     async def run(
         self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
@@ -70,14 +82,15 @@ class CountingTrainer:
         local = Checkpoints(
             folder / FOLDER, order.identity, print, folder_seal(Path(order.examples_path).parent, self.codec, DEV)
         )
-        done, value = local.newest() or (0, b"base")
+        done, value = 0, b"base"
+        if (found := local.newest()) is not None:
+            done, value = found[0], value_in(found[1])
         for step in range(done, order.recipe.steps):
             self.before_step(step)
             self.steps.append(step)
             value = hashlib.sha256(value + str(step).encode()).digest()
-            local.put(step + 1, value)
+            local.put(step + 1, checkpoint(order.identity, step + 1, value))
             on_progress(TrainingProgress("training", step + 1, order.recipe.steps))
-            self.after_checkpoint()
             await asyncio.sleep(0.02)  # A step: what is kept beside it has the time that it has beside a real one.
             if stopping():
                 raise asyncio.CancelledError

@@ -86,7 +86,7 @@ class CheckpointStore:
     def delete(self, unnamed: Iterable[TrainingCheckpoint]) -> None:
         """Delete files that no row names any more; those that the lake keeps are left to the collection of garbage."""
         for one in unnamed:
-            with suppress(AntiphonError):
+            with suppress(AntiphonError, OSError):
                 self.lake.remove(checkpoint_path(one))
 
 
@@ -146,24 +146,14 @@ class RunCheckpoints:
             self._stepped.set()
             await keeping
             if stopped:
-                await self._keep_latest()
+                await self.keep_latest()
 
     def look(self) -> None:
         """Say that there may be a checkpoint."""
         self._stepped.set()
 
-    async def _keep_some(self) -> None:
-        clock, due = self._store.clock, self._store.clock.monotonic() + self._store.every
-        while not self._ended:
-            await self._stepped.wait()
-            self._stepped.clear()
-            started = clock.monotonic()
-            if started >= due and not self._ended:
-                await self._keep_latest()
-                spent = clock.monotonic() - started
-                due = started + max(self._store.every, spent / MOST_SHARE)
-
-    async def _keep_latest(self) -> None:
+    async def keep_latest(self) -> None:
+        """Keep the folder's latest checkpoint, if it is not kept yet. What stands in the way is told, not raised."""
         run, store = self._run, self._store
         try:
             kept = await self._kept()
@@ -180,6 +170,17 @@ class RunCheckpoints:
             self._warn(
                 f"The checkpoint cannot be kept in the lake: {said} Training goes on, and the next one is tried."
             )
+
+    async def _keep_some(self) -> None:
+        clock, due = self._store.clock, self._store.clock.monotonic() + self._store.every
+        while not self._ended:
+            await self._stepped.wait()
+            self._stepped.clear()
+            started = clock.monotonic()
+            if started >= due and not self._ended:
+                await self.keep_latest()
+                spent = clock.monotonic() - started
+                due = started + max(self._store.every, spent / MOST_SHARE)
 
     async def _kept(self) -> list[TrainingCheckpoint]:
         run = self._run
