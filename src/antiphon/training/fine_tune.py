@@ -319,8 +319,9 @@ def _torch(recipe: Recipe) -> Any:
 
 
 def _require_space(folder: Path, checkpoint_bytes: int, order: TrainingOrder) -> None:
-    """Refuse to begin what cannot be written: three checkpoints, the adapter, and weights in two bytes a value."""
-    needed = 4 * checkpoint_bytes + 4 * os.path.getsize(order.base_path)
+    """Refuse to begin what cannot be written: three checkpoints here and three in a lake on the same disk, the adapter,
+    and weights in two bytes a value."""
+    needed = 7 * checkpoint_bytes + 4 * os.path.getsize(order.base_path)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise SetupError(
