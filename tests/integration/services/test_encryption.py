@@ -80,6 +80,7 @@ def fill(root: Path) -> None:
     store.blobs.put(store.scope, WORD * 10)
     order_batch(store)
     store.audit.append(store.scope, "test", "answer", "pred_1", originator=WORD.decode())
+    store.evaluations.keep_answer(store.scope, "eval_1", "q", WORD.decode())
     folder = store.paths.directory / "training" / "run_1"
     folder.mkdir(parents=True)
     learned = [examples.Example("e", WORD.decode(), (examples.Part(" yes", 1.0),))]
@@ -132,7 +133,8 @@ def readable(root: Path) -> tuple[object, ...]:
     asked = store.audit.query(store.scope, AuditFilter(who=WORD.decode()))
     assert verify(store.audit, store.scope).sound
     releases = [release.content_hash for release in store.releases.list(store.scope)]
-    found = (values, events, sha256, releases, asked, batch_as_it_reads(store))
+    answers = store.evaluations.answers(store.scope, "eval_1")
+    found = (values, events, sha256, releases, asked, answers, batch_as_it_reads(store))
     platform.close()
     store.close()
     return found
@@ -312,7 +314,7 @@ def test_without_its_passphrase_or_keyring_a_project_stays_closed(
     with pytest.raises(SetupError, match=r"wrapped by kek_\w+, which is not here"):
         opened(encrypted)
     ring.write_bytes(kept)
-    assert len(readable(encrypted)) == 6
+    assert len(readable(encrypted)) == 7
 
 
 def test_the_registry_covers_what_the_project_wrote(encrypted: Path) -> None:
