@@ -31,12 +31,16 @@ def list_runs(limit: Limit = 20, project: Project = HERE, as_json: Json = False)
 
 @app.command("show")
 def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
-    """One run with its steps."""
+    """One run with its steps and, while it trains, the checkpoints that another worker would go on from."""
+    from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
+
     with stores(project) as store:
         found = {
             "run": msgspec.to_builtins(store.runs.get(store.scope, run)),
             "steps": msgspec.to_builtins(store.runs.steps(store.scope, run)),
         }
+        if kept := TrainingCheckpoints(store.database).list(store.scope, run):
+            found["checkpoints"] = msgspec.to_builtins(kept)
     show(found, as_json, lambda: outline(found))
 
 

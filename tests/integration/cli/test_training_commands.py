@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from antiphon.catalog.training_pauses import TrainingHost, TrainingPauses
-from antiphon.cli import training
+from antiphon.cli import runs, training
 from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.services.project.store import Store
 
@@ -64,3 +65,16 @@ def test_a_pause_without_end_or_host_is_refused(project: Path, wrong: list[str])
     with pytest.raises(InvalidInputError):
         run(project, "pause", "--reason", "load test", *wrong)
     assert shown(project)["pauses"] == []
+
+
+def test_a_run_that_trains_shows_the_checkpoints_that_another_worker_would_go_on_from(project: Path) -> None:
+    with closing(Store.open(project)) as store:
+        ids = [store.runs.submit(store.scope, "train", {}) for _ in range(2)]
+        with store.database.transaction() as connection:
+            kept = TrainingCheckpoint(store.scope, ids[0], 30, "this", "ab" * 32, 59, store.database.clock.now())
+            TrainingCheckpoints(store.database).add(kept, within=connection)
+    for id, steps in zip(ids, ([30], None), strict=True):
+        done = CliRunner().invoke(runs.app, ["show", id, "--project", str(project), "--json"])
+        found = json.loads(done.stdout).get("checkpoints")
+        assert (found and [one["step"] for one in found]) == steps
+    assert "abab" in CliRunner().invoke(runs.app, ["show", ids[0], "--project", str(project)]).stdout
