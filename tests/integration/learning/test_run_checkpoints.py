@@ -237,7 +237,11 @@ def objects() -> Iterator[S3Process]:
 
 @pytest.mark.parametrize(
     ("bucket", "secret", "said"),
-    [("lake", "wrong", "refused"), ("nowhere", None, "bucket"), ("lake", "none", "credentials")],
+    [
+        ("lake", "wrong", "refuses access: SignatureDoesNotMatch. Set the environment variables"),
+        ("nowhere", None, "There is no bucket 'nowhere'"),
+        ("lake", "none", "refuses access: no credentials. Set the environment variables"),
+    ],
 )
 async def test_a_bucket_that_takes_nothing_is_told_and_the_training_goes_on(
     hosts: Hosts, objects: S3Process, tmp_path: Path, bucket: str, secret: str | None, said: str,

@@ -166,10 +166,7 @@ class RunCheckpoints:
         except LeaseLostError:
             _log.warning("The checkpoint of run %s is not kept: another worker has it.", run.id)
         except (AntiphonError, OSError) as error:
-            said = error.what if isinstance(error, AntiphonError) else error
-            self._warn(
-                f"The checkpoint cannot be kept in the lake: {said} Training goes on, and the next one is tried."
-            )
+            self._warn(f"Training goes on, but its checkpoint cannot be kept in the lake: {error}")
 
     async def _keep_some(self) -> None:
         clock, due = self._store.clock, self._store.clock.monotonic() + self._store.every
