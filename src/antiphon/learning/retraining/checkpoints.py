@@ -119,6 +119,7 @@ class RunCheckpoints:
         for one in kept:
             if here is not None and here[0] >= one.step:
                 return
+            run.progress(0, None, f"fetching the checkpoint of step {one.step} ({one.size / 1e6:.0f} MB)")
             try:
                 content = await asyncio.to_thread(self._content, one)
             except CorruptionError as error:
