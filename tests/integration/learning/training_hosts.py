@@ -13,7 +13,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ from antiphon.features.lake.bucket import S3Place
 from antiphon.features.lake.content import Lake, LakeDraft
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
+from antiphon.learning.retraining import checkpoints as keeping
 from antiphon.learning.retraining.checkpoints import CheckpointStore, RunCheckpoints
 from antiphon.learning.retraining.steps import clear, run_checkpoints, train
 from antiphon.training.checkpoint import FOLDER, Checkpoints, CheckpointState
@@ -74,6 +75,7 @@ class CountingTrainer:
         self.codec = codec or PlainCodec()
         self.steps: list[int] = []
         self.before_step: Callable[[int], Any] = lambda step: None
+        self.after_step: Callable[[int], Awaitable[Any]] = lambda step: asyncio.sleep(0)
 
     async def run(
         self, order: TrainingOrder, on_progress: Callable[[TrainingProgress], None], stopping: Callable[[], bool]
@@ -91,7 +93,7 @@ class CountingTrainer:
             value = hashlib.sha256(value + str(step).encode()).digest()
             local.put(step + 1, checkpoint(order.identity, step + 1, value))
             on_progress(TrainingProgress("training", step + 1, order.recipe.steps))
-            await asyncio.sleep(0.02)  # A step: what is kept beside it has the time that it has beside a real one.
+            await self.after_step(step)
             if stopping():
                 raise asyncio.CancelledError
         (folder / "weights.gguf").write_bytes(value)
@@ -187,12 +189,19 @@ def arm(host: TrainingHost, point: str) -> None:
 
 
 async def main(folder: Path, name: str, point: str) -> None:
-    """Work until the run has ended."""
+    """Work until the run has ended; every checkpoint is kept, whatever share of the time that takes."""
+    keeping.MOST_SHARE = float("inf")
     database = Database.open(catalog_url(folder))
     lake = shared_lake(os.environ["TEST_LAKE"], folder / name)
     host = TrainingHost(database, lake, folder / name)
     arm(host, point)
     (run,) = host.runs.list(DEV)
+
+    async def kept(step: int) -> None:
+        while all(one.step <= step for one in host.kept(run.id)):
+            await asyncio.sleep(0.005)
+
+    host.trainer.after_step = kept
     registry = WorkflowRegistry()
     registry.add("train", lambda context, arguments: host.work(context))
     stop = asyncio.Event()
