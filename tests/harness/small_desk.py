@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.catalogs import catalog_url
 
 from antiphon.catalog.batch.jobs import Jobs
 from antiphon.catalog.database import Database
@@ -145,7 +146,7 @@ class SmallDesk:
     """One catalog, one live release, one answerer. Close it when done.
 
     Args:
-        directory: where the catalog's file is made.
+        directory: where the catalog's file is made, or a file says where the catalog is (``tests.catalogs``).
         engine: what generates.
         application: released and made live.
         commit: what acknowledges instead of the group commit.
@@ -171,7 +172,7 @@ class SmallDesk:
         failover: FailoverPolicy = PATIENT,
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
-        self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
+        self.database = Database.open(catalog_url(directory, "sqlite"), clock=self.clock)
         self.database.migrate()
         self.engine = engine
         self.blobs = Blobs(self.database)

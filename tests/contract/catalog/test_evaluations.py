@@ -53,19 +53,19 @@ def test_answers_are_kept_until_their_evaluation_is_recorded(
     evaluations = Evaluations(database)
     evaluations.keep_answer(DEV, "eval_0", "given up", 1)
     clock.advance(ABANDONED)
-    evaluations.keep_answer(DEV, "eval_1", "a", {"text": "first"})
+    evaluations.keep_answer(DEV, "eval_1", "a", {"text": "planted"})
     evaluations.keep_answer(DEV, "eval_1", "a", {"text": "second"})
     evaluations.keep_answer(DEV, "eval_1", "b", [1.5, None])
     evaluations.keep_answer(DEV, "eval_2", "a", 2)
     evaluations.keep_answer(OTHER, "eval_1", "a", 3)
-    assert evaluations.answers(DEV, "eval_1") == {"a": {"text": "first"}, "b": [1.5, None]}
-    assert (b"first" in stored_bytes(database)) is not codec.sealing
+    assert evaluations.answers(DEV, "eval_1") == {"a": {"text": "planted"}, "b": [1.5, None]}
+    assert (b"planted" in stored_bytes(database)) is not codec.sealing
     with database.transaction() as connection:
         broken = sa.update(schema.evaluation_answers).values(answer=b"torn")
         connection.execute(
             broken.where(schema.owned(schema.evaluation_answers, DEV, evaluation="eval_1", question="b"))
         )
-    assert evaluations.answers(DEV, "eval_1") == {"a": {"text": "first"}}, "one that does not open is asked again"
+    assert evaluations.answers(DEV, "eval_1") == {"a": {"text": "planted"}}, "one that does not open is asked again"
     assert "asked for again" in caplog.text
     clock.advance(timedelta(seconds=1))
     evaluations.add(evaluation("eval_1"))

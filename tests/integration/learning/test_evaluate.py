@@ -106,13 +106,14 @@ async def test_a_crash_in_the_middle_resumes_and_leaves_nothing_validated(desk: 
     moments = {row.example: row.moment for row in read_rows(desk.dataset, desk.lake)}
     desk.before, desk.requests = lambda request: None, []
     evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
-    assert {request.as_of for request in desk.requests} == {moments[key] for key in moments.keys() - kept}
-    assert len(desk.requests) == 40 - len(kept)
+    count, asked = len(desk.requests), {request.as_of for request in desk.requests}
+    assert not asked & {moments[example] for example in kept}
+    assert 40 - 17 <= len(asked) == count <= 40 - len(kept), "an answer that was being kept may have come later"
     assert (evaluation.id, evaluation.rows) == ("eval_x", 40)
     assert desk.evaluations.answers(SCOPE, "eval_x") == {}
     again = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
     assert again == evaluation
-    assert len(desk.requests) == 40 - len(kept)
+    assert len(desk.requests) == count
 
 
 async def test_what_a_killed_process_answered_is_not_asked_on_another_host(tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ async def test_what_a_killed_process_answered_is_not_asked_on_another_host(tmp_p
     assert kept >= 21 - 8, "at most the eight that were under way are asked again"
     evaluation = await desk.evaluator.evaluate(draft, desk.dataset, with_attacks=False, id="eval_killed")
     assert (evaluation.rows, len(desk.requests)) == (40, 40 - kept)
+    desk.close()
     drop(desk.database)
 
 

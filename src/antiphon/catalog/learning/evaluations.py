@@ -195,7 +195,7 @@ class Evaluations:
         """Keep an answer, unless there is one; nothing is kept of an evaluation that is recorded."""
         sealed = self._database.seal(scope, _ANSWER, f"{evaluation}:{question}", msgspec.json.encode(answer))
         ended = select(schema.evaluations.c.id).where(schema.owned(schema.evaluations, scope, id=evaluation))
-        row = {"tenant": scope.tenant, "environment": scope.environment, "evaluation": evaluation}
+        row: dict[str, Any] = {"tenant": scope.tenant, "environment": scope.environment, "evaluation": evaluation}
         row |= {"question": question, "answer": sealed, "created_at": self._database.clock.now()}
         with self._database.transaction() as connection:
             if connection.execute(ended).first() is None:
