@@ -21,11 +21,11 @@ from typing import Any
 
 import msgspec
 from tests.catalogs import catalog_url
-from tests.unit.catalog.examples import DEV
+from tests.unit.catalog.examples import DEV, NOON, open_database
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoint, TrainingCheckpoints
-from antiphon.core.clock import Clock
+from antiphon.core.clock import Clock, ManualClock
 from antiphon.core.codec import PlainCodec
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
@@ -150,6 +150,21 @@ def shared_lake(url: str, folder: Path) -> Lake:
         return LocalLake(Path(url))
     key, secret = os.environ["LAKE_ACCESS_KEY"], os.environ["LAKE_SECRET_KEY"]
     return S3Lake(S3Place.of(url), scratch=folder / "scratch", access_key=key, secret_key=secret)
+
+
+async def carry(folder: Path, here: TrainingOrder, there: TrainingOrder) -> None:
+    """Let another host have what a training left in its folder when it was stopped."""
+    clock = ManualClock(NOON)
+    database = open_database(folder, clock)
+    Runs(database).submit(DEV, "train", {})
+    for order in (here, there):
+        host = TrainingHost(database, LocalLake(folder / "lake"), Path(order.folder).parent)
+        local = Checkpoints(Path(order.folder) / FOLDER, order.identity, print)
+        checkpoints = RunCheckpoints(host.services.checkpoints, host.claim(), local, order.identity)
+        await checkpoints.fetch()
+        await checkpoints.keep_latest()
+        clock.advance(LEASE * 2)
+    database.close()
 
 
 def die(*_: Any, **__: Any) -> Any:

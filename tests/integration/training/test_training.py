@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.autogroups import session_nice
+from tests.integration.learning.training_hosts import carry
 from tests.integration.training.conftest import SHARE, TINY, Reference
 from tests.integration.training.tiny import flights, order, train_here
 from tests.unit.governance.encryption.test_sealing import Keys
@@ -29,7 +30,7 @@ from antiphon.training.base import Base
 from antiphon.training.batches import TokenizedExample
 from antiphon.training.fine_tune import Training
 from antiphon.training.folder_seal import folder_seal
-from antiphon.training.order import ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
+from antiphon.training.order import PROGRESS, ParentAdapter, TrainingOrder, TrainingProgress, TrainingResult
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
 
@@ -157,17 +158,21 @@ def pause(processes: TrainingProcesses, pid: int) -> None:
 
 
 @PEFT_WARNING
-def test_in_float32_it_learns_the_same_and_ends_with_the_same_bytes_after_a_stop(
+async def test_in_float32_it_learns_the_same_and_ends_with_the_same_bytes_on_another_host(
     reference: Reference, base: Path, tmp_path: Path
 ) -> None:
-    recipe = msgspec.structs.replace(TINY, dtype="fp32")
+    recipe = msgspec.structs.replace(TINY, dtype="fp32", threads=1)
     whole = train_here(order(tmp_path / "whole", base, flights(12), recipe))
     assert whole is not None
     ordered = order(tmp_path / "stopped", base, flights(12), recipe)
     checkpoints = Path(ordered.folder) / "checkpoints"
     assert train_here(ordered, lambda: checkpoints.exists()) is None
-    again = train_here(ordered)
+    elsewhere = order(tmp_path / "elsewhere", base, flights(12), recipe)
+    await carry(tmp_path, ordered, elsewhere)
+    again = train_here(elsewhere)
     assert again is not None
+    told = (Path(elsewhere.folder) / PROGRESS).read_text()
+    assert ('"step":1,' in told, '"step":2,' in told) == (False, True)
     assert (again.adapter.sha256, again.weights.sha256) == (whole.adapter.sha256, whole.weights.sha256)
     assert again.losses == whole.losses
     assert (whole.environment["dtype"], whole.environment["device"]) == ("fp32", "cpu")
