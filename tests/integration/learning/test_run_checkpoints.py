@@ -83,12 +83,14 @@ async def test_another_host_goes_on_from_the_newest_and_leaves_nothing(hosts: Ho
     assert list((hosts.second.folder / run.id).glob("*")) == []
 
 
-async def test_a_host_that_is_further_itself_fetches_nothing_and_one_that_is_behind_does(hosts: Hosts) -> None:
+async def test_a_host_that_is_further_itself_fetches_nothing_and_one_that_is_behind_does(
+    hosts: Hosts, caplog: pytest.LogCaptureFixture
+) -> None:
     await hosts.trained(hosts.first, 4)
     for path in list(hosts.lake.files(DEV)):
         (hosts.lake.path(path)).write_bytes(b"not to be read")
     await hosts.trained(hosts.first, 5)
-    assert hosts.first.trainer.steps == [0, 1, 2, 3, 4]
+    assert (hosts.first.trainer.steps, "is not used" in caplog.text) == ([0, 1, 2, 3, 4], False)
     run = await hosts.trained(hosts.second, 9)
     assert hosts.second.trainer.steps[0] == 5
     newest = hosts.first.local(run).newest()
