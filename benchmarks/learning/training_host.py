@@ -41,8 +41,8 @@ def lake_of(url: str, scratch: Path) -> Lake:
     """A bucket of the benchmark's server, or a folder."""
     if not url.startswith("s3://"):
         return LocalLake(Path(url))
-    keys = {"access_key": S3Process.access_key, "secret_key": S3Process.secret_key}
-    return S3Lake(S3Place.of(url), scratch=scratch, **keys)
+    place, access_key, secret_key = S3Place.of(url), S3Process.access_key, S3Process.secret_key
+    return S3Lake(place, scratch=scratch, access_key=access_key, secret_key=secret_key)
 
 
 def services(database: Database, lake: Lake, folder: Path, every: float) -> Any:

@@ -58,7 +58,7 @@ def until(condition: Callable[[], Any], host: subprocess.Popen[bytes]) -> Any:
     deadline = time.monotonic() + BOUND_SECONDS
     while not (found := condition()):
         if host.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"The host {host.args} ended with {host.poll()} before it was to.")
+            raise SystemExit(f"The host {host.args!r} ended with {host.poll()} before it was to.")
         time.sleep(0.05)
     return found
 
