@@ -168,4 +168,5 @@ def test_a_take_over_lasts_until_another_epoch_has_committed(catalog: tuple[Data
     runs.record(held, "next", 0, {}, database.clock.now())
     assert struck.waits_for() == set()
     took = struck.seconds()
-    assert (len(took["duty"]), len(took["run"])) == (1, 1)
+    assert [len(took[kind]) for kind in ("duty", "run", "claim")] == [1, 1, 1]
+    assert took["claim"] <= took["run"]

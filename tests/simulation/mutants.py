@@ -26,6 +26,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.releases.rollouts import Rollouts
 from antiphon.durable import runs
+from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.durable.runs import Runs
 from antiphon.features.online.lmdb.overlay import LmdbOverlay
 from antiphon.features.publication.publish import Publisher
@@ -157,8 +158,16 @@ MUTANTS = (
         "runs",
         Runs,
         "reclaim",
-        "_runs.c.worker == worker",
-        "_runs.c.worker.is_not(None)",
+        "named = _runs.c.worker == worker",
+        "named = _runs.c.worker.is_not(None)",
+    ),
+    _one(
+        "runs freed of a worker that was started again",
+        "runs",
+        AbandonedRuns,
+        "_free",
+        "if not self._leases.release_all([worker.name], worker.holder, within=connection):",
+        "if False:",
     ),
     _one(
         "retry forgets the attempts", "runs", Runs, "fail", "not_before=retry_at)", "not_before=retry_at, attempts=0)"

@@ -40,6 +40,8 @@ class RunObserver:
         self._runs: dict[str, RunRow] = {}
         self._owners: dict[tuple[str, int], Process] = {}
         self._steps: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        self._workers: dict[str, str] = {}
+        """The processes that hold the names of workers."""
         world.observers.append(self)
 
     def __call__(self, process: Process) -> None:
@@ -48,6 +50,8 @@ class RunObserver:
         try:
             self._check_runs(process, past, now)
         finally:
+            held = "SELECT substr(name, 8), holder FROM leases WHERE name LIKE 'worker/%'"
+            self._workers = dict(self._database.execute(held).fetchall())
             self._check_steps(process)
 
     def _check_runs(self, process: Process, past: dict[str, RunRow], now: dict[str, RunRow]) -> None:
@@ -84,14 +88,22 @@ class RunObserver:
             _require(row.status in ("queued", "cancelled"), f"{run} became {row.status} without a claim")
         elif row.status == "running":
             if owner is not process and row.lease_until != before.lease_until:
-                reclaimed = row.worker == process.name and (row.lease_until or 0) < clock
-                _require(reclaimed, f"{process.label} moved the lease of {run}, which {_label(owner)} holds")
+                reclaimed = row.worker == process.name or self._died(before.worker)
+                _require(
+                    reclaimed and (row.lease_until or 0) < clock,
+                    f"{process.label} moved the lease of {run}, which {_label(owner)} holds",
+                )
             _require(row.worker == before.worker, f"{run} changed hands without a claim")
             _require(row.attempts == before.attempts, f"the attempts of {run} changed")
         else:
             _require(owner is process, f"{process.label} ended {run} as {row.status}, which {_label(owner)} holds")
             kept = before.attempts - (row.status == "queued")
             _require(kept <= row.attempts <= before.attempts, f"{run} forgot {before.attempts - row.attempts} attempts")
+
+    def _died(self, worker: str | None) -> bool:
+        """Whether a worker's name was, before this commit, held by a process that is dead."""
+        holder = self._workers.get(worker or "")
+        return holder is not None and not any(one.label == holder and one.alive for one in self._world.processes)
 
     def _check_steps(self, process: Process) -> None:
         rows = self._database.execute("SELECT run, name, occurrence, epoch, result FROM steps").fetchall()

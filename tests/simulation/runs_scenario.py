@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,13 +13,16 @@ from tests.simulation.process import Process, Violation
 from tests.simulation.run_checks import RunObserver, read
 from tests.simulation.world import World
 
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
+from antiphon.durable.abandoned_runs import WORKERS, AbandonedRuns
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
+from antiphon.orchestration.duties import Duties
 
 SCOPE, SECRET = Scope(), b"s" * 32
 LEASE = timedelta(seconds=6)
@@ -28,12 +32,15 @@ class RunsScenario:
     """Workers, gateways and clients of runs.
 
     Attributes:
+        one_host: workers hold their names under leases, and see of each other that they have ended; else two of one
+            name may work at once.
         submitted: run by key, of submissions that were acknowledged.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.random = world.random
+        self.one_host = random.Random(f"host {world.seed}").random() < 0.5
         self.submitted: dict[str, str] = {}
         self.cancelled: set[str] = set()
         self.plans: dict[str, list[tuple[str, Any]]] = {}
@@ -49,7 +56,18 @@ class RunsScenario:
         registry = WorkflowRegistry()
         registry.add("work", partial(self.work, process))
         executor = Executor(process.database, registry, process.name, "dev", concurrency=2, lease=LEASE, grace=3.0)
-        await executor.run_until(process.stop)
+        if not self.one_host:
+            await executor.run_until(process.stop)
+            return
+        abandoned = AbandonedRuns(process.database, SCOPE.environment, self.ended, every=2.0)
+        leases = ProcessLeases(process.database, SCOPE.environment)
+        name, seconds = f"{WORKERS}{process.name}", LEASE.total_seconds()
+        duties = Duties(name, [executor, abandoned], leases, process.label, self.ended, seconds=seconds)
+        await duties.run_until(process.stop)
+
+    def ended(self, holder: str) -> bool:
+        """Tells of a process, by its label, whether it has died."""
+        return not any(one.label == holder and one.alive for one in self.world.processes)
 
     async def gateway(self, process: Process) -> None:
         await process.stop.wait()

@@ -22,6 +22,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.settings_sections import GatewaySettings
 from antiphon.core.supervision import Supervision, inherited_listeners
+from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.gateway.application import create_app
 from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
 from antiphon.operations.processes import ProcessIdentity
@@ -97,11 +98,15 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
 
 
 def _presence(wired: ProcessServices, app: Starlette) -> Duties:
-    """A lease by which others know that this process works with the catalog, and gateways share their limits."""
+    """A lease by which others know that this process works with the catalog, and gateways share their limits.
+
+    On a host with one worker it is the gateway that sees the worker's end.
+    """
     process, store = ProcessIdentity.own(), wired.store
     leases = ProcessLeases(store.database, store.scope.environment)
     shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide, app.state.connections.divide))
-    return Duties(f"{PREFIX}{process}", (shares,), leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
+    parts = shares, AbandonedRuns(store.database, store.scope.environment, process.sees_end_of)
+    return Duties(f"{PREFIX}{process}", parts, leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
 
 
 def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:

@@ -20,6 +20,7 @@ from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_bo
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
+from antiphon.durable.abandoned_runs import WORKERS, AbandonedRuns
 from antiphon.durable.executor import Executor, WorkflowRegistry
 from antiphon.features.monitoring.skew.selection import WORKFLOW as SKEW
 from antiphon.features.offline.refresh import WORKFLOW as REFRESH
@@ -118,7 +119,8 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     held = partial(Duties, leases=leases, holder=str(process), gone=process.has_ended)
     answering = batch_executor(store, wired.files, wired.answer_line, name, shared)
     consumption = stream_consumption(store, wired.features, name, process)
-    executors: list[WorkerPart] = [executor, answering, *consumption]
+    abandoned = AbandonedRuns(store.database, environment, process.sees_end_of)
+    executors: list[WorkerPart] = [executor, answering, *consumption, abandoned]
     duties: list[WorkerPart] = [
         rollout_keeper(store),
         store.trail.checkpointing,
@@ -164,7 +166,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         )
     )
     parts: list[WorkerPart] = [
-        held(f"worker/{name}", executors),
+        held(f"{WORKERS}{name}", executors),
         held("duties", duties),
         served,
         TrainingRecords(training, store.paths.run, store.database.clock),

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -115,9 +115,16 @@ class ProcessLeases:
 
     def living(self, prefix: str) -> tuple[ProcessLease, ...]:
         """The leases of all names that begin so and are not over, by name."""
+        return self._listed(prefix, _table.c.until >= self._database.clock.now())
+
+    def listed(self, prefix: str) -> tuple[ProcessLease, ...]:
+        """The leases of all names that begin so, by name, also those that are over and nobody took since."""
+        return self._listed(prefix)
+
+    def _listed(self, prefix: str, *conditions: ColumnElement[bool]) -> tuple[ProcessLease, ...]:
         begins = _table.c.name.startswith(prefix, autoescape=True)
-        listed = select(*_columns).where(self._own, begins, _table.c.until >= self._database.clock.now())
-        return tuple(_lease(row) for row in self._database.rows(listed.order_by(_table.c.name)))
+        listed = select(*_columns).where(self._own, begins, *conditions).order_by(_table.c.name)
+        return tuple(_lease(row) for row in self._database.rows(listed))
 
 
 def _lease(row: Any) -> ProcessLease:

@@ -79,7 +79,8 @@ class Executor:
         environment: the one whose runs it claims.
         clock: wall time of leases.
         concurrency: runs at once.
-        lease: how long a run is held without a heartbeat; a dead worker's runs wait this long.
+        lease: how long a run is held without a heartbeat; a dead worker's runs wait this long, unless its end is seen
+            (``durable.abandoned_runs``).
         poll: seconds between looks for new runs when the doorbell does not ring; a run that is due at a moment, or
             whose lease ends, is looked for then.
         grace: seconds a step may still take after ``stop`` before it is cancelled.

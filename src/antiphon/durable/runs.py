@@ -269,12 +269,22 @@ class Runs:
             raise lease_lost(run)
         return bool(held.cancel_requested)
 
-    def reclaim(self, worker: str, environment: str) -> int:
-        """End every lease of a worker that was started again under its name; returns how many there were."""
-        held = update(_runs).where(
-            _runs.c.status == "running", _runs.c.environment == environment, _runs.c.worker == worker
-        )
-        return self._database.write(held.values(lease_until=self._clock.now() - timedelta(microseconds=1)))
+    def reclaim(self, worker: str, environment: str, *, parts: bool = False, within: Connection | None = None) -> int:
+        """End every lease of a worker that has ended or was started again under its name; returns how many there were.
+
+        Args:
+            parts: also those of its executors that are named ``WORKER/PART``.
+        """
+        named = _runs.c.worker == worker
+        if parts:
+            named |= _runs.c.worker.startswith(f"{worker}/", autoescape=True)
+        held = update(_runs).where(_runs.c.status == "running", _runs.c.environment == environment, named)
+        with self._database.writing(within) as connection:
+            over = self._clock.now() - timedelta(microseconds=1)
+            reclaimed = connection.execute(held.values(lease_until=over)).rowcount
+            if reclaimed:
+                self._database.ring("runs", Scope(environment=environment))
+        return reclaimed
 
     def recorded(self, run: Run) -> dict[tuple[str, int], Any]:
         """Results of the run's completed steps by (name, occurrence)."""

@@ -94,30 +94,44 @@ def is_running(record: ProcessRecord) -> bool:
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True):
-    """Names one process among all of all machines and of all times."""
+    """Names one process among all of all machines and of all times.
+
+    Attributes:
+        namespace: in which the pid counts: containers may share a host name and not their processes; empty where there
+            is none.
+    """
 
     host: str
     boot: str
+    namespace: str
     pid: int
     started_ticks: int
 
     @classmethod
     def own(cls) -> ProcessIdentity:
         """The identity of this process."""
-        return cls(socket.gethostname(), boot(), os.getpid(), started_ticks(os.getpid()) or 0)
+        return cls(socket.gethostname(), boot(), _namespace(), os.getpid(), started_ticks(os.getpid()) or 0)
 
     def __str__(self) -> str:
-        return f"{self.host}/{self.boot}/{self.pid}/{self.started_ticks}"
+        return f"{self.host}/{self.boot}/{self.namespace}/{self.pid}/{self.started_ticks}"
 
     def has_ended(self, other: str) -> bool:
-        """``True`` when another one, by its text, is known to have ended: it was of this machine, and is not there."""
+        """``True`` when another one, by its text, is taken for ended: it was of this host name, and is not there.
+
+        So is one of another container of this host name: it was the container before, unless two run at once, whose
+        processes take each other's leases. What is done under them must bear that.
+        """
         try:
-            host, started, pid, ticks = other.rsplit("/", 3)
+            host, started, _, pid, ticks = other.rsplit("/", 4)
             if host != self.host:
                 return False
             return started != self.boot or started_ticks(int(pid)) != int(ticks)
         except ValueError:  # Another version wrote it.
             return False
+
+    def sees_end_of(self, other: str) -> bool:
+        """``True`` when another one is known to have ended: as :meth:`has_ended`, where its pid counts as ours does."""
+        return other.split("/")[-3:-2] == [self.namespace] and self.has_ended(other)
 
 
 def statuses(run: Path) -> tuple[ProcessStatus, ...]:
@@ -185,6 +199,13 @@ def boot() -> str:
     """A name of this start of the machine: pids and start times count anew after the next; empty where it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:
         return ""
 

@@ -53,15 +53,16 @@ def make_triggers(address: str) -> None:
 
 
 class TakeOver:
-    """What processes held at the moment at which they were struck, and how long until others go on with it.
+    """What processes held right before they were struck, and how long until others go on with it.
 
     A run is taken over once a step or a row of another epoch is committed, or the run has ended; a duty once another
-    process holds it.
+    process holds it. When a run was claimed is told beside it.
     """
 
     def __init__(self, address: str, pids: Sequence[int]) -> None:
         self._struck = time.monotonic()
         self._took: dict[str, float] = {}
+        self._claimed: dict[str, float] = {}
         self._address = address
         self._connection = psycopg.connect(address, autocommit=True)
         held = [name for pid in pids for name in self._held(pid)]
@@ -72,16 +73,17 @@ class TakeOver:
         self._jobs = dict(self._all("SELECT id, epoch FROM jobs"))
 
     def seconds(self, killed: bool = True) -> dict[str, list[float]]:
-        """Wait for everything; the seconds of each duty and each run. What a killed process had and nobody took over
+        """Wait for everything; the seconds of each duty, run and claim. What a killed process had and nobody took over
         takes the longest time; one that goes on may have kept what it had, which does not count."""
         longest = LONGEST_TAKE_OVER if killed else LONGEST_LEASE
         while self.waits_for() and self._passed() < longest:
             time.sleep(_POLL)
         self._connection.close()
-        return {
+        taken = {
             kind: [self._took.get(name, longest) for name in held if killed or name in self._took]
             for kind, held in (("duty", self._duties), ("run", self._runs))
         }
+        return {**taken, "claim": list(self._claimed.values())}
 
     def waits_for(self) -> set[str]:
         """Look once: the names of the duties and the ids of the runs with which nobody goes on yet."""
@@ -100,6 +102,7 @@ class TakeOver:
             return True
         if now[0][1] <= epoch:
             return False
+        self._claimed.setdefault(run, self._passed())
         if self._all("SELECT 1 FROM steps WHERE run = %s AND epoch > %s LIMIT 1", run, epoch):
             return True
         job = given.get("job", "")

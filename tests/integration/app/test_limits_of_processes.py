@@ -13,7 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 from tests.chaos.harness.running import _process, free_port, ready, scratch, until
+from tests.harness.ended_process import ended_process
 
+from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.governance.identity.principal import Allowance
 from antiphon.services.project.store import Store
 
@@ -72,6 +74,13 @@ class Platform:
             log = self.root / f"gateway-{port}.log"
             await until(partial(asyncio.to_thread, log.read_text), lambda text: "There are 2 gateways" in text, 20)
 
+    async def forgets_a_dead_worker(self) -> None:
+        """Return once a gateway has seen that a worker of this machine has ended: its runs need not wait for leases."""
+        with closing(Store.open(self.root)) as store:
+            leases = ProcessLeases(store.database, store.scope.environment)
+            assert leases.acquire("worker/ghost", str(ended_process()), 600)
+            await until(partial(asyncio.to_thread, leases.find, "worker/ghost"), lambda found: found is None, 10)
+
     def key(self, **allowance: Any) -> dict[str, str]:
         with closing(Store.open(self.root)) as store:
             text, _ = store.keys.create(store.scope.tenant, "shop", "service", allowance=Allowance(**allowance))
@@ -119,6 +128,7 @@ async def test_two_gateways_one_quota_and_a_kill_forgets_nothing(platform: Platf
         await asyncio.to_thread(process.wait)
         platform.ports[0] = free
         await platform.gateway(free)
+        await platform.forgets_a_dead_worker()
         async with platform.at(0, headers) as back:
             # Since the beginning one has run down every five seconds; whoever forgot would let twelve in.
             again = await asyncio.gather(*(chat(back, 1) for _ in range(12)))

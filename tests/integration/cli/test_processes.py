@@ -6,15 +6,21 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
 
 import httpx2
 import pytest
+from sqlalchemy import update
+from tests.harness.ended_process import ended_process
 from tests.integration.cli.conftest import PROGRAM, Up
 
-from antiphon.catalog.process_leases import ProcessLease
+from antiphon.catalog import schema
+from antiphon.catalog.process_leases import ProcessLease, ProcessLeases
 from antiphon.core.child_process import start_child
+from antiphon.durable.run import Run
 from antiphon.services.project.store import Store
 
 
@@ -40,8 +46,6 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 def lease(project: Path, name: str) -> ProcessLease | None:
-    from antiphon.catalog.process_leases import ProcessLeases
-
     store = Store.open(project)
     try:
         return ProcessLeases(store.database, store.scope.environment).find(name)
@@ -73,9 +77,30 @@ def test_gateways_share_a_port_and_workers_the_runs(project: Path, antiphon, sev
         assert httpx2.get(f"http://127.0.0.1:{several.port}/readyz", timeout=10).status_code == 200
     refreshed = antiphon("features", "refresh", "--wait", "--json")
     assert (refreshed.code, refreshed.json()["status"]) == (0, "succeeded"), refreshed.err
+    run = abandoned(project)
+    until(lambda: run_of(project, run).status == "succeeded")
+    assert run_of(project, run).attempts == 2
     by_hand(project)
     assert several.stop() == 0
     assert lease(project, "duties") is None
+
+
+def abandoned(project: Path) -> str:
+    """A refresh whose worker, of this machine, has ended an hour before its lease."""
+    holder = str(ended_process())
+    with closing(Store.open(project)) as store, store.database.transaction() as connection:
+        before = store.runs.list(store.scope, 1, workflow="refresh")[0]
+        run = store.runs.submit(store.scope, "refresh", before.arguments, within=connection)
+        held = {"worker": "ghost", "lease_until": store.database.clock.now() + timedelta(hours=1), "status": "running"}
+        connection.execute(update(schema.runs).where(schema.runs.c.id == run).values(**held, epoch=1, attempts=1))
+        leases = ProcessLeases(store.database, store.scope.environment)
+        leases.acquire_all(["worker/ghost"], holder, 600, within=connection)
+    return run
+
+
+def run_of(project: Path, run: str) -> Run:
+    with closing(Store.open(project)) as store:
+        return store.runs.get(store.scope, run)
 
 
 def by_hand(project: Path) -> None:

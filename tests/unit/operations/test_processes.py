@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from tests.harness.ended_process import ended_process
 
 from antiphon.core.child_process import name_thread
 from antiphon.operations.children import Child, ChildSpec, FileExists
 from antiphon.operations.processes import (
+    ProcessIdentity,
     ProcessRecord,
     boot,
     is_running,
@@ -49,6 +51,24 @@ def test_a_pid_that_was_given_to_another_process_is_not_ours(tmp_path) -> None:
     (status,) = statuses(tmp_path)
     assert not status.alive
     assert status.resident_bytes is None
+
+
+def test_an_end_is_seen_of_processes_of_this_machine_alone() -> None:
+    own, other = ProcessIdentity.own(), ended_process()
+    renamed = {name: msgspec.structs.replace(other, **{name: "another"}) for name in ("host", "boot", "namespace")}
+    reused = msgspec.structs.replace(own, started_ticks=own.started_ticks - 1)
+    for identity, ended, seen in (
+        (own, False, False),
+        (other, True, True),
+        (reused, True, True),
+        (renamed["host"], False, False),
+        (renamed["boot"], True, True),
+        (renamed["namespace"], True, False),  # It may run in a container beside this one.
+    ):
+        assert (own.has_ended(str(identity)), own.sees_end_of(str(identity))) == (ended, seen), identity
+    for strange in ("", "worker", f"{own.host}/{own.boot}/1/1", f"{own.host}/{own.boot}/{own.namespace}/one/1"):
+        assert not own.has_ended(strange)
+        assert not own.sees_end_of(strange)
 
 
 def test_a_zombie_does_not_run() -> None:

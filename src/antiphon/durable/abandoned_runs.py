@@ -1,0 +1,70 @@
+"""Take-over of runs whose worker has ended: processes that can see its end do not wait for the leases of its runs.
+
+Invariant: a worker that was started again under the name keeps what it has claimed. The lease of the name and those of
+the runs end in one transaction, and only while the process that ended holds the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.doorbell import Wakeup
+from antiphon.catalog.process_leases import ProcessLease, ProcessLeases
+from antiphon.core.errors import UnavailableError
+from antiphon.durable.runs import Runs
+
+WORKERS = "worker/"
+"""Of the names of the leases under which workers claim runs."""
+
+LOOK_SECONDS = 1.0
+"""Interval of looks for workers that have ended: one query, and one look at the process of each worker."""
+
+_log = logging.getLogger(__name__)
+
+
+class AbandonedRuns:
+    """Ends the leases of an environment's runs whose worker is seen to have ended, so that others claim them.
+
+    Args:
+        ended: tells of a lease's holder that its end can be seen from here; of a process of another machine nothing is
+            known, and its leases end by themselves.
+    """
+
+    def __init__(
+        self, database: Database, environment: str, ended: Callable[[str], bool], *, every: float = LOOK_SECONDS
+    ) -> None:
+        self._database = database
+        self._environment = environment
+        self._leases = ProcessLeases(database, environment)
+        self._runs = Runs(database)
+        self._ended = ended
+        self._every = every
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Look again and again until ``stop``; while the catalog is away nothing is taken over."""
+        with Wakeup() as wakeup:
+            while not stop.is_set():
+                with suppress(UnavailableError):
+                    await asyncio.to_thread(self.free)
+                await wakeup.wait_until(stop, self._every)
+
+    def free(self) -> int:
+        """Look once; returns the number of runs that were freed.
+
+        Raises:
+            UnavailableError: the catalog is away.
+        """
+        return sum(self._free(worker) for worker in self._leases.listed(WORKERS) if self._ended(worker.holder))
+
+    def _free(self, worker: ProcessLease) -> int:
+        name = worker.name.removeprefix(WORKERS)
+        with self._database.transaction() as connection:
+            if not self._leases.release_all([worker.name], worker.holder, within=connection):
+                return 0  # It was started again since the look, or another process was here first.
+            freed = self._runs.reclaim(name, self._environment, parts=True, within=connection)
+        _log.warning("worker %s has ended; %d runs that it had may be claimed", name, freed)
+        return freed
