@@ -70,14 +70,22 @@ test-clients: environment  ## clients of OpenAI's API, unmodified, against a run
 test-model: environment  ## tests of the base model with all of its layers, where `make test` takes two
 	@MODEL_LAYERS=30 $(BIN)/python -m pytest -q -m model tests/property tests/integration
 
+# Each is one process for most of its time: two at once take as long as the longer one.
 check: environment  ## format, lint, strict types, import contracts, package, documentation and its site
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 types lint documents
+
+types: environment
+	@$(BIN)/mypy
+
+lint: environment
 	@$(BIN)/ruff format --check src tests benchmarks examples scripts
 	@$(BIN)/ruff check src tests benchmarks examples scripts
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@scripts/lock --check
 	@scripts/check-package
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+documents: environment
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/documentation
 
 format: environment  ## put the code into the house's form

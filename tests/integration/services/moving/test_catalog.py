@@ -37,11 +37,11 @@ def source(tmp_path: Path) -> Iterator[Database]:
     (tmp_path / "file").mkdir()
     database = open_database(tmp_path / "file")
     receipts, log = Receipts(database), AuditLog(database, SECRET)
-    for number in range(2_500):
-        with database.transaction() as connection:
+    with database.transaction() as connection:
+        for number in range(2_500):
             receipts.add(receipt(f"pred_{number:05}"), [b"text %d" % (number % 7)], within=connection)
-            if number % 100 == 0:
-                log.append(DEV, "ann", "release.activate", f"rel_{number}", {"number": number}, within=connection)
+    for number in range(0, 2_500, 100):
+        log.append(DEV, "ann", "release.activate", f"rel_{number}", {"number": number})
     Answers(database).put(answer("pred_00001"))
     EventLog(database).append(DEV, "orders", [Event(f"e{n}", NOON, NOON, {"n": n, "é": 0.1}) for n in range(50)])
     Snapshots(database).add(manifest("s1"))
