@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.doorbell import Wakeup
 from antiphon.catalog.process_leases import ProcessLease, ProcessLeases
-from antiphon.core.errors import UnavailableError
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.durable.runs import Runs
 
 WORKERS = "worker/"
@@ -48,8 +47,12 @@ class AbandonedRuns:
         """Look again and again until ``stop``; while the catalog is away nothing is taken over."""
         with Wakeup() as wakeup:
             while not stop.is_set():
-                with suppress(UnavailableError):
+                try:
                     await asyncio.to_thread(self.free)
+                except UnavailableError:
+                    pass  # Said by what needs the catalog.
+                except AntiphonError as error:  # What runs beside it in this process goes on.
+                    _log.warning("runs of workers that have ended cannot be freed: %s", error)
                 await wakeup.wait_until(stop, self._every)
 
     def free(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.unit.catalog.examples import DEV, OTHER
@@ -12,7 +13,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.doorbell import ring_name
 from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import UnavailableError
+from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.durable.run import LeaseLostError
@@ -99,26 +100,24 @@ def test_what_the_dead_worker_had_on_its_way_is_not_committed(database: Database
         runs.record(run, "late", 0, {}, run.created_at)
 
 
-async def test_it_looks_until_it_is_stopped_and_while_the_catalog_is_away(
+async def test_it_looks_until_it_is_stopped_whatever_a_look_meets(
     database: Database, leases: ProcessLeases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert leases.acquire("worker/desk", "dead", 60)
-    run, stop, looks = held(database, "desk"), asyncio.Event(), 0
+    run, stop, listed = held(database, "desk"), asyncio.Event(), ProcessLeases.listed
+    errors = [CorruptionError("It cannot be read."), UnavailableError("The catalog is away.")]
 
-    def away(*_: object) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 2:
-            patched.undo()
-        raise UnavailableError("The catalog is away.")
+    def refused(*given: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return listed(*given)
 
-    patched = pytest.MonkeyPatch()
-    patched.setattr(ProcessLeases, "listed", away)
+    monkeypatch.setattr(ProcessLeases, "listed", refused)
     looking = asyncio.create_task(AbandonedRuns(database, "dev", "dead".__eq__, every=0.01).run_until(stop))
     async with asyncio.timeout(10):
         while leases.find("worker/desk") is not None:
             await asyncio.sleep(0.005)
     stop.set()
     await looking
-    assert looks == 2
+    assert not errors
     assert claimable(database) == {run}
