@@ -7,12 +7,13 @@ import sys
 
 import msgspec
 
+from antiphon.core.child_process import start_child
 from antiphon.operations.processes import ProcessIdentity, started_ticks
 
 
 def ended_process() -> ProcessIdentity:
     """The identity of one that was started, and is gone."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = start_child([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ticks = started_ticks(process.pid)
     process.communicate()
     assert ticks is not None
