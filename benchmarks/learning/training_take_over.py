@@ -34,6 +34,7 @@ from tests.servers import S3Process
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.learning.training_checkpoints import TrainingCheckpoints
+from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.paths import cache_directory
 from antiphon.durable.context import RunContext
@@ -91,7 +92,7 @@ def taken_over(folder: Path, order: TrainingOrder, lake: str, step_seconds: floa
         module = [sys.executable, "-m", "benchmarks.learning.training_host"]
         given = [database.backend.url, lake, str(place), str(folder / "order.json"), "0"]
         with (folder / "hosts.log").open("ab") as log:
-            host = subprocess.Popen([*module, *given], stdout=log, stderr=log)
+            host = start_child([*module, *given], stdout=log, stderr=log)
         if number == KILLS:
             if host.wait(BOUND_SECONDS) != 0:
                 raise SystemExit((folder / "hosts.log").read_text()[-3000:])

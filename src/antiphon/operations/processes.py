@@ -130,8 +130,11 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
             return False
 
     def sees_end_of(self, other: str) -> bool:
-        """``True`` when another one is known to have ended: as :meth:`has_ended`, where its pid counts as ours does."""
-        return other.split("/")[-3:-2] == [self.namespace] and self.has_ended(other)
+        """``True`` when another one is known to have ended: as :meth:`has_ended`, where its pid counts as ours does.
+
+        Two machines may have one host name, and every machine has a first namespace: so it is of this start, too.
+        """
+        return other.split("/")[-4:-2] == [self.boot, self.namespace] and self.has_ended(other)
 
 
 def statuses(run: Path) -> tuple[ProcessStatus, ...]:
