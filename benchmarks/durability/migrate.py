@@ -4,9 +4,10 @@ Run ``python -m benchmarks.durability.migrate [--size ci|demo] [--project DIR] [
 line (kept in ``benchmarks/results/migrate.jsonl`` with ``--record``). ``demo`` moves a copy of the project that ``make
 demo`` left behind; ``ci`` first makes a small one. The servers are this machine's own, over loopback. On each stop
 every logical hash must be what it was, and a seeded sample of predictions is made again by the real engine, byte for
-byte; exit code 1 otherwise. The last move goes to servers that hold nothing yet and was copied ahead, while the project
-served: its frozen seconds are those of a short freeze. Before the first move the command is killed ``--kills`` times at
-random moments, from its beginning to its end: the project must stay as it was, or be there whole.
+byte; exit code 1 otherwise. The third move goes to servers that hold nothing yet and was copied ahead, while the project
+served: its frozen seconds are those of a short freeze. From there it comes back while it serves (``--live``), compared
+by the command itself. Before the first move the command is killed ``--kills`` times at random moments, from its beginning
+to its end: the project must stay as it was, or be there whole.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from antiphon.app.wiring import open_project
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import SetupError
 from antiphon.core.settings import FILE_NAME
+from antiphon.services.moving.live import move_live
 from antiphon.services.moving.project import ProjectMove, copy_ahead, move
 from antiphon.services.moving.settings_file import EMBEDDED, edited
 
@@ -111,13 +113,36 @@ def stop(project: Path, name: str, urls: dict[str, str], number: int, *, ahead: 
         "seconds": round(seconds, 2),
         "frozen_seconds": round(done.frozen_seconds, 2),
         "bytes": sum(part.bytes for part in done.parts),
-        "parts": {
-            part.part: {"items": part.items, "moved": part.moved, "seconds": round(part.seconds, 2)}
-            for part in done.parts
-        },
+        "parts": _figures(done),
         "hashes": len(before),
         "differ": sorted(name for name in before if before[name] != after[name]),
         **again,
+    }
+
+
+def live_stop(project: Path, name: str, urls: dict[str, str], number: int) -> dict[str, Any]:
+    """One move while the platform serves, what the command compared, and predictions made again there."""
+    with host.running(project, say):
+        began = time.monotonic()
+        done = move_live(project, edited((project / FILE_NAME).read_text(), urls))
+        seconds = time.monotonic() - began
+        again = asyncio.run(replays(project, number))
+    return {
+        "stop": name,
+        "ahead_seconds": round(sum(done.passes), 2),
+        "seconds": round(seconds, 2),
+        "frozen_seconds": round(done.frozen_seconds, 2),
+        "bytes": sum(part.bytes for part in done.parts),
+        "parts": _figures(done),
+        "hashes": len(done.tables) + len(done.streams) + len(done.overlays),
+        "differ": list(done.missing),
+        **again,
+    }
+
+
+def _figures(done: ProjectMove) -> dict[str, dict[str, float]]:
+    return {
+        part.part: {"items": part.items, "moved": part.moved, "seconds": round(part.seconds, 2)} for part in done.parts
     }
 
 
@@ -168,6 +193,7 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             stop(project, "there", there, options.replays),
             stop(project, "back", back, options.replays),
             stop(project, "copied ahead", servers.fresh(), options.replays, ahead=True),
+            live_stop(project, "back, live", back, options.replays),
         ]
     finally:
         servers.remove()

@@ -22,6 +22,7 @@ from antiphon.gateway.http.engine_network import EngineNetwork
 from antiphon.services.engines import commands
 from antiphon.services.engines.joining import joining
 from antiphon.services.learning.weights_files import weights_files
+from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.feature_stores import FeatureStores
 from antiphon.services.project.store import Store
 
@@ -39,21 +40,24 @@ def main(arguments: list[str] | None = None) -> int:
     disk.make_private()
     logs.configure()
     try:
-        store = Store.open(options.project)
+        store = open_following(options.project, "engine")
+        watch = MoveWatch(store, "engine")
         try:
-            return _run(store, options, supervision)
+            code = _run(store, watch, options, supervision)
         finally:
             store.close()
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
+    watch.finish(supervision)
+    return code
 
 
-def _run(store: Store, options: argparse.Namespace, supervision: Supervision) -> int:
+def _run(store: Store, watch: MoveWatch, options: argparse.Namespace, supervision: Supervision) -> int:
     network = (
         EngineNetwork.of(options.listen, store.settings.engine, "engine", store.paths.root) if options.listen else None
     )
-    presence = partial(_stay, store, options, network)
+    presence = partial(_stay, store, watch, options, network)
     with closing(FeatureStores(store)) as stores:
         fetched = weights_files(store, stores.lake)
         return engine_process.run(
@@ -67,13 +71,15 @@ def _run(store: Store, options: argparse.Namespace, supervision: Supervision) ->
 
 async def _stay(
     store: Store,
+    watch: MoveWatch,
     options: argparse.Namespace,
     network: EngineNetwork | None,
     engine: LocalEngine,
     stop: asyncio.Event,
 ) -> None:
     """Take over new certificates, and be listed in the catalog, until ``stop``: who is listed no more drains."""
-    watching = None if network is None else asyncio.create_task(network.transport.watch())
+    beside = [asyncio.create_task(watch.run_until(stop))]
+    beside += [] if network is None else [asyncio.create_task(network.transport.watch())]
 
     def served() -> tuple[dict[str, str], dict[str, str], EngineLoad]:
         models = {model.name: model.fingerprint for model in engine.models()}
@@ -87,8 +93,8 @@ async def _stay(
             await listed.run_until(stop)
         await stop.wait()
     finally:
-        if watching is not None:
-            watching.cancel()
+        for task in beside:
+            task.cancel()
 
 
 if __name__ == "__main__":

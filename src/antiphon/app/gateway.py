@@ -25,10 +25,11 @@ from antiphon.core.supervision import Supervision, inherited_listeners
 from antiphon.durable.abandoned_runs import AbandonedRuns
 from antiphon.gateway.application import create_app
 from antiphon.gateway.http.transport_security import TransportSecurity, require_protection, tls_files
+from antiphon.operations.listening import listen
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.duties import Duties
 from antiphon.services.gateway_shares import PREFIX, GatewayShares
-from antiphon.services.project.store import Store
+from antiphon.services.moving.following import MoveWatch, engine_back, open_following
 
 if TYPE_CHECKING:
     import uvicorn
@@ -54,26 +55,28 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop
 
-        uvloop.run(_serve(options, supervision))
+        watch = uvloop.run(_serve(options, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.gateway").error("%s", error)
         return error.exit_code
+    watch.finish(supervision)
     return 0
 
 
-async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
-    store = await asyncio.to_thread(Store.open, options.project)
+async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveWatch:
+    store = await asyncio.to_thread(open_following, options.project, "gateway")
     logs.bound(store.paths.logs / f"{options.name}.log", store.settings.telemetry.bounds)
     telemetry.configure("gateway", store.traces, store.settings.telemetry.bounds)
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())
     store.renewer.start()
-    wired = ProcessServices(store, "gateway")
-    app = create_app(wired.gateway_services(confined=True))
     listening = store.settings.gateway
     if options.port is not None:
         listening = msgspec.structs.replace(listening, port=options.port)
+    listeners = inherited_listeners() or listen(listening.host, listening.port)
+    wired = ProcessServices(store, "gateway")
+    app = create_app(wired.gateway_services(confined=True))
     server = server_of(app, listening, transport)
     watching = None if transport is None else asyncio.create_task(_watch(transport, server))
     # What there is by now stays as long as the process: the collector need not look through it beside requests.
@@ -81,20 +84,29 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     gc.freeze()
     beating = asyncio.create_task(supervision.beat())
     stopped = asyncio.Event()
-    present = asyncio.create_task(_presence(wired, app).run_until(stopped))
+
+    def leave() -> None:
+        supervision.keep(listeners)
+        server.should_exit = True
+
+    watch = MoveWatch(store, "gateway", leave)
+    if store.waited:
+        await engine_back(wired.engine)
+    beside = [asyncio.create_task(one.run_until(stopped)) for one in (_presence(wired, app), watch)]
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)
     try:
-        await server.serve(inherited_listeners())
+        await server.serve(listeners)
     finally:
         beating.cancel()
         stopped.set()
-        await asyncio.gather(present, return_exceptions=True)
+        await asyncio.gather(*beside, return_exceptions=True)
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         await wired.close()
+    return watch
 
 
 def _presence(wired: ProcessServices, app: Starlette) -> Duties:

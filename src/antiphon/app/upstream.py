@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from antiphon.core import disk, logs, telemetry
@@ -23,7 +24,8 @@ from antiphon.gateway.http.engine_network import EngineNetwork
 from antiphon.services.engines.joining import fronting
 from antiphon.services.engines.remote_models import RemoteModelRecord, look_seconds
 from antiphon.services.engines.servers import server_of
-from antiphon.services.project.store import Store, open_store
+from antiphon.services.moving.following import MoveWatch, open_following
+from antiphon.services.project.store import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,15 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop
 
-        with open_store(options.project) as store:
-            uvloop.run(_serve(store, options, supervision))
+        with closing(open_following(options.project, "engine")) as store:
+            watch = MoveWatch(store, "engine")
+            uvloop.run(_serve(store, watch, options, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
+    watch.finish(supervision)
     return 0
 
 
-async def _serve(store: Store, options: argparse.Namespace, supervision: Supervision) -> None:
+async def _serve(store: Store, watch: MoveWatch, options: argparse.Namespace, supervision: Supervision) -> None:
     engine, paths, bounds = options.engine, store.paths, store.settings.telemetry.bounds
     name = engine_process(engine)
     logs.bound(paths.logs / f"{name}.log", bounds)
@@ -79,7 +83,7 @@ async def _serve(store: Store, options: argparse.Namespace, supervision: Supervi
     def ready() -> None:
         staying.append(asyncio.create_task(stay()))
 
-    around = [asyncio.create_task(supervision.beat())]
+    around = [asyncio.create_task(supervision.beat()), asyncio.create_task(watch.run_until(stop))]
     around += [] if network is None else [asyncio.create_task(network.transport.watch())]
     listener = None if network is None else network.listener
     try:

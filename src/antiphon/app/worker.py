@@ -39,6 +39,7 @@ from antiphon.services.learning.served_models import ServedModels
 from antiphon.services.learning.training import LearningPlatform, TrainingRecords
 from antiphon.services.learning.training_pauses import training_governance
 from antiphon.services.learning.weights_files import weights_files
+from antiphon.services.moving.following import MoveWatch, open_following
 from antiphon.services.project.store import Store
 from antiphon.services.rollouts import rollout_keeper
 from antiphon.services.workflows import APPLY
@@ -75,21 +76,23 @@ def main(arguments: list[str] | None = None) -> int:
     disk.make_private()
     logs.configure()
     try:
-        asyncio.run(_work(options.project, options.name, supervision))
+        watch = asyncio.run(_work(options.project, options.name, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.worker").error("%s", error)
         return error.exit_code
+    watch.finish(supervision)
     return 0
 
 
-async def _work(root: Path, own: str, supervision: Supervision) -> None:
-    store = Store.open(root)
+async def _work(root: Path, own: str, supervision: Supervision) -> MoveWatch:
+    store = open_following(root, "worker")
     logs.bound(store.paths.logs / f"{own}.log", store.settings.telemetry.bounds)
     name, process = f"{own}@{socket.gethostname()}", ProcessIdentity.own()
     telemetry.configure("worker", store.traces, store.settings.telemetry.bounds)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watch = MoveWatch(store, "worker")
     wired = ProcessServices(store, "worker")
     settings = store.settings.worker
     poll, doorbell = parse_duration(settings.poll).total_seconds(), store.database.doorbell
@@ -171,6 +174,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
         served,
         TrainingRecords(training, store.paths.run, store.database.clock),
         *training_governance(store, wired.engine, training, name, process),
+        watch,
     ]
     if settings.refresh:
         features = wired.features
@@ -184,6 +188,7 @@ async def _work(root: Path, own: str, supervision: Supervision) -> None:
     finally:
         beating.cancel()
         await wired.close()
+    return watch
 
 
 def _publication(store: Store, scope: Scope) -> int | None:

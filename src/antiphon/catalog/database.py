@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from antiphon.catalog import schema
 from antiphon.catalog.database_errors import BUSY_SECONDS, busy_error, translated_errors
 from antiphon.catalog.doorbell import Doorbell, NotificationChannel, Topic, ring_name
+from antiphon.catalog.moves import counted_moves, require_unmoved
 from antiphon.catalog.postgres_server import PostgresAccess, PostgresServer
 from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core.clock import Clock
@@ -99,6 +100,7 @@ class Database:
         self._connection: Connection | None = None
         self._gathered: list[tuple[Gather, Any]] = []
         self._rung: set[str] = set()
+        self._moves: int | None = None
         self.doorbell = Doorbell(backend.channel)
         self.codec = codec
         self.clock = clock or backend.clock
@@ -143,7 +145,7 @@ class Database:
 
         Raises:
             UnavailableError: another writer held the lock for :data:`BUSY_SECONDS`. StorageFullError: the disk is full.
-            CorruptionError: the file is damaged or no database.
+            CorruptionError: the file is damaged or no database. ProjectMovedError: as :meth:`require_unmoved`.
         """
         me = threading.get_ident()
         if self._writer == me:
@@ -160,6 +162,8 @@ class Database:
             self._writer = me
             with translated_errors(self.backend.translated), self.backend.writing() as connection:
                 self._connection = connection
+                if self._moves is not None:
+                    require_unmoved(connection, self._moves, self.backend.place)
                 yield connection
                 self._hand_over(connection)
                 rung = frozenset(self._rung)
@@ -262,6 +266,21 @@ class Database:
         """Change rows; returns how many."""
         with self.writing(within) as connection:
             return int(connection.execute(statement).rowcount)
+
+    def fence(self) -> None:
+        """Refuse write transactions once the project is moved from here (``catalog/moves.py``)."""
+        with self.read() as connection:
+            self._moves = counted_moves(connection)
+
+    def require_unmoved(self) -> None:
+        """Refuse what must not be acknowledged once the project was moved.
+
+        Raises:
+            ProjectMovedError: it was, since :meth:`fence`.
+        """
+        if self._moves is not None:
+            with self.read() as connection:
+                require_unmoved(connection, self._moves, self.backend.place)
 
     def revision(self) -> str | None:
         """The schema's revision in the file, ``None`` for an empty file."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import Progress, show, table
+from antiphon.cli.output import Progress, note, show, table
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _MOVED = (
     "antiphon.toml names the new stores; give every other host the same ones before it starts. The old stores still "
     "hold what they held, and may be removed."
 )
+_MOVED_LIVE = "antiphon.toml names the new stores. The old stores still hold what they held, and may be removed."
 _WHERE = "or `embedded` for the project's folder."
 
 
@@ -38,27 +40,46 @@ def migrate(
     ahead: Annotated[
         bool, typer.Option("--ahead", help="Copy while the project runs, so that the move itself is short.")
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Move the project while it runs: its processes wait for a moment and go on there."),
+    ] = False,
+    freeze_at_most: Annotated[
+        str, typer.Option(metavar="DURATION", help="With --live: longer than this, and everything goes on as before.")
+    ] = "10s",
     leave_lost: Annotated[
         bool, typer.Option("--leave-lost", help="Move without files that the project has lost already.")
     ] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Move the project to other stores, compared by hash, while it is stopped; what was cut off goes on. The way back
-    is the same command. antiphon.toml is changed at the end; credentials stay in the variables that it names."""
+    """Move the project to other stores, compared by hash, while it is stopped, or with --live while it runs; what was
+    cut off goes on. The way back is the same command. antiphon.toml is changed at the end; credentials stay in the
+    variables that it names."""
+    from antiphon.services.moving.live import move_live, plan_live
     from antiphon.services.moving.project import copy_ahead, move, plan
 
+    seconds = parse_duration(freeze_at_most).total_seconds()
+    if live and ahead:
+        raise InvalidInputError(
+            "A live move copies ahead by itself.", where="--ahead", next_step="Leave one of --live and --ahead out."
+        )
     text = _requested(project, to, {"catalog": catalog, "lake": lake, "online": online, "log": log, "files": files})
     if dry_run:
-        show(planned := plan(project, text), as_json, lambda: _lines(planned))
+        show(planned := plan_live(project, text) if live else plan(project, text), as_json, lambda: _lines(planned))
         return
     with Progress() as progress:
 
         def tell(what: str, done: int, total: int) -> None:
             progress(done, total, what)
 
-        moved = copy_ahead(project, text, tell) if ahead else move(project, text, tell, leave_lost=leave_lost)
-    show(moved, as_json, lambda: _lines(moved), _AHEAD if ahead else _MOVED)
+        if live:
+            moved = move_live(project, text, tell, leave_lost=leave_lost, freeze_at_most=seconds)
+        else:
+            moved = copy_ahead(project, text, tell) if ahead else move(project, text, tell, leave_lost=leave_lost)
+    show(moved, as_json, lambda: _lines(moved), _AHEAD if ahead else _MOVED_LIVE if live else _MOVED)
+    if moved.missing:
+        note(f"Not back yet: {', '.join(moved.missing)}. Their logs say why; the project is in the new stores.")
 
 
 def _requested(project: Path, to: Path | None, urls: dict[str, str | None]) -> str:
@@ -89,4 +110,10 @@ def _lines(moved: ProjectMove) -> str:
     ]
     lost = [f"{len(moved.lost)} files are lost and were left: {', '.join(moved.lost[:3])} …"] if moved.lost else []
     frozen = [f"Nothing could be written for {moved.frozen_seconds:.1f} s."] if moved.frozen_seconds else []
-    return "\n".join([table(head, rows, "The project was moved already."), *lost, *frozen])
+    begun = [f"Begun again: {', '.join(moved.processes)}."] if moved.processes and moved.frozen_seconds else []
+    if moved.processes and not moved.frozen_seconds:
+        expected = (
+            "is known after a copy --ahead" if moved.expected_seconds is None else f"{moved.expected_seconds:.1f} s"
+        )
+        begun = [f"Would begin again: {', '.join(moved.processes)}. The freeze, about: {expected}."]
+    return "\n".join([table(head, rows, "The project was moved already."), *lost, *frozen, *begun])

@@ -53,9 +53,9 @@ def engine(
     """Serve models in this process, until it is stopped: this project's own, or a server's."""
     from antiphon.definitions.degradation import MAIN, engine_process
     from antiphon.services.engines import commands, sections
-    from antiphon.services.project.store import Store
+    from antiphon.services.moving.following import open_following
 
-    store = Store.open(project)
+    store = open_following(project, "engine")
     try:
         if standby is not None or sections.upstreams(store.settings)[:1] == [MAIN]:
             name = engine_process(standby or MAIN)

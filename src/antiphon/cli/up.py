@@ -33,9 +33,9 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Run engine, gateway and worker; restart what dies; Ctrl-C drains them, a second Ctrl-C kills them."""
-    from antiphon.services.project.store import Store
+    from antiphon.services.moving.following import open_following
 
-    store = Store.open(project)
+    store = open_following(project, "worker")
     try:
         if store.protection.warning:
             note(store.protection.warning)

@@ -231,6 +231,10 @@ class UnavailableError(AntiphonError):
     retry_after = 1.0
 
 
+class ProjectMovedError(UnavailableError):
+    """The project's stores are others by now than those that this process has open; it begins again with them."""
+
+
 class StorageFullError(UnavailableError):
     """A disk, or a quota of one, has no room for what must be written."""
 

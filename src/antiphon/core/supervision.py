@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +34,7 @@ class Supervision:
 
     def __init__(self, end: socket.socket | None) -> None:
         self._end = end
+        self._kept: list[socket.socket] = []
 
     @classmethod
     def inherited(cls) -> Supervision:
@@ -56,6 +58,20 @@ class Supervision:
                 with suppress(BlockingIOError):  # Unread signs of life fill the socket: one more says nothing.
                     self._end.send(b".", socket.MSG_DONTWAIT)
             await asyncio.sleep(BEAT_SECONDS)
+
+    def keep(self, listeners: list[socket.socket]) -> None:
+        """Have these sockets go on listening when this process begins again: connections wait in them meanwhile."""
+        self._kept = [one.dup() for one in listeners]
+
+    def begin_again(self) -> None:
+        """Run this process's command anew in its place; a supervisor does so itself, once it has ended."""
+        if self._end is not None:
+            return
+        for listener in self._kept:
+            listener.set_inheritable(True)
+        if self._kept:
+            os.environ[LISTENERS] = ",".join(str(one.fileno()) for one in self._kept)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def inherited_listeners() -> list[socket.socket] | None:

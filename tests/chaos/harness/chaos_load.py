@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -48,6 +50,8 @@ class Load:
         self.pushed: set[str] = set()
         self.jobs: list[OrderedJob] = []
         self.refreshes = 0
+        self.longest = 0.0
+        """Seconds that the slowest request has taken so far."""
         self.broken_off: list[str] = []
 
     async def __aenter__(self) -> Load:
@@ -145,9 +149,10 @@ class Load:
         if minimum is not None:
             body["minimum_publication"] = minimum
         try:
-            if stream:
-                return await self._streamed(body, minimum)
-            response = await self._client.post(self._at("/v1/chat/completions"), json=body)
+            with self._timed():
+                if stream:
+                    return await self._streamed(body, minimum)
+                response = await self._client.post(self._at("/v1/chat/completions"), json=body)
         except (httpx2.HTTPError, json.JSONDecodeError) as error:  # also an event that was cut off in the middle
             self._broke_off("a question", error)
             return None
@@ -237,7 +242,8 @@ class Load:
 
     async def _post(self, what: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            response = await self._client.post(self._at(path), json=body)
+            with self._timed():
+                response = await self._client.post(self._at(path), json=body)
         except httpx2.HTTPError as error:
             self._broke_off(what, error)
             return None
@@ -251,6 +257,14 @@ class Load:
     def unanswered(self) -> int:
         """The number of requests that were not answered to their end."""
         return len(self.broken_off)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.longest = max(self.longest, time.monotonic() - began)
 
     def _broke_off(self, what: str, why: object) -> None:
         self.broken_off.append(f"{what}: {why!r}")

@@ -96,11 +96,11 @@ async def run(root: Path, *, kills: int, seed: int, engine: str, say: TextIO | N
                 load.stop()
                 await asyncio.wait_for(clients, 60)
             settled = await load.settle()
-        left = await asyncio.to_thread(_drain, project, supervisor)
-        found = _evidence(project, load, settled, left)
+        left = await asyncio.to_thread(drained, project, supervisor)
+        found = evidence_of(project, load, settled, left)
     finally:
         if supervisor.poll() is None:
-            await asyncio.to_thread(_drain, project, supervisor)
+            await asyncio.to_thread(drained, project, supervisor)
         log.close()
     return Report(
         engine=engine,
@@ -163,7 +163,7 @@ def _pid(project: ChaosProject, name: str) -> int:
     return int(json.loads((project.directory / "run" / f"{name}.pid").read_bytes())["pid"])
 
 
-def _drain(project: ChaosProject, supervisor: subprocess.Popen[bytes]) -> tuple[str, ...]:
+def drained(project: ChaosProject, supervisor: subprocess.Popen[bytes]) -> tuple[str, ...]:
     """Ask the supervisor to end; what still runs afterwards."""
     pids = {}
     for name in VICTIMS:
@@ -190,7 +190,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _evidence(project: ChaosProject, load: Load, settled: dict[str, str], left: tuple[str, ...]) -> Evidence:
+def evidence_of(project: ChaosProject, load: Load, settled: dict[str, str], left: tuple[str, ...]) -> Evidence:
+    """Everything that is to be found of a project whose stores are in its folder, once nothing runs."""
     catalog = chaos_evidence.read_catalog(project.directory)
     jobs = tuple(load.jobs)
     return Evidence(

@@ -240,6 +240,10 @@ class StreamHomes:
             (Scope(row.tenant, row.environment), row.stream, StreamHome(row.log, int(row.end_offset))) for row in rows
         ]
 
+    def require_unmoved(self) -> None:
+        """Refuse what another log took once the project was moved; raises as :meth:`.Database.require_unmoved`."""
+        self._database.require_unmoved()
+
     def elsewhere(self) -> list[tuple[Scope, str]]:
         """Every stream whose events are not in the catalog."""
         return [(scope, stream) for scope, stream, home in self.all() if home.log is not None]

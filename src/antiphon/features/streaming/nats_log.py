@@ -99,6 +99,7 @@ class NatsEventLog:
         end = state.end
         if messages:
             end = max(end, self._server.publish(_name(scope, stream), list(messages.items())))
+        self._homes.require_unmoved()
         self._remember(scope, stream, state, end)
         return end
 

@@ -1,8 +1,9 @@
 """Moves a project's catalog between a file and a server, in either direction.
 
 Invariants:
-- The source is one committed state, read in one transaction, and is never changed but for a last row that says where it
-  went: from then on no process opens it, so that two catalogs cannot both go on.
+- The source is one committed state, read in one transaction, and is never changed but for last rows that say where it
+  went: from then on no process opens it, and none that has it open writes to it, so that two catalogs cannot both go
+  on. That transaction decides the move; what is left after it is to remove one mark from a target that is whole.
 - A target that is not complete says so, and no process opens it. What it holds from a move that was cut off, or from a
   copy made ahead while the project served, is brought up to date: rows that differ are written, the others are not.
 - Every table is compared row by row before the source is left: what differs ends the move, and both stay as they are.
@@ -24,10 +25,12 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.dialect import upsert
+from antiphon.catalog.moves import MOVES, count_move
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import ANY
+from antiphon.operations.processes import ProcessIdentity
 from antiphon.services.moving.marks import (
     MOVED_TO,
     MOVING_FROM,
@@ -76,13 +79,10 @@ class CatalogMove:
         if self._here == self._there:
             raise InvalidInputError("The catalog is there already.", where=self._there)
         target.migrate()
-        self._resumed = read_marks(target).get(MOVING_FROM) == self._here
-        self._left = self._resumed and read_marks(source).get(MOVED_TO) == self._there
-        if not self._left:  # Else all but the end was done.
-            require_present(source)
+        require_present(source)
         if not ahead:
             require_unused(source)
-        if not self._resumed:
+        if read_marks(target).get(MOVING_FROM) != self._here:
             self._begin()
 
     def copy(self, tell: Tell = lambda *_: None, without: Collection[sa.Table] = ()) -> None:
@@ -92,12 +92,21 @@ class CatalogMove:
             self._bring(reading, _tables(without), tell)
 
     def switch(
-        self, change: Callable[[Connection], object] = lambda connection: None, without: Collection[sa.Table] = ()
+        self,
+        change: Callable[[Connection], object] = lambda connection: None,
+        without: Collection[sa.Table] = (),
+        decide: Callable[[Connection], object] = lambda connection: None,
+        tell: Callable[[int, int], object] = lambda *_: None,
     ) -> tuple[MovedTable, ...]:
-        """Compare every table, leave the source, and let the target count, changed in the same transaction.
+        """Compare every table, change the target, leave the source, and let the target count.
 
-        Nothing is written to the source between the comparison and its last row: they are one transaction, and it has
+        Nothing is written to the source between the comparison and its last rows: they are one transaction, and it has
         one writer.
+
+        Args:
+            change: in a transaction of the target, while nothing opens it yet.
+            decide: in the transaction that leaves the source; what it raises leaves everything as it was.
+            tell: takes the rows of a table that were compared.
 
         Raises:
             CorruptionError: what was written is not what is there to be read; the source stays in use.
@@ -106,14 +115,14 @@ class CatalogMove:
         with self._source.transaction() as reading:
             require_unused(self._source)
             with self._target.read() as written:
-                tables = tuple(_compared(reading, written, table) for table in _tables(without))
-            if not self._left:
-                set_marks(reading, {MOVED_TO: self._there})
-        marks = {name: place for name, place in read_marks(self._source).items() if name != MOVED_TO}
-        with self._target.transaction() as connection:
-            set_marks(connection, marks)
-            change(connection)
-            remove_marks(connection, MOVING_FROM)
+                tables = tuple(_compared(reading, written, table, tell) for table in _tables(without))
+            with self._target.transaction() as connection:
+                set_marks(connection, read_marks(self._source))
+                change(connection)
+            decide(reading)
+            set_marks(reading, {MOVED_TO: self._there})
+            count_move(reading, self._there)
+        end_move(self._here, self._target)
         return tables
 
     def _begin(self) -> None:
@@ -129,8 +138,9 @@ class CatalogMove:
         if not empty:
             target.backend.back_up(schema.REVISION)
         with target.transaction() as connection:
-            connection.execute(sa.delete(_leases).where(OWN))
+            connection.execute(sa.delete(_leases).where(OWN, _leases.c.name != MOVES))
             set_marks(connection, {MOVING_FROM: self._here})
+            count_move(connection, self._there)
 
     def _empty(self, tables: Collection[sa.Table]) -> None:
         with self._target.transaction() as connection:
@@ -174,16 +184,31 @@ class CatalogMove:
         return surplus
 
 
+def end_move(source: str, target: Database) -> None:
+    """Let a target count whose source was left; doing it again changes nothing."""
+    if read_marks(target).get(MOVING_FROM) == source:
+        with target.transaction() as connection:
+            remove_marks(connection, MOVING_FROM)
+
+
+def living_leases(database: Database) -> list[tuple[str, str]]:
+    """Leases by name with their holders, on whatever machine, but for those whose process is known to have ended, and
+    pauses of trainings, which are no process's."""
+    own, lasting = ProcessIdentity.own(), _leases.c.until >= database.clock.now()
+    others = _leases.c.environment != ANY, sa.not_(_leases.c.name.startswith("training/"))
+    living = sa.select(_leases.c.name, _leases.c.holder).where(lasting, *others)
+    return sorted((row.name, row.holder) for row in database.rows(living) if not own.has_ended(row.holder))
+
+
 def require_unused(database: Database) -> None:
     """Refuse a catalog that processes work with, on whatever machine.
 
     Raises:
         ConflictError: some do.
     """
-    living = sa.select(_leases.c.name).where(_leases.c.environment != ANY, _leases.c.until >= database.clock.now())
-    if (names := sorted(row.name for row in database.rows(living))) != []:
+    if living := living_leases(database):
         raise ConflictError(
-            f"Processes work with this catalog: {', '.join(names)}.",
+            f"Processes work with this catalog: {', '.join(name for name, _ in living)}.",
             where=database.backend.place,
             next_step="Stop them on every machine; one that was killed is forgotten within a minute.",
         )
@@ -232,12 +257,15 @@ def _key(table: sa.Table, row: sa.Row[Any]) -> _Key:
     return tuple(row._mapping[key] for key in table.primary_key.columns)
 
 
-def _compared(reading: Connection, written: Connection, table: sa.Table) -> MovedTable:
+def _compared(
+    reading: Connection, written: Connection, table: sa.Table, tell: Callable[[int, int], object]
+) -> MovedTable:
     """Compare by turns: a server ends a write transaction that is silent for long."""
     ours, theirs = _TableDigest(), _TableDigest()
     for one, other in zip_longest(_batches(reading, table, None), _batches(written, table, None), fillvalue=()):
         ours.add(one)
         theirs.add(other)
+        tell(theirs.rows, ours.rows)
     if ours.hex != theirs.hex:
         raise CorruptionError(
             f"The table {table.name} differs: {ours.rows} rows were read and {theirs.rows} written.",

@@ -7,13 +7,13 @@ counts when its place is the marked one, or none is marked. A project whose sett
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.moves import FOREVER
 from antiphon.core.errors import SetupError
 from antiphon.core.scope import ANY
 from antiphon.core.settings import Settings
@@ -21,10 +21,10 @@ from antiphon.core.settings import Settings
 MOVED_TO, MOVING_FROM = "moved to", "moving from"
 EMBEDDED = "the project's folder"
 
-_FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 _leases = schema.leases
 OWN = (_leases.c.tenant == ANY) & (_leases.c.environment == ANY)
-"""Marks lie in the table of leases, as rows of no tenant and environment."""
+"""Marks lie in the table of leases, as rows of no tenant and environment. Those of places have no detail, unlike the
+count of moves and what belongs to a live move (``order.py``)."""
 
 
 def store_places(settings: Settings) -> dict[str, str]:
@@ -67,14 +67,15 @@ def require_present(database: Database, places: Mapping[str, str] | None = None)
 
 def read_marks(database: Database) -> dict[str, str]:
     """The place that each mark names."""
-    return {row.name: row.holder for row in database.rows(sa.select(_leases.c.name, _leases.c.holder).where(OWN))}
+    marks = sa.select(_leases.c.name, _leases.c.holder).where(OWN, _leases.c.detail.is_(None))
+    return {row.name: row.holder for row in database.rows(marks)}
 
 
 def set_marks(connection: Connection, marks: Mapping[str, str]) -> None:
     """Replace the marks of these names, in a write transaction."""
     connection.execute(sa.delete(_leases).where(OWN, _leases.c.name.in_(list(marks))))
     for name, place in marks.items():
-        row = {"tenant": ANY, "environment": ANY, "name": name, "holder": place, "epoch": 1, "until": _FOREVER}
+        row = {"tenant": ANY, "environment": ANY, "name": name, "holder": place, "epoch": 1, "until": FOREVER}
         connection.execute(sa.insert(_leases).values(row))
 
 

@@ -1,15 +1,17 @@
 """Moves a project to other stores: ``move`` is the whole of it, from top to bottom.
 
 Invariants: until the switch the project's stores are only read, and what was copied is gone on with by the next move.
-The switch is one transaction of the catalog that counts afterwards: it holds the marks of all stores and the homes of
-all streams. The settings file is replaced last; a project that still has the old one is refused by the marks.
+The switch is one transaction of the catalog that counts before it. If the catalog moves, the target has the marks of
+all stores and the homes of all streams by then, and nothing opens it before; else they are in that transaction. The
+settings file is replaced last; a project that still has the old one is refused by the marks. ``live.py`` moves a
+project that runs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +22,22 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.features.events import EventLog, StreamHomes
 from antiphon.catalog.learning.models import ModelVersion
-from antiphon.core import settings
-from antiphon.core.errors import CorruptionError, InvalidInputError
+from antiphon.catalog.moves import count_move
+from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.content import Lake
 from antiphon.features.online.overlay_records import view_prefix
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.operations.preflight import directory_lock
-from antiphon.services.batches import file_contents
 from antiphon.services.moving import settings_file
-from antiphon.services.moving.catalog import CatalogMove, MovedTable, require_unused
+from antiphon.services.moving.catalog import CatalogMove, MovedTable, end_move, require_unused
 from antiphon.services.moving.files import CheckedFiles, MovedFiles, copy_files, copy_models, missing
 from antiphon.services.moving.log import MovedStream, copy_stream
-from antiphon.services.moving.marks import (
-    MOVED_TO,
-    MOVING_FROM,
-    read_marks,
-    require_present,
-    set_marks,
-    store_places,
-)
+from antiphon.services.moving.marks import MOVED_TO, read_marks, require_present, set_marks, store_places
 from antiphon.services.moving.online import MovedOverlay, build_snapshots, copy_overlay, needed_snapshots
-from antiphon.services.project.feature_stores import FeatureStores
-from antiphon.services.project.store import Store
+from antiphon.services.moving.order import MoveOrder, MoveOrders
+from antiphon.services.moving.sides import Side, moving_parts, sides
 
 Tell = Callable[[str, int, int], object]
 """Takes what is moved, how much of it is done, and how much there is."""
@@ -72,7 +66,10 @@ class ProjectMove(msgspec.Struct, frozen=True):
     Attributes:
         tables, streams, overlays: what was compared on both sides, with its digest.
         lost: files that the source had lost before.
-        frozen_seconds: how long the project could not be written to.
+        frozen_seconds: how long the project could not be written to; of a live move, how long no gateway took requests.
+        expected_seconds: how long that would last, as far as a copy ahead has shown.
+        processes: those that a live move has had, or would have, begin again; ``missing`` are not back yet.
+        passes: seconds of each copy ahead of the freeze.
     """
 
     parts: tuple[MovedPart, ...] = ()
@@ -81,34 +78,10 @@ class ProjectMove(msgspec.Struct, frozen=True):
     overlays: tuple[MovedOverlay, ...] = ()
     lost: tuple[str, ...] = ()
     frozen_seconds: float = 0.0
-
-
-class Side:
-    """The stores of one project under one of its two settings."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.features = FeatureStores(store)
-        self.contents = file_contents(store)
-
-    @property
-    def places(self) -> dict[str, str]:
-        """Part to where it is."""
-        section = self.store.settings.features
-        return {
-            "catalog": self.store.backend.place,
-            "lake": section.lake or settings_file.EMBEDDED,
-            "models": section.lake or settings_file.EMBEDDED,
-            "files": self.store.settings.batch.files or settings_file.EMBEDDED,
-            "online": section.online or settings_file.EMBEDDED,
-            "log": section.log or settings_file.EMBEDDED,
-        }
-
-    def close(self) -> None:
-        """Close what was opened."""
-        self.features.close()
-        self.contents.close()
-        self.store.close()
+    expected_seconds: float | None = None
+    processes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    passes: tuple[float, ...] = ()
 
 
 def copy_ahead(root: Path, text: str, tell: Tell = lambda *_: None) -> ProjectMove:
@@ -117,19 +90,35 @@ def copy_ahead(root: Path, text: str, tell: Tell = lambda *_: None) -> ProjectMo
     Raises:
         As :func:`move`, but for processes that have the project open.
     """
-    with _sides(root, text) as (source, target):
-        moving, parts = _moving(source, target), list[MovedPart]()
-        lost = _copy_files(source, target, moving, parts, tell)
-        if "catalog" in moving:
-            catalog = CatalogMove(source.store.database, target.store.database, ahead=True)
-            _, spent = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
-            parts.append(_part("catalog", source, target, catalog.written, catalog.written, 0, spent))
-        if "log" in moving:
-            parts.append(_copy_log(source, target, tell)[0])
-        if "online" in moving:
-            (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
-            parts.append(_part("online", source, target, snapshots, built, 0, spent))
-        return ProjectMove(tuple(parts), lost=tuple(lost))
+    with sides(root, text) as (source, target):
+        return ahead_pass(source, target, tell)
+
+
+def ahead_pass(source: Side, target: Side, tell: Tell) -> ProjectMove:
+    """As :func:`copy_ahead`, between stores that are open; its seconds are remembered until the move."""
+    began = time.monotonic()
+    moving, parts = moving_parts(source, target), list[MovedPart]()
+    lost = _copy_files(source, target, moving, parts, tell)
+    if "catalog" in moving:
+        catalog = CatalogMove(source.store.database, target.store.database, ahead=True)
+        _, spent = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
+        parts.append(_part("catalog", source, target, catalog.written, catalog.written, 0, spent))
+    if "log" in moving:
+        parts.append(_copy_log(source, target, tell)[0])
+    if "online" in moving:
+        (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
+        parts.append(_part("online", source, target, snapshots, built, 0, spent))
+    seconds = time.monotonic() - began
+    _seconds_file(source).write_text(f"{seconds:.3f}", encoding="ascii")
+    return ProjectMove(tuple(parts), lost=tuple(lost), passes=(seconds,))
+
+
+def remembered_pass(source: Side) -> float | None:
+    """Seconds of the last copy ahead, if one was made since the last move."""
+    try:
+        return float(_seconds_file(source).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def move(root: Path, text: str, tell: Tell = lambda *_: None, *, leave_lost: bool = False) -> ProjectMove:
@@ -146,54 +135,70 @@ def move(root: Path, text: str, tell: Tell = lambda *_: None, *, leave_lost: boo
         UnavailableError: a store is away or full.
     """
     began = time.monotonic()
-    with _sides(root, text) as (source, target), directory_lock(source.store.paths.run):
-        moving = _moving(source, target)
-        if _switched(source, target):
-            settings_file.replace(root, text)
+    with sides(root, text) as (source, target), directory_lock(source.store.paths.run):
+        moving_parts(source, target)
+        if ended(root, text, source, target):
             return ProjectMove()
         require_unused(source.store.database)
-        parts: list[MovedPart] = []
-        lost = _copy_files(source, target, moving, parts, tell)
-        _require_whole(lost, leave_lost)
-        catalog = CatalogMove(source.store.database, target.store.database) if "catalog" in moving else None
-        copying = 0.0
-        if catalog is not None:
-            _, copying = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
-        streams: list[MovedStream] = []
-        if "log" in moving:
-            part, streams = _copy_log(source, target, tell)
-            parts.append(part)
-        overlays: list[MovedOverlay] = []
-        if "online" in moving:
-            (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
-            overlays, more = _timed(_copy_overlays, source, target)
-            events, copied = sum(one.events for one in overlays), sum(one.copied for one in overlays)
-            parts.append(_part("online", source, target, snapshots + events, built + copied, 0, spent + more))
+        moved = last_pass(root, text, source, target, tell, leave_lost=leave_lost)
+        return msgspec.structs.replace(moved, frozen_seconds=time.monotonic() - began)
 
-        def change(connection: Connection) -> None:
-            set_marks(connection, store_places(target.store.settings))
-            for one in streams:
-                StreamHomes(target.store.database).switch(connection, one.scope, one.stream, one.home)
 
-        tables: tuple[MovedTable, ...] = ()
-        if catalog is not None:
-            tables, spent = _timed(catalog.switch, change, _elsewhere(moving))
-            rows = sum(table.rows for table in tables)
-            parts.append(_part("catalog", source, target, rows, catalog.written, 0, copying + spent))
-        else:
+def last_pass(
+    root: Path, text: str, source: Side, target: Side, tell: Tell, *, leave_lost: bool, order: MoveOrder | None = None
+) -> ProjectMove:
+    """Copy what is left, compare it, and switch; nothing may write to the source meanwhile. Raises as :func:`move`.
+
+    Args:
+        order: of a live move, which must still stand at the switch.
+    """
+    moving, parts = moving_parts(source, target), list[MovedPart]()
+    lost = _copy_files(source, target, moving, parts, tell)
+    _require_whole(lost, leave_lost)
+    catalog = None
+    if "catalog" in moving:
+        catalog = CatalogMove(source.store.database, target.store.database)
+        _, copying = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
+    streams: list[MovedStream] = []
+    if "log" in moving:
+        part, streams = _copy_log(source, target, tell)
+        parts.append(part)
+    overlays: list[MovedOverlay] = []
+    if "online" in moving:
+        (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
+        overlays, more = _timed(_copy_overlays, source, target)
+        events, copied = sum(one.events for one in overlays), sum(one.copied for one in overlays)
+        parts.append(_part("online", source, target, snapshots + events, built + copied, 0, spent + more))
+
+    def change(connection: Connection) -> None:
+        set_marks(connection, store_places(target.store.settings))
+        for one in streams:
+            StreamHomes(target.store.database).switch(connection, one.scope, one.stream, one.home)
+
+    def decide(connection: Connection) -> None:
+        _require_ends(source, streams)
+        MoveOrders(source.store).decide(connection, order)
+
+    tables: tuple[MovedTable, ...] = ()
+    if catalog is not None:
+        tables, spent = _timed(catalog.switch, change, _elsewhere(moving), decide, _telling(tell, "rows compared"))
+        rows = sum(table.rows for table in tables)
+        parts.append(_part("catalog", source, target, rows, catalog.written, 0, copying + spent))
+    else:
+        with source.store.database.transaction() as connection:
             require_unused(source.store.database)
-            with target.store.database.transaction() as connection:
-                change(connection)
-        settings_file.replace(root, text)
-        CheckedFiles.forget(source.store.paths.run)
-        frozen = time.monotonic() - began
-        return ProjectMove(tuple(parts), tables, tuple(streams), tuple(overlays), tuple(lost), frozen)
+            decide(connection)
+            change(connection)
+            count_move(connection, source.store.backend.place)
+    settings_file.replace(root, text)
+    CheckedFiles.forget(source.store.paths.run)
+    return ProjectMove(tuple(parts), tables, tuple(streams), tuple(overlays), tuple(lost))
 
 
 def plan(root: Path, text: str) -> ProjectMove:
     """Tell what a move would write, without writing; raises as :func:`move`, for what can be seen before."""
-    with _sides(root, text, dry=True) as (source, target):
-        moving = _moving(source, target)
+    with sides(root, text, dry=True) as (source, target):
+        moving = moving_parts(source, target)
         parts = []
         for part, ours, theirs in _file_stores(source, target):
             if part in moving:
@@ -214,44 +219,13 @@ def plan(root: Path, text: str) -> ProjectMove:
         return ProjectMove(tuple(parts), lost=tuple(_lost(source)) if moving & {"lake", "online"} else ())
 
 
-@contextmanager
-def _sides(root: Path, text: str, *, dry: bool = False) -> Iterator[tuple[Side, Side]]:
-    before, paths = settings.load(root)
-    after = settings.parse(text.encode(), root / settings.FILE_NAME)
-    settings_file.require_stores_alone(before, after)
-    with ExitStack() as stack:
-        source = stack.enter_context(closing(Side(Store.open(root, moved=True))))
-        paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-        there = Store(after, paths)
-        if dry or there.backend.place == source.store.backend.place:
-            there.database = source.store.database
-        there.database.codec = source.store.database.codec
-        target = stack.enter_context(closing(Side(there)))
-        target.features.describe()  # Before anything is copied: what does not answer, or is not named well.
-        yield source, target
-
-
-def _moving(source: Side, target: Side) -> set[str]:
-    """The parts whose places differ."""
-    there = target.places
-    moving = {part for part, place in source.places.items() if there[part] != place}
-    if not moving:
-        raise InvalidInputError(
-            "Every store is there already.",
-            where=settings.FILE_NAME,
-            next_step="Name another URL than the settings do; ANTIPHON_SECTION__FIELD in the environment counts more "
-            "than the file.",
-        )
-    return moving
-
-
-def _switched(source: Side, target: Side) -> bool:
-    """Tell whether an earlier move did all but replace the settings file."""
+def ended(root: Path, text: str, source: Side, target: Side) -> bool:
+    """End a move that was decided and then cut off; tell whether there is one."""
     if read_marks(source.store.database).get(MOVED_TO) != target.places["catalog"]:
         return False
-    if MOVING_FROM in read_marks(target.store.database):
-        return False
+    end_move(source.places["catalog"], target.store.database)
     require_present(target.store.database, store_places(target.store.settings))
+    settings_file.replace(root, text)
     return True
 
 
@@ -339,6 +313,17 @@ def _copy_log(source: Side, target: Side, tell: Tell) -> tuple[MovedPart, list[M
     return _part("log", source, target, events, copied, 0, time.monotonic() - began), streams
 
 
+def _require_ends(source: Side, streams: list[MovedStream]) -> None:
+    """Refuse a switch when a stream has grown since it was copied: by a process that hung and was taken for ended."""
+    for one in streams:
+        if source.store.events.end(one.scope, one.stream) != one.events:
+            raise ConflictError(
+                "Events were appended while nothing was to be written.",
+                where=f"stream {one.stream}",
+                next_step="The project stays where it is; run `antiphon migrate` again.",
+            )
+
+
 def _build_snapshots(source: Side, target: Side, tell: Tell, lost: list[str]) -> tuple[int, int]:
     there = built = 0
     for scope in _scopes(source):
@@ -367,6 +352,10 @@ def _copy_overlays(source: Side, target: Side) -> list[MovedOverlay]:
 def _elsewhere(moving: set[str]) -> list[sa.Table]:
     """Tables that a copy of the catalog leaves out: events that move between a log server and the catalog."""
     return [schema.events] if "log" in moving else []
+
+
+def _seconds_file(source: Side) -> Path:
+    return source.store.paths.run / f"{CheckedFiles.PREFIX}seconds"  # Forgotten with the files that were checked.
 
 
 def _rows_telling(tell: Tell) -> Callable[[str, int, int], object]:

@@ -62,6 +62,9 @@ class Store:
     protection: Protection
     """Mode of encryption of payloads."""
 
+    waited = False
+    """True when this process waited for the end of a live move before it opened the stores."""
+
     blobs = _repository(Blobs)
     applied = _repository(AppliedProjects)
     definitions = _repository(DefinitionVersions)
@@ -119,6 +122,7 @@ class Store:
             store.required_files.require_catalog()
             store.database.migrate()
             if not moved:
+                store.database.fence()
                 require_present(store.database, store_places(store.settings))
         except BaseException:
             store.close()

@@ -22,12 +22,19 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.catalog.serving.answers import Answers
 from antiphon.catalog.serving.blobs import Blobs
 from antiphon.catalog.serving.receipts import Receipts
-from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, SetupError
+from antiphon.core.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    ProjectMovedError,
+    SetupError,
+)
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit.log import AuditLog
 from antiphon.governance.audit.verification import verify
-from antiphon.services.moving.catalog import CatalogMove, MovedTable, Tell
-from antiphon.services.moving.marks import read_marks, require_present
+from antiphon.services.moving.catalog import CatalogMove, MovedTable, Tell, digests, end_move
+from antiphon.services.moving.marks import read_marks, require_present, set_marks
 
 SECRET = bytes(range(32))
 
@@ -140,13 +147,51 @@ def test_a_move_that_was_killed_before_its_last_row_is_ended_by_the_next(
         patched.setattr(Database, "transaction", dies_at_the_end)
         with pytest.raises(KeyboardInterrupt):
             move(source, target)
-    for left in (source, target):  # Neither is used before it is decided.
+    for left in (source, target):  # The source is left, and one mark is still on the target.
         with pytest.raises(SetupError):
             require_present(left)
-    assert hashes(move(source, target))["receipts"][0] == 2_500
-    require_present(target)
+    for _ in range(2):
+        end_move(source.backend.place, target)
+        require_present(target)
+    assert hashes(digests(target))["receipts"][0] == 2_500
     with pytest.raises(SetupError, match="was moved to"):
         move(source, Database.open(f"sqlite:///{source.path.parent}/third.db"))
+
+
+def test_a_move_that_is_not_decided_changes_nothing_that_counts(source: Database, target: Database) -> None:
+    def refuses(connection: Connection) -> None:
+        raise ConflictError("The freeze is over.")
+
+    under_way = CatalogMove(source, target)
+    under_way.copy()
+    with pytest.raises(ConflictError):
+        under_way.switch(lambda connection: set_marks(connection, {"lake of it": "s3://lake"}), decide=refuses)
+    require_present(source)
+    with pytest.raises(SetupError, match="has not ended"):
+        require_present(target)
+    assert hashes(move(source, target))["receipts"][0] == 2_500
+
+
+def test_a_process_that_had_a_catalog_open_writes_nothing_after_it_was_left(source: Database, target: Database) -> None:
+    def opened(database: Database) -> Database:
+        process = Database.open(database.backend.url)
+        process.fence()
+        Runs(process).submit(DEV, "refresh", {})
+        return process
+
+    def refuses(process: Database) -> None:
+        with pytest.raises(ProjectMovedError):
+            Runs(process).submit(DEV, "refresh", {})
+
+    first = opened(source)
+    move(source, target)
+    refuses(first)
+    second = opened(target)
+    move(target, source)
+    for process in (first, second):  # Also one that was away for the way back, too.
+        refuses(process)
+    for process in (first, second, opened(source)):
+        process.close()
 
 
 def test_a_difference_is_found_and_the_source_stays(

@@ -13,8 +13,9 @@ from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event, EventLog, StoredEvent, StreamHomes
+from antiphon.catalog.moves import count_move
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import ConflictError, CorruptionError, SetupError, UnavailableError
+from antiphon.core.errors import ConflictError, CorruptionError, ProjectMovedError, SetupError, UnavailableError
 from antiphon.features.streaming.nats_log import NatsEventLog
 from antiphon.features.streaming.nats_server import NatsServer
 from antiphon.services.moving import log as moving
@@ -94,3 +95,15 @@ def test_a_stream_does_not_move_onto_another_ones_events(
     with pytest.raises(ConflictError, match="another project's"):
         copy_stream(embedded, log, DEV, STREAM)
     assert len(embedded.read(DEV, STREAM, 0, 10)) == 2
+
+
+def test_what_the_server_took_after_the_project_was_moved_is_not_acknowledged(
+    server: NatsServer, database: Database
+) -> None:
+    log = NatsEventLog(server, StreamHomes(database), PlainCodec())
+    database.fence()
+    log.append(DEV, STREAM, some(1, 1))
+    with database.transaction() as connection:
+        count_move(connection, "elsewhere")
+    with pytest.raises(ProjectMovedError, match="moved to elsewhere"):
+        log.append(DEV, STREAM, some(2, 2))

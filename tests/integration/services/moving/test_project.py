@@ -31,8 +31,8 @@ from antiphon.services.answering import serving_services
 from antiphon.services.apply.apply import apply
 from antiphon.services.batches import file_contents, file_store
 from antiphon.services.features.platform import FeaturePlatform
+from antiphon.services.moving import catalog, settings_file
 from antiphon.services.moving import project as moving
-from antiphon.services.moving import settings_file
 from antiphon.services.moving.project import move
 from antiphon.services.moving.settings_file import edited
 from antiphon.services.project.store import Store, open_store
@@ -242,11 +242,16 @@ def test_a_move_that_is_killed_anywhere_is_ended_by_the_next(
             move(pumps.root, requested, lambda what, *_, where=where: dies() if what.startswith(where) else None)
         pumps.read_in(range(60 + place, 61 + place), consumed=2)  # The project goes on with the stores that it has.
     before = logical_hashes(pumps.root)
-    for module, name in ((moving, "set_marks"), (settings_file, "replace")):
+    for module, name, left in (
+        (moving, "set_marks", False), (catalog, "remove_marks", True), (settings_file, "replace", True)
+    ):  # fmt: skip
         with monkeypatch.context() as patched:
             patched.setattr(module, name, dies)
             with pytest.raises(Killed):
                 move(pumps.root, requested)
+        if not left:
+            assert logical_hashes(pumps.root) == before
+            continue
         with pytest.raises(SetupError, match="was moved to"):  # The source was left: the next move ends it.
             Store.open(pumps.root)
     assert move(pumps.root, requested).parts == ()
