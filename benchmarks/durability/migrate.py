@@ -4,10 +4,10 @@ Run ``python -m benchmarks.durability.migrate [--size ci|demo] [--project DIR] [
 line (kept in ``benchmarks/results/migrate.jsonl`` with ``--record``). ``demo`` moves a copy of the project that ``make
 demo`` left behind; ``ci`` first makes a small one. The servers are this machine's own, over loopback. On each stop
 every logical hash must be what it was, and a seeded sample of predictions is made again by the real engine, byte for
-byte; exit code 1 otherwise. The third move goes to servers that hold nothing yet and was copied ahead, while the project
-served: its frozen seconds are those of a short freeze. From there it comes back while it serves (``--live``), compared
-by the command itself. Before the first move the command is killed ``--kills`` times at random moments, from its beginning
-to its end: the project must stay as it was, or be there whole.
+byte; exit code 1 otherwise. The third move goes to servers that hold nothing yet and was copied ahead, while the
+project served: its frozen seconds are those of a short freeze. From there it comes back while it serves (``--live``),
+compared by the command itself. Before the first move the command is killed ``--kills`` times at random moments, from
+its beginning to its end: the project must stay as it was, or be there whole.
 """
 
 from __future__ import annotations

@@ -119,13 +119,14 @@ class _LiveMove:
         self._own = own
         self._database = source.store.database
         self._orders = MoveOrders(source.store)
-        self.order = MoveOrder(new_id("move"), str(own), own.boot, text, target.places)
+        self.order = MoveOrder("", str(own), own.boot, text, target.places)
         self._leaving = False
 
     @contextmanager
     def ordered(self) -> Iterator[None]:
-        """Have an order stand, without anybody leaving yet; withdrawn at the end unless it was decided."""
+        """Have an order in force that has no process leave yet; it is withdrawn at the end unless it was decided."""
         self._leaving = False
+        self.order = msgspec.structs.replace(self.order, id=new_id("move"))  # Which each process answers anew.
         self._put((), 2 * ANSWER_SECONDS)
         try:
             yield
@@ -137,7 +138,7 @@ class _LiveMove:
         """Pass progress on, and end the pass when the freeze has lasted too long."""
         self._tell(what, done, total)
         if self._leaving and self._until < self._database.clock.now():
-            self._orders.require_standing(self.order)
+            self._orders.require_in_force(self.order)
 
     def require_ready(self) -> tuple[str, ...]:
         """The processes that would follow, by kind, host and pid.

@@ -34,7 +34,7 @@ _log = logging.getLogger("antiphon.moving")
 
 
 class MoveOrder(msgspec.Struct, frozen=True):
-    """What a live move asks of the processes.
+    """A request of a live move to the processes.
 
     Attributes:
         id: of the order, unique. holder: the command's process; ``boot`` names this start of its machine.
@@ -71,6 +71,7 @@ class MoveOrders:
     def __init__(self, store: Store) -> None:
         self._store, self._database = store, store.database
         self._own = ProcessIdentity.own()
+        self._refused = ""
 
     def find(self, within: Connection | None = None) -> MoveOrder | None:
         """The order that stands."""
@@ -87,10 +88,10 @@ class MoveOrders:
         """
         with self._database.transaction() as connection:
             until = self._database.clock.now() + timedelta(seconds=seconds)
-            standing = self.find(connection)
-            if standing is not None and standing.id != order.id:
-                raise _under_way(standing, self._database)
-            if standing is None:
+            present = self.find(connection)
+            if present is not None and present.id != order.id:
+                raise _under_way(present, self._database)
+            if present is None:
                 _remove(connection, answers=True)
             _write(connection, _ORDER, order.holder, until, self._sealed(order))
         return until
@@ -98,8 +99,8 @@ class MoveOrders:
     def withdraw(self, order: MoveOrder) -> None:
         """End an order that was not decided: every process goes on with the stores that it had."""
         with self._database.transaction() as connection:
-            standing = self.find(connection)
-            if standing is not None and standing.id == order.id:
+            present = self.find(connection)
+            if present is not None and present.id == order.id:
                 _remove(connection)
 
     def answer(self, process: ProcessIdentity, answer: MoveAnswer) -> None:
@@ -113,14 +114,14 @@ class MoveOrders:
         found = {row.holder: _answer(row.detail) for row in rows}
         return {process: one for process, one in found.items() if one.order == order.id}
 
-    def require_standing(self, order: MoveOrder, within: Connection | None = None) -> None:
+    def require_in_force(self, order: MoveOrder, within: Connection | None = None) -> None:
         """Refuse to go on with a move that no process waits for any more.
 
         Raises:
             DeadlineExceededError: the order's time is over.
         """
-        standing = self.find(within)
-        if standing is None or standing.id != order.id:
+        present = self.find(within)
+        if present is None or present.id != order.id:
             raise DeadlineExceededError(
                 "The freeze lasted longer than it may, and everything goes on with the stores that it had.",
                 where="antiphon migrate --live",
@@ -129,7 +130,7 @@ class MoveOrders:
 
     def decide(self, connection: Connection, order: MoveOrder | None) -> None:
         """End the order and leave the new settings, in the transaction that moves the project; raises as
-        :meth:`require_standing`.
+        :meth:`require_in_force`.
 
         Args:
             order: ``None`` for a project that is stopped, whose hosts are given the new settings by hand.
@@ -138,9 +139,9 @@ class MoveOrders:
             ConflictError: it is stopped for another command, which moves it live.
         """
         if order is not None:
-            self.require_standing(order, connection)
-        elif (standing := self.find(connection)) is not None:
-            raise _under_way(standing, self._database)
+            self.require_in_force(order, connection)
+        elif (present := self.find(connection)) is not None:
+            raise _under_way(present, self._database)
         _remove(connection, answers=True)
         connection.execute(sa.delete(_leases).where(OWN, _leases.c.name == _SETTINGS))
         if order is not None:
@@ -160,7 +161,9 @@ class MoveOrders:
             return None
         if hmac.compare_digest(order.seal, self._seal(order.settings)):
             return order
-        _log.warning("There is an order of a move that is not sealed with this project's secret; it is not followed.")
+        if order.id != self._refused:
+            self._refused = order.id
+            _log.warning("The order of a move is not sealed with this project's secret, and is not followed.")
         return None
 
     def _sealed(self, order: MoveOrder) -> str:
@@ -170,9 +173,9 @@ class MoveOrders:
         return keyed_hash(self._store.secret("server"), f"move {settings}").hex()
 
 
-def _under_way(standing: MoveOrder, database: Database) -> ConflictError:
+def _under_way(present: MoveOrder, database: Database) -> ConflictError:
     return ConflictError(
-        f"Another move is under way ({standing.holder}).",
+        f"Another move is under way ({present.holder}).",
         where=database.backend.place,
         next_step="Wait for its end; one that was killed is forgotten when its freeze would end.",
     )

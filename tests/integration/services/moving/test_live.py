@@ -80,11 +80,11 @@ class Plant:
     def order(self, **changes: Any) -> MoveOrder:
         """The order of a command that runs on this machine."""
         own = ProcessIdentity.own()
-        with sides(self.root, self.settings) as (_, target):
+        with sides(self.root, self.settings, dry=True) as (_, target):
             order = MoveOrder("move_1", str(own), own.boot, self.settings, target.places)
         return msgspec.structs.replace(order, **changes)
 
-    def standing(self) -> MoveOrder | None:
+    def order_in_force(self) -> MoveOrder | None:
         with open_store(self.root) as store:
             return MoveOrders(store).find()
 
@@ -118,14 +118,10 @@ class Gateway:
             self.opened.append((store.backend.place, store.waited))
             leases, process = ProcessLeases(store.database, store.scope.environment), str(ProcessIdentity.own())
             await asyncio.to_thread(leases.acquire, f"gateway/{process}", process, 60.0)
-            leaving = asyncio.Event()
-            watch = MoveWatch(store, "gateway", leaving.set if self.leaves else lambda: None)
-            watching = asyncio.create_task(watch.run_until(self.stop))
-            await asyncio.wait(
-                [asyncio.ensure_future(leaving.wait()), asyncio.ensure_future(self.stop.wait())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            await watching
+            watch = MoveWatch(store, "gateway", lambda: None)
+            await watch.run_until(self.stop)
+            if not self.leaves:
+                await self.stop.wait()
             await asyncio.to_thread(leases.release, f"gateway/{process}", process)
             now = SystemClock().now()  # What is accepted is written before it has left.
             EventLog(store.database).append(store.scope, STREAM, [Event(f"last of {len(self.opened)}", now, now, {})])
@@ -177,18 +173,16 @@ async def test_a_process_that_does_not_leave_ends_the_move_and_all_goes_on(plant
         with pytest.raises(DeadlineExceededError, match=r"gateway [0-9]+ on .* did not end within"):
             await asyncio.to_thread(move_live, plant.root, plant.settings, freeze_at_most=1.0)
     assert gateway.opened == [(plant.here, False)]
-    assert plant.standing() is None
+    assert plant.order_in_force() is None
     assert plant.place == plant.here
 
 
 def test_a_freeze_that_lasts_too_long_changes_nothing(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lasts(*_: object) -> None:
-        until(lambda: plant.standing() is None)
-
-    monkeypatch.setattr(project, "_require_ends", lasts)
-    with pytest.raises(DeadlineExceededError, match="lasted longer than it may"):
-        move_live(plant.root, plant.settings, freeze_at_most=1.0)
-    monkeypatch.undo()
+    with closing(Store.unprotected(plant.root)) as store, monkeypatch.context() as patched:
+        orders = MoveOrders(store)
+        patched.setattr(project, "_require_ends", lambda *_: until(lambda: orders.find() is None))
+        with pytest.raises(DeadlineExceededError, match="lasted longer than it may"):
+            move_live(plant.root, plant.settings, freeze_at_most=0.5)
     assert plant.place == plant.here
     assert plant.file.read_text() == SETTINGS
     with pytest.raises(DeadlineExceededError, match="What is written while the project runs"):
