@@ -168,6 +168,7 @@ async def followed(store: Store, run: str, wait: bool) -> Run:
     while wait and found.status not in ENDED:
         progress(found)
         await asyncio.sleep(_POLL)
+        await asyncio.to_thread(store.database.require_unmoved)  # The run goes on elsewhere, and would not end here.
         found = await asyncio.to_thread(store.runs.get, store.scope, run)
     progress(found)
     progress.end()

@@ -285,8 +285,8 @@ def test_a_process_says_why_it_could_not_go_on(plant: Plant, monkeypatch: pytest
         assert problem_with(store, plant.order()) == ""
         assert not plant.there.exists(), "a look makes nothing"
         assert "folder of another host" in problem_with(store, plant.order(boot="another"))
-        named = '[features]\nlake = "s3://lake/x?endpoint=http://127.0.0.1:1"\nlake_access_key_variable = "NOT_SET"\n'
-        assert "NOT_SET" in problem_with(store, plant.order(settings=f"{SETTINGS}\n{named}"))
+        files = '[batch]\nfiles = "s3://files/x?endpoint=http://127.0.0.1:1"\nfiles_access_key_variable = "NOT_SET"\n'
+        assert "NOT_SET" in problem_with(store, plant.order(settings=f"{SETTINGS}\n{files}"))
         other = plant.order(settings=plant.settings.replace('"pumps"', '"fans"'))
         assert "[project] differs" in problem_with(store, other)
         order = plant.order()
