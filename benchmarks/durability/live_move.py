@@ -3,7 +3,8 @@
 Run ``python -m benchmarks.durability.live_move [--moves 6] [--kills 10]``: a small project (shops and their orders)
 under ``antiphon up``, and a gateway that was started by itself. Clients ask through both (whole and streamed), push
 events, order refreshes and batch jobs, wait 30 s for anything, and never ask twice. ``antiphon migrate --live`` moves
-it to PostgreSQL, S3, Redis and NATS and back by turns. Then the command is killed at random moments of its time. What
+it to PostgreSQL, S3, Redis and NATS and back by turns. Then the command is killed at random moments of its time, and
+without load the supervisor at random moments of the command's, and started again. What
 clients were told is held against what is in the catalog at the end by the checks of the kill harness, and a sample of
 predictions is made again. Then a table and one JSON line, kept in ``benchmarks/results/live_move.jsonl`` with
 ``--keep``. The servers are this machine's own, over loopback.
@@ -72,6 +73,7 @@ class Report(msgspec.Struct, frozen=True):
     moves: tuple[Moved, ...]
     kills: int
     killed_after_switch: int
+    supervisor_kills: int
     answered: int
     events: int
     jobs: int
@@ -98,7 +100,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def run(root: Path, servers: Servers, *, moves: int, kills: int, replays: int = 20) -> Report:
+async def run(
+    root: Path, servers: Servers, *, moves: int, kills: int, supervisor_kills: int = 0, replays: int = 20
+) -> Report:
     """Move a project that runs there and back by turns in an empty folder; from there it comes back stopped.
 
     Raises:
@@ -128,6 +132,7 @@ async def run(root: Path, servers: Servers, *, moves: int, kills: int, replays: 
             answered = [one.prediction for one in load.acknowledged]
             again = await _replayed(root, random.Random(SEED).sample(answered, min(replays, len(answered))))
         left = await asyncio.to_thread(drained, project, supervisor)
+    await _supervisor_killed(project, servers, supervisor_kills, done[0].seconds)
     if _there(project):
         move(root, edited((root / FILE_NAME).read_text(), _BACK))
     violations = check_all(evidence_of(project, load, settled, left))
@@ -135,6 +140,7 @@ async def run(root: Path, servers: Servers, *, moves: int, kills: int, replays: 
         moves=tuple(done),
         kills=kills,
         killed_after_switch=switched,
+        supervisor_kills=supervisor_kills,
         answered=len(answered),
         events=len(load.pushed),
         jobs=len(load.jobs),
@@ -216,6 +222,21 @@ async def _killed(project: ChaosProject, load: Load, servers: Servers, kills: in
     return switched
 
 
+async def _supervisor_killed(project: ChaosProject, servers: Servers, kills: int, seconds: float) -> None:
+    """Kill the supervisor at random moments of a move, and start it again, which must become ready."""
+    drawn = random.Random(SEED)
+    for number in range(kills):
+        async with supervised(project.root, project.url) as supervisor:
+            urls = _BACK if _there(project) else servers.fresh()
+            moving = start_child(_command(project, urls), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            await asyncio.sleep(drawn.uniform(0.2, 0.9) * seconds)
+            supervisor.kill()
+        async with supervised(project.root, project.url):
+            ended = await asyncio.to_thread(moving.wait, 180)
+        where = "servers" if _there(project) else "folder"
+        say(f"supervisor killed {number + 1} times; the command ended with {ended}, the project is in: {where}")
+
+
 def _there(project: ChaosProject) -> bool:
     return load_settings(project.root)[0].catalog.url is not None
 
@@ -243,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.durability.live_move", description=__doc__)
     parser.add_argument("--moves", type=int, default=6)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--supervisor-kills", type=int, default=4)
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args(arguments)
     servers = Servers(durable=True)
@@ -250,7 +272,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with scratch() as folder:
             project = Path(folder) / "project"
-            report = asyncio.run(run(project, servers, moves=options.moves, kills=options.kills))
+            report = asyncio.run(
+                run(
+                    project,
+                    servers,
+                    moves=options.moves,
+                    kills=options.kills,
+                    supervisor_kills=options.supervisor_kills,
+                )
+            )
     finally:
         servers.remove()
     print(f"{'moved to':<9} {'command':>8} {'freeze':>7} {'expected':>9} {'slowest request':>16}  passes ahead")
@@ -263,7 +293,10 @@ def main(arguments: list[str] | None = None) -> int:
         f"{report.answered} questions answered, {report.events} events taken, {report.jobs} batch jobs; "
         f"{report.failed} requests failed; {report.identical} of {report.replayed} replayed byte for byte"
     )
-    print(f"killed {report.kills} times, {report.killed_after_switch} of them after the switch")
+    print(
+        f"command killed {report.kills} times, {report.killed_after_switch} of them after the switch; "
+        f"supervisor killed {report.supervisor_kills} times"
+    )
     for name, times in report.failures.items():
         print(f"    {name}, {times} times")
     for name, wrong in report.violations.items():
