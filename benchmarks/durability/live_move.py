@@ -50,6 +50,7 @@ QUIET_SECONDS = 1.0
 """Load before the first move and after each."""
 
 SEED = 1
+ENVIRONMENT = {"ANTIPHON_WORKER__LEASE": "15s"}
 _ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
 _BACK = dict.fromkeys(STORES, EMBEDDED)
 
@@ -110,7 +111,7 @@ async def run(
     """
     project = write_project(root, "simulated", CREDENTIALS)
     began = time.monotonic()
-    async with supervised(root, project.url) as supervisor, _own_gateway(project) as own:
+    async with supervised(root, project.url, environment=ENVIRONMENT) as supervisor, _own_gateway(project) as own:
         async with Load(project, SEED, (project.url, own), timeout=CLIENT_SECONDS, pause=0.05) as load:
             await load.start()
             load.refused.clear()  # What is asked before the first publication is rightly refused.
@@ -226,12 +227,12 @@ async def _supervisor_killed(project: ChaosProject, servers: Servers, kills: int
     """Kill the supervisor at random moments of a move, and start it again, which must become ready."""
     drawn = random.Random(SEED)
     for number in range(kills):
-        async with supervised(project.root, project.url) as supervisor:
+        async with supervised(project.root, project.url, environment=ENVIRONMENT) as supervisor:
             urls = _BACK if _there(project) else servers.fresh()
             moving = start_child(_command(project, urls), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             await asyncio.sleep(drawn.uniform(0.2, 0.9) * seconds)
             supervisor.kill()
-        async with supervised(project.root, project.url):
+        async with supervised(project.root, project.url, environment=ENVIRONMENT):
             ended = await asyncio.to_thread(moving.wait, 180)
         where = "servers" if _there(project) else "folder"
         say(f"supervisor killed {number + 1} times; the command ended with {ended}, the project is in: {where}")

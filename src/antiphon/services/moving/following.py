@@ -44,6 +44,7 @@ _WAIT_SECONDS = 0.05
 """Interval at which one that starts looks whether it may go on."""
 
 _ENGINE_SECONDS = 30.0
+_ATTEMPTS = 3
 
 _log = logging.getLogger("antiphon.moving")
 
@@ -93,7 +94,11 @@ class MoveWatch:
         order = self._orders.find()
         self._near = order is not None
         if order is not None and order.id != self._answered:
-            self._say(MoveAnswer(order.id, self._kind, problem=problem_with(self._store, order)))
+            problem = ""
+            for _ in range(_ATTEMPTS):  # On a crowded machine a server may not answer in time, once.
+                if not (problem := problem_with(self._store, order)):
+                    break
+            self._say(MoveAnswer(order.id, self._kind, problem))
             self._answered = order.id
         try:
             self._store.database.require_unmoved()

@@ -20,7 +20,7 @@ import msgspec
 
 from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError
 from antiphon.core.ids import new_id
-from antiphon.operations.processes import ProcessIdentity
+from antiphon.operations.processes import ProcessIdentity, is_running, read_records
 from antiphon.services.moving.catalog import living_leases
 from antiphon.services.moving.following import LOOK_SECONDS, Kind
 from antiphon.services.moving.order import MoveAnswer, MoveOrder, MoveOrders
@@ -30,10 +30,11 @@ from antiphon.services.moving.sides import Side, moving_parts, sides
 FREEZE_SECONDS = 10.0
 """The longest freeze, unless another is asked for."""
 
-ANSWER_SECONDS = 15.0
-"""Seconds for which an answer is waited for; a process looks for an order every second."""
+ANSWER_SECONDS = 60.0
+"""Seconds for which an answer is waited for. A process looks for an order every second, when it has a processor; one
+that was killed on another host is forgotten within this time."""
 
-PARK_SECONDS = 45.0
+PARK_SECONDS = 60.0
 """Seconds that workers may take to park their runs; online requests are answered meanwhile."""
 
 RETURN_SECONDS = 60.0
@@ -148,7 +149,7 @@ class _LiveMove:
         """
         began = time.monotonic()
         while True:
-            answers, living = self._orders.answers(self.order), self._living()
+            answers, living = self._orders.answers(self.order), self._living() | self._recorded()
             if problems := {one: answer.problem for one, answer in answers.items() if answer.problem}:
                 process, problem = next(iter(sorted(problems.items())))
                 raise ConflictError(
@@ -215,6 +216,8 @@ class _LiveMove:
 
     def hold(self, seconds: float) -> None:
         """Have those that are away stay away for so long from now."""
+        if self._leaving:
+            self._orders.require_in_force(self.order)
         self._until = self._orders.put(self.order, seconds)
 
     def returned(self, began: float, gateways: int) -> tuple[float, tuple[str, ...]]:
@@ -238,9 +241,23 @@ class _LiveMove:
         self.hold(seconds)
 
     def _living(self) -> dict[str, Kind]:
-        """Process that holds a lease of its own to its kind."""
-        named = [(_PREFIXES.get(name.partition("/")[0]), holder) for name, holder in living_leases(self._database)]
-        return {holder: kind for kind, holder in named if kind is not None}
+        """Process that holds a lease to its kind."""
+        found: dict[str, Kind] = {}
+        for name, holder in living_leases(self._database):
+            kind = _PREFIXES.get(name.partition("/")[0])
+            if kind is not None or holder not in found:
+                found[holder] = kind or "worker"  # Which has leases of duties and of partitions of streams.
+        return found
+
+    def _recorded(self) -> dict[str, Kind]:
+        """Gateways and workers of this host's supervisor to their kind, also those that hold no lease at the moment."""
+        found: dict[str, Kind] = {}
+        for record in read_records(self._source.store.paths.run):
+            kind = _PREFIXES.get(record.name.partition("-")[0])
+            if kind in ("gateway", "worker") and is_running(record):
+                process = msgspec.structs.replace(self._own, pid=record.pid, started_ticks=record.started_ticks)
+                found[str(process)] = kind
+        return found
 
     def _staying(self, kinds: tuple[Kind, ...]) -> list[str]:
         """Processes of these kinds that have not said that they have left, and are not known to have ended."""

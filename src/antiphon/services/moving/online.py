@@ -55,12 +55,15 @@ def build_snapshots(
     target: OnlineSnapshots,
     tell: Tell = lambda done, total: None,
     lost: Collection[str] = (),
+    *,
+    ahead: bool = False,
 ) -> tuple[int, int]:
     """Build the needed snapshots of a scope from the catalog's lake, unless they are there whole; return how many are
     there, and how many were built now.
 
     Args:
         lost: files without which snapshots are left out, for the healer to ask their source.
+        ahead: leave out snapshots whose files are not in the lake yet; they were published since it was copied.
 
     Raises:
         CorruptionError: the lake has lost a file of one. UnavailableError: the store is full or away.
@@ -69,7 +72,7 @@ def build_snapshots(
     there = built = 0
     for done, (key, snapshot) in enumerate(needed, 1):
         manifest, spec = catalog.snapshots.get(catalog.scope, snapshot), catalog.definition(key)
-        if any(file.path in lost for file in manifest.files):
+        if any(file.path in lost or (ahead and not catalog.lake.has(file.path)) for file in manifest.files):
             continue
         made = target.build(manifest, spec, catalog.lake)
         if not made and target.condemn(catalog.scope, manifest.view, snapshot):

@@ -106,7 +106,7 @@ def ahead_pass(source: Side, target: Side, tell: Tell) -> ProjectMove:
     if "log" in moving:
         parts.append(_copy_log(source, target, tell)[0])
     if "online" in moving:
-        (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
+        (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost, True)
         parts.append(_part("online", source, target, snapshots, built, 0, spent))
     seconds = time.monotonic() - began
     _seconds_file(source).write_text(f"{seconds:.3f}", encoding="ascii")
@@ -324,11 +324,11 @@ def _require_ends(source: Side, streams: list[MovedStream]) -> None:
             )
 
 
-def _build_snapshots(source: Side, target: Side, tell: Tell, lost: list[str]) -> tuple[int, int]:
+def _build_snapshots(source: Side, target: Side, tell: Tell, lost: list[str], ahead: bool = False) -> tuple[int, int]:
     there = built = 0
     for scope in _scopes(source):
         catalog, telling = _features(source, scope, target.features.lake), _telling(tell, f"snapshots of {scope}")
-        found = build_snapshots(catalog, target.features.online, telling, lost)
+        found = build_snapshots(catalog, target.features.online, telling, lost, ahead=ahead)
         there, built = there + found[0], built + found[1]
     return there, built
 
