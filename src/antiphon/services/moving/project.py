@@ -155,14 +155,14 @@ def last_pass(
     moving, parts = moving_parts(source, target), list[MovedPart]()
     lost = _copy_files(source, target, moving, parts, tell)
     _require_whole(lost, leave_lost)
-    catalog = None
-    if "catalog" in moving:
-        catalog = CatalogMove(source.store.database, target.store.database)
-        _, copying = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
+    catalog = CatalogMove(source.store.database, target.store.database) if "catalog" in moving else None
     streams: list[MovedStream] = []
-    if "log" in moving:
+    if "log" in moving:  # Before the rows: a log on a server records in the catalog how far it was read.
         part, streams = _copy_log(source, target, tell)
         parts.append(part)
+    copying = 0.0
+    if catalog is not None:
+        _, copying = _timed(catalog.copy, _rows_telling(tell), _elsewhere(moving))
     overlays: list[MovedOverlay] = []
     if "online" in moving:
         (snapshots, built), spent = _timed(_build_snapshots, source, target, tell, lost)
