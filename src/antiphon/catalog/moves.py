@@ -1,8 +1,8 @@
 """The count of a catalog's moves: the fencing token of every process that has the catalog open.
 
-Invariant: the transaction that moves a project from these stores, or begins to move another catalog's rows here, adds
-one. A write transaction of a process that opened the catalog before is refused from then on, also of one that hung or
-was cut off meanwhile, so that nothing is written beside the stores that count.
+Invariant: the transaction that moves a project from these stores adds one, and the count is never taken back, also when
+the project returns. A write transaction of a process that opened the catalog before is refused from then on, also of one
+that hung or was cut off meanwhile, so that nothing is written beside the stores that count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _find = f"SELECT epoch, holder FROM leases WHERE tenant = '{ANY}' AND environmen
 
 
 def counted_moves(connection: Connection) -> int:
-    """Returns how often the project was moved from here, or another catalog's rows to here."""
+    """Returns how often the project was moved from these stores."""
     row = connection.exec_driver_sql(_find).first()
     return 0 if row is None else int(row.epoch)
 

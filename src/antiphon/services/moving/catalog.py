@@ -140,7 +140,6 @@ class CatalogMove:
         with target.transaction() as connection:
             connection.execute(sa.delete(_leases).where(OWN, _leases.c.name != MOVES))
             set_marks(connection, {MOVING_FROM: self._here})
-            count_move(connection, self._there)
 
     def _empty(self, tables: Collection[sa.Table]) -> None:
         with self._target.transaction() as connection:
