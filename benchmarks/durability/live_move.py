@@ -102,9 +102,19 @@ def say(text: str) -> None:
 
 
 async def run(
-    root: Path, servers: Servers, *, moves: int, kills: int, supervisor_kills: int = 0, replays: int = 20
+    root: Path,
+    servers: Servers,
+    *,
+    moves: int,
+    kills: int,
+    supervisor_kills: int = 0,
+    replays: int = 20,
+    pause: float = 0.05,
 ) -> Report:
     """Move a project that runs there and back by turns in an empty folder; from there it comes back stopped.
+
+    Args:
+        pause: seconds between two questions of a client.
 
     Raises:
         RuntimeError: the platform did not come up, or a command failed. TimeoutError: what was ordered did not end.
@@ -112,7 +122,7 @@ async def run(
     project = write_project(root, "simulated", CREDENTIALS)
     began = time.monotonic()
     async with supervised(root, project.url, environment=ENVIRONMENT) as supervisor, _own_gateway(project) as own:
-        async with Load(project, SEED, (project.url, own), timeout=CLIENT_SECONDS, pause=0.05) as load:
+        async with Load(project, SEED, (project.url, own), timeout=CLIENT_SECONDS, pause=pause) as load:
             await load.start()
             load.refused.clear()  # What is asked before the first publication is rightly refused.
             load.broken_off.clear()

@@ -17,7 +17,7 @@ async def test_no_request_fails_and_nothing_is_lost_while_a_project_moves(
     for name, value in servers.environment.items():
         monkeypatch.setenv(name, value)
     try:
-        report = await live_move.run(tmp_path / "project", servers, moves=1, kills=0, replays=5)
+        report = await live_move.run(tmp_path / "project", servers, moves=1, kills=0, replays=5, pause=0.3)
     finally:
         servers.remove()
     assert report.failed == 0, report.failures

@@ -1,8 +1,8 @@
 """The count of a catalog's moves: the fencing token of every process that has the catalog open.
 
 Invariant: the transaction that moves a project from these stores adds one, and the count is never taken back, also when
-the project returns. A write transaction of a process that opened the catalog before is refused from then on, also of one
-that hung or was cut off meanwhile, so that nothing is written beside the stores that count.
+the project returns. A write transaction of a process that opened the catalog before is refused from then on, also of
+one that hung or was cut off meanwhile, so that nothing is written beside the stores that count.
 """
 
 from __future__ import annotations
