@@ -133,7 +133,7 @@ async def run(
                     there = number % 2 == 0
                     urls = servers.fresh() if there else _BACK
                     done.append(await _moved(project, load, "servers" if there else "folder", urls))
-                switched = await _killed(project, load, servers, kills, done[0].seconds)
+                switched = await _killed(project, load, servers, kills, _typical(done))
                 await asyncio.sleep(QUIET_SECONDS)
             finally:
                 load.stop()
@@ -143,7 +143,7 @@ async def run(
             answered = [one.prediction for one in load.acknowledged]
             again = await _replayed(root, random.Random(SEED).sample(answered, min(replays, len(answered))))
         left = await asyncio.to_thread(drained, project, supervisor)
-    await _supervisor_killed(project, servers, supervisor_kills, done[0].seconds)
+    await _supervisor_killed(project, servers, supervisor_kills, _typical(done))
     if _there(project):
         move(root, edited((root / FILE_NAME).read_text(), _BACK))
     violations = check_all(evidence_of(project, load, settled, left))
@@ -163,6 +163,10 @@ async def run(
         identical=sum(again),
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+def _typical(done: Sequence[Moved]) -> float:
+    return done[0].seconds if done else 20.0
 
 
 @asynccontextmanager
@@ -218,18 +222,19 @@ async def _killed(project: ChaosProject, load: Load, servers: Servers, kills: in
     """Kill the command at random moments; how often the project had been moved by then, and went on there."""
     drawn, switched = random.Random(SEED), 0
     for number in range(kills):
-        urls = servers.fresh()
-        moving = start_child(_command(project, urls), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = _there(project)
+        moving = start_child(
+            _command(project, _BACK if before else servers.fresh()),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         try:
             await asyncio.to_thread(moving.wait, drawn.uniform(0.2, 1.05) * seconds)
         except subprocess.TimeoutExpired:
             moving.kill()
         await asyncio.to_thread(moving.wait)
         await _answers(load)
-        switched += _there(project)
+        switched += _there(project) is not before
         say(f"killed {number + 1} times, {switched} of them after the switch")
-        if _there(project):
-            await _moved(project, load, "folder", _BACK)
     return switched
 
 

@@ -1,28 +1,73 @@
-"""A project moves to servers under load, and no request fails; ``make bench-migrate`` is the long form."""
+"""A project moves while requests come, and they wait; ``make bench-migrate`` has all kinds of load, and kills."""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx2
+import msgspec
 import pytest
-from benchmarks.durability import live_move
-from tests.harness.moved_project import Servers
+from tests.chaos.harness.running import free_port, supervised
+from tests.servers import PostgresProcess
+
+from antiphon.services.moving.project import ProjectMove
+from antiphon.services.project.store import open_store
+
+SETTINGS = """[project]
+name = "pumps"
+
+[engine]
+kind = "simulated"
+models = ["simulated"]
+
+[gateway]
+port = {port}
+
+[catalog]
+password_variable = "MOVED_PASSWORD"
+"""
+QUESTION = {"model": "simulated", "messages": [{"role": "user", "content": "Hot?"}], "max_tokens": 8}
 
 
 @pytest.mark.chaos
-async def test_no_request_fails_and_nothing_is_lost_while_a_project_moves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    servers = Servers()
-    for name, value in servers.environment.items():
-        monkeypatch.setenv(name, value)
-    try:
-        report = await live_move.run(tmp_path / "project", servers, moves=1, kills=0, replays=5, pause=0.3)
-    finally:
-        servers.remove()
-    assert report.failed == 0, report.failures
-    assert not any(report.violations.values()), report.violations
-    assert (report.replayed, report.identical) == (5, 5)
-    assert report.answered > 20, "there was hardly any load to fail"
-    assert report.moves[0].processes == 3, "two gateways, of which one has no supervisor, and a worker"
-    assert 0 < report.moves[0].frozen_seconds < 10
+async def test_requests_wait_while_a_project_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, root = free_port(), tmp_path / "pumps"
+    root.mkdir()
+    (root / "definitions.py").write_text("from antiphon import *\n")
+    (root / "antiphon.toml").write_text(SETTINGS.format(port=port))
+    predictions, stop = list[str](), asyncio.Event()
+
+    async def ask() -> None:
+        key = (root / ".antiphon" / "keys" / "admin.key").read_text().strip()
+        async with httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
+            while not stop.is_set():
+                answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=QUESTION)
+                assert answer.status_code == 200, answer.text
+                predictions.append(answer.json()["antiphon"]["prediction"])
+                await asyncio.sleep(0.1)
+
+    with PostgresProcess() as server:
+        monkeypatch.setenv("MOVED_PASSWORD", server.password)
+        command = [sys.executable, "-m", "antiphon.cli.main", "migrate", "--live", "--json", "--project", str(root)]
+        async with supervised(root, f"http://127.0.0.1:{port}"):
+            client = asyncio.create_task(ask())
+            done = await asyncio.to_thread(
+                subprocess.run, [*command, "--catalog", server.url, "--freeze-at-most", "60s"], capture_output=True
+            )
+            asked = len(predictions)
+            async with asyncio.timeout(60):
+                while len(predictions) < asked + 3:
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await client
+        assert done.returncode == 0, done.stderr
+        moved = msgspec.json.decode(done.stdout, type=ProjectMove)
+        assert [name.partition(" ")[0] for name in moved.processes] == ["gateway", "worker"]
+        assert moved.missing == ()
+        with open_store(root) as store:
+            assert store.backend.place.startswith("postgresql://")
+            for prediction in predictions:
+                store.receipts.get(store.scope, prediction)

@@ -199,8 +199,8 @@ def test_a_command_that_was_killed_is_not_waited_for(plant: Plant, ended: str) -
             assert opened.backend.place == plant.here
             return opened.waited
 
-    assert not waited(plant.order(leaving=("gateway",), holder=ended), 600)
-    assert not waited(plant.order(leaving=("worker",), id="move_2"), 600), "a gateway that starts meanwhile serves"
+    assert not waited(plant.order(leaving=("gateway",), holder=ended), 10)
+    assert not waited(plant.order(leaving=("worker",), id="move_2"), 10), "a gateway that starts meanwhile serves"
     elsewhere = plant.order(leaving=("gateway",), holder="elsewhere/boot/1/1", id="move_2")
     assert waited(elsewhere, 0.3), "of a command on another host its time alone is known"
 
