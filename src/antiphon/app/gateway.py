@@ -92,7 +92,8 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
     watch = MoveWatch(store, "gateway", leave)
     if store.waited:
         await engine_back(wired.engine)
-    beside = [asyncio.create_task(_presence(wired, app).run_until(stopped)), asyncio.create_task(watch.run_until(stopped))]
+    beside = [asyncio.create_task(_presence(wired, app).run_until(stopped))]
+    beside.append(asyncio.create_task(watch.run_until(stopped)))
     # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drained)
