@@ -196,7 +196,7 @@ def living_leases(database: Database) -> list[tuple[str, str]]:
     own, lasting = ProcessIdentity.own(), _leases.c.until >= database.clock.now()
     others = _leases.c.environment != ANY, sa.not_(_leases.c.name.startswith("training/"))
     living = sa.select(_leases.c.name, _leases.c.holder).where(lasting, *others)
-    return sorted((row.name, row.holder) for row in database.rows(living) if not own.has_ended(row.holder))
+    return sorted((row.name, row.holder) for row in database.rows(living) if not own.sees_end_of(row.holder))
 
 
 def require_unused(database: Database) -> None:

@@ -267,11 +267,11 @@ class _LiveMove:
         return sorted(
             _shown(kind, process)
             for process, kind in staying.items()
-            if kind in kinds and not self._own.has_ended(process)
+            if kind in kinds and not self._own.sees_end_of(process)
         )
 
 
 def _shown(kind: str, process: str) -> str:
     """``gateway 123 on HOST``."""
-    host, _, pid, _ = process.rsplit("/", 3) if process.count("/") >= 3 else (process, "", "?", "")
-    return f"{kind} {pid} on {host}"
+    parts = process.split("/")
+    return f"{kind} {parts[-2] if len(parts) > 2 else '?'} on {parts[0]}"

@@ -76,7 +76,7 @@ class MoveOrders:
     def find(self, within: Connection | None = None) -> MoveOrder | None:
         """The order that stands."""
         row = self._database.first(sa.select(_leases).where(OWN, _leases.c.name == _ORDER), within)
-        if row is None or row.until < self._database.clock.now() or self._own.has_ended(row.holder):
+        if row is None or row.until < self._database.clock.now() or self._own.sees_end_of(row.holder):
             return None
         return self._genuine(row.detail)
 

@@ -201,7 +201,7 @@ def test_a_command_that_was_killed_is_not_waited_for(plant: Plant, ended: str) -
 
     assert not waited(plant.order(leaving=("gateway",), holder=ended), 10)
     assert not waited(plant.order(leaving=("worker",), id="move_2"), 10), "a gateway that starts meanwhile serves"
-    elsewhere = plant.order(leaving=("gateway",), holder="elsewhere/boot/1/1", id="move_2")
+    elsewhere = plant.order(leaving=("gateway",), holder="elsewhere/boot/box/1/1", id="move_2")
     assert waited(elsewhere, 0.3), "of a command on another host its time alone is known"
 
 
@@ -275,7 +275,7 @@ async def test_nothing_leaves_when_one_could_not_go_on(plant: Plant, monkeypatch
     assert gateway.opened == [(plant.here, False)]
     with open_store(plant.root) as store:
         leases = ProcessLeases(store.database, store.scope.environment)
-        leases.acquire("gateway/one", "elsewhere/boot/17/1", 60.0)
+        leases.acquire("gateway/one", "elsewhere/boot/box/17/1", 60.0)
     with pytest.raises(ConflictError, match="do not answer: gateway 17 on elsewhere"):
         move_live(plant.root, plant.settings)
 
