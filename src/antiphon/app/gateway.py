@@ -87,6 +87,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
 
     def leave() -> None:
         supervision.keep(listeners)
+        app.state.connections.divide(1)  # All gateways leave, so that new connections wait for this one.
         server.should_exit = True
 
     watch = MoveWatch(store, "gateway", leave)
