@@ -194,7 +194,7 @@ class RunCheckpoints:
 
     def _content(self, one: TrainingCheckpoint) -> bytes:
         if one.identity != self._identity:
-            raise CorruptionError("It is of other code or of another order.")
+            raise CorruptionError("The checkpoint is of other code or of another order.")
         with self._store.lake.open(checkpoint_path(one)) as stream:
             content = stream.read()
         if hashlib.sha256(content).hexdigest() != one.sha256:

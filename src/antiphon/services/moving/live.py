@@ -163,7 +163,7 @@ class _LiveMove:
                 return tuple(sorted(_shown(answer.kind, process) for process, answer in answers.items()))
             if waited > ANSWER_SECONDS:
                 raise ConflictError(
-                    f"These do not answer: {', '.join(silent)}.",
+                    f"Processes of the project do not answer: {', '.join(silent)}.",
                     where="antiphon migrate --live",
                     next_step="Stop them. One that was killed on another host is forgotten within a minute; one of an "
                     "earlier version is replaced by `antiphon restart`.",
