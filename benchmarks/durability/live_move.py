@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -78,8 +77,6 @@ class Report(msgspec.Struct, frozen=True):
     answered: int
     events: int
     jobs: int
-    refused: int
-    broken_off: int
     failures: dict[str, int]
     violations: dict[str, list[str]]
     replayed: int
@@ -88,7 +85,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def failed(self) -> int:
-        return self.refused + self.broken_off
+        return sum(self.failures.values())
 
     @property
     def holds(self) -> bool:
@@ -138,7 +135,7 @@ async def run(
             finally:
                 load.stop()
                 await asyncio.wait_for(clients, 120)
-            refused, broken_off = tuple(load.refused), tuple(load.broken_off)
+            failures = load.failures()
             settled = await load.settle()
             answered = [one.prediction for one in load.acknowledged]
             again = await _replayed(root, random.Random(SEED).sample(answered, min(replays, len(answered))))
@@ -155,9 +152,7 @@ async def run(
         answered=len(answered),
         events=len(load.pushed),
         jobs=len(load.jobs),
-        refused=len(refused),
-        broken_off=len(broken_off),
-        failures=dict(Counter([*(f"{one.what}: {one.status} {one.code}" for one in refused), *broken_off])),
+        failures=failures,
         violations=violations,
         replayed=len(again),
         identical=sum(again),

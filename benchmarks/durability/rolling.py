@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,20 +36,18 @@ QUIET_SECONDS = 1.0
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Requests that ended, and those that did not: ``refused`` with an error, ``broken_off`` without a whole answer."""
+    """Requests that were answered, and by what happened those that were refused or not answered to their end."""
 
     rounds: int
     replaced: tuple[Replacement, ...]
     answered: int
     events: int
-    refused: int
-    broken_off: int
     failures: dict[str, int]
     seconds: float
 
     @property
     def failed(self) -> int:
-        return self.refused + self.broken_off
+        return sum(self.failures.values())
 
 
 async def run(root: Path, rounds: int, killed: bool = False) -> Report:
@@ -78,16 +75,14 @@ async def run(root: Path, rounds: int, killed: bool = False) -> Report:
                 load.stop()
                 await asyncio.wait_for(clients, 120)
             seconds = time.monotonic() - began
-            refused, broken_off = tuple(load.refused), tuple(load.broken_off)
+            failures = load.failures()
             await load.settle()
         return Report(
             rounds=rounds,
             replaced=tuple(replaced),
             answered=len(load.acknowledged),
             events=len(load.pushed),
-            refused=len(refused),
-            broken_off=len(broken_off),
-            failures=dict(Counter([*(f"{one.what}: {one.status} {one.code}" for one in refused), *broken_off])),
+            failures=failures,
             seconds=round(seconds, 1),
         )
 

@@ -59,6 +59,15 @@ def holds(run: Run) -> ColumnElement[bool]:
     return schema.owned(_runs, run.scope, id=run.id, epoch=run.epoch, status="running")
 
 
+def held_by(worker: str, environment: str, parts: bool) -> ColumnElement[bool]:
+    """True for running runs of a worker, with ``parts`` also for those of its executors that are named
+    ``WORKER/PART``."""
+    named = _runs.c.worker == worker
+    if parts:
+        named |= _runs.c.worker.startswith(f"{worker}/", autoescape=True)
+    return and_(_runs.c.status == "running", _runs.c.environment == environment, named)
+
+
 @lru_cache(maxsize=64)
 def next_moments(environment: str, workflows: tuple[str, ...]) -> Select[tuple[datetime | None, datetime | None]]:
     """Selects the earliest moment that a run waits for, and the earliest end of a lease."""

@@ -102,6 +102,11 @@ class ProgressReport(msgspec.Struct, frozen=True):
     note: str
 
 
+def columns_of(progress: ProgressReport | None) -> dict[str, Any]:
+    """The columns of the table ``runs`` that a report of progress changes."""
+    return {} if progress is None else msgspec.structs.asdict(progress)
+
+
 def read_run(row: Row[Any], database: Database) -> Run:
     """A row of the table ``runs``; its payloads are opened with the database's codec."""
     scope = Scope(row.tenant, row.environment)

@@ -29,7 +29,7 @@ from antiphon.core.errors import ConflictError, CorruptionError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import traceparent
-from antiphon.durable.claims import OLDEST_FIRST, claimable, fair_order, holds, next_moments
+from antiphon.durable.claims import OLDEST_FIRST, claimable, fair_order, held_by, holds, next_moments
 from antiphon.durable.run import (
     ARGUMENTS,
     ENDED,
@@ -42,6 +42,7 @@ from antiphon.durable.run import (
     RunResult,
     RunStatus,
     StepRecord,
+    columns_of,
     encode_json,
     lease_lost,
     read_run,
@@ -260,29 +261,21 @@ class Runs:
             LeaseLostError: the run is not this holder's any more.
         """
         now = self._clock.now()
-        values = {"lease_until": now + lease, "updated_at": now, **_columns(progress)}
+        values = {"lease_until": now + lease, "updated_at": now, **columns_of(progress)}
         with self._database.transaction() as connection:
-            held = connection.execute(
-                update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
-            ).first()
+            extended = update(_runs).where(holds(run)).values(values).returning(_runs.c.cancel_requested)
+            held = connection.execute(extended).first()
         if held is None:
             raise lease_lost(run)
         return bool(held.cancel_requested)
 
     def reclaim(self, worker: str, environment: str, *, parts: bool = False, within: Connection | None = None) -> int:
-        """End every lease of a worker that has ended or was started again under its name; returns how many there were.
-
-        Args:
-            parts: also those of its executors that are named ``WORKER/PART``.
-        """
-        named = _runs.c.worker == worker
-        if parts:
-            named |= _runs.c.worker.startswith(f"{worker}/", autoescape=True)
-        held = update(_runs).where(_runs.c.status == "running", _runs.c.environment == environment, named)
+        """End every lease of a worker that has ended or was started again under its name, with ``parts`` also those of
+        its executors that are named ``WORKER/PART``; returns how many there were."""
+        over = self._clock.now() - timedelta(microseconds=1)
         with self._database.writing(within) as connection:
-            over = self._clock.now() - timedelta(microseconds=1)
-            reclaimed = connection.execute(held.values(lease_until=over)).rowcount
-            if reclaimed:
+            ended = update(_runs).where(held_by(worker, environment, parts)).values(lease_until=over)
+            if reclaimed := connection.execute(ended).rowcount:
                 self._database.ring("runs", Scope(environment=environment))
         return reclaimed
 
@@ -349,7 +342,7 @@ class Runs:
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
         sealed = self._database.seal(run.scope, RESULT, run.id, encode_json(dict(ended), "result"))
-        self._leave(run, ended=True, status=ended.status, result=sealed, error=error, **_columns(progress))
+        self._leave(run, ended=True, status=ended.status, result=sealed, error=error, **columns_of(progress))
 
     def fail(self, run: Run, error: str, retry_at: datetime | None = None) -> None:
         """End a run with an error, or queue it again for ``retry_at``.
@@ -404,7 +397,3 @@ class Runs:
                 raise lease_lost(run)
             if not ended:
                 self._database.ring("runs", run.scope)
-
-
-def _columns(progress: ProgressReport | None) -> dict[str, Any]:
-    return {} if progress is None else msgspec.structs.asdict(progress)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -257,6 +258,11 @@ class Load:
     def unanswered(self) -> int:
         """The number of requests that were not answered to their end."""
         return len(self.broken_off)
+
+    def failures(self) -> dict[str, int]:
+        """Requests so far that were refused or not answered to their end, by what happened."""
+        refused = (f"{one.what}: {one.status} {one.code}" for one in self.refused)
+        return dict(Counter([*refused, *self.broken_off]))
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

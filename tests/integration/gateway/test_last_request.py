@@ -15,7 +15,7 @@ from tests.servers import free_port
 
 from antiphon.app.gateway import server_of
 from antiphon.core.settings_sections import GatewaySettings
-from antiphon.gateway.http import connections
+from antiphon.gateway.http.connections import LAST_REQUEST_SECONDS
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
@@ -83,8 +83,7 @@ async def test_a_server_that_ends_answers_one_more_request_of_each_connection() 
             writer.close()
 
 
-async def test_one_of_several_gateways_waits_longer_for_a_last_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "LAST_REQUEST_SECONDS", 0.05)
+async def test_one_of_several_gateways_waits_longer_for_a_last_request() -> None:
     async with serving(gateways=1) as (stop, port):
         idle, writer = await asyncio.open_connection("127.0.0.1", port)
         stop.set()
@@ -95,7 +94,7 @@ async def test_one_of_several_gateways_waits_longer_for_a_last_request(monkeypat
         idle, writer = await asyncio.open_connection("127.0.0.1", port)
         stop.set()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(1.5 * LAST_REQUEST_SECONDS):
                 await idle.read()
         writer.write(REQUEST)
         assert b"connection: close" in await answer(idle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,18 @@ import httpx2
 import msgspec
 import pytest
 from tests.integration.gateway.signing_in import sign_in
-from tests.integration.services.test_grants import ADMIN, MODEL, OWN, OWNER, RITA, RIVAL, Installation, _in_force
+from tests.integration.services.granting_tenants import (
+    ADMIN,
+    MODEL,
+    OWN,
+    OWNER,
+    RITA,
+    RIVAL,
+    Installation,
+    copied,
+    published,
+    put_in_force,
+)
 from tests.integration.services.test_served_models import model_version
 from tests.integration.services.watched_project import told
 
@@ -66,20 +76,15 @@ def register(store: Store, application: str = "desk", *, scope: Scope | None = N
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The owner's folder with features published and a model registered."""
-    made = Installation(tmp_path_factory.mktemp("written"))
-    asyncio.run(made.owner.refresh())
-    made.owner.consume()
-    assert register(made.owner.store) == "desk.v1"
-    made.close()
-    return made.owner.folder
+    with published(tmp_path_factory.mktemp("written")) as made:
+        assert register(made.owner.store) == "desk.v1"
+        return made.owner.folder
 
 
 @pytest.fixture
 def shops(written: Path, tmp_path: Path) -> Iterator[Installation]:
-    shutil.copytree(written, tmp_path / "owner")
-    made = Installation(tmp_path)
-    yield made
-    made.close()
+    with copied(written, tmp_path) as made:
+        yield made
 
 
 @asynccontextmanager
@@ -254,7 +259,7 @@ async def test_both_tenants_policies_decide_and_the_owners_hold_for_what_it_was_
     shops.grant("desk.v1", "model", clearance="public")
     store = shops.owner.store
     everything = PolicyDocument('@id("all") permit (principal, action, resource);')
-    _in_force(store, RIVAL, everything)
+    put_in_force(store, RIVAL, everything)
     async with asking(shops) as (wired, rival):
 
         async def becomes(status: int, by: str = "") -> None:
@@ -279,15 +284,15 @@ async def test_both_tenants_policies_decide_and_the_owners_hold_for_what_it_was_
         # A column that the asker may not see is masked in a view, and cannot be taken out of weights.
         unseen = '@id("unseen") @mask("null") forbid (principal, action == Action::"see", resource) '
         unseen += 'when { resource.grantedTo != "" };'
-        _in_force(store, OWNER, PolicyDocument(default_document().cedar + unseen))
+        put_in_force(store, OWNER, PolicyDocument(default_document().cedar + unseen))
         await becomes(403, "not-granted")
-        _in_force(store, OWNER, default_document())
+        put_in_force(store, OWNER, default_document())
         await becomes(200)
         no_model = '@id("no-desk") forbid (principal, action, resource) when { resource.kind == "model" };'
-        _in_force(store, OWNER, PolicyDocument(default_document().cedar + no_model))
+        put_in_force(store, OWNER, PolicyDocument(default_document().cedar + no_model))
         await becomes(403, "not-granted")
         own = '@id("none-of-theirs") forbid (principal, action, resource) when { resource.name == "default/desk.v1" };'
-        _in_force(store, RIVAL, PolicyDocument(everything.cedar + own))
+        put_in_force(store, RIVAL, PolicyDocument(everything.cedar + own))
         await becomes(403, "none-of-theirs")
     entries = [one for one in store.trail.query(OWNER) if one.action == "grant.read"]
     assert {(one.principal, one.subject, one.outcome) for one in entries} == {
