@@ -87,7 +87,7 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> MoveW
 
     def leave() -> None:
         supervision.keep(listeners)
-        app.state.connections.divide(1)  # All gateways leave, so that new connections wait for this one.
+        app.state.connections.among(1)  # All gateways leave, so that new connections wait for this one.
         server.should_exit = True
 
     watch = MoveWatch(store, "gateway", leave)
@@ -118,7 +118,7 @@ def _presence(wired: ProcessServices, app: Starlette) -> Duties:
     """
     process, store = ProcessIdentity.own(), wired.store
     leases = ProcessLeases(store.database, store.scope.environment)
-    shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide, app.state.connections.divide))
+    shares = GatewayShares(leases, (wired.admission.divide, wired.gated.gate.divide, app.state.connections.among))
     parts = shares, AbandonedRuns(store.database, store.scope.environment, process.sees_end_of)
     return Duties(f"{PREFIX}{process}", parts, leases, str(process), process.has_ended, seconds=PRESENCE_SECONDS)
 

@@ -30,7 +30,7 @@ async def serving(gateways: int = 1) -> AsyncIterator[tuple[asyncio.Event, int]]
     port, stop = free_port(), asyncio.Event()
     app = Starlette(routes=[Route("/", fine)])
     server = server_of(app, GatewaySettings(port=port))
-    app.state.connections.divide(gateways)
+    app.state.connections.among(gateways)
     served = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):
         while not server.started:

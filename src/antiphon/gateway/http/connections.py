@@ -68,7 +68,7 @@ class Connections:
         self._by_stage: tuple[OrderedDict[ConnectionEntry, None], ...] = tuple(OrderedDict() for _ in Stage)
         self._heads_by_peer: dict[str, OrderedDict[ConnectionEntry, None]] = {}
 
-    def divide(self, gateways: int) -> None:
+    def among(self, gateways: int) -> None:
         """There are so many gateways now, this one included."""
         self.last_request_seconds = LAST_REQUEST_SECONDS if gateways < 2 else LAST_REQUEST_SECONDS_AMONG_OTHERS
 
