@@ -112,8 +112,11 @@ def _lines(moved: ProjectMove) -> str:
     frozen = [f"Nothing could be written for {moved.frozen_seconds:.1f} s."] if moved.frozen_seconds else []
     begun = [f"Begun again: {', '.join(moved.processes)}."] if moved.processes and moved.frozen_seconds else []
     if moved.processes and not moved.frozen_seconds:
-        expected = (
-            "is known after a copy --ahead" if moved.expected_seconds is None else f"{moved.expected_seconds:.1f} s"
+        expected = moved.expected_seconds
+        freeze = (
+            "How long the freeze takes is known after a copy with --ahead."
+            if expected is None
+            else f"The freeze would take about {expected:.1f} s."
         )
-        begun = [f"Would begin again: {', '.join(moved.processes)}. The freeze, about: {expected}."]
+        begun = [f"Would begin again: {', '.join(moved.processes)}. {freeze}"]
     return "\n".join([table(head, rows, "The project was moved already."), *lost, *frozen, *begun])
