@@ -156,8 +156,8 @@ MUTANTS = (
     _one(
         "reclaim of another's leases",
         "runs",
-        Runs,
-        "reclaim",
+        runs,
+        "held_by",
         "named = _runs.c.worker == worker",
         "named = _runs.c.worker.is_not(None)",
     ),

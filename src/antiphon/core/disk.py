@@ -93,8 +93,11 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[int | None]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in place in one step; a crash leaves the old one, and at most a ``.partial`` beside it."""
-    partial = path.with_name(path.name + ".partial")
+    """Put a file in place in one step; a crash leaves the old one, and at most a ``.partial`` beside it.
+
+    Of several writers at once the last one's content stays.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content)

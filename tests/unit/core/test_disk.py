@@ -1,10 +1,11 @@
-"""Rights of files: what others had is taken from them, and what lets them run programs is named."""
+"""Files: rights that others had are taken and programs they can write named; writers of one file leave it whole."""
 
 from __future__ import annotations
 
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from antiphon.core import disk
@@ -62,3 +63,12 @@ def test_a_process_makes_files_for_its_user_alone(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code, str(folder), switch], check=True, timeout=60, umask=0o022)
         found[switch] = rights(folder)
     assert found == {"on": {".": 0o700, "a": 0o600}, "off": {".": 0o755, "a": 0o644}}
+
+
+def test_several_writers_at_once_leave_the_whole_content_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "settings"
+    contents = [bytes([65 + n]) * 5_000 for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda content: [disk.replace_file(file, content) for _ in range(25)], contents))
+    assert file.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [file]
