@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_RANDOM_BYTES = 10
+_AT_ONCE = 400
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
@@ -20,8 +23,29 @@ def new_id(prefix: str) -> str:
 
     Ids of one process sort by creation time to the millisecond.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return f"{prefix}_{''.join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))}"
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(_random.take(), "big")
+    return f"{prefix}_{''.join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])}"
+
+
+class _Random:
+    """Random bytes of the operating system, asked for many ids at once: each question gives up the interpreter's lock,
+    and a busy process waits to get it back. No bytes are given twice."""
+
+    def __init__(self) -> None:
+        self._left: list[bytes] = []
+        # A process that was forked has the same bytes left as its parent.
+        os.register_at_fork(after_in_child=self._left.clear)
+
+    def take(self) -> bytes:
+        try:
+            return self._left.pop()
+        except IndexError:
+            fetched = os.urandom(_RANDOM_BYTES * _AT_ONCE)
+            self._left += [fetched[at : at + _RANDOM_BYTES] for at in range(0, len(fetched), _RANDOM_BYTES)]
+            return self.take()
+
+
+_random = _Random()
 
 
 def canonical(value: object) -> bytes:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -39,6 +41,19 @@ def test_ids_are_unique_and_name_what_they_are_of() -> None:
     ids = {new_id("pred") for _ in range(1_000)}
     assert len(ids) == 1_000
     assert all(found.startswith("pred_") and len(found) == 31 for found in ids)
+
+
+def test_a_forked_process_has_random_bits_of_its_own() -> None:
+    program = """
+import os
+from antiphon.core.ids import new_id
+new_id("here")
+if (child := os.fork()):
+    os.waitpid(child, 0)
+print(new_id("here")[-16:], flush=True)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(printed)) == 2
 
 
 def test_hashes_depend_on_content_and_key_alone() -> None:

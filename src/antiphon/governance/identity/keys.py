@@ -75,7 +75,7 @@ class Keys:
         renewer: Renewer | None = None,
     ) -> None:
         self._database = database
-        self._secret = secret
+        self._keyed = hmac.new(secret, digestmod="sha256")
         self.principals = Principals(database)
         self.newest = NewestTime(database.clock)
         """The time that expiry is judged by; shared with sessions and tokens."""
@@ -370,7 +370,9 @@ class Keys:
         return text, self.get(tenant, key, within=connection)
 
     def _hash(self, text: str) -> bytes:
-        return hmac.digest(self._secret, text.encode(errors="surrogatepass"), "sha256")
+        keyed = self._keyed.copy()  # Unlike ``hmac.digest`` it keeps the interpreter's lock, which takes longer to get.
+        keyed.update(text.encode(errors="surrogatepass"))
+        return keyed.digest()
 
     def _of_hash(self, digest: bytes, within: Connection | None = None) -> _KnownKey | None:
         with self._database.reading(within) as connection:

@@ -7,6 +7,7 @@ before any policy, so that what a key is not for is denied everywhere in one way
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -108,16 +109,17 @@ class Allowance(msgspec.Struct, frozen=True):
     @property
     def meters(self) -> tuple[Meter, ...]:
         """Meters that measure its use."""
-        found = (
-            (REQUESTS, self.requests_per_minute, 60.0),
-            (TOKENS, self.tokens_per_minute, 60.0),
-            (TOKENS_DAY, self.tokens_per_day, 86_400.0),
-        )
-        return tuple(
-            Meter(name, capacity, seconds, calendar=name == TOKENS_DAY)
-            for name, capacity, seconds in found
-            if capacity is not None
-        )
+        return _meters(self.requests_per_minute, self.tokens_per_minute, self.tokens_per_day)
+
+
+@lru_cache(maxsize=1_024)
+def _meters(requests: int | None, tokens: int | None, tokens_day: int | None) -> tuple[Meter, ...]:
+    found = ((REQUESTS, requests, 60.0), (TOKENS, tokens, 60.0), (TOKENS_DAY, tokens_day, 86_400.0))
+    return tuple(
+        Meter(name, capacity, seconds, calendar=name == TOKENS_DAY)
+        for name, capacity, seconds in found
+        if capacity is not None
+    )
 
 
 NO_ALLOWANCE = Allowance()

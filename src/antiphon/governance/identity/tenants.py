@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -30,7 +31,7 @@ from antiphon.core.errors import (
 )
 from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import ANY, Scope
-from antiphon.governance.identity.principal import LARGEST_QUOTA, Allowance
+from antiphon.governance.identity.principal import LARGEST_QUOTA, NO_ALLOWANCE, Allowance
 
 TenantState = Literal["active", "suspended", "deleted", "erased"]
 LEASE_SECONDS = 1.0
@@ -266,13 +267,22 @@ def require_deleted(tenant: Tenant) -> None:
         )
 
 
+class _Terms(msgspec.Struct, frozen=True):
+    share: float = 1.0
+    allowance: Allowance = NO_ALLOWANCE
+    stored_bytes: int | None = None
+
+
+_USUAL = _Terms()
+
+
 class LiveTenants:
     """Shares and quotas in force, under a lease; while the catalog is away those known last. Safe to share between
     threads."""
 
     def __init__(self, tenants: Tenants, clock: Clock, *, renewer: Renewer | None = None) -> None:
         self._tenants = tenants
-        self._leases: Leases[str, Tenant] = Leases(
+        self._leases: Leases[str, _Terms] = Leases(
             clock, seconds=LEASE_SECONDS, bound=_ALWAYS, most=_MOST_TENANTS, renewer=renewer
         )
 
@@ -282,28 +292,28 @@ class LiveTenants:
 
     def allowance(self, tenant: str) -> Allowance:
         """The bounds of a tenant's requests and tokens."""
-        return self._look(tenant).quota.allowance
+        return self._look(tenant).allowance
 
     def stored_bytes(self, tenant: str) -> int | None:
         """The bound of a tenant's files, where it has one of its own."""
-        return self._look(tenant).quota.stored_bytes
+        return self._look(tenant).stored_bytes
 
     def forget(self) -> None:
         """Ask the catalog at the next request."""
         self._leases.forget()
 
-    def _look(self, tenant: str) -> Tenant:
-        def read() -> Tenant:
-            try:
-                return self._tenants.get(tenant)
-            except NotFoundError:
-                return Tenant(tenant, "active")
-
+    def _look(self, tenant: str) -> _Terms:
         try:
-            found = self._leases.look(tenant, read)
+            return self._leases.look(tenant, partial(self._read, tenant)) or _USUAL
         except UnavailableError:
-            found = None
-        return found or Tenant(tenant, "active")
+            return _USUAL
+
+    def _read(self, tenant: str) -> _Terms:
+        try:
+            found = self._tenants.get(tenant)
+        except NotFoundError:
+            return _USUAL
+        return _Terms(found.share, found.quota.allowance, found.quota.stored_bytes)
 
 
 def check_terms(share: float, quota: TenantQuota) -> None:
