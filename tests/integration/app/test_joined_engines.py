@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -81,13 +83,18 @@ class Stream:
     failed: list[str] = field(default_factory=list)
     broken_off: int = 0
     over: bool = False
+    asked: Counter[int] = field(default_factory=Counter)
 
     async def ask(self, lane: int) -> None:
-        number = 0
         while not self.over:
-            number += 1
+            self.asked[lane] += 1
             request = GenerationRequest(
-                "r", "words", f"{lane} of {number}. " + "About lakes. " * 20, 40, temperature=1.0, ignore_end=True
+                "r",
+                "words",
+                f"{lane} of {self.asked[lane]}. " + "About lakes. " * 20,
+                40,
+                temperature=1.0,
+                ignore_end=True,
             )
             shown = False
             try:
@@ -137,6 +144,7 @@ async def test_engines_are_replaced_and_killed_under_load(tmp_path: Path) -> Non
                 await stream.more(20)
                 await _replaced(machines, stream)
                 assert (stream.failed, stream.broken_off) == ([], 0)
+                await _stopped(machines, stream)
                 await _killed(machines, stream)
             assert stream.failed == []
             async with asyncio.timeout(5):
@@ -160,6 +168,27 @@ async def _replaced(machines: Machines, stream: Stream) -> None:
     machines.start(name, listen="127.0.0.1:0")
     await machines.until(lambda: machines.listed.get(name, before) != before)
     await stream.more(20)
+
+
+async def _stopped(machines: Machines, stream: Stream) -> None:
+    """One that says nothing any more, as if its host had vanished: what it has goes on elsewhere before its lease ends.
+
+    The socket is open all the while.
+    """
+    process = machines.processes["two"]
+    async with asyncio.timeout(10):
+        while len((await stream.engine.describe()).instances) < 2:
+            await asyncio.sleep(0.05)
+    await stream.more(10)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        before = Counter(stream.asked)
+        async with asyncio.timeout(LEASE_SECONDS - 0.5):
+            while any(stream.asked[lane] < before[lane] + 2 for lane in before):
+                await asyncio.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    await machines.until(lambda: set(machines.listed) == {"one", "two"})
 
 
 async def _killed(machines: Machines, stream: Stream) -> None:

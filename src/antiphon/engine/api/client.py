@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
@@ -61,6 +62,13 @@ class EngineClient:
     def connected(self) -> bool:
         """True while the engine's process is there: an error that it answers is its own word."""
         return self._connection is not None and not self._connection.lost
+
+    @property
+    def silent_seconds(self) -> float:
+        """Time since the engine said anything; infinite without a connection."""
+        if self._connection is None or self._connection.lost:
+            return math.inf
+        return asyncio.get_running_loop().time() - self._connection.heard_at
 
     async def describe(self) -> EngineDescription:
         return await self._describe(DescriptionRequest(""))
@@ -121,6 +129,11 @@ class EngineClient:
         if not isinstance(answer, kind):
             raise EngineError("The engine answered another question.", where=str(self._address))
         return answer
+
+    def hang_up(self) -> None:
+        """End a connection that nothing comes from any more: what is under way there fails now."""
+        if self._connection is not None:
+            self._connection.hang_up("The engine has said nothing for a while.")
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -212,7 +225,9 @@ class _ClientConnection:
         self._where = where
         self._waiting: dict[str, asyncio.Queue[_Answer]] = {}
         self.lost = False
-        self._receiving = asyncio.get_running_loop().create_task(self._receive())
+        self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
+        self._receiving = self._loop.create_task(self._receive())
 
     def ask(self, question: _Question) -> tuple[str, asyncio.Queue[_Answer]]:
         """Send a question; returns its id on the wire, and the queue into which its answers come."""
@@ -235,13 +250,13 @@ class _ClientConnection:
             self._writer.write(frames.encode(message))
         except (OSError, RuntimeError):
             # uvloop raises RuntimeError for a transport that closed before the reader has heard of it.
-            self._hang_up("The connection to the engine broke.")
+            self.hang_up("The connection to the engine broke.")
 
     async def close(self) -> None:
         self._receiving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._receiving
-        self._hang_up("The connection to the engine was closed.")
+        self.hang_up("The connection to the engine was closed.")
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
@@ -249,14 +264,16 @@ class _ClientConnection:
         reason = "The engine died in the middle of an answer."
         try:
             while (message := await frames.read(self._reader, _decoder)) is not None:
+                self.heard_at = self._loop.time()
                 if not isinstance(message, Hello) and (answers := self._waiting.get(message.id)) is not None:
                     answers.put_nowait(message)
         except (CorruptionError, OSError) as error:
             reason = str(error) or reason
         finally:
-            self._hang_up(reason)
+            self.hang_up(reason)
 
-    def _hang_up(self, reason: str) -> None:
+    def hang_up(self, reason: str) -> None:
+        """Take no more answers; whoever waits for one gets an error."""
         self.lost = True
         self._writer.close()
         for answers in self._waiting.values():

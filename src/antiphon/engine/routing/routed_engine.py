@@ -5,6 +5,8 @@ Invariants:
   that has shown something ends with the error, because another instance might write another text.
 - A request that two instances failed under is given to no third: it may be the cause.
 - An instance that cannot be reached is asked last, and not by requests: a probe finds out when it is back.
+- One that has requests and says nothing is asked whether it is there; if it does not answer, what is in it fails and
+  goes on elsewhere, long before TCP would say that it has vanished.
 - While the list of instances cannot be read, those that are known stay.
 - Where one instance is active at a time (``patience``), a request waits for the one that takes over, and an error that
   the active one itself tells is not taken elsewhere.
@@ -17,7 +19,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import TypeVar
 
 from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
@@ -138,7 +140,7 @@ class RoutedEngine:
             shown = False
             unseen: list[Delta | GenerationResult] = []
             try:
-                with route.carrying(request.priority):
+                with self._carried(route, request.priority):
                     async with aclosing(route.client.generate(request)) as events:
                         async for event in events:
                             unseen.append(event)
@@ -181,13 +183,23 @@ class RoutedEngine:
         while True:
             route = await self._choose(model, priority, attempts, None)
             try:
-                with route.carrying(priority):
+                with self._carried(route, priority):
                     return await ask(route.client)
             except (UnavailableError, EngineError, OverloadedError, NotFoundError) as error:
                 if await self._is_its_own(route):
                     raise
                 self._mark(route, error)
                 attempts.failed(route, error)
+
+    def _carried(self, route: Route, priority: Priority) -> AbstractContextManager[None]:
+        """Counts a request while it is in an instance, of which it is found out whether it is still there."""
+        self._doubt(route)
+        return route.carrying(priority)
+
+    def _doubt(self, route: Route) -> None:
+        """Probe an instance that has said nothing for a while."""
+        if route.client.silent_seconds > LOOK_SECONDS:
+            self._probe(route)
 
     async def _is_its_own(self, route: Route) -> bool:
         """True if an error is the word of the one active instance, which no other would make right."""
@@ -247,6 +259,9 @@ class RoutedEngine:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            for route in self._routes.values():
+                if route.in_flight:
+                    self._doubt(route)
             try:
                 await self._read()
             except Exception:  # Routing goes on with what is known.
@@ -297,14 +312,20 @@ class RoutedEngine:
             self._begin(self._probed(route))
 
     async def _probed(self, route: Route) -> None:
-        """See whether an instance answers; one that does not and whose lease is over is let go, and what is in flight
-        there ends."""
+        """See whether an instance answers. One that does not is let go if its lease is over, and what is in flight
+        there ends; so it does if another instance can take it."""
         try:
             described = await self._described(route)
         finally:
             route.probing = False
-        if described is None and not route.joined and self._routes.pop(route.instance.process, None) is not None:
+        if described is not None:
+            return
+        if not route.joined and self._routes.pop(route.instance.process, None) is not None:
             await route.client.close()
+        elif route.client.silent_seconds > DESCRIBE_SECONDS and any(
+            other.joined and other.reachable for other in self._routes.values() if other is not route
+        ):
+            route.client.hang_up()
 
     async def _described(self, route: Route) -> EngineDescription | None:
         try:

@@ -58,6 +58,11 @@ class Instance:
         self.context = 2048
         self.closed = False
         self.connected = True
+        self.silent_seconds = 0.0
+        self.gone = asyncio.Event()
+
+    def hang_up(self) -> None:
+        self.gone.set()
 
     @property
     def listed(self) -> EngineInstance:
@@ -79,6 +84,8 @@ class Instance:
                 raise step
             if isinstance(step, asyncio.Event):
                 await step.wait()
+                if step is self.gone:
+                    raise EngineError("The engine has said nothing for a while.")
             else:
                 yield step
         yield Delta("r", self.name)
@@ -315,6 +322,36 @@ async def test_one_whose_lease_is_over_and_that_does_not_answer_is_let_go_with_w
         await until(lambda: first.closed)
         under_way.cancel()
         await asyncio.gather(under_way, return_exceptions=True)
+
+
+async def test_what_is_in_one_that_says_nothing_any_more_goes_on_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routed_engine, "DESCRIBE_SECONDS", 0.05)
+    fleet = Fleet("a", "b")
+    first, second = fleet.preferred()
+    first.script = [first.gone]
+    async with routing(fleet) as engine:
+        under_way = asyncio.create_task(answer(engine))
+        await until(lambda: first.requests == 1)
+        first.away = UnavailableError("The engine cannot be reached.")
+        first.silent_seconds = 60.0
+        assert await under_way == second.name
+
+
+async def test_what_is_in_the_only_one_waits_for_it_to_come_back() -> None:
+    fleet = Fleet("a")
+    (only,) = fleet.preferred()
+    back = asyncio.Event()
+    only.script = [back]
+    async with routing(fleet) as engine:
+        under_way = asyncio.create_task(answer(engine))
+        await until(lambda: only.requests == 1)
+        only.away = UnavailableError("The engine cannot be reached.")
+        only.silent_seconds = 60.0
+        await asyncio.sleep(0.05)
+        assert not only.gone.is_set()
+        only.away = None
+        back.set()
+        assert await under_way == only.name
 
 
 async def test_one_that_joins_is_used_and_told_what_the_others_were_told() -> None:
