@@ -59,7 +59,7 @@ class RunsScenario:
         if not self.one_host:
             await executor.run_until(process.stop)
             return
-        abandoned = AbandonedRuns(process.database, SCOPE.environment, self.ended, every=2.0)
+        abandoned = AbandonedRuns(process.database, SCOPE.environment, self.ended, every=2.0, listed_every=2.0)
         leases = ProcessLeases(process.database, SCOPE.environment)
         name, seconds = f"{WORKERS}{process.name}", LEASE.total_seconds()
         duties = Duties(name, [executor, abandoned], leases, process.label, self.ended, seconds=seconds)

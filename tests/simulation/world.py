@@ -294,7 +294,7 @@ class World:
             time_ns=lambda: int((START.timestamp() + self.loop.time()) * 1e9), monotonic=self.loop.time
         )
         with (
-            mock.patch.object(ids, "os", system),
+            mock.patch.object(ids, "_random", SimpleNamespace(take=lambda: drawn.randbytes(10))),
             mock.patch.object(ids, "time", watch),
             mock.patch.object(audit_record, "os", system),
             mock.patch.object(rollout_keeping, "time", watch),

@@ -19,8 +19,11 @@ from antiphon.durable.runs import Runs
 WORKERS = "worker/"
 """Of the names of the leases under which workers claim runs."""
 
-LOOK_SECONDS = 1.0
-"""Interval of looks for workers that have ended: one query, and one look at the process of each worker."""
+LOOK_SECONDS = 0.5
+"""Interval of looks at the processes of the workers that are known."""
+
+LIST_SECONDS = 3.0
+"""Interval at which the workers are read from the catalog: one that ended sooner is seen then."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,21 +37,32 @@ class AbandonedRuns:
     """
 
     def __init__(
-        self, database: Database, environment: str, ended: Callable[[str], bool], *, every: float = LOOK_SECONDS
+        self,
+        database: Database,
+        environment: str,
+        ended: Callable[[str], bool],
+        *,
+        every: float = LOOK_SECONDS,
+        listed_every: float = LIST_SECONDS,
     ) -> None:
         self._database = database
         self._environment = environment
         self._leases = ProcessLeases(database, environment)
         self._runs = Runs(database)
         self._ended = ended
-        self._every = every
+        self._every, self._listed_every = every, listed_every
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Look again and again until ``stop``; while the catalog is away nothing is taken over."""
+        loop, known, listed_at = asyncio.get_running_loop(), list[ProcessLease](), float("-inf")
         with Wakeup() as wakeup:
             while not stop.is_set():
                 try:
-                    await asyncio.to_thread(self.free)
+                    if loop.time() - listed_at >= self._listed_every:
+                        known, listed_at = list(await asyncio.to_thread(self._leases.listed, WORKERS)), loop.time()
+                    for worker in [one for one in known if self._ended(one.holder)]:
+                        await asyncio.to_thread(self._free, worker)
+                        known.remove(worker)
                 except UnavailableError:
                     pass  # Said by what needs the catalog.
                 except AntiphonError as error:  # What runs beside it in this process goes on.

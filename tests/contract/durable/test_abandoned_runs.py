@@ -121,3 +121,21 @@ async def test_it_looks_until_it_is_stopped_whatever_a_look_meets(
     await looking
     assert not errors
     assert claimable(database) == {run}
+
+
+async def test_a_known_worker_that_ends_is_seen_without_reading_the_catalog_again(
+    database: Database, leases: ProcessLeases
+) -> None:
+    assert leases.acquire("worker/desk", "process", 60)
+    run, stop, gone = held(database, "desk"), asyncio.Event(), set[str]()
+    abandoned = AbandonedRuns(database, "dev", gone.__contains__, every=0.01, listed_every=60)
+    looking = asyncio.create_task(abandoned.run_until(stop))
+    await asyncio.sleep(0.5)
+    assert claimable(database) == set()
+    gone.add("process")
+    async with asyncio.timeout(10):
+        while leases.find("worker/desk") is not None:
+            await asyncio.sleep(0.005)
+    stop.set()
+    await looking
+    assert claimable(database) == {run}

@@ -34,7 +34,7 @@ from antiphon.services.project.store import Store
 
 Kind = Literal["worker", "gateway", "engine"]
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 3.0
 """Interval at which a process looks for an order."""
 
 _NEAR_SECONDS = 0.1

@@ -31,7 +31,7 @@ FREEZE_SECONDS = 10.0
 """The longest freeze, unless another is asked for."""
 
 ANSWER_SECONDS = 60.0
-"""Seconds for which an answer is waited for. A process looks for an order every second, when it has a processor; one
+"""Seconds for which an answer is waited for. A process looks for an order every 3 s, when it has a processor; one
 that was killed on another host is forgotten within this time."""
 
 PARK_SECONDS = 60.0
