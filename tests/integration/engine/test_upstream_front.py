@@ -154,12 +154,19 @@ async def load_of(client: EngineClient, shown: Callable[[EngineLoad], object]) -
 
 
 async def ask(
-    client: EngineClient, priority: Priority = "online", level: ServiceLevel | None = None, *, ahead: bool = False
+    client: EngineClient,
+    priority: Priority = "online",
+    level: ServiceLevel | None = None,
+    *,
+    ahead: bool = False,
+    shown: asyncio.Event | None = None,
 ) -> GenerationResult:
     request = GenerationRequest("r", "words", "Say.", 16, priority=priority, level=level, ahead=ahead)
     async for event in client.generate(request):
         if isinstance(event, GenerationResult):
             return event
+        if shown is not None:
+            shown.set()
     raise AssertionError("no end")
 
 
@@ -221,6 +228,55 @@ async def test_online_never_waits_here(server: Server, tmp_path: Path) -> None:
         await until(lambda: server.now == 40)
         server.go.set()
         await asyncio.gather(*asked)
+
+
+async def test_a_prompt_of_batch_leaves_a_vllm_for_an_online_request_and_is_sent_again(
+    server: Server, tmp_path: Path
+) -> None:
+    async with fronting(server, tmp_path, "vllm") as fronted:
+        server.begin.clear()
+        batch = asyncio.create_task(ask(fronted.worker, "batch"))
+        await until(lambda: server.now == 1)
+        for number in range(front_module.MOST_PREEMPTIONS):
+            online = asyncio.create_task(ask(fronted.first))
+            load = await load_of(fronted.worker, lambda load: load.running_online == load.waiting_batch == 1)
+            assert load.running_batch == 0
+            await until(lambda: server.now == 1)  # The server was told.
+            server.begin.set()
+            await online
+            server.begin.clear()
+            await until(lambda number=number: len(server.bodies) == 2 * number + 3)
+            await until(lambda: server.now == 1)
+        online = asyncio.create_task(ask(fronted.first))  # By now it stays.
+        await until(lambda: server.now == 2)
+        server.begin.set()
+        assert (await online).text == (await batch).text == " one two"
+        assert len(server.bodies) == 2 * front_module.MOST_PREEMPTIONS + 2
+
+
+async def test_what_has_shown_something_is_not_preempted(server: Server, tmp_path: Path) -> None:
+    async with fronting(server, tmp_path, "vllm") as fronted:
+        server.go.clear()
+        shown = asyncio.Event()
+        batch = asyncio.create_task(ask(fronted.worker, "batch", shown=shown))
+        await shown.wait()
+        online = asyncio.create_task(ask(fronted.first))
+        await until(lambda: server.now == 2)
+        server.go.set()
+        assert (await online).text == (await batch).text
+        assert len(server.bodies) == 2
+
+
+async def test_a_server_that_keeps_nothing_of_a_prompt_goes_on_with_it(server: Server, tmp_path: Path) -> None:
+    async with fronting(server, tmp_path) as fronted:
+        server.begin.clear()
+        batch = asyncio.create_task(ask(fronted.worker, "batch"))
+        await until(lambda: server.now == 1)
+        online = asyncio.create_task(ask(fronted.first))
+        await until(lambda: server.now == 2)
+        server.begin.set()
+        await asyncio.gather(online, batch)
+        assert len(server.bodies) == 2
 
 
 async def test_a_request_that_is_given_up_is_given_up_at_the_server(server: Server, tmp_path: Path) -> None:
@@ -343,10 +399,12 @@ async def test_vllm_is_told_priority_and_level_and_gets_batch_while_nothing_wait
         server.metrics = METRICS.format(waiting=3.0, cache=0.5)
         read = server.read
         await until(lambda: server.read > read + 1)
-        more = asyncio.create_task(ask(fronted.worker, "batch"))
+        shown = asyncio.Event()
+        more = asyncio.create_task(ask(fronted.worker, "batch", shown=shown))
         await load_of(fronted.worker, lambda load: load.waiting_batch == 1)
         server.metrics = METRICS.format(waiting=0.0, cache=0.5)
         await until(lambda: server.now == 13)
+        await shown.wait()
         await ask_while_held(server, fronted)
         server.go.set()
         await asyncio.gather(more, *waiting)

@@ -14,9 +14,9 @@ length and the other requests); so that there are such ones, batch pauses for a 
 
 Invariants:
 - Online requests are never held back.
-- There is always one batch request: none starves. It is the only one where nothing is known: before anything was
-  learnt, after an error of the server until it serves again, while an online request waits longer than it may, and when
-  a server that reports its state has ceased to.
+- There is always one batch request, or one within :data:`HELD_SECONDS`: none starves. It is the only one where nothing
+  is known: before anything was learnt, after an error of the server until it serves again, while an online request
+  waits longer than it may, and when a server that reports its state has ceased to.
 
 Pure: no clock, no waiting.
 """
@@ -42,6 +42,9 @@ QUIET_SECONDS = 60.0
 """Seconds without an online request after which the limit is that of batch alone."""
 REPORT_SECONDS = 5.0
 """Age at which a server's report says nothing any more."""
+
+HELD_SECONDS = 10.0
+"""Longest time without a batch request for which one waits until online requests have their first token."""
 
 _FALL = 0.9
 _LEARNT = 8
@@ -118,9 +121,15 @@ class ConcurrencyLimit:
 
 
 class UpstreamAdmission:
-    """Admits batch requests to one server."""
+    """Admits batch requests to one server.
 
-    def __init__(self) -> None:
+    Args:
+        preempts: batch requests are taken out of the server for online ones, and not sent before those have their first
+            token.
+    """
+
+    def __init__(self, *, preempts: bool = False) -> None:
+        self._preempts = preempts
         self.beside_online, self.alone = ConcurrencyLimit(HARMED), ConcurrencyLimit(HARMED_BATCH)
         self.online = self.batch = 0
         self.known = True
@@ -132,7 +141,8 @@ class UpstreamAdmission:
         """Of what online requests beside batch wait over what they would wait alone."""
         self._without_token: dict[SentRequest, None] = {}
         """Online requests, the oldest first."""
-        self._last_online = self._paused_at = self._paused_until = self._next_pause = float("-inf")
+        self._last_online = self._last_batch = float("-inf")
+        self._paused_at = self._paused_until = self._next_pause = float("-inf")
         self._in_pause = 0
         """Online requests served alone since the pause began."""
         self._report: ServerReport | None = None
@@ -146,6 +156,8 @@ class UpstreamAdmission:
     def admits(self, now: float) -> bool:
         """True if one more batch request may be sent."""
         if now < self._paused_until:
+            return False
+        if self._preempts and self._without_token and now - self._last_batch < HELD_SECONDS:
             return False
         if self.batch < LEAST:
             return True
@@ -172,6 +184,7 @@ class UpstreamAdmission:
             self._without_token[request] = None
         else:
             self.batch += 1
+            self._last_batch = now
             self._since_report += 1
         return request
 
@@ -199,6 +212,7 @@ class UpstreamAdmission:
             self._last_online = now
         else:
             self.batch -= 1
+            self._last_batch = now
             self._since_report -= 1
         if isinstance(failure, OverloadedError):
             self.beside_online.fall(request.at, now)

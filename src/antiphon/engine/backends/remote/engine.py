@@ -142,6 +142,11 @@ class RemoteEngine:
         """True of a server that may tell its state."""
         return self._serves == "vllm"
 
+    @property
+    def keeps_prefixes(self) -> bool:
+        """True of a server that keeps what it computed of a prompt whose request was given up."""
+        return self._serves == "vllm"
+
     async def report(self) -> ServerReport | None:
         """The state that the server tells of itself; ``None`` from one that tells none.
 

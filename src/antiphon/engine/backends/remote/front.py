@@ -7,6 +7,8 @@ Invariants:
 - Every request ends with exactly one final event, also one that was cancelled before it was sent.
 - A cancelled request's connection to the server is closed, and its place is free.
 - Batch requests wait here, those ``ahead`` first and otherwise in order of arrival; online requests never do.
+- A prompt of batch makes no online request wait in a server that keeps what it has computed of it: it is taken out of
+  the server, and sent again. Of a request that has shown something nothing is taken back.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from functools import partial
+from itertools import count
 
 from msgspec.structs import replace
 
@@ -52,6 +56,9 @@ REPORT_SECONDS = 0.5
 RETRY_SECONDS = 0.25
 """Interval at which batch requests try again though no request has ended: a pause may be over."""
 
+MOST_PREEMPTIONS = 3
+"""Times after which a batch request stays in the server."""
+
 MOST_WAITING = 4096
 """Batch requests that may wait here."""
 
@@ -85,11 +92,13 @@ class UpstreamFront:
             self._stream, upstream.embed, self.describe, record, every=look_seconds, strict=strict, monotonic=monotonic
         )
         upstream.fingerprint = self._models.fingerprint
-        self._admission = UpstreamAdmission()
+        self._admission = UpstreamAdmission(preempts=upstream.keeps_prefixes)
         self._tickets = 0
         self._requests: dict[int, asyncio.Task[None]] = {}
-        self._waiting: tuple[dict[asyncio.Future[SentRequest], GenerationRequest], ...] = ({}, {})
-        """Batch requests that wait, in order: those ``ahead`` and the others."""
+        self._waiting: tuple[dict[asyncio.Future[SentRequest], GenerationRequest], ...] = ({}, {}, {})
+        """Batch requests that wait, in order: those that were preempted, those ``ahead`` and the others."""
+        self._prefilling: dict[SentRequest, asyncio.Future[None]] = {}
+        """Batch requests in the server that may be preempted, with what is to be set then."""
         self._load = EngineLoad()
         self._described: EngineDescription | None = None
         self._described_at = float("-inf")
@@ -233,25 +242,49 @@ class UpstreamFront:
 
     async def _generate(self, request: GenerationRequest, sink: Sink) -> None:
         await self._models.require(request.model)
-        async with contextlib.aclosing(self._stream(request)) as events:
+        async with aclosing(self._stream(request)) as events:
             async for event in events:
                 sink(event)
 
     async def _stream(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-        sent, failure = await self._admitted(request), None
-        try:
-            async with contextlib.aclosing(self._upstream.generate(request)) as events:
-                async for event in events:
-                    if sent.waited is None:
-                        self._served(sent)
-                    if isinstance(event, GenerationResult):
-                        self._count(request.priority, event.usage)
-                    yield event
-        except AntiphonError as error:
-            failure = error
-            raise
-        finally:
-            self._give_back(sent, failure)
+        for times in count():
+            stays = times >= MOST_PREEMPTIONS or request.priority == "online" or not self._upstream.keeps_prefixes
+            sent, failure = await self._admitted(request, again=times > 0), None
+            generated = self._upstream.generate(request)
+            try:
+                async with aclosing(generated if stays else self._unless_preempted(sent, generated)) as events:
+                    async for event in events:
+                        if sent.waited is None:
+                            self._served(sent)
+                        if isinstance(event, GenerationResult):
+                            self._count(request.priority, event.usage)
+                        yield event
+            except AntiphonError as error:
+                failure = error
+                raise
+            finally:
+                self._give_back(sent, failure)
+            if stays or sent.waited is not None:
+                return
+
+    async def _unless_preempted(
+        self, sent: SentRequest, generated: AsyncGenerator[Delta | GenerationResult, None]
+    ) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """The events of a batch request; none when it was preempted before the first of them."""
+        preempted = self._prefilling[sent] = asyncio.get_running_loop().create_future()
+        async with aclosing(generated):
+            first = asyncio.ensure_future(anext(generated))
+            try:
+                await asyncio.wait({first, preempted}, return_when=asyncio.FIRST_COMPLETED)
+                if not first.done():
+                    return
+            finally:
+                del self._prefilling[sent]
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+            yield first.result()
+            async for event in generated:
+                yield event
 
     async def _embed(self, request: TextEmbeddingRequest, sink: Sink) -> None:
         await self._models.require(request.model)
@@ -259,16 +292,20 @@ class UpstreamFront:
         self._models.used(request.model, embeds=True)
         sink(replace(embedded, fingerprint=self._models.described(request.model)))
 
-    async def _admitted(self, request: GenerationRequest) -> SentRequest:
-        """Count a request as sent, once the server may have it."""
+    async def _admitted(self, request: GenerationRequest, *, again: bool = False) -> SentRequest:
+        """Count a request as sent, once the server may have it; one that was preempted goes before others."""
         if request.priority == "online":
             self._online.set()
-            return self._send(request)
+            sent = self._send(request)
+            for preempted in self._prefilling.values():
+                if not preempted.done():
+                    preempted.set_result(None)
+            return sent
         if not any(self._waiting) and self._admission.admits(self._monotonic()):
             return self._send(request)
-        if sum(map(len, self._waiting)) >= MOST_WAITING:
+        if not again and sum(map(len, self._waiting)) >= MOST_WAITING:
             raise OverloadedError(f"{MOST_WAITING} batch requests wait for the server already.")
-        waiting = self._waiting[0 if request.ahead else 1]
+        waiting = self._waiting[0 if again else 1 if request.ahead else 2]
         place: asyncio.Future[SentRequest] = asyncio.get_running_loop().create_future()
         waiting[place] = request
         try:

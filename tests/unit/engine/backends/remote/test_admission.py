@@ -140,6 +140,22 @@ def test_while_an_online_request_waits_too_long_there_is_no_more_batch() -> None
     admission.ended(online, now + 1.2)
 
 
+def test_where_batch_is_preempted_it_comes_back_after_the_first_token_or_a_bound() -> None:
+    for first_token in (True, False):
+        admission = UpstreamAdmission(preempts=True)
+        assert admission.admits(0.0)
+        batch = admission.sent(0.0, "batch", 400, None)
+        online = admission.sent(1.0, "online", 400, LEVEL)
+        admission.ended(batch, 1.0)
+        assert not admission.admits(1.0)
+        if first_token:
+            admission.first_token(online, 2.0)
+            assert admission.admits(module._ALONE_SECONDS + 1.0)
+        else:
+            assert not admission.admits(0.9 * module.HELD_SECONDS)
+            assert admission.admits(1.0 + max(module.HELD_SECONDS, module._ALONE_SECONDS))
+
+
 def test_a_bound_in_seconds_and_a_slowdown_are_both_held() -> None:
     for level, waited, harmed in (
         (ServiceLevel(ttft=0.3), 0.25, False),
