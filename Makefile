@@ -197,10 +197,11 @@ bench-catalogs: environment  ## answers kept a second and the time of a step, on
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.durability.catalogs --size $(SIZE) --record
 
-bench-migrate: environment  ## the flight desk's project moved to servers and back, and another one while it runs; SIZE=ci|demo
+bench-migrate: environment  ## the flight desk's project moved to servers and back, others while they run on one host and on two; SIZE=ci|demo
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.durability.migrate --size $(SIZE) --record
 	@$(BIN)/python -m benchmarks.durability.live_move --keep
+	@$(BIN)/python -m benchmarks.durability.live_move --keep --hosts none kill stop none cut kill
 
 bench-scale: environment  ## requests a second of two gateways on one catalog beside one, on SQLite and PostgreSQL; needs root
 	@scripts/servers

@@ -8,6 +8,9 @@ without load the supervisor at random moments of the command's, and started agai
 clients were told is held against what is in the catalog at the end by the checks of the kill harness, and a sample of
 predictions is made again. Then a table and one JSON line, kept in ``benchmarks/results/live_move.jsonl`` with
 ``--keep``. The servers are this machine's own, over loopback.
+
+With ``--hosts none kill stop cut`` it has two hosts in networks of their own instead, whose engines have joined, and
+one server behind the fronts of both (``tests/chaos/harness/moving_hosts.py``): a move for each of these faults.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
+from tests.chaos.harness import moving_hosts
 from tests.chaos.harness.chaos_checks import check_all
 from tests.chaos.harness.chaos_load import Load
 from tests.chaos.harness.chaos_project import ChaosProject, write_project
+from tests.chaos.harness.host_moves import Fault
 from tests.chaos.harness.kill_harness import drained, evidence_of
 from tests.chaos.harness.running import free_port, ready, scratch, supervised, until
 from tests.harness.moved_project import CREDENTIALS, STORES, Servers
@@ -270,56 +275,72 @@ async def _replayed(root: Path, predictions: Sequence[str]) -> list[bool]:
         await wired.close()
 
 
+def table(report: Report) -> list[str]:
+    """The report as lines for people."""
+    lines = [f"{'moved to':<9} {'command':>8} {'freeze':>7} {'expected':>9} {'slowest request':>16}  passes ahead"]
+    lines += [
+        f"{one.to:<9} {one.seconds:>7.1f}s {one.frozen_seconds:>6.2f}s {one.expected_seconds:>8.2f}s "
+        f"{one.longest_request:>15.2f}s  {', '.join(f'{seconds:.2f}' for seconds in one.passes)}"
+        for one in report.moves
+    ]
+    return [
+        *lines,
+        f"{report.answered} questions answered, {report.events} events taken, {report.jobs} batch jobs; "
+        f"{report.failed} requests failed; {report.identical} of {report.replayed} replayed byte for byte",
+        f"command killed {report.kills} times, {report.killed_after_switch} of them after the switch; "
+        f"supervisor killed {report.supervisor_kills} times",
+        *(f"    {name}, {times} times" for name, times in report.failures.items()),
+    ]
+
+
+def on_one_host(moves: int, kills: int, supervisor_kills: int) -> Report:
+    """:func:`run` with servers of its own."""
+    servers = Servers(durable=True)
+    os.environ.update(servers.environment)
+    try:
+        with scratch() as folder:
+            root = Path(folder) / "project"
+            return asyncio.run(run(root, servers, moves=moves, kills=kills, supervisor_kills=supervisor_kills))
+    finally:
+        servers.remove()
+
+
+def on_hosts(faults: Sequence[Fault]) -> moving_hosts.Report:
+    """One move on two hosts for each fault."""
+    with scratch() as folder:
+        return asyncio.run(moving_hosts.run(Path(folder), faults, say=say))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, keep; returns 1 when a request failed or something is not as it was."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.durability.live_move", description=__doc__)
     parser.add_argument("--moves", type=int, default=6)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--supervisor-kills", type=int, default=4)
+    parser.add_argument(
+        "--hosts", nargs="+", metavar="FAULT", choices=get_args(Fault), help="two hosts instead, one move "
+        "for each of these (none, kill, stop, cut); needs root",
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args(arguments)
-    servers = Servers(durable=True)
-    os.environ.update(servers.environment)
-    try:
-        with scratch() as folder:
-            project = Path(folder) / "project"
-            report = asyncio.run(
-                run(
-                    project,
-                    servers,
-                    moves=options.moves,
-                    kills=options.kills,
-                    supervisor_kills=options.supervisor_kills,
-                )
-            )
-    finally:
-        servers.remove()
-    print(f"{'moved to':<9} {'command':>8} {'freeze':>7} {'expected':>9} {'slowest request':>16}  passes ahead")
-    for one in report.moves:
-        print(
-            f"{one.to:<9} {one.seconds:>7.1f}s {one.frozen_seconds:>6.2f}s {one.expected_seconds:>8.2f}s "
-            f"{one.longest_request:>15.2f}s  {', '.join(f'{seconds:.2f}' for seconds in one.passes)}"
-        )
-    print(
-        f"{report.answered} questions answered, {report.events} events taken, {report.jobs} batch jobs; "
-        f"{report.failed} requests failed; {report.identical} of {report.replayed} replayed byte for byte"
-    )
-    print(
-        f"command killed {report.kills} times, {report.killed_after_switch} of them after the switch; "
-        f"supervisor killed {report.supervisor_kills} times"
-    )
-    for name, times in report.failures.items():
-        print(f"    {name}, {times} times")
+    report: Report | moving_hosts.Report
+    if options.hosts:
+        report = on_hosts(options.hosts)
+        lines = moving_hosts.table(report)
+    else:
+        report = on_one_host(options.moves, options.kills, options.supervisor_kills)
+        lines = table(report)
     for name, wrong in report.violations.items():
-        print(f"  {'FAIL' if wrong else 'ok  '} {name}" + (f": {wrong[:3]}" if wrong else ""))
+        lines.append(f"  {'FAIL' if wrong else 'ok  '} {name}" + (f": {wrong[:3]}" if wrong else ""))
     line: dict[str, Any] = {"benchmark": "live_move", "at": datetime.now(UTC).isoformat(), "cores": os.cpu_count()}
-    line |= {"load": [round(one, 1) for one in os.getloadavg()], "failed": report.failed, "holds": report.holds}
-    line |= msgspec.to_builtins(report) | {"violations": {name: len(one) for name, one in report.violations.items()}}
+    line |= {"load": [round(one, 1) for one in os.getloadavg()], "hosts": 2 if options.hosts else 1}
+    line |= {"holds": report.holds, **msgspec.to_builtins(report)}
+    line |= {"violations": {name: len(one) for name, one in report.violations.items()}}
     encoded = json.dumps(line)
     if options.keep:
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(encoded + "\n")
-    print(encoded)
+    print("\n".join([*lines, encoded]))
     return 0 if report.holds else 1
 
 

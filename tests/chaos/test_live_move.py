@@ -10,9 +10,12 @@ from pathlib import Path
 import httpx2
 import msgspec
 import pytest
-from tests.chaos.harness.running import free_port, supervised
+from tests.chaos.harness import moving_hosts
+from tests.chaos.harness.network import lacking
+from tests.chaos.harness.running import free_port, scratch, supervised
 from tests.servers import PostgresProcess
 
+from antiphon.operations.processes import read_records
 from antiphon.services.moving.project import ProjectMove
 from antiphon.services.project.store import open_store
 
@@ -57,6 +60,8 @@ async def test_requests_wait_while_a_project_moves(tmp_path: Path, monkeypatch: 
             done = await asyncio.to_thread(
                 subprocess.run, [*command, "--catalog", server.url, "--freeze-at-most", "60s"], capture_output=True
             )
+            records = read_records(root / ".antiphon" / "run")
+            run = [record.pid for record in records if record.name in ("gateway", "worker")]
             asked = len(predictions)
             async with asyncio.timeout(60):
                 while len(predictions) < asked + 3:
@@ -67,7 +72,23 @@ async def test_requests_wait_while_a_project_moves(tmp_path: Path, monkeypatch: 
         moved = msgspec.json.decode(done.stdout, type=ProjectMove)
         assert [name.partition(" ")[0] for name in moved.processes] == ["gateway", "worker"]
         assert moved.missing == ()
+        assert [int(name.split()[1]) for name in moved.processes] == run, "they are told as they are now"
         with open_store(root) as store:
             assert store.backend.place.startswith("postgresql://")
             for prediction in predictions:
                 store.receipts.get(store.scope, prediction)
+
+
+@pytest.mark.chaos
+async def test_two_hosts_go_on_when_the_command_is_killed_right_after_its_decision() -> None:
+    """Each with a worker, an engine that has joined, and a front before a server of both; the long form has more faults
+    and moves every store."""
+    if (why := lacking()) is not None:
+        pytest.skip(why)
+    with scratch() as folder:
+        report = await moving_hosts.run(Path(folder), ["kill"], catalog_alone=True, replays=3)
+    told = "\n".join(moving_hosts.table(report))
+    assert report.violations == {name: [] for name in report.violations}, told
+    assert report.failed == {}, told
+    assert report.replayed == report.identical == 3, told
+    assert min(report.answered, report.events, report.outside) > 20, "there was hardly any load to lose"

@@ -9,18 +9,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from tests.servers import NatsProcess, PostgresProcess, RedisProcess, S3Process
 
 from antiphon.catalog import schema
 from antiphon.catalog.features.events import StreamHomes
 from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.features.online.overlay_records import view_prefix
+from antiphon.governance.audit.log import AuditFilter
+from antiphon.governance.audit.verification import verify
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.moving.catalog import digests
 from antiphon.services.moving.log import digest
+from antiphon.services.moving.project import MOVE
 from antiphon.services.predictions import ProjectPredictions
-from antiphon.services.project.store import open_store
+from antiphon.services.project.store import Store, open_store
 
 CREDENTIALS = """
 [catalog]
@@ -39,6 +44,9 @@ files_secret_key_variable = "MOVED_SECRET"
 STORES = ("catalog", "lake", "online", "log", "files")
 PLACES = (schema.leases, schema.events, schema.streams)
 """Tables that say where things are, or hold what may be elsewhere."""
+
+_AUDIT = (schema.audit_entries, schema.audit_nodes, schema.audit_heads)
+"""Tables to which each move adds its own record."""
 
 
 class Servers:
@@ -83,7 +91,8 @@ class Servers:
 
 
 def logical_hashes(root: Path) -> dict[str, Any]:
-    """Tables, snapshots, publications, datasets, lake, event log and streamed events of a project, each as a hash."""
+    """Tables, audit log, snapshots, publications, datasets, lake, event log and streamed events of a project, each as a
+    hash; the records of moves are left out."""
     with open_store(root) as store, closing(FeaturePlatform(store)) as platform:
         scope, catalog = store.scope, platform.catalog
         streamed = [spec for spec in catalog.definitions.list(scope) if spec.source.kind == "stream"]
@@ -92,7 +101,8 @@ def logical_hashes(root: Path) -> dict[str, Any]:
         homes = StreamHomes(store.database).all()
         lake = {path: platform.lake.verify(path, path.split("/")[3].partition(".")[0]) for path in lake_files(platform)}
         return {
-            **{f"table {one.table}": (one.rows, one.sha256) for one in digests(store.database, PLACES)},
+            **{f"table {one.table}": (one.rows, one.sha256) for one in digests(store.database, (*PLACES, *_AUDIT))},
+            "audit": {str(one): _audited(store, one) for one in store.audit.scopes()},
             "snapshots": content_hash(sorted((one.id, one.logical_hash) for one in catalog.snapshots.list(scope))),
             "publications": content_hash([one.snapshots for one in catalog.publications.list(scope, 1_000)]),
             "datasets": content_hash(sorted((one.id, one.logical_hash) for one in store.datasets.list(scope))),
@@ -112,6 +122,20 @@ def logical_hashes(root: Path) -> dict[str, Any]:
                 for prefix, key in prefixes.items()
             },
         }  # fmt: skip
+
+
+def _audited(store: Store, scope: Scope) -> tuple[str, bool]:
+    """The hash of a scope's records but for those of moves, and whether the whole log holds."""
+    table = schema.audit_entries
+    statement = sa.select(table.c.sequence, table.c.leaf).where(schema.owned(table, scope), table.c.action != MOVE)
+    rows = store.database.rows(statement.order_by(table.c.sequence))
+    return content_hash([(row.sequence, row.leaf.hex()) for row in rows]), verify(store.audit, scope).sound
+
+
+def moves_on_record(store: Store) -> list[dict[str, Any]]:
+    """What the audit log says of moves, latest first."""
+    found = store.audit.query(store.scope, AuditFilter(action=MOVE))
+    return [one.detail or {} for one in found]
 
 
 def lake_files(platform: FeaturePlatform) -> Iterable[str]:

@@ -170,6 +170,7 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
     while waiting and (asyncio.get_running_loop().time() - began < patience or await asyncio.to_thread(_busy, store)):
         await asyncio.sleep(_POLL)
         waiting = await asyncio.to_thread(_unpublished, store)
+    store.database.close()  # This process needs it no more, and the project may be moved from there.
     url = gateway_url(store.settings)
     if as_json:
         line = {"event": "up", "url": url, **({"unpublished": sorted(waiting)} if waiting else {})}

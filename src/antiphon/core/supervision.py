@@ -22,6 +22,9 @@ SUPERVISOR, LISTENERS = "ANTIPHON_SUPERVISOR", "ANTIPHON_LISTENERS"
 """Environment variables of a supervised process: ``PID:DESCRIPTOR`` of its supervisor, and descriptors of sockets that
 listen already."""
 
+BEGUN_AGAIN = "ANTIPHON_BEGUN_AGAIN"
+"""Environment variable of a process that runs its command anew, in its own place."""
+
 STEP_LOOP = "step-loop"
 """The kernel's name of an engine's thread that must turn for signs of life, and of the threads it computes with."""
 
@@ -71,7 +74,13 @@ class Supervision:
             listener.set_inheritable(True)
         if self._kept:
             os.environ[LISTENERS] = ",".join(str(one.fileno()) for one in self._kept)
+        os.environ[BEGUN_AGAIN] = "yes"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def has_begun_again() -> bool:
+    """Whether this process runs its command anew, the first time that this is asked."""
+    return os.environ.pop(BEGUN_AGAIN, None) is not None
 
 
 def inherited_listeners() -> list[socket.socket] | None:

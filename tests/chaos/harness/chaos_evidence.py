@@ -90,8 +90,12 @@ def read_catalog(directory: Path) -> dict[str, Any]:
 def read_server(address: str) -> dict[str, Any]:
     """The same of a catalog on PostgreSQL, and what :mod:`chaos_triggers` has noted there."""
     with psycopg.connect(address, row_factory=dict_row) as connection:
-        stale = connection.execute("SELECT * FROM chaos_stale_commits ORDER BY at").fetchall()
-        return {**_found_in(connection.execute), "stale_commits": tuple(stale)}
+        noted = connection.execute("SELECT to_regclass('chaos_stale_commits') AS there").fetchone()
+        stale = "SELECT * FROM chaos_stale_commits ORDER BY at"
+        return {
+            **_found_in(connection.execute),
+            "stale_commits": tuple(connection.execute(stale).fetchall()) if noted and noted["there"] else (),
+        }
 
 
 def _found_in(rows: Callable[[Any], Iterable[Any]]) -> dict[str, Any]:

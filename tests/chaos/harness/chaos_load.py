@@ -32,15 +32,18 @@ class Load:
         urls: gateways of the project, each request to one by chance; the project's own alone by default.
         timeout: seconds that a client waits for anything.
         pause: seconds between two questions of a client; without one they take all that the machine has.
+        tables_at_home: batch jobs are ordered of the project's own gateway alone: others do not have its folder.
     """
 
     def __init__(
-        self, project: ChaosProject, seed: int, urls: Sequence[str] = (), timeout: float = 20.0, pause: float = 0.0
-    ) -> None:
+        self, project: ChaosProject, seed: int, urls: Sequence[str] = (), timeout: float = 20.0, pause: float = 0.0,
+        *, tables_at_home: bool = False,
+    ) -> None:  # fmt: skip
         self._project = project
         self._chance = random.Random(seed)
-        self._urls = tuple(urls) or (project.url,)
+        self.urls = tuple(urls) or (project.url,)
         self._gateways = random.Random(seed)
+        self._tables_at = project.url if tables_at_home else None
         self._pause = pause
         self._client = httpx2.AsyncClient(headers={"authorization": f"Bearer {project.key}"}, timeout=timeout)
         self._stop = asyncio.Event()
@@ -64,11 +67,16 @@ class Load:
     async def run(self, askers: int = 3) -> None:
         """Every client at once until :meth:`stop`."""
         async with asyncio.TaskGroup() as clients:
-            for number in range(askers):
-                clients.create_task(self._repeat(self._ask, random.Random(self._chance.random()), number))
+            clients.create_task(self.ask(askers))
             clients.create_task(self._repeat(self._push, random.Random(self._chance.random()), 0))
             clients.create_task(self._repeat(self._refresh, random.Random(self._chance.random()), 0))
             clients.create_task(self._repeat(self._batch, random.Random(self._chance.random()), 0))
+
+    async def ask(self, askers: int) -> None:
+        """Clients that ask, alone, until :meth:`stop`."""
+        async with asyncio.TaskGroup() as clients:
+            for number in range(askers):
+                clients.create_task(self._repeat(self._ask, random.Random(self._chance.random()), number))
 
     def stop(self) -> None:
         """Let every client finish what it is doing."""
@@ -78,7 +86,7 @@ class Load:
         """First events and a first publication, so that questions have something to be answered from."""
         # An entity without any event has no features, and a question about it is rightly refused.
         first = [self._event(self._chance, shop) for shop in SHOPS]
-        await self._until_answered(lambda: self._post("events", f"/admin/events/{STREAM}", {"events": first}))
+        await self._until_answered(lambda: self.post("events", f"/admin/events/{STREAM}", {"events": first}))
         self.pushed |= {event["event_id"] for event in first}
         await self._until_answered(lambda: self._refresh(random.Random(0), 0))
         # One that is announced is not answered from yet.
@@ -114,8 +122,18 @@ class Load:
         found: dict[str, Any] = response.json()
         return found
 
+    async def replayed(self, prediction: str) -> bool:
+        """Whether a prediction is made again byte for byte.
+
+        Raises:
+            httpx2.HTTPError: nobody answered, or not with 200.
+        """
+        response = await self._client.post(self._at(f"/admin/predictions/{prediction}/replay"))
+        response.raise_for_status()
+        return bool(response.json().get("identical"))
+
     def _at(self, path: str) -> str:
-        return f"{self._gateways.choice(self._urls)}{path}"
+        return f"{self._gateways.choice(self.urls)}{path}"
 
     async def _repeat(
         self, act: Callable[[random.Random, int], Awaitable[object]], chance: random.Random, number: int
@@ -189,7 +207,7 @@ class Load:
         """Some events, sent again until they are acknowledged: a source delivers at least once."""
         events = [self._event(chance, chance.choice(SHOPS)) for _ in range(chance.randint(1, 5))]
         body = {"events": events}
-        while await self._post("events", f"/admin/events/{STREAM}", body) is None:
+        while await self.post("events", f"/admin/events/{STREAM}", body) is None:
             if self._stop.is_set():
                 return None
             await asyncio.sleep(_BACK_OFF)
@@ -211,7 +229,7 @@ class Load:
         return {"event_id": identity, "event_time": ordered.isoformat(), "available_at": known, "payload": payload}
 
     async def _refresh(self, chance: random.Random, number: int) -> bool | None:
-        found = await self._post("a refresh", "/admin/features/refresh", {"key": f"chaos-{self.refreshes}"})
+        found = await self.post("a refresh", "/admin/features/refresh", {"key": f"chaos-{self.refreshes}"})
         if found is None:
             return None
         self.refreshes += 1
@@ -234,17 +252,17 @@ class Load:
         rows = ({"line": line, "shop": chance.choice(SHOPS), "question": line} for line in lines)
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         order = {"application": APPLICATION, "input": str(source), "output": str(output), "key": name}
-        while (made := await self._post("a batch job", "/admin/batch", order)) is None:
+        while (made := await self.post("a batch job", "/admin/batch", order, self._tables_at)) is None:
             if self._stop.is_set():
                 return None
             await asyncio.sleep(_BACK_OFF)
         self.jobs.append(OrderedJob(made["id"], lines, output))
         return True
 
-    async def _post(self, what: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    async def post(self, what: str, path: str, body: dict[str, Any], at: str | None = None) -> dict[str, Any] | None:
         try:
             with self._timed():
-                response = await self._client.post(self._at(path), json=body)
+                response = await self._client.post(self._at(path) if at is None else f"{at}{path}", json=body)
         except httpx2.HTTPError as error:
             self._broke_off(what, error)
             return None

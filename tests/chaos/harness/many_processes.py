@@ -279,12 +279,12 @@ def _evidence(
         settled=settled,
         left_running=left,
         outputs=chaos_evidence.read_outputs(jobs),
-        complaints=_complaints(host, [one.prediction for one in load.acknowledged[-1:]]),
+        complaints=complaints(host, [one.prediction for one in load.acknowledged[-1:]]),
         **servers.found(host.project.directory),
     )
 
 
-def _complaints(host: Host, predictions: Sequence[str]) -> tuple[str, ...]:
+def complaints(host: Host, predictions: Sequence[str]) -> tuple[str, ...]:
     """What commands find wrong on this host: the audit log, and these predictions."""
     wrong = []
     for words in (("audit", "verify"), *(("explain", prediction) for prediction in predictions)):

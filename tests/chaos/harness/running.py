@@ -46,7 +46,7 @@ async def supervised(
         TimeoutError: it was not ready in time.
     """
     command = (*under, sys.executable, "-m", "antiphon.cli.main", "up", "--project", str(root), "--json")
-    async with _process(command, root / log, drain_seconds, environment) as supervisor:
+    async with started(command, root / log, drain_seconds, environment) as supervisor:
         await until(lambda: ready(url, supervisor, root / log, verify), bool, READY_SECONDS)
         yield supervisor
 
@@ -68,14 +68,14 @@ async def separate(
     """
     project = ("--project", str(root))
     log = root / "processes.log"
-    async with _process(engine, log, drain_seconds):
+    async with started(engine, log, drain_seconds):
         gateway_command = (sys.executable, "-m", "antiphon.app.gateway", *project)
-        async with _process(gateway_command, log, drain_seconds) as gateway:
+        async with started(gateway_command, log, drain_seconds) as gateway:
             await until(lambda: ready(url, gateway, log, verify), bool, READY_SECONDS)
             if not worker:
                 yield
                 return
-            async with _process((sys.executable, "-m", "antiphon.app.worker", *project), log, drain_seconds):
+            async with started((sys.executable, "-m", "antiphon.app.worker", *project), log, drain_seconds):
                 yield
 
 
@@ -123,9 +123,10 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 @asynccontextmanager
-async def _process(
+async def started(
     command: Sequence[str], log: Path, drain_seconds: float, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """A process; it is drained at the end, and killed when it does not end."""
     with log.open("ab") as out:
         process = start_child(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,

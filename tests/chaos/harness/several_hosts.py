@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,10 +47,14 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class HostPlan(msgspec.Struct, frozen=True):
-    """The processes of a host beside its gateway, and how many seconds its clock is ahead."""
+    """The processes of a host beside its gateway, and how many seconds its clock is ahead.
+
+    ``fronts`` stand before servers at URLs.
+    """
 
     workers: int
     engines: int = 1
+    fronts: int = 0
     clock: float = 0.0
 
 
@@ -76,22 +81,28 @@ class Host(msgspec.Struct, frozen=True):
             return file.exists() and file.read_text() == str(process.pid)
         if process.kind == "engine":
             paths = ProjectPaths(self.project.root, self.project.directory)
-            return _accepts(socket.AF_UNIX, str(paths.engine_socket_of("engine")))
+            return _accepts(socket.AF_UNIX, str(paths.engine_socket_of(process.name)))
         return _accepts(socket.AF_INET, (self.project.address, self.project.port))
 
 
 def hosts_of(
-    project: ChaosProject, plans: Sequence[HostPlan], environment: Mapping[str, str], networks: Network | None
-) -> tuple[Host, ...]:
-    """Hosts with these plans; the first one is where the project is."""
+    project: ChaosProject, plans: Sequence[HostPlan], environment: Mapping[str, str], networks: Network | None,
+    *, apart: bool = False,
+) -> tuple[Host, ...]:  # fmt: skip
+    """Hosts with these plans; the first one is where the project is.
+
+    Args:
+        apart: each has the project's files in a folder of its own, as hosts have that share no file system.
+    """
     named = subprocess.run([*_NAMED, "trial", "true"], capture_output=True).returncode == 0
     made = []
     for number, plan in enumerate(plans):
         name = f"host-{'abc'[number]}"
-        folder = project.folder if number == 0 else f"{project.folder}-{name}"
+        root = _copied(project.root, name) if apart and number else project.root
+        folder = project.folder if root is not project.root or number == 0 else f"{project.folder}-{name}"
         port = project.port if number == 0 else free_port()
         address = project.address if networks is None else networks.address(number)
-        own = ChaosProject(project.root, port, project.model, address, folder)
+        own = ChaosProject(root, port, project.model, address, folder)
         settings = {
             "ANTIPHON_PROJECT__DIRECTORY": folder, "ANTIPHON_GATEWAY__PORT": str(port),
             "ANTIPHON_GATEWAY__HOST": address, "ANTIPHON_PROCESSES__WORKERS": str(plan.workers),
@@ -99,6 +110,8 @@ def hosts_of(
         }  # fmt: skip
         if networks is not None and plan.engines:
             settings["ANTIPHON_ENGINE__LISTEN"] = f"{networks.inner_address(number)}:{free_port()}"
+        if networks is not None and plan.fronts:
+            settings["ANTIPHON_FRONTS__LISTEN"] = f"{networks.inner_address(number)}:{free_port()}"
         if plan.clock:
             settings["CHAOS_CLOCK"] = str(plan.clock)
         under = (*(() if networks is None else networks.under(number)), *((*_NAMED, name) if named else ()))
@@ -107,17 +120,19 @@ def hosts_of(
 
 
 def joined(project: ChaosProject, plans: Sequence[HostPlan], networks: Network) -> dict[str, str]:
-    """Make certificates for the engines of hosts; the environment in which engines join, and clients believe them."""
-    addresses = [networks.inner_address(number) for number, plan in enumerate(plans) if plan.engines]
+    """Make certificates for engines and fronts of hosts; the environment in which engines join, and clients believe
+    them and fronts."""
+    addresses = [networks.inner_address(number) for number, plan in enumerate(plans) if plan.engines or plan.fronts]
     command = [sys.executable, "-m", "antiphon.cli.main", "tls", "init", "--engines", "--project", str(project.root)]
     command += [word for address in addresses for word in ("--ip", address)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    folder = f"{project.folder}/tls/engines/current"
+    folder = project.directory / "tls" / "engines" / "current"
     files = {
         "CERTIFICATE": "server.crt", "KEY": "server.key", "AUTHORITY": "authority.crt",
         "CLIENT_CERTIFICATE": "client.crt", "CLIENT_KEY": "client.key",
     }  # fmt: skip
-    named = {f"ANTIPHON_ENGINE__{name}": f"{folder}/{file}" for name, file in files.items()}
+    sections = ("ENGINE", "FRONTS") if any(plan.fronts for plan in plans) else ("ENGINE",)
+    named = {f"ANTIPHON_{one}__{name}": f"{folder}/{file}" for one in sections for name, file in files.items()}
     return {"ANTIPHON_ENGINE__JOIN": "true", **named}
 
 
@@ -151,7 +166,7 @@ async def well(host: Host, supervisor: subprocess.Popen[bytes]) -> bool:
         RuntimeError: the supervisor has ended.
     """
     up = [process for process in host.processes() if host.works(process)]
-    if len(up) < host.plan.workers + host.plan.engines + 1:
+    if len(up) < host.plan.workers + host.plan.engines + host.plan.fronts + 1:
         return False
     try:
         return await ready(host.project.url, supervisor, host.project.root / f"up-{host.name}.log")
@@ -176,6 +191,15 @@ def share(first: Path, other: Path) -> None:
         (first / name).mkdir(mode=0o700, exist_ok=True)
         if not (other / name).exists():
             (other / name).symlink_to(first / name)
+
+
+def _copied(root: Path, name: str) -> Path:
+    """A folder with the files of a project that its hosts have alike."""
+    own = root.with_name(f"{root.name}-{name}")
+    own.mkdir()
+    for file in ("definitions.py", "antiphon.toml"):
+        shutil.copy(root / file, own)
+    return own
 
 
 def _pid(record: Path) -> int | None:

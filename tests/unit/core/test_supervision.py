@@ -8,9 +8,12 @@ import sys
 
 AGAIN = """
 import socket, sys
-from antiphon.core.supervision import Supervision, inherited_listeners
+from antiphon.core.supervision import Supervision, has_begun_again, inherited_listeners
+again = has_begun_again()
+assert not has_begun_again()
 listeners = inherited_listeners()
 if listeners is None:
+    assert not again
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     supervision = Supervision.inherited()
@@ -19,6 +22,7 @@ if listeners is None:
     print(port, flush=True)
     sys.stdin.readline()
     supervision.begin_again()
+assert again
 connection, _ = listeners[0].accept()
 connection.sendall(b"again")
 """

@@ -94,6 +94,7 @@ class NatsEventLog:
         """
         require_events(stream, events)
         messages = self._messages(scope, stream, events)
+        self._homes.require_unmoved()  # What would come to lie here is no event, and in the way of a move back.
         state = self._state(scope, stream, make=True)
         assert state is not None
         end = state.end

@@ -138,8 +138,11 @@ class AuditLog:
         the commit, which fails when the log is damaged."""
         self.database.gather(self.append_all, one)
 
-    def append_all(self, acts: Sequence[Act], within: Connection) -> None:
+    def append_all(self, acts: Sequence[Act], within: Connection, alike: Connection | None = None) -> None:
         """Record acts in their order, in one transaction.
+
+        Args:
+            alike: a transaction of another catalog, whose log is the same and stays the same.
 
         Raises:
             CorruptionError: a log's head is damaged; nothing may be committed then.
@@ -149,10 +152,16 @@ class AuditLog:
             scopes.setdefault(one.scope, []).append(one)
         for scope, group in scopes.items():
             rows, nodes = self._extend(scope, group, within)
-            driver_sql(within, *insertion(self.database, scope, rows))
-            if nodes:
-                owner = (scope.tenant, scope.environment)
-                driver_sql(within, _KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
+            self._keep(scope, rows, nodes, within)
+            if alike is not None:  # Made anew there they would be others: each has salts of its own.
+                self._keep(scope, rows, nodes, alike)
+                self._move(scope, self.head(scope, within=within), alike)
+
+    def _keep(self, scope: Scope, rows: Sequence[AuditRow], nodes: Sequence[Node], within: Connection) -> None:
+        driver_sql(within, *insertion(self.database, scope, rows))
+        if nodes:
+            owner = (scope.tenant, scope.environment)
+            driver_sql(within, _KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
 
     def _extend(self, scope: Scope, group: Sequence[Act], within: Connection) -> tuple[list[AuditRow], list[Node]]:
         """Move the head over these acts; their rows and nodes, which are to be written then."""

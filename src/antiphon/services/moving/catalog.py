@@ -35,6 +35,7 @@ from antiphon.services.moving.marks import (
     MOVED_TO,
     MOVING_FROM,
     OWN,
+    SETTINGS_AFTER,
     read_marks,
     remove_marks,
     require_present,
@@ -93,7 +94,7 @@ class CatalogMove:
 
     def switch(
         self,
-        change: Callable[[Connection], object] = lambda connection: None,
+        change: Callable[[Connection, Connection], object] = lambda *_: None,
         without: Collection[sa.Table] = (),
         decide: Callable[[Connection], object] = lambda connection: None,
         tell: Callable[[int, int], object] = lambda *_: None,
@@ -104,7 +105,8 @@ class CatalogMove:
         one writer.
 
         Args:
-            change: in a transaction of the target, while nothing opens it yet.
+            change: takes a transaction of the target, while nothing opens it yet, and the one that leaves the source.
+                What it writes to both is to be the same.
             decide: in the transaction that leaves the source; what it raises leaves everything as it was.
             tell: takes the rows of a table that were compared.
 
@@ -118,7 +120,7 @@ class CatalogMove:
                 tables = tuple(_compared(reading, written, table, tell) for table in _tables(without))
             with self._target.transaction() as connection:
                 set_marks(connection, read_marks(self._source))
-                change(connection)
+                change(connection, reading)
             decide(reading)
             set_marks(reading, {MOVED_TO: self._there})
             count_move(reading, self._there)
@@ -138,7 +140,7 @@ class CatalogMove:
         if not empty:
             target.backend.back_up(schema.REVISION)
         with target.transaction() as connection:
-            connection.execute(sa.delete(_leases).where(OWN, _leases.c.name != MOVES))
+            connection.execute(sa.delete(_leases).where(OWN, _leases.c.name.not_in((MOVES, SETTINGS_AFTER))))
             set_marks(connection, {MOVING_FROM: self._here})
 
     def _empty(self, tables: Collection[sa.Table]) -> None:
@@ -187,7 +189,7 @@ def end_move(source: str, target: Database) -> None:
     """Let a target count whose source was left; doing it again changes nothing."""
     if read_marks(target).get(MOVING_FROM) == source:
         with target.transaction() as connection:
-            remove_marks(connection, MOVING_FROM)
+            remove_marks(connection, MOVING_FROM, SETTINGS_AFTER)
 
 
 def living_leases(database: Database) -> list[tuple[str, str]]:

@@ -19,9 +19,9 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.sqlite_file import SqliteFile
 from antiphon.core import settings
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import AntiphonError, InvalidInputError, ProjectMovedError, SetupError
+from antiphon.core.errors import AntiphonError, InvalidInputError, ProjectMovedError, SetupError, UnavailableError
 from antiphon.core.settings import FILE_NAME
-from antiphon.core.supervision import Supervision
+from antiphon.core.supervision import Supervision, has_begun_again
 from antiphon.engine.api.port import GenerationEngine
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.orchestration.worker import wait
@@ -42,6 +42,9 @@ _NEAR_SECONDS = 0.1
 
 _WAIT_SECONDS = 0.05
 """Interval at which one that starts looks whether it may go on."""
+
+_AWAY_SECONDS = 0.5
+"""The same while the catalog is away."""
 
 _ENGINE_SECONDS = 30.0
 _ATTEMPTS = 3
@@ -116,15 +119,29 @@ def open_following(root: Path, kind: Kind) -> Store:
     It waits while processes of its kind are to be away, and puts the settings of a live move that has ended in the
     place of the old ones.
     """
-    waited = False
+    waited, away = has_begun_again(), False
     while True:
-        with closing(Store.unprotected(root, moved=True)) as store:
-            waited |= _waited(store, kind)
-            followed = _followed(store)
-        if not followed:
-            opened = Store.open(root)
-            opened.waited = waited
-            return opened
+        try:
+            with closing(Store.unprotected(root, moved=True)) as store:
+                orders = MoveOrders(store)
+                while (order := orders.find()) is not None and kind in order.leaving:
+                    if not waited:
+                        _log.info("The project is being moved; this process waits for the end of it.")
+                    waited = True
+                    time.sleep(_WAIT_SECONDS)
+                followed = _followed(store)
+            if not followed:
+                opened = Store.open(root)
+                opened.waited = waited
+                return opened
+            waited = True  # Others may be beginning again, too.
+        except UnavailableError as error:
+            if not waited:
+                raise
+            if not away:  # It was cut off, say, and perhaps nothing else starts it again.
+                _log.warning("%s This process goes on waiting.", error)
+            away = True
+            time.sleep(_AWAY_SECONDS)
 
 
 def problem_with(store: Store, order: MoveOrder) -> str:
@@ -173,17 +190,6 @@ def _require_places(here: Mapping[str, str], there: Mapping[str, str], order: Mo
                 where=part,
                 next_step="Stop the processes of this host before the move.",
             )
-
-
-def _waited(store: Store, kind: Kind) -> bool:
-    """Wait while an order has processes of this kind away; tell whether one did."""
-    orders, waited = MoveOrders(store), False
-    while (order := orders.find()) is not None and kind in order.leaving:
-        if not waited:
-            _log.info("The project is being moved; this process waits for the end of it.")
-        waited = True
-        time.sleep(_WAIT_SECONDS)
-    return waited
 
 
 def _followed(store: Store) -> bool:

@@ -12,12 +12,14 @@ or takes longer than it may; after it everything goes on with the new stores, wh
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
+from antiphon.catalog.database import Database
 from antiphon.core.errors import AntiphonError, ConflictError, DeadlineExceededError
 from antiphon.core.ids import new_id
 from antiphon.operations.processes import ProcessIdentity, is_running, read_records
@@ -30,9 +32,9 @@ from antiphon.services.moving.sides import Side, moving_parts, sides
 FREEZE_SECONDS = 10.0
 """The longest freeze, unless another is asked for."""
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 75.0
 """Seconds for which an answer is waited for. A process looks for an order every 3 s, when it has a processor; one
-that was killed on another host is forgotten within this time."""
+that was killed on another host, or is cut off, is forgotten within this time: no lease lasts longer than a minute."""
 
 PARK_SECONDS = 60.0
 """Seconds that workers may take to park their runs; online requests are answered meanwhile."""
@@ -78,8 +80,8 @@ def move_live(
             live.require_ready()
         passes = live.copy_ahead(freeze_at_most)
         with live.ordered():
-            processes = live.require_ready()
-            gateways = sum(name.startswith("gateway") for name in processes)
+            live.require_ready()
+            serving = live.serving()
             live.have_leave(("worker",), PARK_SECONDS)
             live.hold(PARK_SECONDS)
             passes.append(live.pass_ahead())
@@ -87,7 +89,7 @@ def move_live(
             live.have_leave(("worker", "gateway"), freeze_at_most)
             live.have_leave(("worker", "gateway", "engine"), freeze_at_most - (time.monotonic() - began))
             moved = last_pass(root, text, source, target, live.tell, leave_lost=leave_lost, order=live.order)
-        frozen, missing = live.returned(began, gateways)
+        frozen, processes, missing = live.returned(began, serving)
     return msgspec.structs.replace(
         moved,
         frozen_seconds=frozen,
@@ -149,7 +151,7 @@ class _LiveMove:
         """
         began = time.monotonic()
         while True:
-            answers, living = self._orders.answers(self.order), self._living() | self._recorded()
+            answers, living = self._orders.answers(self.order), _living(self._database) | self._recorded()
             if problems := {one: answer.problem for one, answer in answers.items() if answer.problem}:
                 process, problem = next(iter(sorted(problems.items())))
                 raise ConflictError(
@@ -220,34 +222,31 @@ class _LiveMove:
             self._orders.require_in_force(self.order)
         self._until = self._orders.put(self.order, seconds)
 
-    def returned(self, began: float, gateways: int) -> tuple[float, tuple[str, ...]]:
-        """Wait for the processes in the new stores; the seconds until the first gateway served, and kinds that lack."""
-        leases, frozen = self._target.store.database, time.monotonic() - began
+    def serving(self) -> Counter[Kind]:
+        """Kind to how many processes hold a lease."""
+        return Counter(_living(self._database).values())
+
+    def returned(self, began: float, left: Counter[Kind]) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
+        """Wait for as many processes in the new stores; the seconds until the first gateway served, those that are
+        back, and how many of a kind lack."""
+        frozen = time.monotonic() - began
         self._tell("processes are back", 0, 1)
-        while gateways:
-            back = sum(name.startswith("gateway/") for name, _ in living_leases(leases))
-            if back == 0:
-                frozen = time.monotonic() - began
-            if back >= gateways:
+        while True:
+            back, waited = _living(self._target.store.database), time.monotonic() - began
+            kinds = Counter(back.values())
+            if left["gateway"] and not kinds["gateway"]:
+                frozen = waited
+            lacking = left - kinds
+            if not lacking or waited > RETURN_SECONDS:
                 break
-            if time.monotonic() - began > RETURN_SECONDS:
-                return frozen, (f"{gateways - back} of {gateways} gateways",)
             time.sleep(_POLL)
         self._tell("processes are back", 1, 1)
-        return frozen, ()
+        processes = sorted(_shown(kind, process) for process, kind in back.items())
+        return frozen, tuple(processes), tuple(f"{number} of {left[kind]} {kind}s" for kind, number in lacking.items())
 
     def _put(self, leaving: tuple[Kind, ...], seconds: float) -> None:
         self.order = msgspec.structs.replace(self.order, leaving=leaving)
         self.hold(seconds)
-
-    def _living(self) -> dict[str, Kind]:
-        """Process that holds a lease to its kind."""
-        found: dict[str, Kind] = {}
-        for name, holder in living_leases(self._database):
-            kind = _PREFIXES.get(name.partition("/")[0])
-            if kind is not None or holder not in found:
-                found[holder] = kind or "worker"  # Which has leases of duties and of partitions of streams.
-        return found
 
     def _recorded(self) -> dict[str, Kind]:
         """Gateways and workers of this host's supervisor to their kind, also those that hold no lease at the moment."""
@@ -263,12 +262,22 @@ class _LiveMove:
         """Processes of these kinds that have not said that they have left, and are not known to have ended."""
         answers: dict[str, MoveAnswer] = self._orders.answers(self.order)
         staying = {one: answer.kind for one, answer in answers.items() if not answer.left}
-        staying |= self._living()
+        staying |= _living(self._database)
         return sorted(
             _shown(kind, process)
             for process, kind in staying.items()
             if kind in kinds and not self._own.sees_end_of(process)
         )
+
+
+def _living(database: Database) -> dict[str, Kind]:
+    """Process that holds a lease to its kind."""
+    found: dict[str, Kind] = {}
+    for name, holder in living_leases(database):
+        kind = _PREFIXES.get(name.partition("/")[0])
+        if kind is not None or holder not in found:
+            found[holder] = kind or "worker"  # Which has leases of duties and of partitions of streams.
+    return found
 
 
 def _shown(kind: str, process: str) -> str:

@@ -20,6 +20,9 @@ from antiphon.core.settings import Settings
 
 MOVED_TO, MOVING_FROM = "moved to", "moving from"
 EMBEDDED = "the project's folder"
+SETTINGS_AFTER = "settings after the move"
+"""Name of the row that leads hosts from a catalog that a live move has left (``order.py``); it stays until the project
+is back, for one that comes back while that is under way."""
 
 _leases = schema.leases
 OWN = (_leases.c.tenant == ANY) & (_leases.c.environment == ANY)

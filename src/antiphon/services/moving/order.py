@@ -25,10 +25,10 @@ from antiphon.core.errors import ConflictError, DeadlineExceededError
 from antiphon.core.ids import keyed_hash
 from antiphon.core.scope import ANY
 from antiphon.operations.processes import ProcessIdentity
-from antiphon.services.moving.marks import OWN
+from antiphon.services.moving.marks import OWN, SETTINGS_AFTER
 from antiphon.services.project.store import Store
 
-_ORDER, _SETTINGS, _ANSWER = "move under way", "settings after the move", "answer/"
+_ORDER, _ANSWER = "move under way", "answer/"
 _leases = schema.leases
 _log = logging.getLogger("antiphon.moving")
 
@@ -143,13 +143,15 @@ class MoveOrders:
         elif (present := self.find(connection)) is not None:
             raise _under_way(present, self._database)
         _remove(connection, answers=True)
-        connection.execute(sa.delete(_leases).where(OWN, _leases.c.name == _SETTINGS))
+        connection.execute(sa.delete(_leases).where(OWN, _leases.c.name == SETTINGS_AFTER))
         if order is not None:
-            _write(connection, _SETTINGS, order.holder, FOREVER, self._sealed(order))
+            _write(connection, SETTINGS_AFTER, order.holder, FOREVER, self._sealed(order))
 
     def settings_after(self) -> str | None:
         """The text of the settings that name the stores to which a live move has brought the project from here."""
-        detail: str | None = self._database.scalar(sa.select(_leases.c.detail).where(OWN, _leases.c.name == _SETTINGS))
+        detail: str | None = self._database.scalar(
+            sa.select(_leases.c.detail).where(OWN, _leases.c.name == SETTINGS_AFTER)
+        )
         order = None if detail is None else self._genuine(detail)
         return None if order is None else order.settings
 

@@ -1,10 +1,10 @@
 """Moves a project to other stores: ``move`` is the whole of it, from top to bottom.
 
 Invariants: until the switch the project's stores are only read, and what was copied is gone on with by the next move.
-The switch is one transaction of the catalog that counts before it. If the catalog moves, the target has the marks of
-all stores and the homes of all streams by then, and nothing opens it before; else they are in that transaction. The
-settings file is replaced last; a project that still has the old one is refused by the marks. ``live.py`` moves a
-project that runs.
+The switch is one transaction of the catalog that counts before it, with the record of the move in its audit log. If the
+catalog moves, the target has the marks of all stores, the homes of all streams and the same record by then, and nothing
+opens it before; else they are in that transaction. The settings file is replaced last; a project that still has the old
+one is refused by the marks. ``live.py`` moves a project that runs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from antiphon.core.scope import Scope
 from antiphon.features.catalog import FeatureCatalog
 from antiphon.features.lake.content import Lake
 from antiphon.features.online.overlay_records import view_prefix
+from antiphon.governance.audit.record import Act
 from antiphon.learning.registry.files import ModelFiles
 from antiphon.operations.preflight import directory_lock
+from antiphon.services.governance.identity import at_terminal
 from antiphon.services.moving import settings_file
 from antiphon.services.moving.catalog import CatalogMove, MovedTable, end_move, require_unused
 from antiphon.services.moving.files import CheckedFiles, MovedFiles, copy_files, copy_models, missing
@@ -38,6 +40,9 @@ from antiphon.services.moving.marks import MOVED_TO, read_marks, require_present
 from antiphon.services.moving.online import MovedOverlay, build_snapshots, copy_overlay, needed_snapshots
 from antiphon.services.moving.order import MoveOrder, MoveOrders
 from antiphon.services.moving.sides import Side, moving_parts, sides
+
+MOVE = "project.move"
+"""The action that records a move: its subject is the project, its detail where each part was and where it is."""
 
 Tell = Callable[[str, int, int], object]
 """Takes what is moved, how much of it is done, and how much there is."""
@@ -68,7 +73,8 @@ class ProjectMove(msgspec.Struct, frozen=True):
         lost: files that the source had lost before.
         frozen_seconds: how long the project could not be written to; of a live move, how long no gateway took requests.
         expected_seconds: how long that would last, as far as a copy ahead has shown.
-        processes: those that a live move has had, or would have, begin again; ``missing`` are not back yet.
+        processes: by kind, pid and host those that went on with the new stores in a live move, or those that would have
+            to begin again; ``missing`` are not back yet.
         passes: seconds of each copy ahead of the freeze.
     """
 
@@ -170,10 +176,13 @@ def last_pass(
         events, copied = sum(one.events for one in overlays), sum(one.copied for one in overlays)
         parts.append(_part("online", source, target, snapshots + events, built + copied, 0, spent + more))
 
-    def change(connection: Connection) -> None:
+    act = _act(source, target, moving, live=order is not None)
+
+    def change(connection: Connection, leaving: Connection) -> None:
         set_marks(connection, store_places(target.store.settings))
         for one in streams:
             StreamHomes(target.store.database).switch(connection, one.scope, one.stream, one.home)
+        source.store.audit.append_all([act], leaving, alike=None if connection is leaving else connection)
 
     def decide(connection: Connection) -> None:
         _require_ends(source, streams)
@@ -188,7 +197,7 @@ def last_pass(
         with source.store.database.transaction() as connection:
             require_unused(source.store.database)
             decide(connection)
-            change(connection)
+            change(connection, connection)
             count_move(connection, source.store.backend.place)
     settings_file.replace(root, text)
     CheckedFiles.forget(source.store.paths.run)
@@ -311,6 +320,17 @@ def _copy_log(source: Side, target: Side, tell: Tell) -> tuple[MovedPart, list[M
     ]
     events, copied = sum(one.events for one in streams), sum(one.copied for one in streams)
     return _part("log", source, target, events, copied, 0, time.monotonic() - began), streams
+
+
+def _act(source: Side, target: Side, moving: set[str], *, live: bool) -> Act:
+    """The record of the move, which the catalogs of both sides keep."""
+    store, parts = source.store, sorted(moving)
+    detail = {
+        "kind": "live" if live else "stopped",
+        "from": [f"{part} {source.places[part]}" for part in parts],
+        "to": [f"{part} {target.places[part]}" for part in parts],
+    }
+    return store.audit.act(store.scope, at_terminal(store).id, MOVE, store.settings.project.name, detail)
 
 
 def _require_ends(source: Side, streams: list[MovedStream]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from tests.harness.moved_project import moves_on_record
 from tests.servers import until
 from typer.testing import CliRunner
 
@@ -23,13 +25,20 @@ from antiphon.catalog.process_leases import ProcessLeases
 from antiphon.cli.main import assemble
 from antiphon.core import supervision
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import ConflictError, DeadlineExceededError, InvalidInputError, ProjectMovedError, SetupError
+from antiphon.core.errors import (
+    ConflictError,
+    DeadlineExceededError,
+    InvalidInputError,
+    ProjectMovedError,
+    SetupError,
+    UnavailableError,
+)
 from antiphon.operations.processes import ProcessIdentity
 from antiphon.services.moving import catalog, following, live, project, settings_file
 from antiphon.services.moving.following import MoveWatch, open_following, problem_with
 from antiphon.services.moving.live import move_live
 from antiphon.services.moving.order import MoveOrder, MoveOrders
-from antiphon.services.moving.project import move
+from antiphon.services.moving.project import copy_ahead, move
 from antiphon.services.moving.settings_file import edited
 from antiphon.services.moving.sides import sides
 from antiphon.services.project.store import Store, open_store
@@ -154,6 +163,9 @@ async def test_a_process_leaves_and_goes_on_with_the_new_stores(plant: Plant) ->
     assert gateway.opened == [(plant.here, False), (str(plant.there), True)]
     assert (len(moved.processes), moved.missing) == (1, ())
     assert moved.processes[0].startswith("gateway ")
+    with open_store(plant.root) as store:
+        (recorded,) = moves_on_record(store)
+    assert (recorded["kind"], recorded["from"]) == ("live", [f"catalog {plant.here}"])
     assert moved.frozen_seconds > 0
     assert plant.file.read_text() == plant.settings
     assert plant.events == ["first", "last of 1", "last of 2"]
@@ -205,6 +217,31 @@ def test_a_command_that_was_killed_is_not_waited_for(plant: Plant, ended: str) -
     assert waited(elsewhere, 0.3), "of a command on another host its time alone is known"
 
 
+def test_a_process_that_is_cut_off_while_it_waits_goes_on_waiting(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else starts a process again that no supervisor keeps."""
+    find, cut = MoveOrders.find, iter([False, True, True, False, True])
+
+    def found(self: MoveOrders, *more: Any) -> MoveOrder | None:
+        if next(cut, False):
+            raise UnavailableError("The catalog is away.")
+        return find(self, *more)
+
+    with open_store(plant.root) as store:
+        MoveOrders(store).put(plant.order(leaving=("gateway",), holder="elsewhere/boot/box/1/1"), 0.5)
+    monkeypatch.setattr(MoveOrders, "find", found)
+    with closing(open_following(plant.root, "gateway")) as opened:
+        assert (opened.backend.place, opened.waited) == (plant.here, True)
+    cut = iter([True])
+    with pytest.raises(UnavailableError):  # One that was just started says at once what is wrong.
+        open_following(plant.root, "gateway")
+    cut = iter([True])
+    monkeypatch.setenv(supervision.BEGUN_AGAIN, "yes")
+    open_following(plant.root, "gateway").close()
+    assert supervision.BEGUN_AGAIN not in os.environ
+
+
 @pytest.mark.parametrize("cut", ["end_move", "replace"])
 def test_a_move_that_was_killed_after_the_switch_is_followed_by_what_starts(
     plant: Plant, monkeypatch: pytest.MonkeyPatch, cut: str
@@ -224,6 +261,18 @@ def test_a_move_that_was_killed_after_the_switch_is_followed_by_what_starts(
     assert plant.place == str(plant.there)
     assert plant.file.read_text() == plant.settings
     assert plant.events == ["first"]
+
+
+def test_a_host_that_was_away_follows_also_while_the_project_is_on_its_way_back(plant: Plant) -> None:
+    move_live(plant.root, plant.settings)
+    copy_ahead(plant.root, SETTINGS)
+    plant.file.write_text(SETTINGS)
+    assert plant.place == str(plant.there)
+    assert plant.file.read_text() == plant.settings
+    move_live(plant.root, SETTINGS)
+    assert plant.place == plant.here
+    with open_store(plant.root) as store:
+        assert MoveOrders(store).settings_after() is None, "it leads nobody away again"
 
 
 def test_a_host_with_other_settings_is_told_where_the_project_is(plant: Plant) -> None:

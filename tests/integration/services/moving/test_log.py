@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.features.world import NOON, event, minutes
@@ -97,13 +98,23 @@ def test_a_stream_does_not_move_onto_another_ones_events(
     assert len(embedded.read(DEV, STREAM, 0, 10)) == 2
 
 
-def test_what_the_server_took_after_the_project_was_moved_is_not_acknowledged(
-    server: NatsServer, database: Database
+def test_after_a_move_the_server_takes_nothing_and_what_it_took_is_not_acknowledged(
+    server: NatsServer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = NatsEventLog(server, StreamHomes(database), PlainCodec())
+    log, publish = NatsEventLog(server, StreamHomes(database), PlainCodec()), server.publish
+
+    def moved_meanwhile(*given: Any) -> int:
+        end = publish(*given)
+        with database.transaction() as connection:
+            count_move(connection, "elsewhere")
+        return end
+
     database.fence()
     log.append(DEV, STREAM, some(1, 1))
-    with database.transaction() as connection:
-        count_move(connection, "elsewhere")
-    with pytest.raises(ProjectMovedError, match="moved to elsewhere"):
-        log.append(DEV, STREAM, some(2, 2))
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "publish", moved_meanwhile)
+        with pytest.raises(ProjectMovedError, match="moved to elsewhere"):
+            log.append(DEV, STREAM, some(2, 2))
+    with pytest.raises(ProjectMovedError):
+        log.append(DEV, STREAM, some(3, 3))
+    assert [one.event.event_id for one in log.read(DEV, STREAM, 0, 10)] == ["e1", "e2"]

@@ -12,13 +12,16 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from tests.contract.catalog.test_datasets import dataset
 from tests.contract.catalog.test_evaluations import evaluation
-from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes, replayed
+from tests.harness.moved_project import CREDENTIALS, STORES, Servers, logical_hashes, moves_on_record, replayed
 from tests.harness.refresh import run_refresh
 from tests.integration.cli.conftest import Ran
 from typer.testing import CliRunner
 
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
 from antiphon.catalog.features.events import Event
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.process_leases import ProcessLeases
@@ -33,7 +36,7 @@ from antiphon.services.batches import file_contents, file_store
 from antiphon.services.features.platform import FeaturePlatform
 from antiphon.services.moving import catalog, settings_file
 from antiphon.services.moving import project as moving
-from antiphon.services.moving.project import move
+from antiphon.services.moving.project import MOVE, move
 from antiphon.services.moving.settings_file import edited
 from antiphon.services.project.store import Store, open_store
 from antiphon.serving.answerer import Answerer
@@ -223,6 +226,14 @@ async def test_there_and_back_nothing_is_lost_and_receipts_replay(sealed_pumps: 
     again = json.loads(pumps.migrate(*there, "--json").out)
     assert logical_hashes(pumps.root) == there_before
     assert next(part["moved"] for part in again["parts"] if part["part"] == "log") == 0
+
+    # Each move is on record, in the catalog that it left as in the one that counts.
+    with open_store(pumps.root) as store, closing(Database.open(f"sqlite:///{store.paths.catalog}")) as left:
+        on_record = moves_on_record(store)
+        assert [one["kind"] for one in on_record] == ["stopped"] * 3
+        assert set(on_record[0]["to"]) >= {f"{part['part']} {part['target']}" for part in again["parts"]}
+        rows = sa.select(schema.audit_entries).where(schema.audit_entries.c.action == MOVE)
+        assert left.rows(rows) == store.database.rows(rows)
 
 
 class Killed(BaseException):
