@@ -136,16 +136,18 @@ def _chunk(part: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(part), part)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, address: str) -> None:
     """Serve until the process is ended."""
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", port, backlog=2048)
+    server = await asyncio.get_running_loop().create_server(Connection, address, port, backlog=2048)
     await server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(serve(parser.parse_args().port))
+    parser.add_argument("--address", default="127.0.0.1")
+    options = parser.parse_args()
+    uvloop.run(serve(options.port, options.address))
 
 
 if __name__ == "__main__":

@@ -91,21 +91,20 @@ class SlotConnection(upstream.Connection):
             self._slots.leave(self)
 
 
-async def serve(address: str, port: int, slots: int, scale: float) -> None:
+async def serve(port: int, slots: int, scale: float) -> None:
     """Serve until the process is ended."""
     shared = Slots(slots)
-    server = await asyncio.get_running_loop().create_server(lambda: SlotConnection(shared, scale), address, port)
+    server = await asyncio.get_running_loop().create_server(lambda: SlotConnection(shared, scale), "127.0.0.1", port)
     await server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=10)
     parser.add_argument("--scale", type=float, default=1.0, help="of all times; 0 answers at once")
     options = parser.parse_args()
-    uvloop.run(serve(options.address, options.port, options.slots, options.scale))
+    uvloop.run(serve(options.port, options.slots, options.scale))
 
 
 if __name__ == "__main__":

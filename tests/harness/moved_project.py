@@ -45,7 +45,7 @@ STORES = ("catalog", "lake", "online", "log", "files")
 PLACES = (schema.leases, schema.events, schema.streams)
 """Tables that say where things are, or hold what may be elsewhere."""
 
-_AUDIT = (schema.audit_entries, schema.audit_nodes, schema.audit_heads)
+RECORDS = (schema.audit_entries, schema.audit_nodes, schema.audit_heads)
 """Tables to which each move adds its own record."""
 
 
@@ -101,7 +101,7 @@ def logical_hashes(root: Path) -> dict[str, Any]:
         homes = StreamHomes(store.database).all()
         lake = {path: platform.lake.verify(path, path.split("/")[3].partition(".")[0]) for path in lake_files(platform)}
         return {
-            **{f"table {one.table}": (one.rows, one.sha256) for one in digests(store.database, (*PLACES, *_AUDIT))},
+            **{f"table {one.table}": (one.rows, one.sha256) for one in digests(store.database, (*PLACES, *RECORDS))},
             "audit": {str(one): _audited(store, one) for one in store.audit.scopes()},
             "snapshots": content_hash(sorted((one.id, one.logical_hash) for one in catalog.snapshots.list(scope))),
             "publications": content_hash([one.snapshots for one in catalog.publications.list(scope, 1_000)]),

@@ -115,8 +115,8 @@ class UpstreamProcess(ServerProcess):
 
     def command(self) -> list[str]:
         tree = Path(__file__).parents[3]
-        options = ["--address", self.address, "--port", str(self.port), "--scale", "0.2"]
-        return ["env", f"PYTHONPATH={tree}", sys.executable, "-m", "benchmarks.upstream.server", *options]
+        options = ["--address", self.address, "--port", str(self.port)]
+        return ["env", f"PYTHONPATH={tree}", sys.executable, "-m", "benchmarks.gateway.upstream", *options]
 
 
 class OutsideClient:

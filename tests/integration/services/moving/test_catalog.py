@@ -159,17 +159,26 @@ def test_a_move_that_was_killed_before_its_last_row_is_ended_by_the_next(
 
 
 def test_a_move_that_is_not_decided_changes_nothing_that_counts(source: Database, target: Database) -> None:
+    log = AuditLog(source, SECRET)
+    recorded = log.head(DEV).tree.size
+
     def refuses(connection: Connection) -> None:
         raise ConflictError("The freeze is over.")
+
+    def change(connection: Connection, leaving: Connection) -> None:
+        set_marks(connection, {"lake of it": "s3://lake"})
+        log.append_all([log.act(DEV, "ops", "project.move", "pumps")], leaving, alike=connection)
 
     under_way = CatalogMove(source, target)
     under_way.copy()
     with pytest.raises(ConflictError):
-        under_way.switch(lambda connection: set_marks(connection, {"lake of it": "s3://lake"}), decide=refuses)
+        under_way.switch(change, decide=refuses)
     require_present(source)
     with pytest.raises(SetupError, match="has not ended"):
         require_present(target)
     assert hashes(move(source, target))["receipts"][0] == 2_500
+    assert verify(AuditLog(target, SECRET), DEV).sound
+    assert AuditLog(target, SECRET).head(DEV).tree.size == recorded, "what was not decided is on no record"
 
 
 def test_a_process_that_had_a_catalog_open_writes_nothing_after_it_was_left(source: Database, target: Database) -> None:

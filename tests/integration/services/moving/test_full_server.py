@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.harness.moved_project import PLACES
+from tests.harness.moved_project import PLACES, RECORDS
 from tests.integration.services.moving.test_project import Pumps
 from tests.pentest.test_full_disk import small_disk
 from tests.servers import PostgresProcess
@@ -23,7 +23,7 @@ TEXTS, TEXT_BYTES = 40, 250_000
 
 def hashes(root: Path) -> tuple[MovedTable, ...]:
     with open_store(root) as store:
-        return digests(store.database, PLACES)
+        return digests(store.database, (*PLACES, *RECORDS))
 
 
 def test_a_move_to_a_full_server_is_told_and_goes_on_once_there_is_room(
