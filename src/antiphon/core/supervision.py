@@ -79,7 +79,7 @@ class Supervision:
 
 
 def has_begun_again() -> bool:
-    """Whether this process runs its command anew, the first time that this is asked."""
+    """Tell whether this process runs its command anew; yes once, for the first who asks."""
     return os.environ.pop(BEGUN_AGAIN, None) is not None
 
 

@@ -42,6 +42,9 @@ from antiphon.engine.api.messages import (
 CONNECT_SECONDS = 5.0
 """Time limit of connecting and greeting."""
 
+CLOSE_SECONDS = 1.0
+"""Time limit of closing a connection in order."""
+
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
 T = TypeVar("T", GenerationResult, TextEmbeddings, Tokenization, EngineDescription)
@@ -253,12 +256,18 @@ class _ClientConnection:
             self.hang_up("The connection to the engine broke.")
 
     async def close(self) -> None:
+        if self.lost:  # Over TLS the goodbye of the other end would be waited for, which may be stopped where it is.
+            self._writer.transport.abort()
         self._receiving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._receiving
         self.hang_up("The connection to the engine was closed.")
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        # In a task of its own: all who wait share one future, and would be cancelled with the first that is.
+        closing = asyncio.ensure_future(self._writer.wait_closed())
+        closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        _, unclosed = await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if unclosed:
+            self._writer.transport.abort()
 
     async def _receive(self) -> None:
         reason = "The engine died in the middle of an answer."

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any, cast
 
+import pytest
+
 from antiphon.core.errors import EngineError
 from antiphon.engine.api.client import _ClientConnection
 from antiphon.engine.api.messages import DescriptionRequest
@@ -14,9 +16,29 @@ class ClosedWriter:
     def write(self, frame: bytes) -> None:
         raise RuntimeError("unable to perform operation on <UnixTransport closed=True>; the handler is closed")
 
+    @property
+    def transport(self) -> Any:
+        return self
+
     def close(self) -> None: ...
 
+    def abort(self) -> None: ...
+
     async def wait_closed(self) -> None: ...
+
+
+class SilentWriter(ClosedWriter):
+    """One whose other end does not say goodbye. As asyncio's does, it has all who wait for its close wait for one
+    future."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def abort(self) -> None:
+        self.closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        await self.closed
 
 
 class BrokenReader:
@@ -37,3 +59,13 @@ async def test_a_read_that_breaks_does_not_break_the_next_connection() -> None:
     while not connection.lost:
         await asyncio.sleep(0)
     await connection.close()  # raises nothing
+
+
+async def test_one_who_gives_up_closing_does_not_cancel_the_next() -> None:
+    writer = SilentWriter()
+    connection = _ClientConnection(asyncio.StreamReader(), cast(Any, writer), "engine.sock")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await connection.close()
+    await connection.close()
+    assert writer.closed.result() is None
