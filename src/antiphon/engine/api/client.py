@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from antiphon.core.errors import AntiphonError, CorruptionError, EngineError, InvalidInputError, UnavailableError
 from antiphon.core.ids import new_id
 from antiphon.core.tls import problem_of
-from antiphon.engine.api import frames
+from antiphon.engine.api import closing, frames
 from antiphon.engine.api.address import EngineAddress, connect
 from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.messages import (
@@ -41,9 +41,6 @@ from antiphon.engine.api.messages import (
 
 CONNECT_SECONDS = 5.0
 """Time limit of connecting and greeting."""
-
-CLOSE_SECONDS = 1.0
-"""Time limit of closing a connection in order."""
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
@@ -256,18 +253,12 @@ class _ClientConnection:
             self.hang_up("The connection to the engine broke.")
 
     async def close(self) -> None:
-        if self.lost:  # Over TLS the goodbye of the other end would be waited for, which may be stopped where it is.
-            self._writer.transport.abort()
+        lost = self.lost
         self._receiving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._receiving
         self.hang_up("The connection to the engine was closed.")
-        # In a task of its own: all who wait share one future, and would be cancelled with the first that is.
-        closing = asyncio.ensure_future(self._writer.wait_closed())
-        closing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        _, unclosed = await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
-        if unclosed:
-            self._writer.transport.abort()
+        await closing.close(self._writer, lost=lost)
 
     async def _receive(self) -> None:
         reason = "The engine died in the middle of an answer."

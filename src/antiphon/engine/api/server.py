@@ -20,7 +20,7 @@ import msgspec
 
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError, UnavailableError
-from antiphon.engine.api import frames
+from antiphon.engine.api import closing, frames
 from antiphon.engine.api.frames import is_same_user
 from antiphon.engine.api.listener import NetworkListener
 from antiphon.engine.api.messages import (
@@ -103,8 +103,7 @@ async def serve(
         for server in servers:
             server.close()
         await engine.close()
-        for connection in list(connections):
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection in connections))
         path.unlink(missing_ok=True)
 
 
@@ -173,9 +172,7 @@ class _ServerConnection:
 
     async def close(self) -> None:
         self._flush()
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        await closing.close(self._writer)
 
     async def _greet(self) -> bool:
         self._send(Hello(PROTOCOL, "engine"))
