@@ -13,7 +13,7 @@ CLOSE_SECONDS = 2.0
 
 
 async def close(writer: asyncio.StreamWriter, *, lost: bool = False) -> None:
-    """Close a connection in order; without the other end after :data:`CLOSE_SECONDS`, or at once when it is ``lost``."""
+    """Close a connection in order; without the other end after :data:`CLOSE_SECONDS`, at once when it is ``lost``."""
     writer.close()
     if lost:
         writer.transport.abort()
