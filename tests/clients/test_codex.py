@@ -14,7 +14,6 @@ CONFIGURATION = """
 model = "{model}"
 model_provider = "antiphon"
 web_search = "disabled"
-model_instructions_file = "{instructions}"
 approval_policy = "never"
 sandbox_mode = "read-only"
 
@@ -35,10 +34,7 @@ def test_codex_asks_a_question(clients: Path, simulated: Platform, tmp_path: Pat
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
-    (instructions := home / "instructions.md").write_text("Answer in a sentence.")
-    (home / "config.toml").write_text(
-        CONFIGURATION.format(model=simulated.model, base_url=simulated.base_url, instructions=instructions)
-    )
+    (home / "config.toml").write_text(CONFIGURATION.format(model=simulated.model, base_url=simulated.base_url))
     codex = clients / "node" / "node_modules" / ".bin" / "codex"
     written = run(
         codex, "exec", "--json", "--skip-git-repo-check", "--cd", work, "Is the flight late?",

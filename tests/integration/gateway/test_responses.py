@@ -161,6 +161,24 @@ async def test_a_function_is_called_and_its_result_is_read(world: World) -> None
     assert "delay" in prompt
 
 
+async def test_a_function_of_a_namespace_is_called_by_both_names(world: World) -> None:
+    tool = {"type": "namespace", "name": "flights", "description": "About flights.", "tools": [DELAY]}
+    asked = fields(tools=[tool], tool_choice="required", parallel_tool_calls=False, max_output_tokens=100)
+    whole = Response.model_validate((await post(world, asked)).json())
+    (call,) = whole.output
+    assert call.type == "function_call"
+    assert (call.name, call.namespace) == ("delay", "flights")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "12"}
+    turns = [{"role": "user", "content": QUESTION}, call.to_dict(), result]
+    by_turns = await world.client.responses.create(**fields(input=turns))
+    by_id = await world.client.responses.create(**fields(input=[result], previous_response_id=whole.id))
+    prompts = {world.desk.receipts.get(SCOPE, made.id).attempts[0].prompt_blob for made in (by_turns, by_id)}
+    assert len(prompts) == 1
+    prompt = world.desk.blobs.get(SCOPE, world.desk.receipts.get(SCOPE, whole.id).attempts[0].prompt_blob).decode()
+    assert "flights__delay" in prompt
+    assert "About flights." in prompt
+
+
 async def test_a_schema_is_met_and_parsed(local: World) -> None:
     class Outlook(pydantic.BaseModel):
         late: bool
@@ -277,6 +295,8 @@ IMAGE = {"type": "input_image", "image_url": "data:,"}
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "custom"}]}]}, "tools[0].tools[0]"),
+        ({"tools": [{"type": "namespace", "name": "a", "tools": [DELAY, DELAY]}]}, "tools[0].tools[1].name"),
         ({"tools": [DELAY, DELAY]}, "tools[1].name"),
         ({"tools": [DELAY], "tool_choice": {"type": "file_search"}}, "tool_choice"),
         ({"tools": [DELAY], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice.name"),
@@ -305,9 +325,9 @@ async def test_what_is_not_done_is_refused_by_name(local: World, extra: dict[str
 
 async def test_what_asks_for_nothing_passes(local: World) -> None:
     neutral = {
-        "background": False, "truncation": "disabled", "reasoning": None, "tools": [], "tool_choice": "auto",
+        "background": False, "truncation": "disabled", "reasoning": {"summary": "auto", "effort": None}, "tools": [], "tool_choice": "auto",
         "parallel_tool_calls": True, "include": ["reasoning.encrypted_content"], "service_tier": None,
-        "stream_options": None, "text": {"format": {"type": "text"}, "verbosity": "medium"}, "conversation": None,
+        "stream_options": None, "client_metadata": {"session": "1"}, "text": {"format": {"type": "text"}, "verbosity": "medium"}, "conversation": None,
     }  # fmt: skip
     assert (await post(local, fields(**neutral))).status_code == 200
 

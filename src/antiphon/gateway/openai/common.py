@@ -39,7 +39,7 @@ NOT_IMPLEMENTED: Mapping[str, str] = dict.fromkeys(
 NEUTRAL: Mapping[str, Any] = {"best_of": 1, "echo": False, "store": False}
 """Values that ask for nothing; some clients always send them."""
 
-HINTS = ("metadata", "prompt_cache_key", "safety_identifier")
+HINTS = ("metadata", "client_metadata", "prompt_cache_key", "safety_identifier")
 """Parameters that change no answer. They are kept with the receipt, like ``user``, which is its originating user."""
 
 Key = str | int
@@ -79,7 +79,7 @@ class Common(EngineParameters, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def choices(self) -> int:
-        """How many answers each prompt is to have."""
+        """The number of answers to each prompt."""
         return 1
 
     @classmethod
@@ -177,7 +177,7 @@ def answer_request(
 def hints(parameters: Common) -> dict[str, Any]:
     """The hints that a request has; raises ``InvalidInputError`` for metadata beyond its bounds."""
     check_metadata(parameters.metadata or {})
-    return {name: given for name in HINTS if (given := getattr(parameters, name)) is not None}
+    return {name: given for name in HINTS if (given := getattr(parameters, name, None)) is not None}
 
 
 def _biased(token: str, bias: float) -> tuple[int, float]:

@@ -253,7 +253,7 @@ def _tools(parameters: ChatParameters) -> Tools | None:
         required=choice == "required",
         only=choice.function.name if isinstance(choice, OpenAIToolChoice) else None,
         several=parameters.parallel_tool_calls,
-        place="tools[{}].function",
+        places=[f"tools[{number}].function" for number in range(len(parameters.tools))],
         choice_place="tool_choice.function.name",
     )
     if not parameters.calls:

@@ -83,22 +83,21 @@ def offered(
     required: bool,
     only: str | None,
     several: bool | None,
-    place: str,
+    places: Sequence[str],
     choice_place: str,
 ) -> Tools:
     """Returns the functions that may be called.
 
     Args:
         required: one must be called; ``only``: the one.
-        place: of a function in the request, for its number; ``choice_place``: of the name of the only one.
+        places: of the functions in the request; ``choice_place``: of the name of the only one.
 
     Raises:
         InvalidInputError: two functions have one name, parameters are no schema of an object, or the chosen function is
             not among them.
     """
     names = [function.name for function in functions]
-    for number, function in enumerate(functions):
-        where = place.format(number)
+    for number, (function, where) in enumerate(zip(functions, places, strict=True)):
         if names.index(function.name) != number:
             raise InvalidInputError(f"Another function is called {function.name!r} too.", where=f"{where}.name")
         if function.parameters:

@@ -201,8 +201,8 @@ class _Output:
             id=self._id("fc", at),
             status="completed",
             call_id=self._id("call", at),
-            name=call.name,
             arguments=call.arguments,
+            **self._read.names_of(call.name),
         )
         self.items.append(item)
         begun = msgspec.structs.replace(item, status="in_progress", arguments="")

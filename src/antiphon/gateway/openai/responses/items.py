@@ -47,6 +47,7 @@ class FunctionCallItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     call_id: str
     name: str
     arguments: str
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
 
@@ -54,10 +55,12 @@ class FunctionCallItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class FunctionResultItem(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function_call_output"
 ):
-    """The result of a call."""
+    """The result of a call; ``name`` and ``namespace`` are labels, not read."""
 
     call_id: str
     output: str | list[InputText]
+    name: str | None = None
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
 
@@ -129,7 +132,7 @@ def turns(items: Sequence[InputItem], place: str = "input") -> list[PlacedTurn]:
         elif isinstance(item, FunctionResultItem):
             found.append(PlacedTurn(Message("tool", _text(item.output), tool_call_id=item.call_id), where))
         else:
-            call = ToolCall(item.call_id, item.name, item.arguments)
+            call = ToolCall(item.call_id, qualified(item.namespace, item.name), item.arguments)
             before = found[-1] if found and found[-1].turn.role == "assistant" else None
             if before is None:
                 found.append(PlacedTurn(Message("assistant", "", (call,)), where))
@@ -137,6 +140,11 @@ def turns(items: Sequence[InputItem], place: str = "input") -> list[PlacedTurn]:
                 turn = Message("assistant", before.turn.content, (*before.turn.tool_calls, call))
                 found[-1] = PlacedTurn(turn, before.place)
     return found
+
+
+def qualified(namespace: str | None, name: str) -> str:
+    """The name under which a model is offered a function of a namespace, of characters that every server takes."""
+    return name if namespace is None else f"{namespace}__{name}"
 
 
 def require_calls(conversation: Sequence[PlacedTurn]) -> None:

@@ -30,6 +30,42 @@ class FunctionTool(Function, frozen=True, forbid_unknown_fields=True, tag_field=
     """An item of ``tools``."""
 
 
+class NamespaceTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="namespace"):
+    """An item of ``tools`` that holds several under one name; its description goes before that of each."""
+
+    name: Name
+    tools: Annotated[list[FunctionTool], msgspec.Meta(min_length=1, max_length=128)]
+    description: str = ""
+
+
+class OfferedFunction(msgspec.Struct, frozen=True):
+    """A function as the model is offered it, and the place in the request that it comes from."""
+
+    function: Function
+    place: str
+    namespace: str | None = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, tool: FunctionTool | NamespaceTool, place: str) -> list[OfferedFunction]:
+        """Those of a tool."""
+        if isinstance(tool, FunctionTool):
+            return [cls(tool, place, None, tool.name)]
+        return [
+            cls(
+                Function(
+                    items.qualified(tool.name, one.name),
+                    "\n".join(filter(None, (tool.description, one.description))),
+                    one.parameters,
+                ),
+                f"{place}.tools[{number}]",
+                tool.name,
+                one.name,
+            )
+            for number, one in enumerate(tool.tools)
+        ]
+
+
 class ChosenFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function"):
     """A ``tool_choice`` of one function."""
 
@@ -81,12 +117,15 @@ class ResponseParameters(Common, frozen=True, kw_only=True):
     previous_response_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
     store: bool | None = None
     max_output_tokens: TokenCount | None = None
-    tools: Annotated[list[FunctionTool], msgspec.Meta(max_length=128)] | None = None
+    tools: Annotated[list[FunctionTool | NamespaceTool], msgspec.Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions = TextOptions()
     include: tuple[Literal["message.output_text.logprobs", "reasoning.encrypted_content"], ...] = ()
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    client_metadata: (
+        Annotated[dict[str, Annotated[str, msgspec.Meta(max_length=8_192)]], msgspec.Meta(max_length=64)] | None
+    ) = None
 
     @property
     def calls(self) -> bool:
@@ -98,17 +137,30 @@ class ResponseParameters(Common, frozen=True, kw_only=True):
         """The answer is to tell log-probabilities."""
         return LOGPROBS in self.include
 
+    @property
+    def functions(self) -> list[OfferedFunction]:
+        """The functions of all tools."""
+        return [
+            one for number, tool in enumerate(self.tools or ()) for one in OfferedFunction.of(tool, f"tools[{number}]")
+        ]
+
+    def names_of(self, called: str) -> dict[str, str]:
+        """The name of a called function, and its namespace if it has one, as the request has them."""
+        for one in self.functions:
+            if one.namespace is not None and one.function.name == called:
+                return {"name": one.name, "namespace": one.namespace}
+        return {"name": called}
+
     @classmethod
     def prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
         given = dict(fields)
         if isinstance(given.get("input"), list):
             given["input"] = items.checked(given["input"])
-        for number, tool in enumerate(tools := _listed(given, "tools")):
-            items.require_kind(tool, ("function",), f"tools[{number}]", "A tool", {}, _RUN_IT)
-            if isinstance(tool, dict):
-                tools[number] = {name: value for name, value in tool.items() if value is not None}
+        if isinstance(given.get("tools"), list):
+            given["tools"] = _checked_tools(given["tools"], ("function", "namespace"), "tools")
         items.require_kind(given.get("tool_choice"), ("function",), "tool_choice", "A choice", {}, _RUN_IT)
-        _drop_neutral(given, "reasoning", {"effort": "none"}, "`chat_template_kwargs` tells engines that know it.")
+        neutral = {"effort": "none", "summary": "auto"}
+        _drop_neutral(given, "reasoning", neutral, "`chat_template_kwargs` tells engines that know it.")
         _drop_neutral(given, "stream_options", {"include_obfuscation": False}, LEAVE_OUT)
         text = given.get("text")
         if isinstance(text, dict):
@@ -196,12 +248,13 @@ def _tools(parameters: ResponseParameters) -> Tools | None:
                 next_step="Send `tools` too, or leave it out.",
             )
         return None
+    functions = parameters.functions
     callable_now = offered(
-        parameters.tools,
+        [one.function for one in functions],
         required=choice == "required",
         only=only,
         several=parameters.parallel_tool_calls,
-        place="tools[{}]",
+        places=[one.place for one in functions],
         choice_place="tool_choice.name",
     )
     if not parameters.calls:
@@ -211,12 +264,18 @@ def _tools(parameters: ResponseParameters) -> Tools | None:
     return callable_now
 
 
-def _listed(fields: dict[str, Any], name: str) -> list[Any]:
-    """The items of a field, copied into it so that they may be changed; none where it is no list."""
-    if not isinstance(fields.get(name), list):
-        return []
-    fields[name] = list(fields[name])
-    return fields[name]  # type: ignore[no-any-return]
+def _checked_tools(tools: list[Any], kinds: Sequence[str], place: str) -> list[Any]:
+    """Tools without the fields that say nothing; raises ``UnsupportedParameterError`` for one of another kind."""
+    found = []
+    for number, tool in enumerate(tools):
+        where = f"{place}[{number}]"
+        items.require_kind(tool, kinds, where, "A tool", {}, _RUN_IT)
+        if isinstance(tool, dict):
+            tool = {name: value for name, value in tool.items() if value is not None}
+            if isinstance(tool.get("tools"), list):
+                tool["tools"] = _checked_tools(tool["tools"], ("function",), f"{where}.tools")
+        found.append(tool)
+    return found
 
 
 def _drop_neutral(fields: dict[str, Any], name: str, neutral: Mapping[str, Any], next_step: str) -> None:

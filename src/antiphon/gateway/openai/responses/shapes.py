@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.gateway.openai.responses.items import Status
-from antiphon.gateway.openai.responses.parameters import ChosenFunction, FunctionTool, TextOptions
+from antiphon.gateway.openai.responses.parameters import ChosenFunction, FunctionTool, NamespaceTool, TextOptions
 from antiphon.gateway.openai.shapes import AnswerProvenance, TokenLogprob
 from antiphon.serving.request import Tier
 
@@ -37,6 +37,7 @@ class OutputCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     call_id: str
     name: str
     arguments: str
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
 
 
 OutputItem = OutputMessage | OutputCall
@@ -81,7 +82,7 @@ class IncompleteDetails(msgspec.Struct, frozen=True):
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
-    """Nothing: no model here is told how to reason."""
+    """Options of reasoning; there are none."""
 
     effort: None = None
     summary: None = None
@@ -114,7 +115,7 @@ class ModelResponse(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None
     text: TextOptions
     tool_choice: str | ChosenFunction
-    tools: tuple[FunctionTool, ...]
+    tools: tuple[FunctionTool | NamespaceTool, ...]
     top_logprobs: int | None
     top_p: float | None
     truncation: Literal["disabled"] = "disabled"

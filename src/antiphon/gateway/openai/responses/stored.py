@@ -80,7 +80,7 @@ class StoredResponses:
                     where="previous_response_id",
                     next_step="Send its turns as `input`. What was asked with `store: false`, or deleted, is not kept.",
                 ) from None
-            earlier[:0] = [*_asked_turns(before), *_answered_turns(before, answer)]
+            earlier[:0] = [*_own_turns(before), *_turns_of_answer(before, answer)]
             following, seen = before.previous_response_id, seen + 1
         return continued(parameters, asking, earlier)
 
@@ -123,17 +123,17 @@ class StoredResponses:
         return receipt, turn.parameters, answer
 
 
-def _asked_turns(parameters: ResponseParameters) -> list[Message]:
+def _own_turns(parameters: ResponseParameters) -> list[Message]:
     given = parameters.input
     return [Message("user", given)] if isinstance(given, str) else [placed.turn for placed in items.turns(given)]
 
 
-def _answered_turns(parameters: ResponseParameters, answer: Answer) -> list[Message]:
+def _turns_of_answer(parameters: ResponseParameters, answer: Answer) -> list[Message]:
     """The turn of the assistant, with its calls."""
     found = [
         items.MessageItem("assistant", "".join(part.text for part in item.content))
         if isinstance(item, OutputMessage)
-        else items.FunctionCallItem(item.call_id, item.name, item.arguments)
+        else items.FunctionCallItem(item.call_id, item.name, item.arguments, item.namespace or None)
         for item in output_items(parameters, answer)
     ]
     return [placed.turn for placed in items.turns(found)]
